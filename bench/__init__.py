@@ -1,1 +1,4 @@
-"""What Modelyard costs: run `make bench`. Every figure is measured beside something to compare it with, in one run."""
+"""Benchmarks of Modelyard; run them with `make bench`.
+
+Each figure is measured next to a reference (a peer or a bare baseline) in the same run.
+"""

@@ -1,4 +1,4 @@
-"""`make bench`: prints tables, then one line of JSON."""
+"""`make bench`: print the tables of all benchmarks, then one line of JSON."""
 
 import json
 from typing import Any
@@ -7,6 +7,7 @@ from bench import formats, gateway, local, starts
 
 
 def run() -> dict[str, Any]:
+    """Run all benchmarks and return their figures by topic."""
     return {
         "gateway": gateway.measure(),
         "formats": formats.measure(),
@@ -17,26 +18,35 @@ def run() -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run all benchmarks, print one table per topic, then all figures as one line of
+    JSON."""
     figures = run()
     print("\nGateway: its own CPU, beside a bare relay on the same server and client")
-    for one in figures["gateway"]:
+    for figure in figures["gateway"]:
         print(
-            f"  {one['system']:<8} {one['connections']:>3} connections  {one['cpu_us_per_request']:>7.1f} µs a request"
-            f"  {one['cpu_us_per_chunk']:>6.2f} µs a chunk"
+            f"  {figure['system']:<8} {figure['connections']:>3} connections  {figure['cpu_us_per_request']:>7.1f} µs a request"
+            f"  {figure['cpu_us_per_chunk']:>6.2f} µs a chunk"
         )
-    print("\nFormats: reading and writing, beside msgspec's bare parse of the same bytes")
-    for one in figures["formats"]:
+    print(
+        "\nFormats: reading and writing, beside msgspec's bare parse of the same bytes"
+    )
+    for figure in figures["formats"]:
         print(
-            f"  {one['format']:<20} {one['way']:<6} {one['what']:<8} {one['us']:>7.2f} µs  {one['ratio']:>5.1f} times"
-            f"  ({one['bytes']:,} bytes)"
+            f"  {figure['format']:<20} {figure['way']:<6} {figure['what']:<8} {figure['us']:>7.2f} µs  {figure['ratio']:>5.1f} times"
+            f"  ({figure['bytes']:,} bytes)"
         )
     print("\nStarts, median of five")
-    for one in figures["starts"]:
-        print(f"  {one['what']:<32} {one['seconds']:.3f} s")
-    print(f"\nThe core: {figures['core']['packages']} packages, {figures['core']['megabytes']} MB installed")
+    for figure in figures["starts"]:
+        print(f"  {figure['what']:<32} {figure['seconds']:.3f} s")
+    print(
+        f"\nThe core: {figures['core']['packages']} packages, {figures['core']['megabytes']} MB installed"
+    )
     print("\nLocal models")
-    for one in figures["models"]:
-        print(f"  {one['type']:<16} {one['speed']:>8} {one['unit']:<24} loads in {one['load_seconds']:.1f} s")
+    for figure in figures["models"]:
+        print(
+            f"  {figure['type']:<16} {figure['speed']:>8} {figure['unit']:<24} loads in {figure['load_seconds']:.1f} s"
+        )
+    # The last line of the output is machine-readable, so that other tools can parse it.
     print(json.dumps(figures))
 
 

@@ -1,7 +1,9 @@
-"""What translation costs: CPU for a request and an answer of 2 kB and for one chunk of a stream, a format at a time.
+"""CPU cost of translating wire formats: a request and an answer of 2 kB, and one chunk
+of a stream, for each format.
 
-Reading is decoding the bytes and making our types of them; its yardstick is msgspec's bare decoding of the same bytes,
-measured in the same round. Writing is the way back, to bytes; its yardstick is msgspec's bare encoding.
+Reading decodes the bytes and builds Modelyard's types from them. It is compared with
+msgspec's plain decoding of the same bytes in the same round. Writing goes from the
+types to bytes and is compared with msgspec's plain encoding.
 """
 
 import time
@@ -11,7 +13,14 @@ from typing import Any
 
 import msgspec
 
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.models.llm import (
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.messages import (
     AssistantPromptMessage,
     PromptMessageTool,
@@ -36,18 +45,33 @@ from modelyard.wire import (
 )
 
 MODULES: list[ModuleType] = [
-    openai_chat, openai_responses, anthropic, gemini, bedrock, cohere, ollama, dashscope, openai_completions,
-]  # fmt: skip
+    openai_chat,
+    openai_responses,
+    anthropic,
+    gemini,
+    bedrock,
+    cohere,
+    ollama,
+    dashscope,
+    openai_completions,
+]
 _ROUNDS = 7
+# A measured round takes at least this many seconds of CPU, because the process clock is
+# coarse.
 _SECONDS = 0.03
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. "
+_TEXT = (
+    "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. "
+)
 
 
 def request() -> LLMRequest:
-    """About 2 kB: a system prompt, a short conversation with a call in it, a tool."""
-    call = ToolCall(id="call_1", function=ToolCallFunction(name="look", arguments='{"city":"Oslo"}'))
+    """Return a request of about 2 kB: a system prompt, a short conversation with a tool
+    call, and a tool."""
+    call = ToolCall(
+        id="call_1", function=ToolCallFunction(name="look", arguments='{"city":"Oslo"}')
+    )
     schema = {
         "type": "object",
         "properties": {"city": {"type": "string", "description": "Its name"}},
@@ -63,96 +87,143 @@ def request() -> LLMRequest:
             UserPromptMessage(content=_TEXT * 4),
         ],
         model_parameters={"max_tokens": 512, "temperature": 0.5},
-        tools=[PromptMessageTool(name="look", description="How is the weather there?", parameters=schema)],
+        tools=[
+            PromptMessageTool(
+                name="look", description="How is the weather there?", parameters=schema
+            )
+        ],
     )
 
 
 def answer(module: ModuleType) -> LLMResult:
-    """About 2 kB: a text and two calls."""
+    """Return an answer of about 2 kB: a text and two tool calls."""
     calls = [
-        ToolCall(id=f"call_{place}", function=ToolCallFunction(name="look", arguments='{"city":"' + "Oslo" * 20 + '"}'))
-        for place in range(2)
+        ToolCall(
+            id=f"call_{index}",
+            function=ToolCallFunction(
+                name="look", arguments='{"city":"' + "Oslo" * 20 + '"}'
+            ),
+        )
+        for index in range(2)
     ]
     blocks: list[Any] = [TextPromptMessageContent(data=_TEXT * 20)]
-    message = assistant_of(blocks if module is openai_completions else [*blocks, *calls])
+    # The completions format knows plain text only, so it gets no tool calls.
+    message = assistant_of(
+        blocks if module is openai_completions else [*blocks, *calls]
+    )
     usage = LLMUsage.of(700, 300, cached_tokens=128)
     return LLMResult(
-        id="id-1", model="m", created=1, choices=[LLMChoice(message=message, finish_reason="stop")], usage=usage
+        id="id-1",
+        model="m",
+        created=1,
+        choices=[LLMChoice(message=message, finish_reason="stop")],
+        usage=usage,
     )
 
 
-def spent(work: Callable[[], Any]) -> float:
-    """Microseconds of CPU for one run, the least of several rounds."""
+def cpu_microseconds(work: Callable[[], Any]) -> float:
+    """Return the microseconds of CPU for one run of `work`, the minimum of several
+    rounds."""
+    # Double the number of runs until a round is long enough to measure.
     times = 1
     while True:
-        begun = time.process_time()
+        started_at = time.process_time()
         for _ in range(times):
             work()
-        if time.process_time() - begun > _SECONDS:
+        if time.process_time() - started_at > _SECONDS:
             break
         times *= 2
-    best = float("inf")
+    # The minimum is the cost without interruptions by other processes.
+    best_seconds = float("inf")
     for _ in range(_ROUNDS):
-        begun = time.process_time()
+        started_at = time.process_time()
         for _ in range(times):
             work()
-        best = min(best, (time.process_time() - begun) / times)
-    return best * 1e6
+        best_seconds = min(best_seconds, (time.process_time() - started_at) / times)
+    return best_seconds * 1e6
 
 
 def measure() -> list[dict[str, Any]]:
+    """Return one row per format, direction (read, write) and subject (request, answer,
+    chunk)."""
     return [row for module in MODULES for row in _of_format(module)]
 
 
 def _of_format(module: ModuleType) -> list[dict[str, Any]]:
-    asked, result = request(), answer(module)
-    stated = _encode(module.dump_request(asked, "m", {}))
-    said = _encode(module.dump_result(result))
+    """Return the rows of one format."""
+    llm_request, result = request(), answer(module)
+    stated = _encode(module.dump_request(llm_request, "m", {}))
+    result_body = _encode(module.dump_result(result))
     text = LLMResultChunk(
-        id="id-1", model="m", created=1,
-        delta=LLMResultChunkDelta(message=AssistantPromptMessage(content=[TextPromptMessageContent(data="word ", index=0)])),
-    )  # fmt: skip
-    piece = _encode(_chunk_event(module, text))
+        id="id-1",
+        model="m",
+        created=1,
+        delta=LLMResultChunkDelta(
+            message=AssistantPromptMessage(
+                content=[TextPromptMessageContent(data="word ", index=0)]
+            )
+        ),
+    )
+    chunk_body = _encode(_chunk_event(module, text))
     parser = module.StreamParser()
     kwargs = {"response_id": "id-1", "created": 1, "model": "m"}
     dumper = module.StreamDumper(**kwargs)
+    # The first chunk of a stream emits extra events; feed it now, so that only the
+    # usual case is measured.
     dumper.feed(text)
     read = [
         ("request", stated, lambda: module.parse_request(_decode(stated))),
-        ("answer", said, lambda: module.parse_result(_decode(said))),
-        ("chunk", piece, lambda: parser.feed(_decode(piece))),
+        ("answer", result_body, lambda: module.parse_result(_decode(result_body))),
+        ("chunk", chunk_body, lambda: parser.feed(_decode(chunk_body))),
     ]
     write = [
-        ("request", stated, lambda: _encode(module.dump_request(asked, "m", {}))),
-        ("answer", said, lambda: _encode(module.dump_result(result))),
-        ("chunk", piece, lambda: [_encode(event) for event in dumper.feed(text)]),
+        ("request", stated, lambda: _encode(module.dump_request(llm_request, "m", {}))),
+        ("answer", result_body, lambda: _encode(module.dump_result(result))),
+        ("chunk", chunk_body, lambda: [_encode(event) for event in dumper.feed(text)]),
     ]
     return [
-        *(_row(module, "read", what, data, work, lambda data=data: _decode(data)) for what, data, work in read),
-        *(_row(module, "write", what, data, work, _encoder(data)) for what, data, work in write),
+        # `data=data` binds the bytes of this row; a plain closure would see the last
+        # row's.
+        *(
+            _row(module, "read", subject, data, work, lambda data=data: _decode(data))
+            for subject, data, work in read
+        ),
+        *(
+            _row(module, "write", subject, data, work, _encoder(data))
+            for subject, data, work in write
+        ),
     ]
 
 
 def _encoder(data: bytes) -> Callable[[], Any]:
+    """Return a function that encodes the decoded document of `data` again."""
     document = _decode(data)
     return lambda: _encode(document)
 
 
 def _chunk_event(module: ModuleType, chunk: LLMResultChunk) -> Any:
-    """The event that a piece of text is: what a long stream is made of."""
+    """Return the event for a text chunk in the middle of a stream."""
     dumper = module.StreamDumper(response_id="id-1", created=1, model="m")
+    # The first chunk opens the message in some formats; the last event of the second is
+    # the usual case.
     dumper.feed(chunk)
     return dumper.feed(chunk)[-1]
 
 
 def _row(
-    module: ModuleType, way: str, what: str, data: bytes, work: Callable[[], Any], bare: Callable[[], Any]
+    module: ModuleType,
+    direction: str,
+    subject: str,
+    data: bytes,
+    work: Callable[[], Any],
+    baseline: Callable[[], Any],
 ) -> dict[str, Any]:
-    cost, yardstick = spent(work), spent(bare)
+    """Return the row of one measurement: its cost, the baseline's cost and their ratio."""
+    cost, yardstick = cpu_microseconds(work), cpu_microseconds(baseline)
     return {
         "format": module.FORMAT,
-        "way": way,
-        "what": what,
+        "way": direction,
+        "what": subject,
         "bytes": len(data),
         "us": round(cost, 2),
         "bare_us": round(yardstick, 2),
@@ -161,7 +232,10 @@ def _row(
 
 
 def main() -> None:
-    print(f"{'format':<20} {'way':<6} {'what':<8} {'bytes':>6} {'µs':>8} {'bare':>8} {'ratio':>6}")
+    """Print the table."""
+    print(
+        f"{'format':<20} {'way':<6} {'what':<8} {'bytes':>6} {'µs':>8} {'bare':>8} {'ratio':>6}"
+    )
     for row in measure():
         print(
             f"{row['format']:<20} {row['way']:<6} {row['what']:<8} {row['bytes']:>6} {row['us']:>8} {row['bare_us']:>8} {row['ratio']:>6}"

@@ -1,4 +1,4 @@
-"""What the gateway costs: its own CPU for each call and each streamed chunk, beside a bare relay's."""
+"""CPU cost of the gateway per call and per streamed chunk, compared with a bare relay."""
 
 import json
 import os
@@ -19,29 +19,43 @@ ROUNDS = 3
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU that a process has used, by the operating system's account."""
+    """Return the CPU seconds that a process has used, according to /proc."""
+    # The command name in the stat file may contain spaces; it ends at the last
+    # parenthesis.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
 def memory_mb(pid: int) -> float:
+    """Return the resident memory of a process in MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 @contextmanager
-def started(module: str, *arguments: str, environ: dict[str, str] | None = None) -> Generator[tuple[int, int]]:
-    """(pid, port) of a process that writes its port into a file."""
+def start_process(
+    module: str, *arguments: str, environ: dict[str, str] | None = None
+) -> Generator[tuple[int, int]]:
+    """Run a Python module in a process and yield its (pid, port).
+
+    The module writes its port into the file named by its last argument. Raises
+    RuntimeError if the process exits before that.
+    """
     with tempfile.TemporaryDirectory() as folder:
         port_file = Path(folder) / "port"
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments, str(port_file)], env={**os.environ, **(environ or {})}
+            [sys.executable, "-m", module, *arguments, str(port_file)],
+            env={**os.environ, **(environ or {})},
         )
         try:
+            # The file exists shortly before its content is written, so wait for both.
             while not (port_file.exists() and port_file.read_text()):
                 if process.poll() is not None:
-                    raise RuntimeError(f"{module} ended with status {process.returncode}")
+                    raise RuntimeError(
+                        f"{module} ended with status {process.returncode}"
+                    )
                 time.sleep(0.02)
+            # The port is written before the server accepts connections.
             time.sleep(0.2)
             yield process.pid, int(port_file.read_text())
         finally:
@@ -50,23 +64,48 @@ def started(module: str, *arguments: str, environ: dict[str, str] | None = None)
 
 
 def load(port: int, connections: int, requests: int, model: str, stream: bool) -> float:
-    command = [sys.executable, "-m", "bench.load", "127.0.0.1", str(port), str(connections), str(requests), model]
-    done = subprocess.run([*command, "stream" if stream else "whole"], check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)["seconds"]
+    """Send requests from a separate process and return the seconds that they took."""
+    command = [
+        sys.executable,
+        "-m",
+        "bench.load",
+        "127.0.0.1",
+        str(port),
+        str(connections),
+        str(requests),
+        model,
+    ]
+    completed = subprocess.run(
+        [*command, "stream" if stream else "whole"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(completed.stdout)["seconds"]
 
 
-def cost(pid: int, port: int, connections: int, requests: int, model: str, stream: bool) -> float:
-    """µs of the process's CPU for one request."""
+def cost(
+    pid: int, port: int, connections: int, requests: int, model: str, stream: bool
+) -> float:
+    """Return the µs of the server's CPU for one request."""
+    # Warm-up with a tenth of the requests: connections, caches and compiled code.
     load(port, connections, max(50, requests // 10), model, stream)
-    before = cpu_seconds(pid)
+    cpu_before = cpu_seconds(pid)
     load(port, connections, requests, model, stream)
-    return (cpu_seconds(pid) - before) / requests * 1e6
+    return (cpu_seconds(pid) - cpu_before) / requests * 1e6
 
 
 def measure() -> list[dict[str, Any]]:
-    """Medians of interleaved rounds. A chunk's cost is a stream's, less a whole answer's, by its number of chunks."""
+    """Return the medians of interleaved rounds for the relay and the gateway.
+
+    The cost of a chunk is (cost of a stream - cost of a complete answer) / number of
+    chunks.
+    """
     samples: dict[tuple[str, int, bool], list[float]] = {}
-    with tempfile.TemporaryDirectory() as home, started("bench.upstream") as (_, upstream):
+    with (
+        tempfile.TemporaryDirectory() as home,
+        start_process("bench.upstream") as (_, upstream),
+    ):
         url = f"http://127.0.0.1:{upstream}/v1"
         environ = {
             "MODELYARD_HOME": home,
@@ -75,27 +114,44 @@ def measure() -> list[dict[str, Any]]:
             "MODELYARD_LOG_LEVEL": "warning",
         }
         with (
-            started("bench.relay", url) as relay,
-            started("bench.serve", environ=environ) as gateway,
+            start_process("bench.relay", url) as relay,
+            start_process("bench.serve", environ=environ) as gateway,
         ):
             for _ in range(ROUNDS):
+                # One connection shows the latency path, 64 show the server under load.
                 for connections, requests in ((1, 3000), (64, 6000)):
                     for name, (pid, port) in (("relay", relay), ("gateway", gateway)):
                         for stream in (False, True):
+                            # A stream costs far more than a complete answer, so fewer
+                            # of them are enough.
                             count = requests // 15 if stream else requests
-                            got = cost(pid, port, connections, count, "gpt-5-mini", stream)
-                            samples.setdefault((name, connections, stream), []).append(got)
+                            microseconds = cost(
+                                pid, port, connections, count, "gpt-5-mini", stream
+                            )
+                            samples.setdefault((name, connections, stream), []).append(
+                                microseconds
+                            )
             megabytes = memory_mb(gateway[0])
-    return [_line(name, connections, samples, megabytes) for name in ("relay", "gateway") for connections in (1, 64)]
+    return [
+        _line(name, connections, samples, megabytes)
+        for name in ("relay", "gateway")
+        for connections in (1, 64)
+    ]
 
 
-def _line(name: str, connections: int, samples: dict[tuple[str, int, bool], list[float]], mb: float) -> dict[str, Any]:
-    whole = statistics.median(samples[name, connections, False])
+def _line(
+    name: str,
+    connections: int,
+    samples: dict[tuple[str, int, bool], list[float]],
+    mb: float,
+) -> dict[str, Any]:
+    """Return the row of one system at one number of connections."""
+    complete_us = statistics.median(samples[name, connections, False])
     stream = statistics.median(samples[name, connections, True])
     return {
         "system": name,
         "connections": connections,
-        "cpu_us_per_request": round(whole, 1),
-        "cpu_us_per_chunk": round((stream - whole) / CHUNKS, 2),
+        "cpu_us_per_request": round(complete_us, 1),
+        "cpu_us_per_chunk": round((stream - complete_us) / CHUNKS, 2),
         "memory_mb": round(mb, 1) if name == "gateway" else None,
     }

@@ -1,5 +1,9 @@
-"""Indexing and search of 5,000 and of 100,000 segments, beside LlamaIndex and Haystack on the same texts and vectors,
-and beside NumPy's exact search as the limit. No model is called: vectors are looked up, on all sides."""
+"""Indexing and search of 5,000 and 100,000 segments, compared with LlamaIndex and
+Haystack on the same texts and vectors, and with NumPy's exact search as the lower
+bound.
+
+No model is called on any side: vectors are looked up in a table.
+"""
 
 import asyncio
 import json
@@ -16,7 +20,7 @@ import numpy as np
 
 from bench import knowledge_data
 from modelyard.app import Modelyard
-from modelyard.app.knowledge import KnowledgeParts
+from modelyard.app.knowledge import KnowledgeServices
 from modelyard.base.settings import KnowledgeSettings, Settings
 from modelyard.knowledge.answer import ContextBuilder
 from modelyard.knowledge.entities import (
@@ -28,190 +32,374 @@ from modelyard.knowledge.entities import (
     RetrievalSettings,
     SearchMethod,
 )
-from modelyard.knowledge.index.base import Question, Space
+from modelyard.knowledge.index.base import IndexKey, IndexQuery
 from modelyard.knowledge.index.memory import MemoryIndex
-from modelyard.knowledge.vectors import Embedded
+from modelyard.knowledge.vectors import EmbeddingResult
 from modelyard.plugins.environment import uv_path
 
 ROOT = Path(__file__).parents[1]
 SMALL, LARGE = 5_000, 100_000
-AT_ONCE = 8
-"""Searches, where they are measured side by side."""
+CONCURRENT_SEARCHES = 8
+"""Number of concurrent searches in the concurrency measurement."""
 
 
-class Known:
-    """Vectors that are known already, in the place of a model."""
+class PrecomputedEmbedder:
+    """An embedder that returns precomputed vectors instead of calling a model."""
 
     def __init__(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        self._known = dict(zip(texts, vectors, strict=True))
+        self._vectors_by_text = dict(zip(texts, vectors, strict=True))
 
-    async def embed(self, tenant: str, model: str, texts: Sequence[str], *, is_query: bool = False) -> Embedded:
+    async def embed(
+        self, tenant: str, model: str, texts: Sequence[str], *, is_query: bool = False
+    ) -> EmbeddingResult:
+        """Return the precomputed vectors of the texts. Raises KeyError for an unknown
+        text."""
         del tenant, model, is_query
-        return Embedded(np.stack([self._known[one] for one in texts]), "known/vectors")
+        return EmbeddingResult(
+            np.stack([self._vectors_by_text[text] for text in texts]), "known/vectors"
+        )
 
 
-async def _timed(work: Callable[[int], Awaitable[Any]], count: int) -> tuple[float, float]:
-    """Median and 95th percentile, milliseconds."""
+async def _time_calls(
+    work: Callable[[int], Awaitable[Any]], count: int
+) -> tuple[float, float]:
+    """Await `work(index)` `count` times and return the median and 95th percentile in
+    milliseconds."""
     times: list[float] = []
-    for at in range(count):
-        began = time.perf_counter()
-        await work(at)
-        times.append((time.perf_counter() - began) * 1000)
+    for index in range(count):
+        started_at = time.perf_counter()
+        await work(index)
+        times.append((time.perf_counter() - started_at) * 1000)
     times.sort()
     return round(times[len(times) // 2], 3), round(times[int(len(times) * 0.95)], 3)
 
 
-async def _in_turn(work: Callable[[int, Any], Awaitable[Any]], places: Sequence[int], how: Any) -> None:
-    for at in places:
-        await work(at, how)
+async def _run_sequentially(
+    work: Callable[[int, Any], Awaitable[Any]], indexes: Sequence[int], settings: Any
+) -> None:
+    """Await `work(index, settings)` for each index, one after the other."""
+    for index in indexes:
+        await work(index, settings)
 
 
-async def _ours(
-    texts: Sequence[str], vectors: np.ndarray, questions: Sequence[str], asked: np.ndarray
+async def _measure_modelyard(
+    texts: Sequence[str],
+    vectors: np.ndarray,
+    questions: Sequence[str],
+    query_vectors: np.ndarray,
 ) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
+    """Index the texts with Modelyard and return its figures: times, memory and recall."""
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=home, knowledge=KnowledgeSettings(graph_from=20_000))
-        embedder = Known([*texts, *questions], np.concatenate([vectors, asked]))
+        embedder = PrecomputedEmbedder(
+            [*texts, *questions], np.concatenate([vectors, query_vectors])
+        )
         async with Modelyard(settings, environ={}, embedder=embedder) as yard:
             parts = yard.knowledge
             rule = ProcessRule(mode="structure")
-            dataset = await parts.datasets.create("default", "bench", settings=DatasetSettings(process_rule=rule))
+            dataset = await parts.datasets.create(
+                "default", "bench", settings=DatasetSettings(process_rule=rule)
+            )
+            # The batch number is the metadata of the filtered search: each batch holds
+            # 1 % of the documents.
             batches = max(1, len(texts) // 100)  # 1 % of the documents each
-            rows = [(str(at), text, {"batch": at // batches}) for at, text in enumerate(texts)]
-            began, spent = time.perf_counter(), time.process_time()
+            rows = [
+                (str(index), text, {"batch": index // batches})
+                for index, text in enumerate(texts)
+            ]
+            started_at, spent = time.perf_counter(), time.process_time()
             added = await parts.datasets.add_texts(dataset, rows)
             await parts.datasets.wait(dataset, added[0].batch)
-            seen["index_s"], seen["index_cpu_s"] = (
-                round(time.perf_counter() - began, 2),
+            figures["index_s"], figures["index_cpu_s"] = (
+                round(time.perf_counter() - started_at, 2),
                 round(time.process_time() - spent, 2),
             )
-            began = time.perf_counter()
+            # Loading the index into memory is timed apart from building its search
+            # graph.
+            started_at = time.perf_counter()
             index: Any = parts.indexes.of(dataset)
             assert isinstance(index, MemoryIndex)
             dataset = await parts.stored.datasets.get("default", dataset.id)
-            space = Space("default", dataset.id, dataset.space, dataset.dimensions, dataset.generation)
-            await index.follow(space)
-            seen["load_s"] = round(time.perf_counter() - began, 2)
+            # Read the dataset again: indexing has changed its generation and vector
+            # space.
+            space = IndexKey(
+                "default",
+                dataset.id,
+                dataset.space,
+                dataset.dimensions,
+                dataset.generation,
+            )
+            await index.sync_to_generation(space)
+            figures["load_s"] = round(time.perf_counter() - started_at, 2)
+            # The graph is built in the background; wait until it is complete.
             spent = time.process_time()
-            await index.ready()
-            seen["graph_s"] = round(time.perf_counter() - began - seen["load_s"], 2)
-            seen["graph_cpu_s"] = round(time.process_time() - spent, 2)
-            await _searched(seen, parts, index, space, dataset, texts, vectors, questions, asked)
-            seen["disk_mb"] = sum(one.stat().st_size for one in Path(home).glob("modelyard.db*")) >> 20
-    seen["rss_mb"] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") >> 20
-    return seen
-
-
-async def _searched(
-    seen: dict[str, Any], parts: KnowledgeParts, index: MemoryIndex, space: Space, dataset: Dataset,
-    texts: Sequence[str], vectors: np.ndarray, questions: Sequence[str], asked: np.ndarray,
-) -> None:  # fmt: skip
-    rows = await parts.stored.entries.changes(space.dataset, space.number, 0, space.generation)
-    place = {entry: at for at, entry in enumerate(rows.ids)}
-    matrix = np.stack([np.frombuffer(one, np.float32) for one in rows.vectors])
-    count = len(questions)
-    exact = np.argsort(-(asked @ matrix.T), axis=1)[:, :10]
-    hits = 0
-    for at in range(count):
-        found = await index.search(space, Question(vector=asked[at], most=10))
-        hits += len({place[one.entry] for one in found} & set(exact[at].tolist()))
-    seen["recall_10"] = round(hits / (10 * count), 4)
-    few = {one for one, batch in zip(rows.documents, range(len(rows.documents)), strict=True) if batch % 100 == 7}
-
-    async def search(at: int, **how: Any) -> None:
-        await index.search(space, Question(most=10, **how))
-
-    seen["semantic_ms"], seen["semantic_95_ms"] = await _timed(lambda at: search(at, vector=asked[at]), count)
-    seen["words_ms"], _ = await _timed(lambda at: search(at, text=questions[at]), count)
-    seen["hybrid_ms"], seen["hybrid_95_ms"] = await _timed(
-        lambda at: search(at, vector=asked[at], text=questions[at]), count
+            await index.wait_for_graphs()
+            figures["graph_s"] = round(
+                time.perf_counter() - started_at - figures["load_s"], 2
+            )
+            figures["graph_cpu_s"] = round(time.process_time() - spent, 2)
+            await _measure_searches(
+                figures,
+                parts,
+                index,
+                space,
+                dataset,
+                texts,
+                vectors,
+                questions,
+                query_vectors,
+            )
+            figures["disk_mb"] = (
+                sum(file.stat().st_size for file in Path(home).glob("modelyard.db*"))
+                >> 20
+            )
+    # Read after the last search, when the index and its graph are in memory.
+    figures["rss_mb"] = (
+        int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+        >> 20
     )
-    seen["filtered_ms"], _ = await _timed(lambda at: search(at, vector=asked[at], documents=few), count)
+    return figures
 
-    # The whole way: dataset, vector of the question, both legs, segments and documents, hit counts.
-    async def whole(at: int, settings: RetrievalSettings) -> Any:
-        return await parts.datasets.search("default", [dataset.id], questions[at], settings=settings)
+
+async def _measure_searches(
+    figures: dict[str, Any],
+    parts: KnowledgeServices,
+    index: MemoryIndex,
+    space: IndexKey,
+    dataset: Dataset,
+    texts: Sequence[str],
+    vectors: np.ndarray,
+    questions: Sequence[str],
+    query_vectors: np.ndarray,
+) -> None:
+    """Measure the searches and add their times and the recall to `figures`."""
+    # Recall needs the vectors in the order in which the index stores them.
+    rows = await parts.stored.entries.changes(
+        space.dataset, space.number, 0, space.generation
+    )
+    row_by_entry = {entry: row_index for row_index, entry in enumerate(rows.ids)}
+    matrix = np.stack(
+        [np.frombuffer(raw_vector, np.float32) for raw_vector in rows.vectors]
+    )
+    count = len(questions)
+    exact = np.argsort(-(query_vectors @ matrix.T), axis=1)[:, :10]
+    # Recall: how many of the ten truly nearest entries the index finds.
+    hits = 0
+    for query_index in range(count):
+        matches = await index.search(
+            space, IndexQuery(vector=query_vectors[query_index], limit=10)
+        )
+        hits += len(
+            {row_by_entry[hit.entry] for hit in matches}
+            & set(exact[query_index].tolist())
+        )
+    figures["recall_10"] = round(hits / (10 * count), 4)
+    # A filter that leaves one document in a hundred.
+    batch_documents = {
+        document
+        for document, batch in zip(
+            rows.documents, range(len(rows.documents)), strict=True
+        )
+        if batch % 100 == 7
+    }
+
+    async def search(query_index: int, **options: Any) -> None:
+        """Search the index directly, without the dataset's database."""
+        await index.search(space, IndexQuery(limit=10, **options))
+
+    figures["semantic_ms"], figures["semantic_95_ms"] = await _time_calls(
+        lambda query_index: search(query_index, vector=query_vectors[query_index]),
+        count,
+    )
+    figures["words_ms"], _ = await _time_calls(
+        lambda query_index: search(query_index, text=questions[query_index]), count
+    )
+    figures["hybrid_ms"], figures["hybrid_95_ms"] = await _time_calls(
+        lambda query_index: search(
+            query_index, vector=query_vectors[query_index], text=questions[query_index]
+        ),
+        count,
+    )
+    figures["filtered_ms"], _ = await _time_calls(
+        lambda query_index: search(
+            query_index, vector=query_vectors[query_index], documents=batch_documents
+        ),
+        count,
+    )
+
+    # A complete dataset search: load the dataset, embed the question, search both
+    # indexes, load segments and documents, count hits.
+    async def search_dataset(query_index: int, settings: RetrievalSettings) -> Any:
+        """Search the dataset as the gateway does."""
+        return await parts.datasets.search(
+            "default", [dataset.id], questions[query_index], settings=settings
+        )
 
     hybrid = RetrievalSettings(top_k=10)
-    seen["whole_hybrid_ms"], seen["whole_hybrid_95_ms"] = await _timed(lambda at: whole(at, hybrid), count)
-    began = time.perf_counter()
-    await asyncio.gather(*(_in_turn(whole, range(at, count, AT_ONCE), hybrid) for at in range(AT_ONCE)))
-    seen["whole_hybrid_at_once_ms"] = round((time.perf_counter() - began) * 1000 / count, 3)
+    figures["whole_hybrid_ms"], figures["whole_hybrid_95_ms"] = await _time_calls(
+        lambda query_index: search_dataset(query_index, hybrid), count
+    )
+    started_at = time.perf_counter()
+    # Each of the concurrent tasks takes every eighth question.
+    await asyncio.gather(
+        *(
+            _run_sequentially(
+                search_dataset, range(first_index, count, CONCURRENT_SEARCHES), hybrid
+            )
+            for first_index in range(CONCURRENT_SEARCHES)
+        )
+    )
+    figures["whole_hybrid_at_once_ms"] = round(
+        (time.perf_counter() - started_at) * 1000 / count, 3
+    )
     semantic = RetrievalSettings(top_k=10, search_method=SearchMethod.SEMANTIC)
-    seen["whole_semantic_ms"], _ = await _timed(lambda at: whole(at, semantic), count)
-    condition = Conditions(conditions=[Condition(name="batch", comparison_operator="=", value=7)])
+    figures["whole_semantic_ms"], _ = await _time_calls(
+        lambda query_index: search_dataset(query_index, semantic), count
+    )
+    condition = Conditions(
+        conditions=[Condition(name="batch", comparison_operator="=", value=7)]
+    )
     filtered = RetrievalSettings(top_k=10, metadata_filtering_conditions=condition)
-    await whole(0, filtered)
-    seen["whole_filtered_ms"], _ = await _timed(lambda at: whole(at, filtered), min(count, 60))
+    # Warm-up: the first filtered search is not part of the measurement.
+    await search_dataset(0, filtered)
+    figures["whole_filtered_ms"], _ = await _time_calls(
+        lambda query_index: search_dataset(query_index, filtered), min(count, 60)
+    )
 
-    async def cited(at: int) -> None:
-        found = await whole(at, hybrid)
-        ContextBuilder().build(found.hits)
+    async def cited(query_index: int) -> None:
+        """Search and build the context with citations, which is the work before the
+        first citation."""
+        retrieval = await search_dataset(query_index, hybrid)
+        ContextBuilder().build(retrieval.hits)
 
-    seen["first_citation_ms"], _ = await _timed(cited, count)
+    figures["first_citation_ms"], _ = await _time_calls(cited, count)
     times: list[float] = []
-    for at in range(count):
-        began = time.perf_counter()
-        scores = matrix @ asked[at]
+    # NumPy's exact search over the same matrix, without any index or database.
+    for query_index in range(count):
+        started_at = time.perf_counter()
+        scores = matrix @ query_vectors[query_index]
         np.argpartition(scores, len(scores) - 10)[-10:]
-        times.append((time.perf_counter() - began) * 1000)
-    seen["numpy_exact_ms"] = round(sorted(times)[count // 2], 3)
+        times.append((time.perf_counter() - started_at) * 1000)
+    figures["numpy_exact_ms"] = round(sorted(times)[count // 2], 3)
 
 
-def _peer(name: str, folder: Path, most: int) -> dict[str, Any] | str:
-    """A peer's figures; why there are none, where it cannot be had."""
+def _peer(name: str, folder: Path, max_queries: int) -> dict[str, Any] | str:
+    """Return a peer's figures, or the reason as a string if it cannot be installed or
+    fails.
+
+    `max_queries` is the number of questions it is asked.
+    """
     python = folder.parent / name / "bin" / "python"
+    # The environment is created on the first call and reused for the second size.
     if not python.exists():
-        subprocess.run([uv_path(), "venv", "-q", "-p", sys.executable, str(folder.parent / name)], check=True)
+        subprocess.run(
+            [uv_path(), "venv", "-q", "-p", sys.executable, str(folder.parent / name)],
+            check=True,
+        )
         locked = str(ROOT / "requirements" / "clients" / f"{name}.txt")
-        # Copies, not links: LlamaIndex's NLTK refuses files that have several names.
+        # Copies, not hard links: LlamaIndex's NLTK refuses files with more than one
+        # name.
         command = [
-            uv_path(), "pip", "install", "-q", "--link-mode", "copy", "-p", str(python), "--require-hashes", "-r",
+            uv_path(),
+            "pip",
+            "install",
+            "-q",
+            "--link-mode",
+            "copy",
+            "-p",
+            str(python),
+            "--require-hashes",
+            "-r",
             locked,
-        ]  # fmt: skip
+        ]
         installed = subprocess.run(command, capture_output=True, text=True, check=False)
         if installed.returncode:
             return f"cannot be installed: {installed.stderr[-200:]}"
     script = str(ROOT / "bench" / "knowledge_peer.py")
-    environ = {**os.environ, "HAYSTACK_TELEMETRY_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [str(python), script, name, str(folder), str(most)], capture_output=True, text=True, check=False, env=environ
+    # No telemetry and no downloads: both would be part of the measured times.
+    environ = {
+        **os.environ,
+        "HAYSTACK_TELEMETRY_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+    }
+    completed = subprocess.run(
+        [str(python), script, name, str(folder), str(max_queries)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environ,
     )
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else f"broke: {done.stderr[-300:]}"
+    return (
+        json.loads(completed.stdout.splitlines()[-1])
+        if completed.returncode == 0
+        else f"broke: {completed.stderr[-300:]}"
+    )
 
 
 def measure(data: Path, *, cache: Path | None = None) -> dict[str, Any]:
-    """By size, then by who."""
-    seen: dict[str, Any] = {}
+    """Return the figures by number of segments, then by system.
+
+    `cache` is the folder in which the vectors are stored for the next run.
+    """
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        place = cache or Path(name)
-        texts, vectors, questions, asked = knowledge_data.load(data, place, LARGE)
+        cache_folder = cache or Path(name)
+        texts, vectors, questions, query_vectors = knowledge_data.load(
+            data, cache_folder, LARGE
+        )
         for size in (SMALL, LARGE):
             folder = Path(name) / str(size)
             folder.mkdir()
-            some, rows = texts[:size], vectors[:size]
-            (folder / "texts.json").write_text(json.dumps({"texts": some, "questions": questions}), "utf-8")
+            subset, rows = texts[:size], vectors[:size]
+            (folder / "texts.json").write_text(
+                json.dumps({"texts": subset, "questions": questions}), "utf-8"
+            )
             np.save(folder / "vectors.npy", rows)
-            np.save(folder / "asked.npy", asked)
-            # In a process of its own, so that memory is that of the one thing.
-            done = subprocess.run(
-                [sys.executable, "-m", "bench.knowledge", str(folder)], cwd=ROOT, capture_output=True, text=True,
+            np.save(folder / "asked.npy", query_vectors)
+            # Each system runs in its own process, so that the measured memory is its
+            # own.
+            completed = subprocess.run(
+                [sys.executable, "-m", "bench.knowledge", str(folder)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
                 check=False,
-            )  # fmt: skip
-            if done.returncode:
-                raise RuntimeError(done.stderr[-1500:])
-            seen[str(size)] = {"modelyard": json.loads(done.stdout.splitlines()[-1])}
+            )
+            if completed.returncode:
+                raise RuntimeError(completed.stderr[-1500:])
+            figures[str(size)] = {
+                "modelyard": json.loads(completed.stdout.splitlines()[-1])
+            }
             for peer in ("llama-index", "haystack"):
-                seen[str(size)][peer] = _peer(peer, folder, 40 if size == SMALL else 8)
-    return seen
+                # The peers are slow with 100,000 segments, so they get fewer questions.
+                figures[str(size)][peer] = _peer(
+                    peer, folder, 40 if size == SMALL else 8
+                )
+    return figures
 
 
 def main() -> None:
+    """Measure Modelyard on the texts and vectors in the folder named by the first
+    argument."""
     folder = Path(sys.argv[1])
-    told = json.loads((folder / "texts.json").read_text("utf-8"))
-    vectors, asked = np.load(folder / "vectors.npy"), np.load(folder / "asked.npy")
-    print(json.dumps(asyncio.run(_ours(told["texts"], vectors, told["questions"], asked))))
+    dataset_texts = json.loads((folder / "texts.json").read_text("utf-8"))
+    vectors, query_vectors = (
+        np.load(folder / "vectors.npy"),
+        np.load(folder / "asked.npy"),
+    )
+    print(
+        json.dumps(
+            asyncio.run(
+                _measure_modelyard(
+                    dataset_texts["texts"],
+                    vectors,
+                    dataset_texts["questions"],
+                    query_vectors,
+                )
+            )
+        )
+    )
 
 
 if __name__ == "__main__":

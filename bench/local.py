@@ -1,11 +1,16 @@
-"""The local models' speed, as `modelyard models bench` measures it."""
+"""Speed of the local models, as measured by `modelyard models bench`."""
 
 import json
 from typing import Any
 
-from tools.show.proof import modelyard, own_home
+from tools.show.proof import modelyard, temporary_home
 
 
 def measure(seconds: float = 4.0) -> list[dict[str, Any]]:
-    with own_home() as environ:
-        return json.loads(modelyard("models", "bench", "--json", "--seconds", str(seconds), environ=environ))
+    """Return a row per local model, each measured for `seconds`."""
+    with temporary_home() as environ:
+        return json.loads(
+            modelyard(
+                "models", "bench", "--json", "--seconds", str(seconds), environ=environ
+            )
+        )

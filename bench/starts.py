@@ -1,4 +1,4 @@
-"""How long things take to start, beside Python itself; and how large the core is."""
+"""Start times, compared with Python's own, and the installed size of the core package."""
 
 import statistics
 import subprocess
@@ -8,35 +8,48 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tools.show.proof import free_port, own_home, running, serve_command
+from tools.show.proof import free_port, running, serve_command, temporary_home
 
 _ROUNDS = 5
 _CORE = Path(__file__).parents[1] / "requirements" / "core.txt"
 
 
 def measure() -> list[dict[str, Any]]:
+    """Return the median start time in seconds of each command and of the server."""
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "import modelyard": [sys.executable, "-c", "import modelyard"],
-        "from modelyard import Modelyard": [sys.executable, "-c", "from modelyard import Modelyard"],
-        "modelyard --help": [str(Path(sys.executable).with_name("modelyard")), "--help"],
+        "from modelyard import Modelyard": [
+            sys.executable,
+            "-c",
+            "from modelyard import Modelyard",
+        ],
+        "modelyard --help": [
+            str(Path(sys.executable).with_name("modelyard")),
+            "--help",
+        ],
     }
-    found = [{"what": what, "seconds": round(_median(command), 3)} for what, command in commands.items()]
-    return [*found, {"what": "serve until ready", "seconds": round(_serve(), 3)}]
+    rows = [
+        {"what": label, "seconds": round(_median(command), 3)}
+        for label, command in commands.items()
+    ]
+    return [*rows, {"what": "serve until ready", "seconds": round(_serve(), 3)}]
 
 
 def _median(command: list[str]) -> float:
+    """Return the median seconds of a command over five runs."""
     times: list[float] = []
     for _ in range(_ROUNDS):
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - started_at)
     return statistics.median(times)
 
 
 def _serve() -> float:
+    """Return the median seconds until `modelyard serve` is ready, over three starts."""
     times: list[float] = []
-    with own_home() as environ:
+    with temporary_home() as environ:
         for _ in range(3):
             with running(serve_command(), free_port(), environ=environ) as (_, seconds):
                 times.append(seconds)
@@ -44,7 +57,12 @@ def _serve() -> float:
 
 
 def core_size() -> dict[str, Any]:
-    """What `pip install modelyard` brings, by the installed files of the packages in its lock, without bytecode."""
+    """Return the number of packages and the megabytes that `pip install modelyard`
+    installs.
+
+    Counts the installed files of the packages in the lock file, without bytecode.
+    """
+    # Packages for Windows only are not part of an installation on Linux.
     names = [
         line.partition("==")[0]
         for line in _CORE.read_text("utf-8").splitlines()
@@ -54,7 +72,17 @@ def core_size() -> dict[str, Any]:
     for name in [*names, "modelyard"]:
         files = metadata.files(name) or []
         located = [Path(str(file.locate())) for file in files]
-        size += sum(path.stat().st_size for path in located if path.is_file() and path.suffix != ".pyc")
+        size += sum(
+            path.stat().st_size
+            for path in located
+            if path.is_file() and path.suffix != ".pyc"
+        )
+    # In a development checkout the package is installed in editable mode, so its
+    # sources are counted from the tree.
     source = Path(__file__).parents[1] / "src" / "modelyard"
-    size += sum(path.stat().st_size for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    size += sum(
+        path.stat().st_size
+        for path in source.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    )
     return {"packages": len(names) + 1, "megabytes": round(size / (1 << 20), 1)}

@@ -1,4 +1,7 @@
-"""A provider as fast as Python gets: answers every chat with the same bytes. Its own CPU is not what is measured.
+"""A simulated provider that answers each chat request with the same bytes, as fast as
+Python can.
+
+Its own CPU is not part of the measurements.
 
 python -m bench.upstream PORT_FILE
 """
@@ -14,32 +17,55 @@ import uvloop
 from modelyard.testing import chat_answer, chat_events
 
 CHUNKS = 200
-_BODY = chat_answer("Hello there, this is an answer of about the usual length for a short question.").body
-_WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(_BODY) + _BODY
-_EVENTS = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in chat_events([f"word{n} " for n in range(CHUNKS)]))
+# Both responses are built once, at import: a request costs the provider a single write.
+_BODY = chat_answer(
+    "Hello there, this is an answer of about the usual length for a short question."
+).body
+_WHOLE = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    % len(_BODY)
+    + _BODY
+)
+_EVENTS = b"".join(
+    b"%x\r\n%b\r\n" % (len(event), event)
+    for event in chat_events([f"word{n} " for n in range(CHUNKS)])
+)
 _STREAM = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n" + _EVENTS + b"0\r\n\r\n"
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    + _EVENTS
+    + b"0\r\n\r\n"
 )
 
 
 class Provider(asyncio.Protocol):
+    """One connection of the provider."""
+
     def connection_made(self, transport: Any) -> None:
+        """Create the request parser."""
         self._transport = transport
         self._parser = httptools.HttpRequestParser(self)
         self._body = b""
 
     def data_received(self, data: bytes) -> None:
+        """Feed the request parser."""
         self._parser.feed_data(data)
 
     def on_body(self, body: bytes) -> None:
+        """Collect the request body, which may arrive in several parts."""
         self._body += body
 
     def on_message_complete(self) -> None:
-        self._transport.write(_STREAM if b'"stream":true' in self._body.replace(b" ", b"") else _WHOLE)
+        """Answer with the stream or the complete response, depending on the request's
+        `stream` field."""
+        self._transport.write(
+            _STREAM if b'"stream":true' in self._body.replace(b" ", b"") else _WHOLE
+        )
         self._body = b""
 
 
 async def main() -> None:
+    """Serve on a free port and write the port into the file named by the first
+    argument."""
     server = await asyncio.get_running_loop().create_server(Provider, "127.0.0.1", 0)
     Path(sys.argv[1]).write_text(str(server.sockets[0].getsockname()[1]))
     await server.serve_forever()

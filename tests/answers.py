@@ -12,8 +12,8 @@ import jsonschema_rs
 import msgspec
 
 from modelyard.gateway.http import Reply, Request, StreamReply
-from modelyard.gateway.openapi import answer_schema
-from modelyard.gateway.router import Found
+from modelyard.gateway.openapi import response_schema
+from modelyard.gateway.router import RouteMatch
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.table import Api, Content, OneOf, Row
 
@@ -22,13 +22,20 @@ from modelyard.gateway.table import Api, Content, OneOf, Row
 def watch() -> Iterator[list[str]]:
     """The misfits of all gateways of this process while it is open."""
     misfits: list[str] = []
-    note, failure = Gateway._note, Gateway._failure
+    note, failure = Gateway._audit, Gateway._failure
 
-    async def noting(self: Gateway, request: Request, found: Found, reply: Reply | StreamReply) -> None:
-        problem = misfit(found.api, found.row, reply)
+    async def noting(
+        self: Gateway,
+        request: Request,
+        route_match: RouteMatch,
+        reply: Reply | StreamReply,
+    ) -> None:
+        problem = misfit(route_match.api, route_match.row, reply)
         if problem is not None:
-            misfits.append(f"{request.method} {found.row.path} of {found.api.name}: {problem}")
-        await note(self, request, found, reply)
+            misfits.append(
+                f"{request.method} {route_match.row.path} of {route_match.api.name}: {problem}"
+            )
+        await note(self, request, route_match, reply)
 
     def failing(self: Gateway, error: Exception, request: Request) -> Reply:
         reply = failure(self, error, request)
@@ -38,11 +45,11 @@ def watch() -> Iterator[list[str]]:
             misfits.append(f"error of {request.method} {request.path}: {problem}")
         return reply
 
-    Gateway._note, Gateway._failure = noting, failing  # type: ignore[method-assign]
+    Gateway._audit, Gateway._failure = noting, failing  # type: ignore[method-assign]
     try:
         yield misfits
     finally:
-        Gateway._note, Gateway._failure = note, failure  # type: ignore[method-assign]
+        Gateway._audit, Gateway._failure = note, failure  # type: ignore[method-assign]
 
 
 def misfit(api: Api, row: Row, reply: Reply | StreamReply) -> str | None:
@@ -54,23 +61,44 @@ def misfit(api: Api, row: Row, reply: Reply | StreamReply) -> str | None:
         return _misfit_of_error(api, row, reply) if isinstance(reply, Reply) else None
     if status not in (row.status, *row.other_statuses):
         return f"status {status}, not {row.status}"
-    kind = _kind(reply)
+    content_type = _kind(reply)
     if row.answer is None or status in (202, 204, 302, 303):
         has_content = isinstance(reply, StreamReply) or bool(reply.body)
-        return f"content where none is promised, of {kind}" if has_content and status != 303 else None
+        return (
+            f"content where none is promised, of {content_type}"
+            if has_content and status != 303
+            else None
+        )
     if isinstance(reply, StreamReply):
-        return None if _fits(kind, _kinds(row.answer)) or kind == "application/json" else f"a stream of {kind}"
-    if kind != "application/json":
-        return None if _fits(kind, _kinds(row.answer)) else f"content of {kind}"
+        return (
+            None
+            if _fits(content_type, _kinds(row.answer))
+            or content_type == "application/json"
+            else f"a stream of {content_type}"
+        )
+    if content_type != "application/json":
+        return (
+            None
+            if _fits(content_type, _kinds(row.answer))
+            else f"content of {content_type}"
+        )
     schema = _schema(api, row, status)
     if schema is None:
-        return None if _fits(kind, _kinds(row.answer)) else "JSON where none is promised"
+        return (
+            None
+            if _fits(content_type, _kinds(row.answer))
+            else "JSON where none is promised"
+        )
     return _problem(_validator(schema), reply.body)
 
 
 def _misfit_of_error(api: Api, row: Row, reply: Reply) -> str | None:
     """An error that a handler made itself. Other statuses of its row may have its answer's shape."""
-    if reply.status in row.other_statuses or reply.status in row.errors or _kind(reply) != "application/json":
+    if (
+        reply.status in row.other_statuses
+        or reply.status in row.errors
+        or _kind(reply) != "application/json"
+    ):
         return None
     return _problem(_validator(msgspec.json.encode(api.errors.schema)), reply.body)
 
@@ -82,7 +110,7 @@ def _schema(api: Api, row: Row, status: int) -> bytes | None:
     """The schema of a row's JSON answer, made once for each."""
     key = (id(row), status)
     if key not in _SCHEMAS:
-        schema = answer_schema(api, row, status, "application/json")
+        schema = response_schema(api, row, status, "application/json")
         _SCHEMAS[key] = None if schema is None else msgspec.json.encode(schema)
         _KEPT.append(row)  # so that no other row gets its id
     return _SCHEMAS[key]
@@ -102,14 +130,22 @@ def _problem(validator: Any, body: bytes) -> str | None:
     except msgspec.DecodeError as error:
         return f"no JSON: {error}"
     errors = list(validator.iter_errors(document))[:3]
-    return "; ".join(f"{'/'.join(map(str, error.instance_path))}: {error.message[:200]}" for error in errors) or None
+    return (
+        "; ".join(
+            f"{'/'.join(map(str, error.instance_path))}: {error.message[:200]}"
+            for error in errors
+        )
+        or None
+    )
 
 
 def _kind(reply: Reply | StreamReply) -> str:
     if isinstance(reply, Reply):
         text = reply.content_type
     else:
-        text = next((value for name, value in reply.headers if name == b"content-type"), b"")
+        text = next(
+            (value for name, value in reply.headers if name == b"content-type"), b""
+        )
     return text.partition(b";")[0].strip().decode()
 
 
@@ -117,7 +153,11 @@ def _kinds(body: Any) -> set[str]:
     """The content types that a body may have."""
     match body:
         case OneOf(bodies):
-            return {kind for each in bodies for kind in _kinds(each)}
+            return {
+                content_type
+                for alternative in bodies
+                for content_type in _kinds(alternative)
+            }
         case Content(kind):
             return {kind}
         case None:
@@ -126,6 +166,12 @@ def _kinds(body: Any) -> set[str]:
             return {"application/json"}
 
 
-def _fits(kind: str, promised: set[str]) -> bool:
+def _fits(content_type: str, promised: set[str]) -> bool:
     """`*/*` and `image/*` promise anything, and any image."""
-    return any(each in ("*/*", kind) or (each.endswith("/*") and kind.startswith(each[:-1])) for each in promised)
+    return any(
+        promised_type in ("*/*", content_type)
+        or (
+            promised_type.endswith("/*") and content_type.startswith(promised_type[:-1])
+        )
+        for promised_type in promised
+    )

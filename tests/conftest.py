@@ -25,7 +25,9 @@ def answers_are_as_promised() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def weights_folder() -> Path:
     """Where `make test` put the weights of the set small."""
-    return Path(os.environ.get("MODELYARD_HOME", "~/.modelyard")).expanduser() / "models"
+    return (
+        Path(os.environ.get("MODELYARD_HOME", "~/.modelyard")).expanduser() / "models"
+    )
 
 
 @pytest.fixture
@@ -48,14 +50,14 @@ def upstream() -> Iterator[Callable[[Handler], Upstream]]:
     started: list[Upstream] = []
 
     def start(handler: Handler) -> Upstream:
-        one = Upstream(handler)
-        one.__enter__()
-        started.append(one)
-        return one
+        upstream_server = Upstream(handler)
+        upstream_server.__enter__()
+        started.append(upstream_server)
+        return upstream_server
 
     yield start
-    for one in started:
-        one.__exit__()
+    for upstream_server in started:
+        upstream_server.__exit__()
 
 
 @pytest.fixture
@@ -63,6 +65,12 @@ def echo_yard(settings: Settings) -> Callable[..., Modelyard]:
     """A Modelyard with the echo provider; to be closed by the test."""
 
     def make(**options: object) -> Modelyard:
-        return Modelyard(settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={}, **options)
+        return Modelyard(
+            settings,
+            definitions=[echo_provider()],
+            builders={"echo": echo_models},
+            environ={},
+            **options,
+        )
 
     return make

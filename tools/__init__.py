@@ -1,1 +1,2 @@
-"""For developers: measuring weights, training the moderation head, showing what was promised."""
+"""Developer tools: measuring model weights, training the moderation head, and the
+proofs of `make show`."""

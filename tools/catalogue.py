@@ -1,8 +1,10 @@
-"""Fills the catalogue's files with models, features and prices: `python -m tools.catalogue --litellm PRICES.json`.
+"""Fill the catalogue's files with models, features and prices: `python -m
+tools.catalogue --litellm PRICES.json --day DAY`.
 
-Facts come from two lists: the package genai-prices (MIT), and the price file in litellm's wheel (MIT), which also says
-what a model can do. Where both have a price and disagree, genai-prices is taken, and the row says so. What stands above
-the line in a file is ours and stays; what stands below it is written anew.
+The facts come from two lists: the package genai-prices (MIT), and the price file in
+litellm's wheel (MIT), which also lists the features of each model. If both have a price
+and disagree, genai-prices wins and the row says so. The part of a file above the marker
+line is maintained by hand and stays; the part below is replaced.
 """
 
 import argparse
@@ -15,17 +17,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from genai_prices.data import providers as PRICED  # noqa: N812  a table
+from genai_prices.data import providers as PRICED  # noqa: N812
 from genai_prices.types import ConditionalPrice, ModelPrice, TieredPrices
 
 CATALOG = Path(__file__).parents[1] / "src/modelyard/providers/catalog"
-LINE = "# Models, features and prices below this line are written by tools/catalogue.py.\n"
-# provider: (names in genai-prices, names in litellm's list, most models)
+LINE = (
+    "# Models, features and prices below this line are written by tools/catalogue.py.\n"
+)
+# provider: (names in genai-prices, names in litellm's list, maximum number of models)
 SOURCES: dict[str, tuple[list[str], list[str], int]] = {
     "openai": (["openai"], ["openai", "text-completion-openai"], 90),
     "anthropic": (["anthropic"], ["anthropic"], 40),
     "gemini": (["google"], ["gemini"], 40),
-    "vertex_ai": (["google"], ["vertex_ai-language-models", "vertex_ai-embedding-models"], 40),
+    "vertex_ai": (
+        ["google"],
+        ["vertex_ai-language-models", "vertex_ai-embedding-models"],
+        40,
+    ),
     "bedrock": (["aws"], ["bedrock_converse"], 120),
     "azure_openai": (["azure"], [], 0),
     "tongyi": ([], ["dashscope"], 40),
@@ -50,7 +58,7 @@ SOURCES: dict[str, tuple[list[str], list[str], int]] = {
     "elevenlabs": (["elevenlabs"], ["elevenlabs"], 10),
     "huggingface": (["huggingface_together"], [], 0),
 }
-KINDS = {
+MODEL_TYPES = {
     "chat": "llm", "completion": "llm", "responses": "llm", "embedding": "text-embedding", "rerank": "rerank",
     "audio_transcription": "speech2text", "audio_speech": "tts", "moderation": "moderation",
 }  # fmt: skip
@@ -64,28 +72,34 @@ FEATURES = (
     ("supports_response_schema", ["structured-output"]),
     ("supports_reasoning", ["agent-thought"]),
 )
-SAMPLES_NOT = re.compile(r"(o[134](-|$)|gpt-5(-mini|-nano|-pro)?(-20\d\d.*)?$)")
-"""Models of OpenAI that refuse to be told how to sample."""
-LEFT_OUT = re.compile(
+NO_SAMPLING = re.compile(r"(o[134](-|$)|gpt-5(-mini|-nano|-pro)?(-20\d\d.*)?$)")
+"""OpenAI models that reject sampling parameters such as the temperature."""
+EXCLUDED = re.compile(
     r"realtime|image|dall-e|sora|veo|imagen|video-|live|computer-use|^ft:|search-preview|translate|robotics|tuning"
     r"|lyria|nano-banana|deep-research-pro|native-audio|preset/|^us\.|^eu\.|^apac\.|^au\.|^jp\.|^global\.|@|:free$|\*"
 )
+"""Models that are not listed: realtime, image and video models, previews, and regional
+duplicates."""
 
 
 def number(value: Any) -> Any:
-    """A price as YAML has it: no float's dust."""
+    """Return a price as YAML shows it, rounded to eight decimals and without binary
+    rounding errors."""
     text = format(Decimal(str(value)).quantize(Decimal("0.00000001")).normalize(), "f")
     return int(text) if "." not in text else float(text)
 
 
 def million(value: Any) -> Any:
+    """Return a price per unit as the price per million units."""
     return number(Decimal(str(value)) * 1_000_000)
 
 
-# ------------------------------------------------------------------------------------------------ genai-prices
+# ------------------------------------------------------------------------- genai-prices
 
 
 def first_tier(value: Any) -> tuple[Any, list[tuple[int, Any]]]:
+    """Return (base price, [(start of the tier in tokens, price)]); the list is empty
+    for a flat price."""
     if isinstance(value, TieredPrices):
         return value.base, [(tier.start, tier.price) for tier in value.tiers]
     return value, []
@@ -100,68 +114,112 @@ FIELDS = {
 
 
 def genai_price(price: ModelPrice) -> dict[str, Any]:
-    """The row's fields; empty where the list has no price for what went in."""
+    """Return the price fields of a row; empty if the list has no price for the input."""
     row: dict[str, Any] = {}
     tiers: dict[int, dict[str, Any]] = {}
-    for theirs, ours in FIELDS.items():
-        value = getattr(price, theirs, None)
+    for source_field, row_field in FIELDS.items():
+        value = getattr(price, source_field, None)
         if value is None:
             continue
         base, steps = first_tier(value)
-        row[ours] = number(Decimal(str(base)) / 1000) if theirs.endswith("kcount") else number(base)
+        # genai-prices states some prices per thousand requests; a row has the price of
+        # one.
+        row[row_field] = (
+            number(Decimal(str(base)) / 1000)
+            if source_field.endswith("kcount")
+            else number(base)
+        )
         for start, amount in steps:
-            tiers.setdefault(start, {})[ours] = number(amount)
+            tiers.setdefault(start, {})[row_field] = number(amount)
+    # No token price: the model may be priced by characters or by audio duration.
     if "input_price" not in row:
-        for theirs, per, scale in (("input_mchars", "character", 1), ("audio_hours", "second", 3600)):
-            if (value := getattr(price, theirs, None)) is not None:
-                return {"input_price": number(Decimal(str(first_tier(value)[0])) / scale), "price_per": per}
+        for source_field, per, scale in (
+            ("input_mchars", "character", 1),
+            ("audio_hours", "second", 3600),
+        ):
+            if (value := getattr(price, source_field, None)) is not None:
+                return {
+                    "input_price": number(Decimal(str(first_tier(value)[0])) / scale),
+                    "price_per": per,
+                }
         return {}
-    full = [{"above": start, "input_price": row["input_price"], **row, **more} for start, more in sorted(tiers.items())]
+    # A tier repeats every price, so that the reader of the catalogue needs no fallback
+    # to the base row.
+    full = [
+        {"above": start, "input_price": row["input_price"], **row, **tier_prices}
+        for start, tier_prices in sorted(tiers.items())
+    ]
     for tier in full:
         tier.pop("request_price", None)
     return row | ({"tiers": full} if full else {})
 
 
 def genai_models(names: list[str]) -> dict[str, Any]:
-    return {model.id: model for one in PRICED if one.id in names for model in one.models}
+    """Return the models of the named providers in genai-prices, by model id."""
+    return {
+        model.id: model
+        for provider in PRICED
+        if provider.id in names
+        for model in provider.models
+    }
 
 
 def periods(model: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Today's prices, and those of before with the day that they ended."""
+    """Return (today's prices, earlier prices with the day on which they ended)."""
     prices = model.prices
     if isinstance(prices, ModelPrice):
         return genai_price(prices), []
-    # A list of prices: the later ones begin on a day; some hold for hours of the day, and are left out.
+    # A list of prices: later entries start on a day. Entries that apply only at some
+    # hours of the day are left out.
     dated: list[tuple[Any, ModelPrice]] = [
-        (getattr(one.constraint, "start_date", None), one.prices)
-        for one in prices
-        if isinstance(one, ConditionalPrice) and (one.constraint is None or hasattr(one.constraint, "start_date"))
+        (getattr(price_period.constraint, "start_date", None), price_period.prices)
+        for price_period in prices
+        if isinstance(price_period, ConditionalPrice)
+        and (
+            price_period.constraint is None
+            or hasattr(price_period.constraint, "start_date")
+        )
     ]
     if not dated:
         return {}, []
+    # The entry without a start date is the oldest; it comes first.
     dated.sort(key=lambda pair: (pair[0] is not None, pair[0]))
     history = [
-        {"until": str(dated[place + 1][0]), **row}
-        for place, (_, price) in enumerate(dated[:-1])
+        {"until": str(dated[index + 1][0]), **row}
+        for index, (_, price) in enumerate(dated[:-1])
         if (row := genai_price(price))
     ]
     return genai_price(dated[-1][1]), history
 
 
-# ------------------------------------------------------------------------------------------------ litellm
+# ------------------------------------------------------------------------------ litellm
 
 
-def litellm_price(entry: dict[str, Any], kind: str) -> dict[str, Any]:
-    if entry.get("input_cost_per_second") and kind == "speech2text":
-        return {"input_price": number(entry["input_cost_per_second"]), "price_per": "second"}
+def litellm_price(entry: dict[str, Any], model_type: str) -> dict[str, Any]:
+    """Return the price fields of a row from litellm's entry; empty if it has no usable
+    price."""
+    if entry.get("input_cost_per_second") and model_type == "speech2text":
+        return {
+            "input_price": number(entry["input_cost_per_second"]),
+            "price_per": "second",
+        }
     if entry.get("input_cost_per_character"):
-        return {"input_price": million(entry["input_cost_per_character"]), "price_per": "character"}
+        return {
+            "input_price": million(entry["input_cost_per_character"]),
+            "price_per": "character",
+        }
     if entry.get("input_cost_per_query"):
-        return {"input_price": number(entry["input_cost_per_query"]), "price_per": "search"}
-    if "input_cost_per_token" not in entry or (kind == "rerank" and not entry["input_cost_per_token"]):
+        return {
+            "input_price": number(entry["input_cost_per_query"]),
+            "price_per": "search",
+        }
+    # A rerank price of zero per token means that the model is priced in another unit.
+    if "input_cost_per_token" not in entry or (
+        model_type == "rerank" and not entry["input_cost_per_token"]
+    ):
         return {}
     row = {"input_price": million(entry["input_cost_per_token"])}
-    for theirs, ours in (
+    for source_field, row_field in (
         ("output_cost_per_token", "output_price"),
         ("cache_read_input_token_cost", "cached_price"),
         ("cache_creation_input_token_cost", "cache_write_price"),
@@ -169,53 +227,105 @@ def litellm_price(entry: dict[str, Any], kind: str) -> dict[str, Any]:
         ("input_cost_per_audio_token", "audio_input_price"),
         ("output_cost_per_audio_token", "audio_output_price"),
     ):
-        if entry.get(theirs) is not None and (ours != "output_price" or kind in ("llm", "tts", "speech2text")):
-            row[ours] = million(entry[theirs])
-    if kind != "llm":
+        if entry.get(source_field) is not None and (
+            row_field != "output_price" or model_type in ("llm", "tts", "speech2text")
+        ):
+            row[row_field] = million(entry[source_field])
+    if model_type != "llm":
         row["price_per"] = "token"
     if not any(row.get(name) for name in ("input_price", "output_price")):
         return {}  # zeros are how that list writes that it does not know
     return row
 
 
-def bare(key: str) -> str:
-    """`dashscope/qwen-max` → `qwen-max`; a maker's name in front stays."""
-    head, slash, rest = key.partition("/")
+def without_provider_prefix(key: str) -> str:
+    """Return the model name without the provider prefix: `dashscope/qwen-max` →
+    `qwen-max`.
+
+    The name of a model's maker stays, as in `meta-llama/…`.
+    """
+    head, slash, model_name = key.partition("/")
     vendors = {
         "dashscope", "moonshot", "zai", "minimax", "cohere", "voyage", "deepgram", "elevenlabs", "perplexity",
         "nvidia_nim", "cerebras", "xai", "groq", "mistral", "gemini", "deepseek", "openrouter", "together_ai",
         "fireworks_ai", "volcengine", "openai", "vertex_ai",
     }  # fmt: skip
-    return rest if slash and head in vendors else key
+    return model_name if slash and head in vendors else key
 
 
-# ------------------------------------------------------------------------------------------------ rows
+# --------------------------------------------------------------------------------- rows
 
 
 def rows(provider: str, litellm: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    theirs, others, most = SOURCES[provider]
-    known = genai_models(theirs)
-    listed = {bare(key): entry for key, entry in litellm.items() if entry.get("litellm_provider") in others}
-    names = [name for name in listed if not LEFT_OUT.search(name)]
-    names += [name for name in known if name not in listed and usable(name, known[name], provider)]
-    names.sort(key=lambda name: (name not in known, -rank(name), name))
-    for name in sorted(names[:most], key=lambda one: (KINDS.get(listed.get(one, {}).get("mode"), "llm"), one)):
-        priced = known.get(name) or next((one for one in known.values() if one.match.is_match(name)), None)
+    """Yield the rows of a provider: the newest models up to its maximum, ordered by
+    type and name."""
+    genai_names, litellm_names, max_models = SOURCES[provider]
+    priced_models = genai_models(genai_names)
+    listed = {
+        without_provider_prefix(key): entry
+        for key, entry in litellm.items()
+        if entry.get("litellm_provider") in litellm_names
+    }
+    names = [name for name in listed if not EXCLUDED.search(name)]
+    names += [
+        name
+        for name in priced_models
+        if name not in listed and usable(name, priced_models[name], provider)
+    ]
+    # Models with a known price first, then newer families, so that the cut-off below
+    # drops the least useful ones.
+    names.sort(key=lambda name: (name not in priced_models, -rank(name), name))
+    for name in sorted(
+        names[:max_models],
+        key=lambda listed_name: (
+            MODEL_TYPES.get(listed.get(listed_name, {}).get("mode"), "llm"),
+            listed_name,
+        ),
+    ):
+        # genai-prices may know the model under a pattern instead of its exact name.
+        priced = priced_models.get(name) or next(
+            (
+                candidate
+                for candidate in priced_models.values()
+                if candidate.match.is_match(name)
+            ),
+            None,
+        )
         if (
-            row := made(provider, name, listed.get(name) or sibling(name, listed), priced, is_listed=name in listed)
+            row := build_row(
+                provider,
+                name,
+                listed.get(name) or sibling(name, listed),
+                priced,
+                is_listed=name in listed,
+            )
         ) is not None:
             yield row
 
 
 def sibling(name: str, listed: dict[str, Any]) -> dict[str, Any]:
-    """What the list says of the nearest relative of a model that it does not have: what it can do, not what it costs."""
+    """Return the features of the most similar listed chat model, for a model that
+    litellm does not list.
 
-    def shared(other: str) -> int:
+    Returns no prices. Empty if no name shares a prefix of at least five characters.
+    """
+
+    def shared(listed_name: str) -> int:
+        """Return the length of the common prefix."""
         return next(
-            (i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), min(len(name), len(other))
+            (
+                i
+                for i, (a, b) in enumerate(zip(name, listed_name, strict=False))
+                if a != b
+            ),
+            min(len(name), len(listed_name)),
         )
 
-    chat = [one for one, entry in listed.items() if entry.get("mode") == "chat" and not LEFT_OUT.search(one)]
+    chat = [
+        listed_name
+        for listed_name, entry in listed.items()
+        if entry.get("mode") == "chat" and not EXCLUDED.search(listed_name)
+    ]
     nearest = max(chat, key=shared, default=None)
     if nearest is None or shared(nearest) < 5 or kind_of(name, {}) != "llm":
         return {}
@@ -223,98 +333,156 @@ def sibling(name: str, listed: dict[str, Any]) -> dict[str, Any]:
 
 
 def usable(name: str, model: Any, provider: str) -> bool:
+    """Return whether a model of genai-prices belongs into the catalogue: served, not
+    deprecated, not excluded."""
     is_served = provider != "vertex_ai" or name.startswith("gemini")
     return (
-        is_served and not LEFT_OUT.search(name) and not model.deprecated and "etired" not in (model.description or "")
+        is_served
+        and not EXCLUDED.search(name)
+        and not model.deprecated
+        and "etired" not in (model.description or "")
     )
 
 
 def rank(name: str) -> float:
-    """Newer families first, by the numbers in their names."""
-    numbers = [float(one) for one in re.findall(r"(?<![\d.])\d{1,2}(?:\.\d)?(?![\d.])", name)]
-    return max((one for one in numbers if one < 30), default=0.0)
+    """Return the sort rank of a model: the version number in its name, so that newer
+    families come first."""
+    numbers = [
+        float(digits)
+        for digits in re.findall(r"(?<![\d.])\d{1,2}(?:\.\d)?(?![\d.])", name)
+    ]
+    # Larger numbers are sizes or dates, not versions.
+    return max(
+        (version_number for version_number in numbers if version_number < 30),
+        default=0.0,
+    )
 
 
 def kind_of(name: str, entry: dict[str, Any]) -> str | None:
+    """Return the model type, or None for a kind of model that the catalogue does not
+    have."""
     if "mode" in entry:
-        return KINDS.get(entry["mode"])
-    for pattern, kind in (
+        return MODEL_TYPES.get(entry["mode"])
+    # Without an entry in litellm's list, guess the type from the name.
+    for pattern, model_type in (
         (r"embed", "text-embedding"), (r"rerank", "rerank"), (r"whisper|transcribe|scribe|nova-[23]|voxtral.*transcri", "speech2text"),
         (r"tts|speech|eleven_", "tts"), (r"moderation", "moderation"), (r"ocr|guard|parse|safety", ""),
     ):  # fmt: skip
         if re.search(pattern, name):
-            return kind or None
+            return model_type or None
     return "llm"
 
 
-def made(provider: str, name: str, entry: dict[str, Any], priced: Any, *, is_listed: bool) -> dict[str, Any] | None:
-    kind = kind_of(name, entry if is_listed else {})
-    if kind is None:
+def build_row(
+    provider: str, name: str, entry: dict[str, Any], priced: Any, *, is_listed: bool
+) -> dict[str, Any] | None:
+    """Return the catalogue row of a model, or None if its type is not supported."""
+    model_type = kind_of(name, entry if is_listed else {})
+    if model_type is None:
         return None
-    row: dict[str, Any] = {"name": name, "model_type": kind}
-    features = [one for flag, many in FEATURES if entry.get(flag) for one in many] if kind == "llm" else []
+    row: dict[str, Any] = {"name": name, "model_type": model_type}
+    features = (
+        [
+            feature
+            for flag, feature_names in FEATURES
+            if entry.get(flag)
+            for feature in feature_names
+        ]
+        if model_type == "llm"
+        else []
+    )
     if features:
         row["features"] = features
     size = entry.get("max_input_tokens") or getattr(priced, "context_window", None)
-    if size and kind in ("llm", "text-embedding", "rerank"):
+    if size and model_type in ("llm", "text-embedding", "rerank"):
         row["context_size"] = int(size)
-    if kind == "llm" and entry.get("max_output_tokens"):
+    if model_type == "llm" and entry.get("max_output_tokens"):
         row["max_output"] = int(entry["max_output_tokens"])
-    if provider == "openai" and SAMPLES_NOT.match(name):
-        row["quirks"] = {"drop": ["temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty", "logprobs"]}
+    if provider == "openai" and NO_SAMPLING.match(name):
+        row["quirks"] = {
+            "drop": [
+                "temperature",
+                "top_p",
+                "top_k",
+                "presence_penalty",
+                "frequency_penalty",
+                "logprobs",
+            ]
+        }
     if entry.get("mode") == "responses":
         row["wire"] = "openai_responses"
     elif entry.get("mode") == "completion":
         row["properties"] = {"mode": "completion"}
-    return row | prices(entry, priced, kind)
+    return row | prices(entry, priced, model_type)
 
 
-def prices(entry: dict[str, Any], priced: Any, kind: str) -> dict[str, Any]:
-    """The prices of one list; where the other disagrees by more than a hundredth, the row says which was taken."""
-    other = litellm_price(entry, kind)
+def prices(entry: dict[str, Any], priced: Any, model_type: str) -> dict[str, Any]:
+    """Return the prices of one list.
+
+    If the other list differs by more than one percent, the row's `price_source` says
+    which was used.
+    """
+    litellm_row = litellm_price(entry, model_type)
     first, history = periods(priced) if priced is not None else ({}, [])
-    if kind == "moderation":
+    if model_type == "moderation":
         return {"input_price": 0}
     if not first:
-        return {**other, "price_source": "litellm"} if other else {}
-    if kind in ("text-embedding", "rerank"):
+        return {**litellm_row, "price_source": "litellm"} if litellm_row else {}
+    # Embedding and rerank models have no output to pay for.
+    if model_type in ("text-embedding", "rerank"):
         first.pop("output_price", None)
-    if kind in ("speech2text", "tts") and "price_per" not in first:
+    if model_type in ("speech2text", "tts") and "price_per" not in first:
         first["price_per"] = "token"
-    if "cache_write_price" in first and "cache_write_1h_price" in other:
-        first["cache_write_1h_price"] = other["cache_write_1h_price"]
+    # Only litellm lists the price of one-hour cache writes.
+    if "cache_write_price" in first and "cache_write_1h_price" in litellm_row:
+        first["cache_write_1h_price"] = litellm_row["cache_write_1h_price"]
     row = first | ({"price_history": history} if history else {})
     if any(
-        name in other and name in first and differs(first[name], other[name])
+        name in litellm_row
+        and name in first
+        and differs(first[name], litellm_row[name])
         for name in ("input_price", "output_price")
     ):
         row["price_source"] = "genai-prices, litellm differs"
     return row
 
 
-def differs(one: Any, other: Any) -> bool:
-    return abs(float(one) - float(other)) > 0.01 * max(abs(float(one)), abs(float(other)), 1e-12)
+def differs(left: Any, right: Any) -> bool:
+    """Return whether two prices differ by more than one percent."""
+    return abs(float(left) - float(right)) > 0.01 * max(
+        abs(float(left)), abs(float(right)), 1e-12
+    )
 
 
-def written(provider: str, litellm: dict[str, Any], day: str) -> str:
+def file_text(provider: str, litellm: dict[str, Any], day: str) -> str:
+    """Return the new text of a provider's catalogue file.
+
+    `day` is the date on which the lists were fetched.
+    """
     path = CATALOG / f"{provider}.yaml"
     head = path.read_text("utf-8").partition(LINE)[0]
     served = yaml.safe_load(head)["model_types"]
-    found = [row for row in rows(provider, litellm) if row["model_type"] in served]
-    if not found:
+    # A provider's file limits the model types that it serves.
+    model_rows = [row for row in rows(provider, litellm) if row["model_type"] in served]
+    if not model_rows:
         return head
     lines = [LINE, f'price_source: genai-prices\nprice_date: "{day}"\n', "models:\n"]
-    lines += [f"  - {flow(row)}\n" for row in found]
+    lines += [f"  - {flow(row)}\n" for row in model_rows]
     return head + "".join(lines)
 
 
 def flow(value: Any) -> str:
-    """A value on one line, as YAML."""
+    """Return a value as YAML on one line."""
     match value:
         case dict():
-            return "{" + ", ".join(f"{key}: {flow(inner)}" for key, inner in value.items()) + "}"
+            return (
+                "{"
+                + ", ".join(f"{key}: {flow(inner)}" for key, inner in value.items())
+                + "}"
+            )
         case list():
             return "[" + ", ".join(flow(inner) for inner in value) + "]"
+        # Plain words need no quotes in YAML; everything else is quoted like JSON.
         case str() if re.fullmatch(r"[A-Za-z][\w./-]*", value):
             return value
         case str():
@@ -326,14 +494,22 @@ def flow(value: Any) -> str:
 
 
 def main() -> None:
+    """Rewrite all catalogue files and print the number of models of each."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--litellm", type=Path, required=True, help="model_prices_and_context_window_backup.json")
-    arguments.add_argument("--day", required=True, help="when the lists were fetched, as 2026-11-21")
-    given = arguments.parse_args()
-    litellm = json.loads(given.litellm.read_text("utf-8"))
+    arguments.add_argument(
+        "--litellm",
+        type=Path,
+        required=True,
+        help="model_prices_and_context_window_backup.json",
+    )
+    arguments.add_argument(
+        "--day", required=True, help="when the lists were fetched, as 2026-11-21"
+    )
+    options = arguments.parse_args()
+    litellm = json.loads(options.litellm.read_text("utf-8"))
     for provider in SOURCES:
         path = CATALOG / f"{provider}.yaml"
-        path.write_text(written(provider, litellm, given.day), "utf-8")
+        path.write_text(file_text(provider, litellm, options.day), "utf-8")
         print(f"{provider}: {path.read_text('utf-8').count('- {name: ')}")
     print("genai-prices", version("genai-prices"))
 

@@ -1,8 +1,10 @@
-"""Prints size and SHA-256 of the weight files that packages carry: run it when a package's version changes.
+"""Print size and SHA-256 of the weight files in packages; run it when a package's
+version changes.
 
-    python tools/measure_weights.py FOLDER_WITH_WHEELS
+python tools/measure_weights.py FOLDER_WITH_WHEELS
 
-Reads the manifest for what belongs together; the printed figures go into it by hand, after a look at each licence.
+The manifest says which parts form a file. The printed figures are copied into it by
+hand, after a check of each licence.
 """
 
 import hashlib
@@ -19,21 +21,36 @@ BLOCK = 1 << 20
 
 
 def member(archive: Path, name: str) -> IO[bytes]:
+    """Open a member of a wheel or of an npm package (.tgz) for reading."""
     if archive.suffix == ".tgz":
-        found = tarfile.open(archive).extractfile(name)
-        assert found
-        return found
+        extracted = tarfile.open(archive).extractfile(name)
+        assert extracted
+        return extracted
     return zipfile.ZipFile(archive).open(name)
 
 
 def find(folder: Path, package: str, version: str) -> Path:
+    """Return the archive of a package version in the folder. Raises StopIteration if
+    there is none."""
+    # Wheel names use underscores instead of hyphens.
     stem = package.replace("-", "_")
-    return next(iter([*folder.glob(f"{stem}-{version}-*.whl"), *folder.glob(f"{package}-{version}.tgz")]))
+    return next(
+        iter(
+            [
+                *folder.glob(f"{stem}-{version}-*.whl"),
+                *folder.glob(f"{package}-{version}.tgz"),
+            ]
+        )
+    )
 
 
 def main() -> None:
+    """Print name, size and digest of each weight file, then the figures of its
+    packages."""
     folder = Path(sys.argv[1])
     for file in yaml.safe_load(MANIFEST.read_text("utf-8"))["files"]:
+        # A file may be split over several packages; its digest covers all parts in
+        # order.
         digest, size, sizes = hashlib.sha256(), 0, []
         for part in file.get("parts", ()):
             archive = find(folder, part["package"], str(part["version"]))
@@ -44,7 +61,13 @@ def main() -> None:
                         digest.update(block)
                         length += len(block)
             size += length
-            sizes.append((part["package"], length, hashlib.sha256(archive.read_bytes()).hexdigest()))
+            sizes.append(
+                (
+                    part["package"],
+                    length,
+                    hashlib.sha256(archive.read_bytes()).hexdigest(),
+                )
+            )
         print(file["name"], size, digest.hexdigest())
         for line in sizes:
             print("   ", *line)

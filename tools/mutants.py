@@ -1,7 +1,11 @@
-"""Small wrong changes to the product, each of which some test must notice: `python -m tools.mutants [NUMBER …]`.
+"""Mutation tests: small wrong changes to the product, each of which some test must
+notice.
 
-Each is made in a copy of the checkout, where the tests of its area run. One that all tests pass is a behaviour that
-nothing holds. The numbers are stable: a test that kills one may name it.
+python -m tools.mutants [NUMBER ...]
+
+Each change is made in a copy of the checkout, in which the tests of its area run. A
+change that all tests pass shows a behaviour without a test. The numbers are stable, so
+that a test may name the mutant that it kills.
 """
 
 import shutil
@@ -13,19 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__", ".*_cache", "console")
+_LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", "node_modules", "__pycache__", ".*_cache", "console"
+)
 _UNIT = ("tests/unit/runtime",)
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One wrong change."""
+    """One wrong change: the text to replace in a file, and the tests that must notice
+    it."""
 
     number: int
     about: str
-    """What would go wrong."""
+    """Description of the fault."""
     file: str
-    """Below `src/modelyard`."""
+    """Path below `src/modelyard`."""
     old: str
     new: str
     tests: tuple[str, ...] = _UNIT
@@ -41,7 +48,7 @@ MUTANTS = (
            "left = share * sum(", "left = 0.0 * share * sum("),
     Mutant(2, "a cooldown may last 2,500 seconds", _BALANCING,
            "_LONGEST_REST = 25.0", "_LONGEST_REST = 2500.0"),
-    Mutant(3, "six failures begin a cooldown, not three", _BALANCING, "_FAILURES = 3", "_FAILURES = 6"),
+    Mutant(3, "six failures begin a cooldown, not three", _BALANCING, "_FAILURES_BEFORE_COOLDOWN = 3", "_FAILURES_BEFORE_COOLDOWN = 6"),
     Mutant(4, "a whole group may be in cooldown", _BALANCING,
            "(others + 1) * 2 > len(group)", "(others + 1) > len(group)"),
     Mutant(5, "an answer ends a cooldown that still runs", _BALANCING,
@@ -86,8 +93,8 @@ MUTANTS = (
            "moment = datetime.fromtimestamp(day * 86_400, UTC)", "moment = datetime.fromtimestamp(day * 86_400)"),
     Mutant(24, "an amount of nothing is no limit", _LIMITS, "if limit.amount >= 0", "if limit.amount > 0"),
     Mutant(25, "a sliding counter starts with all that was used", _LIMITS,
-           "level = max(0.0, level - one.refill * max(0.0, at - then)) + _taken_of",
-           "level = level + _taken_of"),
+           "level = max(0.0, level - one.refill * max(0.0, at - then)) + _used_amount",
+           "level = level + _used_amount"),
     Mutant(26, "a call that is over still counts as running", _LIMITS, ', "concurrency": 0.0}', "}"),
     Mutant(27, "a limit of five lets four through", _COUNTERS,
            "if used + charge.need > charge.cap", "if used + charge.need >= charge.cap", _COUNTED),
@@ -99,47 +106,85 @@ MUTANTS = (
 
 
 def survivors(mutants: Sequence[Mutant]) -> list[Mutant]:
-    """Those that no test notices. Raises LookupError where a place to change is not there any more."""
+    """Return the mutants that no test notices.
+
+    Raises LookupError if the text to replace is missing or not unique, or if the tests
+    fail without any mutant.
+    """
     alive: list[Mutant] = []
     with tempfile.TemporaryDirectory(prefix="modelyard-mutants-") as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
         areas = {mutant.tests for mutant in mutants}
+        # Without this check, tests that always fail would seem to kill every mutant.
         if not all(_tests_pass(copy, tests) for tests in areas):
             raise LookupError("the tests fail without any mutant")
         for mutant in mutants:
             is_noticed = _is_noticed(copy, mutant)
-            print(f"{'killed  ' if is_noticed else 'SURVIVES'} {mutant.number:>2} {mutant.file}: {mutant.about}")
+            print(
+                f"{'killed  ' if is_noticed else 'SURVIVES'} {mutant.number:>2} {mutant.file}: {mutant.about}"
+            )
             if not is_noticed:
                 alive.append(mutant)
     return alive
 
 
 def _is_noticed(copy: Path, mutant: Mutant) -> bool:
+    """Apply a mutant to the copy, run its tests, and return whether they fail."""
     file = copy / "src" / "modelyard" / mutant.file
     text = file.read_text("utf-8")
+    # The text must be unique, otherwise the mutant would change an unintended place.
     if text.count(mutant.old) != 1:
-        raise LookupError(f"mutant {mutant.number}: its place stands {text.count(mutant.old)} times in {mutant.file}")
+        raise LookupError(
+            f"mutant {mutant.number}: its place stands {text.count(mutant.old)} times in {mutant.file}"
+        )
     file.write_text(text.replace(mutant.old, mutant.new), "utf-8")
     try:
         return not _tests_pass(copy, mutant.tests)
     finally:
+        # Restore the file, because the next mutant uses the same copy.
         file.write_text(text, "utf-8")
 
 
 def _tests_pass(copy: Path, tests: Sequence[str]) -> bool:
-    """Whether they pass with the copy's source."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
-    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{copy / 'src'}:{copy}", "HOME": str(copy.parent)}
-    done = subprocess.run(command, cwd=copy, env=environ, capture_output=True, text=True, check=False, timeout=600)
-    return done.returncode == 0
+    """Return whether the tests pass with the source of the copy."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        *tests,
+    ]
+    # PYTHONPATH puts the copy before the installed package.
+    environ = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": f"{copy / 'src'}:{copy}",
+        "HOME": str(copy.parent),
+    }
+    completed = subprocess.run(
+        command,
+        cwd=copy,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    return completed.returncode == 0
 
 
 def main(numbers: Sequence[str]) -> int:
-    """All of them, or those with these numbers. 0 where none survives."""
-    chosen = [mutant for mutant in MUTANTS if not numbers or str(mutant.number) in numbers]
-    alive = survivors(chosen)
-    print(f"{len(chosen) - len(alive)} of {len(chosen)} killed")
+    """Run all mutants, or those with these numbers. Returns 0 if none survives, else 1."""
+    selected = [
+        mutant for mutant in MUTANTS if not numbers or str(mutant.number) in numbers
+    ]
+    alive = survivors(selected)
+    print(f"{len(selected) - len(alive)} of {len(selected)} killed")
     return 1 if alive else 0
 
 

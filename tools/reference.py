@@ -1,4 +1,5 @@
-"""Writes the reference pages that follow from code. A test compares them with what is there.
+"""Write the reference pages that are generated from code. A test compares them with the
+files in the repository.
 
 python -m tools.reference
 """
@@ -44,8 +45,9 @@ REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 
 
 def settings_page() -> str:
+    """Return the Markdown page of all settings."""
     parts = [_SETTINGS_HEAD]
-    for kind, title in (
+    for settings_class, title in (
         (settings.Settings, "The file"),
         (settings.LocalSettings, "`local`"),
         (settings.TimeoutSettings, "`timeouts`"),
@@ -65,38 +67,63 @@ def settings_page() -> str:
         (settings.ProviderSettings, "Each of `providers`"),
         (settings.CredentialSettings, "Each of `credentials`"),
     ):
-        parts += [f"## {title}", "", *_table(kind), ""]
+        parts += [f"## {title}", "", *_table(settings_class), ""]
     return "\n".join(parts)
 
 
-def _table(kind: type[msgspec.Struct]) -> Iterator[str]:
+def _table(settings_class: type[msgspec.Struct]) -> Iterator[str]:
+    """Yield the lines of a settings class's table: field, type, default and
+    description."""
     yield "| field | type | default | |"
     yield "|---|---|---|---|"
-    docs, hints = _field_docs(kind), get_type_hints(kind)
-    for field in msgspec.structs.fields(kind):
+    docs, hints = _field_docs(settings_class), get_type_hints(settings_class)
+    for field in msgspec.structs.fields(settings_class):
         default: Any = field.default if field.default is not msgspec.NODEFAULT else None
         if field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
-        shown = "" if isinstance(default, msgspec.Struct) else f"`{default!r}`" if default is not None else "required"
+        # Nested settings have a table of their own, so their default is not shown.
+        default_text = (
+            ""
+            if isinstance(default, msgspec.Struct)
+            else f"`{default!r}`"
+            if default is not None
+            else "required"
+        )
         hint = hints[field.name]
-        name = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
+        name = (
+            hint.__name__
+            if isinstance(hint, type) and not hasattr(hint, "__args__")
+            else str(hint)
+        )
+        # Module prefixes of types are noise to the reader.
         name = name.replace("modelyard.base.settings.", "").replace("typing.", "")
-        yield f"| `{field.name}` | {name} | {shown} | {docs.get(field.name, '')} |"
+        yield f"| `{field.name}` | {name} | {default_text} | {docs.get(field.name, '')} |"
 
 
-def _field_docs(kind: type) -> dict[str, str]:
-    """The string that stands behind each field."""
-    (definition,) = ast.parse(inspect.getsource(kind)).body
+def _field_docs(settings_class: type) -> dict[str, str]:
+    """Return the description of each field: the string literal that follows it in the
+    source."""
+    # Docstrings of fields exist in the source only, so it is parsed again.
+    (definition,) = ast.parse(inspect.getsource(settings_class)).body
     assert isinstance(definition, ast.ClassDef)
-    found: dict[str, str] = {}
-    for before, after in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            assert isinstance(before.target, ast.Name)
-            found[before.target.id] = " ".join(str(after.value.value).split())
-    return found
+    docs_by_field: dict[str, str] = {}
+    for statement, next_statement in zip(
+        definition.body, definition.body[1:], strict=False
+    ):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(next_statement, ast.Expr)
+            and isinstance(next_statement.value, ast.Constant)
+        ):
+            assert isinstance(statement.target, ast.Name)
+            docs_by_field[statement.target.id] = " ".join(
+                str(next_statement.value.value).split()
+            )
+    return docs_by_field
 
 
 def cli_page() -> str:
+    """Return the Markdown page of all commands, from their help texts."""
     context = click.Context(root, info_name="modelyard")
     parts = [_CLI_HEAD]
     for name in root.list_commands(context):
@@ -107,13 +134,17 @@ def cli_page() -> str:
 
 
 def _command(command: click.Command, name: str, parent: click.Context) -> Iterator[str]:
-    context = click.Context(command, info_name=name.split()[-1], parent=parent, max_content_width=110)
+    """Yield the lines of a command and, recursively, of its subcommands."""
+    # A fixed width, so that the page does not depend on the terminal.
+    context = click.Context(
+        command, info_name=name.split()[-1], parent=parent, max_content_width=110
+    )
     yield from (f"## {name}", "", "```", command.get_help(context).strip(), "```", "")
     if isinstance(command, click.Group):
         for inner in command.list_commands(context):
-            found = command.get_command(context, inner)
-            if found:
-                yield from _command(found, f"{name} {inner}", context)
+            subcommand = command.get_command(context, inner)
+            if subcommand:
+                yield from _command(subcommand, f"{name} {inner}", context)
 
 
 _CATALOGUE_HEAD = """\
@@ -124,53 +155,108 @@ models are listed with what they can do and cost; *any* means that every model o
 name, listed or not. `modelyard providers show NAME` shows one, `modelyard prices show MODEL` what a model costs.
 """
 _TYPES = ("llm", "text-embedding", "rerank", "speech2text", "tts", "moderation")
-_SHOWN = ("tool-call", "vision", "document", "audio", "video", "structured-output", "agent-thought")
+_LISTED_FEATURES = (
+    "tool-call",
+    "vision",
+    "document",
+    "audio",
+    "video",
+    "structured-output",
+    "agent-thought",
+)
 
 
 def catalogue_page() -> str:
-    """Providers by model type, then what the listed chat models can do."""
-    every = [catalog_definition(name) for name in catalog_names()]
-    parts = [_CATALOGUE_HEAD, "## Model types", "", f"| provider | speaks | {' | '.join(_TYPES)} |"]
+    """Return the Markdown page of the catalogue: providers by model type, and features
+    of the listed chat models."""
+    definitions = [catalog_definition(name) for name in catalog_names()]
+    parts = [
+        _CATALOGUE_HEAD,
+        "## Model types",
+        "",
+        f"| provider | speaks | {' | '.join(_TYPES)} |",
+    ]
     parts.append("|---|---|" + "---|" * len(_TYPES))
-    for one in every:
-        cells = [_types_cell(one, kind) for kind in _TYPES]
-        wires = dict.fromkeys(wire.name for kind in one.entity.supported_model_types for wire in one.wires_of(kind))
-        parts.append(f"| {one.entity.label.en_us} (`{one.name}`) | {', '.join(wires)} | {' | '.join(cells)} |")
-    parts += ["", "## Features of the listed chat models", "", f"| provider | models | {' | '.join(_SHOWN)} |"]
-    parts.append("|---|---|" + "---|" * len(_SHOWN))
-    for one in every:
-        chat = [model for model in one.entity.models if model.model_type.value == "llm"]
+    for definition in definitions:
+        cells = [_types_cell(definition, model_type) for model_type in _TYPES]
+        wires = dict.fromkeys(
+            wire.name
+            for model_type in definition.entity.supported_model_types
+            for wire in definition.wires_of(model_type)
+        )
+        parts.append(
+            f"| {definition.entity.label.en_us} (`{definition.name}`) | {', '.join(wires)} | {' | '.join(cells)} |"
+        )
+    parts += [
+        "",
+        "## Features of the listed chat models",
+        "",
+        f"| provider | models | {' | '.join(_LISTED_FEATURES)} |",
+    ]
+    parts.append("|---|---|" + "---|" * len(_LISTED_FEATURES))
+    for definition in definitions:
+        # The feature table counts chat models only.
+        chat = [
+            model
+            for model in definition.entity.models
+            if model.model_type.value == "llm"
+        ]
         if chat:
-            counts = [sum(name in [feature.value for feature in model.features] for model in chat) for name in _SHOWN]
-            parts.append(f"| `{one.name}` | {len(chat)} | {' | '.join(str(count or '') for count in counts)} |")
+            counts = [
+                sum(
+                    name in [feature.value for feature in model.features]
+                    for model in chat
+                )
+                for name in _LISTED_FEATURES
+            ]
+            parts.append(
+                f"| `{definition.name}` | {len(chat)} | {' | '.join(str(count or '') for count in counts)} |"
+            )
     return "\n".join(parts)
 
 
-def _types_cell(one: ProviderDefinition, kind: str) -> str:
-    if kind not in [served.value for served in one.entity.supported_model_types]:
+def _types_cell(definition: ProviderDefinition, model_type: str) -> str:
+    """Return the cell of a provider and model type: the number of listed models, and
+    "any" if others work too."""
+    if model_type not in [
+        served.value for served in definition.entity.supported_model_types
+    ]:
         return ""
-    listed = sum(model.model_type.value == kind for model in one.entity.models)
-    words = [str(listed)] if listed else []
-    return ", ".join([*words, *(["any"] if one.entity.is_customizable else [])])
+    listed = sum(
+        model.model_type.value == model_type for model in definition.entity.models
+    )
+    labels = [str(listed)] if listed else []
+    return ", ".join([*labels, *(["any"] if definition.entity.is_customizable else [])])
 
 
 def pages() -> dict[str, str]:
+    """Return the text of each generated file, by its path below the reference folder."""
     return {
-        "settings.md": settings_page(), "cli.md": cli_page(), "catalogue.md": catalogue_page(),
+        "settings.md": settings_page(),
+        "cli.md": cli_page(),
+        "catalogue.md": catalogue_page(),
         **descriptions(),
-    }  # fmt: skip
+    }
 
 
 def descriptions() -> dict[str, str]:
-    """The OpenAPI document of every API: what is served follows from the same tables."""
+    """Return the OpenAPI document of each API, by file name.
+
+    It is generated from the same tables that the server uses for routing.
+    """
     return {f"openapi/{api.name}.json": _document(describe(api)) for api in apis()}
 
 
 @lru_cache(1)
 def apis() -> tuple[Api, ...]:
-    """The APIs of a server with everything on."""
+    """Return the APIs of a server with all features on."""
     with TemporaryDirectory() as home:
-        oidc = settings.OidcSettings(issuer="https://identity.example", client_id="modelyard", client_secret="secret")
+        # Routes for single sign-on exist only if OIDC is configured.
+        oidc = settings.OidcSettings(
+            issuer="https://identity.example",
+            client_id="modelyard",
+            client_secret="secret",
+        )
         yard = Modelyard(settings.Settings(home=home, oidc=oidc), environ={})
         tables = gateway_for(yard.services).router.apis
         asyncio.run(yard.aclose())
@@ -178,7 +264,10 @@ def apis() -> tuple[Api, ...]:
 
 
 def _document(document: Any) -> str:
-    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=1).decode()
+    """Return the document as indented JSON with sorted keys."""
+    return msgspec.json.format(
+        msgspec.json.encode(document, order="sorted"), indent=1
+    ).decode()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,11 @@ from modelyard.workflow.events import NodeRunAgentThought, NodeRunRetrieverResou
 HERE = Path(__file__).parent
 ORDERS = {
     "1042": {"item": "desk lamp Lumo", "status": "on its way", "arrives": "Friday"},
-    "1077": {"item": "floor lamp Alto", "status": "delivered", "arrives": "last Monday"},
+    "1077": {
+        "item": "floor lamp Alto",
+        "status": "delivered",
+        "arrives": "last Monday",
+    },
 }
 
 
@@ -49,7 +53,7 @@ def technical_support(problem: str) -> str:
 
     problem: what is wrong, in the customer's words
     """
-    return f"Ticket T-{sum(problem.encode()) % 9000 + 1000} is open; a technician writes within a day."
+    return f"Ticket T-{sum(problem.encode()) % 9000 + 1000} is open; a technician writes within a day."  # noqa: E501
 
 
 @dataclass
@@ -67,26 +71,53 @@ async def prepare(yard: Modelyard) -> None:
         yard.tools.functions.add(one)
     datasets = yard.knowledge.datasets
     for name in ("customer_faq", "product_manual"):
-        dataset = await datasets.stored.datasets.named("default", name) or await datasets.create("default", name)
+        dataset = await datasets.stored.datasets.named(
+            "default", name
+        ) or await datasets.create("default", name)
         await datasets.sync_folder(dataset, HERE / name, batch=f"{name}-files")
         await datasets.wait(dataset, f"{name}-files")
-    await yard.apps.add("default", (HERE / "app.yml").read_text("utf-8"), mapping=AppMapping(models={"*": "default"}))
+    await yard.apps.add(
+        "default",
+        (HERE / "app.yml").read_text("utf-8"),
+        mapping=AppMapping(models={"*": "default"}),
+    )
 
 
-async def handle_customer_query(yard: Modelyard, query: str, order_id: str = "", user: str = "customer") -> Answer:
-    """The answer to a customer, with the workflow's name, its sources, what was done, and what it took."""
+async def handle_customer_query(
+    yard: Modelyard, query: str, order_id: str = "", user: str = "customer"
+) -> Answer:
+    """The answer to a customer, with the workflow's name, its sources, what was done, and what it took."""  # noqa: E501
     found = yard.apps.find("default", "customer service")
     run, _ = await yard.services.workflows.chats.send(
-        found, await yard.apps.app(found), query=query, inputs={"order_id": order_id}, user=user
+        found,
+        await yard.apps.app(found),
+        query=query,
+        inputs={"order_id": order_id},
+        user=user,
     )
     ended = await yard.runs.ended("default", run.id)
-    answer = Answer(text=str(ended.outputs.get("answer") or ended.error), workflow=found.name)
-    answer.usage = {"tokens": ended.total_tokens, "price": ended.total_price, "seconds": round(ended.elapsed, 2)}
+    answer = Answer(
+        text=str(ended.outputs.get("answer") or ended.error), workflow=found.name
+    )
+    answer.usage = {
+        "tokens": ended.total_tokens,
+        "price": ended.total_price,
+        "seconds": round(ended.elapsed, 2),
+    }
     for _, event in await yard.runs.journal.events(run.id, 0, 100_000):
         if isinstance(event, NodeRunRetrieverResource):
-            answer.sources += [f"{one['dataset_name']}/{one['document_name']}" for one in event.retriever_resources]
+            answer.sources += [
+                f"{one['dataset_name']}/{one['document_name']}"
+                for one in event.retriever_resources
+            ]
         elif isinstance(event, NodeRunAgentThought) and event.observation:
-            answer.actions.append({"tool": event.tool, "input": event.tool_input, "observation": event.observation})
+            answer.actions.append(
+                {
+                    "tool": event.tool,
+                    "input": event.tool_input,
+                    "observation": event.observation,
+                }
+            )
     answer.sources = list(dict.fromkeys(answer.sources))
     return answer
 
@@ -100,7 +131,9 @@ async def main() -> None:
         await prepare(yard)
         print(
             json.dumps(
-                asdict(await handle_customer_query(yard, given.query, given.order)), indent=2, ensure_ascii=False
+                asdict(await handle_customer_query(yard, given.query, given.order)),
+                indent=2,
+                ensure_ascii=False,
             )
         )
 

@@ -1,12 +1,22 @@
-"""A small order service, so that the example has something to ask: `python examples/workflows/orders.py [PORT]`."""
+"""A small order service, so that the example has something to ask: `python examples/workflows/orders.py [PORT]`."""  # noqa: E501
 
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ORDERS = {
-    "1042": {"order": "1042", "item": "desk lamp", "status": "shipped", "arrives": "Friday"},
-    "1043": {"order": "1043", "item": "office chair", "status": "waiting for parts", "arrives": "next month"},
+    "1042": {
+        "order": "1042",
+        "item": "desk lamp",
+        "status": "shipped",
+        "arrives": "Friday",
+    },
+    "1043": {
+        "order": "1043",
+        "item": "office chair",
+        "status": "waiting for parts",
+        "arrives": "next month",
+    },
 }
 
 

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from modelyard.sync import Agent, Knowledge, SyncModelyard
     from modelyard.tools.function import tool
 
-_HOMES = {
+# Public name → module below `modelyard` that defines it.
+_MODULES = {
     "Modelyard": "app",
     "SyncModelyard": "sync",
     "Knowledge": "sync",
@@ -73,12 +74,11 @@ _HOMES = {
     "Callback": "runtime.callbacks",
 }
 
-__all__ = [  # noqa: RUF022  the order of _HOMES: what readers meet first stands first
-    "Modelyard",
-    "SyncModelyard",
-    "Knowledge",
+__all__ = [
+    "AIModelEntity",
     "Agent",
-    "tool",
+    "AssistantPromptMessage",
+    "Callback",
     "ConfigError",
     "InvokeAuthorizationError",
     "InvokeBadRequestError",
@@ -86,32 +86,35 @@ __all__ = [  # noqa: RUF022  the order of _HOMES: what readers meet first stands
     "InvokeError",
     "InvokeRateLimitError",
     "InvokeServerUnavailableError",
-    "ModelyardError",
-    "NoCredentialAvailableError",
-    "TextEmbeddingRequest",
-    "TextEmbeddingResult",
-    "AIModelEntity",
-    "ParameterRule",
+    "Knowledge",
     "LLMRequest",
     "LLMResult",
     "LLMResultChunk",
     "LLMUsage",
-    "AssistantPromptMessage",
+    "ModelType",
+    "Modelyard",
+    "ModelyardError",
+    "NoCredentialAvailableError",
+    "ParameterRule",
+    "ProviderEntity",
+    "SyncModelyard",
     "SystemPromptMessage",
+    "TextEmbeddingRequest",
+    "TextEmbeddingResult",
     "ToolPromptMessage",
     "UserPromptMessage",
-    "ProviderEntity",
-    "ModelType",
-    "Callback",
     "__version__",
+    "tool",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if home := _HOMES.get(name):
+    """Import a public name when it is first used (PEP 562)."""
+    if home := _MODULES.get(name):
         return getattr(import_module(f"modelyard.{home}"), name)
     raise AttributeError(f"module 'modelyard' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
+    """Return the public names, including those that are not loaded yet."""
     return sorted(__all__)

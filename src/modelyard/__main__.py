@@ -1,4 +1,4 @@
-"""`python -m modelyard` is the command line."""
+"""Entry point of `python -m modelyard`: the command line."""
 
 from modelyard.cli import main
 

@@ -1,4 +1,4 @@
-"""The same without `await`: every call runs on an event loop in a thread of its own. Nothing is written twice."""
+"""The library without `await`: every call runs on an event loop in a background thread."""
 
 import asyncio
 import atexit
@@ -17,9 +17,15 @@ from modelyard.app import Modelyard
 from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_uuid
 from modelyard.base.settings import load_settings
-from modelyard.knowledge.answer import Answer, Manner
-from modelyard.knowledge.entities import Dataset, DatasetSettings, Document, Hit, RetrievalSettings
-from modelyard.knowledge.retrieve import Asking
+from modelyard.knowledge.answer import Answer, AnswerOptions
+from modelyard.knowledge.entities import (
+    Dataset,
+    DatasetSettings,
+    Document,
+    Hit,
+    RetrievalSettings,
+)
+from modelyard.knowledge.retrieve import SearchRequest
 from modelyard.models.llm import LLMResultChunk
 from modelyard.models.messages import AnyPromptMessage
 from modelyard.tenancy.caller import DEFAULT_TENANT
@@ -28,25 +34,29 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class BlockingLoop:
-    """An event loop in a thread. Close it when done."""
+class EventLoopThread:
+    """An event loop in a background thread. Call `close` when done."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="modelyard-sync", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="modelyard-sync", daemon=True
+        )
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's result. Interrupting the wait, as Ctrl-C does, cancels it."""
+        """Run a coroutine and return its result. An interrupted wait, for example by
+        Ctrl-C, cancels it."""
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
+        # BaseException: KeyboardInterrupt is the usual case.
         except BaseException:
             future.cancel()
             raise
 
     def iterate(self, generator: AsyncGenerator[T, None]) -> Iterator[T]:
-        """The generator's items; leaving the loop early closes it."""
+        """Yield a generator's items. Leaving the loop early closes the generator."""
         try:
             while True:
                 try:
@@ -54,19 +64,24 @@ class BlockingLoop:
                 except StopAsyncIteration:
                     return
         finally:
+            # The generator must be closed on the loop that runs it.
             self.run(_close(generator))
 
     def close(self) -> None:
+        """Stop the loop and join its thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
 async def _step(generator: AsyncGenerator[T, None]) -> T:
+    """Return the generator's next item. `run` needs a coroutine, which `anext` does not
+    return."""
     return await anext(generator)
 
 
 async def _close(generator: AsyncGenerator[Any, None]) -> None:
+    """Close the generator."""
     await generator.aclose()
 
 
@@ -80,13 +95,16 @@ class SyncModelyard:
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._loop = BlockingLoop()
+        # If opening fails, the thread must not be left behind.
+        self._loop = EventLoopThread()
         try:
             self.asynchronous = self._loop.run(_build(*arguments, **options))
         except BaseException:
             self._loop.close()
             raise
         yard = self.asynchronous
+        # Assigned per instance, so that signatures and docstrings are those of the
+        # asynchronous methods.
         self.chat = self._blocking(yard.chat)
         self.embed = self._blocking(yard.embed)
         self.rerank = self._blocking(yard.rerank)
@@ -96,22 +114,25 @@ class SyncModelyard:
         self.check_provider = self._blocking(yard.check_provider)
 
     def _blocking(self, method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+        """Return a blocking version of an asynchronous method."""
+
         def call(*arguments: P.args, **options: P.kwargs) -> T:
+            """Run the method and return its result."""
             return self._loop.run(method(*arguments, **options))
 
         call.__doc__ = method.__doc__
         return call
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of something of `asynchronous`."""
+        """Run a coroutine of `asynchronous` and return its result."""
         return self._loop.run(coroutine)
 
     def each(self, generator: AsyncGenerator[T, None]) -> Iterator[T]:
-        """What a generator of `asynchronous` gives, piece by piece."""
+        """Yield the items of an asynchronous generator of `asynchronous`."""
         return self._loop.iterate(generator)
 
     def stream(self, *arguments: Any, **options: Any) -> Iterator[LLMResultChunk]:
-        """Chat, piece by piece."""
+        """Yield the chunks of a chat answer."""
         return self._loop.iterate(self.asynchronous.stream(*arguments, **options))
 
     def __enter__(self) -> Self:
@@ -121,6 +142,7 @@ class SyncModelyard:
         self.close()
 
     def close(self) -> None:
+        """Close the library and stop its thread."""
         self._loop.run(self.asynchronous.aclose())
         self._loop.close()
 
@@ -132,61 +154,107 @@ class Knowledge:
             notes.add("handbook.pdf", "https://example.org/faq")
             print(notes.ask("How long is the warranty?").text)
 
-    What is found and answered is what `modelyard.knowledge` gives: hits with scores, answers with citations.
+    What is found and answered is what `modelyard.knowledge` gives: hits with scores,
+    answers with citations.
     """
 
-    def __init__(self, path: str | Path, *, name: str = "documents", embedding: str = "", **options: Any) -> None:
-        """`embedding` is a model as `provider/model`; the default embedding model where none is named."""
-        self._loop = BlockingLoop()
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        name: str = "documents",
+        embedding: str = "",
+        **options: Any,
+    ) -> None:
+        """Open the folder. `embedding` is `provider/model`; empty for the default
+        embedding model."""
+        self._loop = EventLoopThread()
         try:
             self._yard = self._loop.run(_build_at(Path(path), options))
-            self._dataset = self._loop.run(self._opened(name, embedding))
+            self._dataset = self._loop.run(self._open_dataset(name, embedding))
         except BaseException:
             self._loop.close()
             raise
 
-    async def _opened(self, name: str, embedding: str) -> Dataset:
+    async def _open_dataset(self, name: str, embedding: str) -> Dataset:
+        """Return the dataset with this name, creating it if necessary."""
         datasets = self._yard.knowledge.datasets
         provider, _, model = embedding.rpartition("/")
-        settings = DatasetSettings(embedding_model=model, embedding_model_provider=provider)
-        return await datasets.stored.datasets.named(DEFAULT_TENANT, name) or await datasets.create(
-            DEFAULT_TENANT, name, settings=settings
+        settings = DatasetSettings(
+            embedding_model=model, embedding_model_provider=provider
         )
+        return await datasets.store.datasets.find_by_name(
+            DEFAULT_TENANT, name
+        ) or await datasets.create(DEFAULT_TENANT, name, settings=settings)
 
-    def add(self, *sources: str | Path, text: str = "", name: str = "", **metadata: Any) -> list[Document]:
-        """Files, folders and addresses, or a text with a name; indexed when this returns. Those of a folder that were
-        added before are brought up to date. Raises ConfigError for what cannot be read."""
+    def add(
+        self, *sources: str | Path, text: str = "", name: str = "", **metadata: Any
+    ) -> list[Document]:
+        """Add files, folders and URLs, or a named text, and wait until they are
+        indexed.
+
+        Documents of a folder that was added before are updated. Raises ConfigError if a
+        source cannot be read.
+        """
         return self._loop.run(self._add(sources, text, name, metadata))
 
     async def _add(
-        self, sources: Sequence[str | Path], text: str, name: str, metadata: dict[str, Any]
+        self,
+        sources: Sequence[str | Path],
+        text: str,
+        name: str,
+        metadata: dict[str, Any],
     ) -> list[Document]:
-        datasets, dataset, batch = self._yard.knowledge.datasets, self._dataset, new_uuid()
+        # The batch id identifies the documents of this call for `wait`.
+        datasets, dataset, batch = (
+            self._yard.knowledge.datasets,
+            self._dataset,
+            new_uuid(),
+        )
         if text:
-            await datasets.add_texts(dataset, [(name or text[:60], text, metadata)], batch=batch)
-        for one in sources:
-            if str(one).startswith(("http://", "https://")):
+            await datasets.add_texts(
+                dataset, [(name or text[:60], text, metadata)], batch=batch
+            )
+        for source in sources:
+            if str(source).startswith(("http://", "https://")):
                 await datasets.add_source(
-                    dataset, str(one), {"kind": "url", "url": str(one)}, batch=batch, metadata=metadata
+                    dataset,
+                    str(source),
+                    {"kind": "url", "url": str(source)},
+                    batch=batch,
+                    metadata=metadata,
                 )
-            elif await asyncio.to_thread(Path(one).exists):
-                await datasets.sync_folder(dataset, Path(one), batch=batch, metadata=metadata)
+            elif await asyncio.to_thread(Path(source).exists):
+                await datasets.sync_folder(
+                    dataset, Path(source), batch=batch, metadata=metadata
+                )
             else:
-                raise ConfigError(f"{str(one)!r} is no file, no folder and no address")
+                raise ConfigError(
+                    f"{str(source)!r} is no file, no folder and no address"
+                )
         return await datasets.wait(dataset, batch)
 
     def search(self, query: str, **settings: Any) -> list[Hit]:
-        """Best first. `settings` as `top_k`, `search_method`, `reranking_enable`."""
-        wanted = msgspec.convert(settings, RetrievalSettings)
-        found = self._loop.run(
-            self._yard.knowledge.datasets.search(DEFAULT_TENANT, [self._dataset.id], query, settings=wanted)
+        """Return hits, best first. `settings` are fields of RetrievalSettings: `top_k`,
+        `search_method`, `reranking_enable`, …"""
+        # `convert` also validates the names and types of the settings.
+        retrieval_settings = msgspec.convert(settings, RetrievalSettings)
+        retrieval = self._loop.run(
+            self._yard.knowledge.datasets.search(
+                DEFAULT_TENANT, [self._dataset.id], query, settings=retrieval_settings
+            )
         )
-        return found.hits
+        return retrieval.hits
 
     def ask(self, query: str, *, model: str = "default") -> Answer:
-        """An answer with its citations; `is_found` is False where the documents do not say."""
-        asked = Asking(tenant=DEFAULT_TENANT, query=query)
-        return self._loop.run(self._yard.knowledge.answerer.ask([self._dataset.id], asked, Manner(model=model)))
+        """Return an answer with citations. `is_found` is False if the documents do not
+        contain it."""
+        search_request = SearchRequest(tenant=DEFAULT_TENANT, query=query)
+        return self._loop.run(
+            self._yard.knowledge.answerer.answer(
+                [self._dataset.id], search_request, AnswerOptions(model=model)
+            )
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -195,6 +263,7 @@ class Knowledge:
         self.close()
 
     def close(self) -> None:
+        """Close the library and stop its thread."""
         self._loop.run(self._yard.aclose())
         self._loop.close()
 
@@ -208,25 +277,38 @@ class Agent:
 
         print(Agent("default", tools=[add]).run("What is 1.5 and 2.25?").text)
 
-    Tools are functions, or names as `calculate`, `time/current_time`, `dataset:shop`; other options are those of
-    `Modelyard.agent`. Several agents share a `SyncModelyard` by `yard=`.
+    Tools are functions, or names as `calculate`, `time/current_time`, `dataset:shop`;
+    other options are those of `Modelyard.agent`. Several agents share a `SyncModelyard`
+    by `yard=`.
     """
 
     def __init__(
-        self, model: str = "default", tools: Sequence[Any] = (), *, yard: SyncModelyard | None = None, **how: Any
+        self,
+        model: str = "default",
+        tools: Sequence[Any] = (),
+        *,
+        yard: SyncModelyard | None = None,
+        **options: Any,
     ) -> None:
         self._own = yard is None
         self._yard = yard or SyncModelyard()
+        # Scripts often do not close the agent; its own library is then closed at exit.
         if self._own:
             atexit.register(self.close)
-        self.agent = self._yard.wait(self._yard.asynchronous.agent(model, tools, **how))
+        self.agent = self._yard.wait(
+            self._yard.asynchronous.agent(model, tools, **options)
+        )
 
-    def run(self, query: str, *, history: Sequence[AnyPromptMessage] = ()) -> AgentResult:
-        """The whole answer, with thoughts, calls and usage."""
+    def run(
+        self, query: str, *, history: Sequence[AnyPromptMessage] = ()
+    ) -> AgentResult:
+        """Return the complete answer with reasoning, tool calls and usage."""
         return self._yard.wait(self.agent.run(query, history=history))
 
-    def stream(self, query: str, *, history: Sequence[AnyPromptMessage] = ()) -> Iterator[AnyAgentEvent]:
-        """What happens, as it happens."""
+    def stream(
+        self, query: str, *, history: Sequence[AnyPromptMessage] = ()
+    ) -> Iterator[AnyAgentEvent]:
+        """Yield the agent's events as they happen."""
         return self._yard.each(self.agent.stream(query, history=history))
 
     def __enter__(self) -> Self:
@@ -236,19 +318,25 @@ class Agent:
         self.close()
 
     def close(self) -> None:
+        """Close the library if this agent created it."""
         if self._own:
             atexit.unregister(self.close)
             self._yard.close()
 
 
 async def _build_at(path: Path, options: dict[str, Any]) -> Modelyard:
-    """With a database of its own in the folder; weights and settings are this machine's."""
+    """Open the library with its own database in the folder. Weights and settings are
+    those of the machine."""
     settings = load_settings(os.environ)
-    kept = settings.local.weights or str(settings.home_path / "models")
-    local = msgspec.structs.replace(settings.local, weights=kept)
-    return await _build(msgspec.structs.replace(settings, home=str(path), database="", local=local), **options)
+    # Otherwise the weights would be downloaded again for every folder.
+    weights_folder = settings.local.weights or str(settings.home_path / "models")
+    local = msgspec.structs.replace(settings.local, weights=weights_folder)
+    return await _build(
+        msgspec.structs.replace(settings, home=str(path), database="", local=local),
+        **options,
+    )
 
 
 async def _build(*arguments: Any, **options: Any) -> Modelyard:
-    """Opened; `close` closes it."""
+    """Return the opened library; the caller closes it."""
     return await Modelyard(*arguments, **options).__aenter__()

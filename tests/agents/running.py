@@ -19,10 +19,10 @@ from modelyard.agents.events import (
 )
 from modelyard.agents.loop import AgentLoop
 from modelyard.agents.state import AgentLimits, Task
-from modelyard.agents.strategies import strategy_of
+from modelyard.agents.strategies import get_strategy
 from modelyard.base.errors import ModelyardError
 from modelyard.models.messages import ToolPromptMessage
-from modelyard.testing.agents import Cut, Replies
+from modelyard.testing.agents import Cut, ScriptedChatModel
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.manager import ToolManager
 from tests.agents.toolbox import TOOLS
@@ -33,39 +33,41 @@ CUTS: tuple[Cut, ...] = ("whole", "words", "signs")
 
 def cases() -> list[tuple[str, dict[str, Any]]]:
     return [
-        (f"{path.stem}: {one['name']}", one)
+        (f"{path.stem}: {case['name']}", case)
         for path in sorted(FOLDER.glob("*.yml"))
-        for one in yaml.safe_load(path.read_text("utf-8"))
+        for case in yaml.safe_load(path.read_text("utf-8"))
     ]
 
 
-def told(events: list[AnyAgentEvent]) -> list[str]:
+def describe_events(events: list[AnyAgentEvent]) -> list[str]:
     """Events as the cases write them; the pieces of a text as one."""
-    found: list[str] = []
-    for one in events:
-        match one:
+    steps: list[str] = []
+    for event in events:
+        match event:
             case RoundStarted():
-                found.append(f"{'last ' if one.is_last else ''}round {one.round}")
+                steps.append(f"{'last ' if event.is_last else ''}round {event.round}")
             case TextDelta():
-                if found and found[-1].startswith("say "):
-                    found[-1] += one.text
+                if steps and steps[-1].startswith("say "):
+                    steps[-1] += event.text
                 else:
-                    found.append(f"say {one.text}")
+                    steps.append(f"say {event.text}")
             case ToolStarted():
-                found.append(f"call {one.call.name} {one.call.arguments}".strip())
+                steps.append(f"call {event.call.name} {event.call.arguments}".strip())
             case ToolFinished():
-                found.append(f"{one.error or 'saw'} {one.observation}")
+                steps.append(f"{event.error or 'saw'} {event.observation}")
             case AgentFinished():
-                found.append(f"end {one.reason}")
+                steps.append(f"end {event.reason}")
             case _:
                 pass
-    return found
+    return steps
 
 
-async def _run(case: dict[str, Any], cut: Cut) -> tuple[list[AnyAgentEvent], Replies, str]:
-    model = Replies(replies=case["replies"], cut=cut)
+async def _run(
+    case: dict[str, Any], cut: Cut
+) -> tuple[list[AnyAgentEvent], ScriptedChatModel, str]:
+    model = ScriptedChatModel(replies=case["replies"], cut=cut)
     loop = AgentLoop(
-        model, strategy_of(case.get("strategy", "function_calling")), ToolManager(),
+        model, get_strategy(case.get("strategy", "function_calling")), ToolManager(),
         limits=AgentLimits(**case.get("limits", {})), context=ToolContext(user="ada", app="shop"),
     )  # fmt: skip
     task = Task(
@@ -75,61 +77,82 @@ async def _run(case: dict[str, Any], cut: Cut) -> tuple[list[AnyAgentEvent], Rep
     events: list[AnyAgentEvent] = []
     try:
         async with aclosing(loop.run(task)) as stream:
-            async for one in stream:
-                events.append(one)
+            async for event in stream:
+                events.append(event)
     except ModelyardError as error:
         return events, model, str(error)
     return events, model, ""
 
 
-def wrong(case: dict[str, Any], cut: Cut) -> list[str]:  # noqa: C901  one check a line
+def case_mismatches(case: dict[str, Any], cut: Cut) -> list[str]:  # noqa: C901
     """What is not as it was written down."""
     events, model, error = asyncio.run(_run(case, cut))
-    found: list[str] = []
+    mismatches: list[str] = []
 
-    def check(what: str, got: Any, wanted: Any) -> None:
-        if got != wanted:
-            found.append(f"{what}: {got!r} is not {wanted!r}")
+    def check(label: str, actual: Any, expected: Any) -> None:
+        if actual != expected:
+            mismatches.append(f"{label}: {actual!r} is not {expected!r}")
 
-    def check_like(what: str, got: str, pattern: str) -> None:
-        if not re.search(pattern, got, re.DOTALL):
-            found.append(f"{what}: {got!r} does not hold {pattern!r}")
+    def check_like(label: str, actual: str, pattern: str) -> None:
+        if not re.search(pattern, actual, re.DOTALL):
+            mismatches.append(f"{label}: {actual!r} does not hold {pattern!r}")
 
     if "error" in case:
         check_like("error", error, case["error"])
-        return found
+        return mismatches
     if error:
         return [f"error: {error}"]
     last = events[-1]
     assert isinstance(last, AgentFinished)
-    steps = told(events)
+    steps = describe_events(events)
     if "steps" in case:
-        wanted = [str(one) for one in case["steps"]]
+        expected_steps = [str(step) for step in case["steps"]]
         check(
             "steps",
             sorted(steps) if case.get("any_order") else steps,
-            sorted(wanted) if case.get("any_order") else wanted,
+            sorted(expected_steps) if case.get("any_order") else expected_steps,
         )
-    said = "".join(one.text for one in events if isinstance(one, TextDelta))
+    streamed_text = "".join(
+        event.text for event in events if isinstance(event, TextDelta)
+    )
     check(
-        "what was streamed and what was answered", said.replace("\n", ""), last.text.replace("\n", "")
+        "what was streamed and what was answered",
+        streamed_text.replace("\n", ""),
+        last.text.replace("\n", ""),
     ) if "value" not in case else None
-    thoughts = "".join(one.text for one in events if isinstance(one, ThoughtDelta))
-    for name, got in (("text", last.text), ("end", last.reason), ("value", last.value), ("rounds", last.rounds), ("thoughts", thoughts)):  # fmt: skip
+    thoughts = "".join(
+        event.text for event in events if isinstance(event, ThoughtDelta)
+    )
+    for name, actual in (("text", last.text), ("end", last.reason), ("value", last.value), ("rounds", last.rounds), ("thoughts", thoughts)):  # fmt: skip
         if name in case:
-            check(name, got, case[name])
+            check(name, actual, case[name])
     if "thoughts_like" in case:
         check_like("thoughts", thoughts, case["thoughts_like"])
-    results = [one.text for one in model.requests[-1].messages if isinstance(one, ToolPromptMessage)]
+    results = [
+        message.text
+        for message in model.requests[-1].messages
+        if isinstance(message, ToolPromptMessage)
+    ]
     if "asked" in case:
-        check("results", results, [str(one) for one in case["asked"]])
-    for got, pattern in zip(results, case.get("asked_like", ()), strict=False):
-        check_like("result", got, pattern)
+        check(
+            "results",
+            results,
+            [str(expected_result) for expected_result in case["asked"]],
+        )
+    for actual, pattern in zip(results, case.get("asked_like", ()), strict=False):
+        check_like("result", actual, pattern)
     if "asked_text" in case:
-        check_like("prompt", "\n".join(one.text for one in model.requests[-1].messages), case["asked_text"])
+        check_like(
+            "prompt",
+            "\n".join(message.text for message in model.requests[-1].messages),
+            case["asked_text"],
+        )
     if "last_messages" in case:
-        sent = [{one.role.value: one.text} for one in model.requests[-1].messages[-len(case["last_messages"]) :]]
+        sent = [
+            {message.role.value: message.text}
+            for message in model.requests[-1].messages[-len(case["last_messages"]) :]
+        ]
         check("messages", sent, case["last_messages"])
     if "stop" in case:
         check("stop", model.requests[0].stop, case["stop"])
-    return found
+    return mismatches

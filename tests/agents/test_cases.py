@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 
 from modelyard.testing.agents import Cut
-from tests.agents.running import CUTS, cases, wrong
+from tests.agents.running import CUTS, case_mismatches, cases
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in cases()])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=name) for name, case in cases()]
+)
 def test_case(case: dict[str, Any], cut: Cut):
-    assert wrong(case, cut) == []
+    assert case_mismatches(case, cut) == []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.agents.react_reader import Action, ReactReader, action_of
+from modelyard.agents.react_reader import Action, ReactParser, parse_action
 
 ACTION = {"action": "weather", "action_input": {"city": "Paris"}}
 PARIS = Action("weather", {"city": "Paris"})
@@ -45,30 +45,33 @@ CORPUS: list[tuple[str, Action | None, str | None]] = [
 
 
 def read(text: str, cuts: list[int]) -> tuple[Action | None, str | None, str, str]:
-    reader = ReactReader(["weather"])
-    pieces: list[tuple[str, str]] = []
-    before = 0
-    for at in [*sorted(set(cuts)), len(text)]:
-        pieces += reader.feed(text[before:at])
-        before = at
-    pieces += reader.finish()
-    thoughts, answers = ("".join(one for kind, one in pieces if kind == wanted) for wanted in ("thought", "answer"))
+    reader = ReactParser(["weather"])
+    fragments: list[tuple[str, str]] = []
+    start = 0
+    for end in [*sorted(set(cuts)), len(text)]:
+        fragments += reader.feed(text[start:end])
+        start = end
+    fragments += reader.finish()
+    thoughts, answers = (
+        "".join(fragment for kind, fragment in fragments if kind == wanted_kind)
+        for wanted_kind in ("thought", "answer")
+    )
     return reader.action, reader.answer, thoughts, answers
 
 
 @pytest.mark.parametrize(("text", "action", "answer"), CORPUS)
 def test_replies_are_read(text: str, action: Action | None, answer: str | None):
-    got = read(text, [])
-    assert got[:2] == (action, answer)
-    assert got[3] == (answer or "")
+    result = read(text, [])
+    assert result[:2] == (action, answer)
+    assert result[3] == (answer or "")
 
 
 @pytest.mark.parametrize("text", [text for text, _, _ in CORPUS])
 def test_how_a_reply_is_cut_changes_nothing(text: str):
-    whole = read(text, [])
-    for at in range(len(text)):
-        assert read(text, [at]) == whole
-    assert read(text, list(range(len(text)))) == whole
+    complete_result = read(text, [])
+    for cut in range(len(text)):
+        assert read(text, [cut]) == complete_result
+    assert read(text, list(range(len(text)))) == complete_result
 
 
 SIGNS = st.text(alphabet="abA:{}[]\"'`\\\n ,tFinalAnswerctioinput", max_size=120)
@@ -81,7 +84,7 @@ LABELS = st.lists(
 @given(LABELS, st.lists(st.integers(0, 300), max_size=12))
 def test_any_text_however_cut(parts: list[str], cuts: list[int]):
     text = "".join(parts)
-    assert read(text, [one for one in cuts if one < len(text)]) == read(text, [])
+    assert read(text, [cut for cut in cuts if cut < len(text)]) == read(text, [])
 
 
 @given(st.text(max_size=60))
@@ -91,6 +94,17 @@ def test_a_final_answer_is_streamed_as_it_is_written(answer: str):
 
 
 def test_values_that_are_no_action():
-    for value in (None, 1, "x", [], {}, {"a": 1}, {"city": "Paris"}, {"name": 5}, {"action": ""}, {"name": "other"}):
-        assert action_of(value, ["weather"]) is None
-    assert action_of({"name": "weather"}, ["weather"]) == Action("weather", {})
+    for value in (
+        None,
+        1,
+        "x",
+        [],
+        {},
+        {"a": 1},
+        {"city": "Paris"},
+        {"name": 5},
+        {"action": ""},
+        {"name": "other"},
+    ):
+        assert parse_action(value, ["weather"]) is None
+    assert parse_action({"name": "weather"}, ["weather"]) == Action("weather", {})

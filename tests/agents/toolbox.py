@@ -24,7 +24,9 @@ async def weather(city: str, days: int = 1, unit: Literal["C", "F"] = "C") -> st
 
     city: as Paris
     """
-    return f"{city}: sunny, {20 if unit == 'C' else 68} {unit}" + (f" for {days} days" if days > 1 else "")
+    return f"{city}: sunny, {20 if unit == 'C' else 68} {unit}" + (
+        f" for {days} days" if days > 1 else ""
+    )
 
 
 @tool(is_repeatable=True)
@@ -68,8 +70,8 @@ async def broken_plugin() -> str:
 @tool(is_repeatable=True)
 async def flood(lines: int = 5000) -> AsyncIterator[str]:
     """Says more than anybody can read."""
-    for at in range(lines):
-        yield f"line {at} of a very long answer\n"
+    for line_index in range(lines):
+        yield f"line {line_index} of a very long answer\n"
 
 
 @tool
@@ -82,7 +84,10 @@ async def endless() -> AsyncIterator[str]:
 @tool
 async def picture() -> Any:
     """Draws."""
-    return [blob_message(b"\x89PNG not really", "image/png", "a.png"), text_message("A picture.")]
+    return [
+        blob_message(b"\x89PNG not really", "image/png", "a.png"),
+        text_message("A picture."),
+    ]
 
 
 @tool
@@ -112,8 +117,8 @@ async def whoami(context: ToolContext) -> str:
 
 
 TOOLS: dict[str, Tool] = {
-    one.name: one
-    for one in (
+    registered_tool.name: registered_tool
+    for registered_tool in (
         weather, add, slow, hang, boom, locked, broken_plugin, flood, endless, picture, raw, nothing, refund, whoami,
     )
 }  # fmt: skip

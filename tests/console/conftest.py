@@ -11,13 +11,15 @@ from tools.show.browser import browser, build
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[Any]:
+def web_browser() -> Iterator[Any]:
     with ExitStack() as stack:
         try:
             build()
-            one = stack.enter_context(browser())
+            browser_instance = stack.enter_context(browser())
         except subprocess.CalledProcessError:
-            pytest.skip("the console cannot be built here: neither Node 20 nor a package of it")
+            pytest.skip(
+                "the console cannot be built here: neither Node 20 nor a package of it"
+            )
         except PlaywrightError as error:
             pytest.skip(f"Chromium does not start here: {str(error)[:200]}")
-        yield one
+        yield browser_instance

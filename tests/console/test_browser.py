@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 from tools.show.browser import chromium
-from tools.show.console_access import looked_at
-from tools.show.console_journeys import JOURNEYS, travel
-from tools.show.console_safety import CORPUS, matrix, policy, scripts
+from tools.show.console_access import inspect_pages
+from tools.show.console_journeys import JOURNEYS, run_journey
+from tools.show.console_safety import (
+    CORPUS,
+    check_access_matrix,
+    check_security_headers,
+    find_executed_scripts,
+)
 from tools.show.console_world import world
 from tools.show.servers import Postgres
 
@@ -20,38 +25,46 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("name", JOURNEYS)
-def test_a_new_user_travels(made: Any, name: str):
-    wrong, _ = travel(made, name)
-    assert wrong == ""
+def test_a_new_user_travels(web_browser: Any, name: str):
+    failure, _ = run_journey(web_browser, name)
+    assert failure == ""
 
 
-def test_a_server_on_postgresql_is_no_other(made: Any, tmp_path: Path):
-    with Postgres(tmp_path / "data") as there:
-        wrong, _ = travel(made, "find why a request failed over", database=there.url)
-    assert wrong == ""
+def test_a_server_on_postgresql_is_no_other(web_browser: Any, tmp_path: Path):
+    with Postgres(tmp_path / "data") as postgres:
+        failure, _ = run_journey(
+            web_browser, "find why a request failed over", database=postgres.url
+        )
+    assert failure == ""
 
 
-@pytest.mark.parametrize("name", ["create a key and revoke it", "draw a workflow from nothing and run it"])
-def test_who_has_no_pointer_travels_too(made: Any, name: str):
-    wrong, _ = travel(made, name, keyboard=True)
-    assert wrong == ""
+@pytest.mark.parametrize(
+    "name", ["create a key and revoke it", "draw a workflow from nothing and run it"]
+)
+def test_who_has_no_pointer_travels_too(web_browser: Any, name: str):
+    failure, _ = run_journey(web_browser, name, keyboard=True)
+    assert failure == ""
 
 
-def test_every_page_is_for_everybody_and_in_one_language(made: Any):
-    with world() as there:
+def test_every_page_is_for_everybody_and_in_one_language(web_browser: Any):
+    with world() as console_world:
         for language, theme in (("en", "light"), ("zh", "dark")):
-            wrong, missing = looked_at(made, there, there.paths(), language, theme)
-            assert (wrong, missing) == ([], [])
-        assert policy(there) == []
+            violations, missing = inspect_pages(
+                web_browser, console_world, console_world.paths(), language, theme
+            )
+            assert (violations, missing) == ([], [])
+        assert check_security_headers(console_world) == []
 
 
-def test_no_script_that_somebody_wrote_runs(made: Any):
-    _, ran = scripts(made, " ".join([CORPUS[0], CORPUS[2], CORPUS[6]]))
+def test_no_script_that_somebody_wrote_runs(web_browser: Any):
+    _, ran = find_executed_scripts(
+        web_browser, " ".join([CORPUS[0], CORPUS[2], CORPUS[6]])
+    )
     assert ran == []
 
 
 def test_no_route_answers_whoever_has_no_right_to_it():
     with tempfile.TemporaryDirectory() as folder:
-        counts, wrong = matrix(Path(folder) / "home")
-    assert wrong == []
+        counts, exposed_routes = check_access_matrix(Path(folder) / "home")
+    assert exposed_routes == []
     assert all(counts.values())

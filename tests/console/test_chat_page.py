@@ -38,7 +38,9 @@ WRITTEN = (
 def simple(mode: str, **config: Any) -> str:
     features = {"model": MODEL, "pre_prompt": "", "user_input_form": [], **config}
     app = {"name": mode, "mode": mode, "description": "For everybody"}
-    return yaml.dump({"kind": "app", "version": "0.6.0", "app": app, "model_config": features})
+    return yaml.dump(
+        {"kind": "app", "version": "0.6.0", "app": app, "model_config": features}
+    )
 
 
 DESK = simple(
@@ -57,7 +59,7 @@ POEMS = simple(
 
 
 @pytest.fixture(scope="module")
-def told() -> Iterator[dict[str, str]]:
+def served_apps() -> Iterator[dict[str, str]]:
     answers = [
         ("^User: ", '["One?", "Two?"]'), ("long story", STORY), ("rules", WRITTEN), ("name", "the first"),
     ]  # fmt: skip
@@ -69,8 +71,8 @@ def told() -> Iterator[dict[str, str]]:
 class Visit:
     """Somebody on the page of an app."""
 
-    def __init__(self, one: Person, url: str) -> None:
-        self.one, self.page, self.url = one, one.page, url
+    def __init__(self, user: Person, url: str) -> None:
+        self.user, self.page, self.url = user, user.page, url
 
     def write(self, text: str) -> None:
         self.page.get_by_label("Message", exact=True).fill(text)
@@ -78,10 +80,10 @@ class Visit:
 
     def ask(self, text: str, answer: str) -> None:
         """And wait for all of the answer."""
-        whole = self.page.get_by_role("button", name="Copy", exact=True)
-        before = whole.count()
+        copy_buttons = self.page.get_by_role("button", name="Copy", exact=True)
+        previous_count = copy_buttons.count()
         self.write(text)
-        whole.nth(before).wait_for()
+        copy_buttons.nth(previous_count).wait_for()
         self.page.locator("article", has_text=answer).last.wait_for()
 
     def press(self, name: str) -> None:
@@ -89,27 +91,34 @@ class Visit:
 
 
 class Pages:
-    def __init__(self, made: Any, told: dict[str, str]) -> None:
-        self.made, self.origin = made, told["base"].removesuffix("/v1")
+    def __init__(self, web_browser: Any, served_apps: dict[str, str]) -> None:
+        self.web_browser, self.origin = (
+            web_browser,
+            served_apps["base"].removesuffix("/v1"),
+        )
         self.http = httpx.Client(base_url=f"{self.origin}/admin/v1/apps", timeout=30)
 
     def url(self, name: str, **page: Any) -> str:
-        app = next(app["id"] for app in self.http.get("").json()["data"] if app["name"] == name)
-        return self.http.patch(f"/{app}", json={"page": {"is_on": True, **page}}).json()["page"]["url"]
+        app = next(
+            app["id"] for app in self.http.get("").json()["data"] if app["name"] == name
+        )
+        return self.http.patch(
+            f"/{app}", json={"page": {"is_on": True, **page}}
+        ).json()["page"]["url"]
 
     @contextmanager
-    def visit(self, name: str, query: str = "", **how: Any) -> Generator[Visit]:
-        with person(self.made, self.origin, **how) as one:
-            visit = Visit(one, self.url(name))
-            one.page.goto(visit.url + query)
-            one.page.locator("h1", has_text=name).wait_for()
+    def visit(self, name: str, query: str = "", **options: Any) -> Generator[Visit]:
+        with person(self.web_browser, self.origin, **options) as user:
+            visit = Visit(user, self.url(name))
+            user.page.goto(visit.url + query)
+            user.page.locator("h1", has_text=name).wait_for()
             yield visit
-            assert (one.wrongs, one.elsewhere) == ([], [])
+            assert (user.problems, user.foreign_urls) == ([], [])
 
 
 @pytest.fixture
-def pages(made: Any, told: dict[str, str]) -> Iterator[Pages]:
-    pages = Pages(made, told)
+def pages(web_browser: Any, served_apps: dict[str, str]) -> Iterator[Pages]:
+    pages = Pages(web_browser, served_apps)
     with pages.http:
         yield pages
 
@@ -117,21 +126,30 @@ def pages(made: Any, told: dict[str, str]) -> Iterator[Pages]:
 def test_a_form_is_filled_in_before_a_talk_begins(pages: Pages):
     with pages.visit("desk") as visit:
         page = visit.page
-        visit.one.sees("How can I help?")
-        name, more = page.get_by_label("Your name", exact=True), page.get_by_label("More (optional)")
+        visit.user.wait_for_text("How can I help?")
+        name, more_field = (
+            page.get_by_label("Your name", exact=True),
+            page.get_by_label("More (optional)"),
+        )
         complaint = "it => it.validationMessage"
         visit.write("what is my name?")
         assert name.evaluate(complaint) == "This field is needed."
-        assert page.get_by_label("Message", exact=True).input_value() == "what is my name?"
+        assert (
+            page.get_by_label("Message", exact=True).input_value() == "what is my name?"
+        )
         name.fill("Ada")
-        more.fill("{")
+        more_field.fill("{")
         visit.write("what is my name?")
-        assert more.evaluate(complaint) == "This is not JSON."
-        more.fill('{"a": 1}')
+        assert more_field.evaluate(complaint) == "This is not JSON."
+        more_field.fill('{"a": 1}')
         page.get_by_label("Age (optional)").fill("36")
         with page.expect_request(re.compile("/chat-messages$")) as sent:
             visit.ask("what is my name?", "the first")
-        assert sent.value.post_data_json["inputs"] == {"name": "Ada", "age": 36, "more": {"a": 1}}
+        assert sent.value.post_data_json["inputs"] == {
+            "name": "Ada",
+            "age": 36,
+            "more": {"a": 1},
+        }
         assert name.count() == 0
 
 
@@ -152,26 +170,38 @@ def test_a_talk_is_found_again_renamed_and_deleted(pages: Pages):
         visit.press("Two?")
         page.locator("article", has_text="Answer to: Two?").wait_for()
         page.get_by_role("button", name="One?").wait_for()
-        assert page.get_by_role("button", name="One?").count() == 1  # those after the first answer are gone
+        assert (
+            page.get_by_role("button", name="One?").count() == 1
+        )  # those after the first answer are gone
         with page.expect_response(re.compile("/feedbacks$")):
             visit.press("Good answer")
         page.goto("about:blank")
         page.goto(visit.url)
-        shown = page.get_by_role("navigation", name="Conversations").get_by_role("listitem")
-        shown.get_by_role("button").first.click()
+        conversation_items = page.get_by_role(
+            "navigation", name="Conversations"
+        ).get_by_role("listitem")
+        conversation_items.get_by_role("button").first.click()
         page.locator("article", has_text="Answer to: Two?").wait_for()
-        assert page.locator(".turn.user").all_text_contents() == ["You: hello there", "You: Two?"]
-        assert page.get_by_role("button", name="Good answer").last.get_attribute("aria-pressed") == "true"
+        assert page.locator(".turn.user").all_text_contents() == [
+            "You: hello there",
+            "You: Two?",
+        ]
+        assert (
+            page.get_by_role("button", name="Good answer").last.get_attribute(
+                "aria-pressed"
+            )
+            == "true"
+        )
         assert re.fullmatch("#.+", page.evaluate("location.hash"))
         page.reload()
         page.locator("article", has_text="Answer to: Two?").wait_for()
         visit.press("Rename")
         page.get_by_label("A name for this conversation").fill("about stars")
         page.get_by_role("dialog").get_by_role("button", name="Rename").click()
-        shown.get_by_role("button", name="about stars").wait_for()
+        conversation_items.get_by_role("button", name="about stars").wait_for()
         visit.press("Delete")
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-        shown.wait_for(state="detached")
+        conversation_items.wait_for(state="detached")
         assert page.locator("article").count() == 0
         assert page.evaluate("location.hash") == ""
 
@@ -207,23 +237,33 @@ def test_files_go_with_a_question(pages: Pages, tmp_path: Path):
 def test_what_is_said_into_the_microphone_is_written(pages: Pages):
     with pages.visit("desk", permissions=["microphone"]) as visit:
         page = visit.page
-        page.route("**/audio-to-text", lambda route: route.fulfill(json={"text": "good morning"}))
+        page.route(
+            "**/audio-to-text",
+            lambda route: route.fulfill(json={"text": "good morning"}),
+        )
         page.get_by_label("Message", exact=True).fill("Well,")
         visit.press("Speak")
-        visit.one.sees("Recording. Press again to end.")
+        visit.user.wait_for_text("Recording. Press again to end.")
         page.wait_for_timeout(300)
         with page.expect_request("**/audio-to-text") as sent:
             visit.press("Speak")
         assert b"WAVEfmt " in sent.value.post_data_buffer
-        page.wait_for_function("document.getElementById('ask').value === 'Well, good morning'")
-        page.route("**/text-to-audio", lambda route: route.fulfill(status=400, json={"message": "no voice here"}))
+        page.wait_for_function(
+            "document.getElementById('ask').value === 'Well, good morning'"
+        )
+        page.route(
+            "**/text-to-audio",
+            lambda route: route.fulfill(status=400, json={"message": "no voice here"}),
+        )
         page.get_by_label("Your name", exact=True).fill("Ada")
         visit.ask("my name?", "the first")
         visit.press("Listen")
-        visit.one.sees("no voice here")
+        visit.user.wait_for_text("no voice here")
 
 
-def test_a_completion_is_asked_for_again_and_a_workflow_shows_what_it_gave(pages: Pages, tmp_path: Path):
+def test_a_completion_is_asked_for_again_and_a_workflow_shows_what_it_gave(
+    pages: Pages, tmp_path: Path
+):
     with pages.visit("poems") as visit:
         visit.press("Run")
         topic = visit.page.get_by_label("Topic", exact=True)
@@ -237,7 +277,9 @@ def test_a_completion_is_asked_for_again_and_a_workflow_shows_what_it_gave(pages
     with pages.visit("workflow") as visit:
         (tmp_path / "a.txt").write_text("from the file")
         visit.page.get_by_label("n", exact=True).fill("7")
-        visit.page.get_by_label("doc (optional)").set_input_files(str(tmp_path / "a.txt"))
+        visit.page.get_by_label("doc (optional)").set_input_files(
+            str(tmp_path / "a.txt")
+        )
         visit.press("Run")
         visit.page.locator("article", has_text="7:from the file").wait_for()
 
@@ -245,30 +287,30 @@ def test_a_completion_is_asked_for_again_and_a_workflow_shows_what_it_gave(pages
 def test_a_run_that_waits_for_somebody_goes_on_with_what_they_say(pages: Pages):
     with pages.visit("form") as visit:
         visit.press("Run")
-        visit.one.sees("Go on?")
+        visit.user.wait_for_text("Go on?")
         visit.page.get_by_label("note (optional)").fill("by all means")
         visit.press("Yes")
         visit.page.locator("article", has_text="by all means").wait_for()
         visit.press("Run")
-        visit.one.sees("Go on?")
+        visit.user.wait_for_text("Go on?")
         visit.press("Stop")
         visit.page.get_by_role("button", name="Run", exact=True).wait_for()
 
 
 def test_what_a_model_writes_is_text_and_asks_for_nothing(pages: Pages):
-    asked: list[str] = []
+    requested_urls: list[str] = []
     with pages.visit("chat") as visit:
         page = visit.page
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested_urls.append(request.url))
         visit.ask("the rules", "quoted")
-        said = page.locator("article .said")
-        assert said.locator("h3, strong, ul ol li, td, blockquote, pre code").all_inner_texts() == [
+        answer_body = page.locator("article .said")
+        assert answer_body.locator("h3, strong, ul ol li, td, blockquote, pre code").all_inner_texts() == [
             "Rules", "bold", "within", "1", "2", "quoted", "<b>x</b>",
         ]  # fmt: skip
-        links = [link.get_attribute("href") for link in said.locator("a").all()]
+        links = [link.get_attribute("href") for link in answer_body.locator("a").all()]
         assert links == ["https://example.test/a", f"{pages.origin}/admin/v1/usage"]
         assert page.locator("img, b").count() == 0
-        assert [url for url in asked if "/admin/" in url] == []
+        assert [url for url in requested_urls if "/admin/" in url] == []
 
 
 POINT = base64.b64decode(
@@ -289,7 +331,13 @@ def test_all_events_of_an_answer_are_shown(pages: Pages):
         {"event": "message_end", "message_id": "m", "metadata": {
             "retriever_resources": [{"document_name": "rules.md", "content": "closed at nine"}]}},
     ]  # fmt: skip
-    streams = [[*events], [{"event": "message", "answer": "half"}, {"event": "error", "message": "no credit left"}]]
+    streams = [
+        [*events],
+        [
+            {"event": "message", "answer": "half"},
+            {"event": "error", "message": "no credit left"},
+        ],
+    ]
 
     def answer(route: Any) -> None:
         body = "".join(f"data: {json.dumps(event)}\n\n" for event in streams.pop(0))
@@ -298,26 +346,43 @@ def test_all_events_of_an_answer_are_shown(pages: Pages):
     with pages.visit("chat") as visit:
         page = visit.page
         page.route("**/v1/chat-messages", answer)
-        page.route("**/files/point?**", lambda route: route.fulfill(content_type="image/png", body=POINT))
+        page.route(
+            "**/files/point?**",
+            lambda route: route.fulfill(content_type="image/png", body=POINT),
+        )
         visit.ask("how many?", "It is two.")
         article = page.locator("article")
         article.get_by_text("Thinking", exact=True).click()
         article.get_by_text("Let me see.").wait_for()
         article.get_by_text("Steps", exact=True).click()
-        assert article.locator("details").last.locator("p").all_inner_texts() == ["look\n→ search {}\n2", "ROUND: done"]
-        page.wait_for_function("document.querySelector('article img')?.naturalWidth === 1")
+        assert article.locator("details").last.locator("p").all_inner_texts() == [
+            "look\n→ search {}\n2",
+            "ROUND: done",
+        ]
+        page.wait_for_function(
+            "document.querySelector('article img')?.naturalWidth === 1"
+        )
         assert article.locator("img").get_attribute("src").startswith("blob:")
-        assert article.get_by_role("link", name="a.png").get_attribute("rel") == "noopener noreferrer"
-        assert article.get_by_role("listitem").get_attribute("title") == "closed at nine"
+        assert (
+            article.get_by_role("link", name="a.png").get_attribute("rel")
+            == "noopener noreferrer"
+        )
+        assert (
+            article.get_by_role("listitem").get_attribute("title") == "closed at nine"
+        )
         visit.write("and now?")
-        page.get_by_role("alert").get_by_text("That did not work: no credit left").wait_for()
+        page.get_by_role("alert").get_by_text(
+            "That did not work: no credit left"
+        ).wait_for()
 
 
 def test_a_question_that_did_not_arrive_is_still_there(pages: Pages):
     with pages.visit("chat") as visit:
         visit.page.route("**/v1/chat-messages", lambda route: route.abort())
         visit.write("are you there?")
-        visit.one.sees("The connection was lost. What you wrote is still there.")
+        visit.user.wait_for_text(
+            "The connection was lost. What you wrote is still there."
+        )
         box = visit.page.get_by_label("Message", exact=True)
         visit.page.wait_for_function("document.getElementById('ask').value !== ''")
         visit.page.reload()
@@ -325,7 +390,9 @@ def test_a_question_that_did_not_arrive_is_still_there(pages: Pages):
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_the_page_is_for_everybody_and_in_one_language(pages: Pages, scheme: str, width: int):
+def test_the_page_is_for_everybody_and_in_one_language(
+    pages: Pages, scheme: str, width: int
+):
     with pages.visit("desk", color_scheme=scheme) as visit:
         page = visit.page
         page.set_viewport_size({"width": width, "height": 800})
@@ -346,11 +413,17 @@ def test_the_page_is_for_everybody_and_in_one_language(pages: Pages, scheme: str
 def test_the_page_loads_nothing_of_the_console_and_is_small(pages: Pages):
     sizes: dict[str, int] = {}
     with pages.visit("chat") as visit:
-        visit.page.on("response", lambda response: sizes.update({response.url: _size(response)}))
+        visit.page.on(
+            "response", lambda response: sizes.update({response.url: _size(response)})
+        )
         visit.page.reload(wait_until="networkidle")
     files = {url: size for url, size in sizes.items() if "/assets/" in url}
     assert all(url.startswith(f"{pages.origin}/chat/-/assets/") for url in files)
-    assert not [url for url in files if re.search("/(index|editor|code|dialog|public-api)-", url)]
+    assert not [
+        url
+        for url in files
+        if re.search("/(index|editor|code|dialog|public-api)-", url)
+    ]
     assert 0 < sum(files.values()) < 120_000
 
 
@@ -366,11 +439,11 @@ class _Site(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name that it overrides
+    def log_message(self, format: str, *args: Any) -> None:
         """Nobody reads it."""
 
 
-def test_the_page_stands_on_somebody_elses_site(pages: Pages, made: Any):
+def test_the_page_stands_on_somebody_elses_site(pages: Pages, web_browser: Any):
     with ExitStack() as stack:
         site = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), _Site))
         stack.callback(site.shutdown)
@@ -378,7 +451,7 @@ def test_the_page_stands_on_somebody_elses_site(pages: Pages, made: Any):
         shop = f"http://localhost:{site.server_port}"
         token = pages.url("chat", origins=[shop]).rpartition("/")[2]
         _Site.script = f'<script src="{pages.origin}/chat/-/embed.js" data-token="{token}" defer></script>'
-        page = stack.enter_context(made.new_context(locale="en-US")).new_page()
+        page = stack.enter_context(web_browser.new_context(locale="en-US")).new_page()
         page.goto(shop)
         page.get_by_role("button", name="Open chat").click()
         frame = page.frame_locator("iframe")
@@ -393,7 +466,11 @@ def test_the_page_stands_on_somebody_elses_site(pages: Pages, made: Any):
 def test_nothing_in_the_source_sets_html():
     source = ROOT / "console-ui" / "src"
     texts = {file.name: file.read_text("utf-8") for file in source.rglob("*.ts*")}
-    assert [name for name, text in texts.items() if re.search("innerHTML|dangerouslySet|insertAdjacent", text)] == []
+    assert [
+        name
+        for name, text in texts.items()
+        if re.search("innerHTML|dangerouslySet|insertAdjacent", text)
+    ] == []
 
 
 def _size(response: Any) -> int:

@@ -15,34 +15,36 @@ from typing import Any
 
 import msgspec
 
-from modelyard.jail.templates import render_now
+from modelyard.jail.templates import render_in_process
 from modelyard.storage.database import Database
-from modelyard.transport.egress import Egress, EgressRules
+from modelyard.transport.egress import EgressClient, EgressRules
 from modelyard.workflow.dsl import App, loads
 from modelyard.workflow.engine import GraphEngine, Outcome, Step
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import RunContext, Services
 from modelyard.workflow.runs import Runs
-from modelyard.workflow.single_run import executed, pool_for
+from modelyard.workflow.single_run import execute_with_timeout, pool_for
 
 RUN = "11111111-2222-4333-8444-555555555555"
 INPUTS = {"n": 1, "items": ["a", "b", "c"]}
 
 
 class _Sandbox:
-    def render_now(self, template: str, variables: Any, *, most: int) -> str | None:
-        return render_now(template, variables, most=most)
+    def render_now(
+        self, template: str, variables: Any, *, max_chars: int
+    ) -> str | None:
+        return render_in_process(template, variables, max_chars=max_chars)
 
 
 def services(url: str) -> Services:
     rules = EgressRules(private=frozenset({url.removeprefix("http://")}))
-    return Services(http=Egress(rules), sandbox=_Sandbox())  # type: ignore[arg-type]
+    return Services(http=EgressClient(rules), sandbox=_Sandbox())  # type: ignore[arg-type]
 
 
-def told(outcome: Outcome | RunRecord, steps: Sequence[Step]) -> str:
+def result_json(outcome: Outcome | RunRecord, steps: Sequence[Step]) -> str:
     return json.dumps({
         "status": str(outcome.status), "outputs": outcome.outputs, "error": outcome.error,
-        "steps": [one.key for one in steps],
+        "steps": [step.key for step in steps],
     })  # fmt: skip
 
 
@@ -60,16 +62,23 @@ async def ours(where: str, url: str, app: App, mode: str) -> str:
 
     runs = Runs(journal, find, lambda app, record: services(url))
     if mode == "begin":
-        record = RunRecord(tenant="default", id=RUN, app="a", inputs=INPUTS, system=_system(), created_at=time.time())
+        record = RunRecord(
+            tenant="default",
+            id=RUN,
+            app="a",
+            inputs=INPUTS,
+            system=_system(),
+            created_at=time.time(),
+        )
         await runs.start(app, record)
         print("begun", flush=True)
     else:
         await runs.recover()
-    record = await runs.ended("default", RUN)
+    record = await runs.wait_until_ended("default", RUN)
     steps = (await journal.history(record)).steps
     await runs.aclose()
     await asyncio.to_thread(database.close)
-    return told(record, steps)
+    return result_json(record, steps)
 
 
 def _system() -> dict[str, Any]:
@@ -82,13 +91,17 @@ def _system() -> dict[str, Any]:
 class DbosRecorder:
     """Steps as DBOS keeps them. What it has already is read back, in order, before anything is run."""
 
-    def __init__(self, before: Sequence[Step]) -> None:
-        self._before = before
+    def __init__(self, completed_steps: Sequence[Step]) -> None:
+        self._before = completed_steps
         self._waiting: list[Step] = []
         self._lock = asyncio.Lock()
 
     def steps(self, path: str) -> Sequence[Step]:
-        return [one for one in self._before if one.key[: len(one.key) - len(one.node_id)] == path]
+        return [
+            step
+            for step in self._before
+            if step.key[: len(step.key) - len(step.node_id)] == path
+        ]
 
     def was_started(self, key: str) -> bool:
         return False
@@ -115,13 +128,22 @@ async def kept(step: Step) -> Step:
     async def give() -> str:
         return msgspec.json.encode(step).decode()
 
-    return msgspec.json.decode(await DBOS.run_step_async({"name": step.key}, give), type=Step)
+    return msgspec.json.decode(
+        await DBOS.run_step_async({"name": step.key}, give), type=Step
+    )
 
 
 async def dbos(where: str, url: str, app: App, mode: str) -> str:
     from dbos import DBOS, DBOSClient, SetWorkflowID
 
-    DBOS(config={"name": "modelyard", "system_database_url": where, "log_level": "ERROR", "application_version": "1"})
+    DBOS(
+        config={
+            "name": "modelyard",
+            "system_database_url": where,
+            "log_level": "ERROR",
+            "application_version": "1",
+        }
+    )
 
     client = DBOSClient(system_database_url=where)
 
@@ -129,16 +151,24 @@ async def dbos(where: str, url: str, app: App, mode: str) -> str:
     async def carry(inputs: dict[str, Any]) -> str:
         # Asked from outside: within a workflow, asking is a step itself, and would be answered as it was the first time.
         recorded = await client.list_workflow_steps_async(RUN)
-        before = [msgspec.json.decode(str(one["output"]), type=Step) for one in recorded if one["output"]]
-        before = [await kept(one) for one in before]
-        recorder = DbosRecorder(before)
+        recorded_steps = [
+            msgspec.json.decode(str(recorded_step["output"]), type=Step)
+            for recorded_step in recorded
+            if recorded_step["output"]
+        ]
+        recorded_steps = [await kept(step) for step in recorded_steps]
+        recorder = DbosRecorder(recorded_steps)
         context = RunContext(run_id=RUN, services=services(url))
         engine = GraphEngine(
-            app.graph(), pool_for(app, "", inputs, _system()), context, lambda event: None, recorder=recorder
+            app.graph(),
+            pool_for(app, "", inputs, _system()),
+            context,
+            lambda event: None,
+            recorder=recorder,
         )
-        outcome = await executed(engine, 60.0)
+        outcome = await execute_with_timeout(engine, 60.0)
         await recorder.safe()
-        return told(outcome, [*before])
+        return result_json(outcome, [*recorded_steps])
 
     DBOS.launch()
     if mode == "begin":
@@ -149,7 +179,11 @@ async def dbos(where: str, url: str, app: App, mode: str) -> str:
         handle = await DBOS.retrieve_workflow_async(RUN)
     result = json.loads(await handle.get_result())
     recorded = await DBOS.list_workflow_steps_async(RUN)
-    result["steps"] = [msgspec.json.decode(str(one["output"]), type=Step).key for one in recorded if one["output"]]
+    result["steps"] = [
+        msgspec.json.decode(str(recorded_step["output"]), type=Step).key
+        for recorded_step in recorded
+        if recorded_step["output"]
+    ]
     DBOS.destroy()
     return json.dumps(result)
 
@@ -157,9 +191,11 @@ async def dbos(where: str, url: str, app: App, mode: str) -> str:
 async def main() -> None:
     from tools.show.run_kill import app_text
 
-    kind, where, url, mode = sys.argv[1:5]
+    carrier, where, url, mode = sys.argv[1:5]
     app = loads(app_text(url))
-    print(await (dbos if kind == "dbos" else ours)(where, url, app, mode), flush=True)
+    print(
+        await (dbos if carrier == "dbos" else ours)(where, url, app, mode), flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ STEPS = [
 class Stopping(Effects):
     """Holds one request for as long as it takes to kill whoever made it."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, stop_at: int) -> None:
         super().__init__()
-        self.at = at
+        self.at = stop_at
         self.reached = threading.Event()
         self.go_on = threading.Event()
 
@@ -55,22 +55,28 @@ def carrier(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     name = f"carrier_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
-    return ("dbos" if request.param == "dbos" else "ours"), url.replace("/postgres?", f"/{name}?")
+    return ("dbos" if request.param == "dbos" else "ours"), url.replace(
+        "/postgres?", f"/{name}?"
+    )
 
 
 def start(carrier: tuple[str, str], url: str, mode: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "tests.contract.carriers", *carrier, url, mode]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finished(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    out, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors[-2000:]
-    return json.loads(out.splitlines()[-1])
+    return json.loads(output.splitlines()[-1])
 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 3, 5, 7])
-def test_a_run_that_is_killed_in_a_step_goes_on_from_there(carrier: tuple[str, str], killed_at: int):
+def test_a_run_that_is_killed_in_a_step_goes_on_from_there(
+    carrier: tuple[str, str], killed_at: int
+):
     effects = Stopping(killed_at)
     threading.Thread(target=effects.serve_forever, daemon=True).start()
     try:
@@ -81,13 +87,13 @@ def test_a_run_that_is_killed_in_a_step_goes_on_from_there(carrier: tuple[str, s
             process.communicate()
             effects.go_on.set()
             process = start(carrier, effects.url, "recover")
-        seen = finished(process)
+        result = finished(process)
     finally:
         effects.go_on.set()
         effects.shutdown()
         effects.server_close()
-    assert (seen["status"], seen["error"]) == ("succeeded", "")
-    assert seen["steps"] == STEPS
+    assert (result["status"], result["error"]) == ("succeeded", "")
+    assert result["steps"] == STEPS
     counts = Counter(step for _, _, step, _ in effects.done)
     order = ["one", "two", "three", "inner0", "inner1", "inner2", "last"]
     assert set(counts) == set(order)

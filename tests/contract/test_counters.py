@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.base.ids import new_id
-from modelyard.storage.counters import Charge, Counters, DatabaseCounters, Level, MemoryCounters, UnseededError, admit
+from modelyard.storage.counters import (
+    Charge,
+    Counters,
+    DatabaseCounters,
+    Level,
+    MemoryCounters,
+    UnseededError,
+    reserve_all,
+)
 from modelyard.storage.database import Database
 from modelyard.testing import FakeClock
 
@@ -21,13 +29,13 @@ Make = Callable[[], Any]
 @pytest.fixture(params=["memory", "sqlite", "postgresql", "valkey"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """Opens counters, several times for what several processes share."""
-    kind = request.param
+    backend = request.param
 
     @asynccontextmanager
     async def opened(clock: FakeClock, owner: str = "") -> AsyncGenerator[Counters]:
-        if kind == "memory":
+        if backend == "memory":
             yield MemoryCounters(clock)
-        elif kind == "valkey":
+        elif backend == "valkey":
             from modelyard.storage.valkey import Valkey, ValkeyCounters
 
             server = Valkey(request.getfixturevalue("valkey_url"))
@@ -36,16 +44,26 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
             await counters.aclose()
             await server.aclose()
         else:
-            where = str(tmp_path / "x.db") if kind == "sqlite" else request.getfixturevalue("postgres_url")
+            where = (
+                str(tmp_path / "x.db")
+                if backend == "sqlite"
+                else request.getfixturevalue("postgres_url")
+            )
             database = Database(where)
             yield DatabaseCounters(database, clock, owner=owner)
             await asyncio.to_thread(database.close)
 
-    opened.kind = kind  # type: ignore[attr-defined]
+    opened.kind = backend  # type: ignore[attr-defined]
     return opened
 
 
-def charge(name: str, amount: float = 1, cap: float = 10, refill: float = 0.0, unit: str = "tokens") -> Charge:
+def charge(
+    name: str,
+    amount: float = 1,
+    cap: float = 10,
+    refill: float = 0.0,
+    unit: str = "tokens",
+) -> Charge:
     return Charge(name, amount, amount, cap, refill, 100_000, unit)
 
 
@@ -63,7 +81,10 @@ def test_all_of_a_calls_charges_are_taken_or_none(make: Make):
         async with make(FakeClock()) as counters:
             a, b = new_id("a"), new_id("b")
             await seeded(counters, a, b)
-            assert await counters.reserve(new_id("x"), [charge(a, 4), charge(b, 8)]) is None
+            assert (
+                await counters.reserve(new_id("x"), [charge(a, 4), charge(b, 8)])
+                is None
+            )
             refusal = await counters.reserve(new_id("x"), [charge(a, 4), charge(b, 8)])
             assert refusal is not None
             assert (refusal.charge.name, refusal.used) == (b, 8)
@@ -92,17 +113,29 @@ def test_a_counter_that_drains_lets_more_through_as_time_goes(make: Make):
         async with make(clock) as counters:
             a = new_id("a")
             await seeded(counters, a)
-            assert await counters.reserve(new_id("x"), [charge(a, 10, refill=1)]) is None
-            assert await counters.reserve(new_id("x"), [charge(a, 5, refill=1)]) is not None
+            assert (
+                await counters.reserve(new_id("x"), [charge(a, 10, refill=1)]) is None
+            )
+            assert (
+                await counters.reserve(new_id("x"), [charge(a, 5, refill=1)])
+                is not None
+            )
             clock.advance(5)
             assert await counters.reserve(new_id("x"), [charge(a, 5, refill=1)]) is None
-            clock.advance(-1000)  # a clock that jumps back drains nothing, and gives nothing away
-            assert await counters.reserve(new_id("x"), [charge(a, 1, refill=1)]) is not None
+            clock.advance(
+                -1000
+            )  # a clock that jumps back drains nothing, and gives nothing away
+            assert (
+                await counters.reserve(new_id("x"), [charge(a, 1, refill=1)])
+                is not None
+            )
 
     asyncio.run(work())
 
 
-def test_counters_that_are_not_there_are_asked_for_and_seeds_never_overwrite(make: Make):
+def test_counters_that_are_not_there_are_asked_for_and_seeds_never_overwrite(
+    make: Make,
+):
     async def work() -> None:
         async with make(FakeClock()) as counters:
             a = new_id("a")
@@ -121,11 +154,16 @@ def test_counters_that_are_not_there_are_asked_for_and_seeds_never_overwrite(mak
 def test_racing_callers_never_take_more_than_there_is(make: Make):
     async def work() -> None:
         clock = FakeClock()
-        async with make(clock) as one, make(clock) as other:
-            stores = [one] if make.kind == "memory" else [one, other]  # type: ignore[attr-defined]
+        async with make(clock) as first_store, make(clock) as second_store:
+            stores = (
+                [first_store] if make.kind == "memory" else [first_store, second_store]
+            )  # type: ignore[attr-defined]
             a = new_id("a")
-            await seeded(one, a)
-            tries = [stores[n % len(stores)].reserve(new_id("x"), [charge(a, 1, cap=50)]) for n in range(200)]
+            await seeded(first_store, a)
+            tries = [
+                stores[n % len(stores)].reserve(new_id("x"), [charge(a, 1, cap=50)])
+                for n in range(200)
+            ]
             refusals = await asyncio.gather(*tries)
             assert sum(refusal is None for refusal in refusals) == 50
 
@@ -135,14 +173,23 @@ def test_racing_callers_never_take_more_than_there_is(make: Make):
 def test_what_a_dead_process_held_can_be_settled_by_another(make: Make):
     async def work() -> None:
         clock = FakeClock()
-        async with make(clock) as one, make(clock) as other:
+        async with make(clock) as first_store, make(clock) as second_store:
             if make.kind == "memory":  # type: ignore[attr-defined]
                 return
             a, b, slots, call = new_id("a"), new_id("b"), new_id("slots"), new_id("x")
-            await seeded(one, a, b, slots)
-            await one.reserve(call, [charge(a, 9), charge(b, unit="requests"), charge(slots, unit="concurrency")])
-            await settled(other, call, {"tokens": 1, "cost": 5, "concurrency": 0})
-            assert await one.levels([a, b, slots]) == {a: 1, b: 1, slots: 0}
+            await seeded(first_store, a, b, slots)
+            await first_store.reserve(
+                call,
+                [
+                    charge(a, 9),
+                    charge(b, unit="requests"),
+                    charge(slots, unit="concurrency"),
+                ],
+            )
+            await settled(
+                second_store, call, {"tokens": 1, "cost": 5, "concurrency": 0}
+            )
+            assert await first_store.levels([a, b, slots]) == {a: 1, b: 1, slots: 0}
 
     asyncio.run(work())
 
@@ -150,21 +197,24 @@ def test_what_a_dead_process_held_can_be_settled_by_another(make: Make):
 def test_what_a_process_holds_is_known_by_its_name_and_settled_for_it_once(make: Make):
     async def work() -> None:
         clock = FakeClock()
-        async with make(clock, "dead") as one, make(clock, "alive") as other:
+        async with (
+            make(clock, "dead") as first_store,
+            make(clock, "alive") as second_store,
+        ):
             if make.kind == "memory":  # type: ignore[attr-defined]
                 return
             a, first, second, mine = new_id("a"), new_id("x"), new_id("x"), new_id("x")
-            await seeded(one, a)
+            await seeded(first_store, a)
             for name in (first, second):
-                await one.reserve(name, [charge(a, 3)])
-            await other.reserve(mine, [charge(a, 2)])
-            assert {first, second} <= {*await other.held_by("dead")}
-            assert mine not in await other.held_by("dead")
-            await other.settle_for("dead", first, {"tokens": 1})
-            await other.settle_for("dead", first, {"tokens": 1})
-            await settled(one, second, {"tokens": 0})
-            assert not {first, second} & {*await other.held_by("dead")}
-            assert await one.levels([a]) == {a: 1 + 2}
+                await first_store.reserve(name, [charge(a, 3)])
+            await second_store.reserve(mine, [charge(a, 2)])
+            assert {first, second} <= {*await second_store.held_by("dead")}
+            assert mine not in await second_store.held_by("dead")
+            await second_store.settle_for("dead", first, {"tokens": 1})
+            await second_store.settle_for("dead", first, {"tokens": 1})
+            await settled(first_store, second, {"tokens": 0})
+            assert not {first, second} & {*await second_store.held_by("dead")}
+            assert await first_store.levels([a]) == {a: 1 + 2}
 
     asyncio.run(work())
 
@@ -172,22 +222,24 @@ def test_what_a_process_holds_is_known_by_its_name_and_settled_for_it_once(make:
 def test_what_nobody_settles_is_given_back_in_the_end(make: Make):
     async def work() -> None:
         clock = FakeClock(2_000_000_000.0)
-        async with make(clock) as one, make(clock) as other:
+        async with make(clock) as first_store, make(clock) as second_store:
             if make.kind == "memory":  # type: ignore[attr-defined]
                 return
             a, old, new = new_id("a"), new_id("x"), new_id("x")
-            await seeded(one, a)
-            await one.reserve(old, [charge(a, 4)])
+            await seeded(first_store, a)
+            await first_store.reserve(old, [charge(a, 4)])
             clock.advance(100)
-            await one.reserve(new, [charge(a, 2)])
-            other.release_older(clock.time() - 50)
+            await first_store.reserve(new, [charge(a, 2)])
+            second_store.release_older(clock.time() - 50)
             for _ in range(100):
-                if await one.levels([a]) == {a: 2}:
+                if await first_store.levels([a]) == {a: 2}:
                     break
                 await asyncio.sleep(0.02)
-            assert await one.levels([a]) == {a: 2}
-            await settled(one, old, {"tokens": 4})  # it had not died after all: too late
-            assert await one.levels([a]) == {a: 2}
+            assert await first_store.levels([a]) == {a: 2}
+            await settled(
+                first_store, old, {"tokens": 4}
+            )  # it had not died after all: too late
+            assert await first_store.levels([a]) == {a: 2}
 
     asyncio.run(work())
 
@@ -197,17 +249,26 @@ def test_what_nobody_settles_is_given_back_in_the_end(make: Make):
     st.floats(1, 20),
     st.floats(0, 2),
 )
-def test_a_counter_never_holds_more_than_its_cap(steps: list[tuple[float, float, bool]], cap: float, refill: float):
+def test_a_counter_never_holds_more_than_its_cap(
+    steps: list[tuple[float, float, bool]], cap: float, refill: float
+):
     levels = {"a": Level(0.0, 0.0)}
-    now = 0.0
-    for amount, passes, is_known in steps:
-        now += passes
-        need = amount if is_known else min(amount, 1e-6)
-        before = levels["a"].used
-        refusal = admit(levels, [Charge("a", amount, need, cap, refill, 1.0, "tokens")], now)
+    current_time = 0.0
+    for amount, passes, is_amount_known in steps:
+        current_time += passes
+        needed_amount = amount if is_amount_known else min(amount, 1e-6)
+        previous_level = levels["a"].used
+        refusal = reserve_all(
+            levels,
+            [Charge("a", amount, needed_amount, cap, refill, 1.0, "tokens")],
+            current_time,
+        )
         if refusal is not None:
-            assert levels["a"].used == before
+            assert levels["a"].used == previous_level
         # At most one call's estimate beyond the cap, and nothing where the amount is known beforehand.
-        assert levels["a"].used <= cap + max(one for one, _, _ in steps) + 1e-9
-        if all(known for _, _, known in steps):
+        assert (
+            levels["a"].used
+            <= cap + max(step_amount for step_amount, _, _ in steps) + 1e-9
+        )
+        if all(is_step_known for _, _, is_step_known in steps):
             assert levels["a"].used <= cap + 1e-9

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from modelyard.app import Modelyard
-from modelyard.app.knowledge import KnowledgeParts
+from modelyard.app.knowledge import KnowledgeServices
 from modelyard.base.settings import EgressSettings, KnowledgeSettings, Settings
 from modelyard.knowledge.entities import (
     Condition,
@@ -23,7 +23,7 @@ from modelyard.knowledge.entities import (
     SearchMethod,
     Status,
 )
-from modelyard.knowledge.index.base import Question, Space
+from modelyard.knowledge.index.base import IndexKey, IndexQuery
 from modelyard.testing.knowledge import HashEmbedder
 from modelyard.testing.qdrant import qdrant_server
 
@@ -33,28 +33,50 @@ ANIMALS = ["otter", "heron", "badger", "lynx", "stork", "beaver", "marten", "fal
 
 @dataclass
 class Store:
-    parts: KnowledgeParts
+    parts: KnowledgeServices
     embedder: HashEmbedder
 
     async def dataset(self, name: str, **settings: Any) -> Dataset:
-        return await self.parts.datasets.create("t1", name, settings=DatasetSettings(**settings))
+        return await self.parts.datasets.create(
+            "t1", name, settings=DatasetSettings(**settings)
+        )
 
     async def add(
-        self, dataset: Dataset, texts: list[tuple[str, str]] | list[tuple[str, str, dict[str, Any]]]
+        self,
+        dataset: Dataset,
+        texts: list[tuple[str, str]] | list[tuple[str, str, dict[str, Any]]],
     ) -> list[str]:
         added = await self.parts.datasets.add_texts(dataset, texts)
         ended = await self.parts.datasets.wait(dataset, added[0].batch, 60)
-        assert {one.status for one in ended} == {Status.COMPLETED}, [one.error for one in ended]
-        return [one.id for one in added]
+        assert {document.status for document in ended} == {Status.COMPLETED}, [
+            document.error for document in ended
+        ]
+        return [document.id for document in added]
 
-    async def names(self, dataset: Dataset, query: str, method: str = "hybrid_search", **how: Any) -> list[str]:
-        settings = RetrievalSettings(search_method=SearchMethod(method), top_k=how.pop("top_k", 3), **how)
-        found = await self.parts.datasets.search("t1", [dataset.id], query, settings=settings)
-        return [one.document.name for one in found.hits]
+    async def names(
+        self,
+        dataset: Dataset,
+        query: str,
+        method: str = "hybrid_search",
+        **options: Any,
+    ) -> list[str]:
+        settings = RetrievalSettings(
+            search_method=SearchMethod(method), top_k=options.pop("top_k", 3), **options
+        )
+        retrieval = await self.parts.datasets.search(
+            "t1", [dataset.id], query, settings=settings
+        )
+        return [hit.document.name for hit in retrieval.hits]
 
-    async def space(self, dataset: Dataset) -> Space:
-        one = await self.parts.stored.datasets.get("t1", dataset.id)
-        return Space("t1", one.id, one.space, one.dimensions, one.generation)
+    async def space(self, dataset: Dataset) -> IndexKey:
+        stored_dataset = await self.parts.stored.datasets.get("t1", dataset.id)
+        return IndexKey(
+            "t1",
+            stored_dataset.id,
+            stored_dataset.space,
+            stored_dataset.dimensions,
+            stored_dataset.generation,
+        )
 
 
 Run = Callable[[Callable[[Store], Awaitable[None]]], None]
@@ -76,13 +98,17 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
         home=str(tmp_path),
         database=request.getfixturevalue("postgres_url") if on_postgres else "",
         knowledge=KnowledgeSettings(
-            store=name.split(",")[0].split()[0], graph_from=1 if "graph" in name else 20_000, qdrant_url=qdrant_url
+            store=name.split(",")[0].split()[0],
+            graph_from=1 if "graph" in name else 20_000,
+            qdrant_url=qdrant_url,
         ),
-        egress=EgressSettings(private=[qdrant_url.removeprefix("http://")] if qdrant_url else []),
+        egress=EgressSettings(
+            private=[qdrant_url.removeprefix("http://")] if qdrant_url else []
+        ),
     )
 
     def go(work: Callable[[Store], Awaitable[None]]) -> None:
-        async def around() -> None:
+        async def run_work() -> None:
             embedder = HashEmbedder()
             async with Modelyard(settings, environ={}, embedder=embedder) as yard:
                 parts = yard.knowledge
@@ -90,10 +116,10 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
                 try:
                     await work(store)
                 finally:
-                    for one in await parts.stored.datasets.of("t1"):
-                        await parts.datasets.delete("t1", one.id)
+                    for dataset in await parts.stored.datasets.list("t1"):
+                        await parts.datasets.delete("t1", dataset.id)
 
-        asyncio.run(around())
+        asyncio.run(run_work())
 
     return go
 
@@ -102,10 +128,10 @@ def texts(count: int = 20) -> list[tuple[str, str, dict[str, Any]]]:
     return [
         (
             name,
-            f"The {name} lives by the water. It is animal number {at}.",
-            {"n": at, "kind": "even" if at % 2 == 0 else "odd"},
+            f"The {name} lives by the water. It is animal number {index}.",
+            {"n": index, "kind": "even" if index % 2 == 0 else "odd"},
         )
-        for at, name in enumerate(ANIMALS[:count])
+        for index, name in enumerate(ANIMALS[:count])
     ]
 
 
@@ -116,18 +142,24 @@ def test_each_leg_finds_what_is_there_and_scores_lie_between_0_and_1(run: Run):
         for method in ("semantic_search", "full_text_search", "hybrid_search"):
             assert (await store.names(dataset, "lynx", method))[0] == "lynx", method
         index, space = store.parts.indexes.of(dataset), await store.space(dataset)
-        vector = (await store.embedder.embed("", "", ["the heron by the water"], is_query=True)).vectors[0]
+        vector = (
+            await store.embedder.embed(
+                "", "", ["the heron by the water"], is_query=True
+            )
+        ).vectors[0]
         for question in (
-            Question(vector=vector, most=20), Question(text="the heron by the water", most=20),
-            Question(vector=vector, text="the heron by the water", most=20),
-            Question(vector=vector, text="the heron by the water", most=20, fusion="ranks"),
+            IndexQuery(vector=vector, limit=20), IndexQuery(text="the heron by the water", limit=20),
+            IndexQuery(vector=vector, text="the heron by the water", limit=20),
+            IndexQuery(vector=vector, text="the heron by the water", limit=20, fusion="ranks"),
         ):  # fmt: skip
-            found = await index.search(space, question)
-            assert len(found) == 20
-            assert len({one.entry for one in found}) == 20
-            assert all(0 <= one.score <= 1 for one in found)
+            hits = await index.search(space, question)
+            assert len(hits) == 20
+            assert len({hit.entry for hit in hits}) == 20
+            assert all(0 <= hit.score <= 1 for hit in hits)
             if question.fusion == "weights":
-                assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+                assert [hit.score for hit in hits] == sorted(
+                    (hit.score for hit in hits), reverse=True
+                )
         assert await index.count(space) == 20
 
     run(work)
@@ -140,15 +172,28 @@ def test_scores_mean_the_same_in_every_store(run: Run):
         dataset = await store.dataset("scores")
         await store.add(dataset, texts())
         index, space = store.parts.indexes.of(dataset), await store.space(dataset)
-        embedded = await store.embedder.embed("", "", ["falcon", texts()[7][1]], is_query=True)
-        found = await index.search(space, Question(vector=embedded.vectors[0], text="falcon", meaning=0.5, most=1))
+        embedded = await store.embedder.embed(
+            "", "", ["falcon", texts()[7][1]], is_query=True
+        )
+        hits = await index.search(
+            space,
+            IndexQuery(
+                vector=embedded.vectors[0], text="falcon", semantic_weight=0.5, limit=1
+            ),
+        )
         cosine = float(embedded.vectors[0] @ embedded.vectors[1])
-        assert found[0].semantic == pytest.approx(cosine, abs=0.01)
-        assert found[0].words == pytest.approx(1.0, abs=0.15)
-        assert found[0].score == pytest.approx(0.5 * cosine + 0.5 * (found[0].words or 0), abs=0.01)
-        half = await index.search(space, Question(text="falcon unheardofword", most=1))
+        assert hits[0].semantic == pytest.approx(cosine, abs=0.01)
+        assert hits[0].keyword_score == pytest.approx(1.0, abs=0.15)
+        assert hits[0].score == pytest.approx(
+            0.5 * cosine + 0.5 * (hits[0].keyword_score or 0), abs=0.01
+        )
+        half = await index.search(
+            space, IndexQuery(text="falcon unheardofword", limit=1)
+        )
         assert 0.3 < half[0].score < 0.7
-        assert await index.search(space, Question(text="unheardofword", most=5)) == []
+        assert (
+            await index.search(space, IndexQuery(text="unheardofword", limit=5)) == []
+        )
 
     run(work)
 
@@ -165,7 +210,9 @@ def test_what_is_changed_and_deleted_is_so_at_once(run: Run):
         assert await store.names(dataset, "walrus", "full_text_search") == ["otter"]
         await datasets.delete_documents(dataset, ids[:2])
         assert await store.names(dataset, "walrus", "full_text_search") == []
-        assert "heron" not in await store.names(dataset, "heron", "semantic_search", top_k=10)
+        assert "heron" not in await store.names(
+            dataset, "heron", "semantic_search", top_k=10
+        )
         index, space = store.parts.indexes.of(dataset), await store.space(dataset)
         assert await index.count(space) == 6
         await store.add(dataset, [("heron", "The heron is back.")])
@@ -180,22 +227,36 @@ def test_filters_switched_off_documents_and_readers_hold_in_every_leg(run: Run):
         datasets, rows = store.parts.datasets, store.parts.stored
         dataset = await store.dataset("filters")
         ids = await store.add(dataset, texts())
-        odd = Conditions(conditions=[Condition(name="kind", comparison_operator="is", value="odd")])
+        odd = Conditions(
+            conditions=[Condition(name="kind", comparison_operator="is", value="odd")]
+        )
         for method in ("semantic_search", "full_text_search", "hybrid_search"):
-            found = await store.names(
-                dataset, "animal by the water", method, top_k=20, metadata_filtering_conditions=odd
+            results = await store.names(
+                dataset,
+                "animal by the water",
+                method,
+                top_k=20,
+                metadata_filtering_conditions=odd,
             )
-            assert sorted(found) == sorted(ANIMALS[1::2]), method
+            assert sorted(results) == sorted(ANIMALS[1::2]), method
         await rows.library.set_flags("t1", dataset.id, [ids[1]], enabled=False)
         await rows.library.set_flags("t1", dataset.id, [ids[3]], archived=True)
         secret = await rows.documents.get("t1", dataset.id, ids[5])
-        await rows.library.describe(msgspec.structs.replace(secret, readers=["ann"]))
+        await rows.library.update_description(
+            msgspec.structs.replace(secret, readers=["ann"])
+        )
         for method in ("semantic_search", "full_text_search", "hybrid_search"):
             settings = RetrievalSettings(search_method=SearchMethod(method), top_k=20)
-            for user, seen in (("bob", 17), ("ann", 18), (None, 18)):
-                found = await datasets.search("t1", [dataset.id], "animal by the water", settings=settings, user=user)
-                names = {one.document.name for one in found.hits}
-                assert len(names) == seen, (method, user)
+            for user, expected_count in (("bob", 17), ("ann", 18), (None, 18)):
+                results = await datasets.search(
+                    "t1",
+                    [dataset.id],
+                    "animal by the water",
+                    settings=settings,
+                    user=user,
+                )
+                names = {hit.document.name for hit in results.hits}
+                assert len(names) == expected_count, (method, user)
                 assert not names & {ANIMALS[1], ANIMALS[3]}
 
     run(work)
@@ -203,14 +264,23 @@ def test_filters_switched_off_documents_and_readers_hold_in_every_leg(run: Run):
 
 def test_datasets_and_spaces_are_apart(run: Run):
     async def work(store: Store) -> None:
-        one, other = await store.dataset("one"), await store.dataset("other")
-        await store.add(one, texts(5))
-        await store.add(other, [("whale", "The whale lives in the water.")])
-        assert "whale" not in await store.names(one, "whale in the water", top_k=10)
-        assert await store.names(other, "lives by the water", top_k=10) == ["whale"]
+        first_dataset, second_dataset = (
+            await store.dataset("one"),
+            await store.dataset("other"),
+        )
+        await store.add(first_dataset, texts(5))
+        await store.add(second_dataset, [("whale", "The whale lives in the water.")])
+        assert "whale" not in await store.names(
+            first_dataset, "whale in the water", top_k=10
+        )
+        assert await store.names(second_dataset, "lives by the water", top_k=10) == [
+            "whale"
+        ]
         # Another model beside the one in use: it answers all the while, and then from the other.
         store.embedder.dimensions = 32
-        moved = await store.parts.datasets.reindexer.change_model(await store.parts.stored.datasets.get("t1", one.id))
+        moved = await store.parts.datasets.reindexer.change_model(
+            await store.parts.stored.datasets.get("t1", first_dataset.id)
+        )
         assert (moved.dimensions, moved.space) == (32, 1)
         assert (await store.names(moved, "lynx"))[0] == "lynx"
         index, space = store.parts.indexes.of(moved), await store.space(moved)
@@ -223,14 +293,19 @@ def test_datasets_and_spaces_are_apart(run: Run):
 def test_children_lead_to_their_parents_once(run: Run):
     async def work(store: Store) -> None:
         dataset = await store.dataset("parents", doc_form=DocForm.HIERARCHICAL)
-        body = "\n\n".join(f"# Part {at}\n\n" + f"The {name} eats fish. " * 30 for at, name in enumerate(ANIMALS[:6]))
+        body = "\n\n".join(
+            f"# Part {index}\n\n" + f"The {name} eats fish. " * 30
+            for index, name in enumerate(ANIMALS[:6])
+        )
         await store.add(dataset, [("book", body)])
         settings = RetrievalSettings(top_k=3)
-        found = await store.parts.datasets.search("t1", [dataset.id], "lynx fish", settings=settings)
-        assert "lynx" in found.hits[0].segment.content
-        assert len({one.segment.id for one in found.hits}) == len(found.hits)
-        assert found.hits[0].children
-        assert all("lynx" in one.content for one in found.hits[0].children[:1])
+        retrieval = await store.parts.datasets.search(
+            "t1", [dataset.id], "lynx fish", settings=settings
+        )
+        assert "lynx" in retrieval.hits[0].segment.content
+        assert len({hit.segment.id for hit in retrieval.hits}) == len(retrieval.hits)
+        assert retrieval.hits[0].children
+        assert all("lynx" in child.content for child in retrieval.hits[0].children[:1])
 
     run(work)
 
@@ -241,8 +316,14 @@ def test_chinese_and_japanese_words_are_found_by_their_parts(run: Run):
         await store.add(dataset, [
             ("退款", "退款将在七个工作日内到账。"), ("发货", "中午之前下单，当天发货。"), ("営業", "店は九時に開きます。"),
         ])  # fmt: skip
-        for query, wanted in (("什么时候到账", "退款"), ("当天能发货吗", "发货"), ("何時に開く", "営業")):
-            assert (await store.names(dataset, query, "full_text_search"))[0] == wanted
+        for query, expected_name in (
+            ("什么时候到账", "退款"),
+            ("当天能发货吗", "发货"),
+            ("何時に開く", "営業"),
+        ):
+            assert (await store.names(dataset, query, "full_text_search"))[
+                0
+            ] == expected_name
 
     run(work)
 
@@ -251,22 +332,29 @@ def test_many_entries_are_found_as_exact_search_finds_them(run: Run):
     async def work(store: Store) -> None:
         dataset = await store.dataset("many")
         await store.add(dataset, [
-            (f"{at}", f"{ANIMALS[at % 20]} {ANIMALS[at * 7 % 20]} {ANIMALS[at * 3 % 17]} number{at}") for at in range(400)
+            (f"{number}", f"{ANIMALS[number % 20]} {ANIMALS[number * 7 % 20]} {ANIMALS[number * 3 % 17]} number{number}") for number in range(400)
         ])  # fmt: skip
         index, space = store.parts.indexes.of(dataset), await store.space(dataset)
         await index.count(space)
         if hasattr(index, "ready"):
             await index.ready()  # type: ignore[attr-defined]
-        changes = await store.parts.stored.entries.changes(space.dataset, space.number, 0, space.generation)
-        matrix = np.stack([np.frombuffer(one, np.float32) for one in changes.vectors])
+        changes = await store.parts.stored.entries.changes(
+            space.dataset, space.number, 0, space.generation
+        )
+        matrix = np.stack(
+            [
+                np.frombuffer(vector_bytes, np.float32)
+                for vector_bytes in changes.vectors
+            ]
+        )
         hits = total = 0
-        for at in range(0, 400, 20):
-            vector = matrix[at] * 0.8 + matrix[(at + 7) % 400] * 0.2
+        for row in range(0, 400, 20):
+            vector = matrix[row] * 0.8 + matrix[(row + 7) % 400] * 0.2
             vector /= np.linalg.norm(vector)
             exact = np.sort(matrix @ vector)[::-1][:10]
-            found = await index.search(space, Question(vector=vector, most=10))
+            found_hits = await index.search(space, IndexQuery(vector=vector, limit=10))
             # By score, since equals may come in any order.
-            hits += sum(one.score >= exact[-1] - 1e-3 for one in found)
+            hits += sum(hit.score >= exact[-1] - 1e-3 for hit in found_hits)
             total += 10
         assert hits / total >= 0.98
 

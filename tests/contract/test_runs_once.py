@@ -30,17 +30,17 @@ workflow:
 @pytest.fixture
 def databases(database_url: str) -> Iterator[list[Database]]:
     """One a process, as it were."""
-    made = [Database(database_url) for _ in range(3)]
-    yield made
-    for one in made:
-        one.close()
+    opened_databases = [Database(database_url) for _ in range(3)]
+    yield opened_databases
+    for database in opened_databases:
+        database.close()
 
 
 def journal_of(database: Database) -> DatabaseJournal:
     """A process has one; here each passes for a process of its own."""
-    made = DatabaseJournal(database, time.time)
-    made.owner = f"{made.owner} {id(database)}"
-    return made
+    journal = DatabaseJournal(database, time.time)
+    journal.owner = f"{journal.owner} {id(database)}"
+    return journal
 
 
 def runs_of(database: Database, app: App) -> Runs:
@@ -58,10 +58,22 @@ def runs_of(database: Database, app: App) -> Runs:
 def test_the_journal_takes_an_id_once_and_says_whose_it_is(databases: list[Database]):
     async def work() -> None:
         first, second, _ = map(journal_of, databases)
-        record = RunRecord(tenant="default", id=new_run_id(), app="a", created_at=time.time())
-        assert await asyncio.gather(first.create(record), first.is_mine("nobody")) == [True, False]
-        assert [await one.create(record) for one in (first, second, first)] == [False, False, False]
-        assert [await one.is_mine(record.id) for one in (first, second)] == [True, False]
+        record = RunRecord(
+            tenant="default", id=new_run_id(), app="a", created_at=time.time()
+        )
+        assert await asyncio.gather(first.create(record), first.is_mine("nobody")) == [
+            True,
+            False,
+        ]
+        assert [await journal.create(record) for journal in (first, second, first)] == [
+            False,
+            False,
+            False,
+        ]
+        assert [await journal.is_mine(record.id) for journal in (first, second)] == [
+            True,
+            False,
+        ]
 
     asyncio.run(work())
 
@@ -69,31 +81,59 @@ def test_the_journal_takes_an_id_once_and_says_whose_it_is(databases: list[Datab
 def test_of_many_who_begin_a_run_at_once_one_does(databases: list[Database]):
     async def work() -> None:
         app = loads(FILE)
-        every = [runs_of(one, app) for one in databases]
+        all_runs = [runs_of(database, app) for database in databases]
         for _ in range(10):
-            record = RunRecord(tenant="default", id=new_run_id(), app="a", digest="d", created_at=time.time())
-            begun = await asyncio.gather(*(runs.start(app, record) for runs in every for _ in range(3)))
-            assert {one.id for one in begun} == {record.id}
-            ended = [await runs.ended("default", record.id) for runs in every]
-            assert {one.status for one in ended} == {Status.SUCCEEDED}
-            events: Any = await every[0].journal.events(record.id, 0)
-            assert [type(event).__name__ for _, event in events].count("GraphRunStarted") == 1, "begun once"
-            again = await every[1].start(app, record)
-            assert (again.status, again.outputs) == (Status.SUCCEEDED, {"it": "done"}), "long after it ended too"
-        for runs in every:
+            record = RunRecord(
+                tenant="default",
+                id=new_run_id(),
+                app="a",
+                digest="d",
+                created_at=time.time(),
+            )
+            started_runs = await asyncio.gather(
+                *(runs.start(app, record) for runs in all_runs for _ in range(3))
+            )
+            assert {run.id for run in started_runs} == {record.id}
+            ended = [
+                await runs.wait_until_ended("default", record.id) for runs in all_runs
+            ]
+            assert {run.status for run in ended} == {Status.SUCCEEDED}
+            events: Any = await all_runs[0].journal.events(record.id, 0)
+            assert [type(event).__name__ for _, event in events].count(
+                "GraphRunStarted"
+            ) == 1, "begun once"
+            restarted_run = await all_runs[1].start(app, record)
+            assert (restarted_run.status, restarted_run.outputs) == (
+                Status.SUCCEEDED,
+                {"it": "done"},
+            ), "long after it ended too"
+        for runs in all_runs:
             await runs.aclose()
 
     asyncio.run(work())
 
 
-def test_a_run_whose_beginning_was_written_and_never_heard_of_goes_on(databases: list[Database]):
+def test_a_run_whose_beginning_was_written_and_never_heard_of_goes_on(
+    databases: list[Database],
+):
     async def work() -> None:
         app = loads(FILE)
         runs = runs_of(databases[0], app)
-        record = RunRecord(tenant="default", id=new_run_id(), app="a", digest="d", root="start", created_at=time.time())
-        assert await runs.journal.create(record)  # and the database's word was lost on its way
+        record = RunRecord(
+            tenant="default",
+            id=new_run_id(),
+            app="a",
+            digest="d",
+            root="start",
+            created_at=time.time(),
+        )
+        assert await runs.journal.create(
+            record
+        )  # and the database's word was lost on its way
         assert (await runs.start(app, record)).id == record.id
-        assert (await runs.ended("default", record.id)).status is Status.SUCCEEDED
+        assert (
+            await runs.wait_until_ended("default", record.id)
+        ).status is Status.SUCCEEDED
         await runs.aclose()
 
     asyncio.run(work())

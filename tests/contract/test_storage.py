@@ -14,8 +14,13 @@ from modelyard.models.types import ModelType
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.usage_table import GROUPINGS
-from modelyard.storage.answers import DatabaseAnswers
-from modelyard.storage.database import Connection, Database, DuplicateError, StorageUnavailableError
+from modelyard.storage.answers import DatabaseResponseCache
+from modelyard.storage.database import (
+    Connection,
+    Database,
+    DuplicateError,
+    StorageUnavailableError,
+)
 from modelyard.storage.resources import Resources
 from modelyard.testing import FakeClock
 
@@ -24,25 +29,37 @@ def test_resources_are_one_tenants_and_every_change_is_numbered(database_url: st
     async def work() -> None:
         database = Database(database_url)
         resources = Resources(database, FakeClock())
-        tenant, other = new_id("t"), new_id("t")
-        before = await resources.revision()
-        made = await resources.add(tenant, "limit", "a", lambda row: f'{{"row": "{row}"}}')
-        assert made.body == f'{{"row": "{made.id}"}}'
-        assert await resources.one(tenant, "limit", made.id) == made
+        tenant, other_tenant = new_id("t"), new_id("t")
+        start_revision = await resources.revision()
+        created = await resources.add(
+            tenant, "limit", "a", lambda row: f'{{"row": "{row}"}}'
+        )
+        assert created.body == f'{{"row": "{created.id}"}}'
+        assert await resources.get(tenant, "limit", created.id) == created
         with pytest.raises(NotFoundError, match="does not exist"):
-            await resources.one(other, "limit", made.id)
+            await resources.get(other_tenant, "limit", created.id)
         with pytest.raises(NotFoundError, match="does not exist"):
-            await resources.remove(other, "limit", made.id)
+            await resources.remove(other_tenant, "limit", created.id)
         with pytest.raises(InvokeBadRequestError, match="named 'a' already"):
             await resources.add(tenant, "limit", "a", lambda row: "{}")
-        assert (await resources.add(other, "limit", "a", lambda row: "{}")).name == "a"
-        changed = await resources.change(made, name="b", body='{"x": 1}')
-        assert (changed.name, changed.revision > made.revision) == ("b", True)
-        await resources.remove(tenant, "limit", made.id)
-        mine = [one for one in await resources.since(before) if one.tenant == tenant]
-        assert [(one.name, one.is_deleted, one.body) for one in mine] == [("b", True, "{}")]
-        assert await resources.all(tenant, "limit") == []
-        await resources.add(tenant, "limit", "b", lambda row: "{}")  # the name is free again
+        assert (
+            await resources.add(other_tenant, "limit", "a", lambda row: "{}")
+        ).name == "a"
+        changed = await resources.change(created, name="b", body='{"x": 1}')
+        assert (changed.name, changed.revision > created.revision) == ("b", True)
+        await resources.remove(tenant, "limit", created.id)
+        mine = [
+            change
+            for change in await resources.changed_since(start_revision)
+            if change.tenant == tenant
+        ]
+        assert [(change.name, change.is_deleted, change.body) for change in mine] == [
+            ("b", True, "{}")
+        ]
+        assert await resources.list(tenant, "limit") == []
+        await resources.add(
+            tenant, "limit", "b", lambda row: "{}"
+        )  # the name is free again
         database.close()
 
     asyncio.run(work())
@@ -64,20 +81,22 @@ _INSERT = "INSERT INTO constrained (id, name, parent) VALUES (?, ?, ?)"
      ((2, "b", 77), False)],
     ids=["key", "unique", "not null", "check", "reference"],
 )  # fmt: skip
-@pytest.mark.parametrize("way", ["execute", "execute_many"])
+@pytest.mark.parametrize("method", ["execute", "execute_many"])
 def test_a_row_that_is_there_already_is_told_from_one_that_is_wrong(
-    database_url: str, row: tuple[Any, ...], is_duplicate: bool, way: str
+    database_url: str, row: tuple[Any, ...], is_duplicate: bool, method: str
 ):
     database = Database(database_url)
-    connection = database.opened().connect()
+    connection = database.engine_object().connect()
     try:
         if database.engine == "sqlite":
             connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(_CONSTRAINED)
         connection.execute(_INSERT, (1, "a", None))
-        wanted = (DuplicateError,) if is_duplicate else database.opened().errors
-        with pytest.raises(wanted):
-            if way == "execute":
+        expected_errors = (
+            (DuplicateError,) if is_duplicate else database.engine_object().errors
+        )
+        with pytest.raises(expected_errors):
+            if method == "execute":
                 connection.execute(_INSERT, row)
             else:
                 connection.execute_many(_INSERT, [row])
@@ -86,23 +105,29 @@ def test_a_row_that_is_there_already_is_told_from_one_that_is_wrong(
         database.close()
 
 
-def test_a_resource_that_lacks_its_name_is_not_said_to_be_there_already(database_url: str):
+def test_a_resource_that_lacks_its_name_is_not_said_to_be_there_already(
+    database_url: str,
+):
     """The law: only what is there already is called a duplicate."""
 
     async def work() -> None:
         database = Database(database_url)
         resources, tenant = Resources(database, FakeClock()), new_id("t")
-        with pytest.raises(database.opened().errors):
+        with pytest.raises(database.engine_object().errors):
             await resources.add(tenant, "limit", None, lambda row: "{}")  # type: ignore[arg-type]  the mistake
-        made = await resources.add(tenant, "limit", "a", lambda row: "{}")
-        with pytest.raises(InvokeBadRequestError, match="already"):  # by its key, and by its name
-            await resources.add(tenant, "limit", "b", lambda row: "{}", id=made.id)
+        created = await resources.add(tenant, "limit", "a", lambda row: "{}")
+        with pytest.raises(
+            InvokeBadRequestError, match="already"
+        ):  # by its key, and by its name
+            await resources.add(tenant, "limit", "b", lambda row: "{}", id=created.id)
         database.close()
 
     asyncio.run(work())
 
 
-def test_a_row_that_nobody_waits_for_and_that_is_there_already_leaves_the_writer_alive(database_url: str):
+def test_a_row_that_nobody_waits_for_and_that_is_there_already_leaves_the_writer_alive(
+    database_url: str,
+):
     """What is awaited after it is written: the thread has not died of the row."""
 
     async def work() -> None:
@@ -122,17 +147,24 @@ def test_a_row_that_nobody_waits_for_and_that_is_there_already_leaves_the_writer
     asyncio.run(work())
 
 
-def test_a_row_that_is_written_twice_is_one_row_and_sums_are_exact(database_url: str, tmp_path: Path):
+def test_a_row_that_is_written_twice_is_one_row_and_sums_are_exact(
+    database_url: str, tmp_path: Path
+):
     async def work() -> None:
         database = Database(database_url)
         ledger = Ledger(database, tmp_path / "ledger")
         tenant = new_id("t")
         for number in range(120):
-            one = Invocation(
+            invocation = Invocation(
                 id=f"{tenant}-{number}", tenant=tenant, provider="p", model="m", model_type=ModelType.LLM,
                 request=None, user=f"u{number % 2}",
             )  # fmt: skip
-            opened = ledger.begin(one, attempt=1, created_at=86_400.0 * (number % 3), prompt_tokens=5)
+            opened = ledger.begin(
+                invocation,
+                attempt=1,
+                created_at=86_400.0 * (number % 3),
+                prompt_tokens=5,
+            )
             usage = LLMUsage.of(1, 2, total_price=Decimal("0.0000001"))
             for _ in range(2):
                 ledger.settle(
@@ -140,29 +172,62 @@ def test_a_row_that_is_written_twice_is_one_row_and_sums_are_exact(database_url:
                     first_chunk=None,
                 )  # fmt: skip
         await ledger.flush()
-        (whole,) = await ledger.usage.summary(tenant, by=["model"])
-        assert (whole.calls, whole.prompt_tokens, whole.cost) == (120, 120, Decimal("0.000012"))
-        assert [line.calls for line in await ledger.usage.summary(tenant, by=["day"])] == [40, 40, 40]
-        assert {line.key for line in await ledger.usage.summary(tenant, by=["user"])} == {("u0",), ("u1",)}
+        (total,) = await ledger.usage.summary(tenant, by=["model"])
+        assert (total.calls, total.prompt_tokens, total.cost) == (
+            120,
+            120,
+            Decimal("0.000012"),
+        )
+        assert [
+            line.calls for line in await ledger.usage.summary(tenant, by=["day"])
+        ] == [40, 40, 40]
+        assert {
+            line.key for line in await ledger.usage.summary(tenant, by=["user"])
+        } == {("u0",), ("u1",)}
         for name in GROUPINGS:
-            assert sum(line.calls for line in await ledger.usage.summary(tenant, by=[name])) == 120
+            assert (
+                sum(
+                    line.calls for line in await ledger.usage.summary(tenant, by=[name])
+                )
+                == 120
+            )
         for size in (50, 40, 7):
-            pages = [page async for page in ledger.usage.export(tenant, since=0, until=1e12, page=size)]
+            pages = [
+                page
+                async for page in ledger.usage.export(
+                    tenant, since=0, until=1e12, page=size
+                )
+            ]
             assert all(len(page) == size for page in pages[:-1])
             assert len([row for page in pages for row in page]) == 120
             assert len({row.id for page in pages for row in page}) == 120
         assert await ledger.usage.summary(new_id("t"), by=["model"]) == []
-        assert {line.key for line in await ledger.usage.summary(tenant, by=["hour"])} == {("0",), ("24",), ("48",)}
-        page, count = await ledger.usage.page(tenant, since=0, until=1e12, most=50, skip=100, user="u0", status="ok")
+        assert {
+            line.key for line in await ledger.usage.summary(tenant, by=["hour"])
+        } == {("0",), ("24",), ("48",)}
+        page, count = await ledger.usage.page(
+            tenant, since=0, until=1e12, limit=50, skip=100, user="u0", status="ok"
+        )
         assert (len(page), count) == (0, 60)
-        page, count = await ledger.usage.page(tenant, since=0, until=1e12, most=7, skip=57, user="u0")
+        page, count = await ledger.usage.page(
+            tenant, since=0, until=1e12, limit=7, skip=57, user="u0"
+        )
         assert (len(page), count) == (3, 60)
-        assert await ledger.usage.page(tenant, since=0, until=1e12, most=7, status="failed") == ([], 0)
-        assert await ledger.usage.page(tenant, since=0, until=1e12, most=7, model="'; DROP TABLE usage") == ([], 0)
+        assert await ledger.usage.page(
+            tenant, since=0, until=1e12, limit=7, status="failed"
+        ) == ([], 0)
+        assert await ledger.usage.page(
+            tenant, since=0, until=1e12, limit=7, model="'; DROP TABLE usage"
+        ) == ([], 0)
         with pytest.raises(ValueError, match="no filter"):
-            await ledger.usage.page(tenant, since=0, until=1e12, most=7, tenant_="x")
+            await ledger.usage.page(tenant, since=0, until=1e12, limit=7, tenant_="x")
         (times,) = await ledger.usage.percentiles(tenant, since=0, until=1e12)
-        assert (times["model"], times["calls"], times["p50"], times["p99"]) == ("p/m", 120, 0.1, 0.1)
+        assert (times["model"], times["calls"], times["p50"], times["p99"]) == (
+            "p/m",
+            120,
+            0.1,
+            0.1,
+        )
         database.close()
         ledger.close()
         assert list((tmp_path / "ledger").iterdir()) == []
@@ -173,7 +238,7 @@ def test_a_row_that_is_written_twice_is_one_row_and_sums_are_exact(database_url:
 def test_cached_answers_are_a_tenants_own(database_url: str):
     async def work() -> None:
         clock, database = FakeClock(), Database(database_url)
-        answers, tenant = DatabaseAnswers(database, clock), new_id("t")
+        answers, tenant = DatabaseResponseCache(database, clock), new_id("t")
         await answers.put(tenant, "q", b"\x00answer", 10)
         database.flush().result(5)
         assert await answers.get(tenant, "q") == b"\x00answer"
@@ -199,7 +264,7 @@ def test_work_is_done_whole_or_not_at_all(database_url: str):
         with pytest.raises(ValueError, match="half way"):
             await asyncio.wrap_future(failing)
         assert fine.name == "fine"
-        assert await resources.all(tenant, "k") == []
+        assert await resources.list(tenant, "k") == []
         database.close()
         with pytest.raises(StorageUnavailableError, match="closed"):
             await database.transact(half)

@@ -25,10 +25,20 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path) -> Iterator[Served]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, weights_folder: Path
+) -> Iterator[Served]:
     """`modelyard serve` with a home of its own and the weights that `make test` pulled."""
     home = tmp_path_factory.mktemp("home")
-    environ = {"MODELYARD_HOME": str(home), "MODELYARD_LOCAL__WEIGHTS": str(weights_folder), "MODELYARD_LOCAL__HUB": ""}
+    environ = {
+        "MODELYARD_HOME": str(home),
+        "MODELYARD_LOCAL__WEIGHTS": str(weights_folder),
+        "MODELYARD_LOCAL__HUB": "",
+    }
     port = free_port()
-    with running([sys.executable, "-m", "modelyard", "serve"], port, environ=environ, seconds=30) as (process, _):
-        yield Served(port, process.pid, {**os.environ, **environ, "MODELYARD_PORT": str(port)})
+    with running(
+        [sys.executable, "-m", "modelyard", "serve"], port, environ=environ, seconds=30
+    ) as (process, _):
+        yield Served(
+            port, process.pid, {**os.environ, **environ, "MODELYARD_PORT": str(port)}
+        )

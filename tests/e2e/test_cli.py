@@ -9,30 +9,36 @@ import time
 from pathlib import Path
 
 import pytest
-from tools.show.proof import answers, free_port
+from tools.show.proof import free_port, is_healthy
 
 from modelyard.testing import Upstream, json_answer
 from tests.e2e.conftest import Served
 
 
-def modelyard(*arguments: str, environ: dict[str, str], given: str | None = None) -> subprocess.CompletedProcess[str]:
+def modelyard(
+    *arguments: str, environ: dict[str, str], stdin_text: str | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "modelyard", *arguments],
         env=environ, capture_output=True, text=True, timeout=120, check=False,
-        input=given, **({} if given is not None else {"stdin": subprocess.DEVNULL}),
+        input=stdin_text, **({} if stdin_text is not None else {"stdin": subprocess.DEVNULL}),
     )  # fmt: skip
 
 
 @pytest.fixture
 def environ(served: Served, tmp_path: Path) -> dict[str, str]:
     """A home of its own, with the local weights."""
-    kept = {name: value for name, value in served.environ.items() if not name.startswith(("OPENAI", "OLLAMA"))}
-    return {**kept, "MODELYARD_HOME": str(tmp_path)}
+    base_environ = {
+        name: value
+        for name, value in served.environ.items()
+        if not name.startswith(("OPENAI", "OLLAMA"))
+    }
+    return {**base_environ, "MODELYARD_HOME": str(tmp_path)}
 
 
 def test_help_names_every_command(environ: dict[str, str]):
-    shown = modelyard("--help", environ=environ)
-    assert shown.returncode == 0
+    result = modelyard("--help", environ=environ)
+    assert result.returncode == 0
     for name in (
         "serve",
         "chat",
@@ -47,22 +53,28 @@ def test_help_names_every_command(environ: dict[str, str]):
         "usage",
         "doctor",
     ):
-        assert f"\n  {name} " in shown.stdout
+        assert f"\n  {name} " in result.stdout
         assert modelyard(name, "--help", environ=environ).returncode == 0
 
 
 def test_chat_answers_streams_pipes_and_speaks_json(environ: dict[str, str]):
-    plain = modelyard("chat", "-t", "0", "--max-tokens", "20", "Say hello", environ=environ)
+    plain = modelyard(
+        "chat", "-t", "0", "--max-tokens", "20", "Say hello", environ=environ
+    )
     assert "hello" in plain.stdout.lower()
     assert plain.stderr == ""
-    piped = modelyard("chat", "--json", "--max-tokens", "5", environ=environ, given="Say hello")
+    piped = modelyard(
+        "chat", "--json", "--max-tokens", "5", environ=environ, stdin_text="Say hello"
+    )
     assert json.loads(piped.stdout)["usage"]["completion_tokens"] <= 5
-    assert modelyard("chat", environ=environ, given="").returncode == 2
+    assert modelyard("chat", environ=environ, stdin_text="").returncode == 2
 
 
 def test_prices_are_shown_and_compared(environ: dict[str, str]):
-    shown = json.loads(modelyard("prices", "show", "gpt-4o", "--json", environ=environ).stdout)
-    assert {"openai"} <= {row["provider"] for row in shown}
+    prices = json.loads(
+        modelyard("prices", "show", "gpt-4o", "--json", environ=environ).stdout
+    )
+    assert {"openai"} <= {row["provider"] for row in prices}
     assert modelyard("prices", "show", "gpt-4oo", environ=environ).returncode == 1
     checked = json.loads(modelyard("prices", "check", "--json", environ=environ).stdout)
     assert checked["checked"] > 500
@@ -71,26 +83,50 @@ def test_prices_are_shown_and_compared(environ: dict[str, str]):
 
 
 def test_the_other_calls(environ: dict[str, str], tmp_path: Path):
-    vectors = json.loads(modelyard("embed", "--json", "a", "b", environ=environ).stdout)["embeddings"]
-    assert [len(one) for one in vectors] == [512, 512]
+    vectors = json.loads(
+        modelyard("embed", "--json", "a", "b", environ=environ).stdout
+    )["embeddings"]
+    assert [len(vector) for vector in vectors] == [512, 512]
     ranked = json.loads(
         modelyard(
             "rerank",
             "--json",
             "capital of Australia",
             environ=environ,
-            given="Sydney is big.\nCanberra is the capital.\n",
+            stdin_text="Sydney is big.\nCanberra is the capital.\n",
         ).stdout
     )
     assert ranked["docs"][0]["index"] == 1
     file = tmp_path / "said.mp3"
-    assert modelyard("speak", "Good", "morning", "everyone", "-o", str(file), environ=environ).returncode == 0
-    assert "morning" in modelyard("transcribe", str(file), environ=environ).stdout.lower()
-    assert json.loads(modelyard("moderate", "--json", "I will kill you", environ=environ).stdout)["flagged"] is True
-    rows = json.loads(modelyard("usage", "--rows", "10", "--json", environ=environ).stdout)
-    assert {row["model_type"] for row in rows} == {"text-embedding", "rerank", "tts", "speech2text", "moderation"}
-    summed = json.loads(modelyard("usage", "--by", "model_type", "--json", environ=environ).stdout)
-    assert sum(one["calls"] for one in summed) == 5
+    assert (
+        modelyard(
+            "speak", "Good", "morning", "everyone", "-o", str(file), environ=environ
+        ).returncode
+        == 0
+    )
+    assert (
+        "morning" in modelyard("transcribe", str(file), environ=environ).stdout.lower()
+    )
+    assert (
+        json.loads(
+            modelyard("moderate", "--json", "I will kill you", environ=environ).stdout
+        )["flagged"]
+        is True
+    )
+    rows = json.loads(
+        modelyard("usage", "--rows", "10", "--json", environ=environ).stdout
+    )
+    assert {row["model_type"] for row in rows} == {
+        "text-embedding",
+        "rerank",
+        "tts",
+        "speech2text",
+        "moderation",
+    }
+    summed = json.loads(
+        modelyard("usage", "--by", "model_type", "--json", environ=environ).stdout
+    )
+    assert sum(row["calls"] for row in summed) == 5
 
 
 @pytest.mark.parametrize(
@@ -101,32 +137,49 @@ def test_the_other_calls(environ: dict[str, str], tmp_path: Path):
         (["chat", "-i", "/no/such.png", "hi"], 1, "cannot be read"),
         (["transcribe", "/no/such.wav"], 1, "cannot be read"),
         (["speak", "hi", "-o", "/no/such/folder/a.wav"], 1, "cannot be written"),
-        (["speak", "hi", "-o", "a.wav", "--voice", "bob"], 1, "voice 'bob' does not exist"),
+        (
+            ["speak", "hi", "-o", "a.wav", "--voice", "bob"],
+            1,
+            "voice 'bob' does not exist",
+        ),
         (["models", "pull", "smal"], 1, "did you mean 'small'"),
         (["models", "card", "gpt"], 1, "is no local model"),
         (["providers", "show", "opnai"], 1, "did you mean 'openai'"),
         (["providers", "add", "opnai"], 1, "is not in the catalogue"),
         (["providers", "add", "openai"], 1, "'api_key' (API key) is required"),
-        (["providers", "add", "openai", "--set", "colour=red", "--api-key", "x"], 1, "has no field colour"),
+        (
+            ["providers", "add", "openai", "--set", "colour=red", "--api-key", "x"],
+            1,
+            "has no field colour",
+        ),
         (["providers", "check", "openai"], 1, "has no credential"),
         (["providers", "check", "ollama"], 1, "cannot be reached"),
         (["usage", "--since", "soon"], 2, "as 24h"),
         (["usage", "--by", "colour"], 2, "cannot add up by colour"),
-        (["serve", "--host", "0.0.0.0"], 1, "refusing to listen on 0.0.0.0 without an API key"),
+        (
+            ["serve", "--host", "0.0.0.0"],
+            1,
+            "refusing to listen on 0.0.0.0 without an API key",
+        ),
         (["--config", "/no/such.yaml", "models"], 1, "does not exist"),
         (["embed"], 2, "there is no text"),
     ],
 )
-def test_each_mistake_gets_one_clear_line(environ: dict[str, str], arguments: list[str], code: int, part: str):
+def test_each_mistake_gets_one_clear_line(
+    environ: dict[str, str], arguments: list[str], code: int, part: str
+):
     environ = {**environ, "OLLAMA_BASE_URL": "http://127.0.0.1:1/v1"}
-    shown = modelyard(*arguments, environ=environ)
-    assert (shown.returncode, part in shown.stderr) == (code, True), shown.stderr
-    assert "Traceback" not in shown.stdout + shown.stderr
+    result = modelyard(*arguments, environ=environ)
+    assert (result.returncode, part in result.stderr) == (code, True), result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
 
 
 def test_errors_are_json_where_json_was_asked_for(environ: dict[str, str]):
-    shown = modelyard("chat", "--json", "-m", "gpt-9", "hi", environ=environ)
-    assert (shown.returncode, json.loads(shown.stdout)["error"]["code"]) == (1, "model_not_found")
+    result = modelyard("chat", "--json", "-m", "gpt-9", "hi", environ=environ)
+    assert (result.returncode, json.loads(result.stdout)["error"]["code"]) == (
+        1,
+        "model_not_found",
+    )
 
 
 def test_a_provider_is_added_checked_and_used(environ: dict[str, str], tmp_path: Path):
@@ -145,61 +198,91 @@ def test_a_provider_is_added_checked_and_used(environ: dict[str, str], tmp_path:
         )
         assert added.returncode == 0, added.stderr
         assert (tmp_path / "providers.yaml").stat().st_mode & 0o777 == 0o600
-        assert json.loads(modelyard("providers", "check", "mine", "--json", environ=environ).stdout) == {"main": ["m1"]}
+        assert json.loads(
+            modelyard("providers", "check", "mine", "--json", environ=environ).stdout
+        ) == {"main": ["m1"]}
         assert upstream.requests[0].key == "sk-canary-1"
         assert (
             modelyard(
-                "providers", "add", "mine", "--base-url", upstream.url, "--api-key", "sk-canary-2", environ=environ
+                "providers",
+                "add",
+                "mine",
+                "--base-url",
+                upstream.url,
+                "--api-key",
+                "sk-canary-2",
+                environ=environ,
             ).returncode
             == 0
         )
-        listed = json.loads(modelyard("providers", "list", "--json", environ=environ).stdout)
-        assert next(one for one in listed if one["provider"] == "mine")["credentials"] == ["main", "credential-2"]
+        listed = json.loads(
+            modelyard("providers", "list", "--json", environ=environ).stdout
+        )
+        assert next(provider for provider in listed if provider["provider"] == "mine")[
+            "credentials"
+        ] == ["main", "credential-2"]
         assert "canary" not in json.dumps(listed)
 
 
 def test_models_and_doctor_say_what_is_ready(environ: dict[str, str]):
     listed = json.loads(modelyard("models", "list", "--json", environ=environ).stdout)
-    assert {one["type"] for one in listed} == {"llm", "text-embedding", "rerank", "speech2text", "tts", "moderation"}
-    everything = json.loads(modelyard("models", "list", "--json", "--all", environ=environ).stdout)
+    assert {model["type"] for model in listed} == {
+        "llm",
+        "text-embedding",
+        "rerank",
+        "speech2text",
+        "tts",
+        "moderation",
+    }
+    everything = json.loads(
+        modelyard("models", "list", "--json", "--all", environ=environ).stdout
+    )
     assert len(everything) > len(listed)
     findings = json.loads(modelyard("doctor", "--json", environ=environ).stdout)
-    assert all(one["remedy"] for one in findings if not one["ok"])
-    assert next(one["detail"] for one in findings if "jail" in one["what"]).startswith("landlock")
-    nothing = {**environ, "MODELYARD_LOCAL__WEIGHTS": "", "MODELYARD_WORKFLOWS__CODE": "false"}
-    shown = modelyard("doctor", environ=nothing)
-    assert shown.returncode == 1
-    assert "set workflows.code to true" in shown.stdout
-    assert "modelyard models pull qwen2.5-coder-0.5b" in shown.stdout
+    assert all(finding["remedy"] for finding in findings if not finding["ok"])
+    assert next(
+        finding["detail"] for finding in findings if "jail" in finding["what"]
+    ).startswith("landlock")
+    nothing = {
+        **environ,
+        "MODELYARD_LOCAL__WEIGHTS": "",
+        "MODELYARD_WORKFLOWS__CODE": "false",
+    }
+    result = modelyard("doctor", environ=nothing)
+    assert result.returncode == 1
+    assert "set workflows.code to true" in result.stdout
+    assert "modelyard models pull qwen2.5-coder-0.5b" in result.stdout
     assert "pull small" in modelyard("chat", "hi", environ=nothing).stderr
 
 
 def test_a_port_that_is_taken_is_named(environ: dict[str, str], served: Served):
-    shown = modelyard("serve", "--port", str(served.port), environ=environ)
-    assert shown.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{served.port}" in shown.stderr
+    result = modelyard("serve", "--port", str(served.port), environ=environ)
+    assert result.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{served.port}" in result.stderr
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_stops_when_it_is_told_and_leaves_nothing(environ: dict[str, str], stop: signal.Signals):
+def test_a_server_stops_when_it_is_told_and_leaves_nothing(
+    environ: dict[str, str], stop: signal.Signals
+):
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "modelyard", "serve", "--port", str(port)],
         env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 20
-    while not answers(port) and time.monotonic() < deadline:
+    while not is_healthy(port) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, stop)
     output, _ = process.communicate(timeout=20)
     assert "Modelyard is ready at" in output
     assert "Traceback" not in output
-    assert not answers(port)
+    assert not is_healthy(port)
 
 
 def test_shell_completion_is_there(environ: dict[str, str]):
-    shown = subprocess.run(
+    result = subprocess.run(
         [str(Path(sys.executable).with_name("modelyard"))],
         env={**environ, "_MODELYARD_COMPLETE": "bash_source"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "complete -o" in shown.stdout
+    assert "complete -o" in result.stdout

@@ -13,7 +13,11 @@ from google.genai import types
 
 from tests.e2e.conftest import Served
 
-pytestmark = [pytest.mark.local, pytest.mark.xdist_group("local"), pytest.mark.filterwarnings("default")]
+pytestmark = [
+    pytest.mark.local,
+    pytest.mark.xdist_group("local"),
+    pytest.mark.filterwarnings("default"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -32,20 +36,26 @@ def origin(served: Served) -> str:
 
 def test_anthropics(served: Served):
     client = anthropic.Anthropic(base_url=origin(served), api_key="none", max_retries=0)
-    said = client.messages.create(model="default", max_tokens=20, messages=ASKED, extra_body={"temperature": 0})
-    assert "hello" in said.content[0].text.lower()
+    message = client.messages.create(
+        model="default", max_tokens=20, messages=ASKED, extra_body={"temperature": 0}
+    )
+    assert "hello" in message.content[0].text.lower()
     with client.messages.stream(
         model="default", max_tokens=20, messages=ASKED, extra_body={"temperature": 0}
     ) as stream:
         assert "hello" in "".join(stream.text_stream).lower()
         assert stream.get_final_message().usage.output_tokens > 0
-    counted = client.messages.count_tokens(model="default", messages=ASKED)
-    assert counted.input_tokens == said.usage.input_tokens
+    token_count = client.messages.count_tokens(model="default", messages=ASKED)
+    assert token_count.input_tokens == message.usage.input_tokens
     tools: list[Any] = [
         {
             "name": "get_weather",
             "description": "Get the weather of a city",
-            "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+            "input_schema": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+            },
         }
     ]
     choice: Any = {"type": "tool", "name": "get_weather"}
@@ -58,29 +68,51 @@ def test_anthropics(served: Served):
         tools=tools,
         tool_choice=choice,
     )
-    block = next(one for one in called.content if one.type == "tool_use")
+    block = next(
+        content_block
+        for content_block in called.content
+        if content_block.type == "tool_use"
+    )
     assert (block.name, "paris" in str(block.input).lower()) == ("get_weather", True)
 
 
 def test_googles(served: Served):
-    client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=origin(served)))
+    client = genai.Client(
+        api_key="none", http_options=types.HttpOptions(base_url=origin(served))
+    )
     config = types.GenerateContentConfig(temperature=0, max_output_tokens=20)
-    assert "hello" in client.models.generate_content(model="default", contents="Say hello.", config=config).text.lower()
-    streamed = client.models.generate_content_stream(model="default", contents="Say hello.", config=config)
+    assert (
+        "hello"
+        in client.models.generate_content(
+            model="default", contents="Say hello.", config=config
+        ).text.lower()
+    )
+    streamed = client.models.generate_content_stream(
+        model="default", contents="Say hello.", config=config
+    )
     assert "hello" in "".join(chunk.text or "" for chunk in streamed).lower()
-    vectors = client.models.embed_content(model="default-text-embedding", contents=["a", "b"]).embeddings
-    assert [len(one.values) for one in vectors] == [512, 512]
+    vectors = client.models.embed_content(
+        model="default-text-embedding", contents=["a", "b"]
+    ).embeddings
+    assert [len(embedding.values) for embedding in vectors] == [512, 512]
 
 
 def test_coheres(served: Served):
     client = cohere.ClientV2(api_key="none", base_url=origin(served))
-    said = client.chat(model="default", messages=ASKED, temperature=0, max_tokens=20)
-    assert "hello" in said.message.content[0].text.lower()
+    response = client.chat(
+        model="default", messages=ASKED, temperature=0, max_tokens=20
+    )
+    assert "hello" in response.message.content[0].text.lower()
     documents = ["Sydney is the largest city.", "Canberra is the capital of Australia."]
-    ranked = client.rerank(model="default-rerank", query="capital of Australia", documents=documents)
+    ranked = client.rerank(
+        model="default-rerank", query="capital of Australia", documents=documents
+    )
     assert ranked.results[0].index == 1
     embedded = client.embed(
-        model="default-text-embedding", texts=["a"], input_type="search_document", embedding_types=["float"]
+        model="default-text-embedding",
+        texts=["a"],
+        input_type="search_document",
+        embedding_types=["float"],
     )
     assert len(embedded.embeddings.float_[0]) == 512
 
@@ -88,19 +120,35 @@ def test_coheres(served: Served):
 def test_openais_responses(served: Served):
     client = openai.OpenAI(base_url=served.url, api_key="none", max_retries=0)
     first = client.responses.create(
-        model="default", input="My name is Ada. Say hello.", temperature=0, max_output_tokens=30
+        model="default",
+        input="My name is Ada. Say hello.",
+        temperature=0,
+        max_output_tokens=30,
     )
     assert first.output_text
     second = client.responses.create(
-        model="default", input="What is my name?", previous_response_id=first.id, temperature=0, max_output_tokens=30
+        model="default",
+        input="What is my name?",
+        previous_response_id=first.id,
+        temperature=0,
+        max_output_tokens=30,
     )
     assert "ada" in second.output_text.lower()
     shaped: Any = {
         "format": {
             "type": "json_schema",
             "name": "city",
-            "schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+            "schema": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+            },
         }
     }
-    answer = client.responses.create(model="default", input="Name a city in France.", text=shaped, max_output_tokens=60)
+    answer = client.responses.create(
+        model="default",
+        input="Name a city in France.",
+        text=shaped,
+        max_output_tokens=60,
+    )
     assert '"city"' in answer.output_text

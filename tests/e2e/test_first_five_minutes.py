@@ -21,7 +21,9 @@ from tests.e2e.conftest import Served
     ],
 )
 def test_every_step_of_the_journey_works(served: Served, step: "object"):
-    client = openai.OpenAI(base_url=served.url, api_key="none", max_retries=0, timeout=120)
-    name, seen, ok, _ = step(client)  # type: ignore[operator]
+    client = openai.OpenAI(
+        base_url=served.url, api_key="none", max_retries=0, timeout=120
+    )
+    name, observation, ok, _ = step(client)  # type: ignore[operator]
     client.close()
-    assert ok, f"{name}: {seen}"
+    assert ok, f"{name}: {observation}"

@@ -15,10 +15,14 @@ import msgspec
 import openai
 import pytest
 from tools.show.model_crash import workers
-from tools.show.proof import answers
+from tools.show.proof import is_healthy
 
 from modelyard.app import Modelyard
-from modelyard.base.errors import InvokeServerUnavailableError, NotReadyError, QueueFullError
+from modelyard.base.errors import (
+    InvokeServerUnavailableError,
+    NotReadyError,
+    QueueFullError,
+)
 from modelyard.base.settings import Settings
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import UserPromptMessage
@@ -29,14 +33,18 @@ CHAT = "local/qwen2.5-coder-0.5b"
 
 @pytest.fixture
 def api(served: Served) -> Any:
-    client = openai.OpenAI(base_url=served.url, api_key="none", max_retries=0, timeout=120)
+    client = openai.OpenAI(
+        base_url=served.url, api_key="none", max_retries=0, timeout=120
+    )
     yield client
     client.close()
 
 
-def ask(api: Any, text: str, **how: Any) -> str:
-    how = {"temperature": 0, "max_tokens": 40, **how}
-    answer = api.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": text}], **how)
+def ask(api: Any, text: str, **options: Any) -> str:
+    options = {"temperature": 0, "max_tokens": 40, **options}
+    answer = api.chat.completions.create(
+        model=CHAT, messages=[{"role": "user", "content": text}], **options
+    )
     return answer.choices[0].message.content or ""
 
 
@@ -46,9 +54,14 @@ def test_stop_words_end_an_answer(api: Any):
 
 def test_the_end_is_said_to_be_the_limit_where_it_is(api: Any):
     answer = api.chat.completions.create(
-        model=CHAT, messages=[{"role": "user", "content": "Tell a story."}], max_tokens=3
+        model=CHAT,
+        messages=[{"role": "user", "content": "Tell a story."}],
+        max_tokens=3,
     )
-    assert (answer.choices[0].finish_reason, answer.usage.completion_tokens) == ("length", 3)
+    assert (answer.choices[0].finish_reason, answer.usage.completion_tokens) == (
+        "length",
+        3,
+    )
 
 
 def test_a_named_tool_is_called_and_a_forbidden_one_is_not(api: Any):
@@ -65,14 +78,26 @@ def test_a_named_tool_is_called_and_a_forbidden_one_is_not(api: Any):
         },
     }
     messages = [{"role": "user", "content": "What is 123 times 456?"}]
-    for choice in ("required", {"type": "function", "function": {"name": "calculator"}}):
+    for choice in (
+        "required",
+        {"type": "function", "function": {"name": "calculator"}},
+    ):
         answer = api.chat.completions.create(
-            model=CHAT, messages=messages, tools=[tool], tool_choice=choice, temperature=0
+            model=CHAT,
+            messages=messages,
+            tools=[tool],
+            tool_choice=choice,
+            temperature=0,
         )
         (call,) = answer.choices[0].message.tool_calls
-        assert (call.function.name, answer.choices[0].finish_reason) == ("calculator", "tool_calls")
+        assert (call.function.name, answer.choices[0].finish_reason) == (
+            "calculator",
+            "tool_calls",
+        )
         assert "expression" in call.function.arguments
-    answer = api.chat.completions.create(model=CHAT, messages=messages, tools=[tool], tool_choice="none", max_tokens=20)
+    answer = api.chat.completions.create(
+        model=CHAT, messages=messages, tools=[tool], tool_choice="none", max_tokens=20
+    )
     assert not answer.choices[0].message.tool_calls
 
 
@@ -81,42 +106,64 @@ def test_text_in_a_picture_is_read_and_said_to_be_read(api: Any):
     import numpy as np
 
     picture = np.full((120, 640, 3), 255, np.uint8)
-    cv2.putText(picture, "INVOICE 4711", (20, 80), cv2.FONT_HERSHEY_SIMPLEX, 2, (0, 0, 0), 4)
-    url = "data:image/png;base64," + base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode()
+    cv2.putText(
+        picture, "INVOICE 4711", (20, 80), cv2.FONT_HERSHEY_SIMPLEX, 2, (0, 0, 0), 4
+    )
+    url = (
+        "data:image/png;base64,"
+        + base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode()
+    )
     content = [
-        {"type": "text", "text": "Which number does the invoice have? Answer with the number."},
+        {
+            "type": "text",
+            "text": "Which number does the invoice have? Answer with the number.",
+        },
         {"type": "image_url", "image_url": {"url": url}},
     ]
-    answer = api.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": content}], temperature=0)
+    answer = api.chat.completions.create(
+        model=CHAT, messages=[{"role": "user", "content": content}], temperature=0
+    )
     assert "4711" in answer.choices[0].message.content
 
 
-@pytest.mark.parametrize("form", ["wav", "mp3", "flac", "opus", "pcm"])
-def test_speech_in_every_format_can_be_heard_again(api: Any, form: str):
+@pytest.mark.parametrize("audio_format", ["wav", "mp3", "flac", "opus", "pcm"])
+def test_speech_in_every_format_can_be_heard_again(api: Any, audio_format: str):
     audio = api.audio.speech.create(
-        model="default-tts", voice="nova", input="Please open the window.", response_format=form
+        model="default-tts",
+        voice="nova",
+        input="Please open the window.",
+        response_format=audio_format,
     ).content
-    if form == "pcm":
+    if audio_format == "pcm":
         buffer = io.BytesIO()
         with wave.open(buffer, "wb") as file:
             file.setparams((1, 2, 24_000, 0, "NONE", ""))
             file.writeframes(audio)
         audio = buffer.getvalue()
-    heard = api.audio.transcriptions.create(model="default-speech2text", file=("said", audio), language="en").text
-    assert "window" in heard.lower()
+    transcript = api.audio.transcriptions.create(
+        model="default-speech2text", file=("said", audio), language="en"
+    ).text
+    assert "window" in transcript.lower()
 
 
 def test_a_transcript_has_times(api: Any):
     audio = api.audio.speech.create(
-        model="default-tts", voice="af_heart", input="Good morning. How are you?", response_format="wav"
+        model="default-tts",
+        voice="af_heart",
+        input="Good morning. How are you?",
+        response_format="wav",
     ).content
-    said = api.audio.transcriptions.create(
-        model="default-speech2text", file=("a.wav", audio), response_format="verbose_json"
+    transcript = api.audio.transcriptions.create(
+        model="default-speech2text",
+        file=("a.wav", audio),
+        response_format="verbose_json",
     )
-    assert said.language == "en"
-    assert 1 < said.duration < 6
-    assert said.segments[0].end <= said.duration
-    srt = api.audio.transcriptions.create(model="default-speech2text", file=("a.wav", audio), response_format="srt")
+    assert transcript.language == "en"
+    assert 1 < transcript.duration < 6
+    assert transcript.segments[0].end <= transcript.duration
+    srt = api.audio.transcriptions.create(
+        model="default-speech2text", file=("a.wav", audio), response_format="srt"
+    )
     assert "00:00:00,000 -->" in srt
 
 
@@ -155,11 +202,15 @@ def test_each_kind_of_bad_input_is_named(api: Any, call: Any, status: int, part:
 
 
 def ask_parts(api: Any, part: dict[str, Any]) -> Any:
-    return api.chat.completions.create(model=CHAT, messages=[{"role": "user", "content": [part]}])
+    return api.chat.completions.create(
+        model=CHAT, messages=[{"role": "user", "content": [part]}]
+    )
 
 
-def transcribe(api: Any, audio: bytes, **how: Any) -> Any:
-    return api.audio.transcriptions.create(model="default-speech2text", file=("a.wav", audio), **how)
+def transcribe(api: Any, audio: bytes, **options: Any) -> Any:
+    return api.audio.transcriptions.create(
+        model="default-speech2text", file=("a.wav", audio), **options
+    )
 
 
 def huge_picture() -> str:
@@ -167,11 +218,20 @@ def huge_picture() -> str:
     import struct
     import zlib
 
-    def piece(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    def png_chunk(chunk_type: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data))
+            + chunk_type
+            + data
+            + struct.pack(">I", zlib.crc32(chunk_type + data))
+        )
 
     head = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    body = piece(b"IHDR", head) + piece(b"IDAT", zlib.compress(b"\0" * 60_001)) + piece(b"IEND", b"")
+    body = (
+        png_chunk(b"IHDR", head)
+        + png_chunk(b"IDAT", zlib.compress(b"\0" * 60_001))
+        + png_chunk(b"IEND", b"")
+    )
     return base64.b64encode(b"\x89PNG\r\n\x1a\n" + body).decode()
 
 
@@ -184,14 +244,16 @@ def silence(samples: int) -> bytes:
 
 
 def test_a_long_prompt_does_not_hold_up_the_server(api: Any, served: Served):
-    done = threading.Event()
-    thread = threading.Thread(target=lambda: (ask(api, "word " * 1500, max_tokens=1), done.set()))
+    finished = threading.Event()
+    thread = threading.Thread(
+        target=lambda: (ask(api, "word " * 1500, max_tokens=1), finished.set())
+    )
     thread.start()
     slowest = 0.0
-    while not done.is_set():
-        begun = time.monotonic()
-        assert answers(served.port)
-        slowest = max(slowest, time.monotonic() - begun)
+    while not finished.is_set():
+        started_at = time.monotonic()
+        assert is_healthy(served.port)
+        slowest = max(slowest, time.monotonic() - started_at)
         time.sleep(0.05)
     thread.join()
     assert slowest < 1.0
@@ -200,15 +262,24 @@ def test_a_long_prompt_does_not_hold_up_the_server(api: Any, served: Served):
 def test_a_killed_model_is_an_error_and_the_next_call_works(api: Any, served: Served):
     ask(api, "hi", max_tokens=1)
     stream = api.chat.completions.create(
-        model=CHAT, messages=[{"role": "user", "content": "Write a long story."}], stream=True, max_tokens=500
+        model=CHAT,
+        messages=[{"role": "user", "content": "Write a long story."}],
+        stream=True,
+        max_tokens=500,
     )
-    seen = [chunk for _, chunk in zip(range(4), stream, strict=False)]
-    victims = [pid for pid in workers(served.pid) if Path(f"/proc/{pid}/cmdline").read_bytes() != b""]
-    chat = max(victims, key=lambda pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1]))
+    chunks = [chunk for _, chunk in zip(range(4), stream, strict=False)]
+    victims = [
+        pid
+        for pid in workers(served.pid)
+        if Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    ]
+    chat = max(
+        victims, key=lambda pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    )
     os.kill(chat, signal.SIGKILL)
     with pytest.raises(openai.APIError, match="signal 9"):
-        seen.extend(stream)
-    assert len(seen) >= 4
+        chunks.extend(stream)
+    assert len(chunks) >= 4
     assert ask(api, "Say hello.")
 
 
@@ -216,24 +287,28 @@ def test_a_killed_model_is_an_error_and_the_next_call_works(api: Any, served: Se
 
 
 def in_process(settings: Settings, work: Any, **local: Any) -> Any:
-    options = msgspec.structs.replace(settings, retries=0, local=msgspec.structs.replace(settings.local, **local))
+    options = msgspec.structs.replace(
+        settings, retries=0, local=msgspec.structs.replace(settings.local, **local)
+    )
 
-    async def whole() -> Any:
+    async def run_work() -> Any:
         async with Modelyard(options, environ={}) as yard:
             return await work(yard)
 
-    return asyncio.run(whole())
+    return asyncio.run(run_work())
 
 
 def test_a_full_queue_refuses_at_once(settings: Settings):
     async def work(yard: Modelyard) -> list[Any]:
-        calls = [yard.chat("Tell a story.", model=CHAT, max_tokens=30) for _ in range(6)]
+        calls = [
+            yard.chat("Tell a story.", model=CHAT, max_tokens=30) for _ in range(6)
+        ]
         return await asyncio.gather(*calls, return_exceptions=True)
 
     outcomes = in_process(settings, work, parallel=1, queue=2)
-    refused = [one for one in outcomes if isinstance(one, QueueFullError)]
+    refused = [outcome for outcome in outcomes if isinstance(outcome, QueueFullError)]
     assert len(refused) == 3
-    assert sum(hasattr(one, "text") for one in outcomes) == 3
+    assert sum(hasattr(outcome, "text") for outcome in outcomes) == 3
 
 
 def test_an_idle_model_is_unloaded_and_loads_again(settings: Settings):
@@ -253,7 +328,9 @@ def test_an_idle_model_is_unloaded_and_loads_again(settings: Settings):
     assert (is_gone, count) == (True, 1)
 
 
-def test_nothing_is_left_behind(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_left_behind(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     async def work(yard: Modelyard) -> int | None:
@@ -280,13 +357,16 @@ def test_models_that_share_their_weights_share_a_process(settings: Settings):
 
 def test_tokens_are_counted_by_the_models_own_template(settings: Settings):
     async def work(yard: Modelyard) -> tuple[int, int, bool]:
-        request = LLMRequest(messages=[UserPromptMessage(content="hello world")], model_parameters={"max_tokens": 1})
-        counted = await yard.model(CHAT).count_tokens(request)
+        request = LLMRequest(
+            messages=[UserPromptMessage(content="hello world")],
+            model_parameters={"max_tokens": 1},
+        )
+        token_count = await yard.model(CHAT).count_tokens(request)
         used = (await yard.model(CHAT).invoke_llm(request)).usage.prompt_tokens
-        return counted.tokens, used, counted.estimated
+        return token_count.tokens, used, token_count.estimated
 
-    counted, used, estimated = in_process(settings, work)
-    assert (counted, estimated) == (used, False)
+    token_count, used, estimated = in_process(settings, work)
+    assert (token_count, estimated) == (used, False)
 
 
 def test_leaving_a_stream_ends_the_generation(settings: Settings):
@@ -294,23 +374,37 @@ def test_leaving_a_stream_ends_the_generation(settings: Settings):
         stream = yard.stream("Write a very long story.", model=CHAT, max_tokens=1000)
         await anext(stream)
         await stream.aclose()
-        begun = time.monotonic()
+        started_at = time.monotonic()
         await yard.chat("Say hi.", model=CHAT, max_tokens=2)
-        return time.monotonic() - begun
+        return time.monotonic() - started_at
 
-    assert in_process(settings, work, parallel=1) < 5  # with one slot, a generation that went on would take far longer
+    assert (
+        in_process(settings, work, parallel=1) < 5
+    )  # with one slot, a generation that went on would take far longer
 
 
-def test_weights_that_are_not_here_say_how_to_get_them(settings: Settings, tmp_path: Path):
+def test_weights_that_are_not_here_say_how_to_get_them(
+    settings: Settings, tmp_path: Path
+):
     with pytest.raises(NotReadyError, match=r"modelyard models pull smollm2-135m"):
-        in_process(settings, lambda yard: yard.chat("x", model="local/smollm2-135m"), weights=str(tmp_path))
+        in_process(
+            settings,
+            lambda yard: yard.chat("x", model="local/smollm2-135m"),
+            weights=str(tmp_path),
+        )
 
 
-def test_weights_that_are_broken_are_an_error_and_leave_nothing_running(settings: Settings, tmp_path: Path):
+def test_weights_that_are_broken_are_an_error_and_leave_nothing_running(
+    settings: Settings, tmp_path: Path
+):
     from modelyard.providers.local.weights import manifest
 
     (file,) = manifest().files_of("smollm2-135m")
     with (tmp_path / file.name).open("wb") as broken:
         broken.truncate(file.size)
     with pytest.raises(InvokeServerUnavailableError, match="does not load"):
-        in_process(settings, lambda yard: yard.chat("x", model="local/smollm2-135m"), weights=str(tmp_path))
+        in_process(
+            settings,
+            lambda yard: yard.chat("x", model="local/smollm2-135m"),
+            weights=str(tmp_path),
+        )

@@ -18,17 +18,17 @@ def holds(proof: Proof) -> None:
 
 @pytest.mark.timeout(600)
 def test_no_row_is_lost_when_the_server_is_killed(tmp_path: Path):
-    found, _ = killed_servers(_KILLS, tmp_path)
-    assert (found.lost, found.doubled, found.wrong) == (0, 0, 0)
-    assert found.requests > _KILLS
+    report, _ = killed_servers(_KILLS, tmp_path)
+    assert (report.lost, report.doubled, report.wrong) == (0, 0, 0)
+    assert report.requests > _KILLS
     # Of what had reached the process: what still lay in the system's buffers nobody could count.
-    assert found.difference < 0.02
+    assert report.difference < 0.02
 
 
 @pytest.mark.timeout(300)
 def test_no_row_is_lost_when_postgresql_is_killed(tmp_path: Path):
-    found = killed_database(2, tmp_path)
-    assert (found.lost, found.doubled, found.wrong) == (0, 0, 0)
+    report = killed_database(2, tmp_path)
+    assert (report.lost, report.doubled, report.wrong) == (0, 0, 0)
 
 
 def test_a_stream_that_is_cut_leaves_one_row(monkeypatch: pytest.MonkeyPatch):
@@ -42,10 +42,12 @@ def test_a_dead_credential_is_not_noticed(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.timeout(300)
-def test_racing_callers_do_not_overspend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_racing_callers_do_not_overspend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(budget_race, "_CALLS", 100)
-    found, spent = budget_race.race(tmp_path, shared="database")
-    assert found.other == []
+    report, spent = budget_race.run_race(tmp_path, shared="database")
+    assert report.other == []
     assert spent <= 100 * budget_race._COST + budget_race._ESTIMATE
 
 

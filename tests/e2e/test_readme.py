@@ -18,22 +18,37 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(text: str, language: str) -> list[str]:
-    return [body for kind, body in _BLOCK.findall(text) if kind == language]
+    return [
+        body
+        for block_language, body in _BLOCK.findall(text)
+        if block_language == language
+    ]
 
 
 def test_the_tour_does_what_it_shows(served: Served, tmp_path: Path):
-    commands = [part for block in blocks(README, "console") for part in block.split("$ ")[1:]]
+    commands = [
+        part for block in blocks(README, "console") for part in block.split("$ ")[1:]
+    ]
     assert len(commands) >= 8
     environ = {**served.environ, "MODELYARD_HOME": str(tmp_path / "home")}
     environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
     for part in commands:
-        command, _, shown = part.partition("\n")
+        command, _, expected_output = part.partition("\n")
         command = command.replace("127.0.0.1:8790", f"127.0.0.1:{served.port}")
-        done = subprocess.run(
-            command, shell=True, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
+        result = subprocess.run(
+            command,
+            shell=True,
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
-        assert done.returncode == 0, (command, done.stderr)
-        assert likeness(shown.strip()) == likeness((done.stdout + done.stderr).strip()), command
+        assert result.returncode == 0, (command, result.stderr)
+        assert likeness(expected_output.strip()) == likeness(
+            (result.stdout + result.stderr).strip()
+        ), command
 
 
 def likeness(output: str) -> object:
@@ -49,15 +64,21 @@ WORKFLOWS = (ROOT / "docs" / "how-to" / "run-workflows.md").read_text("utf-8")
 
 KNOWLEDGE = (ROOT / "docs" / "how-to" / "ask-documents.md").read_text("utf-8")
 AGENTS = (ROOT / "docs" / "how-to" / "use-agents.md").read_text("utf-8")
-PYTHON = [block for page in (README, WORKFLOWS, KNOWLEDGE, AGENTS) for block in blocks(page, "python")]
+PYTHON = [
+    block
+    for page in (README, WORKFLOWS, KNOWLEDGE, AGENTS)
+    for block in blocks(page, "python")
+]
 
 
 @pytest.mark.parametrize("source", PYTHON)
 def test_the_readmes_python_runs(served: Served, tmp_path: Path, source: str):
     script = tmp_path / "example.py"
-    script.write_text(source.replace("127.0.0.1:8790", f"127.0.0.1:{served.port}"), "utf-8")
+    script.write_text(
+        source.replace("127.0.0.1:8790", f"127.0.0.1:{served.port}"), "utf-8"
+    )
     environ = {**served.environ, "MODELYARD_HOME": str(tmp_path)}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
         env=environ,
@@ -66,8 +87,8 @@ def test_the_readmes_python_runs(served: Served, tmp_path: Path, source: str):
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
 
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -17,29 +17,45 @@ from typing import Any
 
 import pytest
 from tools.show.proof import free_port
-from tools.show.truth_log import home_with, ready
+from tools.show.truth_log import home_with, wait_until_healthy
 
 from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer
 
 
 class Served:
-    def __init__(self, port: int, process: "subprocess.Popen[bytes]", home: Path) -> None:
+    def __init__(
+        self, port: int, process: "subprocess.Popen[bytes]", home: Path
+    ) -> None:
         self.port = port
         self.home = home
         self.process = process
 
     def workers(self) -> list[int]:
-        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(one) for one in text.split()]
+        text = Path(
+            f"/proc/{self.process.pid}/task/{self.process.pid}/children"
+        ).read_text()
+        return [int(pid) for pid in text.split()]
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}{path}", timeout=5
+        ) as answer:
             return answer.read()
 
     def chat(self, key: str = "") -> int:
-        body = json.dumps({"model": "openai/gpt-5-mini", "messages": [{"role": "user", "content": "hi"}]}).encode()
-        headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/chat/completions", body, headers)
+        body = json.dumps(
+            {
+                "model": "openai/gpt-5-mini",
+                "messages": [{"role": "user", "content": "hi"}],
+            }
+        ).encode()
+        headers = {
+            "content-type": "application/json",
+            **({"authorization": f"Bearer {key}"} if key else {}),
+        }
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/chat/completions", body, headers
+        )
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:
                 return answer.status
@@ -52,10 +68,21 @@ class Served:
 def serving(tmp_path: Path, server: Upstream, **limits: Any) -> Iterator[Served]:
     environ = home_with(tmp_path, server.url, limits=limits)
     port = free_port()
-    command = [sys.executable, "-m", "modelyard", "serve", "--workers", "2", "--port", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, **environ}, stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "modelyard",
+        "serve",
+        "--workers",
+        "2",
+        "--port",
+        str(port),
+    ]
+    process = subprocess.Popen(
+        command, env={**os.environ, **environ}, stdout=subprocess.DEVNULL
+    )
     try:
-        assert ready(port)
+        assert wait_until_healthy(port)
         yield Served(port, process, tmp_path)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -66,14 +93,16 @@ def serving(tmp_path: Path, server: Upstream, **limits: Any) -> Iterator[Served]
 @pytest.fixture
 def served(tmp_path: Path, upstream: Callable[..., Upstream]) -> Iterator[Served]:
     server = upstream(lambda request: chat_answer("fine"))
-    with serving(tmp_path, server) as one:
-        yield one
+    with serving(tmp_path, server) as running_server:
+        yield running_server
 
 
 def runs(pid: int) -> bool:
     """Whether it is there, and not merely waiting to be counted by whoever inherited it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        )
     except OSError:
         return False
 
@@ -100,33 +129,45 @@ def test_workers_share_limits_and_numbers_and_one_that_dies_is_replaced(
     tmp_path: Path, upstream: Callable[..., Upstream]
 ):
     server = upstream(lambda request: chat_answer("fine"))
-    with serving(tmp_path, server, few={"unit": "requests", "amount": 12, "window": "day"}) as served:
+    with serving(
+        tmp_path, server, few={"unit": "requests", "amount": 12, "window": "day"}
+    ) as served:
         statuses = [served.chat() for _ in range(20)]
         assert (statuses.count(200), statuses.count(429)) == (12, 8)
         assert eventually(lambda: b'status="ok"} 12' in served.get("/metrics"))
-        before = served.workers()
-        assert len(before) == 2
-        os.kill(before[0], signal.SIGKILL)
-        assert eventually(lambda: len(served.workers()) == 2 and before[0] not in served.workers())
+        old_pids = served.workers()
+        assert len(old_pids) == 2
+        os.kill(old_pids[0], signal.SIGKILL)
+        assert eventually(
+            lambda: len(served.workers()) == 2 and old_pids[0] not in served.workers()
+        )
         assert served.chat() == 429
         served.process.terminate()
         served.process.wait(30)
-        assert gone(before)
+        assert gone(old_pids)
 
 
-def test_a_key_that_is_revoked_by_another_process_serves_nobody_a_second_later(served: Served):
+def test_a_key_that_is_revoked_by_another_process_serves_nobody_a_second_later(
+    served: Served,
+):
     environ = {**os.environ, "MODELYARD_HOME": str(served.home)}
 
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "modelyard", *arguments]
-        return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            command, env=environ, capture_output=True, text=True, check=True
+        ).stdout
 
-    made = json.loads(run("keys", "create", "mine", "--json"))
-    assert eventually(lambda: served.chat() == 401)  # there is a key now, so one is needed
-    assert eventually(lambda: {served.chat(made["key"]) for _ in range(6)} == {200})
-    run("keys", "revoke", made["id"])
+    created_key = json.loads(run("keys", "create", "mine", "--json"))
+    assert eventually(
+        lambda: served.chat() == 401
+    )  # there is a key now, so one is needed
+    assert eventually(
+        lambda: {served.chat(created_key["key"]) for _ in range(6)} == {200}
+    )
+    run("keys", "revoke", created_key["id"])
     time.sleep(1.0)
-    assert {served.chat(made["key"]) for _ in range(6)} == {401}
+    assert {served.chat(created_key["key"]) for _ in range(6)} == {401}
 
 
 def test_workers_go_when_their_supervisor_is_killed(served: Served):
@@ -140,21 +181,31 @@ def test_what_a_killed_workers_call_held_is_free_again_and_it_is_charged_what_it
     tmp_path: Path, upstream: Callable[..., Upstream]
 ):
     def answer(request: UpstreamRequest) -> Answer:
-        return replace(chat_answer("fine"), delay=30.0 if len(server.requests) == 1 else 0.0)
+        return replace(
+            chat_answer("fine"), delay=30.0 if len(server.requests) == 1 else 0.0
+        )
 
     server = upstream(answer)
-    one_at_once = {"unit": "concurrency", "amount": 1}
-    few_tokens = {"unit": "tokens", "amount": 1000, "window": "day"}  # fewer than are reserved for an answer
-    with serving(tmp_path, server, slots=one_at_once, few=few_tokens) as served:
+    concurrency_limit = {"unit": "concurrency", "amount": 1}
+    few_tokens = {
+        "unit": "tokens",
+        "amount": 1000,
+        "window": "day",
+    }  # fewer than are reserved for an answer
+    with serving(tmp_path, server, slots=concurrency_limit, few=few_tokens) as served:
         with ThreadPoolExecutor(1) as pool:
             broken = pool.submit(served.chat)
             assert eventually(lambda: server.requests)
             assert served.chat() == 429
-            before = served.workers()
-            for pid in before:
+            old_pids = served.workers()
+            for pid in old_pids:
                 os.kill(pid, signal.SIGKILL)
             with pytest.raises((OSError, http.client.HTTPException)):
                 broken.result(15)
-        assert eventually(lambda: len(served.workers()) == 2 and not set(before) & set(served.workers()))
+        assert eventually(
+            lambda: (
+                len(served.workers()) == 2 and not set(old_pids) & set(served.workers())
+            )
+        )
         assert eventually(lambda: served.chat() == 200)
         assert served.chat() == 200

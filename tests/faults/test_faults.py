@@ -10,11 +10,23 @@ from typing import Any
 import pytest
 from tools.show.proof import free_port
 
-from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings, TimeoutSettings
+from modelyard.base.settings import (
+    CredentialSettings,
+    ProviderSettings,
+    Settings,
+    TimeoutSettings,
+)
 from tests.faults.upstream import FAULTS, FORMATS, FaultyUpstream
 from tests.gateway.conftest import Running
 
-LIMITS = TimeoutSettings(connect=1.0, first_byte=1.0, between_bytes=0.6, first_token=1.0, between_tokens=0.6, total=1.6)
+LIMITS = TimeoutSettings(
+    connect=1.0,
+    first_byte=1.0,
+    between_bytes=0.6,
+    first_token=1.0,
+    between_tokens=0.6,
+    total=1.6,
+)
 LONGEST = 1.6 + 0.5
 
 # Mode → (statuses that the caller may see where nothing had begun, statuses that the ledger's row may have). A stream
@@ -77,15 +89,24 @@ WIRES = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, FaultyUpstream]]:
+def faulty(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Running, FaultyUpstream]]:
     with FaultyUpstream() as upstream:
-        one = CredentialSettings(values={"api_key": "sk-faulty-canary"})
-        models = [{"name": mode, "context_size": 1000, "input_price": 1, "output_price": 2} for mode in FAULTS]
+        credential = CredentialSettings(values={"api_key": "sk-faulty-canary"})
+        models = [
+            {"name": mode, "context_size": 1000, "input_price": 1, "output_price": 2}
+            for mode in FAULTS
+        ]
         providers = [
             ProviderSettings(
-                name=name, base_url=f"http://127.0.0.1:{port}/v1", wire=WIRES[form], credentials=[one], models=listed
+                name=name,
+                base_url=f"http://127.0.0.1:{port}/v1",
+                wire=WIRES[wire_format],
+                credentials=[credential],
+                models=listed,
             )
-            for form, name in NAMES.items()
+            for wire_format, name in NAMES.items()
             for name, port, listed in (
                 (name, upstream.port, models),
                 (f"{name}-gone", free_port(), [{"name": "refused"}]),
@@ -98,10 +119,18 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, 
             if mode != "healthy"
         }
         home = tmp_path_factory.mktemp("faults")
-        settings = Settings(home=str(home), providers=providers, retries=0, timeouts=LIMITS)
+        settings = Settings(
+            home=str(home), providers=providers, retries=0, timeouts=LIMITS
+        )
         plain = Running(settings)
         saved = Running(
-            Settings(home=str(home / "2"), providers=providers, retries=0, timeouts=LIMITS, failover=failover)
+            Settings(
+                home=str(home / "2"),
+                providers=providers,
+                retries=0,
+                timeouts=LIMITS,
+                failover=failover,
+            )
         )
         plain.saved = saved  # type: ignore[attr-defined]
         yield plain, upstream
@@ -110,7 +139,15 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, 
 
 
 class Seen:
-    def __init__(self, status: int, body: bytes, headers: dict[str, str], seconds: float, *, is_cut: bool) -> None:
+    def __init__(
+        self,
+        status: int,
+        body: bytes,
+        headers: dict[str, str],
+        seconds: float,
+        *,
+        is_cut: bool,
+    ) -> None:
         self.status = status
         self.body = body
         self.headers = headers
@@ -122,83 +159,107 @@ class Seen:
         return b'"error"' in self.body or self.is_cut
 
 
-def ask(origin: str, form: str, mode: str, *, stream: bool) -> Seen:
+def ask(origin: str, wire_format: str, mode: str, *, stream: bool) -> Seen:
     """Call it in the provider's own format, as its client would."""
-    name = f"{NAMES[form]}{'-gone' if mode == 'refused' else ''}/{mode}"
-    path, body = PATHS[form], {"model": name, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
-    if form == "anthropic":
+    name = f"{NAMES[wire_format]}{'-gone' if mode == 'refused' else ''}/{mode}"
+    path, body = (
+        PATHS[wire_format],
+        {
+            "model": name,
+            "stream": stream,
+            "messages": [{"role": "user", "content": "hi"}],
+        },
+    )
+    if wire_format == "anthropic":
         body["max_tokens"] = 50
-    if form == "gemini":
-        path = f"/v1beta/models/{name}:" + ("streamGenerateContent?alt=sse" if stream else "generateContent")
+    if wire_format == "gemini":
+        path = f"/v1beta/models/{name}:" + (
+            "streamGenerateContent?alt=sse" if stream else "generateContent"
+        )
         body = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
     connection = http.client.HTTPConnection(origin.removeprefix("http://"), timeout=10)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     try:
-        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        connection.request(
+            "POST", path, json.dumps(body), {"content-type": "application/json"}
+        )
         answer = connection.getresponse()
         try:
             read, is_cut = answer.read(), False
         except http.client.IncompleteRead as error:
             read, is_cut = error.partial, True
         headers = {key.lower(): value for key, value in answer.getheaders()}
-        return Seen(answer.status, read, headers, time.monotonic() - begun, is_cut=is_cut)
+        return Seen(
+            answer.status, read, headers, time.monotonic() - started_at, is_cut=is_cut
+        )
     finally:
         connection.close()
 
 
-def row_of(running: Running, seen: Seen) -> list[Any]:
+def row_of(running: Running, response: Seen) -> list[Any]:
     """The ledger's rows of a call."""
     running.do(running.yard.services.calls.ledger.flush())
-    return running.do(running.yard.services.calls.ledger.usage.of_invocation("default", seen.headers["x-request-id"]))
+    return running.do(
+        running.yard.services.calls.ledger.usage.of_invocation(
+            "default", response.headers["x-request-id"]
+        )
+    )
 
 
-CASES = [(mode, form, stream) for mode in EXPECTED for form in FORMATS for stream in (False, True)]
+CASES = [
+    (mode, wire_format, stream)
+    for mode in EXPECTED
+    for wire_format in FORMATS
+    for stream in (False, True)
+]
 
 
-@pytest.mark.parametrize(("mode", "form", "stream"), CASES)
+@pytest.mark.parametrize(("mode", "wire_format", "stream"), CASES)
 def test_a_fault_is_an_error_in_time_and_one_row(
-    faulty: tuple[Running, FaultyUpstream], mode: str, form: str, stream: bool
+    faulty: tuple[Running, FaultyUpstream], mode: str, wire_format: str, stream: bool
 ):
     running, _ = faulty
     running.yard.services.providers.manager.health.clear()
-    seen = ask(running.origin, form, mode, stream=stream)
-    assert seen.seconds < LONGEST
+    response = ask(running.origin, wire_format, mode, stream=stream)
+    assert response.seconds < LONGEST
     statuses, rows = EXPECTED[mode]
-    has_begun = stream and seen.status == 200 and mode in BEGUN
-    assert seen.status in statuses or has_begun, seen.body
-    if seen.status != 200 or has_begun:
-        assert seen.has_error
-    assert b"sk-faulty-canary" not in seen.body
+    has_begun = stream and response.status == 200 and mode in BEGUN
+    assert response.status in statuses or has_begun, response.body
+    if response.status != 200 or has_begun:
+        assert response.has_error
+    assert b"sk-faulty-canary" not in response.body
     if mode == "s429_retry_after":
-        assert seen.headers["retry-after"] == "7"
-    (row,) = row_of(running, seen)
+        assert response.headers["retry-after"] == "7"
+    (row,) = row_of(running, response)
     assert row.status in rows or (has_begun and row.status != "ok")
     assert 0 <= row.prompt_tokens < 10**10
     assert 0 <= row.completion_tokens < 10**10
     assert row.total_price is None or 0 <= row.total_price < 10**9
 
 
-@pytest.mark.parametrize(("mode", "form", "stream"), [one for one in CASES if one[0] != "healthy"])
+@pytest.mark.parametrize(
+    ("mode", "wire_format", "stream"), [case for case in CASES if case[0] != "healthy"]
+)
 def test_another_model_answers_where_nothing_had_begun(
-    faulty: tuple[Running, FaultyUpstream], mode: str, form: str, stream: bool
+    faulty: tuple[Running, FaultyUpstream], mode: str, wire_format: str, stream: bool
 ):
     running = faulty[0].saved  # type: ignore[attr-defined]
     running.yard.services.providers.manager.health.clear()
-    seen = ask(running.origin, form, mode, stream=stream)
-    assert seen.seconds < LONGEST
-    rows = row_of(running, seen)
+    response = ask(running.origin, wire_format, mode, stream=stream)
+    assert response.seconds < LONGEST
+    rows = row_of(running, response)
     if stream and mode in BEGUN:
-        assert seen.has_error or rows[-1].status == "ok"
+        assert response.has_error or rows[-1].status == "ok"
         return
     if "ok" in EXPECTED[mode][1] and len(rows) == 1:
         return
     if EXPECTED[mode] is BAD:
-        assert seen.status == 400  # another model would say the same
+        assert response.status == 400  # another model would say the same
         return
-    late = EXPECTED[mode][0] & LATE[0]
-    assert seen.status == 200 or late, seen.body
-    if seen.status == 200:
-        assert b"hello" in seen.body
+    late_statuses = EXPECTED[mode][0] & LATE[0]
+    assert response.status == 200 or late_statuses, response.body
+    if response.status == 200:
+        assert b"hello" in response.body
         assert [row.status for row in rows][-1] == "ok"
         assert len(rows) == 2
 

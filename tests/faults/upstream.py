@@ -31,10 +31,25 @@ class Exchange:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def head(self, status: int = 200, kind: str = "", *, length: int | None = None, more: str = "") -> None:
-        kind = kind or ("text/event-stream" if self.stream else "application/json")
-        framing = f"content-length: {length}\r\n" if length is not None else "transfer-encoding: chunked\r\n"
-        await self.send(f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{more}{framing}\r\n".encode())
+    async def head(
+        self,
+        status: int = 200,
+        content_type: str = "",
+        *,
+        length: int | None = None,
+        extra_headers: str = "",
+    ) -> None:
+        content_type = content_type or (
+            "text/event-stream" if self.stream else "application/json"
+        )
+        framing = (
+            f"content-length: {length}\r\n"
+            if length is not None
+            else "transfer-encoding: chunked\r\n"
+        )
+        await self.send(
+            f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\n{extra_headers}{framing}\r\n".encode()
+        )
 
     async def chunk(self, data: bytes) -> None:
         await self.send(b"%x\r\n%b\r\n" % (len(data), data))
@@ -42,8 +57,14 @@ class Exchange:
     async def end(self) -> None:
         await self.send(b"0\r\n\r\n")
 
-    async def whole(self, body: bytes, status: int = 200, kind: str = "application/json", more: str = "") -> None:
-        await self.head(status, kind, length=len(body), more=more)
+    async def complete_response(
+        self,
+        body: bytes,
+        status: int = 200,
+        content_type: str = "application/json",
+        extra: str = "",
+    ) -> None:
+        await self.head(status, content_type, length=len(body), extra_headers=extra)
         await self.send(body)
 
     # what a healthy provider would say
@@ -57,8 +78,8 @@ class Exchange:
         return events(self.format)
 
 
-def answer(form: str, prompt: Any = 5, completion: Any = 2) -> dict[str, Any]:
-    match form:
+def answer(wire_format: str, prompt: Any = 5, completion: Any = 2) -> dict[str, Any]:
+    match wire_format:
         case "openai":
             message = {"role": "assistant", "content": "hello there"}
             return {
@@ -74,21 +95,53 @@ def answer(form: str, prompt: Any = 5, completion: Any = 2) -> dict[str, Any]:
             }  # fmt: skip
         case _:
             content = {"role": "model", "parts": [{"text": "hello there"}]}
-            usage = {"promptTokenCount": prompt, "candidatesTokenCount": completion, "totalTokenCount": 7}
-            return {"candidates": [{"content": content, "finishReason": "STOP", "index": 0}], "usageMetadata": usage}
+            usage = {
+                "promptTokenCount": prompt,
+                "candidatesTokenCount": completion,
+                "totalTokenCount": 7,
+            }
+            return {
+                "candidates": [
+                    {"content": content, "finishReason": "STOP", "index": 0}
+                ],
+                "usageMetadata": usage,
+            }
 
 
-def events(form: str, prompt: Any = 5, completion: Any = 2) -> list[bytes]:
+def events(wire_format: str, prompt: Any = 5, completion: Any = 2) -> list[bytes]:
     """A stream: its first event says something, its last ones end it."""
-    match form:
+    match wire_format:
         case "openai":
-            base = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-            usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": 7}
-            first = {**base, "choices": [{"index": 0, "delta": {"role": "assistant", "content": "hello"}}]}
-            then = {**base, "choices": [{"index": 0, "delta": {"content": " there"}}]}
-            last = {**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+            base = {
+                "id": "x",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": "m",
+            }
+            usage = {
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+                "total_tokens": 7,
+            }
+            first = {
+                **base,
+                "choices": [
+                    {"index": 0, "delta": {"role": "assistant", "content": "hello"}}
+                ],
+            }
+            second_chunk = {
+                **base,
+                "choices": [{"index": 0, "delta": {"content": " there"}}],
+            }
+            last = {
+                **base,
+                "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+            }
             tail = {**base, "choices": [], "usage": usage}
-            return [*(_data(one) for one in (first, then, last, tail)), b"data: [DONE]\n\n"]
+            return [
+                *(_data(event) for event in (first, second_chunk, last, tail)),
+                b"data: [DONE]\n\n",
+            ]
         case "anthropic":
             start = {
                 "type": "message_start",
@@ -97,20 +150,45 @@ def events(form: str, prompt: Any = 5, completion: Any = 2) -> list[bytes]:
                     "usage": {"input_tokens": prompt, "output_tokens": 1},
                 },
             }  # fmt: skip
-            block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-            said = [
-                {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+            block = {
+                "type": "content_block_start",
+                "index": 0,
+                "content_block": {"type": "text", "text": ""},
+            }
+            text_deltas = [
+                {
+                    "type": "content_block_delta",
+                    "index": 0,
+                    "delta": {"type": "text_delta", "text": text},
+                }
                 for text in ("hello", " there")
             ]
             stop = {"type": "content_block_stop", "index": 0}
             delta = {
                 "type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": completion},
             }  # fmt: skip
-            first = b"".join(_named(one) for one in (start, block, said[0]))
-            return [first, *(_named(one) for one in (said[1], stop, delta, {"type": "message_stop"}))]
+            first = b"".join(_named(event) for event in (start, block, text_deltas[0]))
+            return [
+                first,
+                *(
+                    _named(event)
+                    for event in (text_deltas[1], stop, delta, {"type": "message_stop"})
+                ),
+            ]
         case _:
-            parts = [{"candidates": [{"content": {"role": "model", "parts": [{"text": "hello"}]}, "index": 0}]}]
-            return [_data(one) for one in (*parts, answer("gemini", prompt, completion))]
+            parts = [
+                {
+                    "candidates": [
+                        {
+                            "content": {"role": "model", "parts": [{"text": "hello"}]},
+                            "index": 0,
+                        }
+                    ]
+                }
+            ]
+            return [
+                _data(event) for event in (*parts, answer("gemini", prompt, completion))
+            ]
 
 
 def _data(event: Any) -> bytes:
@@ -124,118 +202,131 @@ def _named(event: Any) -> bytes:
 Fault = Callable[[Exchange], Awaitable[None]]
 
 
-def _status(status: int, more: str = "", kind: str = "") -> Fault:
-    async def fault(one: Exchange) -> None:
-        words = {"error": {"message": f"status {status}", "type": kind or "error", "code": status}}
-        await one.whole(json.dumps(words).encode(), status, more=more)
+def _status(status: int, extra_headers: str = "", error_type: str = "") -> Fault:
+    async def fault(exchange: Exchange) -> None:
+        error_body = {
+            "error": {
+                "message": f"status {status}",
+                "type": error_type or "error",
+                "code": status,
+            }
+        }
+        await exchange.complete_response(
+            json.dumps(error_body).encode(), status, extra=extra_headers
+        )
 
     return fault
 
 
-async def healthy(one: Exchange) -> None:
-    if not one.stream:
-        await one.whole(one.body)
+async def healthy(exchange: Exchange) -> None:
+    if not exchange.stream:
+        await exchange.complete_response(exchange.body)
         return
-    await one.head()
-    for event in one.events:
-        await one.chunk(event)
-    await one.end()
+    await exchange.head()
+    for event in exchange.events:
+        await exchange.chunk(event)
+    await exchange.end()
 
 
-async def reset(one: Exchange) -> None:
-    _linger(one)
-    one.writer.transport.abort()
+async def reset(exchange: Exchange) -> None:
+    _linger(exchange)
+    exchange.writer.transport.abort()
 
 
-def _linger(one: Exchange) -> None:
+def _linger(exchange: Exchange) -> None:
     """Have the socket be reset rather than closed."""
     import socket
 
-    one.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    exchange.writer.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )
 
 
-async def slow_headers(one: Exchange) -> None:
+async def slow_headers(exchange: Exchange) -> None:
     await asyncio.sleep(_FOREVER)
 
 
-async def drip_headers(one: Exchange) -> None:
-    await one.send(b"HTTP/1.1 200 OK\r\n")
+async def drip_headers(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 200 OK\r\n")
     for number in range(1000):
-        await one.send(f"x-{number}: y\r\n".encode())
+        await exchange.send(f"x-{number}: y\r\n".encode())
         await asyncio.sleep(0.05)
 
 
-async def drip_body(one: Exchange) -> None:
+async def drip_body(exchange: Exchange) -> None:
     """Keeps the connection alive and says nothing: comments in a stream, spaces before JSON."""
-    await one.head()
+    await exchange.head()
     while True:
-        await one.chunk(b": still here\n\n" if one.stream else b" ")
+        await exchange.chunk(b": still here\n\n" if exchange.stream else b" ")
         await asyncio.sleep(0.05)
 
 
-async def silence_midstream(one: Exchange) -> None:
-    await one.head()
-    await one.chunk(one.events[0] if one.stream else one.body[:20])
+async def silence_midstream(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.chunk(exchange.events[0] if exchange.stream else exchange.body[:20])
     await asyncio.sleep(_FOREVER)
 
 
-async def cut_midstream(one: Exchange) -> None:
-    await one.head()
-    await one.chunk(one.events[0] if one.stream else one.body[:20])
-    _linger(one)
-    one.writer.transport.abort()
+async def cut_midstream(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.chunk(exchange.events[0] if exchange.stream else exchange.body[:20])
+    _linger(exchange)
+    exchange.writer.transport.abort()
 
 
-async def end_midstream(one: Exchange) -> None:
+async def end_midstream(exchange: Exchange) -> None:
     """Ends as HTTP should, in the middle of what is said."""
-    await one.head()
-    await one.chunk(one.events[0] if one.stream else one.body[:20])
-    await one.end()
+    await exchange.head()
+    await exchange.chunk(exchange.events[0] if exchange.stream else exchange.body[:20])
+    await exchange.end()
 
 
-async def half_close(one: Exchange) -> None:
-    await one.head()
-    await one.chunk(one.events[0] if one.stream else one.body[:20])
-    one.writer.write_eof()
+async def half_close(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.chunk(exchange.events[0] if exchange.stream else exchange.body[:20])
+    exchange.writer.write_eof()
     await asyncio.sleep(1)
 
 
-async def garbage_sse(one: Exchange) -> None:
-    await one.head()
-    await one.chunk(b"data: {not json\n\ndata: \xff\xfe\n\n")
-    await one.end()
+async def garbage_sse(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.chunk(b"data: {not json\n\ndata: \xff\xfe\n\n")
+    await exchange.end()
 
 
-async def truncated_json(one: Exchange) -> None:
-    if one.stream:
-        await one.head()
-        await one.chunk(one.events[0][:-12] + b"\n\n")
-        await one.end()
+async def truncated_json(exchange: Exchange) -> None:
+    if exchange.stream:
+        await exchange.head()
+        await exchange.chunk(exchange.events[0][:-12] + b"\n\n")
+        await exchange.end()
     else:
-        await one.whole(one.body[:-10])
+        await exchange.complete_response(exchange.body[:-10])
 
 
-async def wrong_content_type(one: Exchange) -> None:
+async def wrong_content_type(exchange: Exchange) -> None:
     """Says text, sends an answer: to be read, or to be refused, and never to hang."""
-    if not one.stream:
-        await one.whole(one.body, kind="text/plain")
+    if not exchange.stream:
+        await exchange.complete_response(exchange.body, content_type="text/plain")
         return
-    await one.head(kind="text/plain")
-    for event in one.events:
-        await one.chunk(event)
-    await one.end()
+    await exchange.head(content_type="text/plain")
+    for event in exchange.events:
+        await exchange.chunk(event)
+    await exchange.end()
 
 
-async def html_with_200(one: Exchange) -> None:
-    await one.whole(b"<html><body>Welcome to our captive portal</body></html>", kind="text/html")
+async def html_with_200(exchange: Exchange) -> None:
+    await exchange.complete_response(
+        b"<html><body>Welcome to our captive portal</body></html>",
+        content_type="text/html",
+    )
 
 
-async def oversized_line(one: Exchange) -> None:
-    await one.head()
+async def oversized_line(exchange: Exchange) -> None:
+    await exchange.head()
     with suppress(ConnectionError):
-        await one.chunk(b"data: " if one.stream else b'{"x": "')
+        await exchange.chunk(b"data: " if exchange.stream else b'{"x": "')
         for _ in range(400):
-            await one.chunk(b"a" * 1_000_000)
+            await exchange.chunk(b"a" * 1_000_000)
 
 
 @lru_cache(1)
@@ -244,72 +335,93 @@ def _bomb() -> bytes:
     return gzip.compress(b" " * 100_000_000, compresslevel=9)
 
 
-async def gzip_bomb(one: Exchange) -> None:
+async def gzip_bomb(exchange: Exchange) -> None:
     body = await asyncio.to_thread(_bomb)
-    await one.whole(body, kind="text/event-stream" if one.stream else "", more="content-encoding: gzip\r\n")
+    await exchange.complete_response(
+        body,
+        content_type="text/event-stream" if exchange.stream else "",
+        extra="content-encoding: gzip\r\n",
+    )
 
 
 def _usage(prompt: Any, completion: Any) -> Fault:
-    async def fault(one: Exchange) -> None:
-        if not one.stream:
-            await one.whole(json.dumps(answer(one.format, prompt, completion)).encode())
+    async def fault(exchange: Exchange) -> None:
+        if not exchange.stream:
+            await exchange.complete_response(
+                json.dumps(answer(exchange.format, prompt, completion)).encode()
+            )
             return
-        await one.head()
-        for event in events(one.format, prompt, completion):
-            await one.chunk(event)
-        await one.end()
+        await exchange.head()
+        for event in events(exchange.format, prompt, completion):
+            await exchange.chunk(event)
+        await exchange.end()
 
     return fault
 
 
-async def content_length_too_long(one: Exchange) -> None:
-    body = b"".join(one.events) if one.stream else one.body
-    await one.head(length=len(body) + 100)
-    await one.send(body)
+async def content_length_too_long(exchange: Exchange) -> None:
+    body = b"".join(exchange.events) if exchange.stream else exchange.body
+    await exchange.head(length=len(body) + 100)
+    await exchange.send(body)
 
 
-async def content_length_too_short(one: Exchange) -> None:
-    body = b"".join(one.events) if one.stream else one.body
-    await one.head(length=len(body) - 20)
-    await one.send(body)
+async def content_length_too_short(exchange: Exchange) -> None:
+    body = b"".join(exchange.events) if exchange.stream else exchange.body
+    await exchange.head(length=len(body) - 20)
+    await exchange.send(body)
 
 
-async def no_http(one: Exchange) -> None:
-    await one.send(b"220 mail.example ESMTP\r\n")
+async def no_http(exchange: Exchange) -> None:
+    await exchange.send(b"220 mail.example ESMTP\r\n")
     await asyncio.sleep(_FOREVER)
 
 
-async def deep_json(one: Exchange) -> None:
+async def deep_json(exchange: Exchange) -> None:
     body = b"[" * 50_000
-    if one.stream:
-        await one.head()
-        await one.chunk(b"data: " + body + b"\n\n")
-        await one.end()
+    if exchange.stream:
+        await exchange.head()
+        await exchange.chunk(b"data: " + body + b"\n\n")
+        await exchange.end()
     else:
-        await one.whole(body)
+        await exchange.complete_response(body)
 
 
-async def huge_headers(one: Exchange) -> None:
+async def huge_headers(exchange: Exchange) -> None:
     with suppress(ConnectionError):
-        await one.send(b"HTTP/1.1 200 OK\r\n" + b"".join(b"x-%d: %b\r\n" % (n, b"y" * 900) for n in range(1000)))
-        await one.send(b"\r\n")
+        await exchange.send(
+            b"HTTP/1.1 200 OK\r\n"
+            + b"".join(b"x-%d: %b\r\n" % (n, b"y" * 900) for n in range(1000))
+        )
+        await exchange.send(b"\r\n")
 
 
-async def error_in_stream(one: Exchange) -> None:
+async def error_in_stream(exchange: Exchange) -> None:
     """Begins well, and then says in words that it failed."""
-    words = {"type": "overloaded_error", "message": "overloaded", "code": 529, "status": "UNAVAILABLE"}
-    if not one.stream:
-        await one.whole(json.dumps({"type": "error", "error": words}).encode())
+    error_body = {
+        "type": "overloaded_error",
+        "message": "overloaded",
+        "code": 529,
+        "status": "UNAVAILABLE",
+    }
+    if not exchange.stream:
+        await exchange.complete_response(
+            json.dumps({"type": "error", "error": error_body}).encode()
+        )
         return
-    await one.head()
-    await one.chunk(b"event: error\n" + _data({"type": "error", "error": words}))
-    await one.end()
+    await exchange.head()
+    await exchange.chunk(
+        b"event: error\n" + _data({"type": "error", "error": error_body})
+    )
+    await exchange.end()
 
 
 FAULTS: dict[str, Fault] = {
     "healthy": healthy,
     "reset": reset,
-    **{f"s{status}": _status(status) for status in (401, 403, 404, 408, 413, 422, 500, 502, 503, 529)},
+    **{
+        f"s{status}": _status(status)
+        for status in (401, 403, 404, 408, 413, 422, 500, 502, 503, 529)
+    },
     "s429": _status(429),
     "s429_retry_after": _status(429, "retry-after: 7\r\n"),
     "s302": _status(302, "location: http://127.0.0.1:1/\r\n"),
@@ -346,7 +458,9 @@ class FaultyUpstream:
         self.seen: list[str] = []
         self.open = 0
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._run()), daemon=True
+        )
         self._thread.start()
         self._ready.wait(10)
         return self
@@ -366,20 +480,48 @@ class FaultyUpstream:
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.open += 1
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 path = head.split(" ", 2)[1]
-                headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
-                body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
-                form = "anthropic" if "/messages" in path else "gemini" if ":" in path else "openai"
-                model = path.rpartition("/")[2].partition(":")[0] if form == "gemini" else body["model"]
-                stream = "streamGenerateContent" in path if form == "gemini" else bool(body.get("stream"))
+                headers = dict(
+                    line.lower().split(": ", 1)
+                    for line in head.split("\r\n")[1:]
+                    if ": " in line
+                )
+                body = json.loads(
+                    await reader.readexactly(int(headers.get("content-length", 0)))
+                    or b"{}"
+                )
+                wire_format = (
+                    "anthropic"
+                    if "/messages" in path
+                    else "gemini"
+                    if ":" in path
+                    else "openai"
+                )
+                model = (
+                    path.rpartition("/")[2].partition(":")[0]
+                    if wire_format == "gemini"
+                    else body["model"]
+                )
+                stream = (
+                    "streamGenerateContent" in path
+                    if wire_format == "gemini"
+                    else bool(body.get("stream"))
+                )
                 self.seen.append(model)
-                await FAULTS[model](Exchange(form, stream, writer))
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError, RuntimeError):
+                await FAULTS[model](Exchange(wire_format, stream, writer))
+        except (
+            asyncio.IncompleteReadError,
+            ConnectionError,
+            asyncio.CancelledError,
+            RuntimeError,
+        ):
             pass
         finally:
             self.open -= 1

@@ -26,7 +26,9 @@ def hold(method: str, body: Mapping[str, Any]) -> None:
         # The models take what they do not know, and leave it out when they are written: so nothing may be missing then.
         assert answer.model_dump(by_alias=True, exclude_unset=True, mode="json") == body
     else:
-        ParseDict(dict(body["result"]), _ANSWERS[method]())  # refuses what the type does not know
+        ParseDict(
+            dict(body["result"]), _ANSWERS[method]()
+        )  # refuses what the type does not know
 
 
 def hold_card(card: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import uvicorn
 from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
-from modelyard.cli.door import Door, raise_file_limit, room_of
+from modelyard.cli.door import ConnectionLimiter, capacity_for, raise_file_limit
 from modelyard.cli.http_protocol import GuardedConfig
 from modelyard.knowledge.vectors import Embedder
 from modelyard.testing import Upstream, echo_models, echo_provider
@@ -45,14 +45,19 @@ class Running:
             self._settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={},
             embedder=self._embedder,
         )  # fmt: skip
-        gateway: Any = gateway_for(self.yard.services, on_start=self.yard.services.upkeep.start)
-        door = Door(self._settings.connections, room_of(self._settings.connections, raise_file_limit()))
+        gateway: Any = gateway_for(
+            self.yard.services, on_start=self.yard.services.upkeep.start
+        )
+        door = ConnectionLimiter(
+            self._settings.connections,
+            capacity_for(self._settings.connections, raise_file_limit()),
+        )
         config = GuardedConfig(gateway, door, timeout_graceful_shutdown=2)
         door.open()
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined,method-assign]
         serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        while not self._server.started:  # noqa: ASYNC110  uvicorn has no event for it
+        while not self._server.started:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         self._ready.set()
         await serving
@@ -67,9 +72,11 @@ class Running:
         self.do(self.yard.services.calls.ledger.flush())
         return self.rows("default")
 
-    def rows(self, tenant: str, most: int = 50) -> list[Any]:
+    def rows(self, tenant: str, limit: int = 50) -> list[Any]:
         """A tenant's, newest first, as far as they are written."""
-        return self.do(self.yard.services.calls.ledger.usage.recent(tenant, most=most))
+        return self.do(
+            self.yard.services.calls.ledger.usage.recent(tenant, limit=limit)
+        )
 
     def close(self) -> None:
         self._server.should_exit = True
@@ -81,16 +88,28 @@ class Running:
 def start_gateway(settings: Settings) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def start(upstream: Upstream | None = None, *, embedder: Embedder | None = None, **changes: Any) -> Running:
+    def start(
+        upstream: Upstream | None = None,
+        *,
+        embedder: Embedder | None = None,
+        **changes: Any,
+    ) -> Running:
         providers = changes.pop("providers", [])
         if upstream is not None:
-            one = CredentialSettings(values={"api_key": "sk-upstream-canary"})
-            providers = [ProviderSettings(name="openai", base_url=upstream.url, credentials=[one]), *providers]
+            credential = CredentialSettings(values={"api_key": "sk-upstream-canary"})
+            providers = [
+                ProviderSettings(
+                    name="openai", base_url=upstream.url, credentials=[credential]
+                ),
+                *providers,
+            ]
         changes = {"retries": 0, "defaults": {"llm": "echo/echo"}, **changes}
-        running = Running(msgspec.structs.replace(settings, providers=providers, **changes), embedder)
+        running = Running(
+            msgspec.structs.replace(settings, providers=providers, **changes), embedder
+        )
         started.append(running)
         return running
 
     yield start
-    for one in started:
-        one.close()
+    for running in started:
+        running.close()

@@ -12,8 +12,20 @@ from tools.show.app_clients import MODEL, serving
 
 
 def _simple(mode: str, **config: Any) -> str:
-    given = {"model": MODEL, "pre_prompt": "Be short.", "user_input_form": [], **config}
-    return yaml.dump({"kind": "app", "version": "0.6.0", "app": {"name": mode, "mode": mode}, "model_config": given})
+    model_config = {
+        "model": MODEL,
+        "pre_prompt": "Be short.",
+        "user_input_form": [],
+        **config,
+    }
+    return yaml.dump(
+        {
+            "kind": "app",
+            "version": "0.6.0",
+            "app": {"name": mode, "mode": mode},
+            "model_config": model_config,
+        }
+    )
 
 
 def _words(part: str, preset: str) -> dict[str, Any]:
@@ -24,13 +36,25 @@ def _words(part: str, preset: str) -> dict[str, Any]:
 
 
 TOOLS = [
-    {"enabled": True, "provider_type": "builtin", "provider_id": "time", "tool_name": "weekday", "tool_parameters": {}},
-    {"enabled": True, "provider_type": "builtin", "provider_id": "gone", "tool_name": "gone", "tool_parameters": {}},
+    {
+        "enabled": True,
+        "provider_type": "builtin",
+        "provider_id": "time",
+        "tool_name": "weekday",
+        "tool_parameters": {},
+    },
+    {
+        "enabled": True,
+        "provider_type": "builtin",
+        "provider_id": "gone",
+        "tool_name": "gone",
+        "tool_parameters": {},
+    },
 ]
 
 
 @pytest.fixture(scope="module")
-def told() -> Iterator[dict[str, str]]:
+def served_apps() -> Iterator[dict[str, str]]:
     apps = {
         "agent": _simple("agent-chat", agent_mode={"enabled": True, "strategy": "function_call", "tools": TOOLS}),
         "guarded": _simple("chat", sensitive_word_avoidance=_words("inputs_config", "We do not speak of that.")),
@@ -42,13 +66,17 @@ def told() -> Iterator[dict[str, str]]:
             user_input_form=[{"paragraph": {"variable": "query", "label": "Query", "required": True}}],
         ),
     }  # fmt: skip
-    with serving(apps) as found:
-        yield found
+    with serving(apps) as served:
+        yield served
 
 
 class Caller:
-    def __init__(self, told: dict[str, str], app: str) -> None:
-        self.http = httpx.Client(base_url=told["base"], headers={"authorization": f"Bearer {told[app]}"}, timeout=30)
+    def __init__(self, served_apps: dict[str, str], app: str) -> None:
+        self.http = httpx.Client(
+            base_url=served_apps["base"],
+            headers={"authorization": f"Bearer {served_apps[app]}"},
+            timeout=30,
+        )
 
     def __enter__(self) -> "Caller":
         return self
@@ -56,137 +84,229 @@ class Caller:
     def __exit__(self, *details: object) -> None:
         self.http.close()
 
-    def ask(self, query: str, **more: Any) -> list[dict[str, Any]]:
-        body = {"query": query, "inputs": {}, "user": "ada", "response_mode": "streaming", **more}
+    def ask(self, query: str, **extra_fields: Any) -> list[dict[str, Any]]:
+        body = {
+            "query": query,
+            "inputs": {},
+            "user": "ada",
+            "response_mode": "streaming",
+            **extra_fields,
+        }
         with self.http.stream("POST", "/chat-messages", json=body) as answer:
-            return [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+            return [
+                json.loads(line[6:])
+                for line in answer.iter_lines()
+                if line.startswith("data: ")
+            ]
 
-    def whole(self, query: str, **more: Any) -> dict[str, Any]:
-        body = {"query": query, "inputs": {}, "user": "ada", "response_mode": "blocking", **more}
+    def ask_blocking(self, query: str, **extra: Any) -> dict[str, Any]:
+        body = {
+            "query": query,
+            "inputs": {},
+            "user": "ada",
+            "response_mode": "blocking",
+            **extra,
+        }
         return self.http.post("/chat-messages", json=body).json()
 
 
-def test_an_agent_streams_messages_and_thoughts_and_they_are_kept(told: dict[str, str]):
-    with Caller(told, "agent") as caller:
+def test_an_agent_streams_messages_and_thoughts_and_they_are_kept(
+    served_apps: dict[str, str],
+):
+    with Caller(served_apps, "agent") as caller:
         events = caller.ask("Which day is it?")
-        kinds = [one["event"] for one in events]
+        kinds = [event["event"] for event in events]
         assert kinds[-1] == "message_end"
         assert set(kinds) == {"agent_thought", "agent_message", "message_end"}
-        thoughts = [one for one in events if one["event"] == "agent_thought"]
-        assert [(one["position"], one["tool"], bool(one["observation"])) for one in thoughts] == [
+        thoughts = [event for event in events if event["event"] == "agent_thought"]
+        assert [(thought["position"], thought["tool"], bool(thought["observation"])) for thought in thoughts] == [
             (1, "weekday", False), (1, "weekday", True), (2, "", False),
         ]  # fmt: skip
         assert "is a" in json.loads(thoughts[1]["observation"])["weekday"]
-        said = "".join(one["answer"] for one in events if one["event"] == "agent_message")
-        assert said.startswith("Answer to:")
+        answer_text = "".join(
+            event["answer"] for event in events if event["event"] == "agent_message"
+        )
+        assert answer_text.startswith("Answer to:")
         conversation = events[0]["conversation_id"]
-        [message] = caller.http.get("/messages", params={"conversation_id": conversation, "user": "ada"}).json()["data"]
-        assert message["answer"] == said
-        assert [(one["position"], one["tool"]) for one in message["agent_thoughts"]] == [(1, "weekday"), (2, "")]
+        [message] = caller.http.get(
+            "/messages", params={"conversation_id": conversation, "user": "ada"}
+        ).json()["data"]
+        assert message["answer"] == answer_text
+        assert [
+            (thought["position"], thought["tool"])
+            for thought in message["agent_thoughts"]
+        ] == [(1, "weekday"), (2, "")]
 
 
-def test_an_agent_for_front_ends_that_speak_ag_ui(told: dict[str, str]):
-    with Caller(told, "agent") as caller:
+def test_an_agent_for_front_ends_that_speak_ag_ui(served_apps: dict[str, str]):
+    with Caller(served_apps, "agent") as caller:
         body: dict[str, Any] = {
             "threadId": "mine", "runId": "run-1", "state": {}, "tools": [], "context": [], "forwardedProps": {"user": "ada"},
             "messages": [{"id": "1", "role": "user", "content": "Which day is it?"}],
         }  # fmt: skip
         with caller.http.stream("POST", "/ag-ui", json=body) as answer:
-            events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
-        kinds = [one["type"] for one in events]
+            events = [
+                json.loads(line[6:])
+                for line in answer.iter_lines()
+                if line.startswith("data: ")
+            ]
+        kinds = [event["type"] for event in events]
         assert (kinds[0], kinds[-1]) == ("RUN_STARTED", "RUN_FINISHED")
         assert events[-1]["runId"] == "run-1"
-        for begin, end in (
+        for start_event, end in (
             ("STEP_STARTED", "STEP_FINISHED"),
             ("TEXT_MESSAGE_START", "TEXT_MESSAGE_END"),
             ("TOOL_CALL_START", "TOOL_CALL_END"),
         ):
-            assert kinds.count(begin) == kinds.count(end) > 0
+            assert kinds.count(start_event) == kinds.count(end) > 0
         assert kinds.index("TOOL_CALL_RESULT") < kinds.index("TEXT_MESSAGE_START")
-        assert "".join(one["delta"] for one in events if one["type"] == "TEXT_MESSAGE_CONTENT").startswith("Answer to:")
+        assert "".join(
+            event["delta"]
+            for event in events
+            if event["type"] == "TEXT_MESSAGE_CONTENT"
+        ).startswith("Answer to:")
         thread = events[0]["threadId"]
         body |= {
             "threadId": thread,
-            "messages": [{"id": "2", "role": "user", "content": [{"type": "text", "text": "And now?"}]}],
+            "messages": [
+                {
+                    "id": "2",
+                    "role": "user",
+                    "content": [{"type": "text", "text": "And now?"}],
+                }
+            ],
         }
         with caller.http.stream("POST", "/ag-ui", json=body) as answer:
-            again = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
-        assert again[0]["threadId"] == thread  # the same conversation goes on
-        refused = caller.http.post("/ag-ui", json={"threadId": "x", "runId": "y", "messages": []})
+            next_events = [
+                json.loads(line[6:])
+                for line in answer.iter_lines()
+                if line.startswith("data: ")
+            ]
+        assert next_events[0]["threadId"] == thread  # the same conversation goes on
+        refused = caller.http.post(
+            "/ag-ui", json={"threadId": "x", "runId": "y", "messages": []}
+        )
         assert (refused.status_code, refused.json()["code"]) == (400, "invalid_param")
 
 
-def test_words_that_must_not_come_in(told: dict[str, str]):
-    with Caller(told, "guarded") as caller:
+def test_words_that_must_not_come_in(served_apps: dict[str, str]):
+    with Caller(served_apps, "guarded") as caller:
         events = caller.ask("Tell me the GEHEIM word")
-        assert [(one["event"], one.get("answer")) for one in events] == [
+        assert [(event["event"], event.get("answer")) for event in events] == [
             ("message", "We do not speak of that."), ("message_end", None),
         ]  # fmt: skip
-        assert caller.whole("something else")["answer"].startswith("Answer to:")
-        assert caller.whole("das ist verboten")["answer"] == "We do not speak of that."
+        assert caller.ask_blocking("something else")["answer"].startswith("Answer to:")
+        assert (
+            caller.ask_blocking("das ist verboten")["answer"]
+            == "We do not speak of that."
+        )
 
 
-def test_words_that_must_not_come_in_to_a_completion(told: dict[str, str]):
-    with Caller(told, "guarded_completion") as caller:
-        body = {"inputs": {"query": "geheim"}, "user": "ada", "response_mode": "blocking"}
-        assert caller.http.post("/completion-messages", json=body).json()["answer"] == "No."
+def test_words_that_must_not_come_in_to_a_completion(served_apps: dict[str, str]):
+    with Caller(served_apps, "guarded_completion") as caller:
+        body = {
+            "inputs": {"query": "geheim"},
+            "user": "ada",
+            "response_mode": "blocking",
+        }
+        assert (
+            caller.http.post("/completion-messages", json=body).json()["answer"]
+            == "No."
+        )
 
 
-def test_words_that_must_not_be_said(told: dict[str, str]):
-    with Caller(told, "careful") as caller:
+def test_words_that_must_not_be_said(served_apps: dict[str, str]):
+    with Caller(served_apps, "careful") as caller:
         events = caller.ask("say geheim please")
-        replaced = [one for one in events if one["event"] == "message_replace"]
-        assert [one["answer"] for one in replaced] == ["Better not."]
+        replaced = [event for event in events if event["event"] == "message_replace"]
+        assert [event["answer"] for event in replaced] == ["Better not."]
         assert events[-1]["event"] == "message_end"
         conversation = events[0]["conversation_id"]
-        [message] = caller.http.get("/messages", params={"conversation_id": conversation, "user": "ada"}).json()["data"]
+        [message] = caller.http.get(
+            "/messages", params={"conversation_id": conversation, "user": "ada"}
+        ).json()["data"]
         assert message["answer"] == "Better not."
 
 
-def test_annotations_answer_without_a_model(told: dict[str, str]):
-    with Caller(told, "annotated") as caller:
-        made = caller.http.post("/apps/annotations", json={"question": "When do you open?", "answer": "At nine."})
-        assert made.status_code == 201
-        row = made.json()["id"]
-        assert caller.whole("When do you open?")["answer"].startswith("Answer to:")  # it is not switched on yet
-        settings = {"embedding_provider_name": "", "embedding_model_name": "", "score_threshold": 0.8}
+def test_annotations_answer_without_a_model(served_apps: dict[str, str]):
+    with Caller(served_apps, "annotated") as caller:
+        response = caller.http.post(
+            "/apps/annotations",
+            json={"question": "When do you open?", "answer": "At nine."},
+        )
+        assert response.status_code == 201
+        row = response.json()["id"]
+        assert caller.ask_blocking("When do you open?")["answer"].startswith(
+            "Answer to:"
+        )  # it is not switched on yet
+        settings = {
+            "embedding_provider_name": "",
+            "embedding_model_name": "",
+            "score_threshold": 0.8,
+        }
         job = caller.http.post("/apps/annotation-reply/enable", json=settings).json()
-        status = caller.http.get(f"/apps/annotation-reply/enable/status/{job['job_id']}").json()
+        status = caller.http.get(
+            f"/apps/annotation-reply/enable/status/{job['job_id']}"
+        ).json()
         assert status["job_status"] == "completed", status
         events = caller.ask("At what time do you open?")
         assert events[0]["answer"] == "At nine."
         assert events[-1]["metadata"]["annotation_reply"]["id"] == row
-        assert caller.whole("How tall is the Eiffel tower?")["answer"].startswith("Answer to:")
+        assert caller.ask_blocking("How tall is the Eiffel tower?")[
+            "answer"
+        ].startswith("Answer to:")
         listed = caller.http.get("/apps/annotations", params={"keyword": "OPEN"}).json()
         assert (listed["total"], listed["data"][0]["hit_count"]) == (1, 1)
         changed = caller.http.put(
-            f"/apps/annotations/{row}", json={"question": "When do you close?", "answer": "At six."}
+            f"/apps/annotations/{row}",
+            json={"question": "When do you close?", "answer": "At six."},
         )
         assert changed.json()["answer"] == "At six."
-        assert caller.whole("when do you close?")["answer"] == "At six."
+        assert caller.ask_blocking("when do you close?")["answer"] == "At six."
         caller.http.post("/apps/annotation-reply/disable", json={})
-        assert caller.whole("when do you close?")["answer"].startswith("Answer to:")
+        assert caller.ask_blocking("when do you close?")["answer"].startswith(
+            "Answer to:"
+        )
         assert caller.http.delete(f"/apps/annotations/{row}").status_code == 204
-        assert caller.http.delete(f"/apps/annotations/{row}").json()["code"] == "not_found"
-        assert caller.http.post("/apps/annotations", json={"question": " "}).json()["code"] == "invalid_param"
-        assert caller.http.post("/apps/annotation-reply/maybe", json={}).status_code == 400
-        assert caller.http.post("/apps/annotation-reply/enable", json={"score_threshold": 7}).status_code == 400
-        assert caller.http.get("/apps/annotation-reply/enable/status/none").status_code == 400
-    with Caller(told, "guarded") as other:  # another app's are another's
-        assert other.http.get("/apps/annotations").json()["total"] == 0
+        assert (
+            caller.http.delete(f"/apps/annotations/{row}").json()["code"] == "not_found"
+        )
+        assert (
+            caller.http.post("/apps/annotations", json={"question": " "}).json()["code"]
+            == "invalid_param"
+        )
+        assert (
+            caller.http.post("/apps/annotation-reply/maybe", json={}).status_code == 400
+        )
+        assert (
+            caller.http.post(
+                "/apps/annotation-reply/enable", json={"score_threshold": 7}
+            ).status_code
+            == 400
+        )
+        assert (
+            caller.http.get("/apps/annotation-reply/enable/status/none").status_code
+            == 400
+        )
+    with Caller(served_apps, "guarded") as other_caller:  # another app's are another's
+        assert other_caller.http.get("/apps/annotations").json()["total"] == 0
 
 
-def test_a_new_conversation_is_named_by_the_model(told: dict[str, str]):
-    with Caller(told, "annotated") as caller:
-        first = caller.whole("Where do the swallows go in winter?", user="namer")
+def test_a_new_conversation_is_named_by_the_model(served_apps: dict[str, str]):
+    with Caller(served_apps, "annotated") as caller:
+        first = caller.ask_blocking("Where do the swallows go in winter?", user="namer")
         for _ in range(100):
-            [one] = caller.http.get("/conversations", params={"user": "namer"}).json()["data"]
-            if one["name"].startswith("Answer to:"):
+            [conversation] = caller.http.get(
+                "/conversations", params={"user": "namer"}
+            ).json()["data"]
+            if conversation["name"].startswith("Answer to:"):
                 break
             time.sleep(0.05)
-        assert one["id"] == first["conversation_id"]
-        assert one["name"].startswith("Answer to:")
-        caller.whole("Unnamed, please.", user="quiet", auto_generate_name=False)
+        assert conversation["id"] == first["conversation_id"]
+        assert conversation["name"].startswith("Answer to:")
+        caller.ask_blocking("Unnamed, please.", user="quiet", auto_generate_name=False)
         time.sleep(0.3)
-        [one] = caller.http.get("/conversations", params={"user": "quiet"}).json()["data"]
-        assert one["name"] == "Unnamed, please."
+        [conversation] = caller.http.get(
+            "/conversations", params={"user": "quiet"}
+        ).json()["data"]
+        assert conversation["name"] == "Unnamed, please."

@@ -40,9 +40,19 @@ from tests.gateway.conftest import Running
 
 Start = Callable[..., Running]
 MODEL = "openai/gpt-4o"
-LOOK = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"city":"Oslo"}'}}
-pytestmark = pytest.mark.filterwarnings("default")  # other people's libraries warn as they like
+LOOK = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+}
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "look", "arguments": '{"city":"Oslo"}'},
+}
+pytestmark = pytest.mark.filterwarnings(
+    "default"
+)  # other people's libraries warn as they like
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +76,17 @@ def served(request: UpstreamRequest) -> Answer:
     if request.path.endswith("/embeddings"):
         return embedding_answer([[0.5, 0.25]] * len(request.json["input"]))
     if request.path.endswith("/rerank"):
-        return json_answer({"results": [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.1}]})
-    if request.path.endswith("/responses"):  # what the provider itself speaks is spoken to it
+        return json_answer(
+            {
+                "results": [
+                    {"index": 1, "relevance_score": 0.9},
+                    {"index": 0, "relevance_score": 0.1},
+                ]
+            }
+        )
+    if request.path.endswith(
+        "/responses"
+    ):  # what the provider itself speaks is spoken to it
         return json_answer(RESPONSE)
     if request.path.endswith("/audio/speech"):
         return Answer(headers={"content-type": "audio/mpeg"}, body=b"ID3sound")
@@ -75,15 +94,27 @@ def served(request: UpstreamRequest) -> Answer:
         return json_answer({"text": "words"})
     body = request.json
     if "prompt" in body:
-        return json_answer({"choices": [{"index": 0, "text": "hello", "finish_reason": "stop"}]})
+        return json_answer(
+            {"choices": [{"index": 0, "text": "hello", "finish_reason": "stop"}]}
+        )
     answered = any(message["role"] == "tool" for message in body["messages"])
     wants_json = "response_format" in body
     if body.get("tools") and not answered:
-        named = {**CALL, "function": {**CALL["function"], "name": body["tools"][0]["function"]["name"]}}
-        return chat_answer("", tool_calls=[named])
+        tool_call = {
+            **CALL,
+            "function": {
+                **CALL["function"],
+                "name": body["tools"][0]["function"]["name"],
+            },
+        }
+        return chat_answer("", tool_calls=[tool_call])
     if wants_json:
         return chat_answer('{"city": "Oslo"}')
-    return stream_answer(chat_events(["he", "llo"])) if body.get("stream") else chat_answer("hello")
+    return (
+        stream_answer(chat_events(["he", "llo"]))
+        if body.get("stream")
+        else chat_answer("hello")
+    )
 
 
 RESPONSE = {
@@ -127,29 +158,57 @@ def claude(running: Running) -> anthropic.Anthropic:
 ASKED: list[Any] = [{"role": "user", "content": "hi"}]
 
 
-def test_anthropics_client_chats_streams_counts_and_calls_tools(claude: anthropic.Anthropic):
-    said = claude.messages.create(model=MODEL, max_tokens=50, messages=ASKED)
-    assert (said.content[0].text, said.stop_reason, said.usage.input_tokens) == ("hello", "end_turn", 7)
+def test_anthropics_client_chats_streams_counts_and_calls_tools(
+    claude: anthropic.Anthropic,
+):
+    message = claude.messages.create(model=MODEL, max_tokens=50, messages=ASKED)
+    assert (
+        message.content[0].text,
+        message.stop_reason,
+        message.usage.input_tokens,
+    ) == ("hello", "end_turn", 7)
     with claude.messages.stream(model=MODEL, max_tokens=50, messages=ASKED) as stream:
         assert "".join(stream.text_stream) == "hello"
         assert stream.get_final_message().usage.output_tokens == 2
     tools: list[Any] = [{"name": "look", "description": "d", "input_schema": LOOK}]
-    called = claude.messages.create(model=MODEL, max_tokens=50, messages=ASKED, tools=tools)
+    called = claude.messages.create(
+        model=MODEL, max_tokens=50, messages=ASKED, tools=tools
+    )
     assert (called.content[0].name, called.content[0].input, called.stop_reason) == (
         "look",
         {"city": "Oslo"},
         "tool_use",
     )
-    result = {"type": "tool_result", "tool_use_id": called.content[0].id, "content": "rain"}
-    history = [*ASKED, {"role": "assistant", "content": called.content}, {"role": "user", "content": [result]}]
-    assert claude.messages.create(model=MODEL, max_tokens=50, messages=history, tools=tools).content[0].text == "hello"
+    result = {
+        "type": "tool_result",
+        "tool_use_id": called.content[0].id,
+        "content": "rain",
+    }
+    history = [
+        *ASKED,
+        {"role": "assistant", "content": called.content},
+        {"role": "user", "content": [result]},
+    ]
+    assert (
+        claude.messages.create(
+            model=MODEL, max_tokens=50, messages=history, tools=tools
+        )
+        .content[0]
+        .text
+        == "hello"
+    )
     assert claude.messages.count_tokens(model=MODEL, messages=ASKED).input_tokens > 3
 
 
 def test_anthropics_client_gets_its_own_kind_of_errors(claude: anthropic.Anthropic):
     with pytest.raises(anthropic.NotFoundError, match="is not offered"):
         claude.messages.create(model="nope", max_tokens=5, messages=ASKED)
-    stray: list[Any] = [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x", "content": "y"}]}]
+    stray: list[Any] = [
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": "x", "content": "y"}],
+        }
+    ]
     with pytest.raises(anthropic.BadRequestError, match="tool_use_id"):
         claude.messages.create(model=MODEL, max_tokens=5, messages=stray)
 
@@ -159,25 +218,38 @@ def test_anthropics_client_gets_its_own_kind_of_errors(claude: anthropic.Anthrop
 
 @pytest.fixture
 def gemini(running: Running) -> genai.Client:
-    return genai.Client(api_key="none", http_options=types.HttpOptions(base_url=running.origin))
+    return genai.Client(
+        api_key="none", http_options=types.HttpOptions(base_url=running.origin)
+    )
 
 
-def test_googles_client_chats_streams_counts_embeds_and_calls_tools(gemini: genai.Client):
-    said = gemini.models.generate_content(model=MODEL, contents="hi")
-    assert (said.text, said.usage_metadata.prompt_token_count) == ("hello", 7)
+def test_googles_client_chats_streams_counts_embeds_and_calls_tools(
+    gemini: genai.Client,
+):
+    response = gemini.models.generate_content(model=MODEL, contents="hi")
+    assert (response.text, response.usage_metadata.prompt_token_count) == ("hello", 7)
     streamed = gemini.models.generate_content_stream(model=MODEL, contents="hi")
     assert "".join(chunk.text or "" for chunk in streamed) == "hello"
     declared = types.FunctionDeclaration(name="look", parameters_json_schema=LOOK)
-    config = types.GenerateContentConfig(tools=[types.Tool(function_declarations=[declared])])
+    config = types.GenerateContentConfig(
+        tools=[types.Tool(function_declarations=[declared])]
+    )
     called = gemini.models.generate_content(model=MODEL, contents="hi", config=config)
-    assert (called.function_calls[0].name, called.function_calls[0].args) == ("look", {"city": "Oslo"})
-    shaped = types.GenerateContentConfig(response_mime_type="application/json", response_json_schema=LOOK)
-    assert json.loads(gemini.models.generate_content(model=MODEL, contents="hi", config=shaped).text) == {
-        "city": "Oslo"
-    }
+    assert (called.function_calls[0].name, called.function_calls[0].args) == (
+        "look",
+        {"city": "Oslo"},
+    )
+    shaped = types.GenerateContentConfig(
+        response_mime_type="application/json", response_json_schema=LOOK
+    )
+    assert json.loads(
+        gemini.models.generate_content(model=MODEL, contents="hi", config=shaped).text
+    ) == {"city": "Oslo"}
     assert gemini.models.count_tokens(model=MODEL, contents="hi").total_tokens > 3
-    vectors = gemini.models.embed_content(model="openai/text-embedding-3-small", contents=["a", "b"]).embeddings
-    assert [one.values for one in vectors] == [[0.5, 0.25]] * 2
+    vectors = gemini.models.embed_content(
+        model="openai/text-embedding-3-small", contents=["a", "b"]
+    ).embeddings
+    assert [embedding.values for embedding in vectors] == [[0.5, 0.25]] * 2
     with pytest.raises(genai.errors.ClientError, match="is not offered"):
         gemini.models.generate_content(model="nope", contents="hi")
 
@@ -187,19 +259,27 @@ def test_googles_client_chats_streams_counts_embeds_and_calls_tools(gemini: gena
 
 def test_coheres_client_chats_streams_embeds_and_calls_tools(running: Running):
     client = cohere.ClientV2(api_key="none", base_url=running.origin)
-    said = client.chat(model=MODEL, messages=ASKED)
-    assert (said.message.content[0].text, said.usage.tokens.input_tokens) == ("hello", 7)
+    response = client.chat(model=MODEL, messages=ASKED)
+    assert (response.message.content[0].text, response.usage.tokens.input_tokens) == (
+        "hello",
+        7,
+    )
     texts = [
         event.delta.message.content.text
         for event in client.chat_stream(model=MODEL, messages=ASKED)
         if event.type == "content-delta"
     ]
     assert "".join(texts) == "hello"
-    tools: list[Any] = [{"type": "function", "function": {"name": "look", "parameters": LOOK}}]
+    tools: list[Any] = [
+        {"type": "function", "function": {"name": "look", "parameters": LOOK}}
+    ]
     called = client.chat(model=MODEL, messages=ASKED, tools=tools)
     assert called.message.tool_calls[0].function.name == "look"
     embedded = client.embed(
-        model="openai/text-embedding-3-small", texts=["a"], input_type="search_query", embedding_types=["float"]
+        model="openai/text-embedding-3-small",
+        texts=["a"],
+        input_type="search_query",
+        embedding_types=["float"],
     )
     assert embedded.embeddings.float_ == [[0.5, 0.25]]
 
@@ -213,42 +293,59 @@ def test_coheres_client_reranks(start_gateway: Start):
 # ------------------------------------------------------------------------------------------------ OpenAI's
 
 
-def test_openais_client_keeps_responses_and_goes_on_from_them(running: Running, start_gateway: Start):
+def test_openais_client_keeps_responses_and_goes_on_from_them(
+    running: Running, start_gateway: Start
+):
     client = openai.OpenAI(base_url=start_gateway().url, api_key="none", max_retries=0)
     first = client.responses.create(model="echo/echo", input="one")
-    second = client.responses.create(model="echo/echo", input="two", previous_response_id=first.id)
-    third = client.responses.create(model="echo/echo", input="three", previous_response_id=second.id, stream=True)
+    second = client.responses.create(
+        model="echo/echo", input="two", previous_response_id=first.id
+    )
+    third = client.responses.create(
+        model="echo/echo", input="three", previous_response_id=second.id, stream=True
+    )
     kinds = [event.type for event in third]
     assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
     assert client.responses.retrieve(second.id).previous_response_id == first.id
     assert client.responses.input_items.list(first.id).data[0].content == "one"
     client.responses.delete(first.id)
-    for lost in (lambda: client.responses.retrieve(first.id),
+    for lookup in (lambda: client.responses.retrieve(first.id),
                  lambda: client.responses.create(model="echo/echo", input="x", previous_response_id=first.id)):  # fmt: skip
         with pytest.raises(openai.NotFoundError, match="does not exist"):
-            lost()
+            lookup()
     with pytest.raises(openai.BadRequestError, match="background"):
         client.responses.create(model="echo/echo", input="x", background=True)
 
 
 def test_openais_client_speaks_every_other_route(running: Running):
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
-    assert client.responses.create(model=MODEL, input="hi", store=False).output_text == "hello"
-    assert client.completions.create(model=MODEL, prompt="hi").choices[0].text == "hello"
-    with client.audio.speech.with_streaming_response.create(model="openai/tts-1", voice="alloy", input="hi") as sound:
+    assert (
+        client.responses.create(model=MODEL, input="hi", store=False).output_text
+        == "hello"
+    )
+    assert (
+        client.completions.create(model=MODEL, prompt="hi").choices[0].text == "hello"
+    )
+    with client.audio.speech.with_streaming_response.create(
+        model="openai/tts-1", voice="alloy", input="hi"
+    ) as sound:
         assert sound.read() == b"ID3sound"
-    heard = client.audio.transcriptions.create(model="openai/whisper-1", file=("a.wav", b"RIFF"))
-    assert heard.text == "words"
+    transcript = client.audio.transcriptions.create(
+        model="openai/whisper-1", file=("a.wav", b"RIFF")
+    )
+    assert transcript.text == "words"
 
 
 def test_what_the_model_does_not_take_is_dropped_and_said_or_refused(running: Running):
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
     create = client.chat.completions.with_raw_response.create
-    said = create(model=MODEL, messages=ASKED, extra_body={"top_k": 5})
-    assert said.headers["x-modelyard-dropped"] == "top_k"
+    response = create(model=MODEL, messages=ASKED, extra_body={"top_k": 5})
+    assert response.headers["x-modelyard-dropped"] == "top_k"
     refuse = {"x-modelyard-unsupported": "refuse"}
     with pytest.raises(openai.BadRequestError, match="does not take 'top_k'"):
-        create(model=MODEL, messages=ASKED, extra_body={"top_k": 5}, extra_headers=refuse)
+        create(
+            model=MODEL, messages=ASKED, extra_body={"top_k": 5}, extra_headers=refuse
+        )
 
 
 # ------------------------------------------------------------------------------------------------ libraries on top
@@ -258,50 +355,74 @@ class City(BaseModel):
     city: str
 
 
-def test_langchain_chats_streams_calls_tools_shapes_answers_and_embeds(running: Running):
+def test_langchain_chats_streams_calls_tools_shapes_answers_and_embeds(
+    running: Running,
+):
     llm = ChatOpenAI(model=MODEL, base_url=running.url, api_key="none", max_retries=0)  # type: ignore[arg-type]
     assert llm.invoke([HumanMessage("hi")]).content == "hello"
     assert "".join(chunk.content for chunk in llm.stream("hi")) == "hello"
-    tool = {"type": "function", "function": {"name": "look", "description": "d", "parameters": LOOK}}
+    tool = {
+        "type": "function",
+        "function": {"name": "look", "description": "d", "parameters": LOOK},
+    }
     assert llm.bind_tools([tool]).invoke("hi").tool_calls[0]["args"] == {"city": "Oslo"}
-    assert llm.with_structured_output(City, method="json_schema").invoke("hi") == City(city="Oslo")
+    assert llm.with_structured_output(City, method="json_schema").invoke("hi") == City(
+        city="Oslo"
+    )
     embed = OpenAIEmbeddings(
-        model="openai/text-embedding-3-small", base_url=running.url, api_key="none", check_embedding_ctx_length=False
+        model="openai/text-embedding-3-small",
+        base_url=running.url,
+        api_key="none",
+        check_embedding_ctx_length=False,
     )  # type: ignore[call-arg,arg-type]
     assert embed.embed_query("a") == [0.5, 0.25]
 
 
-@pytest.mark.parametrize("kind", ["chat", "anthropic", "google"])
-def test_pydantic_ai_runs_an_agent_with_a_tool_in_each_format(running: Running, kind: str):
-    seen: list[str] = []
-    match kind:
+@pytest.mark.parametrize("api_format", ["chat", "anthropic", "google"])
+def test_pydantic_ai_runs_an_agent_with_a_tool_in_each_format(
+    running: Running, api_format: str
+):
+    cities: list[str] = []
+    match api_format:
         case "chat":
-            model: Any = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=running.url, api_key="none"))
+            model: Any = OpenAIChatModel(
+                MODEL, provider=OpenAIProvider(base_url=running.url, api_key="none")
+            )
         case "anthropic":
             model = AnthropicModel(
                 MODEL,
                 provider=AnthropicProvider(
-                    anthropic_client=anthropic.AsyncAnthropic(base_url=running.origin, api_key="none")
+                    anthropic_client=anthropic.AsyncAnthropic(
+                        base_url=running.origin, api_key="none"
+                    )
                 ),
             )
         case _:
-            client = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=running.origin))
+            client = genai.Client(
+                api_key="none", http_options=types.HttpOptions(base_url=running.origin)
+            )
             model = GoogleModel(MODEL, provider=GoogleProvider(client=client))
 
     agent = Agent(model)
 
     @agent.tool_plain
     def look(city: str) -> str:
-        seen.append(city)
+        cities.append(city)
         return "rain"
 
     result = asyncio.run(agent.run("How is it in Oslo?"))
-    assert (result.output, seen) == ("hello", ["Oslo"])
-    assert result.usage().input_tokens == 14 if callable(result.usage) else result.usage.input_tokens == 14
+    assert (result.output, cities) == ("hello", ["Oslo"])
+    assert (
+        result.usage().input_tokens == 14
+        if callable(result.usage)
+        else result.usage.input_tokens == 14
+    )
 
 
 def test_pydantic_ai_speaks_responses(running: Running):
-    model = OpenAIResponsesModel(MODEL, provider=OpenAIProvider(base_url=running.url, api_key="none"))
+    model = OpenAIResponsesModel(
+        MODEL, provider=OpenAIProvider(base_url=running.url, api_key="none")
+    )
     assert asyncio.run(Agent(model).run("hi")).output == "hello"
 
 
@@ -311,26 +432,30 @@ def test_pydantic_ai_speaks_responses(running: Running):
 @pytest.mark.parametrize(
     ("path", "body", "shape"),
     [
-        ("/v1/messages", b"{", lambda one: one["error"]["type"] == "invalid_request_error" and one["type"] == "error"),
-        ("/v1beta/models/openai/gpt-4o:generateContent", b"[]", lambda one: one["error"]["status"] == "INVALID_ARGUMENT"),
-        ("/v1beta/models/openai/gpt-4o:fly", b"{}", lambda one: one["error"]["status"] == "NOT_FOUND"),
-        ("/v2/chat", b'{"messages": 5}', lambda one: "'messages' must be a list" in one["message"]),
-        ("/v1/responses", b'{"model": "echo/echo"}', lambda one: one["error"]["param"] == "input"),
-        ("/v1/completions", b'{"model": "echo/echo", "prompt": [1, 2]}', lambda one: one["error"]["param"] == "prompt"),
+        ("/v1/messages", b"{", lambda error_body: error_body["error"]["type"] == "invalid_request_error" and error_body["type"] == "error"),
+        ("/v1beta/models/openai/gpt-4o:generateContent", b"[]", lambda error_body: error_body["error"]["status"] == "INVALID_ARGUMENT"),
+        ("/v1beta/models/openai/gpt-4o:fly", b"{}", lambda error_body: error_body["error"]["status"] == "NOT_FOUND"),
+        ("/v2/chat", b'{"messages": 5}', lambda error_body: "'messages' must be a list" in error_body["message"]),
+        ("/v1/responses", b'{"model": "echo/echo"}', lambda error_body: error_body["error"]["param"] == "input"),
+        ("/v1/completions", b'{"model": "echo/echo", "prompt": [1, 2]}', lambda error_body: error_body["error"]["param"] == "prompt"),
         ("/v1/messages", b'{"model": "echo/echo", "max_tokens": 0, "messages": [{"role": "user", "content": "x"}]}',
-         lambda one: "max_tokens" in one["error"]["message"]),
+         lambda error_body: "max_tokens" in error_body["error"]["message"]),
         ("/v1/messages", b'{"model": "echo/echo", "max_tokens": 5, "messages": [{"role": "robot", "content": "x"}]}',
-         lambda one: "messages[0].role" in one["error"]["message"]),
+         lambda error_body: "messages[0].role" in error_body["error"]["message"]),
         ("/v1/messages", b'{"model":"echo/echo","max_tokens":5,"messages":[{"role":"user","content":[{"type":"image",'
          b'"source":{"type":"base64","media_type":"image/png","data":"AAAA"}}]}]}',
-         lambda one: "the bytes of an image" in one["error"]["message"]),
+         lambda error_body: "the bytes of an image" in error_body["error"]["message"]),
     ],
 )  # fmt: skip
-def test_each_mistake_gets_the_formats_own_error(start_gateway: Start, path: str, body: bytes, shape: Any):
+def test_each_mistake_gets_the_formats_own_error(
+    start_gateway: Start, path: str, body: bytes, shape: Any
+):
     import urllib.error
     import urllib.request
 
-    request = urllib.request.Request(start_gateway().origin + path, body, {"content-type": "application/json"})
+    request = urllib.request.Request(
+        start_gateway().origin + path, body, {"content-type": "application/json"}
+    )
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request)
     assert caught.value.code in (400, 404)
@@ -341,15 +466,28 @@ def test_each_mistake_gets_the_formats_own_error(start_gateway: Start, path: str
     ("answer", "part"),
     [
         (lambda r: stream_answer(chat_events(["half"])[:-3]), "broke off"),
-        (lambda r: Answer(headers={"content-type": "text/html"}, body=b"<html>no</html>"), "broke off"),
-        (lambda r: Answer(headers={"content-type": "application/json"}, body=b"<html>no</html>"), "web page"),
+        (
+            lambda r: Answer(
+                headers={"content-type": "text/html"}, body=b"<html>no</html>"
+            ),
+            "broke off",
+        ),
+        (
+            lambda r: Answer(
+                headers={"content-type": "application/json"}, body=b"<html>no</html>"
+            ),
+            "web page",
+        ),
         (lambda r: stream_answer([b"data: {nonsense\n\n"]), "not JSON"),
         (lambda r: stream_answer([b"data: " + b"x" * (1 << 20)] * 17), "larger than"),
         (lambda r: error_answer(429, "slow", retry_after="3"), "slow"),
     ],
 )
 def test_an_upstream_that_breaks_is_an_error_in_the_callers_format(
-    start_gateway: Start, upstream: Callable[[Handler], Upstream], answer: Handler, part: str
+    start_gateway: Start,
+    upstream: Callable[[Handler], Upstream],
+    answer: Handler,
+    part: str,
 ):
     running = start_gateway(upstream(answer))
     claude = anthropic.Anthropic(base_url=running.origin, api_key="none", max_retries=0)
@@ -358,18 +496,28 @@ def test_an_upstream_that_breaks_is_an_error_in_the_callers_format(
         claude.messages.stream(model=MODEL, max_tokens=9, messages=ASKED) as stream,
     ):
         stream.get_final_message()
-    gemini = genai.Client(api_key="none", http_options=types.HttpOptions(base_url=running.origin))
-    with pytest.raises(Exception, match=f"{part}|resting"):  # a key that was told to slow down rests
+    gemini = genai.Client(
+        api_key="none", http_options=types.HttpOptions(base_url=running.origin)
+    )
+    with pytest.raises(
+        Exception, match=f"{part}|resting"
+    ):  # a key that was told to slow down rests
         list(gemini.models.generate_content_stream(model=MODEL, contents="hi"))
 
 
-def test_counts_that_nobody_can_believe_are_estimated(start_gateway: Start, upstream: Callable[[Handler], Upstream]):
+def test_counts_that_nobody_can_believe_are_estimated(
+    start_gateway: Start, upstream: Callable[[Handler], Upstream]
+):
     odd = b'{"choices":[{"index":0,"message":{"content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":-5,"completion_tokens":1e400}}'
-    running = start_gateway(upstream(lambda r: Answer(headers={"content-type": "application/json"}, body=odd)))
+    running = start_gateway(
+        upstream(
+            lambda r: Answer(headers={"content-type": "application/json"}, body=odd)
+        )
+    )
     client = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
     try:
-        said = client.chat.completions.create(model=MODEL, messages=ASKED)
+        completion = client.chat.completions.create(model=MODEL, messages=ASKED)
     except openai.APIStatusError as error:  # JSON has no number as large as that
         assert "not JSON" in error.message
     else:
-        assert said.usage.prompt_tokens >= 0
+        assert completion.usage.prompt_tokens >= 0

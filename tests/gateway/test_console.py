@@ -25,26 +25,37 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "assets" / "index-abc.js").write_bytes(SCRIPT)
     (folder / "assets" / "index-abc.js.gz").write_bytes(PACKED)
     (folder / "assets" / "index-abc.js.br").write_bytes(b"as Brotli")
-    known = {str(one.relative_to(folder)): one for one in folder.rglob("*") if one.is_file()}
-    monkeypatch.setattr(console, "_built", lambda: known)
+    built_files = {
+        str(path.relative_to(folder)): path
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    monkeypatch.setattr(console, "_list_built_files", lambda: built_files)
     return folder
 
 
 @pytest.fixture
 def client(start_gateway: Callable[..., Running]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=start_gateway().origin, timeout=30) as one:
-        yield one
+    with httpx.Client(base_url=start_gateway().origin, timeout=30) as http_client:
+        yield http_client
 
 
-def test_every_address_within_the_console_is_its_page(built: Path, client: httpx.Client):
-    for path in ("/console", "/console/", "/console/playground", "/console/apps/7/canvas"):
-        got = client.get(path)
-        assert (got.status_code, got.content) == (200, PAGE), path
-        policy = got.headers["content-security-policy"]
+def test_every_address_within_the_console_is_its_page(
+    built: Path, client: httpx.Client
+):
+    for path in (
+        "/console",
+        "/console/",
+        "/console/playground",
+        "/console/apps/7/canvas",
+    ):
+        response = client.get(path)
+        assert (response.status_code, response.content) == (200, PAGE), path
+        policy = response.headers["content-security-policy"]
         assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
         assert "frame-ancestors 'none'" in policy
         assert "unsafe" not in policy
-        assert got.headers["cache-control"] == "no-cache"
+        assert response.headers["cache-control"] == "no-cache"
 
 
 @pytest.mark.parametrize(("accepts", "coding", "content"), [
@@ -54,24 +65,36 @@ def test_every_address_within_the_console_is_its_page(built: Path, client: httpx
 def test_files_come_in_a_coding_that_the_browser_reads(
     built: Path, client: httpx.Client, accepts: str, coding: str | None, content: bytes
 ):
-    with client.stream("GET", "/console/assets/index-abc.js", headers={"accept-encoding": accepts}) as got:
-        raw = b"".join(got.iter_raw())
-    assert (got.headers.get("content-encoding"), raw, got.headers["vary"]) == (
+    with client.stream(
+        "GET", "/console/assets/index-abc.js", headers={"accept-encoding": accepts}
+    ) as response:
+        raw = b"".join(response.iter_raw())
+    assert (
+        response.headers.get("content-encoding"),
+        raw,
+        response.headers["vary"],
+    ) == (
         coding,
         content,
         "accept-encoding",
     )
-    assert got.headers["content-type"] == "text/javascript; charset=utf-8"
-    assert "immutable" in got.headers["cache-control"]
+    assert response.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert "immutable" in response.headers["cache-control"]
 
 
 def test_what_was_not_built_is_not_there(built: Path, client: httpx.Client):
-    for path in ("/console/assets/other.js", "/console/../modelyard/gateway/server.py", "/console/%2e%2e/server.py"):
+    for path in (
+        "/console/assets/other.js",
+        "/console/../modelyard/gateway/server.py",
+        "/console/%2e%2e/server.py",
+    ):
         assert client.get(path).status_code == 404, path
     assert client.post("/console/playground").status_code == 405
 
 
-def test_without_a_build_the_page_says_how_to_make_one(client: httpx.Client, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(console, "_built", dict)
-    got = client.get("/console")
-    assert (got.status_code, "make console" in got.text) == (503, True)
+def test_without_a_build_the_page_says_how_to_make_one(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(console, "_list_built_files", dict)
+    response = client.get("/console")
+    assert (response.status_code, "make console" in response.text) == (503, True)

@@ -30,20 +30,36 @@ HI = [{"role": "user", "content": "hi there"}]
 
 
 def client(running: Any, **options: Any) -> openai.OpenAI:
-    return openai.OpenAI(base_url=running.url, api_key=options.pop("api_key", "none"), max_retries=0, **options)
+    return openai.OpenAI(
+        base_url=running.url,
+        api_key=options.pop("api_key", "none"),
+        max_retries=0,
+        **options,
+    )
 
 
 def send(
-    running: Any, method: str, path: str, body: bytes | str | None = None, **headers: str
+    running: Any,
+    method: str,
+    path: str,
+    body: bytes | str | None = None,
+    **headers: str,
 ) -> tuple[int, dict[str, str], Any]:
     connection = http.client.HTTPConnection(urlsplit(running.origin).netloc, timeout=10)
-    named = {"content-type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
-    connection.request(method, path, body, named)
+    request_headers = {
+        "content-type": "application/json",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    connection.request(method, path, body, request_headers)
     answer = connection.getresponse()
     raw = answer.read()
     connection.close()
-    found = {name.lower(): value for name, value in answer.getheaders()}
-    return answer.status, found, json.loads(raw) if "json" in found.get("content-type", "") else raw
+    response_headers = {name.lower(): value for name, value in answer.getheaders()}
+    return (
+        answer.status,
+        response_headers,
+        json.loads(raw) if "json" in response_headers.get("content-type", "") else raw,
+    )
 
 
 # the official client, all six types
@@ -52,28 +68,65 @@ def send(
 def test_the_official_client_and_the_echo_provider(start_gateway: Start):
     running = start_gateway()
     api = client(running)
-    assert api.chat.completions.create(model="default", messages=HI).choices[0].message.content == "hi there"  # type: ignore[arg-type]
+    assert (
+        api.chat.completions.create(model="default", messages=HI)
+        .choices[0]
+        .message.content
+        == "hi there"
+    )  # type: ignore[arg-type]
     stream = api.chat.completions.create(
-        model="echo/echo", messages=HI, stream=True, stream_options={"include_usage": True}
+        model="echo/echo",
+        messages=HI,
+        stream=True,
+        stream_options={"include_usage": True},
     )  # type: ignore[arg-type]
     chunks = list(stream)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "hi there"
+    assert (
+        "".join(
+            chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices
+        )
+        == "hi there"
+    )
     assert chunks[-1].usage
     assert chunks[-1].usage.completion_tokens == 2
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "stop"
-    assert api.embeddings.create(model="echo/echo", input=["a b", "c"]).data[0].embedding == [3.0, 1.0, 1.0]
+    assert api.embeddings.create(model="echo/echo", input=["a b", "c"]).data[
+        0
+    ].embedding == [3.0, 1.0, 1.0]
     assert api.moderations.create(model="echo/echo", input="bad").results[0].flagged
-    assert api.moderations.create(model="echo/echo", input="bad").results[0].categories.self_harm is False
-    assert api.audio.speech.create(model="echo/echo", voice="alloy", input="say this").content == b"saythis"
-    said = api.audio.transcriptions.create(model="echo/echo", file=("a.wav", b"12345"))
-    assert said.text == "5 bytes of a.wav"
-    with pytest.warns(DeprecationWarning, match="deprecated"):
-        assert api.audio.translations.create(model="echo/echo", file=("a.wav", b"1")).text == "1 bytes of a.wav"
-    _, _, ranked = send(
-        running, "POST", "/v1/rerank", json.dumps({"model": "echo/echo", "query": "a b", "documents": ["x", "a b"]})
+    assert (
+        api.moderations.create(model="echo/echo", input="bad")
+        .results[0]
+        .categories.self_harm
+        is False
     )
-    assert ranked["results"][0] == {"index": 1, "relevance_score": 2.0, "document": {"text": "a b"}}
+    assert (
+        api.audio.speech.create(
+            model="echo/echo", voice="alloy", input="say this"
+        ).content
+        == b"saythis"
+    )
+    transcript = api.audio.transcriptions.create(
+        model="echo/echo", file=("a.wav", b"12345")
+    )
+    assert transcript.text == "5 bytes of a.wav"
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        assert (
+            api.audio.translations.create(model="echo/echo", file=("a.wav", b"1")).text
+            == "1 bytes of a.wav"
+        )
+    _, _, ranked = send(
+        running,
+        "POST",
+        "/v1/rerank",
+        json.dumps({"model": "echo/echo", "query": "a b", "documents": ["x", "a b"]}),
+    )
+    assert ranked["results"][0] == {
+        "index": 1,
+        "relevance_score": 2.0,
+        "document": {"text": "a b"},
+    }
     assert {model.id for model in api.models.list()} >= {"echo/echo", "default"}
     assert api.models.retrieve("echo/echo").owned_by == "echo"
 
@@ -82,8 +135,17 @@ def test_embeddings_as_floats_and_as_base64(start_gateway: Start):
     running = start_gateway()
     body = {"model": "echo/echo", "input": "a b"}
     _, _, plain = send(running, "POST", "/v1/embeddings", json.dumps(body))
-    _, _, packed = send(running, "POST", "/v1/embeddings", json.dumps({**body, "encoding_format": "base64"}))
-    assert plain["data"][0]["embedding"] == floats(base64.b64decode(packed["data"][0]["embedding"])) == [3.0, 1.0, 1.0]
+    _, _, packed = send(
+        running,
+        "POST",
+        "/v1/embeddings",
+        json.dumps({**body, "encoding_format": "base64"}),
+    )
+    assert (
+        plain["data"][0]["embedding"]
+        == floats(base64.b64decode(packed["data"][0]["embedding"]))
+        == [3.0, 1.0, 1.0]
+    )
 
 
 def test_every_answer_has_an_id_and_health_needs_nothing(start_gateway: Start):
@@ -109,17 +171,71 @@ CHAT = "/v1/chat/completions"
         ("POST", CHAT, b"[" * 500_000, 400, "JSON"),
         ("POST", CHAT, b'{"a": "\xff"}', 400, "is not JSON"),
         ("POST", CHAT, {"messages": HI}, 400, "'model' is required"),
-        ("POST", CHAT, {"model": 5, "messages": HI}, 400, "'model' must be a string, not 5"),
+        (
+            "POST",
+            CHAT,
+            {"model": 5, "messages": HI},
+            400,
+            "'model' must be a string, not 5",
+        ),
         ("POST", CHAT, {"model": "default"}, 400, "'messages' is required"),
-        ("POST", CHAT, {"model": "ecko", "messages": HI}, 404, "did you mean 'echo/echo'"),
-        ("POST", CHAT, {"model": "echo/other", "messages": HI}, 404, "is not offered by 'echo'"),
-        ("POST", CHAT, {"model": "default-tts", "messages": HI}, 404, "stands for tts, not for llm; use 'default'"),
-        ("POST", CHAT, {"model": "openai/tts-1x", "messages": HI, "stream": True}, 503, "no credential is set up"),
-        ("POST", "/v1/embeddings", {"model": "echo/echo", "input": ""}, 400, "'input[0]' is empty"),
-        ("POST", "/v1/audio/speech", {"model": "echo/echo", "input": ""}, 400, "'input' is empty"),
+        (
+            "POST",
+            CHAT,
+            {"model": "ecko", "messages": HI},
+            404,
+            "did you mean 'echo/echo'",
+        ),
+        (
+            "POST",
+            CHAT,
+            {"model": "echo/other", "messages": HI},
+            404,
+            "is not offered by 'echo'",
+        ),
+        (
+            "POST",
+            CHAT,
+            {"model": "default-tts", "messages": HI},
+            404,
+            "stands for tts, not for llm; use 'default'",
+        ),
+        (
+            "POST",
+            CHAT,
+            {"model": "openai/tts-1x", "messages": HI, "stream": True},
+            503,
+            "no credential is set up",
+        ),
+        (
+            "POST",
+            "/v1/embeddings",
+            {"model": "echo/echo", "input": ""},
+            400,
+            "'input[0]' is empty",
+        ),
+        (
+            "POST",
+            "/v1/audio/speech",
+            {"model": "echo/echo", "input": ""},
+            400,
+            "'input' is empty",
+        ),
         ("POST", "/v1/audio/transcriptions", b"x", 400, "multipart/form-data"),
-        ("POST", "/v1/rerank", {"model": "echo/echo", "query": "q", "documents": []}, 400, "'documents' is empty"),
-        ("POST", "/v1/moderations", {"model": "echo/echo", "input": 5}, 400, "'input' must be"),
+        (
+            "POST",
+            "/v1/rerank",
+            {"model": "echo/echo", "query": "q", "documents": []},
+            400,
+            "'documents' is empty",
+        ),
+        (
+            "POST",
+            "/v1/moderations",
+            {"model": "echo/echo", "input": 5},
+            400,
+            "'input' must be",
+        ),
         ("GET", CHAT, None, 405, "takes POST, OPTIONS, not GET"),
         ("POST", "/v1/chat/completion", b"{}", 404, "Not found: /"),
         ("GET", "/v1/models/ecko", None, 404, "did you mean 'echo/echo'"),
@@ -131,8 +247,8 @@ def test_each_mistake_gets_its_status_and_words(
 ):
     running = start_gateway()
     raw = json.dumps(body) if isinstance(body, dict) else body
-    got, headers, answer = send(running, method, path, raw)
-    assert got == status
+    actual_status, headers, answer = send(running, method, path, raw)
+    assert actual_status == status
     assert part in answer["error"]["message"]
     assert "Traceback" not in str(answer)
     assert headers["x-request-id"]
@@ -144,9 +260,9 @@ def test_the_official_client_raises_the_right_errors(start_gateway: Start):
     with pytest.raises(openai.NotFoundError) as missing:
         api.chat.completions.create(model="nothing", messages=HI)  # type: ignore[arg-type]
     assert missing.value.code == "model_not_found"
-    with pytest.raises(openai.BadRequestError) as wrong:
+    with pytest.raises(openai.BadRequestError) as error_info:
         api.chat.completions.create(model="default", messages=HI, temperature=9)  # type: ignore[arg-type]
-    assert wrong.value.param == "temperature"
+    assert error_info.value.param == "temperature"
 
 
 def test_a_body_that_is_too_large_is_refused_early(start_gateway: Start):
@@ -168,8 +284,16 @@ def test_a_body_that_is_too_large_is_refused_early(start_gateway: Start):
         ("multipart/form-data; boundary=b", b'--b\r\ncontent-disposition: form-data; name="a"\r\n\r\nx\r\n' * 100 + b"--b--\r\n", "more than 64 parts"),
     ],
 )  # fmt: skip
-def test_a_form_that_is_none_is_refused(start_gateway: Start, content_type: str, body: bytes, part: str):
-    status, _, answer = send(start_gateway(), "POST", "/v1/audio/transcriptions", body, content_type=content_type)
+def test_a_form_that_is_none_is_refused(
+    start_gateway: Start, content_type: str, body: bytes, part: str
+):
+    status, _, answer = send(
+        start_gateway(),
+        "POST",
+        "/v1/audio/transcriptions",
+        body,
+        content_type=content_type,
+    )
     assert status == 400
     assert part in answer["error"]["message"]
 
@@ -180,10 +304,12 @@ def test_a_form_that_is_none_is_refused(start_gateway: Start, content_type: str,
 def test_a_key_is_needed_where_one_is_set(start_gateway: Start):
     running = start_gateway(api_keys=["right-key", "other-key"])
     assert client(running, api_key="other-key").models.list().data
-    for shown in ("wrong", "", "right-key-and-more", "right-ke"):
+    for wrong_key in ("wrong", "", "right-key-and-more", "right-ke"):
         with pytest.raises(openai.AuthenticationError, match="API key"):
-            client(running, api_key=shown or "none").models.list()
-    status, _, body = send(running, "GET", "/v1/models", authorization="Basic right-key")
+            client(running, api_key=wrong_key or "none").models.list()
+    status, _, body = send(
+        running, "GET", "/v1/models", authorization="Basic right-key"
+    )
     assert (status, body["error"]["code"]) == (401, "invalid_api_key")
 
 
@@ -202,8 +328,8 @@ def test_a_key_is_needed_where_one_is_set(start_gateway: Start):
 def test_pages_of_other_sites_may_not_call_where_no_key_is_needed(
     start_gateway: Start, headers: dict[str, str], status: int
 ):
-    got, _, body = send(start_gateway(), "GET", "/v1/models", **headers)
-    assert got == status
+    actual_status, _, body = send(start_gateway(), "GET", "/v1/models", **headers)
+    assert actual_status == status
     if status == 403:
         assert body["error"]["code"] == "origin_not_allowed"
 
@@ -216,7 +342,11 @@ def test_pages_of_other_sites_may_not_call_where_no_key_is_needed(
     [
         (error_answer(401, "bad key"), 502, "upstream_authorization"),
         (error_answer(429, "slow", retry_after="7"), 429, "rate_limit_exceeded"),
-        (error_answer(400, "long", code="context_length_exceeded"), 400, "context_length_exceeded"),
+        (
+            error_answer(400, "long", code="context_length_exceeded"),
+            400,
+            "context_length_exceeded",
+        ),
         (error_answer(500, "down"), 503, "upstream_unavailable"),
         (Answer(fault="hang_up"), 502, "upstream_unreachable"),
         (Answer(body=b"?"), 503, "upstream_unavailable"),
@@ -224,29 +354,42 @@ def test_pages_of_other_sites_may_not_call_where_no_key_is_needed(
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failing_provider_has_a_status_that_says_whose_fault_it_is(
-    start_gateway: Start, upstream: Play, answer: Answer, status: int, code: str, stream: bool
+    start_gateway: Start,
+    upstream: Play,
+    answer: Answer,
+    status: int,
+    code: str,
+    stream: bool,
 ):
     running = start_gateway(upstream(lambda request: answer))
     body = json.dumps({"model": "openai/gpt-5", "messages": HI, "stream": stream})
-    got, headers, said = send(running, "POST", CHAT, body)
-    assert (got, said["error"]["code"]) == (status, code)
-    assert "canary" not in json.dumps(said)
+    actual_status, headers, error_body = send(running, "POST", CHAT, body)
+    assert (actual_status, error_body["error"]["code"]) == (status, code)
+    assert "canary" not in json.dumps(error_body)
     if status == 429:
         assert headers["retry-after"] == "7"
 
 
-def test_a_stream_that_breaks_ends_with_an_error_and_no_done(start_gateway: Start, upstream: Play):
+def test_a_stream_that_breaks_ends_with_an_error_and_no_done(
+    start_gateway: Start, upstream: Play
+):
     events = chat_events(["some", "words"])[:3]
-    running = start_gateway(upstream(lambda request: stream_answer(events, fault="cut")))
+    running = start_gateway(
+        upstream(lambda request: stream_answer(events, fault="cut"))
+    )
     api = client(running)
     with pytest.raises(openai.APIError, match="before its answer was complete"):
-        list(api.chat.completions.create(model="openai/gpt-5", messages=HI, stream=True))  # type: ignore[arg-type]
+        list(
+            api.chat.completions.create(model="openai/gpt-5", messages=HI, stream=True)
+        )  # type: ignore[arg-type]
     (row,) = running.flush()
     assert (row.status, row.estimated) == ("upstream_unreachable", True)
 
 
 def test_a_broken_audio_stream_does_not_end_well(start_gateway: Start, upstream: Play):
-    running = start_gateway(upstream(lambda request: stream_answer([b"RIFF"], fault="cut")))
+    running = start_gateway(
+        upstream(lambda request: stream_answer([b"RIFF"], fault="cut"))
+    )
     with (
         pytest.raises(openai.APIConnectionError),
         client(running).audio.speech.with_streaming_response.create(
@@ -260,19 +403,27 @@ def test_a_broken_audio_stream_does_not_end_well(start_gateway: Start, upstream:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_caller_who_leaves_ends_the_call_upstream(start_gateway: Start, upstream: Play, stream: bool):
-    slow = stream_answer(chat_events(["word "] * 500), gap=0.02) if stream else Answer(delay=30)
+def test_a_caller_who_leaves_ends_the_call_upstream(
+    start_gateway: Start, upstream: Play, stream: bool
+):
+    slow = (
+        stream_answer(chat_events(["word "] * 500), gap=0.02)
+        if stream
+        else Answer(delay=30)
+    )
     server = upstream(lambda request: slow)
     running = start_gateway(server)
     host, port = urlsplit(running.origin).netloc.split(":")
     body = json.dumps({"model": "openai/gpt-5", "messages": HI, "stream": stream})
     with socket.create_connection((host, int(port))) as caller:
-        caller.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        caller.sendall(
+            f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode()
+        )
         if stream:
-            seen = b""
-            while b"word" not in seen:
-                seen += (piece := caller.recv(65_536))
-                assert piece, seen
+            received = b""
+            while b"word" not in received:
+                received += (chunk := caller.recv(65_536))
+                assert chunk, received
         else:
             time.sleep(0.3)
     deadline = time.monotonic() + 5
@@ -287,30 +438,59 @@ def test_a_caller_who_leaves_ends_the_call_upstream(start_gateway: Start, upstre
 
 
 def test_a_stopping_server_lets_running_calls_end(start_gateway: Start, upstream: Play):
-    server = upstream(lambda request: stream_answer(chat_events(["word "] * 20), gap=0.02))
+    server = upstream(
+        lambda request: stream_answer(chat_events(["word "] * 20), gap=0.02)
+    )
     running = start_gateway(server)
-    stream = client(running).chat.completions.create(model="openai/gpt-5", messages=HI, stream=True)  # type: ignore[arg-type]
+    stream = client(running).chat.completions.create(
+        model="openai/gpt-5", messages=HI, stream=True
+    )  # type: ignore[arg-type]
     first = next(iter(stream))
     running._server.should_exit = True
-    words = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    texts = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
     assert first.choices[0].delta.role == "assistant"
-    assert "".join(words) == "word " * 20
+    assert "".join(texts) == "word " * 20
 
 
 # money, balance, failover, through the front door
 
 
-def test_three_credentials_one_refuses_one_is_limited_one_works(start_gateway: Start, upstream: Play):
+def test_three_credentials_one_refuses_one_is_limited_one_works(
+    start_gateway: Start, upstream: Play
+):
     from modelyard.base.settings import CredentialSettings, ProviderSettings
 
-    answers = {"bad": error_answer(401), "slow": error_answer(429, retry_after="60"), "good": chat_answer("ok")}
+    answers = {
+        "bad": error_answer(401),
+        "slow": error_answer(429, retry_after="60"),
+        "good": chat_answer("ok"),
+    }
     server = upstream(lambda request: answers[request.key])
-    credentials = [CredentialSettings(name=name, values={"api_key": name}) for name in answers]
-    running = start_gateway(providers=[ProviderSettings(name="openai", base_url=server.url, credentials=credentials)])
+    credentials = [
+        CredentialSettings(name=name, values={"api_key": name}) for name in answers
+    ]
+    running = start_gateway(
+        providers=[
+            ProviderSettings(
+                name="openai", base_url=server.url, credentials=credentials
+            )
+        ]
+    )
     api = client(running)
     for _ in range(3):
-        assert api.chat.completions.create(model="openai/gpt-5", messages=HI).choices[0].message.content == "ok"  # type: ignore[arg-type]
-    assert [request.key for request in server.requests] == ["bad", "slow", "good", "good", "good"]
+        assert (
+            api.chat.completions.create(model="openai/gpt-5", messages=HI)
+            .choices[0]
+            .message.content
+            == "ok"
+        )  # type: ignore[arg-type]
+    assert [request.key for request in server.requests] == [
+        "bad",
+        "slow",
+        "good",
+        "good",
+        "good",
+    ]
     rows = running.flush()
     assert [(row.credential, row.status) for row in reversed(rows)] == [
         ("bad", "upstream_authorization"), ("slow", "rate_limit_exceeded"), ("good", "ok"), ("good", "ok"), ("good", "ok"),
@@ -318,7 +498,9 @@ def test_three_credentials_one_refuses_one_is_limited_one_works(start_gateway: S
     assert [row.attempt for row in reversed(rows)] == [1, 2, 3, 1, 1]
 
 
-def test_failover_to_another_model_is_invisible_but_for_the_answer(start_gateway: Start, upstream: Play):
+def test_failover_to_another_model_is_invisible_but_for_the_answer(
+    start_gateway: Start, upstream: Play
+):
     server = upstream(lambda request: error_answer(503, "down"))
     running = start_gateway(server, failover={"openai/gpt-5": ["echo/echo"]})
     answer = client(running).chat.completions.create(model="openai/gpt-5", messages=HI)  # type: ignore[arg-type]
@@ -326,9 +508,16 @@ def test_failover_to_another_model_is_invisible_but_for_the_answer(start_gateway
     assert [row.provider for row in running.flush()] == ["echo", "openai"]
 
 
-def test_a_failover_that_names_nothing_is_the_deployments_mistake(start_gateway: Start, upstream: Play):
-    running = start_gateway(upstream(lambda request: chat_answer("ok")), failover={"openai/gpt-5": ["echo/no"]})
-    status, _, body = send(running, "POST", CHAT, json.dumps({"model": "openai/gpt-5", "messages": HI}))
+def test_a_failover_that_names_nothing_is_the_deployments_mistake(
+    start_gateway: Start, upstream: Play
+):
+    running = start_gateway(
+        upstream(lambda request: chat_answer("ok")),
+        failover={"openai/gpt-5": ["echo/no"]},
+    )
+    status, _, body = send(
+        running, "POST", CHAT, json.dumps({"model": "openai/gpt-5", "messages": HI})
+    )
     assert (status, body["error"]["code"]) == (503, "configuration_error")
     assert "failover of 'openai/gpt-5'" in body["error"]["message"]
 
@@ -339,8 +528,10 @@ def test_no_secret_reaches_an_answer_or_the_ledger(
     caplog.set_level("DEBUG", logger="modelyard")
     server = upstream(lambda request: error_answer(401, f"key {request.key} is wrong"))
     running = start_gateway(server)
-    _, _, said = send(running, "POST", CHAT, json.dumps({"model": "openai/gpt-5", "messages": HI}))
-    assert "key [redacted] is wrong" in said["error"]["message"]
-    assert "canary" not in json.dumps(said)
+    _, _, error_body = send(
+        running, "POST", CHAT, json.dumps({"model": "openai/gpt-5", "messages": HI})
+    )
+    assert "key [redacted] is wrong" in error_body["error"]["message"]
+    assert "canary" not in json.dumps(error_body)
     assert "canary" not in caplog.text
     assert "canary" not in str(running.flush())

@@ -10,7 +10,7 @@ from tools.show.app_clients import serving
 
 from modelyard.app import Modelyard
 from modelyard.knowledge.entities import DatasetSettings, Technique
-from modelyard.testing.agents import Replies
+from modelyard.testing.agents import ScriptedChatModel
 from modelyard.tools.function import tool
 
 CODE = "print('so:')\n6 * 7"
@@ -22,26 +22,30 @@ def web_search(query: str) -> str:
     return f"Three pages speak of {query}."
 
 
-MODEL = Replies(replies=[])
+MODEL = ScriptedChatModel(replies=[])
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     async def prepare(yard: Modelyard) -> None:
         settings = DatasetSettings(indexing_technique=Technique.ECONOMY)
-        one = await yard.knowledge.datasets.create("default", "guide", settings=settings)
-        added = await yard.knowledge.datasets.add_texts(one, [("shipping", "Parcels leave before noon.")])
-        await yard.knowledge.datasets.wait(one, added[0].batch, 30)
+        dataset = await yard.knowledge.datasets.create(
+            "default", "guide", settings=settings
+        )
+        added = await yard.knowledge.datasets.add_texts(
+            dataset, [("shipping", "Parcels leave before noon.")]
+        )
+        await yard.knowledge.datasets.wait(dataset, added[0].batch, 30)
         yard.tools.functions.add(web_search)
 
-    with serving(prepare=prepare, model=MODEL) as told:
-        yield told
+    with serving(prepare=prepare, model=MODEL) as served_apps:
+        yield served_apps
 
 
 @pytest.fixture
 def client(served: dict[str, str]) -> Iterator[OpenAI]:
-    with OpenAI(base_url=served["base"], api_key="any", max_retries=0) as one:
-        yield one
+    with OpenAI(base_url=served["base"], api_key="any", max_retries=0) as openai_client:
+        yield openai_client
 
 
 def script(*replies: Any) -> None:
@@ -50,55 +54,104 @@ def script(*replies: Any) -> None:
 
 
 def test_code_is_run_and_the_answer_goes_on(client: OpenAI):
-    script({"text": "Let me count.", "calls": [["code_interpreter", {"code": CODE}]]}, "It is 42.")
-    answer = client.responses.create(
-        model="scripted/model", input="6 times 7?", tools=[{"type": "code_interpreter", "container": {"type": "auto"}}]
+    script(
+        {"text": "Let me count.", "calls": [["code_interpreter", {"code": CODE}]]},
+        "It is 42.",
     )
-    assert [one.type for one in answer.output] == ["message", "code_interpreter_call", "message"]
+    answer = client.responses.create(
+        model="scripted/model",
+        input="6 times 7?",
+        tools=[{"type": "code_interpreter", "container": {"type": "auto"}}],
+    )
+    assert [item.type for item in answer.output] == [
+        "message",
+        "code_interpreter_call",
+        "message",
+    ]
     call: Any = answer.output[1]
-    assert (call.code, call.status, call.outputs[0].logs) == (CODE, "completed", "so:\n42\n")
+    assert (call.code, call.status, call.outputs[0].logs) == (
+        CODE,
+        "completed",
+        "so:\n42\n",
+    )
     assert answer.output_text.endswith("It is 42.")
     assert answer.usage is not None
     assert answer.usage.total_tokens > 0
-    assert [one.name for one in MODEL.requests[0].tools] == ["code_interpreter"]
+    assert [tool.name for tool in MODEL.requests[0].tools] == ["code_interpreter"]
     # It is known in the next turn what was done.
     script("As I said, 42.")
-    client.responses.create(model="scripted/model", input="again?", previous_response_id=answer.id)
-    told = [one.text for one in MODEL.requests[0].messages]
-    assert "so:\n42\n" in told
-    assert any(one.tool_calls for one in MODEL.requests[0].messages if hasattr(one, "tool_calls"))
+    client.responses.create(
+        model="scripted/model", input="again?", previous_response_id=answer.id
+    )
+    texts = [message.text for message in MODEL.requests[0].messages]
+    assert "so:\n42\n" in texts
+    assert any(
+        message.tool_calls
+        for message in MODEL.requests[0].messages
+        if hasattr(message, "tool_calls")
+    )
 
 
 def test_it_streams_in_items(client: OpenAI):
-    script({"text": "Hm. ", "calls": [["file_search", {"query": "parcels"}]]}, "Before noon.")
+    script(
+        {"text": "Hm. ", "calls": [["file_search", {"query": "parcels"}]]},
+        "Before noon.",
+    )
     tools: Any = [{"type": "file_search", "vector_store_ids": ["guide"]}]
-    with client.responses.create(model="scripted/model", input="When?", tools=tools, stream=True) as stream:
+    with client.responses.create(
+        model="scripted/model", input="When?", tools=tools, stream=True
+    ) as stream:
         events = list(stream)
-    kinds = [one.type for one in events]
+    kinds = [event.type for event in events]
     assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
     assert "response.function_call_arguments.delta" not in kinds
-    done = [one.item for one in events if one.type == "response.output_item.done"]
-    assert [one.type for one in done] == ["message", "file_search_call", "message"]
-    found: Any = done[1]
-    assert (found.queries, found.results[0].text, found.results[0].filename) == (["parcels"], "Parcels leave before noon.", "shipping")  # fmt: skip
+    items = [
+        event.item for event in events if event.type == "response.output_item.done"
+    ]
+    assert [item.type for item in items] == ["message", "file_search_call", "message"]
+    search_call: Any = items[1]
+    assert (search_call.queries, search_call.results[0].text, search_call.results[0].filename) == (["parcels"], "Parcels leave before noon.", "shipping")  # fmt: skip
 
 
 def test_the_callers_own_functions_stay_the_callers(client: OpenAI):
-    script({"calls": [["web_search", {"query": "rain"}], ["open_door", {}]]}, "It is open.")
-    door: Any = {"type": "function", "name": "open_door", "parameters": {"type": "object", "properties": {}}}
-    answer = client.responses.create(model="scripted/model", input="go", tools=[{"type": "web_search"}, door])
-    assert sorted(one.type for one in answer.output) == ["function_call", "web_search_call"]
-    call: Any = next(one for one in answer.output if one.type == "function_call")
-    assert len(MODEL.requests) == 1
-    output: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "opened"}]
+    script(
+        {"calls": [["web_search", {"query": "rain"}], ["open_door", {}]]}, "It is open."
+    )
+    door: Any = {
+        "type": "function",
+        "name": "open_door",
+        "parameters": {"type": "object", "properties": {}},
+    }
     answer = client.responses.create(
-        model="scripted/model", input=output, previous_response_id=answer.id, tools=[{"type": "web_search"}, door]
+        model="scripted/model", input="go", tools=[{"type": "web_search"}, door]
+    )
+    assert sorted(item.type for item in answer.output) == [
+        "function_call",
+        "web_search_call",
+    ]
+    call: Any = next(item for item in answer.output if item.type == "function_call")
+    assert len(MODEL.requests) == 1
+    output: Any = [
+        {"type": "function_call_output", "call_id": call.call_id, "output": "opened"}
+    ]
+    answer = client.responses.create(
+        model="scripted/model",
+        input=output,
+        previous_response_id=answer.id,
+        tools=[{"type": "web_search"}, door],
     )
     assert answer.output_text == "It is open."
 
 
 def test_a_failure_is_told_to_the_model(client: OpenAI):
-    script({"calls": [["code_interpreter", {"code": "print(1)\nraise ValueError('no luck')"}]]}, "It failed.")
+    script(
+        {
+            "calls": [
+                ["code_interpreter", {"code": "print(1)\nraise ValueError('no luck')"}]
+            ]
+        },
+        "It failed.",
+    )
     tools: Any = [{"type": "code_interpreter", "container": {"type": "auto"}}]
     answer = client.responses.create(model="scripted/model", input="x", tools=tools)
     call: Any = answer.output[0]
@@ -107,21 +160,34 @@ def test_a_failure_is_told_to_the_model(client: OpenAI):
 
 
 def test_calls_have_an_end(client: OpenAI):
-    script(*[{"calls": [["web_search", {"query": str(at)}]]} for at in range(3)], "Enough.")
-    answer = client.responses.create(
-        model="scripted/model", input="x", tools=[{"type": "web_search"}], max_tool_calls=3
+    script(
+        *[{"calls": [["web_search", {"query": str(index)}]]} for index in range(3)],
+        "Enough.",
     )
-    assert [one.type for one in answer.output] == ["web_search_call"] * 3 + ["message"]
+    answer = client.responses.create(
+        model="scripted/model",
+        input="x",
+        tools=[{"type": "web_search"}],
+        max_tool_calls=3,
+    )
+    assert [item.type for item in answer.output] == ["web_search_call"] * 3 + [
+        "message"
+    ]
     assert MODEL.requests[-1].tools == []
 
 
-@pytest.mark.parametrize(("given", "words"), [
+@pytest.mark.parametrize(("tool", "expected_text"), [
     ({"type": "file_search", "vector_store_ids": []}, "vector_store_ids"),
     ({"type": "mcp", "server_label": "nowhere", "require_approval": "never"}, "'nowhere'"),
     ({"type": "mcp", "server_label": "nowhere"}, "require_approval"),
     ({"type": "mcp"}, "server_label"),
 ])  # fmt: skip
-def test_what_cannot_be_had_is_said(served: dict[str, str], given: dict[str, Any], words: str):
-    body = {"model": "scripted/model", "input": "x", "tools": [given]}
+def test_what_cannot_be_had_is_said(
+    served: dict[str, str], tool: dict[str, Any], expected_text: str
+):
+    body = {"model": "scripted/model", "input": "x", "tools": [tool]}
     answer = httpx.post(f"{served['base']}/responses", json=body, timeout=30)
-    assert (answer.status_code, words in answer.json()["error"]["message"]) == (400, True), answer.text
+    assert (answer.status_code, expected_text in answer.json()["error"]["message"]) == (
+        400,
+        True,
+    ), answer.text

@@ -21,46 +21,66 @@ TEXT = "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nPar
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[[Callable[[Call, Modelyard], Awaitable[None]]], None]:
+def run(
+    tmp_path: Path,
+) -> Callable[[Callable[[Call, Modelyard], Awaitable[None]]], None]:
     def go(work: Callable[[Call, Modelyard], Awaitable[None]]) -> None:
-        async def around() -> None:
-            async with Modelyard(Settings(home=str(tmp_path)), environ={}, embedder=HashEmbedder()) as yard:
+        async def run_work() -> None:
+            async with Modelyard(
+                Settings(home=str(tmp_path)), environ={}, embedder=HashEmbedder()
+            ) as yard:
                 gateway = gateway_for(yard.services)
-                key = await yard.services.tenancy.dataset_keys.make("default")
+                key = await yard.services.tenancy.dataset_keys.create("default")
 
-                async def call(method: str, path: str, body: Any = None, *, shown: str = key) -> tuple[int, Any]:
-                    seen = await ask(gateway, method, path, shown, body)
-                    is_json = seen.headers["content-type"] == "application/json" and seen.body
-                    return seen.status, json.loads(seen.body) if is_json else seen.body
+                async def call(
+                    method: str, path: str, body: Any = None, *, api_key: str = key
+                ) -> tuple[int, Any]:
+                    response = await ask(gateway, method, path, api_key, body)
+                    is_json = (
+                        response.headers["content-type"] == "application/json"
+                        and response.body
+                    )
+                    return response.status, json.loads(
+                        response.body
+                    ) if is_json else response.body
 
                 await work(call, yard)
 
-        asyncio.run(around())
+        asyncio.run(run_work())
 
     return go
 
 
-async def made(call: Call, **more: Any) -> tuple[str, str]:
+async def create_dataset(call: Call, **extra_fields: Any) -> tuple[str, str]:
     """A dataset with one document: their ids."""
-    _, dataset = await call("POST", "/v1/datasets", {"name": "shop", "indexing_technique": "high_quality", **more})
-    status, told = await call(
-        "POST", f"/v1/datasets/{dataset['id']}/document/create-by-text", {"name": "guide", "text": TEXT}
+    _, dataset = await call(
+        "POST",
+        "/v1/datasets",
+        {"name": "shop", "indexing_technique": "high_quality", **extra_fields},
     )
-    assert status == 200, told
+    status, created = await call(
+        "POST",
+        f"/v1/datasets/{dataset['id']}/document/create-by-text",
+        {"name": "guide", "text": TEXT},
+    )
+    assert status == 200, created
     for _ in range(200):
-        _, seen = await call("GET", f"/v1/datasets/{dataset['id']}/documents/{told['batch']}/indexing-status")
-        if seen["data"][0]["indexing_status"] in ("completed", "error"):
+        _, progress = await call(
+            "GET",
+            f"/v1/datasets/{dataset['id']}/documents/{created['batch']}/indexing-status",
+        )
+        if progress["data"][0]["indexing_status"] in ("completed", "error"):
             break
         await asyncio.sleep(0.02)
-    return dataset["id"], told["document"]["id"]
+    return dataset["id"], created["document"]["id"]
 
 
 def test_what_callers_do_wrong_is_said_with_the_right_status(run: Any):
     async def work(call: Call, yard: Modelyard) -> None:
-        dataset, document = await made(call)
+        dataset, document = await create_dataset(call)
         base = f"/v1/datasets/{dataset}"
         zero = "00000000-0000-0000-0000-000000000000"
-        for method, path, body, status, code, words in (
+        for method, path, body, status, code, expected_text in (
             ("POST", "/v1/datasets", {"name": ""}, 400, "invalid_param", "1 to 40 characters"),
             ("POST", "/v1/datasets", {"name": "shop"}, 409, "dataset_name_duplicate", "already exists"),
             ("POST", "/v1/datasets", {"name": "x", "embedding_model": "gpt-9"}, 400, "provider_not_initialize", "'gpt-9'"),
@@ -99,15 +119,15 @@ def test_what_callers_do_wrong_is_said_with_the_right_status(run: Any):
             ("GET", f"{base}/documents/{document}/download", None, 404, "not_found", "uploaded file"),
             ("GET", "/v1/workspaces/current/models/model-types/smell", None, 400, "invalid_param", "smell"),
         ):  # fmt: skip
-            seen, told = await call(method, path, body)
-            assert seen == status, (method, path, told)
+            actual_status, reply = await call(method, path, body)
+            assert actual_status == status, (method, path, reply)
             if code:
-                assert told["code"] == code, (path, told)
-                assert words in told["message"], (path, told)
-        for key, words in (("dataset-wrong", "invalid"), ("", "API key")):
-            status, told = await call("GET", "/v1/datasets", shown=key)
+                assert reply["code"] == code, (path, reply)
+                assert expected_text in reply["message"], (path, reply)
+        for key, expected_text in (("dataset-wrong", "invalid"), ("", "API key")):
+            status, reply = await call("GET", "/v1/datasets", shown=key)
             if key:
-                assert (status, told["code"]) == (401, "unauthorized"), words
+                assert (status, reply["code"]) == (401, "unauthorized"), expected_text
         del yard
 
     run(work)
@@ -115,36 +135,55 @@ def test_what_callers_do_wrong_is_said_with_the_right_status(run: Any):
 
 def test_documents_are_looked_at_switched_off_zipped_and_made_anew(run: Any):
     async def work(call: Call, yard: Modelyard) -> None:
-        dataset, document = await made(call)
+        dataset, document = await create_dataset(call)
         base = f"/v1/datasets/{dataset}"
         _, detail = await call("GET", f"{base}/documents/{document}")
-        assert (detail["indexing_status"], detail["display_status"]) == ("completed", "available")
+        assert (detail["indexing_status"], detail["display_status"]) == (
+            "completed",
+            "available",
+        )
         assert detail["segment_count"] > 0
-        _, only = await call("GET", f"{base}/documents/{document}?metadata=only")
-        assert set(only) == {"id", "doc_type", "doc_metadata"}
-        status, archive = await call("POST", f"{base}/documents/download-zip", {"document_ids": [document]})
+        _, metadata = await call("GET", f"{base}/documents/{document}?metadata=only")
+        assert set(metadata) == {"id", "doc_type", "doc_metadata"}
+        status, archive = await call(
+            "POST", f"{base}/documents/download-zip", {"document_ids": [document]}
+        )
         assert status == 200
         assert zipfile.ZipFile(io.BytesIO(archive)).read("guide.txt").decode() == TEXT
-        _, found = await call("POST", f"{base}/retrieve", {"query": "when do parcels leave"})
-        assert "noon" in found["records"][0]["segment"]["content"]
-        assert set(found["records"][0]["scores"]) == {"semantic", "full_text"}
-        await call("PATCH", f"{base}/documents/status/archive", {"document_ids": [document]})
-        assert (await call("POST", f"{base}/retrieve", {"query": "parcels"}))[1]["records"] == []
-        status, told = await call("DELETE", f"{base}/documents/{document}")
-        assert (status, told["code"]) == (403, "archived_document_immutable")
-        await call("PATCH", f"{base}/documents/status/un_archive", {"document_ids": [document]})
+        _, results = await call(
+            "POST", f"{base}/retrieve", {"query": "when do parcels leave"}
+        )
+        assert "noon" in results["records"][0]["segment"]["content"]
+        assert set(results["records"][0]["scores"]) == {"semantic", "full_text"}
+        await call(
+            "PATCH", f"{base}/documents/status/archive", {"document_ids": [document]}
+        )
+        assert (await call("POST", f"{base}/retrieve", {"query": "parcels"}))[1][
+            "records"
+        ] == []
+        status, reply = await call("DELETE", f"{base}/documents/{document}")
+        assert (status, reply["code"]) == (403, "archived_document_immutable")
+        await call(
+            "PATCH", f"{base}/documents/status/un_archive", {"document_ids": [document]}
+        )
         _, listed = await call("GET", f"{base}/documents?status=available&keyword=GUI")
         assert listed["total"] == 1
-        status, told = await call(
-            "POST", f"{base}/documents/{document}/update-by-text", {"text": "Parcels fly.", "name": "new"}
+        status, reply = await call(
+            "POST",
+            f"{base}/documents/{document}/update-by-text",
+            {"text": "Parcels fly.", "name": "new"},
         )
-        assert (status, told["document"]["name"]) == (200, "new")
-        one = await yard.knowledge.datasets.find("default", dataset)
-        await yard.knowledge.datasets.wait(one, told["batch"], 20)
-        _, found = await call("POST", f"{base}/retrieve", {"query": "parcels"})
-        assert [record["segment"]["content"] for record in found["records"]] == ["Parcels fly."]
-        _, asked = await call("GET", f"{base}/queries")
-        assert asked["data"][0]["content"] == "parcels"
+        assert (status, reply["document"]["name"]) == (200, "new")
+        dataset_record = await yard.knowledge.datasets.get_by_id_or_name(
+            "default", dataset
+        )
+        await yard.knowledge.datasets.wait(dataset_record, reply["batch"], 20)
+        _, results = await call("POST", f"{base}/retrieve", {"query": "parcels"})
+        assert [record["segment"]["content"] for record in results["records"]] == [
+            "Parcels fly."
+        ]
+        _, queries = await call("GET", f"{base}/queries")
+        assert queries["data"][0]["content"] == "parcels"
         status, _ = await call("DELETE", base)
         assert status == 204
         left = await yard.services.storage.database.fetch("SELECT (SELECT COUNT(*) FROM segments) + (SELECT COUNT(*) FROM index_entries) "
@@ -156,22 +195,36 @@ def test_documents_are_looked_at_switched_off_zipped_and_made_anew(run: Any):
 
 def test_a_dataset_is_served_as_external_knowledge(run: Any):
     async def work(call: Call, yard: Modelyard) -> None:
-        dataset, _ = await made(call)
-        asked = {
+        dataset, _ = await create_dataset(call)
+        request = {
             "knowledge_id": dataset,
             "query": "parcels leave",
             "retrieval_setting": {"top_k": 1, "score_threshold": 0.1},
         }
-        status, told = await call("POST", "/retrieval", asked)
+        status, reply = await call("POST", "/retrieval", request)
         assert status == 200
-        assert "noon" in told["records"][0]["content"]
-        assert told["records"][0]["title"] == "guide"
-        none = {"conditions": [{"name": ["document_name"], "comparison_operator": "is", "value": "other"}]}
-        assert (await call("POST", "/retrieval", {**asked, "metadata_condition": none}))[1]["records"] == []
-        status, told = await call("POST", "/retrieval", {**asked, "knowledge_id": "none"})
-        assert (status, told["error_code"]) == (404, 2001)
-        status, told = await call("POST", "/retrieval", asked, shown="dataset-wrong")
-        assert (status, told["error_code"]) == (403, 1002)
+        assert "noon" in reply["records"][0]["content"]
+        assert reply["records"][0]["title"] == "guide"
+        no_match = {
+            "conditions": [
+                {
+                    "name": ["document_name"],
+                    "comparison_operator": "is",
+                    "value": "other",
+                }
+            ]
+        }
+        assert (
+            await call(
+                "POST", "/retrieval", {**request, "metadata_condition": no_match}
+            )
+        )[1]["records"] == []
+        status, reply = await call(
+            "POST", "/retrieval", {**request, "knowledge_id": "none"}
+        )
+        assert (status, reply["error_code"]) == (404, 2001)
+        status, reply = await call("POST", "/retrieval", request, shown="dataset-wrong")
+        assert (status, reply["error_code"]) == (403, 1002)
         del yard
 
     run(work)
@@ -183,18 +236,30 @@ def test_a_question_is_answered_whole_and_in_events(run: Any):
         from modelyard.knowledge.retrieve import Retriever
         from tests.knowledge.conftest import Models
 
-        dataset, _ = await made(call)
+        dataset, _ = await create_dataset(call)
         parts = yard.knowledge
         models = Models(answers={"When do parcels": "Parcels leave before noon [1]."})
-        retriever = Retriever(parts.stored, parts.indexes.of, HashEmbedder(), models, models)
+        retriever = Retriever(
+            parts.stored, parts.indexes.of, HashEmbedder(), models, models
+        )
         # The routes hold the answerer that was there when they were made.
         vars(parts.answerer).update(vars(Answerer(retriever, models, models, models)))
-        asked = {"query": "When do parcels leave?"}
-        status, told = await call("POST", f"/v1/datasets/{dataset}/ask", asked)
-        assert (status, told["text"], told["is_found"]) == (200, "Parcels leave before noon [1].", True)
-        assert "noon" in told["citations"][0]["text"]
-        status, events = await call("POST", f"/v1/datasets/{dataset}/ask", {**asked, "stream": True})
-        kinds = [json.loads(line[6:])["event"] for line in events.decode().splitlines() if line]
+        request = {"query": "When do parcels leave?"}
+        status, reply = await call("POST", f"/v1/datasets/{dataset}/ask", request)
+        assert (status, reply["text"], reply["is_found"]) == (
+            200,
+            "Parcels leave before noon [1].",
+            True,
+        )
+        assert "noon" in reply["citations"][0]["text"]
+        status, events = await call(
+            "POST", f"/v1/datasets/{dataset}/ask", {**request, "stream": True}
+        )
+        kinds = [
+            json.loads(line[6:])["event"]
+            for line in events.decode().splitlines()
+            if line
+        ]
         assert kinds[0] == "sources"
         assert kinds[-1] == "answer"
         assert set(kinds[1:-1]) == {"text"}
@@ -202,9 +267,11 @@ def test_a_question_is_answered_whole_and_in_events(run: Any):
     run(work)
 
 
-def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(run: Any):
+def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(
+    run: Any,
+):
     async def work(call: Call, yard: Modelyard) -> None:
-        dataset, document = await made(call)
+        dataset, document = await create_dataset(call)
         base = f"/admin/v1/evaluations/{dataset}"
         questions = [
             {"question": "Can goods be sent back?", "documents": ["guide"]},
@@ -212,38 +279,76 @@ def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(r
             {"question": "Who are you?", "documents": ["of nobody"]},
         ]
         admin = ""  # nobody has an API key yet: who is at this machine may
-        status, told = await call("POST", base, {"questions": questions, "ways": ["full_text", "hybrid"]}, shown=admin)
-        assert status == 200, told
-        events = [json.loads(line[5:]) for line in told.decode().splitlines() if line.startswith("data:")]
-        assert [one.get("done") for one in events[:-1]] == [0, 1, 2, 3]
-        whole = events[-1]["evaluation"]
-        assert [(one["settings"], one["questions"]) for one in whole["scores"]] == [("full_text", 3), ("hybrid", 3)]
-        assert [one["places"]["full_text"] for one in whole["outcomes"]] == [1, 1, 0]
-        assert whole["scores"][0]["mrr"] == whole["scores"][0]["hit_1"] == 0.6667
+        status, stream_body = await call(
+            "POST",
+            base,
+            {"questions": questions, "ways": ["full_text", "hybrid"]},
+            shown=admin,
+        )
+        assert status == 200, stream_body
+        events = [
+            json.loads(line[5:])
+            for line in stream_body.decode().splitlines()
+            if line.startswith("data:")
+        ]
+        assert [event.get("done") for event in events[:-1]] == [0, 1, 2, 3]
+        evaluation = events[-1]["evaluation"]
+        assert [
+            (score["settings"], score["questions"]) for score in evaluation["scores"]
+        ] == [("full_text", 3), ("hybrid", 3)]
+        assert [
+            outcome["places"]["full_text"] for outcome in evaluation["outcomes"]
+        ] == [1, 1, 0]
+        assert (
+            evaluation["scores"][0]["mrr"] == evaluation["scores"][0]["hit_1"] == 0.6667
+        )
         _, listed = await call("GET", base, shown=admin)
-        assert [(one["id"], one["outcomes"]) for one in listed["data"]] == [(whole["id"], [])]
-        assert await call("GET", f"{base}/{whole['id']}", shown=admin) == (200, whole)
-        for body, words in (
+        assert [
+            (listed_evaluation["id"], listed_evaluation["outcomes"])
+            for listed_evaluation in listed["data"]
+        ] == [(evaluation["id"], [])]
+        assert await call("GET", f"{base}/{evaluation['id']}", shown=admin) == (
+            200,
+            evaluation,
+        )
+        for body, expected_text in (
             ({"questions": []}, "there is nothing to ask"),
             ({"questions": [{"question": "?"}]}, "documents"),
             ({"questions": questions, "ways": ["by smell"]}, "no way to search"),
             ({"questions": questions * 400}, "more than 1,000"),
         ):
-            status, said = await call("POST", base, body, shown=admin)
-            assert (status, words in json.dumps(said)) == (400, True), said
-        status, said = await call("POST", f"{base}/questions", {"count": 9999}, shown=admin)
-        assert (status, "1 to 200" in json.dumps(said)) == (400, True)
-        for path in (f"{base}/nothing", "/admin/v1/evaluations/00000000-0000-0000-0000-000000000000"):
+            status, reply = await call("POST", base, body, shown=admin)
+            assert (status, expected_text in json.dumps(reply)) == (400, True), reply
+        status, reply = await call(
+            "POST", f"{base}/questions", {"count": 9999}, shown=admin
+        )
+        assert (status, "1 to 200" in json.dumps(reply)) == (400, True)
+        for path in (
+            f"{base}/nothing",
+            "/admin/v1/evaluations/00000000-0000-0000-0000-000000000000",
+        ):
             assert (await call("GET", path, shown=admin))[0] == 404
-        _, other = await call("POST", "/v1/datasets", {"name": "other"})
-        assert (await call("GET", f"/admin/v1/evaluations/{other['id']}/{whole['id']}", shown=admin))[0] == 404
+        _, other_dataset = await call("POST", "/v1/datasets", {"name": "other"})
+        assert (
+            await call(
+                "GET",
+                f"/admin/v1/evaluations/{other_dataset['id']}/{evaluation['id']}",
+                shown=admin,
+            )
+        )[0] == 404
         await call("POST", base, {"questions": questions[:1]}, shown=admin)
         assert len((await call("GET", base, shown=admin))[1]["data"]) == 2
-        assert (await call("DELETE", f"{base}/{whole['id']}", shown=admin))[0] == 200
-        assert (await call("DELETE", f"{base}/{whole['id']}", shown=admin))[0] == 404
+        assert (await call("DELETE", f"{base}/{evaluation['id']}", shown=admin))[
+            0
+        ] == 200
+        assert (await call("DELETE", f"{base}/{evaluation['id']}", shown=admin))[
+            0
+        ] == 404
         await call("DELETE", f"/v1/datasets/{dataset}")
-        kept = await yard.services.storage.kept.list("default", f"evaluation:{dataset}")
-        assert kept == []
+        stored_evaluations = await yard.services.storage.scoped_store.list(
+            "default", f"evaluation:{dataset}"
+        )
+        assert stored_evaluations == []
 
     run(work)
 
@@ -253,8 +358,10 @@ def test_a_tag_is_not_given_the_name_of_another(run: Any):
         for name in ("red", "blue"):
             status, tag = await call("POST", "/v1/datasets/tags", {"name": name})
             assert status == 200
-        status, said = await call("PATCH", "/v1/datasets/tags", {"tag_id": tag["id"], "name": "red"})
-        assert (status, said["code"]) == (400, "invalid_param")
-        assert "'red'" in said["message"]
+        status, reply = await call(
+            "PATCH", "/v1/datasets/tags", {"tag_id": tag["id"], "name": "red"}
+        )
+        assert (status, reply["code"]) == (400, "invalid_param")
+        assert "'red'" in reply["message"]
 
     run(work)

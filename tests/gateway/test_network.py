@@ -12,8 +12,13 @@ from modelyard.app.network import network_of
 from modelyard.app.upkeep import HealthChecks
 from modelyard.base.errors import ConfigError, InvokeError
 from modelyard.base.log import TextFormatter
-from modelyard.base.settings import CredentialSettings, NetworkSettings, ProviderSettings, Settings
-from modelyard.base.settings_file import restored, struck
+from modelyard.base.settings import (
+    CredentialSettings,
+    NetworkSettings,
+    ProviderSettings,
+    Settings,
+)
+from modelyard.base.settings_file import mask_secrets, unmask_secrets
 from modelyard.testing import Upstream, UpstreamRequest, chat_answer
 
 Start = Callable[..., Upstream]
@@ -28,77 +33,121 @@ def at(server: Upstream, user: str = "") -> str:
     return server.url.removesuffix("/v1").replace("//", f"//{user}@" if user else "//")
 
 
-def provider(name: str, base_url: str, **more: str) -> ProviderSettings:
+def provider(name: str, base_url: str, **extra_settings: str) -> ProviderSettings:
     credential = CredentialSettings(values={"api_key": "sk"})
-    return ProviderSettings(name=name, base_url=base_url, credentials=[credential], **more)
+    return ProviderSettings(
+        name=name, base_url=base_url, credentials=[credential], **extra_settings
+    )
 
 
-async def answers(settings: Settings, environ: Mapping[str, str], *models: str) -> list[str]:
+async def answers(
+    settings: Settings, environ: Mapping[str, str], *models: str
+) -> list[str]:
     async with Modelyard(settings, environ=environ) as yard:
         return [(await yard.chat("hi", model=model)).text for model in models]
 
 
-def test_providers_go_by_what_is_said_for_all_or_for_them(upstream: Start, tmp_path: Path):
-    general, own, direct = upstream(said("general")), upstream(said("own")), upstream(said("direct"))
+def test_providers_go_by_what_is_said_for_all_or_for_them(
+    upstream: Start, tmp_path: Path
+):
+    general, own_proxy, direct = (
+        upstream(said("general")),
+        upstream(said("own")),
+        upstream(said("direct")),
+    )
     settings = Settings(
         home=str(tmp_path),
         network=NetworkSettings(proxy=at(general, f"me:{PASSWORD}")),
         providers=[
             provider("one", "http://api.one.test/v1"),
-            provider("two", "http://api.two.test/v1", proxy=at(own)),
+            provider("two", "http://api.two.test/v1", proxy=at(own_proxy)),
             provider("three", direct.url, proxy="none"),
         ],
     )
-    assert asyncio.run(answers(settings, {}, "one/m", "two/m", "three/m")) == ["general", "own", "direct"]
+    assert asyncio.run(answers(settings, {}, "one/m", "two/m", "three/m")) == [
+        "general",
+        "own",
+        "direct",
+    ]
     assert general.requests[0].path == "http://api.one.test/v1/chat/completions"
     assert general.requests[0].headers["proxy-authorization"].startswith("Basic ")
-    assert "proxy-authorization" not in own.requests[0].headers
+    assert "proxy-authorization" not in own_proxy.requests[0].headers
 
 
-def test_variables_count_where_the_settings_say_nothing(upstream: Start, tmp_path: Path):
+def test_variables_count_where_the_settings_say_nothing(
+    upstream: Start, tmp_path: Path
+):
     proxy, direct = upstream(said("by proxy")), upstream(said("direct"))
     environ = {"HTTP_PROXY": at(proxy), "NO_PROXY": "127.0.0.1"}
     providers = [provider("one", "http://api.one.test/v1"), provider("two", direct.url)]
     settings = Settings(home=str(tmp_path), providers=providers)
-    assert asyncio.run(answers(settings, environ, "one/m", "two/m")) == ["by proxy", "direct"]
-    none = Settings(home=str(tmp_path), providers=providers, network=NetworkSettings(proxy="none"))
-    with pytest.raises(InvokeError, match=r"api\.one\.test cannot be reached"):
-        asyncio.run(answers(none, environ, "one/m"))
-    own = NetworkSettings(proxy=at(proxy), no_proxy=["127.0.0.0/8"])
-    assert asyncio.run(answers(Settings(home=str(tmp_path), providers=providers, network=own), {}, "two/m")) == [
-        "direct"
+    assert asyncio.run(answers(settings, environ, "one/m", "two/m")) == [
+        "by proxy",
+        "direct",
     ]
+    no_proxy = Settings(
+        home=str(tmp_path), providers=providers, network=NetworkSettings(proxy="none")
+    )
+    with pytest.raises(InvokeError, match=r"api\.one\.test cannot be reached"):
+        asyncio.run(answers(no_proxy, environ, "one/m"))
+    own_network = NetworkSettings(proxy=at(proxy), no_proxy=["127.0.0.0/8"])
+    assert asyncio.run(
+        answers(
+            Settings(home=str(tmp_path), providers=providers, network=own_network),
+            {},
+            "two/m",
+        )
+    ) == ["direct"]
 
 
-def test_a_reload_takes_up_another_proxy_and_keeps_the_old_where_it_is_wrong(upstream: Start, tmp_path: Path):
+def test_a_reload_takes_up_another_proxy_and_keeps_the_old_where_it_is_wrong(
+    upstream: Start, tmp_path: Path
+):
     old, new = upstream(said("old")), upstream(said("new"))
 
     def by(proxy: str) -> Settings:
         network = NetworkSettings(proxy=proxy)
-        return Settings(home=str(tmp_path), providers=[provider("one", "http://a.test/v1")], network=network)
+        return Settings(
+            home=str(tmp_path),
+            providers=[provider("one", "http://a.test/v1")],
+            network=network,
+        )
 
-    async def both() -> list[str]:
+    async def chat_across_reloads() -> list[str]:
         async with Modelyard(by(at(old)), environ={}) as yard:
             first = (await yard.chat("hi", model="one/m")).text
-            with pytest.raises(ConfigError, match=r"network\.proxy names a proxy that speaks 'socks5'"):
+            with pytest.raises(
+                ConfigError, match=r"network\.proxy names a proxy that speaks 'socks5'"
+            ):
                 yard.reload(by("socks5://p:1"))
             second = (await yard.chat("hi", model="one/m")).text
             yard.reload(by(at(new)))
             return [first, second, (await yard.chat("hi", model="one/m")).text]
 
-    assert asyncio.run(both()) == ["old", "old", "new"]
+    assert asyncio.run(chat_across_reloads()) == ["old", "old", "new"]
 
 
-def test_a_health_address_is_asked_by_the_providers_own_way(upstream: Start, tmp_path: Path):
-    own = upstream(said("fine"))
-    one = provider("one", "http://a.test/v1", proxy=at(own), health_url="http://a.test/health")
+def test_a_health_address_is_asked_by_the_providers_own_way(
+    upstream: Start, tmp_path: Path
+):
+    own_proxy = upstream(said("fine"))
+    provider_settings = provider(
+        "one",
+        "http://a.test/v1",
+        proxy=at(own_proxy),
+        health_url="http://a.test/health",
+    )
 
     async def ask() -> None:
-        async with Modelyard(Settings(home=str(tmp_path), providers=[one]), environ={}) as yard:
-            await HealthChecks(yard.services.network.clients, yard.services.providers.manager).check(one)
+        async with Modelyard(
+            Settings(home=str(tmp_path), providers=[provider_settings]), environ={}
+        ) as yard:
+            await HealthChecks(
+                yard.services.network.clients, yard.services.providers.manager
+            ).check(provider_settings)
 
     asyncio.run(ask())
-    assert own.requests[0].path == "http://a.test/health"
+    assert own_proxy.requests[0].path == "http://a.test/health"
 
 
 @pytest.mark.parametrize("proxy", ["socks5://p:1", "http://[::1", "ftp://p"])
@@ -106,34 +155,44 @@ def test_a_proxy_that_cannot_be_used_is_said_at_the_start(tmp_path: Path, proxy:
     with pytest.raises(ConfigError, match="ALL_PROXY"):
         Modelyard(Settings(home=str(tmp_path)), environ={"ALL_PROXY": proxy})
     with pytest.raises(ConfigError, match="a provider's 'proxy'"):
-        Modelyard(Settings(home=str(tmp_path), providers=[provider("a", "http://a/v1", proxy=proxy)]), environ={})
+        Modelyard(
+            Settings(
+                home=str(tmp_path),
+                providers=[provider("a", "http://a/v1", proxy=proxy)],
+            ),
+            environ={},
+        )
 
 
 def test_a_file_of_certificates_that_is_not_there_is_said_at_the_start(tmp_path: Path):
-    wrong = Settings(network=NetworkSettings(ca_file=str(tmp_path / "none.pem")))
+    bad_settings = Settings(network=NetworkSettings(ca_file=str(tmp_path / "none.pem")))
     with pytest.raises(ConfigError, match=r"network\.ca_file .* does not exist"):
-        network_of(wrong, {})
+        network_of(bad_settings, {})
 
 
-def test_a_proxys_password_is_nowhere_to_be_read(upstream: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_proxys_password_is_nowhere_to_be_read(
+    upstream: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     caplog.set_level(logging.DEBUG)
     settings = Settings(
         home=str(tmp_path),
         network=NetworkSettings(proxy=f"http://me:{PASSWORD}@127.0.0.1:1"),
         providers=[provider("one", "http://a.test/v1")],
     )
-    with pytest.raises(InvokeError) as told:
+    with pytest.raises(InvokeError) as raised:
         asyncio.run(answers(settings, {}, "one/m"))
     logging.getLogger("modelyard").warning(f"as it stands: {PASSWORD}")
     lines = [TextFormatter().format(record) for record in caplog.records]
     assert any("providers are reached by a proxy" in line for line in lines)
-    assert PASSWORD not in "\n".join([str(told.value), *lines])
+    assert PASSWORD not in "\n".join([str(raised.value), *lines])
 
 
-@pytest.mark.parametrize("written", ["http://me:hush@p.test:1", "http://token@p.test", "me:hush@p.test"])
-def test_the_settings_file_is_shown_without_a_proxys_password(written: str):
-    text = f'network: {{proxy: "{written}"}}\nproviders:\n  - {{name: a, proxy: "{written}"}}\n'
-    shown = struck(text)
-    assert "hush" not in shown
-    assert "token" not in shown
-    assert restored(shown, text).replace('"', "") == text.replace('"', "")
+@pytest.mark.parametrize(
+    "proxy_url", ["http://me:hush@p.test:1", "http://token@p.test", "me:hush@p.test"]
+)
+def test_the_settings_file_is_shown_without_a_proxys_password(proxy_url: str):
+    text = f'network: {{proxy: "{proxy_url}"}}\nproviders:\n  - {{name: a, proxy: "{proxy_url}"}}\n'
+    masked = mask_secrets(text)
+    assert "hush" not in masked
+    assert "token" not in masked
+    assert unmask_secrets(masked, text).replace('"', "") == text.replace('"', "")

@@ -44,18 +44,33 @@ class Provider:
             })  # fmt: skip
         if request.path.endswith("/keys"):
             self.key_requests += 1
-            entries = [{**key.as_dict(), "kid": name, "use": "sig", "alg": "RS256"} for name, key in self.keys.items()]
+            entries = [
+                {**key.as_dict(), "kid": name, "use": "sig", "alg": "RS256"}
+                for name, key in self.keys.items()
+            ]
             return json_answer({"keys": entries})
-        self.asked = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+        self.asked = {
+            name: values[0] for name, values in parse_qs(request.body.decode()).items()
+        }
         if self.status != 200:
-            return json_answer({"error": "invalid_grant", "error_description": "the code is spent"}, status=self.status)
-        now = int(time.time())
+            return json_answer(
+                {"error": "invalid_grant", "error_description": "the code is spent"},
+                status=self.status,
+            )
+        current_time = int(time.time())
         claims = {
-            "iss": self.issuer, "aud": "modelyard", "sub": "1", "iat": now, "exp": now + 60, "nonce": self.nonce,
+            "iss": self.issuer, "aud": "modelyard", "sub": "1", "iat": current_time, "exp": current_time + 60, "nonce": self.nonce,
             "email": "Ada@example.com", "email_verified": True, "name": "Ada", **self.says,
         }  # fmt: skip
-        token = jwt.encode({"alg": self.algorithm, "kid": self.name}, claims, self.signs, [self.algorithm])
-        return json_answer({"access_token": "x", "token_type": "Bearer", "id_token": token})
+        token = jwt.encode(
+            {"alg": self.algorithm, "kid": self.name},
+            claims,
+            self.signs,
+            [self.algorithm],
+        )
+        return json_answer(
+            {"access_token": "x", "token_type": "Bearer", "id_token": token}
+        )
 
 
 @pytest.fixture
@@ -67,42 +82,60 @@ def provider() -> Iterator[Provider]:
 
 
 @pytest.fixture
-def start(start_gateway: Start, provider: Provider) -> Iterator[Callable[..., httpx.Client]]:
+def start(
+    start_gateway: Start, provider: Provider
+) -> Iterator[Callable[..., httpx.Client]]:
     clients: list[httpx.Client] = []
 
-    def begin(**chosen: Any) -> httpx.Client:
+    def open_client(**overrides: Any) -> httpx.Client:
         usual: dict[str, Any] = {
             "issuer": provider.issuer, "client_id": "modelyard", "client_secret": "s3cret-s3cret", "role": "viewer",
         }  # fmt: skip
-        settings = OidcSettings(**{**usual, **chosen})
-        clients.append(httpx.Client(base_url=start_gateway(oidc=settings).origin, timeout=20))
+        settings = OidcSettings(**{**usual, **overrides})
+        clients.append(
+            httpx.Client(base_url=start_gateway(oidc=settings).origin, timeout=20)
+        )
         return clients[-1]
 
-    yield begin
-    for one in clients:
-        one.close()
+    yield open_client
+    for client in clients:
+        client.close()
 
 
 def sign_in(client: httpx.Client, provider: Provider, **changes: str) -> httpx.Response:
     """There and back, as a browser goes."""
-    gone = client.get("/console/api/oidc/begin")
-    assert gone.status_code == 303, gone.text
-    place = urlsplit(gone.headers["location"])
-    asked = {name: values[0] for name, values in parse_qs(place.query).items()}
-    assert (asked["response_type"], asked["code_challenge_method"]) == ("code", "S256")
-    provider.nonce = asked["nonce"]
-    answered = client.get("/console/api/oidc/callback", params={"code": "c", "state": asked["state"], **changes})
+    redirect = client.get("/console/api/oidc/begin")
+    assert redirect.status_code == 303, redirect.text
+    location = urlsplit(redirect.headers["location"])
+    query = {name: values[0] for name, values in parse_qs(location.query).items()}
+    assert (query["response_type"], query["code_challenge_method"]) == ("code", "S256")
+    provider.nonce = query["nonce"]
+    answered = client.get(
+        "/console/api/oidc/callback",
+        params={"code": "c", "state": query["state"], **changes},
+    )
     if provider.asked:
         digest = hashlib.sha256(provider.asked["code_verifier"].encode()).digest()
-        assert base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == asked["code_challenge"]
-        assert provider.asked["redirect_uri"] == asked["redirect_uri"] == f"{client.base_url}/console/api/oidc/callback"
+        assert (
+            base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+            == query["code_challenge"]
+        )
+        assert (
+            provider.asked["redirect_uri"]
+            == query["redirect_uri"]
+            == f"{client.base_url}/console/api/oidc/callback"
+        )
         assert provider.asked["client_secret"] == "s3cret-s3cret"
     return answered
 
 
-def test_somebody_who_comes_from_there_is_signed_in_and_keeps_one_account(start: Any, provider: Provider):
+def test_somebody_who_comes_from_there_is_signed_in_and_keeps_one_account(
+    start: Any, provider: Provider
+):
     client = start()
-    assert client.get("/console/api/session").json()["elsewhere"].startswith("127.0.0.1")
+    assert (
+        client.get("/console/api/session").json()["elsewhere"].startswith("127.0.0.1")
+    )
     for _ in range(2):
         answered = sign_in(client, provider)
         assert (answered.status_code, answered.headers["location"]) == (303, "/console")
@@ -110,25 +143,37 @@ def test_somebody_who_comes_from_there_is_signed_in_and_keeps_one_account(start:
         assert "HttpOnly" in cookie
         assert "SameSite=Strict" in cookie
         account = client.get("/console/api/session").json()["account"]
-        assert (account["email"], account["name"], account["role"]) == ("ada@example.com", "Ada", "viewer")
+        assert (account["email"], account["name"], account["role"]) == (
+            "ada@example.com",
+            "Ada",
+            "viewer",
+        )
         provider.says = {"name": "Somebody else"}
     refused = client.post("/console/api/session", json={"email": "ada@example.com", "password": ""},
                           headers={"origin": str(client.base_url).rstrip("/")})  # fmt: skip
     assert refused.status_code == 401, "an account without a password takes none"
 
 
-@pytest.mark.parametrize(("says", "signs", "words"), [
+@pytest.mark.parametrize(("claim_overrides", "signing_key", "expected_text"), [
     ({"nonce": "another"}, KEY, "not for this sign-in"), ({"aud": "somebody"}, KEY, "does not hold"),
     ({"iss": "https://evil.example"}, KEY, "does not hold"), ({"exp": 1}, KEY, "does not hold"), ({}, OTHER, "does not hold"),
     ({"exp": None}, KEY, "does not hold"), ({"iat": None}, KEY, "does not hold"), ({"iat": 1 << 40}, KEY, "does not hold"),
     ({"aud": ["modelyard", "somebody"]}, KEY, "does not hold"), ({"azp": "somebody"}, KEY, "does not hold"),
     ({"email_verified": False}, KEY, "verified"), ({"email": ""}, KEY, "verified"),
 ])  # fmt: skip
-def test_what_does_not_hold_signs_nobody_in(start: Any, provider: Provider, says: Any, signs: Any, words: str):
+def test_what_does_not_hold_signs_nobody_in(
+    start: Any,
+    provider: Provider,
+    claim_overrides: Any,
+    signing_key: Any,
+    expected_text: str,
+):
     client = start()
-    provider.says, provider.signs = says, signs
+    provider.says, provider.signs = claim_overrides, signing_key
     answered = sign_in(client, provider)
-    assert (answered.status_code, words in answered.text) == (401, True), answered.text
+    assert (answered.status_code, expected_text in answered.text) == (401, True), (
+        answered.text
+    )
     assert "modelyard-session" not in client.cookies
     assert "default-src 'none'" in answered.headers["content-security-policy"]
 
@@ -146,13 +191,21 @@ def test_a_key_that_the_provider_has_just_begun_to_sign_with_is_fetched_and_keys
     for _ in range(2):
         assert sign_in(client, provider).status_code == 303
     assert provider.key_requests == 1
-    provider.keys, provider.signs, provider.name = {"one": KEY, "two": OTHER}, OTHER, "two"
-    refused = sign_in(client, provider)  # the keys were fetched a moment ago, and are not fetched for each such token
+    provider.keys, provider.signs, provider.name = (
+        {"one": KEY, "two": OTHER},
+        OTHER,
+        "two",
+    )
+    refused = sign_in(
+        client, provider
+    )  # the keys were fetched a moment ago, and are not fetched for each such token
     assert (refused.status_code, "none of its keys" in refused.text) == (401, True)
     assert provider.key_requests == 1
 
 
-def test_a_way_back_that_was_not_begun_here_leads_nowhere(start: Any, provider: Provider):
+def test_a_way_back_that_was_not_begun_here_leads_nowhere(
+    start: Any, provider: Provider
+):
     client = start()
     assert "not begun in this browser" in sign_in(client, provider, state="forged").text
     client.cookies.clear()
@@ -160,8 +213,10 @@ def test_a_way_back_that_was_not_begun_here_leads_nowhere(start: Any, provider: 
     assert (answered.status_code, "not begun" in answered.text) == (401, True)
     client.cookies.set("modelyard-oidc", "bm8ganNvbg==")
     assert client.get("/console/api/oidc/callback?code=c&state=s").status_code == 401
-    shown = client.get("/console/api/oidc/callback?error=access_denied&error_description=<script>no</script>")
-    assert "&lt;script&gt;no" in shown.text
+    error_page = client.get(
+        "/console/api/oidc/callback?error=access_denied&error_description=<script>no</script>"
+    )
+    assert "&lt;script&gt;no" in error_page.text
 
 
 def test_who_may_come_is_the_settings_to_say(start: Any, provider: Provider):
@@ -175,7 +230,10 @@ def test_a_provider_that_is_another_or_away_is_said(start: Any, provider: Provid
     client = start()
     provider.issuer = "https://evil.example"
     assert "describes itself as" in client.get("/console/api/oidc/begin").text
-    assert "cannot be asked" in start(issuer="http://127.0.0.1:9/x").get("/console/api/oidc/begin").text
+    assert (
+        "cannot be asked"
+        in start(issuer="http://127.0.0.1:9/x").get("/console/api/oidc/begin").text
+    )
 
 
 def test_without_one_there_is_nothing_there(start_gateway: Start):
@@ -184,7 +242,9 @@ def test_without_one_there_is_nothing_there(start_gateway: Start):
         assert "elsewhere" not in client.get("/console/api/session").json()
 
 
-def test_an_invitation_of_another_tenant_does_not_capture_who_comes_from_the_provider(start: Any, provider: Provider):
+def test_an_invitation_of_another_tenant_does_not_capture_who_comes_from_the_provider(
+    start: Any, provider: Provider
+):
     """A tenant's administrator may accept an invitation of any address: it proves nobody's."""
     client = start()
     origin = {"origin": str(client.base_url).rstrip("/")}
@@ -193,12 +253,24 @@ def test_an_invitation_of_another_tenant_does_not_capture_who_comes_from_the_pro
         "/console/api/invitations", json={"email": "ada@example.com", "role": "viewer"},
         headers={"x-modelyard-tenant": "acme"},
     )  # fmt: skip
-    accepted = {"token": invited.json()["token"], "name": "Ada", "password": "a long enough word"}
-    with httpx.Client(base_url=client.base_url, timeout=20) as other:
-        made = other.post("/console/api/invitations/accept", json=accepted, headers=origin)
-        assert (made.status_code, made.json()["account"]["tenant"]) == (201, "acme")
+    accepted = {
+        "token": invited.json()["token"],
+        "name": "Ada",
+        "password": "a long enough word",
+    }
+    with httpx.Client(base_url=client.base_url, timeout=20) as other_client:
+        response = other_client.post(
+            "/console/api/invitations/accept", json=accepted, headers=origin
+        )
+        assert (response.status_code, response.json()["account"]["tenant"]) == (
+            201,
+            "acme",
+        )
         refused = sign_in(client, provider)
-        assert (refused.status_code, "sign in with that" in refused.text) == (401, True), refused.text
+        assert (refused.status_code, "sign in with that" in refused.text) == (
+            401,
+            True,
+        ), refused.text
         assert "modelyard-session" not in client.cookies
         # Whoever is signed in to another account does not link this one.
         provider.says = {"email": "bob@example.com"}
@@ -206,7 +278,7 @@ def test_an_invitation_of_another_tenant_does_not_capture_who_comes_from_the_pro
         provider.says = {}
         assert sign_in(client, provider).status_code == 401
         # Whoever knows the password and has the address links them, once.
-        assert sign_in(other, provider).status_code == 303
+        assert sign_in(other_client, provider).status_code == 303
         client.cookies.clear()
         assert sign_in(client, provider).status_code == 303
         assert client.get("/console/api/session").json()["account"]["tenant"] == "acme"

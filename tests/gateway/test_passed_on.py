@@ -13,16 +13,39 @@ from tests.gateway.conftest import Running
 
 Start = Callable[..., Running]
 Play = Callable[[Handler], Upstream]
-HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "m"}
+HEAD = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion.chunk",
+    "created": 1_700_000_000,
+    "model": "m",
+}
 
 
-def event(delta: dict[str, Any] | None, reason: str | None = None, **more: Any) -> bytes:
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason}]
-    return f"data: {json.dumps({**HEAD, 'choices': choices, **more})}\n\n".encode()
+def event(
+    delta: dict[str, Any] | None, reason: str | None = None, **extra_fields: Any
+) -> bytes:
+    choices = (
+        [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason}]
+    )
+    return (
+        f"data: {json.dumps({**HEAD, 'choices': choices, **extra_fields})}\n\n".encode()
+    )
 
 
-BEGIN = [event({"role": "assistant", "content": ""}), event({"content": "hel"}), event({"content": "lo"})]
-GROQ = {"id": "req_1", "usage": {"queue_time": 0.1, "prompt_tokens": 21, "completion_tokens": 12, "total_tokens": 33}}
+BEGIN = [
+    event({"role": "assistant", "content": ""}),
+    event({"content": "hel"}),
+    event({"content": "lo"}),
+]
+GROQ = {
+    "id": "req_1",
+    "usage": {
+        "queue_time": 0.1,
+        "prompt_tokens": 21,
+        "completion_tokens": 12,
+        "total_tokens": 33,
+    },
+}
 # xAI counts thoughts apart: only the sum tells.
 APART = {
     "prompt_tokens": 21, "completion_tokens": 2, "total_tokens": 33,
@@ -30,15 +53,22 @@ APART = {
 }  # fmt: skip
 ENDS = {
     "usage in Groq's place": [event({}, "stop", x_groq=GROQ), b"data: [DONE]\n\n"],
-    "usage to be understood, and no [DONE]": [event({}, "stop"), event(None, usage=APART)],
+    "usage to be understood, and no [DONE]": [
+        event({}, "stop"),
+        event(None, usage=APART),
+    ],
 }
 
 
-def told(running: Running, *, include_usage: bool) -> list[Any]:
+def streamed_events(running: Running, *, include_usage: bool) -> list[Any]:
     api = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
     options: Any = {"stream_options": {"include_usage": True}} if include_usage else {}
     messages: Any = [{"role": "user", "content": "hi"}]
-    return list(api.chat.completions.create(model="openai/gpt-5-mini", messages=messages, stream=True, **options))
+    return list(
+        api.chat.completions.create(
+            model="openai/gpt-5-mini", messages=messages, stream=True, **options
+        )
+    )
 
 
 @pytest.mark.parametrize("include_usage", [True, False])
@@ -50,19 +80,30 @@ def test_the_ledger_and_the_caller_have_what_the_server_counted(
     running = start_gateway(server)
     state = ChatCompletionStreamState()
     stated: list[Any] = []
-    for chunk in told(running, include_usage=include_usage):
+    for chunk in streamed_events(running, include_usage=include_usage):
         state.handle_chunk(chunk)
         stated += [chunk.usage] if chunk.usage is not None else []
         assert chunk.id == HEAD["id"]
     choice = state.get_final_completion().choices[0]
-    assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", "hello", "stop")
+    assert (choice.message.role, choice.message.content, choice.finish_reason) == (
+        "assistant",
+        "hello",
+        "stop",
+    )
     assert [usage.total_tokens for usage in stated] == ([33] if include_usage else [])
     (row,) = running.flush()
-    assert (row.status, row.prompt_tokens, row.completion_tokens, row.estimated) == ("ok", 21, 12, False)
+    assert (row.status, row.prompt_tokens, row.completion_tokens, row.estimated) == (
+        "ok",
+        21,
+        12,
+        False,
+    )
 
 
-def test_a_stream_without_any_end_is_still_one_that_broke_off(start_gateway: Start, upstream: Play):
+def test_a_stream_without_any_end_is_still_one_that_broke_off(
+    start_gateway: Start, upstream: Play
+):
     server = upstream(lambda request: stream_answer([*BEGIN, event(None, usage=APART)]))
     running = start_gateway(server)
     with pytest.raises(openai.APIError, match="broke off"):
-        told(running, include_usage=True)
+        streamed_events(running, include_usage=True)

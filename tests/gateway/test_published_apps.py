@@ -17,27 +17,52 @@ ADA, BOB = "a" * 24, "b" * 24
 
 
 class Admin:
-    def __init__(self, told: dict[str, str]) -> None:
-        self.origin = told["base"].removesuffix("/v1")
+    def __init__(self, served_apps: dict[str, str]) -> None:
+        self.origin = served_apps["base"].removesuffix("/v1")
         self.http = httpx.Client(base_url=f"{self.origin}/admin/v1/apps", timeout=30)
 
-    def __call__(self, method: str, path: str = "", status: int = 200, **body: Any) -> Any:
-        answer = self.http.request(method, path, json=body) if method != "GET" else self.http.get(path, params=body)
+    def __call__(
+        self, method: str, path: str = "", status: int = 200, **body: Any
+    ) -> Any:
+        answer = (
+            self.http.request(method, path, json=body)
+            if method != "GET"
+            else self.http.get(path, params=body)
+        )
         assert answer.status_code == status, answer.text
-        return answer.json() if "json" in answer.headers["content-type"] else answer.text
+        return (
+            answer.json() if "json" in answer.headers["content-type"] else answer.text
+        )
 
     def id(self, name: str) -> str:
-        return next(one["id"] for one in self("GET")["data"] if one["name"] == name)
+        return next(app["id"] for app in self("GET")["data"] if app["name"] == name)
 
     def ask(self, key: str, query: str = "hello", **body: Any) -> httpx.Response:
-        shown = {"authorization": f"Bearer {key}"}
+        auth_headers = {"authorization": f"Bearer {key}"}
         ask = {"query": query, "inputs": {}, "user": "ada", **body}
-        return httpx.post(f"{self.origin}/v1/chat-messages", json=ask, headers=shown, timeout=30)
+        return httpx.post(
+            f"{self.origin}/v1/chat-messages",
+            json=ask,
+            headers=auth_headers,
+            timeout=30,
+        )
 
 
 def simple(mode: str, prompt: str = "Be short.", **config: Any) -> str:
-    given = {"model": MODEL, "pre_prompt": prompt, "user_input_form": [], **config}
-    return yaml.dump({"kind": "app", "version": "0.6.0", "app": {"name": mode, "mode": mode}, "model_config": given})
+    model_config = {
+        "model": MODEL,
+        "pre_prompt": prompt,
+        "user_input_form": [],
+        **config,
+    }
+    return yaml.dump(
+        {
+            "kind": "app",
+            "version": "0.6.0",
+            "app": {"name": mode, "mode": mode},
+            "model_config": model_config,
+        }
+    )
 
 
 def answering(text: str) -> str:
@@ -50,38 +75,58 @@ def answering(text: str) -> str:
         "edges": [{"source": "start", "target": "answer"}],
     }
     app = {"name": "changing", "mode": "advanced-chat"}
-    return yaml.dump({"kind": "app", "version": "0.6.0", "app": app, "workflow": {"graph": graph, "features": {}}})
+    return yaml.dump(
+        {
+            "kind": "app",
+            "version": "0.6.0",
+            "app": app,
+            "workflow": {"graph": graph, "features": {}},
+        }
+    )
 
 
 @pytest.fixture(scope="module")
-def told() -> Iterator[dict[str, str]]:
+def served_apps() -> Iterator[dict[str, str]]:
     poems = simple("completion", "Write about {{topic}}.", more_like_this={"enabled": True}, user_input_form=[
         {"text-input": {"variable": "topic", "label": "Topic", "required": True}}
     ])  # fmt: skip
-    with serving({**apps(), "changing": answering("one"), "poems": poems, "plain": simple("chat")}) as found:
-        yield found
+    with serving(
+        {
+            **apps(),
+            "changing": answering("one"),
+            "poems": poems,
+            "plain": simple("chat"),
+        }
+    ) as served:
+        yield served
 
 
 @pytest.fixture
-def admin(told: dict[str, str]) -> Iterator[Admin]:
-    one = Admin(told)
-    yield one
-    one.http.close()
+def admin(served_apps: dict[str, str]) -> Iterator[Admin]:
+    admin_client = Admin(served_apps)
+    yield admin_client
+    admin_client.http.close()
 
 
 # ------------------------------------------------------------------------------------------------ versions
 
 
-def test_callers_get_what_is_published_and_a_version_by_its_id(told: dict[str, str], admin: Admin):
-    row, key = admin.id("changing"), told["changing"]
+def test_callers_get_what_is_published_and_a_version_by_its_id(
+    served_apps: dict[str, str], admin: Admin
+):
+    row, key = admin.id("changing"), served_apps["changing"]
     first = admin("GET", f"/{row}")
     saved = admin("PUT", f"/{row}/file", file=answering("two"), base=first["digest"])
     assert (saved["has_draft"], len(saved["versions"])) == (True, 1)
     assert admin.ask(key).json()["answer"] == "one"
-    stale = admin("PUT", f"/{row}/file", 409, file=answering("three"), base=first["digest"])
+    stale = admin(
+        "PUT", f"/{row}/file", 409, file=answering("three"), base=first["digest"]
+    )
     assert stale["error"]["code"] == "draft_changed"
-    done = admin("POST", f"/{row}/publish", name="Second", note="Says two.")
-    assert [(one["name"], one["note"]) for one in done["versions"]] == [("Second", "Says two."), ("", "")]
+    published = admin("POST", f"/{row}/publish", name="Second", note="Says two.")
+    assert [
+        (version["name"], version["note"]) for version in published["versions"]
+    ] == [("Second", "Says two."), ("", "")]
     assert admin.ask(key).json()["answer"] == "two"
     old = str(uuid.UUID(hex=first["digest"]))
     assert admin.ask(key, workflow_id=old).json()["answer"] == "one"
@@ -90,49 +135,73 @@ def test_callers_get_what_is_published_and_a_version_by_its_id(told: dict[str, s
     assert admin.ask(key).json()["answer"] == "two"
     admin("POST", f"/{row}/publish")
     assert admin.ask(key).json()["answer"] == "one"
-    assert len(admin("GET", f"/{row}")["versions"]) == 2  # the same file again is the same version
+    assert (
+        len(admin("GET", f"/{row}")["versions"]) == 2
+    )  # the same file again is the same version
 
 
-def test_what_is_wrong_with_a_change_is_said(told: dict[str, str], admin: Admin):
+def test_what_is_wrong_with_a_change_is_said(served_apps: dict[str, str], admin: Admin):
     row = admin.id("plain")
     assert "no draft" in admin("POST", f"/{row}/publish", 400)["error"]["message"]
-    assert "no version 'ninth'" in admin("POST", f"/{row}/restore", 404, version="ninth")["error"]["message"]
+    assert (
+        "no version 'ninth'"
+        in admin("POST", f"/{row}/restore", 404, version="ninth")["error"]["message"]
+    )
     odd = admin("PUT", f"/{row}/file", 400, file="app: {mode: odd}")["error"]["message"]
     assert odd.startswith("line 1: mode 'odd' is not known")
     assert admin("PUT", f"/{row}/file", 400, file="{")["error"]["message"]
-    assert admin("POST", "", 400, file=simple("chat"), mapping={"models": 7})["error"]["param"] == "mapping"
+    assert (
+        admin("POST", "", 400, file=simple("chat"), mapping={"models": 7})["error"][
+            "param"
+        ]
+        == "mapping"
+    )
     assert admin("GET", "/nothing", 404)["error"]["code"] == "app_not_found"
     assert admin("POST", f"/{row}/dance", 404)["error"]["code"] == "unknown_url"
-    assert admin("DELETE", f"/{row}/keys/nothing", 404)["error"]["code"] == "key_not_found"
+    assert (
+        admin("DELETE", f"/{row}/keys/nothing", 404)["error"]["code"] == "key_not_found"
+    )
 
 
-def test_an_app_is_switched_off_and_removed_with_its_keys(told: dict[str, str], admin: Admin):
+def test_an_app_is_switched_off_and_removed_with_its_keys(
+    served_apps: dict[str, str], admin: Admin
+):
     mapping = {"models": {"*": "scripted/model"}}
-    made = admin("POST", "", 201, file=answering("here"), name="passing", mapping=mapping)
-    key = admin("POST", f"/{made['id']}/keys", 201)["key"]
-    assert admin("GET", f"/{made['id']}/keys")["data"][0]["hint"].endswith(key[-4:])
+    created_app = admin(
+        "POST", "", 201, file=answering("here"), name="passing", mapping=mapping
+    )
+    key = admin("POST", f"/{created_app['id']}/keys", 201)["key"]
+    assert admin("GET", f"/{created_app['id']}/keys")["data"][0]["hint"].endswith(
+        key[-4:]
+    )
     assert admin.ask(key).json()["answer"] == "here"
-    admin("PATCH", f"/{made['id']}", is_enabled=False)
+    admin("PATCH", f"/{created_app['id']}", is_enabled=False)
     assert admin.ask(key).status_code == 401
-    admin("PATCH", f"/{made['id']}", is_enabled=True)
+    admin("PATCH", f"/{created_app['id']}", is_enabled=True)
     assert admin.ask(key).status_code == 200
-    admin("DELETE", f"/{made['id']}")
+    admin("DELETE", f"/{created_app['id']}")
     assert admin.ask(key).status_code == 401
-    admin("GET", f"/{made['id']}", 404)
+    admin("GET", f"/{created_app['id']}", 404)
 
 
 # ------------------------------------------------------------------------------------------------ the page
 
 
 class Page:
-    def __init__(self, admin: Admin, name: str, visitor: str = ADA, **page: Any) -> None:
-        shown = admin("PATCH", f"/{admin.id(name)}", page={"is_on": True, **page})
-        self.url: str = shown["page"]["url"]
+    def __init__(
+        self, admin: Admin, name: str, visitor: str = ADA, **page: Any
+    ) -> None:
+        patched_app = admin("PATCH", f"/{admin.id(name)}", page={"is_on": True, **page})
+        self.url: str = patched_app["page"]["url"]
         self.visitor = visitor
 
-    def __call__(self, method: str, path: str, visitor: str | None = None, **how: Any) -> httpx.Response:
+    def __call__(
+        self, method: str, path: str, visitor: str | None = None, **options: Any
+    ) -> httpx.Response:
         headers = {"x-visitor": self.visitor if visitor is None else visitor}
-        return httpx.request(method, f"{self.url}/v1{path}", headers=headers, timeout=30, **how)
+        return httpx.request(
+            method, f"{self.url}/v1{path}", headers=headers, timeout=30, **options
+        )
 
 
 @pytest.fixture
@@ -145,24 +214,50 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "assets").mkdir()
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    monkeypatch.setattr(static, "_built", lambda: {name: tmp_path / name for name in contents})
+    monkeypatch.setattr(
+        static, "_built", lambda: {name: tmp_path / name for name in contents}
+    )
 
 
-def test_the_page_comes_with_a_strict_policy_and_all_that_it_needs(told: dict[str, str], admin: Admin, built: None):
-    page = Page(admin, "plain", origins=["https://shop.example", "javascript:alert(1)", "*"])
-    got = httpx.get(page.url)
-    policy = got.headers["content-security-policy"]
+def test_the_page_comes_with_a_strict_policy_and_all_that_it_needs(
+    served_apps: dict[str, str], admin: Admin, built: None
+):
+    page = Page(
+        admin, "plain", origins=["https://shop.example", "javascript:alert(1)", "*"]
+    )
+    response = httpx.get(page.url)
+    policy = response.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self';")
     assert policy.endswith("frame-ancestors 'self' https://shop.example *")
     assert "unsafe" not in policy
-    assert (got.headers["cache-control"], "<title>Chat" in got.text) == ("no-cache", True)
-    for name, kept in (("assets/chat-abc.js", "immutable"), ("embed.js", "max-age=300")):
-        one = httpx.get(f"{admin.origin}/chat/-/{name}", headers={"accept-encoding": "identity"})
-        assert (one.status_code, one.headers["x-content-type-options"]) == (200, "nosniff")
-        assert one.headers["content-type"] == "text/javascript; charset=utf-8"
-        assert kept in one.headers["cache-control"]
-    with httpx.stream("GET", f"{admin.origin}/chat/-/assets/chat-abc.js", headers={"accept-encoding": "br"}) as packed:
-        assert (packed.headers["content-encoding"], b"".join(packed.iter_raw())) == ("br", b"as Brotli")
+    assert (response.headers["cache-control"], "<title>Chat" in response.text) == (
+        "no-cache",
+        True,
+    )
+    for name, cache_policy in (
+        ("assets/chat-abc.js", "immutable"),
+        ("embed.js", "max-age=300"),
+    ):
+        asset_response = httpx.get(
+            f"{admin.origin}/chat/-/{name}", headers={"accept-encoding": "identity"}
+        )
+        assert (
+            asset_response.status_code,
+            asset_response.headers["x-content-type-options"],
+        ) == (200, "nosniff")
+        assert (
+            asset_response.headers["content-type"] == "text/javascript; charset=utf-8"
+        )
+        assert cache_policy in asset_response.headers["cache-control"]
+    with httpx.stream(
+        "GET",
+        f"{admin.origin}/chat/-/assets/chat-abc.js",
+        headers={"accept-encoding": "br"},
+    ) as packed:
+        assert (packed.headers["content-encoding"], b"".join(packed.iter_raw())) == (
+            "br",
+            b"as Brotli",
+        )
     for name in (
         "../server.py",
         "%2e%2e/server.py",
@@ -179,23 +274,36 @@ def test_the_page_comes_with_a_strict_policy_and_all_that_it_needs(told: dict[st
 
 
 def test_a_page_that_was_not_built_says_so_where_it_would_be(
-    told: dict[str, str], admin: Admin, monkeypatch: pytest.MonkeyPatch
+    served_apps: dict[str, str], admin: Admin, monkeypatch: pytest.MonkeyPatch
 ):
     page = Page(admin, "plain", origins=["https://shop.example"])
     monkeypatch.setattr(static, "_built", dict)
-    got = httpx.get(page.url)
-    assert (got.status_code, got.headers["content-type"]) == (503, "text/html; charset=utf-8")
-    assert "once by <code>make console</code>" in got.text
-    assert got.headers["content-security-policy"].endswith("frame-ancestors 'self' https://shop.example")
+    response = httpx.get(page.url)
+    assert (response.status_code, response.headers["content-type"]) == (
+        503,
+        "text/html; charset=utf-8",
+    )
+    assert "once by <code>make console</code>" in response.text
+    assert response.headers["content-security-policy"].endswith(
+        "frame-ancestors 'self' https://shop.example"
+    )
     assert httpx.get(f"{admin.origin}/chat/nowhere").status_code == 404
     assert page("GET", "/info").status_code == 200  # the app itself answers
 
 
-def test_visitors_see_their_own_conversations_and_nobody_elses(told: dict[str, str], admin: Admin):
+def test_visitors_see_their_own_conversations_and_nobody_elses(
+    served_apps: dict[str, str], admin: Admin
+):
     page = Page(admin, "talking")
-    first = page("POST", "/chat-messages", json={"query": "hello", "inputs": {}, "user": "somebody-else"}).json()
-    listed = page("GET", "/conversations", params={"user": "somebody-else"}).json()["data"]
-    assert [one["id"] for one in listed] == [first["conversation_id"]]
+    first = page(
+        "POST",
+        "/chat-messages",
+        json={"query": "hello", "inputs": {}, "user": "somebody-else"},
+    ).json()
+    listed = page("GET", "/conversations", params={"user": "somebody-else"}).json()[
+        "data"
+    ]
+    assert [conversation["id"] for conversation in listed] == [first["conversation_id"]]
     assert page("GET", "/conversations", BOB).json()["data"] == []
     messages = f"/messages?conversation_id={first['conversation_id']}"
     assert page("GET", messages).json()["data"][0]["query"] == "hello"
@@ -203,9 +311,11 @@ def test_visitors_see_their_own_conversations_and_nobody_elses(told: dict[str, s
     rated = f"/messages/{first['message_id']}/feedbacks"
     assert page("POST", rated, BOB, json={"rating": "like"}).status_code == 404
     assert page("POST", rated, json={"rating": "like"}).status_code == 200
-    spoken = {"message_id": first["message_id"]}
-    assert page("POST", "/text-to-audio", BOB, json=spoken).status_code == 404
-    up = page("POST", "/files/upload", files={"file": ("a.txt", b"hello")}, data={"user": "x"}).json()
+    speech_request = {"message_id": first["message_id"]}
+    assert page("POST", "/text-to-audio", BOB, json=speech_request).status_code == 404
+    up = page(
+        "POST", "/files/upload", files={"file": ("a.txt", b"hello")}, data={"user": "x"}
+    ).json()
     preview = f"/files/{up['id']}/preview"
     assert page("GET", preview).content == b"hello"
     assert page("GET", preview, BOB).status_code == 403
@@ -221,32 +331,59 @@ def test_visitors_see_their_own_conversations_and_nobody_elses(told: dict[str, s
         assert page("GET", path).status_code == 404, path
 
 
-def test_a_page_answers_like_the_service_api_and_says_what_its_addresses_take(told: dict[str, str], admin: Admin):
+def test_a_page_answers_like_the_service_api_and_says_what_its_addresses_take(
+    served_apps: dict[str, str], admin: Admin
+):
     page = Page(admin, "talking")
     assert page("GET", "/parameters").json() == httpx.get(
-        f"{admin.origin}/v1/parameters", headers={"authorization": f"Bearer {told['talking']}"}
+        f"{admin.origin}/v1/parameters", headers={"authorization": f"Bearer {served_apps['talking']}"}
     ).json()  # fmt: skip
-    wrong = page("PUT", "/conversations")
-    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
-    assert wrong.json()["code"] == "method_not_allowed"
-    assert httpx.options(f"{page.url}/v1/chat-messages").headers["allow"] == "POST, OPTIONS"
-    gone = httpx.get(f"{admin.origin}/chat/nowhere")
-    assert (gone.status_code, gone.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    rejected = page("PUT", "/conversations")
+    assert (rejected.status_code, rejected.headers["allow"]) == (
+        405,
+        "GET, HEAD, OPTIONS",
+    )
+    assert rejected.json()["code"] == "method_not_allowed"
+    assert (
+        httpx.options(f"{page.url}/v1/chat-messages").headers["allow"]
+        == "POST, OPTIONS"
+    )
+    missing_page = httpx.get(f"{admin.origin}/chat/nowhere")
+    assert (missing_page.status_code, missing_page.headers["content-type"]) == (
+        404,
+        "text/html; charset=utf-8",
+    )
     assert httpx.get(f"{admin.origin}/chat/-/index.html").json()["code"] == "not_found"
 
 
-def test_a_completion_page_gives_another_answer(told: dict[str, str], admin: Admin):
+def test_a_completion_page_gives_another_answer(
+    served_apps: dict[str, str], admin: Admin
+):
     page = Page(admin, "poems")
-    first = page("POST", "/completion-messages", json={"inputs": {"topic": "rain"}}).json()
-    more = page("POST", f"/messages/{first['message_id']}/more-like-this", json={})
-    assert (more.status_code, more.json()["answer"]) == (200, first["answer"])
-    assert more.json()["message_id"] != first["message_id"]
-    assert page("POST", f"/messages/{first['message_id']}/more-like-this", BOB, json={}).status_code == 404
+    first = page(
+        "POST", "/completion-messages", json={"inputs": {"topic": "rain"}}
+    ).json()
+    variant = page("POST", f"/messages/{first['message_id']}/more-like-this", json={})
+    assert (variant.status_code, variant.json()["answer"]) == (200, first["answer"])
+    assert variant.json()["message_id"] != first["message_id"]
+    assert (
+        page(
+            "POST", f"/messages/{first['message_id']}/more-like-this", BOB, json={}
+        ).status_code
+        == 404
+    )
     plain = Page(admin, "plain")
-    assert plain("POST", f"/messages/{first['message_id']}/more-like-this", json={}).json()["code"] == "app_unavailable"
+    assert (
+        plain(
+            "POST", f"/messages/{first['message_id']}/more-like-this", json={}
+        ).json()["code"]
+        == "app_unavailable"
+    )
 
 
-def test_the_address_stays_when_the_page_is_switched_off_and_on(told: dict[str, str], admin: Admin):
+def test_the_address_stays_when_the_page_is_switched_off_and_on(
+    served_apps: dict[str, str], admin: Admin
+):
     page = Page(admin, "form")
     admin("PATCH", f"/{admin.id('form')}", page={"is_on": False})
     assert Page(admin, "form").url == page.url

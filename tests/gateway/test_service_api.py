@@ -14,8 +14,8 @@ from tests.workflow.building import MODEL, document
 
 
 @pytest.fixture(scope="module")
-def told() -> Iterator[dict[str, str]]:
-    form = document(
+def served_apps() -> Iterator[dict[str, str]]:
+    form_app = document(
         {
             "start": {"type": "start", "variables": [{"variable": "q", "type": "text-input", "required": True}]},
             "ask": {
@@ -31,7 +31,11 @@ def told() -> Iterator[dict[str, str]]:
     failing = document(
         {
             "start": {"type": "start"},
-            "c": {"type": "code", "code": "def main():\n    raise ValueError('no luck')", "outputs": {}},
+            "c": {
+                "type": "code",
+                "code": "def main():\n    raise ValueError('no luck')",
+                "outputs": {},
+            },
         },
         ["start > c"],
     )
@@ -46,9 +50,19 @@ def told() -> Iterator[dict[str, str]]:
         conversation_variables=[{"name": "n", "value": 0, "value_type": "number", "description": "how often"}],
     )  # fmt: skip
     broken_chat = {**failing, "app": {"name": "x", "mode": "advanced-chat"}}
-    more = {"form": form, "failing": failing, "remembering": remembering, "broken_chat": broken_chat}
-    with serving({name: yaml.dump(one, allow_unicode=True) for name, one in more.items()}) as found:
-        yield found
+    documents = {
+        "form": form_app,
+        "failing": failing,
+        "remembering": remembering,
+        "broken_chat": broken_chat,
+    }
+    with serving(
+        {
+            name: yaml.dump(app_document, allow_unicode=True)
+            for name, app_document in documents.items()
+        }
+    ) as served:
+        yield served
 
 
 _open: list[httpx.Client] = []
@@ -62,8 +76,12 @@ def _closed() -> Iterator[None]:
 
 
 class Caller:
-    def __init__(self, told: dict[str, str], app: str) -> None:
-        self.http = httpx.Client(base_url=told["base"], headers={"authorization": f"Bearer {told[app]}"}, timeout=30)
+    def __init__(self, served_apps: dict[str, str], app: str) -> None:
+        self.http = httpx.Client(
+            base_url=served_apps["base"],
+            headers={"authorization": f"Bearer {served_apps[app]}"},
+            timeout=30,
+        )
         _open.append(self.http)
 
     def post(self, path: str, **body: Any) -> httpx.Response:
@@ -73,49 +91,80 @@ class Caller:
         return self.http.get(path, params=query).json()
 
     def events(self, path: str, **body: Any) -> list[dict[str, Any]]:
-        with self.http.stream("POST", path, json={**body, "response_mode": "streaming"}) as answer:
+        with self.http.stream(
+            "POST", path, json={**body, "response_mode": "streaming"}
+        ) as answer:
             return _events(answer)
 
 
 def _events(answer: httpx.Response) -> list[dict[str, Any]]:
     assert answer.headers["content-type"].startswith("text/event-stream")
-    return [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
+    return [
+        json.loads(line[6:])
+        for line in answer.iter_lines()
+        if line.startswith("data: ")
+    ]
 
 
-def test_a_workflow_streams_its_nodes_and_its_end(told: dict[str, str]):
-    events = Caller(told, "workflow").events("/workflows/run", inputs={"n": 3}, user="u")
-    kinds = [one["event"] for one in events]
+def test_a_workflow_streams_its_nodes_and_its_end(served_apps: dict[str, str]):
+    events = Caller(served_apps, "workflow").events(
+        "/workflows/run", inputs={"n": 3}, user="u"
+    )
+    kinds = [event["event"] for event in events]
     assert kinds[0] == "workflow_started"
     assert kinds[-1] == "workflow_finished"
-    started = [one["data"] for one in events if one["event"] == "node_started"]
-    assert [one["node_id"] for one in started] == ["start", "read", "text", "end"]
-    assert [one["index"] for one in started] == [1, 2, 3, 4]
+    started = [event["data"] for event in events if event["event"] == "node_started"]
+    assert [node["node_id"] for node in started] == ["start", "read", "text", "end"]
+    assert [node["index"] for node in started] == [1, 2, 3, 4]
     end = events[-1]["data"]
-    assert (end["status"], end["outputs"], end["total_steps"]) == ("succeeded", {"r": "3:[]"}, 4)
-    assert {one["task_id"] for one in events} == {events[0]["workflow_run_id"]}
-    assert "".join(one["data"]["text"] for one in events if one["event"] == "text_chunk") == "3:[]"
+    assert (end["status"], end["outputs"], end["total_steps"]) == (
+        "succeeded",
+        {"r": "3:[]"},
+        4,
+    )
+    assert {event["task_id"] for event in events} == {events[0]["workflow_run_id"]}
+    assert (
+        "".join(
+            event["data"]["text"] for event in events if event["event"] == "text_chunk"
+        )
+        == "3:[]"
+    )
 
 
-def test_a_whole_answer_and_what_is_kept_of_it(told: dict[str, str]):
-    caller = Caller(told, "workflow")
-    body = caller.post("/workflows/run", inputs={"n": "4"}, user="logs", response_mode="blocking").json()
+def test_a_whole_answer_and_what_is_kept_of_it(served_apps: dict[str, str]):
+    caller = Caller(served_apps, "workflow")
+    body = caller.post(
+        "/workflows/run", inputs={"n": "4"}, user="logs", response_mode="blocking"
+    ).json()
     run = caller.get(f"/workflows/run/{body['workflow_run_id']}")
-    assert (run["status"], run["outputs"], json.loads(run["inputs"])) == ("succeeded", {"r": "4:[]"}, {"n": "4"})
+    assert (run["status"], run["outputs"], json.loads(run["inputs"])) == (
+        "succeeded",
+        {"r": "4:[]"},
+        {"n": "4"},
+    )
     logs = caller.get("/workflows/logs", created_by_end_user_session_id="logs", limit=1)
     assert logs["data"][0]["workflow_run"]["id"] == run["id"]
     assert logs["data"][0]["created_by_end_user"]["session_id"] == "logs"
     assert caller.get("/workflows/logs", status="failed")["total"] == 0
 
 
-def test_a_workflow_that_fails_is_no_error_of_the_caller_and_a_chat_is(told: dict[str, str]):
-    failed = Caller(told, "failing").post("/workflows/run", inputs={}, user="u")
+def test_a_workflow_that_fails_is_no_error_of_the_caller_and_a_chat_is(
+    served_apps: dict[str, str],
+):
+    failed = Caller(served_apps, "failing").post("/workflows/run", inputs={}, user="u")
     assert failed.status_code == 200
     assert failed.json()["data"]["status"] == "failed"
     assert "no luck" in failed.json()["data"]["error"]
-    chat = Caller(told, "broken_chat")
-    whole = chat.post("/chat-messages", inputs={}, query="x", user="u")
-    assert (whole.status_code, whole.json()["code"]) == (400, "completion_request_error")
-    kinds = [one["event"] for one in chat.events("/chat-messages", inputs={}, query="x", user="u")]
+    chat = Caller(served_apps, "broken_chat")
+    response = chat.post("/chat-messages", inputs={}, query="x", user="u")
+    assert (response.status_code, response.json()["code"]) == (
+        400,
+        "completion_request_error",
+    )
+    kinds = [
+        event["event"]
+        for event in chat.events("/chat-messages", inputs={}, query="x", user="u")
+    ]
     assert kinds[-2:] == ["workflow_finished", "error"]
 
 
@@ -142,31 +191,44 @@ def test_a_workflow_that_fails_is_no_error_of_the_caller_and_a_chat_is(told: dic
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_code(
-    told: dict[str, str], app: str, path: str, body: dict[str, Any], status: int, code: str, message: str
+    served_apps: dict[str, str],
+    app: str,
+    path: str,
+    body: dict[str, Any],
+    status: int,
+    code: str,
+    message: str,
 ):
-    answer = Caller(told, app).post(path, **body)
+    answer = Caller(served_apps, app).post(path, **body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert message in answer.json()["message"]
 
 
-def test_a_run_that_could_not_be_answered_is_not_begun(told: dict[str, str]):
-    caller = Caller(told, "workflow")
-    before = caller.get("/workflows/logs")["total"]
-    assert caller.post("/workflows/run", inputs={"n": 1}, user="u", response_mode="x").status_code == 400
-    assert caller.get("/workflows/logs")["total"] == before
+def test_a_run_that_could_not_be_answered_is_not_begun(served_apps: dict[str, str]):
+    caller = Caller(served_apps, "workflow")
+    initial_total = caller.get("/workflows/logs")["total"]
+    assert (
+        caller.post(
+            "/workflows/run", inputs={"n": 1}, user="u", response_mode="x"
+        ).status_code
+        == 400
+    )
+    assert caller.get("/workflows/logs")["total"] == initial_total
 
 
-def test_who_shows_no_key_or_another_kind_gets_nothing(told: dict[str, str]):
+def test_who_shows_no_key_or_another_kind_gets_nothing(served_apps: dict[str, str]):
     for header in (
         {},
         {"authorization": "Bearer app-nope"},
-        {"authorization": f"Basic {told['chat']}"},
-        {"x-api-key": told["chat"]},
+        {"authorization": f"Basic {served_apps['chat']}"},
+        {"x-api-key": served_apps["chat"]},
     ):
-        answer = httpx.get(f"{told['base']}/info", headers=header)
+        answer = httpx.get(f"{served_apps['base']}/info", headers=header)
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     broken = httpx.post(
-        f"{told['base']}/chat-messages", headers={"authorization": f"Bearer {told['chat']}"}, content=b"{"
+        f"{served_apps['base']}/chat-messages",
+        headers={"authorization": f"Bearer {served_apps['chat']}"},
+        content=b"{",
     )
     assert (broken.status_code, broken.json()["code"]) == (400, "bad_request")
 
@@ -176,21 +238,38 @@ def test_who_shows_no_key_or_another_kind_gets_nothing(told: dict[str, str]):
     [
         ("POST", "/messages/batches", (404, "not_found_error"), (404, "not_found")),
         ("POST", "/messages/x/y", (404, "not_found_error"), (404, "not_found")),
-        ("GET", "/conversations/abc", (405, "method_not_allowed"), (405, "method_not_allowed")),
+        (
+            "GET",
+            "/conversations/abc",
+            (405, "method_not_allowed"),
+            (405, "method_not_allowed"),
+        ),
         ("GET", "/files/abc", (404, "unknown_url"), (404, "not_found")),
         ("GET", "/workflows/abc", (404, "not_found"), (404, "not_found")),
-        ("GET", "/chat-messages", (405, "method_not_allowed"), (405, "method_not_allowed")),
+        (
+            "GET",
+            "/chat-messages",
+            (405, "method_not_allowed"),
+            (405, "method_not_allowed"),
+        ),
     ],
 )
 def test_what_is_not_there_is_refused_in_the_words_of_whoever_asks(
-    told: dict[str, str], method: str, path: str, without_key: tuple[int, str], with_key: tuple[int, str]
+    served_apps: dict[str, str],
+    method: str,
+    path: str,
+    without_key: tuple[int, str],
+    with_key: tuple[int, str],
 ):
-    url, key = f"{told['base']}{path}", {"authorization": f"Bearer {told['chat']}"}
+    url, key = (
+        f"{served_apps['base']}{path}",
+        {"authorization": f"Bearer {served_apps['chat']}"},
+    )
     stranger = httpx.request(method, url)
     assert (stranger.status_code, _kind_of(stranger.json())) == without_key
-    known = httpx.request(method, url, headers=key)
-    assert (known.status_code, known.json()["code"]) == with_key
-    assert known.headers.get("allow") == {
+    authenticated = httpx.request(method, url, headers=key)
+    assert (authenticated.status_code, authenticated.json()["code"]) == with_key
+    assert authenticated.headers.get("allow") == {
         "/conversations/abc": "DELETE, OPTIONS",
         "/chat-messages": "POST, OPTIONS",
     }.get(path)
@@ -202,93 +281,196 @@ def _kind_of(refusal: dict[str, Any]) -> str:
     return error["type"] if refusal.get("type") == "error" else error["code"]
 
 
-def test_what_a_path_takes_is_said_without_a_key_and_a_page_is_asked_for_by_head(told: dict[str, str]):
-    asked = httpx.options(f"{told['base']}/workflows/run")
-    assert (asked.status_code, asked.headers["allow"]) == (204, "POST, OPTIONS")
-    info = Caller(told, "chat").http.head("/info")
-    assert (info.status_code, info.content, int(info.headers["content-length"]) > 0) == (200, b"", True)
-    assert httpx.head(f"{told['base']}/info").status_code == 401
+def test_what_a_path_takes_is_said_without_a_key_and_a_page_is_asked_for_by_head(
+    served_apps: dict[str, str],
+):
+    options_response = httpx.options(f"{served_apps['base']}/workflows/run")
+    assert (options_response.status_code, options_response.headers["allow"]) == (
+        204,
+        "POST, OPTIONS",
+    )
+    info = Caller(served_apps, "chat").http.head("/info")
+    assert (
+        info.status_code,
+        info.content,
+        int(info.headers["content-length"]) > 0,
+    ) == (200, b"", True)
+    assert httpx.head(f"{served_apps['base']}/info").status_code == 401
 
 
-def test_an_upload_that_is_no_form_is_told_what_is_wanted(told: dict[str, str]):
-    answer = Caller(told, "workflow").post("/files/upload", file="x")
+def test_an_upload_that_is_no_form_is_told_what_is_wanted(served_apps: dict[str, str]):
+    answer = Caller(served_apps, "workflow").post("/files/upload", file="x")
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_param")
     assert "multipart/form-data" in answer.json()["message"]
 
 
-def test_a_conversation_remembers_its_variables_and_what_was_said(told: dict[str, str]):
-    caller = Caller(told, "remembering")
+def test_a_conversation_remembers_its_variables_and_what_was_said(
+    served_apps: dict[str, str],
+):
+    caller = Caller(served_apps, "remembering")
     first = caller.post("/chat-messages", query="one", user="v", inputs={}).json()
-    again = caller.post(
-        "/chat-messages", query="two", user="v", inputs={}, conversation_id=first["conversation_id"]
+    second_answer = caller.post(
+        "/chat-messages",
+        query="two",
+        user="v",
+        inputs={},
+        conversation_id=first["conversation_id"],
     ).json()
-    assert (first["answer"], again["answer"]) == ("1: Answer to: one", "2: Answer to: two")
-    found = caller.get(f"/conversations/{first['conversation_id']}/variables", user="v")["data"]
-    assert [(one["name"], one["value"], one["value_type"]) for one in found] == [("n", "2", "number")]
-    path = f"/conversations/{first['conversation_id']}/variables/{found[0]['id']}"
-    assert caller.http.put(path, json={"value": 40, "user": "v"}).json()["value"] == "40"
-    assert caller.http.put(path, json={"value": "many", "user": "v"}).json()["code"] == "bad_request"
+    assert (first["answer"], second_answer["answer"]) == (
+        "1: Answer to: one",
+        "2: Answer to: two",
+    )
+    variables = caller.get(
+        f"/conversations/{first['conversation_id']}/variables", user="v"
+    )["data"]
+    assert [
+        (variable["name"], variable["value"], variable["value_type"])
+        for variable in variables
+    ] == [("n", "2", "number")]
+    path = f"/conversations/{first['conversation_id']}/variables/{variables[0]['id']}"
+    assert (
+        caller.http.put(path, json={"value": 40, "user": "v"}).json()["value"] == "40"
+    )
+    assert (
+        caller.http.put(path, json={"value": "many", "user": "v"}).json()["code"]
+        == "bad_request"
+    )
     third = caller.post(
-        "/chat-messages", query="three", user="v", inputs={}, conversation_id=first["conversation_id"]
+        "/chat-messages",
+        query="three",
+        user="v",
+        inputs={},
+        conversation_id=first["conversation_id"],
     ).json()
     assert third["answer"].startswith("41: ")
-    page = caller.get("/messages", user="v", conversation_id=first["conversation_id"], limit=2)
-    assert ([one["query"] for one in page["data"]], page["has_more"]) == (["two", "three"], True)
-    older = caller.get("/messages", user="v", conversation_id=first["conversation_id"], first_id=page["data"][0]["id"])
-    assert ([one["query"] for one in older["data"]], older["has_more"]) == (["one"], False)
+    page = caller.get(
+        "/messages", user="v", conversation_id=first["conversation_id"], limit=2
+    )
+    assert ([message["query"] for message in page["data"]], page["has_more"]) == (
+        ["two", "three"],
+        True,
+    )
+    older = caller.get(
+        "/messages",
+        user="v",
+        conversation_id=first["conversation_id"],
+        first_id=page["data"][0]["id"],
+    )
+    assert ([message["query"] for message in older["data"]], older["has_more"]) == (
+        ["one"],
+        False,
+    )
 
 
-def test_what_belongs_to_one_user_is_nobody_elses(told: dict[str, str]):
-    caller, other = Caller(told, "remembering"), Caller(told, "chat")
+def test_what_belongs_to_one_user_is_nobody_elses(served_apps: dict[str, str]):
+    caller, other_caller = (
+        Caller(served_apps, "remembering"),
+        Caller(served_apps, "chat"),
+    )
     mine = caller.post("/chat-messages", query="mine", user="owner", inputs={}).json()
     conversation = mine["conversation_id"]
-    for one, user in ((caller, "thief"), (other, "owner")):
-        assert one.http.get("/messages", params={"user": user, "conversation_id": conversation}).status_code == 404
-        assert one.http.request("DELETE", f"/conversations/{conversation}", json={"user": user}).status_code == 404
-        assert one.post(f"/messages/{mine['message_id']}/feedbacks", rating="like", user=user).status_code == 404
-        assert conversation not in json.dumps(one.get("/conversations", user=user))
+    for intruder, user in ((caller, "thief"), (other_caller, "owner")):
+        assert (
+            intruder.http.get(
+                "/messages", params={"user": user, "conversation_id": conversation}
+            ).status_code
+            == 404
+        )
+        assert (
+            intruder.http.request(
+                "DELETE", f"/conversations/{conversation}", json={"user": user}
+            ).status_code
+            == 404
+        )
+        assert (
+            intruder.post(
+                f"/messages/{mine['message_id']}/feedbacks", rating="like", user=user
+            ).status_code
+            == 404
+        )
+        assert conversation not in json.dumps(intruder.get("/conversations", user=user))
         # A chatflow that does not know a conversation begins one.
         assert (
-            one.post("/chat-messages", query="x", user=user, conversation_id=conversation).json()["conversation_id"]
+            intruder.post(
+                "/chat-messages", query="x", user=user, conversation_id=conversation
+            ).json()["conversation_id"]
             != conversation
         )
-    assert other.http.get(f"/workflow/{mine['task_id']}/events", params={"user": "owner"}).status_code == 404
-    assert caller.http.get(f"/workflow/{mine['task_id']}/events", params={"user": "thief"}).status_code == 404
-    assert other.http.get(f"/workflows/run/{mine['task_id']}").status_code == 404
+    assert (
+        other_caller.http.get(
+            f"/workflow/{mine['task_id']}/events", params={"user": "owner"}
+        ).status_code
+        == 404
+    )
+    assert (
+        caller.http.get(
+            f"/workflow/{mine['task_id']}/events", params={"user": "thief"}
+        ).status_code
+        == 404
+    )
+    assert other_caller.http.get(f"/workflows/run/{mine['task_id']}").status_code == 404
 
 
-def test_feedback_and_deleting(told: dict[str, str]):
-    caller = Caller(told, "chat")
-    said = caller.post("/chat-messages", query="rate me", user="f", inputs={}).json()
-    caller.post(f"/messages/{said['message_id']}/feedbacks", rating="dislike", content="too short", user="f")
+def test_feedback_and_deleting(served_apps: dict[str, str]):
+    caller = Caller(served_apps, "chat")
+    answer = caller.post("/chat-messages", query="rate me", user="f", inputs={}).json()
+    caller.post(
+        f"/messages/{answer['message_id']}/feedbacks",
+        rating="dislike",
+        content="too short",
+        user="f",
+    )
     assert caller.get("/app/feedbacks")["data"][0]["content"] == "too short"
-    shown = caller.get("/messages", user="f", conversation_id=said["conversation_id"])["data"][0]
-    assert shown["feedback"] == {"rating": "dislike"}
-    caller.post(f"/messages/{said['message_id']}/feedbacks", rating=None, user="f")
-    assert caller.get("/messages", user="f", conversation_id=said["conversation_id"])["data"][0]["feedback"] is None
-    gone = caller.http.request("DELETE", f"/conversations/{said['conversation_id']}", json={"user": "f"})
-    assert gone.status_code == 204
+    message = caller.get(
+        "/messages", user="f", conversation_id=answer["conversation_id"]
+    )["data"][0]
+    assert message["feedback"] == {"rating": "dislike"}
+    caller.post(f"/messages/{answer['message_id']}/feedbacks", rating=None, user="f")
+    assert (
+        caller.get("/messages", user="f", conversation_id=answer["conversation_id"])[
+            "data"
+        ][0]["feedback"]
+        is None
+    )
+    deletion = caller.http.request(
+        "DELETE", f"/conversations/{answer['conversation_id']}", json={"user": "f"}
+    )
+    assert deletion.status_code == 204
     assert caller.get("/conversations", user="f")["data"] == []
 
 
-def test_a_run_is_watched_again_from_any_number(told: dict[str, str]):
-    caller = Caller(told, "workflow")
-    run = caller.post("/workflows/run", inputs={"n": 1}, user="w").json()["workflow_run_id"]
-    with caller.http.stream("GET", f"/workflow/{run}/events", params={"user": "w"}) as answer:
+def test_a_run_is_watched_again_from_any_number(served_apps: dict[str, str]):
+    caller = Caller(served_apps, "workflow")
+    run = caller.post("/workflows/run", inputs={"n": 1}, user="w").json()[
+        "workflow_run_id"
+    ]
+    with caller.http.stream(
+        "GET", f"/workflow/{run}/events", params={"user": "w"}
+    ) as answer:
         lines = list(answer.iter_lines())
     numbers = [int(line[4:]) for line in lines if line.startswith("id: ")]
-    kinds = [json.loads(line[6:])["event"] for line in lines if line.startswith("data: ")]
+    kinds = [
+        json.loads(line[6:])["event"] for line in lines if line.startswith("data: ")
+    ]
     assert (kinds[0], kinds[-1]) == ("workflow_started", "workflow_finished")
     assert numbers == sorted(numbers)
     with caller.http.stream(
-        "GET", f"/workflow/{run}/events", params={"user": "w"}, headers={"last-event-id": str(numbers[-1] - 1)}
+        "GET",
+        f"/workflow/{run}/events",
+        params={"user": "w"},
+        headers={"last-event-id": str(numbers[-1] - 1)},
     ) as answer:
-        assert [one["event"] for one in _events(answer)] == ["workflow_finished"]
+        assert [event["event"] for event in _events(answer)] == ["workflow_finished"]
 
 
-def test_a_chat_is_stopped_while_it_talks(told: dict[str, str]):
-    caller = Caller(told, "slow")
-    body = {"query": "Tell me a long story", "user": "s", "inputs": {}, "response_mode": "streaming"}
+def test_a_chat_is_stopped_while_it_talks(served_apps: dict[str, str]):
+    caller = Caller(served_apps, "slow")
+    body = {
+        "query": "Tell me a long story",
+        "user": "s",
+        "inputs": {},
+        "response_mode": "streaming",
+    }
     kinds: list[str] = []
     with caller.http.stream("POST", "/chat-messages", json=body) as answer:
         for line in answer.iter_lines():
@@ -297,73 +479,130 @@ def test_a_chat_is_stopped_while_it_talks(told: dict[str, str]):
             event = json.loads(line[6:])
             kinds.append(event["event"])
             if event["event"] == "message" and kinds.count("message") == 3:
-                other = Caller(told, "slow")
-                assert other.post(f"/chat-messages/{event['task_id']}/stop", user="somebody").json() == {
-                    "result": "success"
-                }
-                began = time.monotonic()
-                assert other.post(f"/chat-messages/{event['task_id']}/stop", user="s").json() == {"result": "success"}
-    assert time.monotonic() - began < 2
+                other_caller = Caller(served_apps, "slow")
+                assert other_caller.post(
+                    f"/chat-messages/{event['task_id']}/stop", user="somebody"
+                ).json() == {"result": "success"}
+                started_at = time.monotonic()
+                assert other_caller.post(
+                    f"/chat-messages/{event['task_id']}/stop", user="s"
+                ).json() == {"result": "success"}
+    assert time.monotonic() - started_at < 2
     assert kinds[-2:] == ["workflow_finished", "message_end"]
     assert kinds.count("message") < 300
 
 
-def test_files_are_their_users(told: dict[str, str]):
-    caller = Caller(told, "workflow")
-    made = caller.http.post(
-        "/files/upload", files={"file": ("a b.html", b"<script>", "text/html")}, data={"user": "f1"}
+def test_files_are_their_users(served_apps: dict[str, str]):
+    caller = Caller(served_apps, "workflow")
+    upload = caller.http.post(
+        "/files/upload",
+        files={"file": ("a b.html", b"<script>", "text/html")},
+        data={"user": "f1"},
     )
-    assert made.status_code == 201
-    name = made.json()["id"]
-    shown = caller.http.get(f"/files/{name}/preview", params={"user": "f1"})
-    assert (shown.content, shown.headers["x-content-type-options"]) == (b"<script>", "nosniff")
-    assert shown.headers["content-disposition"].startswith("attachment")
-    assert caller.http.get(f"/files/{name}/preview", params={"user": "f2"}).json()["code"] == "file_access_denied"
-    assert caller.http.get("/files/11111111-1111-4111-8111-111111111111/preview").json()["code"] == "file_not_found"
+    assert upload.status_code == 201
+    name = upload.json()["id"]
+    preview = caller.http.get(f"/files/{name}/preview", params={"user": "f1"})
+    assert (preview.content, preview.headers["x-content-type-options"]) == (
+        b"<script>",
+        "nosniff",
+    )
+    assert preview.headers["content-disposition"].startswith("attachment")
+    assert (
+        caller.http.get(f"/files/{name}/preview", params={"user": "f2"}).json()["code"]
+        == "file_access_denied"
+    )
+    assert (
+        caller.http.get("/files/11111111-1111-4111-8111-111111111111/preview").json()[
+            "code"
+        ]
+        == "file_not_found"
+    )
     stolen = {"n": 1, "doc": {"transfer_method": "local_file", "upload_file_id": name}}
-    assert "was not uploaded here" in caller.post("/workflows/run", inputs=stolen, user="f2").json()["message"]
+    assert (
+        "was not uploaded here"
+        in caller.post("/workflows/run", inputs=stolen, user="f2").json()["message"]
+    )
     large = caller.http.post(
-        "/files/upload", files={"file": ("a.txt", b"x" * (16 << 20), "text/plain")}, data={"user": "f1"}
+        "/files/upload",
+        files={"file": ("a.txt", b"x" * (16 << 20), "text/plain")},
+        data={"user": "f1"},
     )
     assert (large.status_code, large.json()["code"]) == (413, "file_too_large")
     assert (
-        caller.http.post("/files/upload", data={"user": "x"}, files={"other": ("a", b"x")}).json()["code"]
+        caller.http.post(
+            "/files/upload", data={"user": "x"}, files={"other": ("a", b"x")}
+        ).json()["code"]
         == "no_file_uploaded"
     )
 
 
-def test_a_form_holds_a_run_until_it_is_filled_in(told: dict[str, str]):
-    caller = Caller(told, "form")
+def test_a_form_holds_a_run_until_it_is_filled_in(served_apps: dict[str, str]):
+    caller = Caller(served_apps, "form")
     events = caller.events("/workflows/run", inputs={"q": "it"}, user="h")
-    asked = next(one["data"] for one in events if one["event"] == "human_input_required")
+    form_request = next(
+        event["data"] for event in events if event["event"] == "human_input_required"
+    )
     assert events[-1]["event"] == "workflow_paused"
-    assert asked["form_content"].startswith("May it go on?")
-    run, token = events[-1]["workflow_run_id"], asked["form_token"]
+    assert form_request["form_content"].startswith("May it go on?")
+    run, token = events[-1]["workflow_run_id"], form_request["form_token"]
     form = caller.get(f"/form/human_input/{token}")
-    assert [one["id"] for one in form["user_actions"]] == ["yes", "no"]
-    assert Caller(told, "chat").http.get(f"/form/human_input/{token}").status_code == 404
-    wrong = caller.post(f"/form/human_input/{token}", action="maybe", inputs={"note": "x"}, user="h")
-    assert wrong.json()["code"] == "invalid_form_data"
+    assert [action["id"] for action in form["user_actions"]] == ["yes", "no"]
     assert (
-        caller.post(f"/form/human_input/{token}", action="yes", inputs={}, user="h").json()["message"]
+        Caller(served_apps, "chat").http.get(f"/form/human_input/{token}").status_code
+        == 404
+    )
+    rejected = caller.post(
+        f"/form/human_input/{token}", action="maybe", inputs={"note": "x"}, user="h"
+    )
+    assert rejected.json()["code"] == "invalid_form_data"
+    assert (
+        caller.post(
+            f"/form/human_input/{token}", action="yes", inputs={}, user="h"
+        ).json()["message"]
         == "note is missing"
     )
-    assert caller.post(f"/form/human_input/{token}", action="yes", inputs={"note": "fine"}, user="h").status_code == 200
-    assert caller.post(f"/form/human_input/{token}", action="no", inputs={"note": "x"}, user="h").status_code == 412
-    with caller.http.stream("GET", f"/workflow/{run}/events", params={"user": "h"}) as answer:
-        after = _events(answer)
-    kinds = [one["event"] for one in after]
+    assert (
+        caller.post(
+            f"/form/human_input/{token}",
+            action="yes",
+            inputs={"note": "fine"},
+            user="h",
+        ).status_code
+        == 200
+    )
+    assert (
+        caller.post(
+            f"/form/human_input/{token}", action="no", inputs={"note": "x"}, user="h"
+        ).status_code
+        == 412
+    )
+    with caller.http.stream(
+        "GET", f"/workflow/{run}/events", params={"user": "h"}
+    ) as answer:
+        later_events = _events(answer)
+    kinds = [event["event"] for event in later_events]
     assert "human_input_form_filled" in kinds
-    assert (kinds[-1], after[-1]["data"]["outputs"]) == ("workflow_finished", {"note": "fine"})
+    assert (kinds[-1], later_events[-1]["data"]["outputs"]) == (
+        "workflow_finished",
+        {"note": "fine"},
+    )
     assert caller.get(f"/workflows/run/{run}")["status"] == "succeeded"
 
 
-def test_what_an_app_says_of_itself(told: dict[str, str]):
-    workflow = Caller(told, "workflow")
-    form = workflow.get("/parameters")["user_input_form"]
-    assert [next(iter(one)) for one in form] == ["number", "file"]
+def test_what_an_app_says_of_itself(served_apps: dict[str, str]):
+    workflow = Caller(served_apps, "workflow")
+    form_fields = workflow.get("/parameters")["user_input_form"]
+    assert [next(iter(field)) for field in form_fields] == ["number", "file"]
     assert workflow.get("/info")["mode"] == "workflow"
     assert workflow.get("/meta") == {"tool_icons": {}}
-    assert Caller(told, "completion").get("/parameters")["user_input_form"][0]["paragraph"]["variable"] == "query"
+    assert (
+        Caller(served_apps, "completion").get("/parameters")["user_input_form"][0][
+            "paragraph"
+        ]["variable"]
+        == "query"
+    )
     assert workflow.get("/site")["title"] == "workflow"
-    assert Caller(told, "chat").get("/messages/x/suggested", user="u")["code"] == "not_found"
+    assert (
+        Caller(served_apps, "chat").get("/messages/x/suggested", user="u")["code"]
+        == "not_found"
+    )

@@ -10,7 +10,7 @@ from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import Settings
 from modelyard.gateway.openapi import describe
-from modelyard.gateway.table import APP_KEY, NOBODY_IN_PARTICULAR, OWN_SECRET, VISITOR, Api
+from modelyard.gateway.table import APP_KEY, NO_AUTH, OWN_SECRET, VISITOR, Api
 
 _OUR_OWN = {"POST /v1/ag-ui", "POST /v1/messages/{message_id}/more-like-this"}
 _CLOSED_TO_VISITORS = {
@@ -36,7 +36,9 @@ def _of(api: Api) -> set[str]:
     return {f"{row.method} {row.path}" for row in api.rows}
 
 
-def test_the_table_has_every_documented_endpoint_and_two_of_our_own(apis: dict[str, Api]):
+def test_the_table_has_every_documented_endpoint_and_two_of_our_own(
+    apis: dict[str, Api],
+):
     documented = {
         f"{endpoint.method} /v1{endpoint.path}"
         for endpoint in Description().endpoints.values()
@@ -47,18 +49,26 @@ def test_the_table_has_every_documented_endpoint_and_two_of_our_own(apis: dict[s
     assert {row.auth for row in apis["service"].rows} == {APP_KEY}
 
 
-def test_a_page_may_ask_for_what_is_its_visitors_and_for_nothing_else(apis: dict[str, Api]):
-    asked = [row for row in apis["chat_page"].rows if row.auth == VISITOR]
-    own = [row for row in apis["chat_page"].rows if row.auth != VISITOR]
-    below_the_page = {f"{row.method} {row.path.removeprefix('/chat/{token}')}" for row in asked}
+def test_a_page_may_ask_for_what_is_its_visitors_and_for_nothing_else(
+    apis: dict[str, Api],
+):
+    visitor_rows = [row for row in apis["chat_page"].rows if row.auth == VISITOR]
+    non_visitor_rows = [row for row in apis["chat_page"].rows if row.auth != VISITOR]
+    below_the_page = {
+        f"{row.method} {row.path.removeprefix('/chat/{token}')}" for row in visitor_rows
+    }
     assert below_the_page == _of(apis["service"]) - _CLOSED_TO_VISITORS
-    assert [(row.path, row.auth) for row in own] == [
-        ("/chat/{token}", OWN_SECRET), ("/chat/-/{asset:path}", NOBODY_IN_PARTICULAR),
+    assert [(row.path, row.auth) for row in non_visitor_rows] == [
+        ("/chat/{token}", OWN_SECRET), ("/chat/-/{asset:path}", NO_AUTH),
     ]  # fmt: skip
 
 
 def test_no_two_operations_of_a_description_have_one_id(apis: dict[str, Api]):
     for name in ("service", "chat_page"):
         paths = describe(apis[name])["paths"]
-        ids = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
+        ids = [
+            operation["operationId"]
+            for operations in paths.values()
+            for operation in operations.values()
+        ]
         assert len(set(ids)) == len(ids) == len(apis[name].rows)

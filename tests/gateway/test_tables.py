@@ -35,7 +35,9 @@ class Answer:
         return set(self.headers.get("allow", "").split(", ")) - {""}
 
 
-async def ask(gateway: Gateway, method: str, path: str, headers: Pairs = (), body: bytes = b"{}") -> Answer:
+async def ask(
+    gateway: Gateway, method: str, path: str, headers: Pairs = (), body: bytes = b"{}"
+) -> Answer:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -50,12 +52,23 @@ async def ask(gateway: Gateway, method: str, path: str, headers: Pairs = (), bod
     }  # fmt: skip
     await gateway(scope, receive, send)
     content = b"".join(message.get("body", b"") for message in sent[1:])
-    return Answer(sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}, content)
+    return Answer(
+        sent[0]["status"],
+        {name.decode(): value.decode() for name, value in sent[0]["headers"]},
+        content,
+    )
 
 
-def run(work: Callable[[Gateway], Awaitable[None]], settings: Settings, *, keys: list[str] | None = None) -> None:
+def run(
+    work: Callable[[Gateway], Awaitable[None]],
+    settings: Settings,
+    *,
+    keys: list[str] | None = None,
+) -> None:
     async def go() -> None:
-        yard = Modelyard(msgspec.structs.replace(settings, api_keys=keys or []), environ={})
+        yard = Modelyard(
+            msgspec.structs.replace(settings, api_keys=keys or []), environ={}
+        )
         try:
             await work(gateway_for(yard.services))
         finally:
@@ -70,10 +83,10 @@ def filled(path: str) -> str:
 
 def of_path(gateway: Gateway) -> dict[str, list[tuple[Api, Row]]]:
     """An address of each path → its rows."""
-    found: dict[str, list[tuple[Api, Row]]] = {}
+    rows_by_path: dict[str, list[tuple[Api, Row]]] = {}
     for api, row in gateway.router.rows():
-        found.setdefault(filled(row.path), []).append((api, row))
-    return found
+        rows_by_path.setdefault(filled(row.path), []).append((api, row))
+    return rows_by_path
 
 
 def test_every_path_says_which_methods_it_takes(settings: Settings):
@@ -82,14 +95,18 @@ def test_every_path_says_which_methods_it_takes(settings: Settings):
     async def work(gateway: Gateway) -> None:
         for path in of_path(gateway):
             offered = await ask(gateway, "OPTIONS", path)
-            taken = set(gateway.router.allowed(path))
+            allowed_methods = set(gateway.router.allowed(path))
             if any(row.takes_any_method for _, row in of_path(gateway)[path]):
                 continue
-            assert (offered.status, offered.allow) == (204, taken), path
-            assert ("HEAD" in taken) == ("GET" in taken), path
-            for method in set(METHODS) - taken:
+            assert (offered.status, offered.allow) == (204, allowed_methods), path
+            assert ("HEAD" in allowed_methods) == ("GET" in allowed_methods), path
+            for method in set(METHODS) - allowed_methods:
                 refused = await ask(gateway, method, path)
-                assert (refused.status, refused.allow) == (405, taken), (method, path, refused)
+                assert (refused.status, refused.allow) == (405, allowed_methods), (
+                    method,
+                    path,
+                    refused,
+                )
             unknown = await ask(gateway, "BREW", path)
             assert unknown.status == 501, (path, unknown)
 
@@ -102,10 +119,18 @@ def test_no_key_no_answer(settings: Settings):
     async def work(gateway: Gateway) -> None:
         for _, row in gateway.router.rows():
             answer = await ask(gateway, row.method, filled(row.path))
-            if row.auth.shows in (Admission.API_KEY, Admission.APP_KEY, Admission.DATASET_KEY):
+            if row.auth.shows in (
+                Admission.API_KEY,
+                Admission.APP_KEY,
+                Admission.DATASET_KEY,
+            ):
                 assert answer.status in (401, 403), (row.method, row.path, answer)
             elif row.auth.shows not in (Admission.NOTHING, Admission.SAME_SITE):
-                assert answer.status >= 300 or "session" in row.path, (row.method, row.path, answer)
+                assert answer.status >= 300 or "session" in row.path, (
+                    row.method,
+                    row.path,
+                    answer,
+                )
 
     run(work, settings, keys=[KEY])
 
@@ -127,13 +152,24 @@ def test_every_description_is_one_and_names_each_operation_once(settings: Settin
         for api in gateway.router.apis:
             document = describe(api)
             assert json.loads(json.dumps(document)) == document
-            operations = [one for methods in document["paths"].values() for one in methods.values()]
+            operations = [
+                operation
+                for methods in document["paths"].values()
+                for operation in methods.values()
+            ]
             assert len(operations) == len(api.rows), api.name
-            assert len({one["operationId"] for one in operations}) == len(operations), api.name
+            assert len({operation["operationId"] for operation in operations}) == len(
+                operations
+            ), api.name
             assert '"nullable"' not in json.dumps(document)
-            known = set(document["components"]["schemas"])
-            named = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
-            assert named <= known, (api.name, named - known)
+            defined_schemas = set(document["components"]["schemas"])
+            referenced_schemas = set(
+                re.findall(r"#/components/schemas/(\w+)", json.dumps(document))
+            )
+            assert referenced_schemas <= defined_schemas, (
+                api.name,
+                referenced_schemas - defined_schemas,
+            )
 
     run(work, settings)
 
@@ -144,8 +180,20 @@ def cases() -> list[tuple[str, str, Pairs, int, str]]:
     app: Pairs = ((b"authorization", b"Bearer app-nobody"),)
     return [
         ("GET", "/v1/nothing", (), 404, '{"error":{"message":"Not found: /v1/nothing"'),
-        ("GET", "/v1/nothing", ((b"anthropic-version", b"2023-06-01"),), 404, '{"type":"error","error":'),
-        ("GET", "/v1/nothing", ((b"x-goog-api-key", b"x"),), 404, '{"error":{"code":404'),
+        (
+            "GET",
+            "/v1/nothing",
+            ((b"anthropic-version", b"2023-06-01"),),
+            404,
+            '{"type":"error","error":',
+        ),
+        (
+            "GET",
+            "/v1/nothing",
+            ((b"x-goog-api-key", b"x"),),
+            404,
+            '{"error":{"code":404',
+        ),
         ("GET", "/v1/nothing", app, 404, '{"code":"not_found"'),
         ("POST", "/v1/messages/batches", (), 404, '{"type":"error","error":'),
         ("POST", "/v1/messages/x/y", (), 404, '{"type":"error","error":'),
@@ -155,13 +203,25 @@ def cases() -> list[tuple[str, str, Pairs, int, str]]:
         ("PATCH", "/v1/datasets/x/retrieve", (), 405, '{"code":"method_not_allowed"'),
         ("GET", "/v1/datasets/x/nothing", (), 404, '{"code":"not_found"'),
         ("PUT", "/admin/v1/keys", (), 405, '{"error":{"message":'),
-        ("GET", "/admin/v1/nothing", (), 404, '{"error":{"message":"Not found: /admin/v1/nothing'),
+        (
+            "GET",
+            "/admin/v1/nothing",
+            (),
+            404,
+            '{"error":{"message":"Not found: /admin/v1/nothing',
+        ),
         ("GET", "/v2/chat", (), 405, '{"id":'),
         ("GET", "/v2/nothing", (), 404, '{"id":'),
         ("DELETE", "/mcp", (), 405, '{"error":{"message":'),
         ("POST", "/v1/files/x", (), 404, '{"error":{"message":'),
         ("GET", "/v1/files", (), 404, '{"error":{"message":"Not found: /v1/files"'),
-        ("GET", "/v1/responses", ((b"upgrade", b"websocket"),), 426, '{"error":{"message":'),
+        (
+            "GET",
+            "/v1/responses",
+            ((b"upgrade", b"websocket"),),
+            426,
+            '{"error":{"message":',
+        ),
     ]
 
 
@@ -172,8 +232,16 @@ def test_what_is_not_there_is_refused_in_its_clients_words(
         for method, path, headers, status, beginning in cases:
             answer = await ask(gateway, method, path, headers)
             assert answer.status == status, (method, path, answer)
-            assert answer.body.decode().startswith(beginning), (method, path, answer.body)
-            assert ("allow" in answer.headers) == (status == 405), (method, path, answer)
+            assert answer.body.decode().startswith(beginning), (
+                method,
+                path,
+                answer.body,
+            )
+            assert ("allow" in answer.headers) == (status == 405), (
+                method,
+                path,
+                answer,
+            )
 
     run(work, settings)
 
@@ -189,10 +257,16 @@ def test_head_is_get_without_its_content(settings: Settings):
             "/console/api/session",
             "/nothing",
         ):
-            whole, head = await ask(gateway, "GET", path), await ask(gateway, "HEAD", path)
-            assert (head.status, head.body) == (whole.status, b""), path
+            get_response, head = (
+                await ask(gateway, "GET", path),
+                await ask(gateway, "HEAD", path),
+            )
+            assert (head.status, head.body) == (get_response.status, b""), path
             for name in ("content-type", "content-length"):
-                assert head.headers[name] == whole.headers[name] or "Not found" in whole.body.decode(), path
+                assert (
+                    head.headers[name] == get_response.headers[name]
+                    or "Not found" in get_response.body.decode()
+                ), path
 
     run(work, settings)
 
@@ -200,14 +274,18 @@ def test_head_is_get_without_its_content(settings: Settings):
 def test_a_slash_at_the_end_makes_no_difference(settings: Settings):
     async def work(gateway: Gateway) -> None:
         for path in ("/health", "/v1/models", "/admin/v1/keys", "/docs"):
-            assert (await ask(gateway, "GET", f"{path}/")).body == (await ask(gateway, "GET", path)).body
+            assert (await ask(gateway, "GET", f"{path}/")).body == (
+                await ask(gateway, "GET", path)
+            ).body
 
     run(work, settings)
 
 
 def test_a_browser_is_led_to_the_console(settings: Settings):
     async def work(gateway: Gateway) -> None:
-        browser = await ask(gateway, "GET", "/", ((b"accept", b"text/html,application/xhtml+xml"),))
+        browser = await ask(
+            gateway, "GET", "/", ((b"accept", b"text/html,application/xhtml+xml"),)
+        )
         assert (browser.status, browser.headers["location"]) == (303, "/console/")
         program = await ask(gateway, "GET", "/", ((b"accept", b"*/*"),))
         assert (program.status, program.body[:9]) == (200, b"Modelyard")
@@ -220,7 +298,9 @@ def test_what_is_described_is_what_the_reference_holds(settings: Settings):
 
     async def work(gateway: Gateway) -> None:
         for name in ("openai", "anthropic"):
-            served = json.loads((await ask(gateway, "GET", f"/docs/{name}/openapi.json")).body)
+            served = json.loads(
+                (await ask(gateway, "GET", f"/docs/{name}/openapi.json")).body
+            )
             assert served == json.loads((folder / f"{name}.json").read_text())
 
     run(work, settings)

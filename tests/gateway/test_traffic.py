@@ -15,8 +15,21 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelyard.base.errors import ConfigError
-from modelyard.base.settings import CacheSettings, CredentialSettings, ProviderSettings, load_settings
-from modelyard.testing import Answer, Upstream, chat_answer, chat_events, embedding_answer, error_answer, stream_answer
+from modelyard.base.settings import (
+    CacheSettings,
+    CredentialSettings,
+    ProviderSettings,
+    load_settings,
+)
+from modelyard.testing import (
+    Answer,
+    Upstream,
+    chat_answer,
+    chat_events,
+    embedding_answer,
+    error_answer,
+    stream_answer,
+)
 from tests.gateway.conftest import Running
 
 Start = Callable[..., Running]
@@ -35,7 +48,13 @@ class Got:
 
 
 def ask(
-    running: Running, method: str, path: str, body: Any = None, *, key: str = "", headers: dict[str, str] | None = None
+    running: Running,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    key: str = "",
+    headers: dict[str, str] | None = None,
 ) -> Got:
     sent = {
         "content-type": "application/json",
@@ -52,8 +71,21 @@ def ask(
             return Got(error.code, error.headers, error.read())
 
 
-def chat(running: Running, *, key: str = "", headers: dict[str, str] | None = None, **more: Any) -> Got:
-    return ask(running, "POST", "/v1/chat/completions", {**CHAT, **more}, key=key, headers=headers)
+def chat(
+    running: Running,
+    *,
+    key: str = "",
+    headers: dict[str, str] | None = None,
+    **extra_fields: Any,
+) -> Got:
+    return ask(
+        running,
+        "POST",
+        "/v1/chat/completions",
+        {**CHAT, **extra_fields},
+        key=key,
+        headers=headers,
+    )
 
 
 @pytest.fixture
@@ -61,8 +93,8 @@ def upstream_fine(upstream: Callable[..., Upstream]) -> Upstream:
     def answer(request: Any) -> Answer:
         if request.path.endswith("/embeddings"):
             texts = request.json["input"]
-            many = texts if isinstance(texts, list) else [texts]
-            return embedding_answer([[float(len(text)), 1.0] for text in many])
+            inputs = texts if isinstance(texts, list) else [texts]
+            return embedding_answer([[float(len(text)), 1.0] for text in inputs])
         if request.json.get("stream"):
             return stream_answer(chat_events(["fi", "ne"]))
         return chat_answer("fine", prompt=10, completion=5)
@@ -78,15 +110,26 @@ def test_a_tenants_key_calls_with_the_tenants_credential_until_it_is_revoked(
 ):
     running = start_gateway(upstream_fine, api_keys=["operator-key-1"])
     boss = "operator-key-1"
-    assert ask(running, "POST", "/admin/v1/tenants", {"name": "acme"}, key=boss).status == 201
-    made = ask(running, "POST", "/admin/v1/keys?tenant=acme", {"name": "one", "role": "owner"}, key=boss)
-    assert made.status == 201
-    key, row = made.json["key"], made.json["id"]
-    assert "digest" not in made.json
+    assert (
+        ask(running, "POST", "/admin/v1/tenants", {"name": "acme"}, key=boss).status
+        == 201
+    )
+    response = ask(
+        running,
+        "POST",
+        "/admin/v1/keys?tenant=acme",
+        {"name": "one", "role": "owner"},
+        key=boss,
+    )
+    assert response.status == 201
+    key, row = response.json["key"], response.json["id"]
+    assert "digest" not in response.json
     assert chat(running, key=key).json["error"]["code"] == "no_credential_available"
     values = {"api_key": "sk-of-acme-1", "base_url": upstream_fine.url}
     credential = {"name": "own", "provider": "openai", "values": values}
-    assert ask(running, "POST", "/admin/v1/credentials", credential, key=key).status == 201
+    assert (
+        ask(running, "POST", "/admin/v1/credentials", credential, key=key).status == 201
+    )
     listed = ask(running, "GET", "/admin/v1/credentials", key=key)
     assert b"sk-of-acme-1" not in listed.body
     assert chat(running, key=key).status == 200
@@ -95,35 +138,68 @@ def test_a_tenants_key_calls_with_the_tenants_credential_until_it_is_revoked(
     assert rotated.status == 201
     assert chat(running, key=rotated.json["key"]).status == 200
     assert chat(running, key=key).status == 401
-    assert ask(running, "POST", f"/admin/v1/keys/{rotated.json['id']}/revoke", key=boss + "").status == 404
+    assert (
+        ask(
+            running,
+            "POST",
+            f"/admin/v1/keys/{rotated.json['id']}/revoke",
+            key=boss + "",
+        ).status
+        == 404
+    )
     path = f"/admin/v1/keys/{rotated.json['id']}/revoke?tenant=acme"
     assert ask(running, "POST", path, key=boss).status == 200
-    assert "was revoked" in chat(running, key=rotated.json["key"]).json["error"]["message"]
+    assert (
+        "was revoked" in chat(running, key=rotated.json["key"]).json["error"]["message"]
+    )
 
 
-def test_a_key_is_for_its_models_and_its_role_alone(start_gateway: Start, upstream_fine: Upstream):
-    running = start_gateway(upstream_fine, api_keys=["operator-key-1"], failover={"openai/gpt-5-mini": ["echo/echo"]})
-    given = {"name": "narrow", "models": ["openai/*"]}
-    key = ask(running, "POST", "/admin/v1/keys", given, key="operator-key-1").json["key"]
+def test_a_key_is_for_its_models_and_its_role_alone(
+    start_gateway: Start, upstream_fine: Upstream
+):
+    running = start_gateway(
+        upstream_fine,
+        api_keys=["operator-key-1"],
+        failover={"openai/gpt-5-mini": ["echo/echo"]},
+    )
+    key_request = {"name": "narrow", "models": ["openai/*"]}
+    key = ask(
+        running, "POST", "/admin/v1/keys", key_request, key="operator-key-1"
+    ).json["key"]
     assert chat(running, key=key).status == 200
     refused = chat(running, key=key, model="echo/echo")
     assert (refused.status, refused.json["error"]["code"]) == (403, "model_not_allowed")
-    assert {one["owned_by"] for one in ask(running, "GET", "/v1/models", key=key).json["data"]} == {"openai"}
-    for method, path in (("POST", "/admin/v1/keys"), ("GET", "/admin/v1/credentials"), ("DELETE", "/admin/v1/cache")):
+    assert {
+        model["owned_by"]
+        for model in ask(running, "GET", "/v1/models", key=key).json["data"]
+    } == {"openai"}
+    for method, path in (
+        ("POST", "/admin/v1/keys"),
+        ("GET", "/admin/v1/credentials"),
+        ("DELETE", "/admin/v1/cache"),
+    ):
         body = {"name": "x", "role": "owner"} if method == "POST" else None
         assert ask(running, method, path, body, key=key).status == 403
-    viewer = ask(running, "POST", "/admin/v1/keys", {"name": "v", "role": "viewer"}, key="operator-key-1").json["key"]
+    viewer = ask(
+        running,
+        "POST",
+        "/admin/v1/keys",
+        {"name": "v", "role": "viewer"},
+        key="operator-key-1",
+    ).json["key"]
     assert chat(running, key=viewer).status == 403
     assert ask(running, "GET", "/admin/v1/usage", key=viewer).status == 200
-    late = {"name": "late", "expires_at": time.time() + 0.3}
-    late_key = ask(running, "POST", "/admin/v1/keys", late, key="operator-key-1").json["key"]
+    expiring_key = {"name": "late", "expires_at": time.time() + 0.3}
+    late_key = ask(
+        running, "POST", "/admin/v1/keys", expiring_key, key="operator-key-1"
+    ).json["key"]
     assert chat(running, key=late_key).status == 200
     time.sleep(0.4)
     assert "expired" in chat(running, key=late_key).json["error"]["message"]
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "words"),
+    ("path", "body", "status", "expected_text"),
     [
         ("keys", {"name": "x", "digest": "mine"}, 400, "digest"),
         ("keys", {"name": "x", "role": "emperor"}, 400, "emperor"),
@@ -131,32 +207,54 @@ def test_a_key_is_for_its_models_and_its_role_alone(start_gateway: Start, upstre
         ("keys", {"name": "x", "expires_at": 1}, 400, "past"),
         ("tenants", {"name": "Not A Slug"}, 400, "a-z"),
         ("tenants", {"name": "default"}, 201, ""),
-        ("limits", {"name": "x", "unit": "requests", "amount": -3}, 400, "-1 for unlimited"),
+        (
+            "limits",
+            {"name": "x", "unit": "requests", "amount": -3},
+            400,
+            "-1 for unlimited",
+        ),
         ("limits", {"name": "x", "unit": "apples", "amount": 3}, 400, "apples"),
         ("routes", {"name": "x", "targets": []}, 400, "at least one"),
         ("routes", {"name": "x", "targets": [{"model": "nobody/x"}]}, 404, "nobody"),
-        ("routes", {"name": "openai/x", "targets": [{"model": "openai/gpt-5"}]}, 400, "another name"),
+        (
+            "routes",
+            {"name": "openai/x", "targets": [{"model": "openai/gpt-5"}]},
+            400,
+            "another name",
+        ),
         ("credentials", {"name": "x", "provider": "nobody"}, 404, "nobody"),
-        ("credentials", {"name": "x", "provider": "openai", "values": {}}, 400, "api_key"),
+        (
+            "credentials",
+            {"name": "x", "provider": "openai", "values": {}},
+            400,
+            "api_key",
+        ),
         ("models", {"name": "x", "provider": "openai", "definition": {}}, 400, "name"),
         ("usage?by=secret", None, 400, "takes provider"),
         ("calls/req_nothing", None, 404, "does not exist"),
     ],
 )
 def test_each_mistake_at_the_admin_api_gets_its_words(
-    start_gateway: Start, path: str, body: Any, status: int, words: str
+    start_gateway: Start, path: str, body: Any, status: int, expected_text: str
 ):
     running = start_gateway()
-    got = ask(running, "POST" if body is not None else "GET", f"/admin/v1/{path}", body)
-    assert got.status == status, got.body
-    assert words in got.body.decode()
+    response = ask(
+        running, "POST" if body is not None else "GET", f"/admin/v1/{path}", body
+    )
+    assert response.status == status, response.body
+    assert expected_text in response.body.decode()
 
 
 def test_a_name_is_taken_once(start_gateway: Start):
     running = start_gateway()
     limit = {"name": "a", "unit": "requests", "amount": 1000}
     with ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(lambda _: ask(running, "POST", "/admin/v1/limits", limit).status, range(8)))
+        statuses = list(
+            pool.map(
+                lambda _: ask(running, "POST", "/admin/v1/limits", limit).status,
+                range(8),
+            )
+        )
     assert sorted(statuses) == [201] + [400] * 7
 
 
@@ -166,42 +264,70 @@ def test_a_name_is_taken_once(start_gateway: Start):
 def test_a_limit_refuses_with_when_to_come_back_and_a_change_holds_at_once(
     start_gateway: Start, upstream_fine: Upstream
 ):
-    running = start_gateway(upstream_fine, limits={"few": {"unit": "requests", "amount": 2}})
+    running = start_gateway(
+        upstream_fine, limits={"few": {"unit": "requests", "amount": 2}}
+    )
     assert [chat(running).status for _ in range(3)] == [200, 200, 429]
     refused = chat(running)
     assert refused.json["error"]["code"] == "rate_limit_exceeded"
     assert 1 <= int(refused.headers["retry-after"]) <= 31
     assert "'few'" in refused.json["error"]["message"]
-    made = ask(running, "POST", "/admin/v1/limits", {"name": "none", "unit": "requests", "amount": 0, "window": "day"})
-    assert chat(running).json["error"]["code"] in ("insufficient_quota", "rate_limit_exceeded")
-    assert ask(running, "DELETE", f"/admin/v1/limits/{made.json['id']}").status == 200
+    response = ask(
+        running,
+        "POST",
+        "/admin/v1/limits",
+        {"name": "none", "unit": "requests", "amount": 0, "window": "day"},
+    )
+    assert chat(running).json["error"]["code"] in (
+        "insufficient_quota",
+        "rate_limit_exceeded",
+    )
+    assert (
+        ask(running, "DELETE", f"/admin/v1/limits/{response.json['id']}").status == 200
+    )
 
 
 def test_a_budget_is_what_the_ledger_says_also_after_a_restart(
     start_gateway: Start, upstream_fine: Upstream, tmp_path: Path
 ):
     model = {"name": "m", "input_price": 1000, "output_price": 1000}
-    one = CredentialSettings(values={"api_key": "sk-own"})
-    provider = ProviderSettings(name="own", base_url=upstream_fine.url, credentials=[one], models=[model])
+    credential = CredentialSettings(values={"api_key": "sk-own"})
+    provider = ProviderSettings(
+        name="own", base_url=upstream_fine.url, credentials=[credential], models=[model]
+    )
     limits = {"budget": {"unit": "cost", "amount": 0.04, "window": "day"}}
-    how = {"providers": [provider], "limits": limits, "home": str(tmp_path / "kept")}
-    running = start_gateway(**how)
+    options = {
+        "providers": [provider],
+        "limits": limits,
+        "home": str(tmp_path / "kept"),
+    }
+    running = start_gateway(**options)
     statuses = [chat(running, model="own/m").status for _ in range(5)]
-    assert statuses == [200, 200, 200, 429, 429]  # 0.015 each: the third goes beyond, and is the last
+    assert statuses == [
+        200,
+        200,
+        200,
+        429,
+        429,
+    ]  # 0.015 each: the third goes beyond, and is the last
     running.close()
-    again = start_gateway(**how)
-    assert chat(again, model="own/m").status == 429
-    assert "0.04 USD a day" in chat(again, model="own/m").json["error"]["message"]
+    restarted = start_gateway(**options)
+    assert chat(restarted, model="own/m").status == 429
+    assert "0.04 USD a day" in chat(restarted, model="own/m").json["error"]["message"]
 
 
-def test_calls_at_once_are_limited_and_freed(start_gateway: Start, upstream: Callable[..., Upstream]):
+def test_calls_at_once_are_limited_and_freed(
+    start_gateway: Start, upstream: Callable[..., Upstream]
+):
     release = threading.Event()
 
     async def slow(request: Any) -> Answer:
         await asyncio.to_thread(release.wait, 5)
         return chat_answer("fine")
 
-    running = start_gateway(upstream(slow), limits={"one": {"unit": "concurrency", "amount": 1}})
+    running = start_gateway(
+        upstream(slow), limits={"one": {"unit": "concurrency", "amount": 1}}
+    )
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(chat, running)
         time.sleep(0.3)
@@ -211,118 +337,214 @@ def test_calls_at_once_are_limited_and_freed(start_gateway: Start, upstream: Cal
     assert chat(running).status == 200
 
 
-def test_a_hosted_credential_serves_until_its_quota_is_used(start_gateway: Start, upstream_fine: Upstream):
+def test_a_hosted_credential_serves_until_its_quota_is_used(
+    start_gateway: Start, upstream_fine: Upstream
+):
     url = upstream_fine.url
-    hosted = CredentialSettings(name="hosted", values={"api_key": "sk-hosted"}, quota={"unit": "times", "amount": 2})
-    own = CredentialSettings(name="own", values={"api_key": "sk-own-key"})
-    running = start_gateway(providers=[ProviderSettings(name="openai", base_url=url, credentials=[hosted, own])])
-    ask(running, "POST", "/admin/v1/tenants", {"name": "default", "preferred": {"openai": "system"}})
+    hosted = CredentialSettings(
+        name="hosted",
+        values={"api_key": "sk-hosted"},
+        quota={"unit": "times", "amount": 2},
+    )
+    own_credential = CredentialSettings(name="own", values={"api_key": "sk-own-key"})
+    running = start_gateway(
+        providers=[
+            ProviderSettings(
+                name="openai", base_url=url, credentials=[hosted, own_credential]
+            )
+        ]
+    )
+    ask(
+        running,
+        "POST",
+        "/admin/v1/tenants",
+        {"name": "default", "preferred": {"openai": "system"}},
+    )
     assert [chat(running).status for _ in range(4)] == [200] * 4
-    assert [one.key for one in upstream_fine.requests] == ["sk-hosted", "sk-hosted", "sk-own-key", "sk-own-key"]
+    assert [request.key for request in upstream_fine.requests] == [
+        "sk-hosted",
+        "sk-hosted",
+        "sk-own-key",
+        "sk-own-key",
+    ]
 
 
 # routes, caches
 
 
-def test_a_route_is_a_model_that_goes_where_it_says(start_gateway: Start, upstream_fine: Upstream):
-    routes = {"smart": {"targets": ["openai/gpt-5-mini", "echo/echo"], "strategy": "round_robin"}}
+def test_a_route_is_a_model_that_goes_where_it_says(
+    start_gateway: Start, upstream_fine: Upstream
+):
+    routes = {
+        "smart": {
+            "targets": ["openai/gpt-5-mini", "echo/echo"],
+            "strategy": "round_robin",
+        }
+    }
     running = start_gateway(upstream_fine, routes=routes)
-    texts = {chat(running, model="smart").json["choices"][0]["message"]["content"] for _ in range(4)}
+    texts = {
+        chat(running, model="smart").json["choices"][0]["message"]["content"]
+        for _ in range(4)
+    }
     assert texts == {"fine", "hi"}
-    assert "smart" in [one["id"] for one in ask(running, "GET", "/v1/models").json["data"]]
+    assert "smart" in [
+        model["id"] for model in ask(running, "GET", "/v1/models").json["data"]
+    ]
 
 
-def test_the_same_question_is_answered_once_where_chance_plays_no_part(start_gateway: Start, upstream_fine: Upstream):
+def test_the_same_question_is_answered_once_where_chance_plays_no_part(
+    start_gateway: Start, upstream_fine: Upstream
+):
     running = start_gateway(upstream_fine, cache=CacheSettings(seconds=60))
-    asked = {"temperature": 0, "model": "openai/gpt-4o-mini"}
-    first, second = chat(running, **asked), chat(running, **asked)
+    request = {"temperature": 0, "model": "openai/gpt-4o-mini"}
+    first, second = chat(running, **request), chat(running, **request)
     assert first.json["choices"] == second.json["choices"]
-    streamed = chat(running, stream=True, **asked)
+    streamed = chat(running, stream=True, **request)
     assert b"fine" in streamed.body
     assert streamed.body.endswith(b"data: [DONE]\n\n")
     assert len(upstream_fine.requests) == 1
-    assert chat(running, headers={"x-modelyard-cache": "off"}, **asked).status == 200
+    assert chat(running, headers={"x-modelyard-cache": "off"}, **request).status == 200
     assert chat(running, model="openai/gpt-4o-mini").status == 200
     assert len(upstream_fine.requests) == 3
-    wrong = chat(running, headers={"x-modelyard-cache": "maybe"}, **asked)
-    assert (wrong.status, "refresh" in wrong.body.decode()) == (400, True)
+    rejected = chat(running, headers={"x-modelyard-cache": "maybe"}, **request)
+    assert (rejected.status, "refresh" in rejected.body.decode()) == (400, True)
     rows = running.flush()
     assert [row.status for row in rows].count("cached") == 2
     assert all(row.total_price == 0 for row in rows if row.status == "cached")
     assert ask(running, "DELETE", "/admin/v1/cache").status == 200
-    assert chat(running, **asked).status == 200
+    assert chat(running, **request).status == 200
     assert len(upstream_fine.requests) == 4
 
 
-def test_embeddings_are_cached_text_by_text_and_joined(start_gateway: Start, upstream_fine: Upstream):
-    one = CredentialSettings(values={"api_key": "sk-own"})
-    model = {"name": "e", "model_type": "text-embedding", "properties": {"max_chunks": 16}}
-    provider = ProviderSettings(name="own", base_url=upstream_fine.url, credentials=[one], models=[model])
-    running = start_gateway(providers=[provider], cache=CacheSettings(seconds=60), embedding_batch_ms=100.0)
+def test_embeddings_are_cached_text_by_text_and_joined(
+    start_gateway: Start, upstream_fine: Upstream
+):
+    credential = CredentialSettings(values={"api_key": "sk-own"})
+    model = {
+        "name": "e",
+        "model_type": "text-embedding",
+        "properties": {"max_chunks": 16},
+    }
+    provider = ProviderSettings(
+        name="own", base_url=upstream_fine.url, credentials=[credential], models=[model]
+    )
+    running = start_gateway(
+        providers=[provider], cache=CacheSettings(seconds=60), embedding_batch_ms=100.0
+    )
 
     def embed(*texts: str) -> Any:
         body = {"model": "own/e", "input": list(texts)}
         return ask(running, "POST", "/v1/embeddings", body).json
 
-    assert [one["embedding"][0] for one in embed("a", "bb")["data"]] == [1.0, 2.0]
-    assert [one["embedding"][0] for one in embed("bb", "ccc")["data"]] == [2.0, 3.0]
-    assert [request.json["input"] for request in upstream_fine.requests] == [["a", "bb"], ["ccc"]]
+    assert [embedding["embedding"][0] for embedding in embed("a", "bb")["data"]] == [
+        1.0,
+        2.0,
+    ]
+    assert [embedding["embedding"][0] for embedding in embed("bb", "ccc")["data"]] == [
+        2.0,
+        3.0,
+    ]
+    assert [request.json["input"] for request in upstream_fine.requests] == [
+        ["a", "bb"],
+        ["ccc"],
+    ]
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda n: embed("x" * (n + 10)), range(6)))
-    assert [one["data"][0]["embedding"][0] for one in found] == [10.0 + n for n in range(6)]
+        responses = list(pool.map(lambda n: embed("x" * (n + 10)), range(6)))
+    assert [response["data"][0]["embedding"][0] for response in responses] == [
+        10.0 + n for n in range(6)
+    ]
     assert len(upstream_fine.requests) < 8
     rows = [row for row in running.flush() if row.status == "ok"]
     assert len(rows) == 8
-    assert sum(row.prompt_tokens for row in rows) == sum(len(r.json["input"]) for r in upstream_fine.requests)
+    assert sum(row.prompt_tokens for row in rows) == sum(
+        len(r.json["input"]) for r in upstream_fine.requests
+    )
 
 
 # seeing it
 
 
-def test_a_call_can_be_explained_by_its_request_id(start_gateway: Start, upstream: Callable[..., Upstream]):
+def test_a_call_can_be_explained_by_its_request_id(
+    start_gateway: Start, upstream: Callable[..., Upstream]
+):
     fates = iter([error_answer(500, "broken")])
     server = upstream(lambda request: next(fates, chat_answer("fine")))
-    one, two = (CredentialSettings(name=name, values={"api_key": f"sk-{name}-key"}) for name in ("one", "two"))
-    running = start_gateway(
-        providers=[ProviderSettings(name="openai", base_url=server.url, credentials=[one, two])], retries=2
+    first_credential, two = (
+        CredentialSettings(name=name, values={"api_key": f"sk-{name}-key"})
+        for name in ("one", "two")
     )
-    got = chat(running)
-    found = ask(running, "GET", f"/admin/v1/calls/{got.headers['x-request-id']}").json
-    assert [step["what"] for step in found["decisions"]] == ["chose", "failed", "chose"]
-    assert [(one["credential"], one["status"]) for one in found["attempts"]] == [
+    running = start_gateway(
+        providers=[
+            ProviderSettings(
+                name="openai", base_url=server.url, credentials=[first_credential, two]
+            )
+        ],
+        retries=2,
+    )
+    response = chat(running)
+    explanation = ask(
+        running, "GET", f"/admin/v1/calls/{response.headers['x-request-id']}"
+    ).json
+    assert [step["what"] for step in explanation["decisions"]] == [
+        "chose",
+        "failed",
+        "chose",
+    ]
+    assert [(attempt["credential"], attempt["status"]) for attempt in explanation["attempts"]] == [
         ("one", "upstream_unavailable"), ("two", "ok"),
     ]  # fmt: skip
-    assert found["status"] == "ok"
-    plain = ask(running, "GET", f"/admin/v1/calls/{chat(running).headers['x-request-id']}").json
+    assert explanation["status"] == "ok"
+    plain = ask(
+        running, "GET", f"/admin/v1/calls/{chat(running).headers['x-request-id']}"
+    ).json
     assert [step["what"] for step in plain["decisions"]] == ["chose"]
 
 
-def test_prometheus_can_read_what_happened(start_gateway: Start, upstream_fine: Upstream):
+def test_prometheus_can_read_what_happened(
+    start_gateway: Start, upstream_fine: Upstream
+):
     running = start_gateway(upstream_fine)
     chat(running)
     chat(running, model="openai/nothing-like-it-42")
-    families = {one.name: one for one in text_string_to_metric_families(ask(running, "GET", "/metrics").body.decode())}
-    samples = {one.name: one for one in families["modelyard_requests"].samples}
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(
+            ask(running, "GET", "/metrics").body.decode()
+        )
+    }
+    samples = {sample.name: sample for sample in families["modelyard_requests"].samples}
     assert samples["modelyard_requests_total"].labels["provider"] == "openai"
-    buckets = [one for one in families["modelyard_request_seconds"].samples if one.name.endswith("_bucket")]
-    counts = [one.value for one in buckets if one.labels["model"] == "gpt-5-mini"]
+    buckets = [
+        sample
+        for sample in families["modelyard_request_seconds"].samples
+        if sample.name.endswith("_bucket")
+    ]
+    counts = [
+        bucket.value for bucket in buckets if bucket.labels["model"] == "gpt-5-mini"
+    ]
     assert counts == sorted(counts)
     assert families["modelyard_in_flight"].samples[0].value == 0
     tokens = {
-        one.labels["direction"]: one.value
-        for one in families["modelyard_tokens"].samples
-        if one.labels["model"] == "gpt-5-mini"
+        sample.labels["direction"]: sample.value
+        for sample in families["modelyard_tokens"].samples
+        if sample.labels["model"] == "gpt-5-mini"
     }
     assert tokens == {"in": 10, "out": 5}
 
 
-def test_usage_is_exported_whole_and_harmless_to_spreadsheets(start_gateway: Start, upstream_fine: Upstream):
+def test_usage_is_exported_whole_and_harmless_to_spreadsheets(
+    start_gateway: Start, upstream_fine: Upstream
+):
     running = start_gateway(upstream_fine)
     chat(running, user="=HYPERLINK()")
     running.flush()
     lines = ask(running, "GET", "/admin/v1/usage/rows").body.decode().splitlines()
     assert json.loads(lines[0])["prompt_tokens"] == 10
-    table = ask(running, "GET", "/admin/v1/usage/rows?format=csv").body.decode().splitlines()
+    table = (
+        ask(running, "GET", "/admin/v1/usage/rows?format=csv")
+        .body.decode()
+        .splitlines()
+    )
     assert table[0].startswith("id,invocation,attempt,tenant,api_key,user")
     assert ",'=HYPERLINK()," in table[1]
     sums = ask(running, "GET", "/admin/v1/usage?by=user,day").json["data"]
@@ -332,46 +554,69 @@ def test_usage_is_exported_whole_and_harmless_to_spreadsheets(start_gateway: Sta
 def test_the_admin_api_describes_itself(start_gateway: Start):
     document = ask(start_gateway(), "GET", "/admin/openapi.json").json
     assert document["openapi"].startswith("3.1")
-    assert {"/admin/v1/keys", "/admin/v1/keys/{id}", "/admin/v1/keys/{id}/rotate", "/admin/v1/usage"} <= set(
-        document["paths"]
-    )
+    assert {
+        "/admin/v1/keys",
+        "/admin/v1/keys/{id}",
+        "/admin/v1/keys/{id}/rotate",
+        "/admin/v1/usage",
+    } <= set(document["paths"])
     assert "KeyInput" in document["components"]["schemas"]
 
 
 # running it
 
 
-def test_settings_are_taken_up_and_wrong_ones_are_not(start_gateway: Start, upstream_fine: Upstream, tmp_path: Path):
+def test_settings_are_taken_up_and_wrong_ones_are_not(
+    start_gateway: Start, upstream_fine: Upstream, tmp_path: Path
+):
     running = start_gateway(upstream_fine)
     home, yard = tmp_path / "home", running.yard
     home.mkdir()
     base = {
         "home": str(home),
         "providers": [
-            {"name": "openai", "base_url": upstream_fine.url, "credentials": [{"values": {"api_key": "sk-two"}}]}
+            {
+                "name": "openai",
+                "base_url": upstream_fine.url,
+                "credentials": [{"values": {"api_key": "sk-two"}}],
+            }
         ],
     }
 
-    def take(**more: Any) -> None:
+    def take(**changes: Any) -> None:
         path = home / "modelyard.yaml"
-        path.write_text(json.dumps({key: value for key, value in {**base, **more}.items() if key != "home"}))
+        path.write_text(
+            json.dumps(
+                {
+                    key: value
+                    for key, value in {**base, **changes}.items()
+                    if key != "home"
+                }
+            )
+        )
         settings = load_settings({"MODELYARD_HOME": str(home)}, config=str(path))
-        asyncio.run_coroutine_threadsafe(_reload(yard, settings), running.loop).result(5)
+        asyncio.run_coroutine_threadsafe(_reload(yard, settings), running.loop).result(
+            5
+        )
 
     take(limits={"none": {"unit": "requests", "amount": 0}})
     assert chat(running).status == 429
     take()
     assert chat(running).status == 200
     assert upstream_fine.requests[-1].key == "sk-two"
-    for wrong in (
+    for invalid_settings in (
         {"limits": {"x": {"unit": "requests", "amount": -5}}},
         {"routes": {"x": {"targets": "openai"}}},
         {"failover": {"openai/a": ["openai/b"], "openai/b": ["openai/a"]}},
         {"providers": [{"name": "nobody"}]},
-        {"providers": [{"name": "openai", "credentials": [{"values": {"organization": "x"}}]}]},
+        {
+            "providers": [
+                {"name": "openai", "credentials": [{"values": {"organization": "x"}}]}
+            ]
+        },
     ):
         with pytest.raises((ConfigError, Exception), match=r"x|circle|nobody|api_key"):
-            take(**wrong)
+            take(**invalid_settings)
         assert chat(running).status == 200
 
 
@@ -385,7 +630,9 @@ def test_a_database_that_cannot_be_written_refuses_what_would_cost_and_then_goes
     running = start_gateway(upstream_fine)
     assert chat(running).status == 200
     running.flush()
-    writer: Any = running.yard.services.storage.database.submit(lambda it: it).result(5)
+    writer: Any = running.yard.services.storage.database.submit(
+        lambda connection: connection
+    ).result(5)
     # SQLite raises the limit to what is there: fill that, and no further page can be had.
     writer.execute("PRAGMA max_page_count = 1")
     statuses = []
@@ -404,5 +651,7 @@ def test_a_database_that_cannot_be_written_refuses_what_would_cost_and_then_goes
         time.sleep(0.1)
     assert chat(running).status == 200
     running.flush()
-    rows = [row for row in running.rows("default", most=100_000) if row.user]
-    assert len(rows) == statuses.count(200)  # nothing was lost, and nobody repaired anything
+    rows = [row for row in running.rows("default", limit=100_000) if row.user]
+    assert len(rows) == statuses.count(
+        200
+    )  # nothing was lost, and nobody repaired anything

@@ -19,23 +19,48 @@ ADMIN = "/admin/v1"
 DAY = 86_400.0
 
 
-def app_file(nodes: list[dict[str, Any]], edges: list[tuple[str, str]], name: str = "hooked") -> str:
+def app_file(
+    nodes: list[dict[str, Any]], edges: list[tuple[str, str]], name: str = "hooked"
+) -> str:
     graph = {
-        "nodes": [{"id": one["id"], "data": {"title": one["id"], **one}} for one in nodes],
+        "nodes": [
+            {"id": node["id"], "data": {"title": node["id"], **node}} for node in nodes
+        ],
         "edges": [{"source": source, "target": target} for source, target in edges],
     }
-    return yaml.safe_dump({"app": {"name": name, "mode": "workflow"}, "kind": "app", "workflow": {"graph": graph}})
+    return yaml.safe_dump(
+        {
+            "app": {"name": name, "mode": "workflow"},
+            "kind": "app",
+            "workflow": {"graph": graph},
+        }
+    )
 
 
 def webhook(**data: Any) -> str:
     """An app that ends with what came."""
-    hook = {"id": "hook", "type": "trigger-webhook", "method": "post", "content_type": "application/json", **data}
-    names = [one["name"] for part in ("headers", "params", "body") for one in hook.get(part, ())]
+    hook = {
+        "id": "hook",
+        "type": "trigger-webhook",
+        "method": "post",
+        "content_type": "application/json",
+        **data,
+    }
+    names = [
+        parameter["name"]
+        for part in ("headers", "params", "body")
+        for parameter in hook.get(part, ())
+    ]
     outputs = [
-        {"variable": name.replace("-", "_"), "value_selector": ["hook", name.replace("-", "_")]}
+        {
+            "variable": name.replace("-", "_"),
+            "value_selector": ["hook", name.replace("-", "_")],
+        }
         for name in [*names, "_webhook_raw"]
     ]
-    return app_file([hook, {"id": "end", "type": "end", "outputs": outputs}], [("hook", "end")])
+    return app_file(
+        [hook, {"id": "end", "type": "end", "outputs": outputs}], [("hook", "end")]
+    )
 
 
 def schedule(cron: str, name: str = "timed") -> str:
@@ -53,10 +78,10 @@ class Console:
         self.running = running
         self.http = httpx.Client(base_url=running.origin, timeout=30)
 
-    def add(self, file: str, **more: Any) -> str:
-        made = self.http.post(f"{ADMIN}/apps", json={"file": file, **more})
-        assert made.status_code == 201, made.text
-        return made.json()["id"]
+    def add(self, file: str, **extra_fields: Any) -> str:
+        response = self.http.post(f"{ADMIN}/apps", json={"file": file, **extra_fields})
+        assert response.status_code == 201, response.text
+        return response.json()["id"]
 
     def triggers(self, app: str) -> list[dict[str, Any]]:
         return self.http.get(f"{ADMIN}/apps/{app}/triggers").json()["data"]
@@ -65,22 +90,26 @@ class Console:
         return self.http.get(f"{ADMIN}/apps/{app}/runs").json()["data"]
 
     def ended(self, run: str) -> dict[str, Any]:
-        with self.http.stream("GET", f"{ADMIN}/runs/{run}/events") as told:
-            *_, last = (json.loads(line[5:]) for line in told.iter_lines() if line.startswith("data:"))
+        with self.http.stream("GET", f"{ADMIN}/runs/{run}/events") as stream:
+            *_, last = (
+                json.loads(line[5:])
+                for line in stream.iter_lines()
+                if line.startswith("data:")
+            )
         return last["run"]
 
 
 @pytest.fixture
 def console(start_gateway: Start) -> Iterator[Console]:
-    one = Console(start_gateway())
-    with one.http:
-        yield one
+    new_console = Console(start_gateway())
+    with new_console.http:
+        yield new_console
 
 
 def address(console: Console, app: str, which: str = "address") -> str:
-    (one,) = console.triggers(app)
-    assert one["type"] == "webhook"
-    return str(one[which])
+    (trigger,) = console.triggers(app)
+    assert trigger["type"] == "webhook"
+    return str(trigger[which])
 
 
 # ---------------------------------------------------------------------------------------------- webhooks
@@ -98,26 +127,51 @@ def test_a_webhook_begins_a_run_with_what_it_declares(console: Console):
     )  # fmt: skip
     assert answer.status_code == 200, answer.text
     run = console.ended(answer.json()["run_id"])
-    assert (run["status"], run["created_from"], run["user"]) == ("succeeded", "trigger", "trigger")
+    assert (run["status"], run["created_from"], run["user"]) == (
+        "succeeded",
+        "trigger",
+        "trigger",
+    )
     outputs = run["outputs"]
-    assert (outputs["X_Source"], outputs["page"], outputs["title"], outputs["tags"]) == ("shop", 7, "Grüße", ["a"])
+    assert (
+        outputs["X_Source"],
+        outputs["page"],
+        outputs["title"],
+        outputs["tags"],
+    ) == ("shop", 7, "Grüße", ["a"])
     raw = outputs["_webhook_raw"]
-    assert (raw["method"], raw["query_params"], raw["body"]["other"]) == ("POST", {"page": "7"}, 1)
+    assert (raw["method"], raw["query_params"], raw["body"]["other"]) == (
+        "POST",
+        {"page": "7"},
+        1,
+    )
     assert "sk-of-theirs" not in json.dumps(run)
     assert "session=theirs" not in json.dumps(run)
 
 
-@pytest.mark.parametrize(("sent", "status", "words"), [
+@pytest.mark.parametrize(("sent", "status", "expected_text"), [
     ({"json": {}}, 400, "title is required by the webhook"),
     ({"json": {"title": "x", "count": "many"}}, 400, "count must be number"),
     ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "JSON"),
     ({"data": {"title": "x"}}, 400, "takes application/json, not application/x-www-form-urlencoded"),
     ({"content": b"[1]", "headers": {"content-type": "application/json"}}, 400, "object"),
 ])  # fmt: skip
-def test_what_does_not_fit_begins_nothing_and_says_why(console: Console, sent: dict[str, Any], status: int, words: str):
-    app = console.add(webhook(body=[{"name": "title", "required": True}, {"name": "count", "type": "number"}]))
+def test_what_does_not_fit_begins_nothing_and_says_why(
+    console: Console, sent: dict[str, Any], status: int, expected_text: str
+):
+    app = console.add(
+        webhook(
+            body=[
+                {"name": "title", "required": True},
+                {"name": "count", "type": "number"},
+            ]
+        )
+    )
     answer = console.http.post(address(console, app), **sent)
-    assert (answer.status_code, words in answer.json()["error"]["message"]) == (status, True), answer.text
+    assert (answer.status_code, expected_text in answer.json()["error"]["message"]) == (
+        status,
+        True,
+    ), answer.text
     assert console.runs(app) == []
 
 
@@ -129,23 +183,45 @@ def test_another_verb_is_refused_and_the_right_one_named(console: Console):
 
 
 def test_forms_texts_and_files_come_as_they_are_sent(console: Console):
-    def came(content_type: str, body: list[dict[str, Any]], **sent: Any) -> dict[str, Any]:
-        app = console.add(webhook(content_type=content_type, body=body), name=content_type)
+    def run_outputs(
+        content_type: str, body: list[dict[str, Any]], **sent: Any
+    ) -> dict[str, Any]:
+        app = console.add(
+            webhook(content_type=content_type, body=body), name=content_type
+        )
         answer = console.http.post(address(console, app), **sent)
         assert answer.status_code == 200, answer.text
         return console.ended(answer.json()["run_id"])["outputs"]
 
-    fields = came("application/x-www-form-urlencoded", [{"name": "n", "type": "number"}], data={"n": "3"})
+    fields = run_outputs(
+        "application/x-www-form-urlencoded",
+        [{"name": "n", "type": "number"}],
+        data={"n": "3"},
+    )
     assert fields["n"] == 3
-    form = came(
+    form_outputs = run_outputs(
         "multipart/form-data", [{"name": "note"}, {"name": "paper", "type": "file"}],
         data={"note": "see"}, files={"paper": ("a.txt", b"some words", "text/plain")},
     )  # fmt: skip
-    assert (form["note"], form["paper"]["filename"], form["paper"]["size"]) == ("see", "a.txt", 10)
+    assert (
+        form_outputs["note"],
+        form_outputs["paper"]["filename"],
+        form_outputs["paper"]["size"],
+    ) == ("see", "a.txt", 10)
     plain = {"content-type": "text/plain"}
-    assert came("text/plain", [{"name": "line"}], content=b"a line", headers=plain)["line"] == "a line"
+    assert (
+        run_outputs("text/plain", [{"name": "line"}], content=b"a line", headers=plain)[
+            "line"
+        ]
+        == "a line"
+    )
     binary = {"content-type": "application/octet-stream"}
-    file = came("application/octet-stream", [{"name": "file", "type": "file"}], content=b"\0\1", headers=binary)
+    file = run_outputs(
+        "application/octet-stream",
+        [{"name": "file", "type": "file"}],
+        content=b"\0\1",
+        headers=binary,
+    )
     assert file["file"]["size"] == 2
 
 
@@ -154,10 +230,17 @@ def test_a_webhook_answers_what_its_node_says(console: Console):
         app = console.add(webhook(**data), name=json.dumps(data))
         return console.http.post(address(console, app), json={})
 
-    made = answered(status_code=202, response_body='{"ok": true}')
-    assert (made.status_code, made.json(), made.headers["content-type"]) == (202, {"ok": True}, "application/json")
+    response = answered(status_code=202, response_body='{"ok": true}')
+    assert (
+        response.status_code,
+        response.json(),
+        response.headers["content-type"],
+    ) == (202, {"ok": True}, "application/json")
     text = answered(response_body="thanks")
-    assert (text.text, text.headers["content-type"]) == ("thanks", "text/plain; charset=utf-8")
+    assert (text.text, text.headers["content-type"]) == (
+        "thanks",
+        "text/plain; charset=utf-8",
+    )
     empty = answered(status_code=204, response_body="unsaid")
     assert (empty.status_code, empty.content) == (204, b"")
 
@@ -165,8 +248,8 @@ def test_a_webhook_answers_what_its_node_says(console: Console):
 def test_a_webhook_that_waits_answers_with_what_the_run_came_to(console: Console):
     body = [{"name": "n", "type": "number"}]
     app = console.add(webhook(async_mode=False, body=body))
-    said = console.http.post(address(console, app), json={"n": 2}).json()
-    assert (said["status"], said["outputs"]["n"]) == ("succeeded", 2)
+    result = console.http.post(address(console, app), json={"n": 2}).json()
+    assert (result["status"], result["outputs"]["n"]) == ("succeeded", 2)
     failing = app_file([
         {"id": "hook", "type": "trigger-webhook", "method": "post", "async_mode": False},
         {"id": "code", "type": "code", "code_language": "python3", "variables": [],
@@ -181,25 +264,39 @@ def test_a_webhook_that_waits_answers_with_what_the_run_came_to(console: Console
          "outputs": {"x": {"type": "string"}}},
         {"id": "end", "type": "end", "outputs": [{"variable": "x", "value_selector": ["code", "x"]}]},
     ], [("hook", "code"), ("code", "end")], "slow")  # fmt: skip
-    late = console.http.post(address(console, console.add(slow)), json={})
-    assert (late.status_code, late.json()["status"]) == (504, "running")
-    assert console.ended(late.json()["run_id"])["outputs"] == {"x": "late"}, "the run goes on"
+    late_response = console.http.post(address(console, console.add(slow)), json={})
+    assert (late_response.status_code, late_response.json()["status"]) == (
+        504,
+        "running",
+    )
+    assert console.ended(late_response.json()["run_id"])["outputs"] == {"x": "late"}, (
+        "the run goes on"
+    )
 
 
 @pytest.mark.parametrize("header", ["idempotency-key", "webhook-id"])
-def test_a_call_that_is_repeated_under_its_key_is_one_run(console: Console, header: str):
+def test_a_call_that_is_repeated_under_its_key_is_one_run(
+    console: Console, header: str
+):
     app = console.add(webhook())
     hook = address(console, app)
     answers: list[str] = []
 
     def call(key: str) -> None:
-        answers.append(httpx.post(hook, json={}, headers={header: key}, timeout=30).json()["run_id"])
+        answers.append(
+            httpx.post(hook, json={}, headers={header: key}, timeout=30).json()[
+                "run_id"
+            ]
+        )
 
-    threads = [threading.Thread(target=call, args=(f"order-{at % 2}",)) for at in range(20)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    threads = [
+        threading.Thread(target=call, args=(f"order-{index % 2}",))
+        for index in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert (len(answers), len(set(answers)), len(console.runs(app))) == (20, 2, 2)
     call("order-0")
     assert answers[-1] in answers[:-1], "long after it ended too"
@@ -207,17 +304,23 @@ def test_a_call_that_is_repeated_under_its_key_is_one_run(console: Console, head
     assert len(console.runs(app)) == 3
 
 
-def test_a_draft_answers_at_its_own_address_and_callers_get_what_is_published(console: Console):
+def test_a_draft_answers_at_its_own_address_and_callers_get_what_is_published(
+    console: Console,
+):
     app = console.add(webhook(response_body="first"), publish=False)
-    (one,) = console.triggers(app)
-    assert one["is_live"] is False
-    assert console.http.post(one["address"], json={}).status_code == 404
-    assert console.http.post(one["draft_address"], json={}).text == "first"
+    (trigger,) = console.triggers(app)
+    assert trigger["is_live"] is False
+    assert console.http.post(trigger["address"], json={}).status_code == 404
+    assert console.http.post(trigger["draft_address"], json={}).text == "first"
     console.http.post(f"{ADMIN}/apps/{app}/publish", json={})
-    console.http.put(f"{ADMIN}/apps/{app}/file", json={"file": webhook(response_body="second")})
-    (after,) = console.triggers(app)
-    assert after["address"] == one["address"], "an address stays when the file changes"
-    assert [console.http.post(after[which], json={}).text for which in ("address", "draft_address")] == [
+    console.http.put(
+        f"{ADMIN}/apps/{app}/file", json={"file": webhook(response_body="second")}
+    )
+    (updated_trigger,) = console.triggers(app)
+    assert updated_trigger["address"] == trigger["address"], (
+        "an address stays when the file changes"
+    )
+    assert [console.http.post(updated_trigger[which], json={}).text for which in ("address", "draft_address")] == [
         "first", "second",
     ]  # fmt: skip
     assert {run["created_from"] for run in console.runs(app)} == {"trigger", "debugger"}
@@ -240,12 +343,22 @@ def test_no_address_serves_once_the_app_is_off_or_the_node_is_gone(console: Cons
 def test_by_hand_a_webhook_asks_for_what_would_have_come(console: Console):
     app = console.add(webhook(body=[{"name": "n", "type": "number", "required": True}]))
     (field,) = console.http.get(f"{ADMIN}/apps/{app}/form").json()["data"]
-    assert (field["variable"], field["type"], field["required"]) == ("n", "number", True)
-    with console.http.stream("POST", f"{ADMIN}/apps/{app}/runs", json={"inputs": {"n": 4}, "root": "hook"}) as told:
-        *_, last = (json.loads(line[5:]) for line in told.iter_lines() if line.startswith("data:"))
+    assert (field["variable"], field["type"], field["required"]) == (
+        "n",
+        "number",
+        True,
+    )
+    with console.http.stream(
+        "POST", f"{ADMIN}/apps/{app}/runs", json={"inputs": {"n": 4}, "root": "hook"}
+    ) as stream:
+        *_, last = (
+            json.loads(line[5:])
+            for line in stream.iter_lines()
+            if line.startswith("data:")
+        )
     assert last["run"]["outputs"]["n"] == 4
-    wrong = console.http.get(f"{ADMIN}/apps/{app}/form", params={"root": "nobody"})
-    assert (wrong.status_code, "does not start" in wrong.text) == (400, True)
+    rejected = console.http.get(f"{ADMIN}/apps/{app}/form", params={"root": "nobody"})
+    assert (rejected.status_code, "does not start" in rejected.text) == (400, True)
 
 
 # ---------------------------------------------------------------------------------------------- schedules
@@ -264,11 +377,13 @@ class Moved:
             parts.chats,
             self.yard.services.tenancy.directory,
             catch_up=lambda: catch_up,
-            now=lambda: self.now,
+            clock=lambda: self.now,
         )
 
     def tick(self) -> int:
-        return asyncio.run_coroutine_threadsafe(self.triggers.tick(), self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(
+            self.triggers.tick(), self._loop
+        ).result(30)
 
 
 def far_away() -> str:
@@ -280,11 +395,17 @@ def test_a_schedule_runs_once_a_time_however_many_look(console: Console):
     cron = far_away()
     app = console.add(schedule(cron))
     first, second = Moved(console), Moved(console)
-    assert (first.tick(), second.tick(), console.runs(app)) == (0, 0, []), "not before its time"
-    (shown,) = console.triggers(app)
-    assert (shown["cron"], shown["is_live"], len(shown["next"])) == (cron, True, 3)
-    for at in shown["next"][:2]:
-        first.now = second.now = at + 0.2
+    assert (first.tick(), second.tick(), console.runs(app)) == (0, 0, []), (
+        "not before its time"
+    )
+    (trigger,) = console.triggers(app)
+    assert (trigger["cron"], trigger["is_live"], len(trigger["next"])) == (
+        cron,
+        True,
+        3,
+    )
+    for scheduled_at in trigger["next"][:2]:
+        first.now = second.now = scheduled_at + 0.2
         for _ in range(3):
             first.tick()
             second.tick()
@@ -295,7 +416,9 @@ def test_a_schedule_runs_once_a_time_however_many_look(console: Console):
     assert {run["created_from"] for run in ended} == {"trigger"}
 
 
-def test_a_time_that_passed_while_nobody_looked_is_made_up_for_once_and_not_for_ever(console: Console):
+def test_a_time_that_passed_while_nobody_looked_is_made_up_for_once_and_not_for_ever(
+    console: Console,
+):
     app = console.add(schedule(far_away()))
     moved = Moved(console, catch_up=2 * DAY)
     moved.tick()
@@ -303,13 +426,15 @@ def test_a_time_that_passed_while_nobody_looked_is_made_up_for_once_and_not_for_
     assert moved.tick() == 1, "the last of five"
     assert moved.tick() == 0
     assert len(console.runs(app)) == 1
-    late = console.add(schedule("0 0 1 1 *", "yearly"))
+    yearly_app = console.add(schedule("0 0 1 1 *", "yearly"))
     strict = Moved(console, catch_up=0.0)
-    (shown,) = console.triggers(late)
+    (trigger,) = console.triggers(yearly_app)
     strict.tick()
-    strict.now = shown["next"][0] + 1000
+    strict.now = trigger["next"][0] + 1000
     strict.tick()
-    assert console.runs(late) == [], "a quarter of an hour is too late where nothing is made up for"
+    assert console.runs(yearly_app) == [], (
+        "a quarter of an hour is too late where nothing is made up for"
+    )
 
 
 def test_what_was_due_before_it_was_published_does_not_run(console: Console):
@@ -321,7 +446,9 @@ def test_what_was_due_before_it_was_published_does_not_run(console: Console):
     assert moved.tick() == 1
 
 
-def test_a_schedule_that_is_off_or_gone_does_not_run_and_a_new_one_counts_from_its_change(console: Console):
+def test_a_schedule_that_is_off_or_gone_does_not_run_and_a_new_one_counts_from_its_change(
+    console: Console,
+):
     app = console.add(schedule(far_away()))
     moved = Moved(console, catch_up=2 * DAY)
     moved.tick()
@@ -340,14 +467,16 @@ def test_a_schedule_that_is_off_or_gone_does_not_run_and_a_new_one_counts_from_i
 def test_the_server_itself_looks(console: Console):
     app = console.add(schedule("* * * * *"))
     parts = console.running.yard.services.workflows
-    due = parts.triggers._due  # type: ignore[reportPrivateUsage]
+    due_schedules = parts.triggers._due  # type: ignore[reportPrivateUsage]
     for _ in range(100):
-        if due:
+        if due_schedules:
             break
         threading.Event().wait(0.05)
-        due = parts.triggers._due  # type: ignore[reportPrivateUsage]
-    (one,) = due.values()
-    one.at = console.running.yard.services.clock.time() - 61  # as if a minute had passed
+        due_schedules = parts.triggers._due  # type: ignore[reportPrivateUsage]
+    (due_schedule,) = due_schedules.values()
+    due_schedule.at = (
+        console.running.yard.services.clock.time() - 61
+    )  # as if a minute had passed
     for _ in range(200):
         if console.runs(app):
             return
@@ -355,12 +484,24 @@ def test_the_server_itself_looks(console: Console):
     raise AssertionError("nothing was begun")
 
 
-def test_a_file_whose_schedule_says_no_time_is_taken_and_the_node_named(console: Console):
-    told = console.http.post(f"{ADMIN}/apps/check", json={"file": schedule("99 * * * *")}).json()
-    assert (told["problems"], told["schedules"]) == ([], [])
-    (warning,) = told["warnings"]
-    assert ("is no cron expression" in warning["message"], warning["node"]) == (True, "when")
-    good = console.http.post(f"{ADMIN}/apps/check", json={"file": schedule("0 9 * * *")}).json()
-    assert [(one["node"], len(one["next"])) for one in good["schedules"]] == [("when", 3)]
+def test_a_file_whose_schedule_says_no_time_is_taken_and_the_node_named(
+    console: Console,
+):
+    check = console.http.post(
+        f"{ADMIN}/apps/check", json={"file": schedule("99 * * * *")}
+    ).json()
+    assert (check["problems"], check["schedules"]) == ([], [])
+    (warning,) = check["warnings"]
+    assert ("is no cron expression" in warning["message"], warning["node"]) == (
+        True,
+        "when",
+    )
+    valid_check = console.http.post(
+        f"{ADMIN}/apps/check", json={"file": schedule("0 9 * * *")}
+    ).json()
+    assert [
+        (listed_schedule["node"], len(listed_schedule["next"]))
+        for listed_schedule in valid_check["schedules"]
+    ] == [("when", 3)]
     app = console.add(schedule("99 * * * *"))
     assert console.triggers(app) == []

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+)
 
-from modelyard.app.upkeep import SettingsFile
+from modelyard.app.upkeep import SettingsFileWatcher
 from modelyard.base.settings import (
     CacheSettings,
     CredentialSettings,
@@ -20,7 +22,13 @@ from modelyard.base.settings import (
     load_settings,
 )
 from modelyard.runtime import conventions
-from modelyard.testing import Answer, Upstream, chat_answer, embedding_answer, json_answer
+from modelyard.testing import (
+    Answer,
+    Upstream,
+    chat_answer,
+    embedding_answer,
+    json_answer,
+)
 from tests.gateway.conftest import Running
 from tests.gateway.test_traffic import chat
 
@@ -40,32 +48,50 @@ def on_loop(running: Running, work: Any) -> Any:
     return asyncio.run_coroutine_threadsafe(work, running.loop).result(10)
 
 
-def test_a_provider_that_is_not_healthy_is_left_alone(start_gateway: Start, upstream: Callable[..., Upstream]):
+def test_a_provider_that_is_not_healthy_is_left_alone(
+    start_gateway: Start, upstream: Callable[..., Upstream]
+):
     status = 503
     server = upstream(
-        lambda request: json_answer({}, status=status) if request.path == "/health" else chat_answer("fine")
+        lambda request: (
+            json_answer({}, status=status)
+            if request.path == "/health"
+            else chat_answer("fine")
+        )
     )
-    one = CredentialSettings(values={"api_key": "sk-own"})
+    credential = CredentialSettings(values={"api_key": "sk-own"})
     url = server.url.removesuffix("/v1") + "/health"
     provider = ProviderSettings(
-        name="openai", base_url=server.url, credentials=[one], health_url=url, health_seconds=0.2
+        name="openai",
+        base_url=server.url,
+        credentials=[credential],
+        health_url=url,
+        health_seconds=0.2,
     )
     running = start_gateway(providers=[provider])
-    assert eventually(lambda: running.yard.services.providers.manager.health.resting())
+    assert eventually(
+        lambda: running.yard.services.providers.manager.health.in_cooldown()
+    )
     status = 200
     assert eventually(lambda: chat(running).status == 200)
 
 
-def test_the_settings_file_is_followed(start_gateway: Start, upstream: Callable[..., Upstream], tmp_path: Path):
+def test_the_settings_file_is_followed(
+    start_gateway: Start, upstream: Callable[..., Upstream], tmp_path: Path
+):
     running = start_gateway(upstream(lambda request: chat_answer("fine")))
     path = tmp_path / "followed.yaml"
     path.write_text("{}")
 
     def load() -> Any:
-        return load_settings({"MODELYARD_HOME": str(tmp_path / "home")}, config=str(path))
+        return load_settings(
+            {"MODELYARD_HOME": str(tmp_path / "home")}, config=str(path)
+        )
 
     async def follow() -> None:
-        SettingsFile(path, load, running.yard.reload).begin(running.yard.services.upkeep)
+        SettingsFileWatcher(path, load, running.yard.reload).start_watching(
+            running.yard.services.upkeep
+        )
 
     on_loop(running, follow())
     path.write_text(json.dumps({"limits": {"none": {"unit": "requests", "amount": 0}}}))
@@ -77,33 +103,49 @@ def test_the_settings_file_is_followed(start_gateway: Start, upstream: Callable[
     assert eventually(lambda: chat(running, model="echo/echo").status == 200)
 
 
-def test_questions_that_mean_the_same_get_the_same_answer(start_gateway: Start, upstream: Callable[..., Upstream]):
-    vectors = {"What is the capital of France?": [1.0, 0.0], "France's capital?": [0.99, 0.05]}
+def test_questions_that_mean_the_same_get_the_same_answer(
+    start_gateway: Start, upstream: Callable[..., Upstream]
+):
+    vectors = {
+        "What is the capital of France?": [1.0, 0.0],
+        "France's capital?": [0.99, 0.05],
+    }
 
     def answer(request: Any) -> Answer:
         if request.path.endswith("/embeddings"):
             texts = request.json["input"]
-            many = texts if isinstance(texts, list) else [texts]
-            return embedding_answer([vectors.get(text, [0.0, 1.0]) for text in many])
+            inputs = texts if isinstance(texts, list) else [texts]
+            return embedding_answer([vectors.get(text, [0.0, 1.0]) for text in inputs])
         return chat_answer(f"answer {len(server.requests)}")
 
     server = upstream(answer)
-    cache = CacheSettings(seconds=60, semantic_model="openai/text-embedding-3-small", semantic_threshold=0.95)
+    cache = CacheSettings(
+        seconds=60,
+        semantic_model="openai/text-embedding-3-small",
+        semantic_threshold=0.95,
+    )
     running = start_gateway(server, cache=cache, embedding_batch_ms=0.0)
 
-    def ask(text: str, *before: dict[str, str]) -> str:
-        messages = [*before, {"role": "user", "content": text}]
-        got = chat(running, model="openai/gpt-4o-mini", temperature=0, messages=messages)
-        return got.json["choices"][0]["message"]["content"]
+    def ask(text: str, *history: dict[str, str]) -> str:
+        messages = [*history, {"role": "user", "content": text}]
+        response = chat(
+            running, model="openai/gpt-4o-mini", temperature=0, messages=messages
+        )
+        return response.json["choices"][0]["message"]["content"]
 
     first = ask("What is the capital of France?")
     assert ask("France's capital?") == first
     assert ask("How are you?") != first
     # The same words in another conversation are another question.
-    assert ask("France's capital?", {"role": "system", "content": "Answer in Greek."}) != first
+    assert (
+        ask("France's capital?", {"role": "system", "content": "Answer in Greek."})
+        != first
+    )
 
 
-def test_calls_become_spans_with_both_vocabularies(start_gateway: Start, upstream: Callable[..., Upstream]):
+def test_calls_become_spans_with_both_vocabularies(
+    start_gateway: Start, upstream: Callable[..., Upstream]
+):
     spans: list[Any] = []
 
     def collector(request: Any) -> Answer:
@@ -123,13 +165,27 @@ def test_calls_become_spans_with_both_vocabularies(start_gateway: Start, upstrea
     assert answered.status == 200
     assert eventually(lambda: spans)
     (span,) = spans
-    found = {one["key"]: next(iter(one["value"].values())) for one in span["attributes"]}
+    attributes = {
+        attribute["key"]: next(iter(attribute["value"].values()))
+        for attribute in span["attributes"]
+    }
     assert span["name"] == "chat gpt-5-mini"
     assert int(span["endTimeUnixNano"]) > int(span["startTimeUnixNano"])
-    assert (found[conventions.OPERATION], found[conventions.KIND]) == ("chat", "LLM")
-    assert (found[conventions.INPUT_TOKENS], found[conventions.PROMPT_TOKENS]) == ("10", "10")
-    assert (found[conventions.CALL], found[conventions.USER]) == (answered.headers["x-request-id"], "alice")
-    assert conventions.INPUT_VALUE not in found  # what was said is nobody's business unless it was made so
+    assert (attributes[conventions.OPERATION], attributes[conventions.KIND]) == (
+        "chat",
+        "LLM",
+    )
+    assert (
+        attributes[conventions.INPUT_TOKENS],
+        attributes[conventions.PROMPT_TOKENS],
+    ) == ("10", "10")
+    assert (attributes[conventions.CALL], attributes[conventions.USER]) == (
+        answered.headers["x-request-id"],
+        "alice",
+    )
+    assert (
+        conventions.INPUT_VALUE not in attributes
+    )  # what was said is nobody's business unless it was made so
     assert [event["name"] for event in span["events"]] == ["chose"]
 
 
@@ -141,14 +197,23 @@ def test_answers_are_shared_where_that_is_wanted(
 
     server = upstream(lambda request: chat_answer("fine"))
     with Valkey(tmp_path / "valkey") as valkey:
-        how: dict[str, Any] = {"cache": CacheSettings(seconds=60, store="database"), "database": str(tmp_path / "x.db")}
+        options: dict[str, Any] = {
+            "cache": CacheSettings(seconds=60, store="database"),
+            "database": str(tmp_path / "x.db"),
+        }
         if shared == "valkey":
-            how = {"cache": CacheSettings(seconds=60, store="shared"), "shared": valkey.url}
-        one, other = start_gateway(server, **how), start_gateway(server, **{**how, "home": str(tmp_path / "other")})
-        asked = {"model": "openai/gpt-4o-mini", "temperature": 0}
-        assert chat(one, **asked).status == 200
-        one.flush()
-        assert chat(other, **asked).status == 200
+            options = {
+                "cache": CacheSettings(seconds=60, store="shared"),
+                "shared": valkey.url,
+            }
+        first_gateway, second_gateway = (
+            start_gateway(server, **options),
+            start_gateway(server, **{**options, "home": str(tmp_path / "other")}),
+        )
+        request = {"model": "openai/gpt-4o-mini", "temperature": 0}
+        assert chat(first_gateway, **request).status == 200
+        first_gateway.flush()
+        assert chat(second_gateway, **request).status == 200
         assert len(server.requests) == 1
-        one.close()
-        other.close()
+        first_gateway.close()
+        second_gateway.close()

@@ -20,9 +20,9 @@ from modelyard.base.settings import Settings
 
 @pytest.fixture
 def yard(tmp_path: Path) -> Iterator[Modelyard]:
-    made = Modelyard(Settings(home=str(tmp_path)), environ={})
-    yield made
-    asyncio.run(made.aclose())
+    new_yard = Modelyard(Settings(home=str(tmp_path)), environ={})
+    yield new_yard
+    asyncio.run(new_yard.aclose())
 
 
 def test_every_room_is_frozen(yard: Modelyard):
@@ -38,11 +38,21 @@ def test_every_room_is_frozen(yard: Modelyard):
 
 def test_nothing_that_is_composed_holds_the_whole(yard: Modelyard):
     gateway = gateway_for(yard.services)
-    holders = [holder for holder in gc.get_referrers(yard.services) if not _is_a_frame(holder)]
-    closing = [holder for holder in holders if getattr(holder, "__func__", None) is Services.aclose]
+    holders = [
+        holder for holder in gc.get_referrers(yard.services) if not _is_a_frame(holder)
+    ]
+    closing = [
+        holder
+        for holder in holders
+        if getattr(holder, "__func__", None) is Services.aclose
+    ]
     facade = (yard, yard.__dict__)
-    others = [holder for holder in holders if holder not in closing and not any(holder is own for own in facade)]
-    assert others == []
+    unexpected_holders = [
+        holder
+        for holder in holders
+        if holder not in closing and not any(holder is owner for owner in facade)
+    ]
+    assert unexpected_holders == []
     assert len(closing) == 1  # the server closes all of it as it ends
     assert gateway.router.apis
 
@@ -52,43 +62,51 @@ def _is_a_frame(holder: Any) -> bool:
 
 
 def test_the_facade_is_thin():
-    methods = [name for name, member in vars(Modelyard).items() if callable(member) or isinstance(member, property)]
+    methods = [
+        name
+        for name, member in vars(Modelyard).items()
+        if callable(member) or isinstance(member, property)
+    ]
     assert len(methods) <= 25
 
 
 def test_listeners_hear_of_settings_in_the_order_of_registration(tmp_path: Path):
-    live = LiveSettings(Settings(home=str(tmp_path)))
-    heard: list[tuple[str, int]] = []
-    live.on_change(lambda settings: heard.append(("first", settings.port)))
-    live.follow(lambda settings: heard.append(("second", settings.port)))
-    live.replace(msgspec.structs.replace(live.current, port=9))
-    assert heard == [("second", 8790), ("first", 9), ("second", 9)]
-    assert live.current.port == 9
+    live_settings = LiveSettings(Settings(home=str(tmp_path)))
+    received: list[tuple[str, int]] = []
+    live_settings.on_change(lambda settings: received.append(("first", settings.port)))
+    live_settings.follow(lambda settings: received.append(("second", settings.port)))
+    live_settings.replace(msgspec.structs.replace(live_settings.current, port=9))
+    assert received == [("second", 8790), ("first", 9), ("second", 9)]
+    assert live_settings.current.port == 9
 
 
 def test_settings_that_are_wrong_change_nothing(yard: Modelyard):
-    before = yard.settings
+    previous_settings = yard.settings
     rules = yard.services.network.egress.rules
     circle = {"openai/a": ["openai/b"], "openai/b": ["openai/a"]}
-    changed = msgspec.structs.replace(before, failover=circle, egress=msgspec.structs.replace(before.egress, ports=[1]))
+    changed = msgspec.structs.replace(
+        previous_settings,
+        failover=circle,
+        egress=msgspec.structs.replace(previous_settings.egress, ports=[1]),
+    )
     with pytest.raises(ConfigError, match="circle"):
         yard.reload(changed)
-    assert yard.settings is before
+    assert yard.settings is previous_settings
     assert yard.services.network.egress.rules == rules
 
 
 def test_settings_that_are_right_reach_every_room(yard: Modelyard):
-    before = yard.settings
+    previous_settings = yard.settings
     yard.reload(msgspec.structs.replace(
-        before,
-        egress=msgspec.structs.replace(before.egress, ports=[1]),
+        previous_settings,
+        egress=msgspec.structs.replace(previous_settings.egress, ports=[1]),
         limits={"few": {"unit": "requests", "amount": 1}},
-        queue=msgspec.structs.replace(before.queue, capacity=7),
+        queue=msgspec.structs.replace(previous_settings.queue, capacity=7),
     ))  # fmt: skip
     services = yard.services
     assert services.network.egress.rules.ports == {1}
     assert services.calls.queue.capacity == 7
-    assert [known.name for known, _ in _limits(yard)] == ["few"]
+    assert [limit.name for limit, _ in _limits(yard)] == ["few"]
 
 
 def _limits(yard: Modelyard) -> list[Any]:

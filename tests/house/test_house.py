@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tools.reference import REFERENCE, pages
-from tools.show.house import contracted_layers, documented_layers, import_circles
+from tools.show.house import contracted_layers, documented_layers, import_cycles
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,38 +17,70 @@ def test_the_page_and_the_contract_name_the_same_layers():
 
 
 def test_there_is_no_import_circle():
-    assert import_circles() == []
+    assert import_cycles() == []
 
 
 def test_the_reference_is_not_stale():
     """The settings, the command line, and the description of every API: byte for byte."""
     for name, text in pages().items():
         if name != "catalogue.md":  # it follows the catalogue's own test
-            written = (REFERENCE / name).read_text("utf-8")
-            assert written == text.rstrip() + "\n", f"{name}: run `python -m tools.reference`"
+            page_text = (REFERENCE / name).read_text("utf-8")
+            assert page_text == text.rstrip() + "\n", (
+                f"{name}: run `python -m tools.reference`"
+            )
 
 
 def test_no_description_is_left_of_an_api_that_is_gone():
-    known = {Path(name).name for name in pages() if name.startswith("openapi/")}
-    assert {path.name for path in (REFERENCE / "openapi").iterdir()} == known
+    expected_names = {
+        Path(name).name for name in pages() if name.startswith("openapi/")
+    }
+    assert {path.name for path in (REFERENCE / "openapi").iterdir()} == expected_names
 
 
 def test_importing_the_package_loads_nothing_heavy():
     code = "import modelyard, sys; print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"asyncio", "msgspec", "uvicorn", "yaml", "rich", "numpy", "modelyard.app"} & set(loaded)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {
+        "asyncio",
+        "msgspec",
+        "uvicorn",
+        "yaml",
+        "rich",
+        "numpy",
+        "modelyard.app",
+    } & set(loaded)
 
 
 def test_help_loads_no_command():
     code = "from modelyard.cli import run; run(['--help']); import sys; print(*sorted(sys.modules), file=sys.stderr)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
-    assert not {"asyncio", "msgspec", "uvicorn", "yaml", "rich", "modelyard.cli.serve"} & set(loaded)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stderr.split()
+    assert not {
+        "asyncio",
+        "msgspec",
+        "uvicorn",
+        "yaml",
+        "rich",
+        "modelyard.cli.serve",
+    } & set(loaded)
 
 
 def test_the_server_needs_no_engine():
     code = "import modelyard.cli.serve, modelyard.providers.local.provider, sys; print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"numpy", "xllamacpp", "onnxruntime", "ctranslate2", "soundfile", "sentencepiece"} & set(loaded)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {
+        "numpy",
+        "xllamacpp",
+        "onnxruntime",
+        "ctranslate2",
+        "soundfile",
+        "sentencepiece",
+    } & set(loaded)
 
 
 def test_every_public_name_is_there():
@@ -61,26 +93,40 @@ def test_every_public_name_is_there():
 
 
 def test_the_core_is_small():
-    packages = [line for line in (ROOT / "requirements/core.txt").read_text().splitlines() if "==" in line]
+    packages = [
+        line
+        for line in (ROOT / "requirements/core.txt").read_text().splitlines()
+        if "==" in line
+    ]
     assert len(packages) <= 20  # one of them on Windows alone
 
 
 def test_every_requirement_is_hashed_and_names_no_index():
     for path in (ROOT / "requirements").glob("*.txt"):
         text = path.read_text()
-        assert "http" not in re.sub(r"(exporter-[\w-]*http|http(tools|x2?|core2?|x-sse))[\w.-]*", "", text)
+        assert "http" not in re.sub(
+            r"(exporter-[\w-]*http|http(tools|x2?|core2?|x-sse))[\w.-]*", "", text
+        )
         for entry in re.split(r"\n(?=\S)", text.strip()):
             assert "--hash=sha256:" in entry, entry.splitlines()[0]
 
 
 def tracked() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return [ROOT / line for line in listed.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("parts", [("/home", "/"), ("/root", "/"), ("/Users", "/"), ("index", "-url")])
+@pytest.mark.parametrize(
+    "parts", [("/home", "/"), ("/root", "/"), ("/Users", "/"), ("index", "-url")]
+)
 def test_no_file_holds_what_belongs_to_one_machine(parts: tuple[str, str]):
-    word = "".join(parts)
+    forbidden_text = "".join(parts)
     for path in tracked():
-        if path.suffix in (".py", ".md", ".yaml", ".toml", ".txt", "") and path.is_file() and path != Path(__file__):
-            assert word not in path.read_text("utf-8", "replace"), path
+        if (
+            path.suffix in (".py", ".md", ".yaml", ".toml", ".txt", "")
+            and path.is_file()
+            and path != Path(__file__)
+        ):
+            assert forbidden_text not in path.read_text("utf-8", "replace"), path

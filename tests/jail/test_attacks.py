@@ -5,71 +5,106 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tools.show.attacks import LIMITS, bombed, control, harmless, surroundings, tried
-from tools.show.prisoners import BENIGN, JAVASCRIPT, NOT_HARMLESS, ONLY_SOMETIMES, PYTHON, TEMPLATES, WITH_PACKAGES
+from tools.show.attacks import (
+    LIMITS,
+    run_harmless,
+    run_outside,
+    surroundings,
+    try_attack,
+    try_template,
+)
+from tools.show.prisoners import (
+    BENIGN,
+    JAVASCRIPT,
+    NEEDS_PRIVILEGE,
+    PYTHON,
+    SANDBOX_ONLY,
+    TEMPLATES,
+    WITH_PACKAGES,
+)
 
-from modelyard.jail.sandbox import Jail, JailError, JailLimits, JailUnavailableError
+from modelyard.jail.sandbox import JailError, JailLimits, JailUnavailableError, Sandbox
 
 
 class Cell:
-    def __init__(self, runner: asyncio.Runner, around: dict[str, Any]) -> None:
+    def __init__(self, runner: asyncio.Runner, environment: dict[str, Any]) -> None:
         self.runner = runner
-        self.around = around
-        self.jail = Jail(LIMITS)
-        self.patient = Jail(JailLimits(seconds=60.0, memory_mb=512))
+        self.environment = environment
+        self.jail = Sandbox(LIMITS)
+        self.patient = Sandbox(JailLimits(seconds=60.0, memory_mb=512))
 
 
 @pytest.fixture(scope="module")
 def cell() -> Iterator[Cell]:
-    with asyncio.Runner() as runner, surroundings() as around:
+    with asyncio.Runner() as runner, surroundings() as environment:
 
         async def make() -> Cell:
-            return Cell(runner, around)
+            return Cell(runner, environment)
 
-        made = runner.run(make())
-        yield made
-        runner.run(made.jail.aclose())
-        runner.run(made.patient.aclose())
+        new_cell = runner.run(make())
+        yield new_cell
+        runner.run(new_cell.jail.aclose())
+        runner.run(new_cell.patient.aclose())
 
 
 @pytest.mark.parametrize("name", PYTHON)
 def test_python_gets_nothing(cell: Cell, name: str):
-    assert cell.runner.run(tried(cell.jail, name, PYTHON[name], "python3", cell.around))[0]
+    assert cell.runner.run(
+        try_attack(cell.jail, name, PYTHON[name], "python3", cell.environment)
+    )[0]
 
 
 @pytest.mark.parametrize("name", JAVASCRIPT)
 def test_javascript_gets_nothing(cell: Cell, name: str):
-    assert cell.runner.run(tried(cell.jail, name, JAVASCRIPT[name], "javascript", cell.around))[0]
+    assert cell.runner.run(
+        try_attack(cell.jail, name, JAVASCRIPT[name], "javascript", cell.environment)
+    )[0]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_get_nothing(cell: Cell, name: str):
-    assert cell.runner.run(bombed(cell.jail, name, TEMPLATES[name]))[0]
+    assert cell.runner.run(try_template(cell.jail, name, TEMPLATES[name]))[0]
 
 
-@pytest.mark.parametrize("name", sorted(PYTHON.keys() - {*NOT_HARMLESS, *ONLY_SOMETIMES}))
+@pytest.mark.parametrize(
+    "name", sorted(PYTHON.keys() - {*SANDBOX_ONLY, *NEEDS_PRIVILEGE})
+)
 def test_the_attacks_are_worth_something(name: str):
-    works, how = control(name, PYTHON[name])
-    assert works, how
+    works, detail = run_outside(name, PYTHON[name])
+    assert works, detail
 
 
 def test_a_program_that_does_not_run_blocks_nothing(cell: Cell):
     for code in ("open(secret", "import nothing_of_this_name", "undefined"):
-        assert not cell.runner.run(tried(cell.jail, "read the database", code, "python3", cell.around))[0]
+        assert not cell.runner.run(
+            try_attack(
+                cell.jail, "read the database", code, "python3", cell.environment
+            )
+        )[0]
     for code in ("return (", "throw new Error('mine')"):
-        assert not cell.runner.run(tried(cell.jail, "require", code, "javascript", cell.around))[0]
+        assert not cell.runner.run(
+            try_attack(cell.jail, "require", code, "javascript", cell.environment)
+        )[0]
 
 
-@pytest.mark.parametrize("code", [*BENIGN, *WITH_PACKAGES], ids=lambda code: code.splitlines()[0][:40])
+@pytest.mark.parametrize(
+    "code", [*BENIGN, *WITH_PACKAGES], ids=lambda code: code.splitlines()[0][:40]
+)
 def test_harmless_programs_run(cell: Cell, code: str):
-    assert cell.runner.run(harmless(cell.patient, code)) == (True, "")
+    assert cell.runner.run(run_harmless(cell.patient, code)) == (True, "")
 
 
 def test_text_that_looks_like_a_program_stays_text(cell: Cell):
     nasty = "'''\"\"\"\\n{{ 7 * 7 }}${7*7}<<RESULT>>"
-    result = cell.runner.run(cell.jail.run_code("python3", "def main(x):\n    return {'x': x}", {"x": nasty}))
+    result = cell.runner.run(
+        cell.jail.run_code("python3", "def main(x):\n    return {'x': x}", {"x": nasty})
+    )
     assert result == {"x": nasty}
-    result = cell.runner.run(cell.jail.run_code("javascript", "function main({x}) { return {x} }", {"x": nasty}))
+    result = cell.runner.run(
+        cell.jail.run_code(
+            "javascript", "function main({x}) { return {x} }", {"x": nasty}
+        )
+    )
     assert result == {"x": nasty}
 
 
@@ -78,16 +113,34 @@ def test_text_that_looks_like_a_program_stays_text(cell: Cell):
     [
         ("python3", "x = 1", "the code defines no function main"),
         ("python3", "def main(:", "SyntaxError"),
-        ("python3", "def main():\n    return {1: 2}", "keys of the result must be strings, not int"),
-        ("python3", "def main():\n    return {'x': object()}", "a value of type object cannot be given back"),
-        ("python3", "def main():\n    return {'x': float('nan')}", "cannot be given back as JSON"),
-        ("python3", "def main():\n    x = []\n    x.append(x)\n    return x", "nested too deeply"),
+        (
+            "python3",
+            "def main():\n    return {1: 2}",
+            "keys of the result must be strings, not int",
+        ),
+        (
+            "python3",
+            "def main():\n    return {'x': object()}",
+            "a value of type object cannot be given back",
+        ),
+        (
+            "python3",
+            "def main():\n    return {'x': float('nan')}",
+            "cannot be given back as JSON",
+        ),
+        (
+            "python3",
+            "def main():\n    x = []\n    x.append(x)\n    return x",
+            "nested too deeply",
+        ),
         ("javascript", "let x = 1", "main is not defined"),
         ("javascript", "function main() { throw new Error('no') }", "Error: no"),
         ("ruby", "", "code in 'ruby' cannot be run"),
     ],
 )
-def test_a_program_that_is_wrong_says_why(cell: Cell, language: str, code: str, message: str):
+def test_a_program_that_is_wrong_says_why(
+    cell: Cell, language: str, code: str, message: str
+):
     with pytest.raises(JailError, match=message):
         cell.runner.run(cell.jail.run_code(language, code, {}))
 
@@ -112,19 +165,27 @@ def test_a_run_that_is_given_up_is_ended(cell: Cell):
 
 def test_a_zygote_that_dies_is_started_anew(cell: Cell):
     async def work() -> Any:
-        (zygote,) = [one for name, one in cell.jail._zygotes.items() if name == "code"]  # type: ignore[attr-defined]
+        (zygote,) = [
+            candidate
+            for name, candidate in cell.jail._zygotes.items()
+            if name == "code"
+        ]  # type: ignore[attr-defined]
         zygote.process.kill()
         await asyncio.sleep(0.2)
-        return await cell.jail.run_code("python3", "def main():\n    return {'x': 1}", {})
+        return await cell.jail.run_code(
+            "python3", "def main():\n    return {'x': 1}", {}
+        )
 
     assert cell.runner.run(work()) == {"x": 1}
 
 
 def test_without_a_jail_nothing_runs():
     async def work() -> str:
-        jail = Jail(is_enabled=False)
+        jail = Sandbox(is_enabled=False)
         for _ in range(2):
-            with pytest.raises(JailUnavailableError, match="it is switched off in the settings"):
+            with pytest.raises(
+                JailUnavailableError, match="it is switched off in the settings"
+            ):
                 await jail.run_code("python3", "def main():\n    return {}", {})
         return jail.level
 
@@ -141,14 +202,19 @@ _OUTSIDE = [
 
 def test_namespaces_hold_where_there_is_no_landlock(cell: Cell):
     async def work() -> tuple[dict[str, tuple[bool, str]], str]:
-        jail = Jail(LIMITS, level="namespaces")
+        jail = Sandbox(LIMITS, level="namespaces")
         try:
             await jail.check()
-            seen = {one: await tried(jail, one, PYTHON[one], "python3", cell.around) for one in _OUTSIDE}
+            results = {
+                attack: await try_attack(
+                    jail, attack, PYTHON[attack], "python3", cell.environment
+                )
+                for attack in _OUTSIDE
+            }
             code = "import json, urllib.parse\ndef main():\n    return {'r': __import__('os').listdir('/dev')}"
             devices = (await jail.run_code("python3", code, {}))["r"]
             assert sorted(devices) == ["null", "random", "urandom", "zero"]
-            return seen, jail.level
+            return results, jail.level
         except JailUnavailableError as error:
             if "are refused" in str(error):
                 pytest.skip(str(error))
@@ -156,6 +222,8 @@ def test_namespaces_hold_where_there_is_no_landlock(cell: Cell):
         finally:
             await jail.aclose()
 
-    seen, level = cell.runner.run(work())
+    results, level = cell.runner.run(work())
     assert level == "namespaces"
-    assert {name: how for name, (blocked, how) in seen.items() if not blocked} == {}
+    assert {
+        name: detail for name, (blocked, detail) in results.items() if not blocked
+    } == {}

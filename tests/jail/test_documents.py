@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import docx
 import pytest
 
-from modelyard.jail.sandbox import Jail, JailError, JailLimits
+from modelyard.jail.sandbox import JailError, JailLimits, Sandbox
 
 Read = Callable[[str, bytes], str]
 
@@ -17,8 +17,8 @@ Read = Callable[[str, bytes], str]
 def read() -> Iterator[Read]:
     with asyncio.Runner() as runner:
 
-        async def make() -> Jail:
-            return Jail(JailLimits(document_seconds=3.0, memory_mb=192))
+        async def make() -> Sandbox:
+            return Sandbox(JailLimits(document_seconds=3.0, memory_mb=192))
 
         jail = runner.run(make())
         yield lambda extension, data: runner.run(jail.extract(extension, data))
@@ -26,11 +26,11 @@ def read() -> Iterator[Read]:
 
 
 def packed(files: Mapping[str, str | bytes]) -> bytes:
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    return written.getvalue()
+    return buffer.getvalue()
 
 
 def word_file(body: str | bytes | None = None) -> bytes:
@@ -38,16 +38,23 @@ def word_file(body: str | bytes | None = None) -> bytes:
     document = docx.Document()
     document.add_paragraph("First, ünïcode.")
     table = document.add_table(2, 2)
-    for row, texts in zip(table.rows, (("name", "age"), ("Ada\nL.", "36")), strict=True):
+    for row, texts in zip(
+        table.rows, (("name", "age"), ("Ada\nL.", "36")), strict=True
+    ):
         for cell, text in zip(row.cells, texts, strict=True):
             cell.text = text
     document.add_paragraph("Last.")
-    written = io.BytesIO()
-    document.save(written)
+    buffer = io.BytesIO()
+    document.save(buffer)
     if body is None:
-        return written.getvalue()
-    with zipfile.ZipFile(written) as archive:
-        return packed({**{one: archive.read(one) for one in archive.namelist()}, "word/document.xml": body})
+        return buffer.getvalue()
+    with zipfile.ZipFile(buffer) as archive:
+        return packed(
+            {
+                **{name: archive.read(name) for name in archive.namelist()},
+                "word/document.xml": body,
+            }
+        )
 
 
 def sheet_file(cells: str | bytes) -> bytes:
@@ -71,18 +78,16 @@ def pdf_file(text: str) -> bytes:
         f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream",
         "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]  # fmt: skip
-    made, places = "%PDF-1.4\n", []
+    pdf_text, offsets = "%PDF-1.4\n", []
     for number, part in enumerate(parts, 1):
-        places.append(len(made))
-        made += f"{number} 0 obj\n{part}\nendobj\n"
-    table = "".join(f"{place:010} 00000 n \n" for place in places)
-    made += f"xref\n0 {len(parts) + 1}\n0000000000 65535 f \n{table}"
-    return f"{made}trailer << /Size 6 /Root 1 0 R >>\nstartxref\n{made.index('xref')}\n%%EOF".encode()
+        offsets.append(len(pdf_text))
+        pdf_text += f"{number} 0 obj\n{part}\nendobj\n"
+    table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
+    pdf_text += f"xref\n0 {len(parts) + 1}\n0000000000 65535 f \n{table}"
+    return f"{pdf_text}trailer << /Size 6 /Root 1 0 R >>\nstartxref\n{pdf_text.index('xref')}\n%%EOF".encode()
 
 
-SLIDE = (
-    "<p:sld><a:p><a:r><a:t>A &amp; </a:t></a:r><a:r><a:t>B</a:t></a:r></a:p><a:p><a:r><a:t>C</a:t></a:r></a:p></p:sld>"
-)
+SLIDE = "<p:sld><a:p><a:r><a:t>A &amp; </a:t></a:r><a:r><a:t>B</a:t></a:r></a:p><a:p><a:r><a:t>C</a:t></a:r></a:p></p:sld>"
 
 
 @pytest.mark.parametrize(
@@ -111,14 +116,14 @@ def test_the_text_is_read(read: Read, extension: str, data: bytes, text: str):
 
 
 _LAUGHS = '<!DOCTYPE d [<!ENTITY a0 "ha">{}]><d>&a20;</d>'.format(
-    "".join(f'<!ENTITY a{one} "{f"&a{one - 1};" * 10}">' for one in range(1, 21))
+    "".join(f'<!ENTITY a{level} "{f"&a{level - 1};" * 10}">' for level in range(1, 21))
 )
 _PEEK = '<!DOCTYPE d [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
 _WORDS = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 
 
 @pytest.mark.parametrize(
-    ("extension", "make", "why"),
+    ("extension", "make", "error_pattern"),
     [
         (".docx", lambda: word_file(b"<a>" + bytes(400_000_000)), "memory|cannot be read|ended"),
         (".xlsx", lambda: sheet_file(b"<a>" + b"<row/>" * 60_000_000), "memory|cannot be read|ended|longer"),
@@ -137,9 +142,9 @@ _WORDS = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
     ],
 )  # fmt: skip
 def test_a_bomb_is_an_error_and_the_next_document_is_read(
-    read: Read, extension: str, make: Callable[[], bytes], why: str
+    read: Read, extension: str, make: Callable[[], bytes], error_pattern: str
 ):
-    with pytest.raises(JailError, match=why):
+    with pytest.raises(JailError, match=error_pattern):
         read(extension, make())
     assert read(".txt", b"still here") == "still here"
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from modelyard.app import Modelyard
-from modelyard.app.knowledge import KnowledgeParts
+from modelyard.app.knowledge import KnowledgeServices
 from modelyard.base.errors import ModelyardError
 from modelyard.base.settings import Settings
 from modelyard.knowledge.datasets import Datasets
@@ -23,7 +23,7 @@ class Bench:
     """What tests work with."""
 
     yard: Modelyard
-    parts: KnowledgeParts
+    parts: KnowledgeServices
     embedder: HashEmbedder
     written: list[str] = field(default_factory=list[str])
 
@@ -32,14 +32,22 @@ class Bench:
         return self.parts.datasets
 
     async def dataset(self, name: str = "d", **settings: Any) -> Dataset:
-        return await self.datasets.create("default", name, settings=DatasetSettings(**settings))
+        return await self.datasets.create(
+            "default", name, settings=DatasetSettings(**settings)
+        )
 
-    async def add(self, dataset: Dataset, *texts: str, **how: Any) -> list[Document]:
-        added = await self.datasets.add_texts(dataset, [(f"n{at}", one) for at, one in enumerate(texts)], **how)
+    async def add(
+        self, dataset: Dataset, *texts: str, **options: Any
+    ) -> list[Document]:
+        added = await self.datasets.add_texts(
+            dataset,
+            [(f"n{index}", text) for index, text in enumerate(texts)],
+            **options,
+        )
         return await self.datasets.wait(dataset, added[0].batch, 60)
 
-    async def find(self, dataset: Dataset, query: str, **how: Any) -> Any:
-        return await self.datasets.search("default", [dataset.id], query, **how)
+    async def find(self, dataset: Dataset, query: str, **options: Any) -> Any:
+        return await self.datasets.search("default", [dataset.id], query, **options)
 
 
 @dataclass
@@ -53,19 +61,27 @@ class Models:
     async def rerank(self, tenant: str, model: str, query: str, docs: Any) -> Any:
         if self.error is not None:
             raise self.error
-        words = set(query.lower().split())
-        scored = [(at, len(words & set(one.lower().split())) / max(1, len(words))) for at, one in enumerate(docs)]
-        return sorted(scored, key=lambda one: -one[1])
+        query_terms = set(query.lower().split())
+        scored = [
+            (
+                index,
+                len(query_terms & set(doc.lower().split())) / max(1, len(query_terms)),
+            )
+            for index, doc in enumerate(docs)
+        ]
+        return sorted(scored, key=lambda pair: -pair[1])
 
     async def write(self, tenant: str, model: str, prompt: str) -> str:
         self.prompts.append(prompt)
         if self.error is not None:
             raise self.error
-        return next((answer for part, answer in self.answers.items() if part in prompt), "")
+        return next(
+            (answer for part, answer in self.answers.items() if part in prompt), ""
+        )
 
     async def talk(self, tenant: str, model: str, prompt: str) -> Any:
-        for piece in (await self.write(tenant, model, prompt)).split(" "):
-            yield piece + " "
+        for token in (await self.write(tenant, model, prompt)).split(" "):
+            yield token + " "
 
 
 Run = Callable[[Callable[[Bench], Awaitable[None]]], None]
@@ -74,13 +90,15 @@ Run = Callable[[Callable[[Bench], Awaitable[None]]], None]
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     def go(work: Callable[[Bench], Awaitable[None]], **changes: Any) -> None:
-        async def around() -> None:
-            settings = msgspec.convert({"home": str(tmp_path / "home"), **changes}, Settings)
+        async def run_work() -> None:
+            settings = msgspec.convert(
+                {"home": str(tmp_path / "home"), **changes}, Settings
+            )
             embedder = HashEmbedder()
             async with Modelyard(settings, environ={}, embedder=embedder) as yard:
                 parts = yard.knowledge
                 await work(Bench(yard, parts, embedder))
 
-        asyncio.run(around())
+        asyncio.run(run_work())
 
     return go

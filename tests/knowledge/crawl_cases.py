@@ -61,22 +61,41 @@ class Site:
         if request.path != "/robots.txt":
             host = request.headers.get("host", "")
             self.asked.append(
-                request.path if self.base.endswith(f"/{host}") else f"{host.partition(':')[0]}{request.path}"
+                request.path
+                if self.base.endswith(f"/{host}")
+                else f"{host.partition(':')[0]}{request.path}"
             )
         count = self._count[request.path] = self._count.get(request.path, -1) + 1
-        found = self._files.get(request.path, Reply(status=404))
-        reply = found(count) if callable(found) else found
+        configured_reply = self._files.get(request.path, Reply(status=404))
+        reply = (
+            configured_reply(count) if callable(configured_reply) else configured_reply
+        )
         return self._sent(request, reply if isinstance(reply, Reply) else Reply(reply))
 
     def _sent(self, request: UpstreamRequest, reply: Reply) -> Answer:
-        body = reply.body.replace("BASE", self.base).encode() if isinstance(reply.body, str) else reply.body
-        headers = {name: value.replace("BASE", self.base) for name, value in reply.headers.items()}
-        if (etag := headers.get("etag")) and request.headers.get("if-none-match") == etag:
+        body = (
+            reply.body.replace("BASE", self.base).encode()
+            if isinstance(reply.body, str)
+            else reply.body
+        )
+        headers = {
+            name: value.replace("BASE", self.base)
+            for name, value in reply.headers.items()
+        }
+        if (etag := headers.get("etag")) and request.headers.get(
+            "if-none-match"
+        ) == etag:
             return Answer(status=304, headers=headers)
-        if (modified := headers.get("last-modified")) and request.headers.get("if-modified-since") == modified:
+        if (modified := headers.get("last-modified")) and request.headers.get(
+            "if-modified-since"
+        ) == modified:
             return Answer(status=304, headers=headers)
-        kind = reply.kind or _kind_of(request.path, body)
-        return Answer(status=reply.status, headers={"content-type": kind, **headers}, body=body)
+        content_type = reply.kind or _kind_of(request.path, body)
+        return Answer(
+            status=reply.status,
+            headers={"content-type": content_type, **headers},
+            body=body,
+        )
 
 
 def _kind_of(path: str, body: bytes) -> str:
@@ -90,48 +109,76 @@ def html(body: str, head: str = "") -> str:
 
 
 def urlset(*entries: str) -> str:
-    return f'<?xml version="1.0" encoding="UTF-8"?><urlset {_SITEMAP}>' + "".join(entries) + "</urlset>"
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?><urlset {_SITEMAP}>'
+        + "".join(entries)
+        + "</urlset>"
+    )
 
 
-def rss(items: str, more: str = "") -> str:
-    return f'<rss version="2.0" {more}><channel><link>BASE/channel</link>{items}</channel></rss>'
+def rss(items: str, attributes: str = "") -> str:
+    return f'<rss version="2.0" {attributes}><channel><link>BASE/channel</link>{items}</channel></rss>'
 
 
-def atom(entries: str, more: str = "") -> str:
-    return f'<feed {_ATOM} {more}><link href="BASE/feed-page"/>{entries}</feed>'
+def atom(entries: str, attributes: str = "") -> str:
+    return f'<feed {_ATOM} {attributes}><link href="BASE/feed-page"/>{entries}</feed>'
 
 
 def page_of(name: str) -> str:
     return html(f"<p>This is {name}.</p>")
 
 
-def moved(to: str, status: int = 301) -> Reply:
+def redirect_reply(to: str, status: int = 301) -> Reply:
     return Reply(status=status, headers={"location": to})
 
 
-def _links(name: str, body: str, *asked: str, head: str = "", **more: Any) -> Case:
+def _html_case(
+    name: str, body: str, *paths: str, head: str = "", **fields: Any
+) -> Case:
     """A start page with this in it; whatever it leads to is a page without links."""
-    files = {"/": html(body, head)} | {one: page_of(one) for one in asked}
-    return Case(f"HTML: {name}", files, ["/", *asked], **more)
+    files = {"/": html(body, head)} | {path: page_of(path) for path in paths}
+    return Case(f"HTML: {name}", files, ["/", *paths], **fields)
 
 
-def _map(name: str, body: str | bytes | Reply, *asked: str, start: str = "/map.xml", **more: Any) -> Case:
-    files = {start: body} | {one: page_of(one) for one in asked} | more.pop("files", {})
-    return Case(f"sitemap: {name}", files, [start, *asked], how="sitemap", start=start, **more)
+def _sitemap_case(
+    name: str,
+    body: str | bytes | Reply,
+    *paths: str,
+    start: str = "/map.xml",
+    **fields: Any,
+) -> Case:
+    files = (
+        {start: body}
+        | {path: page_of(path) for path in paths}
+        | fields.pop("files", {})
+    )
+    return Case(
+        f"sitemap: {name}", files, [start, *paths], how="sitemap", start=start, **fields
+    )
 
 
-def _feed(name: str, body: str | bytes | Reply, *asked: str, start: str = "/feed", **more: Any) -> Case:
-    files = {start: body} | {one: page_of(one) for one in asked}
-    return Case(f"feed: {name}", files, [start, *asked], how="feed", start=start, **more)
+def _feed_case(
+    name: str,
+    body: str | bytes | Reply,
+    *paths: str,
+    start: str = "/feed",
+    **fields: Any,
+) -> Case:
+    files = {start: body} | {path: page_of(path) for path in paths}
+    return Case(
+        f"feed: {name}", files, [start, *paths], how="feed", start=start, **fields
+    )
 
 
-def _robots(name: str, robots: str | Reply | Callable[[int], Reply], *asked: str, **more: Any) -> Case:
+def _robots_case(
+    name: str, robots: str | Reply | Callable[[int], Reply], *paths: str, **fields: Any
+) -> Case:
     """A site with /a, /b/1 and /b/2."""
     files: Files = {
         "/robots.txt": robots, "/": html("<a href=/a>a</a><a href=/b/1>1</a><a href=/b/2>2</a>"),
         "/a": page_of("a"), "/b/1": page_of("one"), "/b/2": page_of("two"),
     }  # fmt: skip
-    return Case(f"robots: {name}", files, asked, **more)
+    return Case(f"robots: {name}", files, paths, **fields)
 
 
 _BARRED = "does not let modelyard read"
@@ -139,47 +186,73 @@ _ALL = ("/", "/a", "/b/1", "/b/2")
 _DAY = "Mon, 02 Nov 2026 10:00:00 GMT"
 
 HTML = (
-    _links("an address without quotes", "<a href=/unquoted>x</a>", "/unquoted"),
-    _links("a comment", '<!-- <a href="/commented"> --><a href="/b">x</a>', "/b"),
-    _links("entities, once", '<a href="/q?a=1&amp;b=2">x</a>', "/q?a=1&b=2"),
-    _links("entities twice written", '<a href="/q?a=1&amp;amp;b=2">x</a>', "/q?a=1&amp;b=2"),
-    _links("an ampersand by itself", '<a href="/q?a=1&b=2&copy=3">x</a>', "/q?a=1&b=2&copy=3"),
-    _links("a numeric entity", '<a href="/q&#x2F;r&#47;s">x</a>', "/q/r/s"),
-    _links("area", '<map><area href="/area"></map>', "/area"),
-    _links("base", '<a href="x">x</a><a href="/y">y</a>', "/docs/x", "/y", head='<base href="BASE/docs/">'),
-    _links("a base that is relative", '<a href="x">x</a>', "/docs/x", head='<base href="docs/">'),
-    _links("the first base", '<a href="x">x</a>', "/one/x", head='<base href="/one/"><base href="/two/">'),
-    _links(
+    _html_case("an address without quotes", "<a href=/unquoted>x</a>", "/unquoted"),
+    _html_case("a comment", '<!-- <a href="/commented"> --><a href="/b">x</a>', "/b"),
+    _html_case("entities, once", '<a href="/q?a=1&amp;b=2">x</a>', "/q?a=1&b=2"),
+    _html_case(
+        "entities twice written", '<a href="/q?a=1&amp;amp;b=2">x</a>', "/q?a=1&amp;b=2"
+    ),
+    _html_case(
+        "an ampersand by itself",
+        '<a href="/q?a=1&b=2&copy=3">x</a>',
+        "/q?a=1&b=2&copy=3",
+    ),
+    _html_case("a numeric entity", '<a href="/q&#x2F;r&#47;s">x</a>', "/q/r/s"),
+    _html_case("area", '<map><area href="/area"></map>', "/area"),
+    _html_case(
+        "base",
+        '<a href="x">x</a><a href="/y">y</a>',
+        "/docs/x",
+        "/y",
+        head='<base href="BASE/docs/">',
+    ),
+    _html_case(
+        "a base that is relative",
+        '<a href="x">x</a>',
+        "/docs/x",
+        head='<base href="docs/">',
+    ),
+    _html_case(
+        "the first base",
+        '<a href="x">x</a>',
+        "/one/x",
+        head='<base href="/one/"><base href="/two/">',
+    ),
+    _html_case(
         "a base on another site",
         '<a href="x">x</a><a href="BASE/y">y</a>',
         "/y",
         head='<base href="http://localhost:1/">',
     ),
-    _links(
+    _html_case(
         "nofollow",
         '<a rel="nofollow" href="/no">x</a><a rel="noopener NoFollow" href="/no2">x</a><a rel=noopener href="/yes">x</a>',
         "/yes",
     ),
-    _links(
+    _html_case(
         "nofollow, followed where that is set",
         '<a rel="nofollow" href="/no">x</a>',
         "/no",
         manners={"follows_nofollow": True},
     ),
-    _links(
+    _html_case(
         "meta robots nofollow",
         '<a href="/no">x</a>',
         head='<meta name="ROBOTS" content="index, NoFollow">',
         documents=1,
     ),
-    _links(
+    _html_case(
         "meta for another crawler",
         '<a href="/yes">x</a>',
         "/yes",
         head='<meta name="otherbot" content="noindex, nofollow">',
     ),
-    _links("meta for this crawler", '<a href="/no">x</a>', head='<meta name="modelyard" content="nofollow">'),
-    _links(
+    _html_case(
+        "meta for this crawler",
+        '<a href="/no">x</a>',
+        head='<meta name="modelyard" content="nofollow">',
+    ),
+    _html_case(
         "noindex",
         '<a href="/b">x</a>',
         "/b",
@@ -187,41 +260,60 @@ HTML = (
         documents=1,
         left_out=["noindex"],
     ),
-    _links("none", '<a href="/b">x</a>', head='<meta name="robots" content="none">', documents=0, left_out=["noindex"]),
-    _links(
+    _html_case(
+        "none",
+        '<a href="/b">x</a>',
+        head='<meta name="robots" content="none">',
+        documents=0,
+        left_out=["noindex"],
+    ),
+    _html_case(
         "scripts, styles and areas of text",
         "<script>var a = \"<a href='/script'>\";</script><style><a href=/style></style><textarea><a href=/text></textarea><template><a href=/template></template><a href=/b>x</a>",
         "/b",
     ),
-    _links(
+    _html_case(
         "attributes of other names",
         """<a data-href="/data" title='href="/title"'>x</a><a href="/b" href="/second">x</a>""",
         "/b",
     ),
-    _links("a sign that ends a tag", '<a title="a > b" href="/b">x</a>', "/b"),
-    _links("spaces and line breaks", '<a href=" /a b\n">x</a><a href="/c\nd">x</a>', "/a%20b", "/cd"),
-    _links("backslashes", r'<a href="\win\b">x</a>', "/win/b"),
-    _links(
+    _html_case("a sign that ends a tag", '<a title="a > b" href="/b">x</a>', "/b"),
+    _html_case(
+        "spaces and line breaks",
+        '<a href=" /a b\n">x</a><a href="/c\nd">x</a>',
+        "/a%20b",
+        "/cd",
+    ),
+    _html_case("backslashes", r'<a href="\win\b">x</a>', "/win/b"),
+    _html_case(
         "other schemes",
         '<a href="mailto:a@b.example">x</a><a href="javascript:go()">x</a><a href="tel:1">x</a><a href="data:text/html,x">x</a><a href="#top">x</a><a href="">x</a>',
     ),
-    _links("capitals", '<A HREF="/b">x</A>', "/b"),
-    _links(
+    _html_case("capitals", '<A HREF="/b">x</A>', "/b"),
+    _html_case(
         "an address that cannot be read",
         '<a href="http://[::1">x</a><a href="http://h:99999/">x</a><a href="/b">x</a>',
         "/b",
     ),
-    _links(
+    _html_case(
         "the same page, spelt otherwise",
         '<a href="/a">x</a><a href="/a#part">x</a><a href="/./b/../a">x</a><a href="/%61">x</a><a href="BASE/a">x</a><a href="/c%2fd">x</a><a href="/c%2Fd">x</a><a href="?">x</a>',
         "/a",
         "/c%2fd",
     ),
-    _links("letters of other languages", '<a href="/straße?q=grün">x</a>', "/stra%C3%9Fe?q=gr%C3%BCn"),
+    _html_case(
+        "letters of other languages",
+        '<a href="/straße?q=grün">x</a>',
+        "/stra%C3%9Fe?q=gr%C3%BCn",
+    ),
     Case(
         "HTML: windows-1251, said by the page",
         {
-            "/": Reply(html('<a href="/д?q=д">x</a>', "<meta charset=windows-1251>").encode("cp1251")),
+            "/": Reply(
+                html('<a href="/д?q=д">x</a>', "<meta charset=windows-1251>").encode(
+                    "cp1251"
+                )
+            ),
             "/%D0%B4?q=%E4": page_of("x"),
         },
         ["/", "/%D0%B4?q=%E4"],
@@ -229,7 +321,10 @@ HTML = (
     Case(
         "HTML: windows-1251, said by the header",
         {
-            "/": Reply(html('<a href="/д">x</a>').encode("cp1251"), "text/html; charset=windows-1251"),
+            "/": Reply(
+                html('<a href="/д">x</a>').encode("cp1251"),
+                "text/html; charset=windows-1251",
+            ),
             "/%D0%B4": page_of("x"),
         },
         ["/", "/%D0%B4"],
@@ -238,17 +333,28 @@ HTML = (
         "HTML: an encoding that takes hours",
         {
             "/": Reply(
-                html(f'<a href="/x?q={"ü" * 500}">x</a><a href=/b>x</a>', "<meta charset=punycode>").encode("latin-1")
+                html(
+                    f'<a href="/x?q={"ü" * 500}">x</a><a href=/b>x</a>',
+                    "<meta charset=punycode>",
+                ).encode("latin-1")
             ),
             "/b": page_of("b"),
         },
         ["/", "/x?q=" + "%FC" * 500, "/b"],
         left_out=["404"],
     ),
-    Case("HTML: UTF-16", {"/": Reply(html('<a href="/b">x</a>').encode("utf-16")), "/b": page_of("x")}, ["/", "/b"]),
+    Case(
+        "HTML: UTF-16",
+        {"/": Reply(html('<a href="/b">x</a>').encode("utf-16")), "/b": page_of("x")},
+        ["/", "/b"],
+    ),
     Case(
         "HTML: the header X-Robots-Tag",
-        {"/": Reply(html("<a href=/no>x</a>"), headers={"x-robots-tag": "noindex, nofollow"})},
+        {
+            "/": Reply(
+                html("<a href=/no>x</a>"), headers={"x-robots-tag": "noindex, nofollow"}
+            )
+        },
         ["/"],
         left_out=["noindex"],
         documents=0,
@@ -256,7 +362,10 @@ HTML = (
     Case(
         "HTML: X-Robots-Tag for another crawler",
         {
-            "/": Reply(html("<a href=/b>x</a>"), headers={"x-robots-tag": "otherbot: noindex, nofollow"}),
+            "/": Reply(
+                html("<a href=/b>x</a>"),
+                headers={"x-robots-tag": "otherbot: noindex, nofollow"},
+            ),
             "/b": page_of("b"),
         },
         ["/", "/b"],
@@ -285,36 +394,60 @@ HTML = (
     Case(
         "HTML: another site",
         {
-            "/": html('<a href="http://localhost:1/x">x</a><a href="//other.example/">x</a><a href=/b>x</a>'),
+            "/": html(
+                '<a href="http://localhost:1/x">x</a><a href="//other.example/">x</a><a href=/b>x</a>'
+            ),
             "/b": page_of("b"),
         },
         ["/", "/b"],
     ),
     Case(
         "HTML: a document that is none",
-        {"/": html("<a href=/f.txt>x</a>"), "/f.txt": Reply('See <a href="/inside">.', "text/plain")},
+        {
+            "/": html("<a href=/f.txt>x</a>"),
+            "/f.txt": Reply('See <a href="/inside">.', "text/plain"),
+        },
         ["/", "/f.txt"],
     ),
 )
 
 SITEMAPS = (
-    _map("entities", urlset("<url><loc>BASE/p?a=1&amp;b=2</loc></url>"), "/p?a=1&b=2"),
-    _map("CDATA", urlset("<url><loc><![CDATA[BASE/cd?a=1&b=2]]></loc></url>"), "/cd?a=1&b=2"),
-    _map("spaces around", urlset("<url><loc>\n  BASE/a\n </loc></url>"), "/a"),
-    _map("a comment", urlset("<!-- <url><loc>BASE/no</loc></url> --><url><loc>BASE/<!-- x -->a</loc></url>"), "/a"),
-    _map("no namespace, relative", "<urlset><url><loc>/a</loc></url></urlset>", "/a"),
-    _map(
+    _sitemap_case(
+        "entities", urlset("<url><loc>BASE/p?a=1&amp;b=2</loc></url>"), "/p?a=1&b=2"
+    ),
+    _sitemap_case(
+        "CDATA",
+        urlset("<url><loc><![CDATA[BASE/cd?a=1&b=2]]></loc></url>"),
+        "/cd?a=1&b=2",
+    ),
+    _sitemap_case("spaces around", urlset("<url><loc>\n  BASE/a\n </loc></url>"), "/a"),
+    _sitemap_case(
+        "a comment",
+        urlset(
+            "<!-- <url><loc>BASE/no</loc></url> --><url><loc>BASE/<!-- x -->a</loc></url>"
+        ),
+        "/a",
+    ),
+    _sitemap_case(
+        "no namespace, relative", "<urlset><url><loc>/a</loc></url></urlset>", "/a"
+    ),
+    _sitemap_case(
         "a prefix",
         f"<s:urlset {_SITEMAP.replace('xmlns', 'xmlns:s')}><s:url><s:loc>BASE/a</s:loc></s:url></s:urlset>",
         "/a",
     ),
-    _map(
+    _sitemap_case(
         "pictures beside",
         f'<urlset {_SITEMAP} xmlns:image="http://www.google.com/schemas/sitemap-image/1.1"><url><image:image><image:loc>BASE/i.png</image:loc></image:image><loc>BASE/a</loc></url></urlset>',
         "/a",
     ),
-    _map("gzip", gzip.compress(b"<urlset><url><loc>/a</loc></url></urlset>"), "/a", start="/map.xml.gz"),
-    _map(
+    _sitemap_case(
+        "gzip",
+        gzip.compress(b"<urlset><url><loc>/a</loc></url></urlset>"),
+        "/a",
+        start="/map.xml.gz",
+    ),
+    _sitemap_case(
         "gzip, sent as gzip",
         Reply(
             gzip.compress(gzip.compress(b"<urlset><url><loc>/a</loc></url></urlset>")),
@@ -324,80 +457,121 @@ SITEMAPS = (
         "/a",
         start="/map.xml.gz",
     ),
-    _map(
+    _sitemap_case(
         "a gzip bomb",
         gzip.compress(b"<urlset>" + b" " * (60 << 20)),
         start="/map.xml.gz",
         error="unpacks to more than 50 MB",
     ),
-    _map(
+    _sitemap_case(
         "UTF-16 with a declaration",
-        '<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>'.encode("utf-16"),
+        '<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>'.encode(
+            "utf-16"
+        ),
         "/a",
     ),
-    _map(
+    _sitemap_case(
         "UTF-16, big end first",
         b"\xfe\xff"
-        + '<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>'.encode("utf-16-be"),
+        + '<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>'.encode(
+            "utf-16-be"
+        ),
         "/a",
     ),
-    _map(
+    _sitemap_case(
         "UTF-16 without a mark",
-        '<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>'.encode("utf-16-le"),
+        '<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>'.encode(
+            "utf-16-le"
+        ),
         "/a",
     ),
-    _map(
+    _sitemap_case(
         "UTF-8 with a mark",
-        b"\xef\xbb\xbf" + b'<?xml version="1.0" encoding="UTF-8"?><urlset><url><loc>/a</loc></url></urlset>',
+        b"\xef\xbb\xbf"
+        + b'<?xml version="1.0" encoding="UTF-8"?><urlset><url><loc>/a</loc></url></urlset>',
         "/a",
     ),
-    _map(
+    _sitemap_case(
         "UTF-8 that says UTF-16",
         b'<?xml version="1.0" encoding="UTF-16"?><urlset><url><loc>/a</loc></url></urlset>',
         "/a",
     ),
-    _map(
+    _sitemap_case(
         "Latin-1 by its declaration",
-        '<?xml version="1.0" encoding="ISO-8859-1"?><urlset><url><loc>/é</loc></url></urlset>'.encode("latin-1"),
+        '<?xml version="1.0" encoding="ISO-8859-1"?><urlset><url><loc>/é</loc></url></urlset>'.encode(
+            "latin-1"
+        ),
         "/%C3%A9",
     ),
-    _map(
+    _sitemap_case(
         "Latin-1 by its header",
-        Reply("<urlset><url><loc>/é</loc></url></urlset>".encode("latin-1"), "text/xml; charset=iso-8859-1"),
+        Reply(
+            "<urlset><url><loc>/é</loc></url></urlset>".encode("latin-1"),
+            "text/xml; charset=iso-8859-1",
+        ),
         "/%C3%A9",
     ),
-    _map("an ampersand by itself", urlset("<url><loc>BASE/p?a=1&b=2</loc></url>"), "/p?a=1&b=2"),
-    _map("a space before the declaration", "\n " + urlset("<url><loc>BASE/a</loc></url>"), "/a"),
-    _map(
+    _sitemap_case(
+        "an ampersand by itself",
+        urlset("<url><loc>BASE/p?a=1&b=2</loc></url>"),
+        "/p?a=1&b=2",
+    ),
+    _sitemap_case(
+        "a space before the declaration",
+        "\n " + urlset("<url><loc>BASE/a</loc></url>"),
+        "/a",
+    ),
+    _sitemap_case(
         "an entity that reads a file",
         '<!DOCTYPE urlset [<!ENTITY f SYSTEM "file:///etc/passwd">]><urlset><url><loc>BASE/&f;</loc></url><url><loc>BASE/a</loc></url></urlset>',
         "/a",
     ),
-    _map(
+    _sitemap_case(
         "a billion laughs",
         "<!DOCTYPE urlset [<!ENTITY a0 'ha'>"
-        + "".join(f"<!ENTITY a{at} '{f'&a{at - 1};' * 10}'>" for at in range(1, 10))
+        + "".join(
+            f"<!ENTITY a{index} '{f'&a{index - 1};' * 10}'>" for index in range(1, 10)
+        )
         + "]><urlset><url><loc>BASE/&a9;</loc></url></urlset>",
         error="is no sitemap",
     ),
-    _map(
+    _sitemap_case(
         "an entity of its own",
         "<!DOCTYPE urlset [<!ENTITY h 'x'>]><urlset><url><loc>BASE/&h;</loc></url><url><loc>BASE/a</loc></url></urlset>",
         "/a",
     ),
-    _map("lines of text", Reply("BASE/a\nBASE/b\n", "text/plain"), "/a", "/b", start="/map.txt"),
-    _map("a feed as a sitemap", rss("<item><link>BASE/a</link></item>"), "/a"),
-    _map("a page that is none", html("<a href=/a>x</a>"), error="is no sitemap"),
-    _map("an address twice", urlset("<url><loc>BASE/a</loc></url>", "<url><loc>BASE/a#x</loc></url>"), "/a"),
-    _map(
+    _sitemap_case(
+        "lines of text",
+        Reply("BASE/a\nBASE/b\n", "text/plain"),
+        "/a",
+        "/b",
+        start="/map.txt",
+    ),
+    _sitemap_case("a feed as a sitemap", rss("<item><link>BASE/a</link></item>"), "/a"),
+    _sitemap_case(
+        "a page that is none", html("<a href=/a>x</a>"), error="is no sitemap"
+    ),
+    _sitemap_case(
+        "an address twice",
+        urlset("<url><loc>BASE/a</loc></url>", "<url><loc>BASE/a#x</loc></url>"),
+        "/a",
+    ),
+    _sitemap_case(
         "an address of no web",
-        urlset("<url><loc>ftp://x.example/</loc></url>", "<url><loc>BASE/a</loc></url>"),
+        urlset(
+            "<url><loc>ftp://x.example/</loc></url>", "<url><loc>BASE/a</loc></url>"
+        ),
         "/a",
         left_out=["no address of the web"],
     ),
-    _map(
+    _sitemap_case(
         "too many entries",
-        urlset(*(f"<url><loc>BASE/{'a' if at % 2 else 'b'}</loc></url>" for at in range(50_001))),
+        urlset(
+            *(
+                f"<url><loc>BASE/{'a' if index % 2 else 'b'}</loc></url>"
+                for index in range(50_001)
+            )
+        ),
         "/b",
         "/a",
         left_out=["more than 50,000"],
@@ -452,15 +626,25 @@ SITEMAPS = (
 )
 
 FEEDS = (
-    _feed("RSS, CDATA", rss("<item><link><![CDATA[BASE/1?u=1&v=2]]></link></item>"), "/1?u=1&v=2"),
-    _feed("RSS, entities", rss("<item><link>BASE/2?a=1&amp;b=2</link></item>"), "/2?a=1&b=2"),
-    _feed(
+    _feed_case(
+        "RSS, CDATA",
+        rss("<item><link><![CDATA[BASE/1?u=1&v=2]]></link></item>"),
+        "/1?u=1&v=2",
+    ),
+    _feed_case(
+        "RSS, entities",
+        rss("<item><link>BASE/2?a=1&amp;b=2</link></item>"),
+        "/2?a=1&b=2",
+    ),
+    _feed_case(
         "RSS, guid",
-        rss("<item><guid>BASE/g</guid></item><item><guid isPermaLink='true'>BASE/h</guid></item>"),
+        rss(
+            "<item><guid>BASE/g</guid></item><item><guid isPermaLink='true'>BASE/h</guid></item>"
+        ),
         "/g",
         "/h",
     ),
-    _feed(
+    _feed_case(
         "RSS, a guid that is no address",
         rss(
             "<item><guid isPermaLink='false'>BASE/no</guid></item><item><guid>tag:1</guid></item><item><guid isPermaLink='false'>1</guid><link>BASE/a</link></item>"
@@ -468,8 +652,12 @@ FEEDS = (
         "/a",
         left_out=["leads to no page", "leads to no page"],
     ),
-    _feed("RSS, link before guid", rss("<item><guid>BASE/g</guid><link>BASE/a</link></item>"), "/a"),
-    _feed(
+    _feed_case(
+        "RSS, link before guid",
+        rss("<item><guid>BASE/g</guid><link>BASE/a</link></item>"),
+        "/a",
+    ),
+    _feed_case(
         "RSS with Atom's self",
         rss(
             '<item><atom:link rel="self" href="BASE/self"/><link>BASE/a</link></item>',
@@ -477,72 +665,103 @@ FEEDS = (
         ),
         "/a",
     ),
-    _feed("RSS, a comment", rss("<item><!-- <link>BASE/no</link> --><link>BASE/a</link></item>"), "/a"),
-    _feed(
-        "RSS, enclosure and source",
-        rss('<item><enclosure url="BASE/e.mp3"/><source url="BASE/s"/><link>BASE/a</link></item>'),
+    _feed_case(
+        "RSS, a comment",
+        rss("<item><!-- <link>BASE/no</link> --><link>BASE/a</link></item>"),
         "/a",
     ),
-    _feed(
+    _feed_case(
+        "RSS, enclosure and source",
+        rss(
+            '<item><enclosure url="BASE/e.mp3"/><source url="BASE/s"/><link>BASE/a</link></item>'
+        ),
+        "/a",
+    ),
+    _feed_case(
         "RSS, markup in a description",
         rss(
             "<item><description>&lt;link&gt;BASE/no&lt;/link&gt;<![CDATA[<item><link>BASE/no2</link></item>]]></description><link>BASE/a</link></item>"
         ),
         "/a",
     ),
-    _feed("RSS, HTML's entities", rss("<item><title>a&nbsp;&eacute;</title><link>BASE/a</link></item>"), "/a"),
-    _feed("RSS, an ampersand by itself", rss("<item><link>BASE/a?x=1&y=2</link></item>"), "/a?x=1&y=2"),
-    _feed(
+    _feed_case(
+        "RSS, HTML's entities",
+        rss("<item><title>a&nbsp;&eacute;</title><link>BASE/a</link></item>"),
+        "/a",
+    ),
+    _feed_case(
+        "RSS, an ampersand by itself",
+        rss("<item><link>BASE/a?x=1&y=2</link></item>"),
+        "/a?x=1&y=2",
+    ),
+    _feed_case(
         "RSS, relative with xml:base",
         rss('<item xml:base="BASE/deep/"><link>a</link></item>', 'xml:base="BASE/x/"'),
         "/deep/a",
     ),
-    _feed(
+    _feed_case(
         "RSS 1.0",
         f'<rdf:RDF {_RDF}><channel rdf:about="BASE/"><link>BASE/c</link></channel><item rdf:about="BASE/about"><link>BASE/a</link></item><item rdf:about="BASE/b"><title>b</title></item></rdf:RDF>',
         "/a",
         "/b",
     ),
-    _feed(
+    _feed_case(
         "Atom, alternate",
-        atom('<entry><link rel="self" href="BASE/self"/><link rel="alternate" href="BASE/page"/></entry>'),
+        atom(
+            '<entry><link rel="self" href="BASE/self"/><link rel="alternate" href="BASE/page"/></entry>'
+        ),
         "/page",
     ),
-    _feed("Atom, no rel", atom('<entry><link rel="enclosure" href="BASE/e.mp3"/><link href="BASE/a"/></entry>'), "/a"),
-    _feed(
+    _feed_case(
+        "Atom, no rel",
+        atom(
+            '<entry><link rel="enclosure" href="BASE/e.mp3"/><link href="BASE/a"/></entry>'
+        ),
+        "/a",
+    ),
+    _feed_case(
         "Atom, a page before other forms",
         atom(
             '<entry><link rel="alternate" type="application/pdf" href="BASE/p.pdf"/><link rel="alternate" type="text/html" href="BASE/a"/></entry>'
         ),
         "/a",
     ),
-    _feed(
+    _feed_case(
         "Atom, self alone",
-        atom('<entry><id>BASE/id</id><link rel="self" href="BASE/self"/></entry><entry><link href="BASE/a"/></entry>'),
+        atom(
+            '<entry><id>BASE/id</id><link rel="self" href="BASE/self"/></entry><entry><link href="BASE/a"/></entry>'
+        ),
         "/a",
         left_out=["leads to no page"],
     ),
-    _feed(
+    _feed_case(
         "Atom, the relation as an address",
-        atom('<entry><link rel="http://www.iana.org/assignments/relation/alternate" href="BASE/a"/></entry>'),
+        atom(
+            '<entry><link rel="http://www.iana.org/assignments/relation/alternate" href="BASE/a"/></entry>'
+        ),
         "/a",
     ),
-    _feed(
+    _feed_case(
         "Atom, xml:base",
-        atom('<entry xml:base="c/"><link href="d?a=1&amp;b=2"/></entry>', 'xml:base="BASE/b/"'),
+        atom(
+            '<entry xml:base="c/"><link href="d?a=1&amp;b=2"/></entry>',
+            'xml:base="BASE/b/"',
+        ),
         "/b/c/d?a=1&b=2",
     ),
-    _feed(
+    _feed_case(
         "Atom, a source within",
-        atom('<entry><source><link href="BASE/source"/></source><link href="BASE/a"/></entry>'),
+        atom(
+            '<entry><source><link href="BASE/source"/></source><link href="BASE/a"/></entry>'
+        ),
         "/a",
     ),
-    _feed(
+    _feed_case(
         "Atom, a prefix",
         '<a:feed xmlns:a="http://www.w3.org/2005/Atom"><a:entry><a:link href="BASE/a"/></a:entry></a:feed>',
         "/a",
     ),
-    _feed(
+    _feed_case(
         "UTF-16",
         (
             '<?xml version="1.0" encoding="utf-16"?>'
@@ -550,20 +769,39 @@ FEEDS = (
         ).encode("utf-16"),
         "/a",
     ),
-    _feed("gone", Reply(status=410), error="status 410"),
-    _feed("none", rss(""), error="no RSS or Atom feed with entries"),
-    _feed("a page", html("<a href=/a>x</a>"), error="no RSS or Atom feed"),
+    _feed_case("gone", Reply(status=410), error="status 410"),
+    _feed_case("none", rss(""), error="no RSS or Atom feed with entries"),
+    _feed_case("a page", html("<a href=/a>x</a>"), error="no RSS or Atom feed"),
 )
 
 ROBOTS = (
-    _robots("everything", "User-agent: *\nDisallow: /", error=_BARRED),
-    _robots("a folder", "User-agent: *\nDisallow: /b/", "/", "/a", left_out=[_BARRED, _BARRED]),
-    _robots("the longest match", "User-agent: *\nDisallow: /b/\nAllow: /b/2", "/", "/a", "/b/2", left_out=[_BARRED]),
-    _robots("as long: allowed", "User-agent: *\nDisallow: /b/1\nAllow: /b/1", *_ALL),
-    _robots(
-        "signs for many", "User-agent: *\nDisallow: /*/1$\nDisallow: /a$", "/", "/b/2", left_out=[_BARRED, _BARRED]
+    _robots_case("everything", "User-agent: *\nDisallow: /", error=_BARRED),
+    _robots_case(
+        "a folder",
+        "User-agent: *\nDisallow: /b/",
+        "/",
+        "/a",
+        left_out=[_BARRED, _BARRED],
     ),
-    _robots(
+    _robots_case(
+        "the longest match",
+        "User-agent: *\nDisallow: /b/\nAllow: /b/2",
+        "/",
+        "/a",
+        "/b/2",
+        left_out=[_BARRED],
+    ),
+    _robots_case(
+        "as long: allowed", "User-agent: *\nDisallow: /b/1\nAllow: /b/1", *_ALL
+    ),
+    _robots_case(
+        "signs for many",
+        "User-agent: *\nDisallow: /*/1$\nDisallow: /a$",
+        "/",
+        "/b/2",
+        left_out=[_BARRED, _BARRED],
+    ),
+    _robots_case(
         "its own group alone",
         "User-agent: *\nDisallow: /\n\nUser-agent: Modelyard\nDisallow: /a",
         "/",
@@ -571,14 +809,14 @@ ROBOTS = (
         "/b/2",
         left_out=[_BARRED],
     ),
-    _robots(
+    _robots_case(
         "two groups of its own",
         "User-agent: modelyard\nDisallow: /a\n\nUser-agent: x\nDisallow: /\n\nUser-agent: modelyard\nDisallow: /b/1",
         "/",
         "/b/2",
         left_out=[_BARRED, _BARRED],
     ),
-    _robots(
+    _robots_case(
         "a group for several",
         "User-agent: x\nUser-agent: modelyard\nDisallow: /a",
         "/",
@@ -586,20 +824,36 @@ ROBOTS = (
         "/b/2",
         left_out=[_BARRED],
     ),
-    _robots(
+    _robots_case(
         "a group for another of a like name",
         "User-agent: model\nDisallow: /\n\nUser-agent: modelyard-images\nDisallow: /",
         *_ALL,
     ),
-    _robots("with a version", "User-agent: modelyard/2.0\nDisallow: /a", "/", "/b/1", "/b/2", left_out=[_BARRED]),
-    _robots("an empty rule, a comment, a mark", "\ufeffUser-agent: * # all\r\nDisallow:\r\n", *_ALL),
-    _robots("not there", Reply(status=404), *_ALL),
-    _robots("forbidden", Reply("User-agent: *\nDisallow: /", status=403), *_ALL),
-    _robots("broken", Reply(status=500), error="cannot be had.*status 500"),
-    _robots("out of order", Reply(status=503), error="cannot be had.*status 503"),
-    _robots("moved", moved("/elsewhere.txt"), "/elsewhere.txt", *_ALL),
-    _robots("ignored on one's own site", "User-agent: *\nDisallow: /", *_ALL, manners={"own_sites": True}),
-    _robots(
+    _robots_case(
+        "with a version",
+        "User-agent: modelyard/2.0\nDisallow: /a",
+        "/",
+        "/b/1",
+        "/b/2",
+        left_out=[_BARRED],
+    ),
+    _robots_case(
+        "an empty rule, a comment, a mark",
+        "\ufeffUser-agent: * # all\r\nDisallow:\r\n",
+        *_ALL,
+    ),
+    _robots_case("not there", Reply(status=404), *_ALL),
+    _robots_case("forbidden", Reply("User-agent: *\nDisallow: /", status=403), *_ALL),
+    _robots_case("broken", Reply(status=500), error="cannot be had.*status 500"),
+    _robots_case("out of order", Reply(status=503), error="cannot be had.*status 503"),
+    _robots_case("moved", redirect_reply("/elsewhere.txt"), "/elsewhere.txt", *_ALL),
+    _robots_case(
+        "ignored on one's own site",
+        "User-agent: *\nDisallow: /",
+        *_ALL,
+        manners={"own_sites": True},
+    ),
+    _robots_case(
         "read once a day",
         lambda count: Reply("" if count == 0 else "User-agent: *\nDisallow: /"),
         *_ALL,
@@ -608,7 +862,11 @@ ROBOTS = (
     ),
     Case(
         "robots: where a redirect leads",
-        {"/robots.txt": "User-agent: *\nDisallow: /secret", "/": html("<a href=/a>x</a>"), "/a": moved("/secret/a")},
+        {
+            "/robots.txt": "User-agent: *\nDisallow: /secret",
+            "/": html("<a href=/a>x</a>"),
+            "/a": redirect_reply("/secret/a"),
+        },
         ["/", "/a"],
         left_out=[_BARRED],
     ),
@@ -616,7 +874,9 @@ ROBOTS = (
         "robots: of a sitemap's pages",
         {
             "/robots.txt": "User-agent: *\nDisallow: /a",
-            "/map.xml": urlset("<url><loc>BASE/a</loc></url>", "<url><loc>BASE/b</loc></url>"),
+            "/map.xml": urlset(
+                "<url><loc>BASE/a</loc></url>", "<url><loc>BASE/b</loc></url>"
+            ),
             "/b": page_of("b"),
         },
         ["/map.xml", "/b"],
@@ -634,13 +894,13 @@ ROBOTS = (
     ),
 )
 
-MANNERS = (
+BEHAVIOUR_CASES = (
     Case(
         "redirect: within the site, seen once",
         {
             "/": html("<a href=/old>x</a><a href=/new>x</a><a href=/older>x</a>"),
-            "/old": moved("/new"),
-            "/older": moved("BASE/new#x", 302),
+            "/old": redirect_reply("/new"),
+            "/older": redirect_reply("BASE/new#x", 302),
             "/new": page_of("new"),
         },
         ["/", "/old", "/new", "/older"],
@@ -648,38 +908,47 @@ MANNERS = (
     ),
     Case(
         "redirect: from one spelling to another",
-        {"/": html("<a href=/%7Eann>x</a>"), "/%7Eann": moved("/~ann"), "/~ann": page_of("ann")},
+        {
+            "/": html("<a href=/%7Eann>x</a>"),
+            "/%7Eann": redirect_reply("/~ann"),
+            "/~ann": page_of("ann"),
+        },
         ["/", "/%7Eann", "/~ann"],
         documents=2,
     ),
     Case(
         "redirect: in a circle",
-        {"/": html("<a href=/x>x</a>"), "/x": moved("/x")},
+        {"/": html("<a href=/x>x</a>"), "/x": redirect_reply("/x")},
         ["/", *["/x"] * 6],
         left_out=["redirects more than 5 times"],
     ),
     Case(
         "redirect: to another site",
-        {"/": html("<a href=/x>x</a>"), "/x": moved("http://localhost:1/")},
+        {"/": html("<a href=/x>x</a>"), "/x": redirect_reply("http://localhost:1/")},
         ["/", "/x"],
         left_out=["another site"],
     ),
-    Case("redirect: the start to another site", {"/": moved("http://localhost:1/")}, ["/"], error="another site"),
+    Case(
+        "redirect: the start to another site",
+        {"/": redirect_reply("http://localhost:1/")},
+        ["/"],
+        error="another site",
+    ),
     Case(
         "redirect: to no address",
-        {"/": html("<a href=/x>x</a>"), "/x": moved("javascript:x")},
+        {"/": html("<a href=/x>x</a>"), "/x": redirect_reply("javascript:x")},
         ["/", "/x"],
         left_out=["no address of the web"],
     ),
     Case(
         "failures: counted, with reasons",
         {
-            "/": html("".join(f"<a href=/{at}>x</a>" for at in range(12))),
+            "/": html("".join(f"<a href=/{index}>x</a>" for index in range(12))),
             "/3": Reply(status=500),
             "/4": page_of("four"),
             "/5": Reply(b"\0\1\2\3", "application/octet-stream"),
         },
-        ["/", *(f"/{at}" for at in range(12))],
+        ["/", *(f"/{index}" for index in range(12))],
         left_out=[*["404"] * 3, "500", "neither text nor", *["404"] * 6],
         documents=2,
     ),
@@ -692,14 +961,24 @@ MANNERS = (
     Case("failures: the first page", {}, ["/"], error="status 404"),
     Case(
         "failures: nothing is deleted for a page that is away",
-        {"/": html("<a href=/a>x</a>"), "/a": lambda count: Reply(page_of("a")) if count == 0 else Reply(status=500)},
+        {
+            "/": html("<a href=/a>x</a>"),
+            "/a": lambda count: (
+                Reply(page_of("a")) if count == 0 else Reply(status=500)
+            ),
+        },
         ["/", "/a"],
         again=["/", "/a"],
         counts={"added": 0, "changed": 0, "deleted": 0, "same": 1},
     ),
     Case(
         "failures: a page that is gone is deleted",
-        {"/": html("<a href=/a>x</a>"), "/a": lambda count: Reply(page_of("a")) if count == 0 else Reply(status=410)},
+        {
+            "/": html("<a href=/a>x</a>"),
+            "/a": lambda count: (
+                Reply(page_of("a")) if count == 0 else Reply(status=410)
+            ),
+        },
         ["/", "/a"],
         again=["/", "/a"],
         counts={"added": 0, "changed": 0, "deleted": 1, "same": 1},
@@ -716,7 +995,10 @@ MANNERS = (
     ),
     Case(
         "again: Last-Modified",
-        {"/": Reply(html("<a href=/a>x</a>"), headers={"last-modified": _DAY}), "/a": page_of("a")},
+        {
+            "/": Reply(html("<a href=/a>x</a>"), headers={"last-modified": _DAY}),
+            "/a": page_of("a"),
+        },
         ["/", "/a"],
         again=["/", "/a"],
         counts={"added": 0, "changed": 0, "deleted": 0, "same": 2},
@@ -724,7 +1006,10 @@ MANNERS = (
     Case(
         "again: what changed",
         {
-            "/": lambda count: Reply(html("<a href=/a>x</a>" + "News. " * count), headers={"etag": f'"{count}"'}),
+            "/": lambda count: Reply(
+                html("<a href=/a>x</a>" + "News. " * count),
+                headers={"etag": f'"{count}"'},
+            ),
             "/a": page_of("a"),
         },
         ["/", "/a"],
@@ -744,7 +1029,13 @@ MANNERS = (
     ),
     Case(
         "busy: Retry-After in seconds",
-        {"/": lambda count: Reply(status=429, headers={"retry-after": "1"}) if count == 0 else Reply(page_of("x"))},
+        {
+            "/": lambda count: (
+                Reply(status=429, headers={"retry-after": "1"})
+                if count == 0
+                else Reply(page_of("x"))
+            )
+        },
         ["/", "/"],
         documents=1,
     ),
@@ -761,7 +1052,10 @@ MANNERS = (
         documents=1,
     ),
     Case(
-        "busy: too often", {"/": Reply(status=429, headers={"retry-after": "0"})}, ["/", "/", "/"], error="status 429"
+        "busy: too often",
+        {"/": Reply(status=429, headers={"retry-after": "0"})},
+        ["/", "/", "/"],
+        error="status 429",
     ),
     Case(
         "busy: longer than a crawl waits",
@@ -775,8 +1069,13 @@ MANNERS = (
         documents=1,
     ),
     Case(
-        "busy: no word of when", {"/": html("<a href=/a>x</a>"), "/a": Reply(status=503)}, ["/", "/a"], left_out=["503"]
+        "busy: no word of when",
+        {"/": html("<a href=/a>x</a>"), "/a": Reply(status=503)},
+        ["/", "/a"],
+        left_out=["503"],
     ),
 )
 
-CASES = {case.name: case for case in (*HTML, *SITEMAPS, *FEEDS, *ROBOTS, *MANNERS)}
+CASES = {
+    case.name: case for case in (*HTML, *SITEMAPS, *FEEDS, *ROBOTS, *BEHAVIOUR_CASES)
+}

@@ -12,7 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-ROWS = [["Plan", "Price", "Seats"], ["Free", "0", "1"], ["Team", "12", "25"], ["Firm", "40", "250"]]
+ROWS = [
+    ["Plan", "Price", "Seats"],
+    ["Free", "0", "1"],
+    ["Team", "12", "25"],
+    ["Firm", "40", "250"],
+]
 FIRST = "Goods can be sent back within 30 days of delivery."
 SECOND = "Parcels leave on the same day when they are ordered before noon."
 CHINESE = "退款将在七个工作日内到账。"
@@ -39,13 +44,19 @@ def pdf() -> Case:
 
     pdfmetrics.registerFont(UnicodeCIDFont("STSong-Light"))
     styles = getSampleStyleSheet()
-    out = io.BytesIO()
-    SimpleDocTemplate(out, pagesize=A4, title="Guide").build([
+    buffer = io.BytesIO()
+    SimpleDocTemplate(buffer, pagesize=A4, title="Guide").build([
         Paragraph("Returns", styles["Heading1"]), Paragraph(FIRST, styles["Normal"]), PageBreak(),
         Paragraph(SECOND, styles["Normal"]), Table(ROWS), PageBreak(),
         Paragraph(CHINESE, ParagraphStyle("zh", fontName="STSong-Light")),
     ])  # fmt: skip
-    return Case("guide.pdf", out.getvalue(), ".pdf", rows=ROWS, pages={FIRST: 1, SECOND: 2, CHINESE: 3})
+    return Case(
+        "guide.pdf",
+        buffer.getvalue(),
+        ".pdf",
+        rows=ROWS,
+        pages={FIRST: 1, SECOND: 2, CHINESE: 3},
+    )
 
 
 def docx() -> Case:
@@ -62,9 +73,15 @@ def docx() -> Case:
     document.add_heading("Shipping", 2)
     document.add_paragraph(SECOND)
     document.add_paragraph(CHINESE, style="List Bullet")
-    out = io.BytesIO()
-    document.save(out)
-    return Case("guide.docx", out.getvalue(), ".docx", headings=["# Guide", "# Returns", "## Shipping"], rows=ROWS)
+    buffer = io.BytesIO()
+    document.save(buffer)
+    return Case(
+        "guide.docx",
+        buffer.getvalue(),
+        ".docx",
+        headings=["# Guide", "# Returns", "## Shipping"],
+        rows=ROWS,
+    )
 
 
 def pptx() -> Case:
@@ -78,15 +95,17 @@ def pptx() -> Case:
         slide.placeholders[1].text = text
     slide = deck.slides.add_slide(deck.slide_layouts[5])
     slide.shapes.title.text = "Prices"
-    table = slide.shapes.add_table(4, 3, Inches(1), Inches(2), Inches(6), Inches(2)).table
-    for at, row in enumerate(ROWS):
+    table = slide.shapes.add_table(
+        4, 3, Inches(1), Inches(2), Inches(6), Inches(2)
+    ).table
+    for row_index, row in enumerate(ROWS):
         for column, value in enumerate(row):
-            table.cell(at, column).text = value
+            table.cell(row_index, column).text = value
     slide.notes_slide.notes_text_frame.text = "Mention the discount."
-    out = io.BytesIO()
-    deck.save(out)
+    buffer = io.BytesIO()
+    deck.save(buffer)
     return Case(
-        "guide.pptx", out.getvalue(), ".pptx", [FIRST, SECOND, CHINESE, "Notes: Mention the discount."],
+        "guide.pptx", buffer.getvalue(), ".pptx", [FIRST, SECOND, CHINESE, "Notes: Mention the discount."],
         ["# Returns", "# Shipping", "# Prices"], ROWS, {FIRST: 1, SECOND: 2, CHINESE: 3},
     )  # fmt: skip
 
@@ -99,13 +118,20 @@ def xlsx() -> Case:
     assert sheet is not None
     sheet.title = "Prices"
     for row in ROWS:
-        sheet.append([int(one) if one.isdigit() else one for one in row])
-    other = book.create_sheet("Notes")
-    for one in (FIRST, SECOND, CHINESE):
-        other.append([one])
-    out = io.BytesIO()
-    book.save(out)
-    return Case("prices.xlsx", out.getvalue(), ".xlsx", headings=["# Prices", "# Notes"], rows=ROWS, pages={FIRST: 2})
+        sheet.append([int(cell) if cell.isdigit() else cell for cell in row])
+    notes_sheet = book.create_sheet("Notes")
+    for paragraph in (FIRST, SECOND, CHINESE):
+        notes_sheet.append([paragraph])
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return Case(
+        "prices.xlsx",
+        buffer.getvalue(),
+        ".xlsx",
+        headings=["# Prices", "# Notes"],
+        rows=ROWS,
+        pages={FIRST: 2},
+    )
 
 
 def xls() -> Case:
@@ -113,12 +139,14 @@ def xls() -> Case:
 
     book = xlwt.Workbook()
     sheet = book.add_sheet("Prices")
-    for at, row in enumerate([*ROWS, [FIRST], [SECOND], [CHINESE]]):
+    for row_index, row in enumerate([*ROWS, [FIRST], [SECOND], [CHINESE]]):
         for column, value in enumerate(row):
-            sheet.write(at, column, int(value) if value.isdigit() else value)
-    out = io.BytesIO()
-    book.save(out)
-    return Case("prices.xls", out.getvalue(), ".xls", headings=["# Prices"], rows=ROWS)
+            sheet.write(row_index, column, int(value) if value.isdigit() else value)
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return Case(
+        "prices.xls", buffer.getvalue(), ".xls", headings=["# Prices"], rows=ROWS
+    )
 
 
 def csv() -> Case:
@@ -127,7 +155,9 @@ def csv() -> Case:
 
 
 def html() -> Case:
-    table = "".join("<tr>" + "".join(f"<td>{one}</td>" for one in row) + "</tr>" for row in ROWS)
+    table = "".join(
+        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in ROWS
+    )
     text = (
         f"<!doctype html><html><head><title>Guide</title><script>var hidden = 'not said';</script></head><body>"
         f"<nav><a href='/'>Home</a></nav><h1>Returns</h1><p>{FIRST}</p><h2>Shipping</h2><p>{SECOND.replace('same', '<b>same</b>')}"
@@ -140,9 +170,13 @@ def html() -> Case:
 
 
 def epub() -> Case:
-    out = io.BytesIO()
-    chapters = {"one": ("Returns", FIRST), "two": ("Shipping", SECOND), "three": ("退款", CHINESE)}
-    with zipfile.ZipFile(out, "w") as book:
+    buffer = io.BytesIO()
+    chapters = {
+        "one": ("Returns", FIRST),
+        "two": ("Shipping", SECOND),
+        "three": ("退款", CHINESE),
+    }
+    with zipfile.ZipFile(buffer, "w") as book:
         book.writestr("mimetype", "application/epub+zip", zipfile.ZIP_STORED)
         book.writestr(
             "META-INF/container.xml",
@@ -150,10 +184,13 @@ def epub() -> Case:
             'full-path="OEBPS/content.opf" media-type="application/oebps-package+xml"/></rootfiles></container>',
         )
         items = "".join(
-            f'<item id="{name}" href="{name}.xhtml" media-type="application/xhtml+xml"/>' for name in chapters
+            f'<item id="{name}" href="{name}.xhtml" media-type="application/xhtml+xml"/>'
+            for name in chapters
         )
         # The spine's order is not that of the names.
-        spine = "".join(f'<itemref idref="{name}"/>' for name in ("one", "two", "three"))
+        spine = "".join(
+            f'<itemref idref="{name}"/>' for name in ("one", "two", "three")
+        )
         book.writestr(
             "OEBPS/content.opf",
             f'<package xmlns="http://www.idpf.org/2007/opf" version="3.0"><metadata xmlns:dc="http://purl.org/dc/elements/1.1/">'
@@ -163,16 +200,22 @@ def epub() -> Case:
             page = f'<html xmlns="http://www.w3.org/1999/xhtml"><body><h1>{title}</h1><p>{text}</p></body></html>'
             book.writestr(f"OEBPS/{name}.xhtml", page)
     return Case(
-        "guide.epub", out.getvalue(), ".epub", headings=["# Returns", "# Shipping"],
+        "guide.epub", buffer.getvalue(), ".epub", headings=["# Returns", "# Shipping"],
         pages={FIRST: 1, SECOND: 2, CHINESE: 3},
     )  # fmt: skip
 
 
 def eml() -> Case:
     message = email.message.EmailMessage()
-    message["From"], message["To"], message["Subject"] = "ann@example.org", "bob@example.org", "Returns 退款"
+    message["From"], message["To"], message["Subject"] = (
+        "ann@example.org",
+        "bob@example.org",
+        "Returns 退款",
+    )
     message.set_content(f"{FIRST}\n{SECOND}\n{CHINESE}\n")
-    message.add_attachment(b"1,2", maintype="text", subtype="csv", filename="prices.csv")
+    message.add_attachment(
+        b"1,2", maintype="text", subtype="csv", filename="prices.csv"
+    )
     return Case(
         "mail.eml", message.as_bytes(), ".eml",
         [FIRST, SECOND, CHINESE, "Subject: Returns 退款", "From: ann@example.org", "Attachments: prices.csv"],
@@ -188,7 +231,10 @@ def msg() -> Case:
         "__substg1.0_0E04001F": "Bob".encode("utf-16-le"),
     }  # fmt: skip
     return Case(
-        "mail.msg", compound(streams), ".msg", [FIRST, SECOND, CHINESE, "From: Ann", "To: Bob", "Subject: Returns"]
+        "mail.msg",
+        compound(streams),
+        ".msg",
+        [FIRST, SECOND, CHINESE, "From: Ann", "To: Bob", "Subject: Returns"],
     )
 
 
@@ -196,7 +242,8 @@ def compound(streams: dict[str, bytes]) -> bytes:
     """A compound file (MS-CFB, version 3) with these streams at its root, each padded so that none is a small one."""
     sector = 512
     padded = {
-        name: data + bytes(-len(data) % sector + (4096 if len(data) < 4096 else 0)) for name, data in streams.items()
+        name: data + bytes(-len(data) % sector + (4096 if len(data) < 4096 else 0))
+        for name, data in streams.items()
     }
     padded = {name: data + bytes(-len(data) % sector) for name, data in padded.items()}
     entries = [("Root Entry", 5, -2, 0)]
@@ -205,33 +252,58 @@ def compound(streams: dict[str, bytes]) -> bytes:
     for name, data in padded.items():
         entries.append((name, 2, len(chain), len(data)))
         count = len(data) // sector
-        chain += [len(chain) + at + 1 for at in range(count - 1)] + [-2]
+        chain += [
+            len(chain) + sector_index + 1 for sector_index in range(count - 1)
+        ] + [-2]
         body += data
     directory_at = len(chain)
     directory = b""
-    for at, (name, kind, start, size) in enumerate(entries):
+    for entry_index, (name, object_type, start, size) in enumerate(entries):
         label = name.encode("utf-16-le") + b"\0\0"
-        right = at + 1 if 1 <= at < len(entries) - 1 else -1
-        child = 1 if kind == 5 else -1
-        directory += label.ljust(64, b"\0") + struct.pack("<HBBiii", len(label), kind, 1, -1, right, child)
+        right_sibling = entry_index + 1 if 1 <= entry_index < len(entries) - 1 else -1
+        child = 1 if object_type == 5 else -1
+        directory += label.ljust(64, b"\0") + struct.pack(
+            "<HBBiii", len(label), object_type, 1, -1, right_sibling, child
+        )
         directory += bytes(36) + struct.pack("<iQ", start, size)
     directory += bytes(-len(directory) % sector)
     count = len(directory) // sector
-    chain += [directory_at + at + 1 for at in range(count - 1)] + [-2]
+    chain += [directory_at + sector_index + 1 for sector_index in range(count - 1)] + [
+        -2
+    ]
     tables = -(-(len(chain) + 4) // 128)
     tables_at = len(chain)
     chain += [-3] * tables
     table = struct.pack(f"<{len(chain)}i", *chain).ljust(tables * sector, b"\xff")
-    header = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(16) + struct.pack("<HHHHH", 0x3E, 3, 0xFFFE, 9, 6) + bytes(6)
+    header = (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+        + bytes(16)
+        + struct.pack("<HHHHH", 0x3E, 3, 0xFFFE, 9, 6)
+        + bytes(6)
+    )
     header += struct.pack("<IIiIIiIiI", 0, tables, directory_at, 0, 4096, -2, 0, -2, 0)
-    header += struct.pack("<109i", *[tables_at + at if at < tables else -1 for at in range(109)])
+    header += struct.pack(
+        "<109i",
+        *[
+            tables_at + table_index if table_index < tables else -1
+            for table_index in range(109)
+        ],
+    )
     return header + body + directory + table
 
 
 def markdown() -> Case:
     lines = ["# Returns", "", FIRST, "", "## Shipping", "", SECOND, "", CHINESE, ""]
-    lines += ["| " + " | ".join(row) + " |" for row in [ROWS[0], ["---"] * 3, *ROWS[1:]]]
-    return Case("guide.md", "\n".join(lines).encode(), ".md", headings=["# Returns", "## Shipping"], rows=ROWS)
+    lines += [
+        "| " + " | ".join(row) + " |" for row in [ROWS[0], ["---"] * 3, *ROWS[1:]]
+    ]
+    return Case(
+        "guide.md",
+        "\n".join(lines).encode(),
+        ".md",
+        headings=["# Returns", "## Shipping"],
+        rows=ROWS,
+    )
 
 
 def text() -> Case:
@@ -239,7 +311,11 @@ def text() -> Case:
 
 
 def json_() -> Case:
-    return Case("guide.json", json.dumps({"a": [FIRST, SECOND], "b": {"c": CHINESE}}).encode(), ".json")
+    return Case(
+        "guide.json",
+        json.dumps({"a": [FIRST, SECOND], "b": {"c": CHINESE}}).encode(),
+        ".json",
+    )
 
 
 def xml() -> Case:
@@ -251,10 +327,14 @@ def xml() -> Case:
 
 
 def code() -> Case:
-    return Case("tool.py", f'def main():\n    """{FIRST}"""\n    return "{SECOND} {CHINESE}"\n'.encode(), ".py")
+    return Case(
+        "tool.py",
+        f'def main():\n    """{FIRST}"""\n    return "{SECOND} {CHINESE}"\n'.encode(),
+        ".py",
+    )
 
 
-def liar() -> Case:
+def mislabelled_file() -> Case:
     """A page that calls itself a PDF."""
     return Case("guide.pdf", html().data, ".html", headings=["# Returns"])
 
@@ -262,7 +342,7 @@ def liar() -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     "PDF": pdf, "DOCX": docx, "PPTX": pptx, "XLSX": xlsx, "XLS": xls, "CSV": csv, "HTML": html, "EPUB": epub,
     "EML": eml, "MSG": msg, "Markdown": markdown, "TXT (GB 18030)": text, "JSON": json_, "XML": xml, "code": code,
-    "HTML that says it is PDF": liar,
+    "HTML that says it is PDF": mislabelled_file,
 }  # fmt: skip
 
 
@@ -270,17 +350,19 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 def _zip(names: dict[str, bytes], level: int = 9) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=level) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(
+        buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=level
+    ) as archive:
         for name, data in names.items():
             archive.writestr(name, data)
-    return out.getvalue()
+    return buffer.getvalue()
 
 
 def _nested(levels: int) -> bytes:
     data = bytes(1 << 20)
-    for at in range(levels):
-        data = _zip({f"{at}-{copy}.zip": data for copy in range(8)})
+    for level in range(levels):
+        data = _zip({f"{level}-{copy}.zip": data for copy in range(8)})
     return data
 
 
@@ -288,22 +370,22 @@ def _encrypted_pdf() -> bytes:
     from reportlab.lib.pdfencrypt import StandardEncryption
     from reportlab.pdfgen.canvas import Canvas
 
-    out = io.BytesIO()
-    canvas = Canvas(out, encrypt=StandardEncryption("secret", canPrint=0))
+    buffer = io.BytesIO()
+    canvas = Canvas(buffer, encrypt=StandardEncryption("secret", canPrint=0))
     canvas.drawString(72, 720, FIRST)
     canvas.save()
-    return out.getvalue()
+    return buffer.getvalue()
 
 
 def _outlines_pdf() -> bytes:
     """A page that is drawn, with nothing to read on it."""
     from reportlab.pdfgen.canvas import Canvas
 
-    out = io.BytesIO()
-    canvas = Canvas(out)
+    buffer = io.BytesIO()
+    canvas = Canvas(buffer)
     canvas.rect(72, 72, 200, 200, fill=1)
     canvas.save()
-    return out.getvalue()
+    return buffer.getvalue()
 
 
 SCANNED = ["Goods can be sent back within 30 days.", "Parcels leave on the same day."]
@@ -316,9 +398,9 @@ def picture(text: str) -> bytes:
 
     page = Image.new("L", (1240, 400), 255)
     ImageDraw.Draw(page).text((60, 120), text, fill=0, font=ImageFont.load_default(40))
-    out = io.BytesIO()
-    page.save(out, "PNG")
-    return out.getvalue()
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def scan() -> bytes:
@@ -326,44 +408,53 @@ def scan() -> bytes:
     from reportlab.lib.utils import ImageReader
     from reportlab.pdfgen.canvas import Canvas
 
-    out = io.BytesIO()
-    canvas = Canvas(out)
-    for at, text in enumerate(SCANNED):
-        if at:
+    buffer = io.BytesIO()
+    canvas = Canvas(buffer)
+    for page_index, text in enumerate(SCANNED):
+        if page_index:
             canvas.drawString(80, 700, TYPED)
             canvas.showPage()
         canvas.drawImage(ImageReader(io.BytesIO(picture(text))), 0, 300, 595, 192)
         canvas.showPage()
     canvas.save()
-    return out.getvalue()
+    return buffer.getvalue()
 
 
-def _laughs() -> bytes:
-    entities = "".join(f'<!ENTITY l{at} "{f"&l{at - 1};" * 10}">' for at in range(1, 12))
+def _entity_bomb() -> bytes:
+    entities = "".join(
+        f'<!ENTITY l{level} "{f"&l{level - 1};" * 10}">' for level in range(1, 12)
+    )
     return f'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY l0 "ha">{entities}]><x>&l11;</x>'.encode()
 
 
 def _docx_with(document: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(docx().data)) as old:
-        return _zip({name: old.read(name) if name != "word/document.xml" else document for name in old.namelist()})
+        return _zip(
+            {
+                name: old.read(name) if name != "word/document.xml" else document
+                for name in old.namelist()
+            }
+        )
 
 
 def _many_tables(count: int) -> bytes:
     space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
     cells = (
-        f"<w:tbl><w:tr><w:tc><w:p><w:r><w:t>{at * 7919 % 1000003:x}</w:t></w:r></w:p></w:tc></w:tr></w:tbl>"
-        for at in range(count)
+        f"<w:tbl><w:tr><w:tc><w:p><w:r><w:t>{index * 7919 % 1000003:x}</w:t></w:r></w:p></w:tc></w:tr></w:tbl>"
+        for index in range(count)
     )
-    return _docx_with(f"<w:document {space}><w:body>{''.join(cells)}</w:body></w:document>".encode())
+    return _docx_with(
+        f"<w:document {space}><w:body>{''.join(cells)}</w:body></w:document>".encode()
+    )
 
 
 def _tar(compress: Callable[[bytes], bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        about = tarfile.TarInfo("zeros.txt")
-        about.size = 64 << 20
-        archive.addfile(about, io.BytesIO(bytes(64 << 20)))
-    return compress(out.getvalue())
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        tar_info = tarfile.TarInfo("zeros.txt")
+        tar_info.size = 64 << 20
+        archive.addfile(tar_info, io.BytesIO(bytes(64 << 20)))
+    return compress(buffer.getvalue())
 
 
 HARM: dict[str, tuple[str, Callable[[], bytes], str]] = {
@@ -378,8 +469,8 @@ HARM: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "xz bomb": ("a.txt", lambda: lzma.compress(bytes(256 << 20), preset=1), "xz archive"),
     "tar.gz bomb": ("a.tgz", lambda: _tar(lambda data: gzip.compress(data, 1)), "gzip archive"),
     "tar": ("a.tar", lambda: _tar(lambda data: data[: 1 << 20]), "neither text|tar archive"),
-    "billion laughs": ("a.xml", _laughs, ""),
-    "billion laughs in DOCX": ("a.docx", lambda: _docx_with(_laughs()), "cannot be read|no text"),
+    "billion laughs": ("a.xml", _entity_bomb, ""),
+    "billion laughs in DOCX": ("a.docx", lambda: _docx_with(_entity_bomb()), "cannot be read|no text"),
     "broken DOCX": ("a.docx", lambda: docx().data[:3000], "broken"),
     "10⁶ tables": ("a.docx", lambda: _many_tables(1_000_000), "longer than|memory|processor time|cannot be read"),
     "HTML of 200,000 levels": ("a.html", lambda: b"<html>" + b"<div>" * 200_000 + b"deep", ""),
@@ -388,29 +479,39 @@ HARM: dict[str, tuple[str, Callable[[], bytes], str]] = {
 }  # fmt: skip
 
 
-def fits(case: Case, parts: list[dict[str, Any]]) -> list[str]:
+def missing_content(case: Case, parts: list[dict[str, Any]]) -> list[str]:
     """What is missing of what was written."""
-    whole = "\n".join(one["text"] for one in parts)
-    flat = " ".join(whole.split())
-    missing = [one for one in case.texts if " ".join(one.split()) not in flat and one not in whole]
-    lines = [line.strip() for line in whole.splitlines()]
-    missing += [one for one in case.headings if one not in lines]
+    full_text = "\n".join(part["text"] for part in parts)
+    flat = " ".join(full_text.split())
+    missing = [
+        snippet
+        for snippet in case.texts
+        if " ".join(snippet.split()) not in flat and snippet not in full_text
+    ]
+    lines = [line.strip() for line in full_text.splitlines()]
+    missing += [heading for heading in case.headings if heading not in lines]
     for row in case.rows:
         # On one line, in order: as a row of a table, or as PDF has it.
         if not any(_in_order(row, line) for line in lines):
             missing.append(" | ".join(row))
-    for said, page in case.pages.items():
-        there = [one["page"] for one in parts if " ".join(said.split()) in " ".join(one["text"].split())]
-        if page not in there:
-            missing.append(f"{said[:20]} on page {page}, not {there}")
+    for expected_text, page in case.pages.items():
+        pages_with_text = [
+            part["page"]
+            for part in parts
+            if " ".join(expected_text.split()) in " ".join(part["text"].split())
+        ]
+        if page not in pages_with_text:
+            missing.append(
+                f"{expected_text[:20]} on page {page}, not {pages_with_text}"
+            )
     return missing
 
 
 def _in_order(row: list[str], line: str) -> bool:
-    at = 0
-    for one in row:
-        at = line.find(one, at)
-        if at < 0:
+    position = 0
+    for cell in row:
+        position = line.find(cell, position)
+        if position < 0:
             return False
-        at += len(one)
+        position += len(cell)
     return True

@@ -14,45 +14,68 @@ from click.testing import CliRunner
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.cli.knowledge import knowledge
-from modelyard.jail.sandbox import Jail, JailError, JailLimits
-from modelyard.knowledge.addresses import identity, resolve
-from modelyard.knowledge.crawl import Gatherer
-from modelyard.knowledge.visits import Conditions, Manners, Visitor
+from modelyard.jail.sandbox import JailError, JailLimits, Sandbox
+from modelyard.knowledge.addresses import normalized_url, resolve
+from modelyard.knowledge.crawl import SourceLoader
+from modelyard.knowledge.visits import Conditions, CrawlPolicy, PageFetcher
 from modelyard.testing import FakeClock
-from modelyard.transport.egress import Egress, EgressRules
-from tests.contract.conftest import postgres_url  # noqa: F401  a fixture
+from modelyard.transport.egress import EgressClient, EgressRules
+from tests.contract.conftest import postgres_url  # noqa: F401
 from tests.knowledge.conftest import Bench, Run
 from tests.knowledge.crawl_cases import CASES, Case, Reply, Site, page_of
-from tests.knowledge.crawling import crawl, served, trouble
+from tests.knowledge.crawling import crawl, crawl_problems, serve_site
 
 
-def manners_of(case: Case, base: str, delay: float = 0.0) -> Manners:
-    chosen = dict(case.manners)
-    own = frozenset({base.removeprefix("http://")}) if chosen.pop("own_sites", False) else frozenset[str]()
-    return Manners(delay_seconds=delay, own_sites=own, **chosen)
+def manners_of(case: Case, base: str, delay: float = 0.0) -> CrawlPolicy:
+    settings = dict(case.manners)
+    own_sites = (
+        frozenset({base.removeprefix("http://")})
+        if settings.pop("own_sites", False)
+        else frozenset[str]()
+    )
+    return CrawlPolicy(delay_seconds=delay, own_sites=own_sites, **settings)
 
 
-@pytest.mark.parametrize("group", ["HTML", "sitemap", "feed", "robots", "redirect", "failures", "again", "busy"])
+@pytest.mark.parametrize(
+    "group",
+    ["HTML", "sitemap", "feed", "robots", "redirect", "failures", "again", "busy"],
+)
 def test_a_crawler_asks_for_what_it_should_and_for_nothing_else(run: Run, group: str):
     cases = [case for name, case in CASES.items() if name.startswith(group)]
     assert cases
     with ExitStack() as stack:
-        sites = {case.name: served(stack, case.files) for case in cases}
+        sites = {case.name: serve_site(stack, case.files) for case in cases}
 
         async def work(bench: Bench) -> None:
-            wrong: dict[str, list[str]] = {}
+            problems_by_case: dict[str, list[str]] = {}
             for case in cases:
                 base, site = sites[case.name]
-                visitor = Visitor(
-                    bench.yard.services.network.egress, bench.parts.jail, FakeClock(2e9), manners_of(case, base)
+                visitor = PageFetcher(
+                    bench.yard.services.network.egress,
+                    bench.parts.jail,
+                    FakeClock(2e9),
+                    manners_of(case, base),
                 )
-                gatherer = Gatherer(bench.yard.services.network.egress, bench.datasets.reader, visitor)
+                gatherer = SourceLoader(
+                    bench.yard.services.network.egress, bench.datasets.reader, visitor
+                )
                 dataset = await bench.dataset(case.name[:40])
-                if found := trouble(case, await crawl(case, base, site, gatherer, bench.datasets, dataset)):
-                    wrong[case.name] = found
-            assert not wrong, "\n".join(f"{name}: {found}" for name, found in wrong.items())
+                if problems := crawl_problems(
+                    case,
+                    await crawl(case, base, site, gatherer, bench.datasets, dataset),
+                ):
+                    problems_by_case[case.name] = problems
+            assert not problems_by_case, "\n".join(
+                f"{name}: {case_problems}"
+                for name, case_problems in problems_by_case.items()
+            )
 
-        run(work, egress={"private": [base.removeprefix("http://") for base, _ in sites.values()]})
+        run(
+            work,
+            egress={
+                "private": [base.removeprefix("http://") for base, _ in sites.values()]
+            },
+        )
 
 
 # ------------------------------------------------------------------------------------------------ manners, in time
@@ -62,26 +85,38 @@ def test_a_crawler_asks_for_what_it_should_and_for_nothing_else(run: Run, group:
 class World:
     """A visitor without a yard, on a clock that tells how long it waited."""
 
-    visitor: Visitor
+    visitor: PageFetcher
     clock: FakeClock
     base: str
     site: Site
 
 
-def visiting(files: Any, work: Callable[[World], Any], **manners: Any) -> None:
+def run_with_site(files: Any, work: Callable[[World], Any], **manners: Any) -> None:
     with ExitStack() as stack:
-        base, site = served(stack, files)
+        base, site = serve_site(stack, files)
 
-        async def around() -> None:
+        async def run_crawl() -> None:
             clock = FakeClock()
-            egress, jail = Egress(EgressRules(private=frozenset({base.removeprefix("http://")}))), Jail()
+            egress, jail = (
+                EgressClient(
+                    EgressRules(private=frozenset({base.removeprefix("http://")}))
+                ),
+                Sandbox(),
+            )
             try:
-                await work(World(Visitor(egress, jail, clock, Manners(**manners)), clock, base, site))
+                await work(
+                    World(
+                        PageFetcher(egress, jail, clock, CrawlPolicy(**manners)),
+                        clock,
+                        base,
+                        site,
+                    )
+                )
             finally:
                 await egress.aclose()
                 await jail.aclose()
 
-        asyncio.run(around())
+        asyncio.run(run_crawl())
 
 
 def test_requests_to_a_host_keep_their_distance():
@@ -90,17 +125,28 @@ def test_requests_to_a_host_keep_their_distance():
             await world.visitor.visit(f"{world.base}/{name}")
         assert world.clock.slept == [2.0, 2.0]  # robots.txt came first
 
-    visiting({"/a": page_of("a"), "/b": page_of("b")}, work, delay_seconds=2.0)
+    run_with_site({"/a": page_of("a"), "/b": page_of("b")}, work, delay_seconds=2.0)
 
 
-@pytest.mark.parametrize(("asked", "waited"), [("7", 7.0), ("0.1", 2.0), ("900", 30.0), ("soon", 2.0)])
-def test_robots_txt_asks_for_a_longer_delay_but_not_for_any(asked: str, waited: float):
+@pytest.mark.parametrize(
+    ("crawl_delay", "waited"), [("7", 7.0), ("0.1", 2.0), ("900", 30.0), ("soon", 2.0)]
+)
+def test_robots_txt_asks_for_a_longer_delay_but_not_for_any(
+    crawl_delay: str, waited: float
+):
     async def work(world: World) -> None:
         await world.visitor.visit(f"{world.base}/a")
         await world.visitor.visit(f"{world.base}/a")
         assert world.clock.slept == [2.0, waited]
 
-    visiting({"/robots.txt": f"User-agent: *\nCrawl-delay: {asked}", "/a": page_of("a")}, work, delay_seconds=2.0)
+    run_with_site(
+        {
+            "/robots.txt": f"User-agent: *\nCrawl-delay: {crawl_delay}",
+            "/a": page_of("a"),
+        },
+        work,
+        delay_seconds=2.0,
+    )
 
 
 @pytest.mark.parametrize("value", ["50", "Mon, 12 Jan 1970 13:47:30 GMT"])
@@ -110,14 +156,22 @@ def test_a_host_that_asks_for_rest_is_given_it(value: str):
         assert world.clock.slept == [pytest.approx(50.0)]
 
     def busy(count: int) -> Reply:
-        return Reply(status=429, headers={"retry-after": value}) if count == 0 else Reply(page_of("a"))
+        return (
+            Reply(status=429, headers={"retry-after": value})
+            if count == 0
+            else Reply(page_of("a"))
+        )
 
-    visiting({"/a": busy}, work, delay_seconds=0.0)
+    run_with_site({"/a": busy}, work, delay_seconds=0.0)
 
 
 def test_a_host_that_asks_for_much_rest_is_asked_again_afterwards_and_not_before():
     def busy(count: int) -> Reply:
-        return Reply(status=503, headers={"retry-after": "3600"}) if count == 0 else Reply(page_of("a"))
+        return (
+            Reply(status=503, headers={"retry-after": "3600"})
+            if count == 0
+            else Reply(page_of("a"))
+        )
 
     async def work(world: World) -> None:
         for _ in range(2):
@@ -127,12 +181,14 @@ def test_a_host_that_asks_for_much_rest_is_asked_again_afterwards_and_not_before
         world.clock.advance(3600)
         assert (await world.visitor.visit(f"{world.base}/a")).page.status == 200
 
-    visiting({"/a": busy}, work, delay_seconds=0.0)
+    run_with_site({"/a": busy}, work, delay_seconds=0.0)
 
 
 def test_robots_txt_is_asked_for_again_after_a_day_and_sooner_where_it_could_not_be_had():
     def rules(count: int) -> Reply:
-        return [Reply(status=500), Reply(""), Reply("User-agent: *\nDisallow: /")][count]
+        return [Reply(status=500), Reply(""), Reply("User-agent: *\nDisallow: /")][
+            count
+        ]
 
     async def work(world: World) -> None:
         with pytest.raises(InvokeBadRequestError, match="cannot be had"):
@@ -142,48 +198,64 @@ def test_robots_txt_is_asked_for_again_after_a_day_and_sooner_where_it_could_not
         world.clock.advance(23 * 3600)
         await world.visitor.visit(f"{world.base}/a")
         world.clock.advance(3601)
-        with pytest.raises(InvokeBadRequestError, match="does not let modelyard read .*crawl_own_sites"):
+        with pytest.raises(
+            InvokeBadRequestError, match="does not let modelyard read .*crawl_own_sites"
+        ):
             await world.visitor.visit(f"{world.base}/a")
 
-    visiting({"/robots.txt": rules, "/a": page_of("a")}, work, delay_seconds=0.0)
+    run_with_site({"/robots.txt": rules, "/a": page_of("a")}, work, delay_seconds=0.0)
 
 
 def test_a_site_that_does_not_answer_is_not_crawled():
     async def work(world: World) -> None:
-        with pytest.raises(InvokeBadRequestError, match="robots.txt of .* cannot be had"):
+        with pytest.raises(
+            InvokeBadRequestError, match="robots.txt of .* cannot be had"
+        ):
             await world.visitor.visit("http://127.0.0.1:1/")
 
-    visiting({}, work)
+    run_with_site({}, work)
 
 
 def test_conditions_are_told_to_the_address_that_they_are_about_alone():
-    known = Conditions(url="http://a.example/x", etag='"1"', modified="yesterday")
-    assert known.headers("http://A.example:80/x") == [("if-none-match", '"1"'), ("if-modified-since", "yesterday")]
-    assert known.headers("http://a.example/y") == []
+    conditions = Conditions(url="http://a.example/x", etag='"1"', modified="yesterday")
+    assert conditions.headers("http://A.example:80/x") == [
+        ("if-none-match", '"1"'),
+        ("if-modified-since", "yesterday"),
+    ]
+    assert conditions.headers("http://a.example/y") == []
 
 
 # ------------------------------------------------------------------------------------------------ hostile markup
 
 _OPEN = {
-    ("page", "attributes"): b"<a " + b" ".join(b"a%d=1" % at for at in range(300_000)) + b" href=/x>",
+    ("page", "attributes"): b"<a "
+    + b" ".join(b"a%d=1" % index for index in range(300_000))
+    + b" href=/x>",
     ("page", "depth"): b"<template>" * 300_000 + b"<a href=/x>",
     ("sitemap", "depth"): b"<urlset>" * 200_000,
     ("sitemap", "signs"): b"<urlset><url><loc>http://x/" + b"&" * 2_000_000,
     ("feed", "items"): b"<rss><channel>" + b"<item>" * 300_000,
-    ("feed", "names"): b"<rss " + b" ".join(b'xmlns:a%d="u"' % at for at in range(50_000)) + b">",
+    ("feed", "names"): b"<rss "
+    + b" ".join(b'xmlns:a%d="u"' % index for index in range(50_000))
+    + b">",
     ("robots", "rules"): b"User-agent: *\n" + b"Disallow: /*a*a*a*a*a*b\n" * 20_000,
 }
 
 
 def test_markup_that_takes_for_ever_ends_in_the_jail_and_the_next_is_read():
     async def work() -> None:
-        jail = Jail(JailLimits(document_seconds=5.0, memory_mb=1024))
+        jail = Sandbox(JailLimits(document_seconds=5.0, memory_mb=1024))
         try:
             for (of, _), data in _OPEN.items():
                 with suppress(JailError):
-                    await jail.web(of, data, agent="modelyard", addresses=["http://x.example/" + "a" * 5000])
-                told = await jail.web("page", b"<a href=/x>", agent="modelyard")
-                assert told["links"] == [["/x", []]]
+                    await jail.web(
+                        of,
+                        data,
+                        agent="modelyard",
+                        addresses=["http://x.example/" + "a" * 5000],
+                    )
+                page = await jail.web("page", b"<a href=/x>", agent="modelyard")
+                assert page["links"] == [["/x", []]]
         finally:
             await jail.aclose()
 
@@ -194,7 +266,7 @@ def test_markup_that_takes_for_ever_ends_in_the_jail_and_the_next_is_read():
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first_url", "second_url"),
     [
         ("http://A.Example/x", "http://a.example/x"), ("http://a.example", "http://a.example/"),
         ("http://a.example:80/", "http://a.example/"), ("https://a.example:443/", "https://a.example/"),
@@ -203,47 +275,64 @@ def test_markup_that_takes_for_ever_ends_in_the_jail_and_the_next_is_read():
         ("http://a.example/?q=%2f", "http://a.example/?q=%2F"), ("http://bücher.example/", "http://xn--bcher-kva.example/"),
     ],
 )  # fmt: skip
-def test_addresses_that_are_the_same_have_one_identity(one: str, other: str):
-    assert identity(one) == identity(other)
+def test_addresses_that_are_the_same_have_one_identity(first_url: str, second_url: str):
+    assert normalized_url(first_url) == normalized_url(second_url)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first_url", "second_url"),
     [
         ("http://a.example/x", "https://a.example/x"), ("http://a.example/x", "http://a.example/X"),
         ("http://a.example/x", "http://a.example/x/"), ("http://a.example/a%2Fb", "http://a.example/a/b"),
         ("http://a.example/?a=1&b=2", "http://a.example/?b=2&a=1"), ("http://a.example:81/", "http://a.example/"),
     ],
 )  # fmt: skip
-def test_addresses_that_may_differ_have_two(one: str, other: str):
-    assert identity(one) != identity(other)
+def test_addresses_that_may_differ_have_two(first_url: str, second_url: str):
+    assert normalized_url(first_url) != normalized_url(second_url)
 
 
-@pytest.mark.parametrize("written", ["http://[::1", "http://h:99999/", "javascript:x", "http://" + "é" * 5000])
-def test_what_is_no_address_of_the_web_leads_nowhere(written: str):
-    assert resolve("http://a.example/", written) == ""
+@pytest.mark.parametrize(
+    "address",
+    ["http://[::1", "http://h:99999/", "javascript:x", "http://" + "é" * 5000],
+)
+def test_what_is_no_address_of_the_web_leads_nowhere(address: str):
+    assert resolve("http://a.example/", address) == ""
 
 
 # ------------------------------------------------------------------------------------------------ databases
 
 
 @pytest.mark.parametrize(
-    ("query", "after", "said"),
+    ("query", "after", "message"),
     [
         ("SELECT * FROM lanterns", None, "no such table"), ("SELECT 1; SELECT 2", None, "one statement"),
         ("SELECT 1 WHERE 1 = :after", 1 << 70, "too large"), ("SELECT 1\0", None, "null character"),
         ("WITH x AS (SELECT 1) DELETE FROM lamps", None, "readonly"),
     ],
 )  # fmt: skip
-def test_what_a_file_of_sqlite_objects_to_is_said(run: Run, tmp_path: Path, query: str, after: Any, said: str):
+def test_what_a_file_of_sqlite_objects_to_is_said(
+    run: Run, tmp_path: Path, query: str, after: Any, message: str
+):
     file = tmp_path / "shop #1?.db"
     with sqlite3.connect(file) as rows:
         rows.execute("CREATE TABLE lamps (id INTEGER)")
 
     async def work(bench: Bench) -> None:
-        with pytest.raises(InvokeBadRequestError, match=f"the database says: .*{said}"):
-            [row async for row in bench.parts.gatherer.rows(str(file), query, key="id", after=after)]
-        assert not [row async for row in bench.parts.gatherer.rows(str(file), "SELECT * FROM lamps", key="id")]
+        with pytest.raises(
+            InvokeBadRequestError, match=f"the database says: .*{message}"
+        ):
+            [
+                row
+                async for row in bench.parts.gatherer.rows(
+                    str(file), query, key="id", after_key=after
+                )
+            ]
+        assert not [
+            row
+            async for row in bench.parts.gatherer.rows(
+                str(file), "SELECT * FROM lamps", key="id"
+            )
+        ]
 
     run(work)
 
@@ -253,16 +342,33 @@ def test_what_postgresql_objects_to_is_said(run: Run, postgres_url: str):  # noq
         (postgres_url, "SELECT * FROM lanterns", None, "lanterns.* does not exist"),
         (postgres_url, "SELECT 1/0 AS id", None, "division by zero"),
         (postgres_url, "SELECT 1 AS id; SELECT :after", 1, "multiple commands"),
-        (postgres_url, "WITH x AS (DELETE FROM pg_class RETURNING 1) SELECT 1", None, "read-only transaction"),
+        (
+            postgres_url,
+            "WITH x AS (DELETE FROM pg_class RETURNING 1) SELECT 1",
+            None,
+            "read-only transaction",
+        ),
         (postgres_url, "SELECT 1 AS id WHERE 1 = :after", object(), "cannot adapt"),
-        ("postgresql://nobody:hush@127.0.0.1:1/x", "SELECT 1", None, "cannot be reached"),
+        (
+            "postgresql://nobody:hush@127.0.0.1:1/x",
+            "SELECT 1",
+            None,
+            "cannot be reached",
+        ),
     ]
 
     async def work(bench: Bench) -> None:
         gatherer = bench.parts.gatherer
-        for where, query, after, said in objections:
-            with pytest.raises(InvokeBadRequestError, match=f"(?s)the database says: .*{said}") as caught:
-                [row async for row in gatherer.rows(where, query, key="id", after=after)]
+        for where, query, after, message in objections:
+            with pytest.raises(
+                InvokeBadRequestError, match=f"(?s)the database says: .*{message}"
+            ) as caught:
+                [
+                    row
+                    async for row in gatherer.rows(
+                        where, query, key="id", after_key=after
+                    )
+                ]
             assert "hush" not in str(caught.value)
         query = "SELECT 7 AS id, '{1,2}'::int[] AS list, int4range(1, 3) AS span, '10.0.0.1'::inet AS host WHERE 'a' LIKE '%a%'"
         (row,) = [row async for row in gatherer.rows(postgres_url, query, key="id")]
@@ -275,14 +381,25 @@ def test_what_postgresql_objects_to_is_said(run: Run, postgres_url: str):  # noq
 
 
 def test_whoever_crawls_sees_what_was_left_out(tmp_path: Path):
-    files = {"/": "<p>Home.</p>" + "".join(f"<a href=/{at}>x</a>" for at in range(11)), "/a": page_of("a")}
+    files = {
+        "/": "<p>Home.</p>" + "".join(f"<a href=/{index}>x</a>" for index in range(11)),
+        "/a": page_of("a"),
+    }
     with ExitStack() as stack:
-        base, _ = served(stack, files)
-        settings = {"egress": {"private": [base.removeprefix("http://")]}, "knowledge": {"crawl_delay_seconds": 0.0}}
+        base, _ = serve_site(stack, files)
+        settings = {
+            "egress": {"private": [base.removeprefix("http://")]},
+            "knowledge": {"crawl_delay_seconds": 0.0},
+        }
         (tmp_path / "modelyard.yaml").write_text(json.dumps(settings))
         command = ["add", "d", f"{base}/", "--crawl", "--economy"]
-        done = CliRunner().invoke(knowledge, command, env={"MODELYARD_HOME": str(tmp_path)}, catch_exceptions=False)
-    assert "d: 1 added" in done.stdout
-    assert "11 left out" in done.stderr
-    assert f"{base}/0: {base}/0 answers with status 404" in done.stderr
-    assert "… and 1 more" in done.stderr
+        result = CliRunner().invoke(
+            knowledge,
+            command,
+            env={"MODELYARD_HOME": str(tmp_path)},
+            catch_exceptions=False,
+        )
+    assert "d: 1 added" in result.stdout
+    assert "11 left out" in result.stderr
+    assert f"{base}/0: {base}/0 answers with status 404" in result.stderr
+    assert "… and 1 more" in result.stderr

@@ -8,9 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError, NotFoundError
-from modelyard.knowledge.answer import Answerer, ContextBuilder, Manner
-from modelyard.knowledge.crawl import gather
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeServerUnavailableError,
+    NotFoundError,
+)
+from modelyard.knowledge.answer import Answerer, AnswerOptions, ContextBuilder
+from modelyard.knowledge.crawl import sync_sources
 from modelyard.knowledge.entities import (
     DocForm,
     ProcessRule,
@@ -24,7 +28,7 @@ from modelyard.knowledge.entities import (
 )
 from modelyard.knowledge.evaluate import (
     Collection,
-    Text,
+    CorpusText,
     add_collection,
     evaluate,
     load_collection,
@@ -32,16 +36,27 @@ from modelyard.knowledge.evaluate import (
     save_collection,
 )
 from modelyard.knowledge.ingest import Indexer
-from modelyard.knowledge.retrieve import Asking, Retriever
+from modelyard.knowledge.retrieve import Retriever, SearchRequest
 from modelyard.knowledge.rows import ConflictError, DocumentPart
 from modelyard.knowledge.sources import SourceReader
-from modelyard.knowledge.stored.stored import stored_in
+from modelyard.knowledge.stored.stored import open_store
 from modelyard.knowledge.transfer import export_dataset, import_dataset
 from tests.knowledge.conftest import Bench, Models, Run
-from tests.knowledge.formats import CASES, HARM, SCANNED, TYPED, fits, picture, scan
+from tests.knowledge.formats import (
+    CASES,
+    HARM,
+    SCANNED,
+    TYPED,
+    missing_content,
+    picture,
+    scan,
+)
 
 GUIDE = "Goods can be sent back within 30 days.\n\nThe shop opens at nine.\n\nGifts are wrapped for two euros."
-LINES = ProcessRule(mode="custom", rules=Rules(segmentation=Segmentation(separator="\n\n", max_tokens=200)))
+LINES = ProcessRule(
+    mode="custom",
+    rules=Rules(segmentation=Segmentation(separator="\n\n", max_tokens=200)),
+)
 
 
 # ------------------------------------------------------------------------------------------------ ways in
@@ -49,42 +64,59 @@ LINES = ProcessRule(mode="custom", rules=Rules(segmentation=Segmentation(separat
 
 def test_names_and_texts_that_cannot_be_are_refused(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset("shop")
+        dataset = await bench.dataset("shop")
         with pytest.raises(ConflictError, match="named 'shop' already"):
             await bench.dataset("shop")
         with pytest.raises(InvokeBadRequestError, match="1 to 40 characters"):
             await bench.dataset("x" * 41)
         with pytest.raises(InvokeBadRequestError, match="'a' has no text"):
-            await bench.datasets.add_texts(one, [("a", "  \n")])
+            await bench.datasets.add_texts(dataset, [("a", "  \n")])
         with pytest.raises(InvokeBadRequestError, match="'a.pdf' is empty"):
-            await bench.datasets.add_file(one, "a.pdf", b"")
+            await bench.datasets.add_file(dataset, "a.pdf", b"")
         with pytest.raises(InvokeBadRequestError, match="at most 256 "):
             bench.datasets.reader.check_size("a.bin", 2 << 30)
         with pytest.raises(NotFoundError, match="dataset 'nothing' does not exist"):
-            await bench.datasets.find("default", "nothing")
+            await bench.datasets.get_by_id_or_name("default", "nothing")
         with pytest.raises(InvokeBadRequestError, match="the question is empty"):
-            await bench.find(one, " ")
+            await bench.find(dataset, " ")
         with pytest.raises(InvokeBadRequestError, match="top_k is 1 to 1000, not 0"):
-            await bench.find(one, "x", settings=RetrievalSettings(top_k=0))
+            await bench.find(dataset, "x", settings=RetrievalSettings(top_k=0))
 
     run(work)
 
 
 def test_every_format_is_found_by_what_it_says(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
+        dataset = await bench.dataset()
         batches: dict[str, str] = {}
         for name, make in CASES.items():
             case = make()
-            added = await bench.datasets.add_file(one, f"{len(batches)}-{case.name}", case.data)
+            added = await bench.datasets.add_file(
+                dataset, f"{len(batches)}-{case.name}", case.data
+            )
             batches[added.id] = name
-            (ended,) = await bench.datasets.wait(one, added.batch, 60)
+            (ended,) = await bench.datasets.wait(dataset, added.batch, 60)
             assert ended.status is Status.COMPLETED, (name, ended.error)
             parts = await bench.parts.stored.texts.get(added.id) or []
-            assert fits(case, [msgspec.to_builtins(part) | {"page": part.page} for part in parts]) == [], name
-        found = await bench.find(one, "sent back within 30 days", settings=RetrievalSettings(top_k=40))
-        assert {batches[hit.document.id] for hit in found.hits} >= set(CASES) - {"XLS", "XLSX"}
-        pdf = next(hit for hit in found.hits if batches[hit.document.id] == "PDF" and "30 days" in hit.segment.content)
+            assert (
+                missing_content(
+                    case,
+                    [msgspec.to_builtins(part) | {"page": part.page} for part in parts],
+                )
+                == []
+            ), name
+        retrieval = await bench.find(
+            dataset, "sent back within 30 days", settings=RetrievalSettings(top_k=40)
+        )
+        assert {batches[hit.document.id] for hit in retrieval.hits} >= set(CASES) - {
+            "XLS",
+            "XLSX",
+        }
+        pdf = next(
+            hit
+            for hit in retrieval.hits
+            if batches[hit.document.id] == "PDF" and "30 days" in hit.segment.content
+        )
         assert pdf.segment.page == 1
 
     run(work)
@@ -95,23 +127,33 @@ def test_every_format_is_found_by_what_it_says(run: Run):
     [
         name
         for name in HARM
-        if name not in ("10⁶ tables", "DOCX bomb", "zip bomb", "gzip bomb", "xz bomb", "tar.gz bomb")
+        if name
+        not in (
+            "10⁶ tables",
+            "DOCX bomb",
+            "zip bomb",
+            "gzip bomb",
+            "xz bomb",
+            "tar.gz bomb",
+        )
     ],
 )
 def test_what_cannot_be_read_says_why_and_nothing_is_left(run: Run, name: str):
     file, make, _ = HARM[name]
 
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
+        dataset = await bench.dataset()
         data = make()
-        added = await bench.datasets.add_file(one, file, data)
-        (ended,) = await bench.datasets.wait(one, added.batch, 60)
+        added = await bench.datasets.add_file(dataset, file, data)
+        (ended,) = await bench.datasets.wait(dataset, added.batch, 60)
         assert ended.status is Status.ERROR
         assert ended.error
-        assert await bench.parts.stored.integrity.problems("default", one.id) == []
-        assert (await bench.parts.stored.segments.listed("default", ended.id))[1] == 0
+        assert await bench.parts.stored.integrity.problems("default", dataset.id) == []
+        assert (await bench.parts.stored.segments.list_page("default", ended.id))[
+            1
+        ] == 0
         # The next one is not harmed by it.
-        (fine,) = await bench.add(one, GUIDE)
+        (fine,) = await bench.add(dataset, GUIDE)
         assert fine.status is Status.COMPLETED
 
     run(work)
@@ -119,13 +161,13 @@ def test_what_cannot_be_read_says_why_and_nothing_is_left(run: Run, name: str):
 
 def test_scans_and_pictures_are_read_by_ocr(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
+        dataset = await bench.dataset()
         for name, data, pages in (
             ("scan.pdf", scan(), {1: SCANNED[0], 2: TYPED, 3: SCANNED[1]}),
             ("photo.png", picture(SCANNED[0]), {1: SCANNED[0]}),
         ):
-            added = await bench.datasets.add_file(one, name, data)
-            (ended,) = await bench.datasets.wait(one, added.batch, 120)
+            added = await bench.datasets.add_file(dataset, name, data)
+            (ended,) = await bench.datasets.wait(dataset, added.batch, 120)
             assert ended.status is Status.COMPLETED, ended.error
             parts = await bench.parts.stored.texts.get(added.id) or []
             assert {part.page: " ".join(part.text.split()) for part in parts} == pages
@@ -135,12 +177,20 @@ def test_scans_and_pictures_are_read_by_ocr(run: Run):
 
 def test_without_ocr_what_can_be_read_is_and_pictures_say_why_not(run: Run):
     async def work(bench: Bench) -> None:
-        reader = SourceReader(bench.yard.services.storage.files, bench.parts.jail, bench.yard.services.network.egress)
+        reader = SourceReader(
+            bench.yard.services.storage.files,
+            bench.parts.jail,
+            bench.yard.services.network.egress,
+        )
         read = await reader.parse("scan.pdf", scan())
         assert [(part.page, part.text.strip()) for part in read.parts] == [(2, TYPED)]
-        with pytest.raises(InvokeBadRequestError, match="the picture cannot be read: no OCR is set up"):
+        with pytest.raises(
+            InvokeBadRequestError, match="the picture cannot be read: no OCR is set up"
+        ):
             await reader.parse("photo.png", picture(SCANNED[0]))
-        with pytest.raises(InvokeBadRequestError, match="pictures of pages and no text"):
+        with pytest.raises(
+            InvokeBadRequestError, match="pictures of pages and no text"
+        ):
             await reader.parse("a.pdf", HARM["PDF of nothing but lines"][1]())
 
     run(work)
@@ -154,20 +204,22 @@ def test_a_folder_is_followed(run: Run, tmp_path: Path):
     (folder / ".hidden").write_text("no")
 
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
+        dataset = await bench.dataset()
 
         async def synced() -> dict[str, int]:
-            told = await bench.datasets.sync_folder(one, folder, batch="b")
-            await bench.datasets.wait(one, "b", 30)
-            return told
+            counts = await bench.datasets.sync_folder(dataset, folder, batch="b")
+            await bench.datasets.wait(dataset, "b", 30)
+            return counts
 
         assert await synced() == {"added": 2, "changed": 0, "deleted": 0, "same": 0}
         assert await synced() == {"added": 0, "changed": 0, "deleted": 0, "same": 2}
         (folder / "a.md").write_text("# Returns\n\nGoods cannot be sent back at all.")
         (folder / "deep" / "b.txt").unlink()
         assert await synced() == {"added": 0, "changed": 1, "deleted": 1, "same": 0}
-        found = await bench.find(one, "sent back", settings=RetrievalSettings(top_k=9))
-        assert ["cannot" in hit.segment.content for hit in found.hits] == [True]
+        retrieval = await bench.find(
+            dataset, "sent back", settings=RetrievalSettings(top_k=9)
+        )
+        assert ["cannot" in hit.segment.content for hit in retrieval.hits] == [True]
 
     run(work)
 
@@ -177,61 +229,80 @@ def test_a_folder_is_followed(run: Run, tmp_path: Path):
 
 def test_pause_resume_cancel_and_retry(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
-        stored = bench.parts.stored
+        dataset = await bench.dataset()
+        store = bench.parts.stored
         bench.embedder._seconds = 0.3
-        long = "\n\n".join(f"Part {at} " + "word " * 300 for at in range(400))
-        (added,) = await bench.datasets.add_texts(one, [("long", long)])
+        long_text = "\n\n".join(
+            f"Part {index} " + "word " * 300 for index in range(400)
+        )
+        (added,) = await bench.datasets.add_texts(dataset, [("long", long_text)])
         await asyncio.sleep(0.5)
-        assert await stored.documents.command("default", one.id, added.id, "pause")
-        (paused,) = await bench.datasets.wait(one, added.batch, 30)
+        assert await store.documents.command("default", dataset.id, added.id, "pause")
+        (paused,) = await bench.datasets.wait(dataset, added.batch, 30)
         assert paused.status is Status.PAUSED
         assert 0 < paused.done < paused.segments
-        before = bench.embedder.texts
-        assert await stored.documents.retry("default", one.id, added.id)
-        bench.datasets.indexer.wake()
-        (ended,) = await bench.datasets.wait(one, added.batch, 60)
+        embedded_before = bench.embedder.texts
+        assert await store.documents.retry("default", dataset.id, added.id)
+        bench.datasets.indexer.notify()
+        (ended,) = await bench.datasets.wait(dataset, added.batch, 60)
         assert ended.status is Status.COMPLETED
-        assert bench.embedder.texts == ended.segments >= before > 0  # no text was embedded twice
-        (other,) = await bench.datasets.add_texts(one, [("other", long + " more")])
+        assert (
+            bench.embedder.texts == ended.segments >= embedded_before > 0
+        )  # no text was embedded twice
+        (second_document,) = await bench.datasets.add_texts(
+            dataset, [("other", long_text + " more")]
+        )
         await asyncio.sleep(0.5)
-        await stored.documents.command("default", one.id, other.id, "cancel")
-        (stopped,) = await bench.datasets.wait(one, other.batch, 30)
+        await store.documents.command(
+            "default", dataset.id, second_document.id, "cancel"
+        )
+        (stopped,) = await bench.datasets.wait(dataset, second_document.batch, 30)
         assert (stopped.status, stopped.error) == (Status.ERROR, "cancelled")
-        assert not await stored.documents.command("default", one.id, added.id, "pause")  # it is done already
+        assert not await store.documents.command(
+            "default", dataset.id, added.id, "pause"
+        )  # it is done already
 
     run(work)
 
 
 def test_a_model_that_fails_fails_its_documents_and_a_retry_mends_them(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
+        dataset = await bench.dataset()
         bench.embedder.error = InvokeServerUnavailableError("the model is away")
-        ended = await bench.add(one, "a", "b", "c")
-        assert {(each.status, each.error) for each in ended} == {(Status.ERROR, "the model is away")}
+        ended = await bench.add(dataset, "a", "b", "c")
+        assert {(document.status, document.error) for document in ended} == {
+            (Status.ERROR, "the model is away")
+        }
         bench.embedder.error = None
-        for each in ended:
-            await bench.parts.stored.documents.retry("default", one.id, each.id)
-        bench.datasets.indexer.wake()
-        again = await bench.datasets.wait(one, ended[0].batch, 30)
-        assert {each.status for each in again} == {Status.COMPLETED}
+        for document in ended:
+            await bench.parts.stored.documents.retry("default", dataset.id, document.id)
+        bench.datasets.indexer.notify()
+        retried = await bench.datasets.wait(dataset, ended[0].batch, 30)
+        assert {document.status for document in retried} == {Status.COMPLETED}
 
     run(work)
 
 
 def test_a_model_that_changes_its_dimensions_is_told_apart(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
-        await bench.add(one, GUIDE)
+        dataset = await bench.dataset()
+        await bench.add(dataset, GUIDE)
         bench.embedder.dimensions = 32
-        (other,) = await bench.add(one, "Another document.")
-        assert other.status is Status.ERROR
-        assert "vectors of 32 numbers; this dataset's are of 'double/hash-64', 64 numbers" in other.error
+        (second_document,) = await bench.add(dataset, "Another document.")
+        assert second_document.status is Status.ERROR
+        assert (
+            "vectors of 32 numbers; this dataset's are of 'double/hash-64', 64 numbers"
+            in second_document.error
+        )
         with pytest.raises(InvokeBadRequestError, match="index it anew"):
-            await bench.find(one, "another")
-        moved = await bench.datasets.reindexer.change_model(await bench.parts.stored.datasets.get("default", one.id))
+            await bench.find(dataset, "another")
+        moved = await bench.datasets.reindexer.change_model(
+            await bench.parts.stored.datasets.get("default", dataset.id)
+        )
         assert moved.dimensions == 32
-        assert (await bench.find(one, "shop opens at nine")).hits[0].document.name == "n0"
+        assert (await bench.find(dataset, "shop opens at nine")).hits[
+            0
+        ].document.name == "n0"
 
     run(work)
 
@@ -240,30 +311,46 @@ def test_two_writers_on_one_dataset(run: Run):
     """Two processes share a database: documents of both are whole, each indexed once."""
 
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
-        stored = bench.parts.stored
-        other = stored_in(bench.yard.services.storage.database, stored.now, owner="elsewhere:boot:1:1")
-        indexer = Indexer(other, bench.embedder, bench.datasets.reader)
-        texts = [f"Document {at} of one writer." for at in range(60)]
+        dataset = await bench.dataset()
+        store = bench.parts.stored
+        other_store = open_store(
+            bench.yard.services.storage.database,
+            store.clock,
+            owner="elsewhere:boot:1:1",
+        )
+        indexer = Indexer(other_store, bench.embedder, bench.datasets.reader)
+        texts = [f"Document {index} of one writer." for index in range(60)]
 
         async def second() -> None:
-            for at in range(0, 60, 10):
-                made = [
-                    bench.datasets._document(one, f"o{at + each}", {"kind": "text", "size": 9}, batch="two")
-                    for each in range(10)
+            for start in range(0, 60, 10):
+                new_documents = [
+                    bench.datasets._build_document(
+                        dataset,
+                        f"o{start + offset}",
+                        {"kind": "text", "size": 9},
+                        batch="two",
+                    )
+                    for offset in range(10)
                 ]
-                kept = {each.id: f"Document {each.name} of the other." for each in made}
-                placed = await other.library.add(made, kept, is_ours=True)
-                indexer.take((each, 0) for each in placed)
+                texts_by_id = {
+                    document.id: f"Document {document.name} of the other."
+                    for document in new_documents
+                }
+                placed = await other_store.library.add(
+                    new_documents, texts_by_id, is_ours=True
+                )
+                indexer.claim((document, 0) for document in placed)
                 await asyncio.sleep(0.01)
-            await indexer.wait("default", one.id, "two", 30)
+            await indexer.wait("default", dataset.id, "two", 30)
 
-        first, _ = await asyncio.gather(bench.add(one, *texts), second())
+        first, _ = await asyncio.gather(bench.add(dataset, *texts), second())
         await indexer.aclose()
-        found, total = await stored.documents.listed("default", one.id, state="completed", most=1000)
-        assert total == 120 == len({each.name for each in found})
-        assert len({each.position for each in found}) >= 60
-        assert await stored.integrity.problems("default", one.id) == []
+        documents, total = await store.documents.list_page(
+            "default", dataset.id, state="completed", limit=1000
+        )
+        assert total == 120 == len({document.name for document in documents})
+        assert len({document.position for document in documents}) >= 60
+        assert await store.integrity.problems("default", dataset.id) == []
         assert len(first) == 60
 
     run(work)
@@ -271,14 +358,20 @@ def test_two_writers_on_one_dataset(run: Run):
 
 def test_what_a_dead_process_had_is_taken_up(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
-        stored = bench.parts.stored
-        owner = stored.claims.owner.rsplit(":", 2)[0] + ":999999:1"  # of this machine and boot, and not there
-        dead = stored_in(bench.yard.services.storage.database, stored.now, owner=owner)
-        made = bench.datasets._document(one, "left", {"kind": "text", "size": 9}, batch="left")
-        await dead.library.add([made], {made.id: GUIDE}, is_ours=True)
-        bench.parts.begin()
-        (ended,) = await bench.datasets.wait(one, "left", 30)
+        dataset = await bench.dataset()
+        store = bench.parts.stored
+        owner = (
+            store.claims.owner.rsplit(":", 2)[0] + ":999999:1"
+        )  # of this machine and boot, and not there
+        dead = open_store(
+            bench.yard.services.storage.database, store.clock, owner=owner
+        )
+        document = bench.datasets._build_document(
+            dataset, "left", {"kind": "text", "size": 9}, batch="left"
+        )
+        await dead.library.add([document], {document.id: GUIDE}, is_ours=True)
+        bench.parts.start()
+        (ended,) = await bench.datasets.wait(dataset, "left", 30)
         assert ended.status is Status.COMPLETED
 
     run(work)
@@ -286,55 +379,82 @@ def test_what_a_dead_process_had_is_taken_up(run: Run):
 
 def test_questions_and_answers_from_tables_and_from_a_model(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset(doc_form=DocForm.QA)
+        dataset = await bench.dataset(doc_form=DocForm.QA)
         data = 'question,answer\nWhen do you open?,At nine.\nDo you wrap gifts?,"Yes, for two euros."\n'
-        added = await bench.datasets.add_file(one, "faq.csv", data.encode())
-        await bench.datasets.wait(one, added.batch, 30)
-        found = await bench.find(one, "open", settings=RetrievalSettings(top_k=1))
-        assert found.hits[0].text == "question:When do you open? \nanswer:At nine."
-        (failed,) = await bench.add(one, GUIDE)
+        added = await bench.datasets.add_file(dataset, "faq.csv", data.encode())
+        await bench.datasets.wait(dataset, added.batch, 30)
+        retrieval = await bench.find(
+            dataset, "open", settings=RetrievalSettings(top_k=1)
+        )
+        assert retrieval.hits[0].text == "question:When do you open? \nanswer:At nine."
+        (failed,) = await bench.add(dataset, GUIDE)
         assert failed.status is Status.ERROR  # no model is here to write them
-        models = Models(answers={"sent back": "Q1: How long?\nA1: 30 days.\nQ2: When open?\nA2: At nine."})
+        models = Models(
+            answers={
+                "sent back": "Q1: How long?\nA1: 30 days.\nQ2: When open?\nA2: At nine."
+            }
+        )
         bench.datasets.indexer._writer = models
-        (made,) = await bench.add(one, GUIDE)
-        assert (made.status, made.segments) == (Status.COMPLETED, 2)
+        (qa_document,) = await bench.add(dataset, GUIDE)
+        assert (qa_document.status, qa_document.segments) == (Status.COMPLETED, 2)
 
     run(work)
 
 
 def test_summaries_lead_to_their_segments(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset(summary_index_setting=SummaryIndex(enable=True), process_rule=LINES)
-        bench.datasets.indexer._writer = Models(answers={"opens at nine": "About zanzibar hours."})
-        await bench.add(one, GUIDE)
-        found = await bench.find(one, "zanzibar", settings=RetrievalSettings(top_k=1))
-        assert "opens at nine" in found.hits[0].segment.content
-        assert found.hits[0].segment.summary == "About zanzibar hours."
+        dataset = await bench.dataset(
+            summary_index_setting=SummaryIndex(enable=True), process_rule=LINES
+        )
+        bench.datasets.indexer._writer = Models(
+            answers={"opens at nine": "About zanzibar hours."}
+        )
+        await bench.add(dataset, GUIDE)
+        retrieval = await bench.find(
+            dataset, "zanzibar", settings=RetrievalSettings(top_k=1)
+        )
+        assert "opens at nine" in retrieval.hits[0].segment.content
+        assert retrieval.hits[0].segment.summary == "About zanzibar hours."
 
     run(work)
 
 
 def test_segments_by_hand_and_chunks_of_a_pipeline(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset(process_rule=LINES)
-        (document,) = await bench.add(one, GUIDE)
-        (made,) = await bench.datasets.segments.add(one, document, [{"content": "We speak Dutch.", "keywords": ["x"]}])
-        assert made.position == 4
-        changed = await bench.datasets.segments.change(
-            one, document, msgspec.structs.replace(made, content="We speak Danish.")
+        dataset = await bench.dataset(process_rule=LINES)
+        (document,) = await bench.add(dataset, GUIDE)
+        (segment,) = await bench.datasets.segments.add(
+            dataset, document, [{"content": "We speak Dutch.", "keywords": ["x"]}]
         )
-        assert (await bench.find(one, "Danish")).hits[0].segment.id == changed.id
-        off = await bench.datasets.segments.change(one, document, msgspec.structs.replace(changed, is_enabled=False))
-        assert all(hit.segment.id != off.id for hit in (await bench.find(one, "Danish")).hits)
+        assert segment.position == 4
+        changed = await bench.datasets.segments.change(
+            dataset,
+            document,
+            msgspec.structs.replace(segment, content="We speak Danish."),
+        )
+        assert (await bench.find(dataset, "Danish")).hits[0].segment.id == changed.id
+        off = await bench.datasets.segments.change(
+            dataset, document, msgspec.structs.replace(changed, is_enabled=False)
+        )
+        assert all(
+            hit.segment.id != off.id
+            for hit in (await bench.find(dataset, "Danish")).hits
+        )
         with pytest.raises(InvokeBadRequestError, match="Content is empty"):
-            await bench.datasets.segments.add(one, document, [{"content": " "}])
-        parts = [DocumentPart(text="A parent about cranes.", children=["cranes fly", "cranes dance"])]
-        chunked = await bench.datasets.add_chunks(one, "chunks", parts, DocForm.HIERARCHICAL)
-        await bench.datasets.wait(one, chunked.batch, 30)
-        hit = (await bench.find(one, "dance")).hits[0]
+            await bench.datasets.segments.add(dataset, document, [{"content": " "}])
+        parts = [
+            DocumentPart(
+                text="A parent about cranes.", children=["cranes fly", "cranes dance"]
+            )
+        ]
+        chunked = await bench.datasets.add_chunks(
+            dataset, "chunks", parts, DocForm.HIERARCHICAL
+        )
+        await bench.datasets.wait(dataset, chunked.batch, 30)
+        hit = (await bench.find(dataset, "dance")).hits[0]
         assert hit.segment.content == "A parent about cranes."
         assert next(child.content for child in hit.children) == "cranes dance"
-        assert await bench.parts.stored.integrity.problems("default", one.id) == []
+        assert await bench.parts.stored.integrity.problems("default", dataset.id) == []
 
     run(work)
 
@@ -344,25 +464,36 @@ def test_segments_by_hand_and_chunks_of_a_pipeline(run: Run):
 
 def test_thresholds_rerankers_and_what_they_say_when_they_fail(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset(process_rule=LINES)
-        await bench.add(one, GUIDE)
+        dataset = await bench.dataset(process_rule=LINES)
+        await bench.add(dataset, GUIDE)
         models = Models()
-        retriever = Retriever(bench.parts.stored, bench.parts.indexes.of, bench.embedder, models, models)
+        retriever = Retriever(
+            bench.parts.stored, bench.parts.indexes.of, bench.embedder, models, models
+        )
 
         async def search(query: str, **settings: Any) -> Any:
-            asked = Asking(tenant="default", query=query, settings=RetrievalSettings(**settings))
-            return await retriever.search([one.id], asked)
+            request = SearchRequest(
+                tenant="default", query=query, settings=RetrievalSettings(**settings)
+            )
+            return await retriever.search([dataset.id], request)
 
         plain = await search("gifts wrapped")
         assert len(plain.hits) >= 2
-        strict = await search("gifts wrapped", score_threshold_enabled=True, score_threshold=0.5)
+        strict = await search(
+            "gifts wrapped", score_threshold_enabled=True, score_threshold=0.5
+        )
         assert ["Gifts" in hit.segment.content for hit in strict.hits] == [True]
         ranked = await search("gifts are wrapped", reranking_enable=True)
         assert ranked.hits[0].scores["rerank"] == ranked.hits[0].score == 1.0
         models.error = InvokeServerUnavailableError("away")
         failed = await search("gifts wrapped", reranking_enable=True)
-        assert [hit.segment.id for hit in failed.hits] == [hit.segment.id for hit in plain.hits]
-        assert "'default-rerank' failed, so the order is that of the search: away" in failed.notes[0]
+        assert [hit.segment.id for hit in failed.hits] == [
+            hit.segment.id for hit in plain.hits
+        ]
+        assert (
+            "'default-rerank' failed, so the order is that of the search: away"
+            in failed.notes[0]
+        )
         models.error = None
         ranks = await search("gifts wrapped", fusion="ranks")
         assert "Gifts" in ranks.hits[0].segment.content
@@ -376,36 +507,63 @@ def test_thresholds_rerankers_and_what_they_say_when_they_fail(run: Run):
 
 def test_questions_are_transformed_and_datasets_chosen(run: Run):
     async def work(bench: Bench) -> None:
-        shop, zoo = await bench.dataset("shop", process_rule=LINES), await bench.dataset("zoo", process_rule=LINES)
+        shop, zoo = (
+            await bench.dataset("shop", process_rule=LINES),
+            await bench.dataset("zoo", process_rule=LINES),
+        )
         await bench.add(shop, GUIDE)
         await bench.add(zoo, "The lynx sleeps at noon.\n\nThe otter eats fish.")
-        models = Models(answers={"Give three other ways": "opening hours\nshop opens", "Which one of these": "2"})
-        retriever = Retriever(bench.parts.stored, bench.parts.indexes.of, bench.embedder, models, models)
-        every = await retriever.search([shop.id, zoo.id], Asking(tenant="default", query="otter fish"))
-        assert every.hits[0].dataset.name == "zoo"
-        wide = await retriever.search([shop.id], Asking(tenant="default", query="When?", transforms=["expand"]))
+        models = Models(
+            answers={
+                "Give three other ways": "opening hours\nshop opens",
+                "Which one of these": "2",
+            }
+        )
+        retriever = Retriever(
+            bench.parts.stored, bench.parts.indexes.of, bench.embedder, models, models
+        )
+        all_results = await retriever.search(
+            [shop.id, zoo.id], SearchRequest(tenant="default", query="otter fish")
+        )
+        assert all_results.hits[0].dataset.name == "zoo"
+        wide = await retriever.search(
+            [shop.id],
+            SearchRequest(tenant="default", query="When?", transforms=["expand"]),
+        )
         assert wide.queries == ["When?", "opening hours", "shop opens"]
         assert "opens at nine" in wide.hits[0].segment.content
-        single = await retriever.search([shop.id, zoo.id], Asking(tenant="default", query="animals", mode="single"))
+        single = await retriever.search(
+            [shop.id, zoo.id],
+            SearchRequest(tenant="default", query="animals", mode="single"),
+        )
         assert {hit.dataset.name for hit in single.hits} == {"zoo"}
         models.error = InvokeServerUnavailableError("away")
-        without = await retriever.search(
-            [shop.id, zoo.id], Asking(tenant="default", query="opens", mode="single", transforms=["rewrite"])
+        fallback = await retriever.search(
+            [shop.id, zoo.id],
+            SearchRequest(
+                tenant="default", query="opens", mode="single", transforms=["rewrite"]
+            ),
         )
-        assert without.hits
-        assert any("could not be asked" in note for note in without.notes)
+        assert fallback.hits
+        assert any("could not be asked" in note for note in fallback.notes)
 
     run(work)
 
 
 def test_economy_calls_no_model(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset(indexing_technique=Technique.ECONOMY, process_rule=LINES)
+        dataset = await bench.dataset(
+            indexing_technique=Technique.ECONOMY, process_rule=LINES
+        )
         bench.embedder.error = InvokeServerUnavailableError("must not be asked")
-        await bench.add(one, GUIDE)
-        found = await bench.find(one, "gifts", settings=RetrievalSettings(search_method=SearchMethod.SEMANTIC))
-        assert "Gifts" in found.hits[0].segment.content
-        assert "gifts" in found.hits[0].segment.keywords
+        await bench.add(dataset, GUIDE)
+        retrieval = await bench.find(
+            dataset,
+            "gifts",
+            settings=RetrievalSettings(search_method=SearchMethod.SEMANTIC),
+        )
+        assert "Gifts" in retrieval.hits[0].segment.content
+        assert "gifts" in retrieval.hits[0].segment.keywords
 
     run(work)
 
@@ -415,28 +573,50 @@ def test_economy_calls_no_model(run: Run):
 
 def test_answers_cite_and_say_when_the_documents_do_not(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset(process_rule=LINES)
-        await bench.add(one, GUIDE)
-        models = Models(answers={"When does the shop": "The shop opens at nine [1]. It has a pool."})
-        retriever = Retriever(bench.parts.stored, bench.parts.indexes.of, bench.embedder, models, models)
+        dataset = await bench.dataset(process_rule=LINES)
+        await bench.add(dataset, GUIDE)
+        models = Models(
+            answers={"When does the shop": "The shop opens at nine [1]. It has a pool."}
+        )
+        retriever = Retriever(
+            bench.parts.stored, bench.parts.indexes.of, bench.embedder, models, models
+        )
         answerer = Answerer(retriever, models, models, models)
-        asked = Asking(tenant="default", query="When does the shop open?")
-        answer = await answerer.ask([one.id], asked)
+        request = SearchRequest(tenant="default", query="When does the shop open?")
+        answer = await answerer.answer([dataset.id], request)
         assert answer.is_found
         (cited,) = answer.citations[:1]
         assert cited.text == "The shop opens at nine."
-        document = await bench.parts.stored.documents.get("default", one.id, cited.document)
-        assert (await bench.datasets.text(document))[cited.start : cited.stop] == cited.text
+        document = await bench.parts.stored.documents.get(
+            "default", dataset.id, cited.document
+        )
+        assert (await bench.datasets.text(document))[
+            cited.start : cited.stop
+        ] == cited.text
         assert [claim.is_supported for claim in answer.claims] == [True, False]
-        kept = await answerer.ask([one.id], asked, Manner(drops_unsupported=True))
-        assert kept.text == "The shop opens at nine [1]."
-        nothing = await answerer.ask([one.id], Asking(tenant="default", query="Zebra xylophone?"))
+        supported_answer = await answerer.answer(
+            [dataset.id], request, AnswerOptions(drops_unsupported=True)
+        )
+        assert supported_answer.text == "The shop opens at nine [1]."
+        nothing = await answerer.answer(
+            [dataset.id], SearchRequest(tenant="default", query="Zebra xylophone?")
+        )
         assert (nothing.is_found, nothing.text) == (False, "The documents do not say.")
-        assert (await answerer.ask([one.id], Asking(tenant="default", query="斑马？"))).text == "文档中没有相关内容。"
-        kinds = [kind async for kind, _ in answerer.stream([one.id], asked)]
+        assert (
+            await answerer.answer(
+                [dataset.id], SearchRequest(tenant="default", query="斑马？")
+            )
+        ).text == "文档中没有相关内容。"
+        kinds = [
+            event_type async for event_type, _ in answerer.stream([dataset.id], request)
+        ]
         assert kinds[0] == "sources"
         assert kinds[-1] == "answer"
-        safe = await answerer.ask([one.id], asked, Manner(safety=lambda text: "secret" if "nine" in text else ""))
+        safe = await answerer.answer(
+            [dataset.id],
+            request,
+            AnswerOptions(safety=lambda text: "secret" if "nine" in text else ""),
+        )
         assert any("was left out: secret" in note for note in safe.notes)
 
     run(work)
@@ -444,19 +624,28 @@ def test_answers_cite_and_say_when_the_documents_do_not(run: Run):
 
 def test_contexts_keep_to_their_budget(run: Run):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset(process_rule=LINES)
-        await bench.add(one, "\n\n".join(f"Sentence number {at} speaks of lamps. " * 4 for at in range(20)))
-        hits = (await bench.find(one, "lamps", settings=RetrievalSettings(top_k=10))).hits
-        built = ContextBuilder(most_tokens=150, least_tokens=10).build(hits)
+        dataset = await bench.dataset(process_rule=LINES)
+        await bench.add(
+            dataset,
+            "\n\n".join(
+                f"Sentence number {index} speaks of lamps. " * 4 for index in range(20)
+            ),
+        )
+        hits = (
+            await bench.find(dataset, "lamps", settings=RetrievalSettings(top_k=10))
+        ).hits
+        built = ContextBuilder(max_tokens=150, min_tokens=10).build(hits)
         assert built.tokens <= 150
         assert 0 < len(built.citations) < 10
-        assert built.left_out == 10 - len(built.citations)
+        assert built.omitted_count == 10 - len(built.citations)
         assert "[1] n0" in built.text
         ends = ContextBuilder(order="ends").build(hits)
         assert ends.citations[0].segment == hits[0].segment.id
         assert ends.citations[-1].segment == hits[1].segment.id
         placed = ContextBuilder(order="document").build(hits)
-        assert [one.start for one in placed.citations] == sorted(one.start for one in placed.citations)
+        assert [citation.start for citation in placed.citations] == sorted(
+            citation.start for citation in placed.citations
+        )
 
     run(work)
 
@@ -466,17 +655,19 @@ def test_contexts_keep_to_their_budget(run: Run):
 
 def test_datasets_travel_with_their_vectors(run: Run, tmp_path: Path):
     async def work(bench: Bench) -> None:
-        one = await bench.dataset(doc_form=DocForm.HIERARCHICAL)
-        await bench.add(one, GUIDE)
-        told = await export_dataset(
-            bench.datasets, await bench.parts.stored.datasets.get("default", one.id), tmp_path / "x.zip"
+        dataset = await bench.dataset(doc_form=DocForm.HIERARCHICAL)
+        await bench.add(dataset, GUIDE)
+        export_counts = await export_dataset(
+            bench.datasets,
+            await bench.parts.stored.datasets.get("default", dataset.id),
+            tmp_path / "x.zip",
         )
-        assert told["documents"] == 1
-        before = bench.embedder.texts
+        assert export_counts["documents"] == 1
+        embedded_before = bench.embedder.texts
         copy = await import_dataset(bench.datasets, "other", tmp_path / "x.zip")
-        assert bench.embedder.texts == before
-        found = await bench.datasets.search("other", [copy.id], "gifts")
-        assert found.hits[0].children
+        assert bench.embedder.texts == embedded_before
+        retrieval = await bench.datasets.search("other", [copy.id], "gifts")
+        assert retrieval.hits[0].children
         assert await bench.parts.stored.integrity.problems("other", copy.id) == []
         with pytest.raises(Exception, match="is no exported dataset"):
             (tmp_path / "bad.zip").write_bytes(b"no")
@@ -485,7 +676,9 @@ def test_datasets_travel_with_their_vectors(run: Run, tmp_path: Path):
     run(work)
 
 
-def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(run: Run, tmp_path: Path, upstream: Any):
+def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(
+    run: Run, tmp_path: Path, upstream: Any
+):
     import sqlite3
 
     from modelyard.testing import Answer
@@ -495,7 +688,9 @@ def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(run: Run, tmp_path: 
         "/a": b"<html><title>A</title><body><p>Page about lamps.</p><a href='/'>home</a><a href='/trap/1'>t</a></body></html>",
         "/sitemap.xml": b"<urlset><url><loc>/a</loc></url></urlset>",
         "/feed": b"<rss><channel><item><link>/a</link></item></channel></rss>",
-        "/api": json.dumps({"items": [{"id": 1, "title": "One", "body": "Lamps cost ten."}]}).encode(),
+        "/api": json.dumps(
+            {"items": [{"id": 1, "title": "One", "body": "Lamps cost ten."}]}
+        ).encode(),
     }
 
     def answer(request: Any) -> Any:
@@ -508,10 +703,14 @@ def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(run: Run, tmp_path: 
                 body=f"<html><body>Trap {number} <a href='/trap/{number + 1}'>on</a></body></html>".encode(),
                 headers={"content-type": "text/html"},
             )
-        kind = (
-            "application/json" if path == "/api" else "text/xml" if path in ("/sitemap.xml", "/feed") else "text/html"
+        content_type = (
+            "application/json"
+            if path == "/api"
+            else "text/xml"
+            if path in ("/sitemap.xml", "/feed")
+            else "text/html"
         )
-        return Answer(body=pages[path], headers={"content-type": kind})
+        return Answer(body=pages[path], headers={"content-type": content_type})
 
     server = upstream(answer)
     base = server.url.removesuffix("/v1")
@@ -521,46 +720,87 @@ def test_pages_feeds_apis_and_rows_are_gathered_and_kept_up(run: Run, tmp_path: 
         rows.executemany("INSERT INTO lamps VALUES (?, ?)", [(1, "Heron"), (2, "Lynx")])
 
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
+        dataset = await bench.dataset()
         gatherer = bench.parts.gatherer
-        told = await gather(bench.datasets, one, "site", gatherer.pages(f"{base}/", most=6, depth=9))
-        assert told["added"] == 6  # the trap ends where it must
-        again = await gather(bench.datasets, one, "site", gatherer.pages(f"{base}/", most=6, depth=9), deletes=True)
-        assert again == {"added": 0, "changed": 0, "deleted": 0, "same": 6}
-        for kind, found in (
+        counts = await sync_sources(
+            bench.datasets,
+            dataset,
+            "site",
+            gatherer.pages(f"{base}/", max_pages=6, depth=9),
+        )
+        assert counts["added"] == 6  # the trap ends where it must
+        second_counts = await sync_sources(
+            bench.datasets,
+            dataset,
+            "site",
+            gatherer.pages(f"{base}/", max_pages=6, depth=9),
+            deletes=True,
+        )
+        assert second_counts == {"added": 0, "changed": 0, "deleted": 0, "same": 6}
+        for source_name, source_documents in (
             ("sitemap", gatherer.sitemap(f"{base}/sitemap.xml")), ("feed", gatherer.feed(f"{base}/feed")),
             ("api", gatherer.values(f"{base}/api", "$.items[*]", text="body")),
         ):  # fmt: skip
-            assert (await gather(bench.datasets, one, kind, found))["added"] == 1, kind
-        told = await gather(
-            bench.datasets, one, "sql", gatherer.rows(str(file), "SELECT * FROM lamps", key="id", name="name")
+            assert (
+                await sync_sources(
+                    bench.datasets, dataset, source_name, source_documents
+                )
+            )["added"] == 1, source_name
+        counts = await sync_sources(
+            bench.datasets,
+            dataset,
+            "sql",
+            gatherer.rows(str(file), "SELECT * FROM lamps", key="id", name="name"),
         )
-        assert told["added"] == 2
-        after = [
-            row async for row in gatherer.rows(str(file), "SELECT * FROM lamps WHERE id > :after", key="id", after=1)
+        assert counts["added"] == 2
+        later_rows = [
+            row
+            async for row in gatherer.rows(
+                str(file),
+                "SELECT * FROM lamps WHERE id > :after",
+                key="id",
+                after_key=1,
+            )
         ]
-        assert [row.key for row in after] == ["2"]
+        assert [row.key for row in later_rows] == ["2"]
         with pytest.raises(InvokeBadRequestError, match="must be a SELECT"):
-            [row async for row in gatherer.rows(str(file), "DELETE FROM lamps", key="id")]
+            [
+                row
+                async for row in gatherer.rows(str(file), "DELETE FROM lamps", key="id")
+            ]
         with pytest.raises(InvokeBadRequestError, match="no such table"):
-            [row async for row in gatherer.rows(str(file), "SELECT * FROM lanterns", key="id")]
+            [
+                row
+                async for row in gatherer.rows(
+                    str(file), "SELECT * FROM lanterns", key="id"
+                )
+            ]
         with pytest.raises(InvokeBadRequestError, match="no RSS or Atom feed"):
             [page async for page in gatherer.feed(f"{base}/a")]
 
-    run(work, egress={"private": [base.removeprefix("http://")]}, knowledge={"crawl_delay_seconds": 0.0})
+    run(
+        work,
+        egress={"private": [base.removeprefix("http://")]},
+        knowledge={"crawl_delay_seconds": 0.0},
+    )
 
 
 def test_a_page_that_leads_inside_is_not_followed(run: Run, upstream: Any):
     from modelyard.testing import Answer
 
     server = upstream(
-        lambda request: Answer(body=b"<html><body>secret inside</body></html>", headers={"content-type": "text/html"})
+        lambda request: Answer(
+            body=b"<html><body>secret inside</body></html>",
+            headers={"content-type": "text/html"},
+        )
     )
 
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
-        added = await bench.datasets.add_source(one, "page", {"kind": "url", "url": f"{server.url}"})
-        (ended,) = await bench.datasets.wait(one, added.batch, 30)
+        dataset = await bench.dataset()
+        added = await bench.datasets.add_source(
+            dataset, "page", {"kind": "url", "url": f"{server.url}"}
+        )
+        (ended,) = await bench.datasets.wait(dataset, added.batch, 30)
         assert ended.status is Status.ERROR
         assert "must not be called" in ended.error or "no public address" in ended.error
 
@@ -570,32 +810,56 @@ def test_a_page_that_leads_inside_is_not_followed(run: Run, upstream: Any):
 def test_external_knowledge_is_asked(run: Run, upstream: Any):
     from modelyard.testing import json_answer
 
-    seen: list[Any] = []
+    received_requests: list[Any] = []
 
     def answer(request: Any) -> Any:
-        seen.append((request.headers.get("authorization"), request.json))
+        received_requests.append((request.headers.get("authorization"), request.json))
         if request.json["query"] == "bad":
             return json_answer({"error_code": 2001, "error_msg": "no"}, status=404)
         return json_answer(
-            {"records": [{"content": "From afar.", "score": 0.8, "title": "Far", "metadata": {"page": 3}}]}
+            {
+                "records": [
+                    {
+                        "content": "From afar.",
+                        "score": 0.8,
+                        "title": "Far",
+                        "metadata": {"page": 3},
+                    }
+                ]
+            }
         )
 
     server = upstream(answer)
 
     async def work(bench: Bench) -> None:
-        api = await bench.parts.external.add("default", "far", f"{server.url}/k", "sk-far-key")
-        one = await bench.dataset(provider="external", external_knowledge_api_id=api, external_knowledge_id="k1")
-        found = await bench.find(one, "anything")
-        assert [(hit.text, hit.score, hit.title) for hit in found.hits] == [("From afar.", 0.8, "Far")]
-        assert seen[0][0] == "Bearer sk-far-key"
-        assert seen[0][1]["knowledge_id"] == "k1"
-        with pytest.raises(InvokeServerUnavailableError, match="status 404. it has no such knowledge"):
-            await bench.find(one, "bad")
-        assert "sk-far-key" not in str(await bench.parts.external.listed("default"))
-        rows = await bench.yard.services.storage.database.fetch("SELECT secret FROM external_knowledge")
+        api = await bench.parts.external.add(
+            "default", "far", f"{server.url}/k", "sk-far-key"
+        )
+        dataset = await bench.dataset(
+            provider="external",
+            external_knowledge_api_id=api,
+            external_knowledge_id="k1",
+        )
+        retrieval = await bench.find(dataset, "anything")
+        assert [(hit.text, hit.score, hit.title) for hit in retrieval.hits] == [
+            ("From afar.", 0.8, "Far")
+        ]
+        assert received_requests[0][0] == "Bearer sk-far-key"
+        assert received_requests[0][1]["knowledge_id"] == "k1"
+        with pytest.raises(
+            InvokeServerUnavailableError, match="status 404. it has no such knowledge"
+        ):
+            await bench.find(dataset, "bad")
+        assert "sk-far-key" not in str(await bench.parts.external.list("default"))
+        rows = await bench.yard.services.storage.database.fetch(
+            "SELECT secret FROM external_knowledge"
+        )
         assert "sk-far-key" not in rows[0]["secret"]
 
-    run(work, egress={"private": [server.url.removeprefix("http://").removesuffix("/v1")]})
+    run(
+        work,
+        egress={"private": [server.url.removeprefix("http://").removesuffix("/v1")]},
+    )
 
 
 # ------------------------------------------------------------------------------------------------ measuring
@@ -603,18 +867,26 @@ def test_external_knowledge_is_asked(run: Run, upstream: Any):
 
 def test_collections_are_read_measured_and_written(run: Run, tmp_path: Path):
     assert ndcg(["a", "b"], {"b": 1.0}) == pytest.approx(0.6309, abs=1e-4)
-    made = Collection(
-        "tiny", [Text(str(at), "", f"{name} lives here") for at, name in enumerate(("otter", "lynx", "heron"))],
+    collection = Collection(
+        "tiny", [CorpusText(str(index), "", f"{name} lives here") for index, name in enumerate(("otter", "lynx", "heron"))],
         {"q1": "lynx", "q2": "otter"}, {"q1": {"1": 1.0}, "q2": {"0": 1.0}},
     )  # fmt: skip
-    save_collection(made, tmp_path / "tiny")
-    assert load_collection(tmp_path / "tiny") == made
+    save_collection(collection, tmp_path / "tiny")
+    assert load_collection(tmp_path / "tiny") == collection
 
     async def work(bench: Bench) -> None:
-        one = await bench.dataset()
-        await add_collection(bench.datasets, one, made)
-        scores = await evaluate(bench.datasets, one, made, RetrievalSettings())
-        assert (scores.questions, scores.ndcg, scores.recall, scores.mrr, scores.hit_1) == (2, 1.0, 1.0, 1.0, 1.0)
+        dataset = await bench.dataset()
+        await add_collection(bench.datasets, dataset, collection)
+        scores = await evaluate(
+            bench.datasets, dataset, collection, RetrievalSettings()
+        )
+        assert (
+            scores.questions,
+            scores.ndcg,
+            scores.recall,
+            scores.mrr,
+            scores.hit_1,
+        ) == (2, 1.0, 1.0, 1.0, 1.0)
         with pytest.raises(Exception, match="not in BEIR's layout"):
             load_collection(tmp_path)
 

@@ -6,7 +6,12 @@ from hypothesis import given, settings
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.knowledge import facts, queries
-from modelyard.knowledge.analysis import counted, keywords, split_counted, terms
+from modelyard.knowledge.analysis import (
+    decode_term_counts,
+    encode_term_counts,
+    keywords,
+    terms,
+)
 from modelyard.knowledge.clean import clean
 from modelyard.knowledge.entities import (
     AUTOMATIC,
@@ -18,9 +23,9 @@ from modelyard.knowledge.entities import (
     Rules,
     Segmentation,
 )
-from modelyard.knowledge.filters import check, fits
-from modelyard.knowledge.index.base import Question, fused
-from modelyard.knowledge.prepare import pairs_of_answer, pairs_of_tables
+from modelyard.knowledge.filters import check, matches
+from modelyard.knowledge.index.base import IndexQuery, fuse_scores
+from modelyard.knowledge.prepare import parse_qa_pairs, qa_pairs_from_tables
 from modelyard.knowledge.retrieve import mmr
 from modelyard.knowledge.rows import DocumentPart
 from modelyard.knowledge.sources import values_at
@@ -36,74 +41,116 @@ def test_what_is_always_cleaned_and_what_a_rule_cleans():
     assert clean("a<|im_start|>b\x00\x08\ufffec", Rules()) == "a<im_start>bc"
     assert clean("a\n\n\n\nb  \u3000c", Rules()) == "a\n\n\n\nb  \u3000c"
     assert clean("a\n\n\n\nb  \u3000c", AUTOMATIC) == "a\n\nb c"
-    told = "Mail ann@example.org or see https://example.org/x and [our page](https://example.org/y) ![p](https://e.org/p.png)"
-    assert clean(told, AUTOMATIC) == "Mail  or see  and [our page](https://example.org/y) ![p](https://e.org/p.png)"
-    off = Rules(pre_processing_rules=[PreProcessingRule(id="remove_urls_emails", enabled=False)])
-    assert clean(told, off) == told
+    text = "Mail ann@example.org or see https://example.org/x and [our page](https://example.org/y) ![p](https://e.org/p.png)"
+    assert (
+        clean(text, AUTOMATIC)
+        == "Mail  or see  and [our page](https://example.org/y) ![p](https://e.org/p.png)"
+    )
+    off = Rules(
+        pre_processing_rules=[PreProcessingRule(id="remove_urls_emails", enabled=False)]
+    )
+    assert clean(text, off) == text
 
 
 # ------------------------------------------------------------------------------------------------ splitting
 
 
-@given(WORDS, st.integers(10, 80), st.integers(0, 9), st.sampled_from(["\n", "\n\n", "", "。"]))
+@given(
+    WORDS,
+    st.integers(10, 80),
+    st.integers(0, 9),
+    st.sampled_from(["\n", "\n\n", "", "。"]),
+)
 @settings(max_examples=150)
-def test_segments_are_places_of_the_text_no_longer_than_asked_for(text: str, size: int, overlap: int, separator: str):
-    found = spans(text, Segmentation(separator=separator, max_tokens=size, chunk_overlap=overlap))
-    for start, stop in found:
+def test_segments_are_places_of_the_text_no_longer_than_asked_for(
+    text: str, size: int, overlap: int, separator: str
+):
+    segment_spans = spans(
+        text, Segmentation(separator=separator, max_tokens=size, chunk_overlap=overlap)
+    )
+    for start, stop in segment_spans:
         assert 0 <= start < stop <= len(text)
         assert stop - start <= size
         assert text[start] not in " \t\r\n.。"
     # Nothing that says something is lost.
-    held = set().union(*(range(start, stop) for start, stop in found))
-    lost = [at for at, sign in enumerate(text) if at not in held and not sign.isspace() and sign not in ".。"]
-    assert not lost
+    covered = set().union(*(range(start, stop) for start, stop in segment_spans))
+    lost_indexes = [
+        index
+        for index, char in enumerate(text)
+        if index not in covered and not char.isspace() and char not in ".。"
+    ]
+    assert not lost_indexes
 
 
 @given(WORDS, st.sampled_from([DocForm.TEXT, DocForm.HIERARCHICAL]))
 @settings(max_examples=150)
-def test_structure_loses_nothing_and_children_are_of_their_parents(text: str, form: DocForm):
-    rules = Rules(segmentation=Segmentation(max_tokens=120), subchunk_segmentation=Segmentation(max_tokens=40))
-    pieces = split(text, ProcessRule(mode="structure", rules=rules), form)
-    held: set[int] = set()
-    for one in pieces:
-        assert one.text.endswith(text[one.start : one.stop])
-        held.update(range(one.start, one.stop))
-        for child in one.children:
-            assert one.start <= child.start < child.stop <= one.stop
-    lost = [at for at, sign in enumerate(text) if at not in held and not sign.isspace() and sign != "|" and sign != "-"]
-    assert not lost
+def test_structure_loses_nothing_and_children_are_of_their_parents(
+    text: str, doc_form: DocForm
+):
+    rules = Rules(
+        segmentation=Segmentation(max_tokens=120),
+        subchunk_segmentation=Segmentation(max_tokens=40),
+    )
+    segments = split(text, ProcessRule(mode="structure", rules=rules), doc_form)
+    covered: set[int] = set()
+    for segment in segments:
+        assert segment.text.endswith(text[segment.start : segment.stop])
+        covered.update(range(segment.start, segment.stop))
+        for child in segment.children:
+            assert segment.start <= child.start < child.stop <= segment.stop
+    lost_indexes = [
+        index
+        for index, char in enumerate(text)
+        if index not in covered and not char.isspace() and char != "|" and char != "-"
+    ]
+    assert not lost_indexes
 
 
 def test_difys_settings_split_as_difys_do():
-    rule = ProcessRule(mode="custom", rules=Rules(segmentation=Segmentation(separator="\\n\\n", max_tokens=20)))
+    rule = ProcessRule(
+        mode="custom",
+        rules=Rules(segmentation=Segmentation(separator="\\n\\n", max_tokens=20)),
+    )
     text = "First part.\n\nSecond part is longer. It goes on.\n\n\n\n。Third"
-    parts = [one.text for one in split(text, rule)]
+    parts = [segment.text for segment in split(text, rule)]
     assert parts == ["First part.", "Second part is", "longer", "It goes on.", "Third"]
-    whole = ProcessRule(mode="hierarchical", rules=Rules(
+    full_doc_rule = ProcessRule(mode="hierarchical", rules=Rules(
         parent_mode="full-doc", subchunk_segmentation=Segmentation(separator="\n", max_tokens=50),
     ))  # fmt: skip
-    (parent,) = split("one\ntwo\nthree", whole, DocForm.HIERARCHICAL)
-    assert [one.text for one in parent.children] == ["one", "two", "three"]
+    (parent,) = split("one\ntwo\nthree", full_doc_rule, DocForm.HIERARCHICAL)
+    assert [child.text for child in parent.children] == ["one", "two", "three"]
 
 
 def test_headings_tables_and_code_stay_what_they_are():
-    rows = "\n".join(f"| {at} | name {at} |" for at in range(60))
-    text = (
-        f"# Guide\n\nHello.\n\n## Prices\n\n| id | name |\n| --- | --- |\n{rows}\n\n```py\n# no heading\nx = 1\n```\n"
+    rows = "\n".join(f"| {index} | name {index} |" for index in range(60))
+    text = f"# Guide\n\nHello.\n\n## Prices\n\n| id | name |\n| --- | --- |\n{rows}\n\n```py\n# no heading\nx = 1\n```\n"
+    segments = split(
+        text,
+        ProcessRule(
+            mode="structure", rules=Rules(segmentation=Segmentation(max_tokens=300))
+        ),
     )
-    pieces = split(text, ProcessRule(mode="structure", rules=Rules(segmentation=Segmentation(max_tokens=300))))
-    tables = [one for one in pieces if "| name 3" in one.text or "| 59 |" in one.text]
+    tables = [
+        segment
+        for segment in segments
+        if "| name 3" in segment.text or "| 59 |" in segment.text
+    ]
     assert len(tables) > 1
-    assert all("| id | name |\n| --- | --- |" in one.text for one in tables)
+    assert all("| id | name |\n| --- | --- |" in table.text for table in tables)
     assert tables[0].heading == "Guide › Prices"
-    assert any("# no heading\nx = 1" in one.text for one in pieces)
-    assert all("no heading" not in one.heading for one in pieces)
+    assert any("# no heading\nx = 1" in segment.text for segment in segments)
+    assert all("no heading" not in segment.heading for segment in segments)
 
 
 def test_chinese_text_ends_where_its_sentences_do():
     text = "退款将在七个工作日内到账。" * 60
-    pieces = split(text, ProcessRule(mode="structure", rules=Rules(segmentation=Segmentation(max_tokens=100))))
-    assert all(one.text.endswith("。") for one in pieces)
+    segments = split(
+        text,
+        ProcessRule(
+            mode="structure", rules=Rules(segmentation=Segmentation(max_tokens=100))
+        ),
+    )
+    assert all(segment.text.endswith("。") for segment in segments)
     by_tokens = spans(text, Segmentation(separator="\n", max_tokens=50, unit="tokens"))
     assert len(by_tokens) > 10
 
@@ -118,7 +165,10 @@ def test_one_line_of_many_megabytes_is_split_in_a_moment():
 
 
 def test_words_of_languages_with_and_without_blanks():
-    assert terms("Running runs") == terms("run RUN") or len(set(terms("Running runs run"))) == 1
+    assert (
+        terms("Running runs") == terms("run RUN")
+        or len(set(terms("Running runs run"))) == 1
+    )
     assert set(terms("退款")) < set(terms("我的退款呢"))
     assert terms("the of and") == []
     assert terms("ｆｕｌｌ　ｗｉｄｔｈ") == terms("full width")
@@ -127,20 +177,41 @@ def test_words_of_languages_with_and_without_blanks():
 
 @given(st.lists(WORDS, min_size=1, max_size=8))
 def test_stored_terms_are_read_as_they_were_written(texts: list[str]):
-    stored = [counted(one) for one in texts]
-    every, counts, sizes = split_counted([one for one, _ in stored])
-    at = 0
+    encoded_texts = [encode_term_counts(text) for text in texts]
+    all_terms, counts, sizes = decode_term_counts(
+        [encoded_terms for encoded_terms, _ in encoded_texts]
+    )
+    offset = 0
     for text, size in zip(texts, sizes.tolist(), strict=True):
-        found = dict(zip(every[at : at + size].tolist(), counts[at : at + size].tolist(), strict=True))
-        assert found == {one: min(255, terms(text).count(one)) for one in set(terms(text))}
-        at += size
+        term_counts = dict(
+            zip(
+                all_terms[offset : offset + size].tolist(),
+                counts[offset : offset + size].tolist(),
+                strict=True,
+            )
+        )
+        assert term_counts == {
+            term: min(255, terms(text).count(term)) for term in set(terms(text))
+        }
+        offset += size
 
 
 def test_legs_are_joined_by_weights_and_by_ranks():
-    semantic, words = {1: 0.9, 2: 0.5, 3: -0.2}, {2: 1.0, 4: 0.5}
-    by_weights = fused(semantic, words, Question(meaning=0.5, most=10))
-    assert [(one.entry, round(one.score, 2)) for one in by_weights] == [(2, 0.75), (1, 0.45), (4, 0.25), (3, 0.0)]
-    by_ranks = fused(semantic, words, Question(meaning=0.5, most=10, fusion="ranks"))
+    semantic, keyword_scores = {1: 0.9, 2: 0.5, 3: -0.2}, {2: 1.0, 4: 0.5}
+    by_weights = fuse_scores(
+        semantic, keyword_scores, IndexQuery(semantic_weight=0.5, limit=10)
+    )
+    assert [(hit.entry, round(hit.score, 2)) for hit in by_weights] == [
+        (2, 0.75),
+        (1, 0.45),
+        (4, 0.25),
+        (3, 0.0),
+    ]
+    by_ranks = fuse_scores(
+        semantic,
+        keyword_scores,
+        IndexQuery(semantic_weight=0.5, limit=10, fusion="ranks"),
+    )
     assert by_ranks[0].entry == 2
     assert by_ranks[0].score == 0.75
 
@@ -155,7 +226,13 @@ def test_diversity_takes_what_is_unlike_what_was_taken():
 
 # ------------------------------------------------------------------------------------------------ filters
 
-METADATA = {"name": "guide", "year": 2024, "when": "2024-05-01", "empty": "", "stamp": 1714521600}
+METADATA = {
+    "name": "guide",
+    "year": 2024,
+    "when": "2024-05-01",
+    "empty": "",
+    "stamp": 1714521600,
+}
 
 
 @pytest.mark.parametrize(
@@ -172,19 +249,25 @@ METADATA = {"name": "guide", "year": 2024, "when": "2024-05-01", "empty": "", "s
     ],
 )  # fmt: skip
 def test_every_operator(operator: str, name: str, value: object, holds: bool):
-    one = Conditions(conditions=[Condition(name=name, comparison_operator=operator, value=value)])
-    check(one)
-    assert fits(METADATA, one) is holds
+    conditions = Conditions(
+        conditions=[Condition(name=name, comparison_operator=operator, value=value)]
+    )
+    check(conditions)
+    assert matches(METADATA, conditions) is holds
 
 
 def test_conditions_are_joined_and_unknown_operators_are_refused():
-    both = [
+    both_conditions = [
         Condition(name="name", comparison_operator="is", value="x"),
         Condition(name="year", comparison_operator="=", value=2024),
     ]
-    assert not fits(METADATA, Conditions(conditions=both))
-    assert fits(METADATA, Conditions(logical_operator="or", conditions=both))
-    with pytest.raises(InvokeBadRequestError, match="'like' is none; there are contains"):
+    assert not matches(METADATA, Conditions(conditions=both_conditions))
+    assert matches(
+        METADATA, Conditions(logical_operator="or", conditions=both_conditions)
+    )
+    with pytest.raises(
+        InvokeBadRequestError, match="'like' is none; there are contains"
+    ):
         check(Conditions(conditions=[Condition(name="a", comparison_operator="like")]))
 
 
@@ -192,22 +275,29 @@ def test_conditions_are_joined_and_unknown_operators_are_refused():
 
 
 def test_what_models_say_is_read_whatever_it_is():
-    assert queries.read("expand", "1. How long?\n2) What time?\n\n- Here:", "When?") == [
+    assert queries.parse_transform(
+        "expand", "1. How long?\n2) What time?\n\n- Here:", "When?"
+    ) == [
         "When?",
         "How long?",
         "What time?",
     ]
-    assert queries.read("rewrite", "", "When?") == ["When?"]
-    assert queries.read("hyde", "It opens at nine.", "When?") == ["When?", "It opens at nine."]
-    assert queries.chosen("I choose number 2.", 3) == 1
-    assert queries.chosen("none of them", 3) is None
-    assert queries.chosen("7", 3) is None
-    told = 'Sure: ```json\n[{"metadata_field_name":"year","comparison_operator":">","metadata_field_value":2020},{"metadata_field_name":"zz","comparison_operator":"is"}]```'
-    found = queries.conditions(told, ["year"])
-    assert found is not None
-    assert [(one.name, one.value) for one in found.conditions] == [("year", 2020)]
-    assert queries.conditions("no json", ["year"]) is None
-    assert pairs_of_answer("Q1: What? A1: This.\nQ2: Why?\nA2: Because\nof that.") == [
+    assert queries.parse_transform("rewrite", "", "When?") == ["When?"]
+    assert queries.parse_transform("hyde", "It opens at nine.", "When?") == [
+        "When?",
+        "It opens at nine.",
+    ]
+    assert queries.parse_choice("I choose number 2.", 3) == 1
+    assert queries.parse_choice("none of them", 3) is None
+    assert queries.parse_choice("7", 3) is None
+    reply = 'Sure: ```json\n[{"metadata_field_name":"year","comparison_operator":">","metadata_field_value":2020},{"metadata_field_name":"zz","comparison_operator":"is"}]```'
+    parsed_conditions = queries.parse_conditions(reply, ["year"])
+    assert parsed_conditions is not None
+    assert [
+        (condition.name, condition.value) for condition in parsed_conditions.conditions
+    ] == [("year", 2020)]
+    assert queries.parse_conditions("no json", ["year"]) is None
+    assert parse_qa_pairs("Q1: What? A1: This.\nQ2: Why?\nA2: Because\nof that.") == [
         ("What?", "This."),
         ("Why?", "Because\nof that."),
     ]
@@ -215,12 +305,19 @@ def test_what_models_say_is_read_whatever_it_is():
 
 def test_pairs_are_read_out_of_tables():
     table = "| question | answer |\n| --- | --- |\n| What? | a \\| b |\n| | none |"
-    assert pairs_of_tables([DocumentPart(text=table)]) == [("What?", "a | b")]
-    assert pairs_of_tables([DocumentPart(text="| q1 | a1 |\n| --- | --- |\n| q2 | a2 |")]) == [
+    assert qa_pairs_from_tables([DocumentPart(text=table)]) == [("What?", "a | b")]
+    assert qa_pairs_from_tables(
+        [DocumentPart(text="| q1 | a1 |\n| --- | --- |\n| q2 | a2 |")]
+    ) == [
         ("q1", "a1"),
         ("q2", "a2"),
     ]
-    assert pairs_of_tables([DocumentPart(text="| a | b | c |\n| --- | --- | --- |\n| 1 | 2 | 3 |")]) == []
+    assert (
+        qa_pairs_from_tables(
+            [DocumentPart(text="| a | b | c |\n| --- | --- | --- |\n| 1 | 2 | 3 |")]
+        )
+        == []
+    )
 
 
 def test_paths_into_json():
@@ -235,9 +332,7 @@ def test_paths_into_json():
 
 # ------------------------------------------------------------------------------------------------ fact check
 
-SOURCE = (
-    "Goods can be sent back within 30 days. Refunds take seven days. Gifts are not wrapped. The shop is in Utrecht."
-)
+SOURCE = "Goods can be sent back within 30 days. Refunds take seven days. Gifts are not wrapped. The shop is in Utrecht."
 
 
 @pytest.mark.parametrize(
@@ -249,8 +344,8 @@ SOURCE = (
     ],
 )  # fmt: skip
 def test_claims_beside_their_source(claim: str, supported: bool):
-    (found,) = facts.check(claim, [SOURCE])
-    assert found.is_supported is supported, found
+    (checked_claim,) = facts.check(claim, [SOURCE])
+    assert checked_claim.is_supported is supported, checked_claim
 
 
 def test_a_model_may_doubt_what_words_let_stand():
@@ -260,7 +355,9 @@ def test_a_model_may_doubt_what_words_let_stand():
         async def entails(self, source: str, claim: str) -> bool | None:
             return False if "30 days" in claim else None
 
-    claims = facts.check("Goods can be sent back within 30 days. The shop is in Utrecht.", [SOURCE])
-    judged = asyncio.run(facts.judged(claims, [SOURCE], Judge()))
-    assert [one.is_supported for one in judged] == [False, True]
+    claims = facts.check(
+        "Goods can be sent back within 30 days. The shop is in Utrecht.", [SOURCE]
+    )
+    judged = asyncio.run(facts.combine_with_entailment(claims, [SOURCE], Judge()))
+    assert [claim.is_supported for claim in judged] == [False, True]
     assert "reads the source otherwise" in judged[0].reason

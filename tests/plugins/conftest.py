@@ -31,7 +31,7 @@ def example() -> Callable[[str], Package]:
     return lambda name: package_folder(EXAMPLES / name)
 
 
-class Plugged:
+class PluginGateway:
     """A running gateway, and its plugins."""
 
     def __init__(self, running: Running) -> None:
@@ -40,18 +40,39 @@ class Plugged:
         self.plugins = running.yard.services.plugins.plugins
         self.parts = running.yard.services.plugins
 
-    def do(self, work: Any, seconds: float = 60) -> Any:
+    def run_on_loop(self, work: Any, seconds: float = 60) -> Any:
         """Run something on the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.running.loop).result(seconds)
 
-    def install(self, *names: str, tenant: str = "default", **how: Any) -> list[Installed]:
-        return [self.do(self.parts.installations.add(tenant, package_folder(EXAMPLES / name), **how)) for name in names]
+    def install(
+        self, *names: str, tenant: str = "default", **options: Any
+    ) -> list[Installed]:
+        return [
+            self.run_on_loop(
+                self.parts.installations.add(
+                    tenant, package_folder(EXAMPLES / name), **options
+                )
+            )
+            for name in names
+        ]
 
-    def call(self, plugin: str, kind: str, action: str, tenant: str = "default", **data: Any) -> list[Any]:
+    def call(
+        self,
+        plugin: str,
+        call_type: str,
+        action: str,
+        tenant: str = "default",
+        **data: Any,
+    ) -> list[Any]:
         async def gather() -> list[Any]:
-            return [one async for one in self.plugins.call(tenant, plugin, kind, action, data, user="alice")]
+            return [
+                chunk
+                async for chunk in self.plugins.call(
+                    tenant, plugin, call_type, action, data, user="alice"
+                )
+            ]
 
-        return self.do(gather())
+        return self.run_on_loop(gather())
 
     def tool(self, tool: str, tenant: str = "default", **parameters: Any) -> list[Any]:
         return self.call(
@@ -59,22 +80,28 @@ class Plugged:
             provider="toolbox", tool=tool, credentials={}, credential_type="api-key", tool_parameters=parameters,
         )  # fmt: skip
 
-    def said(self, tool: str, **parameters: Any) -> str:
+    def tool_text(self, tool: str, **parameters: Any) -> str:
         """The text that a tool answered."""
-        texts = [one["message"]["text"] for one in self.tool(tool, **parameters) if one["type"] == "text"]
+        texts = [
+            chunk["message"]["text"]
+            for chunk in self.tool(tool, **parameters)
+            if chunk["type"] == "text"
+        ]
         return "".join(texts)
 
 
 @pytest.fixture
 def plugged(
     start_gateway: Callable[..., Running], environments: Path, tmp_path: Path
-) -> Iterator[Callable[..., Plugged]]:
-    def start(upstream: Any = None, *, chosen: PluginSettings | None = None, **changes: Any) -> Plugged:
+) -> Iterator[Callable[..., PluginGateway]]:
+    def start(
+        upstream: Any = None, *, chosen: PluginSettings | None = None, **changes: Any
+    ) -> PluginGateway:
         folder = tmp_path / "plugins"
         folder.mkdir(exist_ok=True)
         if not (folder / "environments").exists():
             (folder / "environments").symlink_to(environments)
         chosen = chosen or msgspec.structs.replace(PluginSettings(), debug_port=0)
-        return Plugged(start_gateway(upstream, plugins=chosen, **changes))
+        return PluginGateway(start_gateway(upstream, plugins=chosen, **changes))
 
     return start

@@ -23,42 +23,75 @@ def run(tmp_path: Path, environments: Path) -> Run:
         f"plugins: {{markets: ['{tmp_path / 'market'}']}}\nlocal: {{enabled: false}}\n"
     )
 
-    def work(*arguments: object, given: str = "") -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "modelyard", "plugin", *(str(one) for one in arguments)]
+    def work(
+        *arguments: object, stdin_text: str = ""
+    ) -> "subprocess.CompletedProcess[str]":
+        command = [
+            sys.executable,
+            "-m",
+            "modelyard",
+            "plugin",
+            *(str(argument) for argument in arguments),
+        ]
         environ = {**os.environ, "MODELYARD_HOME": str(home)}
         return subprocess.run(
-            command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, input=given, timeout=120
+            command,
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            input=stdin_text,
+            timeout=120,
         )
 
     return work
 
 
-@pytest.mark.parametrize("category", ["llm", "text-embedding", "tool", "extension", "datasource", "trigger"])
+@pytest.mark.parametrize(
+    "category", ["llm", "text-embedding", "tool", "extension", "datasource", "trigger"]
+)
 def test_what_init_makes_passes_its_test(run: Run, category: str):
-    assert run("init", "made", "--category", category, "--author", "me", "--quick").returncode == 0
-    done = run("test", "made", "--json")
-    found = json.loads(done.stdout)
-    assert done.returncode == 0, found
-    assert all(one["is_good"] is not False for one in found)
+    assert (
+        run(
+            "init", "made", "--category", category, "--author", "me", "--quick"
+        ).returncode
+        == 0
+    )
+    result = run("test", "made", "--json")
+    checks = json.loads(result.stdout)
+    assert result.returncode == 0, checks
+    assert all(check["is_good"] is not False for check in checks)
     assert json.loads(run("list", "--json").stdout) == []
 
 
-def test_a_plugin_is_installed_from_a_market_granted_less_upgraded_and_removed(run: Run, tmp_path: Path):
+def test_a_plugin_is_installed_from_a_market_granted_less_upgraded_and_removed(
+    run: Run, tmp_path: Path
+):
     assert run("market", "add", "market", EXAMPLES / "toolbox").returncode == 0
     newer = tmp_path / "newer"
     subprocess.run(["cp", "-r", str(EXAMPLES / "toolbox"), str(newer)], check=True)
     manifest = newer / "manifest.yaml"
-    manifest.write_text(manifest.read_text().replace("version: 0.0.1\ntype", "version: 0.0.2\ntype"))
+    manifest.write_text(
+        manifest.read_text().replace("version: 0.0.1\ntype", "version: 0.0.2\ntype")
+    )
     run("market", "add", "market", newer)
     searched = json.loads(run("market", "search", "tools", "--json").stdout)
-    assert [(one["plugin"], one["version"]) for one in searched] == [("modelyard/toolbox", "0.0.2")]
-    installed = run("install", "modelyard/toolbox", "--version", "0.0.1", "--grant", "storage")
-    assert (installed.returncode, "modelyard/toolbox 0.0.1" in installed.stdout) == (0, True)
+    assert [(listing["plugin"], listing["version"]) for listing in searched] == [
+        ("modelyard/toolbox", "0.0.2")
+    ]
+    installed = run(
+        "install", "modelyard/toolbox", "--version", "0.0.1", "--grant", "storage"
+    )
+    assert (installed.returncode, "modelyard/toolbox 0.0.1" in installed.stdout) == (
+        0,
+        True,
+    )
     (listed,) = json.loads(run("list", "--json").stdout)
     assert (listed["version"], listed["permissions"]) == ("0.0.1", ["storage"])
-    assert json.loads(run("permission", "modelyard/toolbox", "--grant", "model.llm", "--json").stdout)["granted"] == [
-        "model.llm"
-    ]
+    assert json.loads(
+        run("permission", "modelyard/toolbox", "--grant", "model.llm", "--json").stdout
+    )["granted"] == ["model.llm"]
     assert run("upgrade", "modelyard/toolbox", "0.0.2").returncode == 0
     (listed,) = json.loads(run("list", "--json").stdout)
     assert (listed["version"], listed["permissions"]) == ("0.0.2", ["model.llm"])
@@ -67,26 +100,37 @@ def test_a_plugin_is_installed_from_a_market_granted_less_upgraded_and_removed(r
 
 
 def test_run_speaks_json_lines(run: Run):
-    asked = {
+    request = {
         "invoke_id": "7", "type": "tool", "action": "invoke_tool",
         "request": {"provider": "toolbox", "tool": "add", "credentials": {}, "tool_parameters": {"a": 1, "b": 2}},
     }  # fmt: skip
-    done = run("run", EXAMPLES / "toolbox", given=f"{json.dumps(asked)}\nnonsense\n")
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    result = run(
+        "run", EXAMPLES / "toolbox", given=f"{json.dumps(request)}\nnonsense\n"
+    )
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert lines[0]["type"] == "plugin_ready"
     mine = [line for line in lines if line["invoke_id"] == "7"]
     assert mine[0]["response"]["message"]["text"] == "3"
     assert mine[-1]["type"] == "plugin_invoke_end"
-    assert any("this is no request" in str(line["response"]) for line in lines if line["type"] == "error")
+    assert any(
+        "this is no request" in str(line["response"])
+        for line in lines
+        if line["type"] == "error"
+    )
 
 
 def test_credentials_are_checked_and_kept(run: Run):
     run("install", EXAMPLES / "toolbox", EXAMPLES / "shelf", EXAMPLES / "mockgpt")
-    refused = run("credential", "add", "modelyard/toolbox/toolbox", "--set", "token=wrong")
+    refused = run(
+        "credential", "add", "modelyard/toolbox/toolbox", "--set", "token=wrong"
+    )
     assert (refused.returncode, "this token is refused" in refused.stderr) == (1, True)
     missing = run("credential", "add", "modelyard/shelf/shelf")
     assert "'token' is missing" in missing.stderr
-    assert "called with a model's credentials" in run("credential", "add", "modelyard/mockgpt/mockgpt").stderr
+    assert (
+        "called with a model's credentials"
+        in run("credential", "add", "modelyard/mockgpt/mockgpt").stderr
+    )
     added = run("credential", "add", "modelyard/shelf/shelf", "--set", "token=good")
     assert added.stdout.startswith("tool_credential_")
     assert run("credential", "remove", added.stdout.strip()).returncode == 0
@@ -103,21 +147,24 @@ def test_endpoints_are_added_listed_and_removed(run: Run):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "why"),
+    ("arguments", "reason"),
     [
         (["install", "nowhere.difypkg"], "file 'nowhere.difypkg' does not exist"),
         (["install", "a/b"], "plugin 'a/b' is not listed"),
         (["uninstall", "a/b"], "plugin 'a/b' is not installed"),
         (["package", "."], "holds no manifest.yaml"),
         (["verify", "x.difypkg"], "cannot be read"),
-        (["init", "x", "--category", "tool", "--name", "Big Name", "--quick"], "name 'Big Name' must be made of"),
+        (
+            ["init", "x", "--category", "tool", "--name", "Big Name", "--quick"],
+            "name 'Big Name' must be made of",
+        ),
         (["permission", "a/b"], "is not installed"),
     ],
 )
-def test_mistakes_are_named(run: Run, arguments: list[str], why: str):
-    done = run(*arguments)
-    assert done.returncode == 1
-    assert why in done.stderr
+def test_mistakes_are_named(run: Run, arguments: list[str], reason: str):
+    result = run(*arguments)
+    assert result.returncode == 1
+    assert reason in result.stderr
 
 
 def test_a_key_is_never_written_over(run: Run):

@@ -18,21 +18,25 @@ from tools.show.proof import free_port
 from modelyard.base.errors import PluginError
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.conversation import PluginDiedError
-from tests.plugins.conftest import EXAMPLES, Plugged
+from tests.plugins.conftest import EXAMPLES, PluginGateway
 from tests.plugins.test_odd import eventually
 
-Plug = Callable[..., Plugged]
+Plug = Callable[..., PluginGateway]
 
 
-def python_of(one: Plugged, name: str) -> str:
-    environment = one.do(one.parts.host.environments.prepare(EXAMPLES / name, name=name))
+def python_of(gateway: PluginGateway, name: str) -> str:
+    environment = gateway.run_on_loop(
+        gateway.parts.host.environments.prepare(EXAMPLES / name, name=name)
+    )
     return str(environment.python)
 
 
 @contextmanager
-def running(python: str, folder: Path, **told: str) -> Iterator["subprocess.Popen[bytes]"]:
+def running(
+    python: str, folder: Path, **extra_environ: str
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A plugin as its author starts it: `python -m main` in its folder."""
-    environ = {**os.environ, **told, "PYTHONDONTWRITEBYTECODE": "1"}
+    environ = {**os.environ, **extra_environ, "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
         [python, "-m", "main"], cwd=folder, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -44,8 +48,11 @@ def running(python: str, folder: Path, **told: str) -> Iterator["subprocess.Pope
         process.wait()
 
 
-def models(one: Plugged) -> list[str]:
-    return [model["id"] for model in httpx.get(f"{one.running.url}/models").json()["data"]]
+def models(gateway: PluginGateway) -> list[str]:
+    return [
+        model["id"]
+        for model in httpx.get(f"{gateway.running.url}/models").json()["data"]
+    ]
 
 
 def listens(port: int) -> bool:
@@ -54,52 +61,82 @@ def listens(port: int) -> bool:
 
 
 @pytest.fixture
-def debugging(plugged: Plug) -> tuple[Plugged, dict[str, str]]:
+def debugging(plugged: Plug) -> tuple[PluginGateway, dict[str, str]]:
     port = free_port()
-    one = plugged(chosen=PluginSettings(debug_port=port))
-    assert eventually(lambda: listens(port)), "the server takes plugins in debug soon after it has started"
-    key = one.parts.debugged.key("default")
-    told = {"INSTALL_METHOD": "remote", "REMOTE_INSTALL_URL": f"127.0.0.1:{port}", "REMOTE_INSTALL_KEY": key}
-    return one, told
+    gateway = plugged(chosen=PluginSettings(debug_port=port))
+    assert eventually(lambda: listens(port)), (
+        "the server takes plugins in debug soon after it has started"
+    )
+    key = gateway.parts.debugged.key("default")
+    debug_environ = {
+        "INSTALL_METHOD": "remote",
+        "REMOTE_INSTALL_URL": f"127.0.0.1:{port}",
+        "REMOTE_INSTALL_KEY": key,
+    }
+    return gateway, debug_environ
 
 
-def test_a_plugin_in_debug_is_there_while_it_runs(debugging: tuple[Plugged, dict[str, str]]):
-    one, told = debugging
-    ask = {"model": "mockgpt/mock-gpt-v1", "messages": [{"role": "user", "content": "hi"}]}
-    with running(python_of(one, "mockgpt"), EXAMPLES / "mockgpt", **told):
-        assert eventually(lambda: "mockgpt/mock-gpt-v1" in models(one), 20)
-        answered = httpx.post(f"{one.running.url}/chat/completions", json=ask, timeout=20).json()
+def test_a_plugin_in_debug_is_there_while_it_runs(
+    debugging: tuple[PluginGateway, dict[str, str]],
+):
+    gateway, debug_environ = debugging
+    ask = {
+        "model": "mockgpt/mock-gpt-v1",
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+    with running(python_of(gateway, "mockgpt"), EXAMPLES / "mockgpt", **debug_environ):
+        assert eventually(lambda: "mockgpt/mock-gpt-v1" in models(gateway), 20)
+        answered = httpx.post(
+            f"{gateway.running.url}/chat/completions", json=ask, timeout=20
+        ).json()
         assert answered["choices"][0]["message"]["content"].startswith("感谢你的提问")
-        (listed,) = one.plugins.installed("default")
+        (listed,) = gateway.plugins.installed("default")
         assert (listed.runtime, listed.plugin_id) == ("remote", "modelyard/mockgpt")
-        assert one.plugins.asset("default", "modelyard/mockgpt", "icon.svg").startswith(b"<svg")
-        assert one.plugins.installed("other") == []
-    assert eventually(lambda: "mockgpt/mock-gpt-v1" not in models(one))
+        assert gateway.plugins.asset(
+            "default", "modelyard/mockgpt", "icon.svg"
+        ).startswith(b"<svg")
+        assert gateway.plugins.installed("other") == []
+    assert eventually(lambda: "mockgpt/mock-gpt-v1" not in models(gateway))
 
 
-def test_a_plugin_in_debug_asks_its_host_and_comes_back(debugging: tuple[Plugged, dict[str, str]]):
-    one, told = debugging
-    python = python_of(one, "toolbox")
+def test_a_plugin_in_debug_asks_its_host_and_comes_back(
+    debugging: tuple[PluginGateway, dict[str, str]],
+):
+    gateway, debug_environ = debugging
+    python = python_of(gateway, "toolbox")
     for _ in range(2):
-        with running(python, EXAMPLES / "toolbox", **told):
-            assert eventually(lambda: one.plugins.installed("default"), 20)
-            assert one.said("ask", what="llm", text="echoed") == "echoed"
-        assert eventually(lambda: not one.plugins.installed("default"))
+        with running(python, EXAMPLES / "toolbox", **debug_environ):
+            assert eventually(lambda: gateway.plugins.installed("default"), 20)
+            assert gateway.tool_text("ask", what="llm", text="echoed") == "echoed"
+        assert eventually(lambda: not gateway.plugins.installed("default"))
 
 
-def test_a_plugin_in_debug_stands_before_the_installed_one(debugging: tuple[Plugged, dict[str, str]]):
-    one, told = debugging
-    one.install("mockgpt")
-    with running(python_of(one, "mockgpt"), EXAMPLES / "mockgpt", **told):
-        assert eventually(lambda: one.plugins.find("default", "modelyard/mockgpt").runtime == "remote", 20)
-        assert models(one).count("mockgpt/mock-gpt-v1") == 1
-    assert eventually(lambda: one.plugins.find("default", "modelyard/mockgpt").runtime == "local")
+def test_a_plugin_in_debug_stands_before_the_installed_one(
+    debugging: tuple[PluginGateway, dict[str, str]],
+):
+    gateway, debug_environ = debugging
+    gateway.install("mockgpt")
+    with running(python_of(gateway, "mockgpt"), EXAMPLES / "mockgpt", **debug_environ):
+        assert eventually(
+            lambda: (
+                gateway.plugins.find("default", "modelyard/mockgpt").runtime == "remote"
+            ),
+            20,
+        )
+        assert models(gateway).count("mockgpt/mock-gpt-v1") == 1
+    assert eventually(
+        lambda: gateway.plugins.find("default", "modelyard/mockgpt").runtime == "local"
+    )
 
 
-def test_a_call_whose_plugin_in_debug_goes_away_ends(debugging: tuple[Plugged, dict[str, str]]):
-    one, told = debugging
-    with running(python_of(one, "toolbox"), EXAMPLES / "toolbox", **told) as process:
-        assert eventually(lambda: one.plugins.installed("default"), 20)
+def test_a_call_whose_plugin_in_debug_goes_away_ends(
+    debugging: tuple[PluginGateway, dict[str, str]],
+):
+    gateway, debug_environ = debugging
+    with running(
+        python_of(gateway, "toolbox"), EXAMPLES / "toolbox", **debug_environ
+    ) as process:
+        assert eventually(lambda: gateway.plugins.installed("default"), 20)
 
         async def cut() -> None:
             data = {
@@ -109,19 +146,27 @@ def test_a_call_whose_plugin_in_debug_goes_away_ends(debugging: tuple[Plugged, d
                 "credential_type": "api-key",
                 "tool_parameters": {"seconds": 60},
             }
-            async for _ in one.plugins.call("default", "modelyard/toolbox", "tool", "invoke_tool", data):
+            async for _ in gateway.plugins.call(
+                "default", "modelyard/toolbox", "tool", "invoke_tool", data
+            ):
                 os.killpg(process.pid, signal.SIGKILL)
 
         with pytest.raises(PluginDiedError, match="the plugin in debug is gone"):
-            one.do(cut())
+            gateway.run_on_loop(cut())
 
 
 @pytest.mark.parametrize(
-    ("said", "answer"),
+    ("sent_bytes", "answer"),
     [
-        (b'{"type":"handshake","data":{"key":"wrong"}}\n', "handshake failed, invalid key"),
+        (
+            b'{"type":"handshake","data":{"key":"wrong"}}\n',
+            "handshake failed, invalid key",
+        ),
         (b"GET / HTTP/1.1\r\n\r\n", "handshake failed, invalid handshake message"),
-        (b'{"type":"handshake","data":{"key":"KEY"}}\n{"type":"end","data":{}}\n', "no registration transferred"),
+        (
+            b'{"type":"handshake","data":{"key":"KEY"}}\n{"type":"end","data":{}}\n',
+            "no registration transferred",
+        ),
         (
             b'{"type":"handshake","data":{"key":"KEY"}}\n{"type":"manifest_declaration","data":{"name":"X Y","version":"0.0.1"}}\n'
             b'{"type":"tool_declaration","data":[{"identity":{"name":"x"}}]}\n{"type":"end","data":{}}\n',
@@ -134,29 +179,31 @@ def test_a_call_whose_plugin_in_debug_goes_away_ends(debugging: tuple[Plugged, d
     ],
 )
 def test_whoever_registers_wrongly_is_told_and_let_go(
-    debugging: tuple[Plugged, dict[str, str]], said: bytes, answer: str
+    debugging: tuple[PluginGateway, dict[str, str]], sent_bytes: bytes, answer: str
 ):
-    one, told = debugging
-    port = int(told["REMOTE_INSTALL_URL"].rpartition(":")[2])
+    gateway, debug_environ = debugging
+    port = int(debug_environ["REMOTE_INSTALL_URL"].rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        connection.sendall(said.replace(b"KEY", told["REMOTE_INSTALL_KEY"].encode()))
+        connection.sendall(
+            sent_bytes.replace(b"KEY", debug_environ["REMOTE_INSTALL_KEY"].encode())
+        )
         received = b""
-        while piece := connection.recv(4096):
-            received += piece
+        while chunk := connection.recv(4096):
+            received += chunk
     assert answer in received.decode()
-    assert one.plugins.installed("default") == []
+    assert gateway.plugins.installed("default") == []
 
 
 # ------------------------------------------------------------------------------------------------ serverless
 
 
 @contextmanager
-def served(one: Plugged, name: str, port: int) -> Iterator[None]:
-    told = {
+def serve_plugin(gateway: PluginGateway, name: str, port: int) -> Iterator[None]:
+    serverless_environ = {
         "INSTALL_METHOD": "serverless", "SERVERLESS_HOST": "127.0.0.1", "SERVERLESS_PORT": str(port),
-        "SERVERLESS_WORKERS": "1", "DIFY_PLUGIN_DAEMON_URL": one.running.origin,
+        "SERVERLESS_WORKERS": "1", "DIFY_PLUGIN_DAEMON_URL": gateway.running.origin,
     }  # fmt: skip
-    with running(python_of(one, name), EXAMPLES / name, **told):
+    with running(python_of(gateway, name), EXAMPLES / name, **serverless_environ):
         until = time.monotonic() + 20
         while time.monotonic() < until:
             try:
@@ -170,43 +217,61 @@ def served(one: Plugged, name: str, port: int) -> Iterator[None]:
 def test_a_plugin_that_is_served_by_http_answers_and_asks(plugged: Plug):
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    one = plugged(
-        chosen=PluginSettings(debug_port=0, serverless={"modelyard/toolbox": address, "modelyard/mockgpt": address})
+    gateway = plugged(
+        chosen=PluginSettings(
+            debug_port=0,
+            serverless={"modelyard/toolbox": address, "modelyard/mockgpt": address},
+        )
     )
-    one.install("toolbox", "mockgpt")
+    gateway.install("toolbox", "mockgpt")
     with pytest.raises(PluginDiedError, match="cannot be reached"):
-        one.said("add", a=1, b=2)
-    with served(one, "toolbox", port):
-        assert one.said("add", a=1, b=2) == "3"
-        assert one.said("ask", what="llm", text="from afar") == "from afar"
+        gateway.tool_text("add", a=1, b=2)
+    with serve_plugin(gateway, "toolbox", port):
+        assert gateway.tool_text("add", a=1, b=2) == "3"
+        assert gateway.tool_text("ask", what="llm", text="from afar") == "from afar"
         with pytest.raises(PluginError, match="app 'x' does not exist"):
-            one.said("ask", what="app", text="x")
-    assert one.plugins.find("default", "modelyard/toolbox").runtime == "serverless"
+            gateway.tool_text("ask", what="app", text="x")
+    assert gateway.plugins.find("default", "modelyard/toolbox").runtime == "serverless"
 
 
 def test_a_transaction_for_no_open_session_is_refused(plugged: Plug):
-    one = plugged()
+    gateway = plugged()
     answered = httpx.post(
-        f"{one.running.origin}/backwards-invocation/transaction",
+        f"{gateway.running.origin}/backwards-invocation/transaction",
         headers={"Dify-Plugin-Session-ID": "nobody"},
         content=json.dumps({"backwards_request_id": "x", "type": "llm", "request": {}}),
     )
-    assert (answered.status_code, answered.json()["data"]["error_type"]) == (400, "SessionNotFound")
+    assert (answered.status_code, answered.json()["data"]["error_type"]) == (
+        400,
+        "SessionNotFound",
+    )
 
 
 def test_files_are_reached_by_signed_addresses_alone(plugged: Plug):
-    one = plugged()
-    stored = one.yard.services.storage.files.add("default", "../a note.txt", b"hello")
-    query = one.yard.services.storage.files.sign("read", "default", stored.id, seconds=60)
-    url = f"{one.running.origin}/files/{stored.id}"
+    gateway = plugged()
+    stored_file = gateway.yard.services.storage.files.add(
+        "default", "../a note.txt", b"hello"
+    )
+    query = gateway.yard.services.storage.files.sign(
+        "read", "default", stored_file.id, seconds=60
+    )
+    url = f"{gateway.running.origin}/files/{stored_file.id}"
     fetched = httpx.get(f"{url}?{query}")
-    assert (fetched.content, fetched.headers["x-content-type-options"]) == (b"hello", "nosniff")
-    assert stored.name == "a note.txt"
-    wrong: list[Any] = [
+    assert (fetched.content, fetched.headers["x-content-type-options"]) == (
+        b"hello",
+        "nosniff",
+    )
+    assert stored_file.name == "a note.txt"
+    refused_responses: list[Any] = [
         httpx.get(url),
         httpx.get(f"{url}?{query}0"),
         httpx.get(f"{url}?{query.replace('tenant=default', 'tenant=other')}"),
-        httpx.get(f"{url}?{one.yard.services.storage.files.sign('read', 'default', stored.id, seconds=-5)}"),
-        httpx.post(f"{one.running.origin}/files/plugins/upload?{query}", files={"file": b"x"}),
+        httpx.get(
+            f"{url}?{gateway.yard.services.storage.files.sign('read', 'default', stored_file.id, seconds=-5)}"
+        ),
+        httpx.post(
+            f"{gateway.running.origin}/files/plugins/upload?{query}",
+            files={"file": b"x"},
+        ),
     ]
-    assert [answer.status_code for answer in wrong] == [404] * 5
+    assert [answer.status_code for answer in refused_responses] == [404] * 5

@@ -22,29 +22,35 @@ _BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTAL
 class Reader:
     """Does what the page says, in a folder of its own, beside a server of its own."""
 
-    def __init__(self, folder: Path, home: Path, port: int, environ: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, home: Path, port: int, environ: dict[str, str]
+    ) -> None:
         self._folder = folder
         self._home = home
         self._port = port
         bin_folder = folder / "bin"
         bin_folder.mkdir()
-        for name, words in (("modelyard", "-m modelyard"), ("python", "")):
+        for name, arguments in (("modelyard", "-m modelyard"), ("python", "")):
             script = bin_folder / name
-            script.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+            script.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
             script.chmod(0o755)
-        self._environ = {**os.environ, **environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+        self._environ = {
+            **os.environ,
+            **environ,
+            "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        }
         self._background: list[subprocess.Popen[bytes]] = []
 
     def follow(self, text: str) -> int:
         """How many blocks there were."""
         blocks = _BLOCK.findall(text)
-        for kind, name, body in blocks:
+        for language, name, body in blocks:
             body = body.replace("127.0.0.1:8790", f"127.0.0.1:{self._port}")
             if name:
                 path = self._folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(body, "utf-8")
-            elif kind == "console":
+            elif language == "console":
                 self._run_all(body)
         return len(blocks)
 
@@ -58,24 +64,34 @@ class Reader:
                 self._stop()  # the reader stops it before going on
             printed = self._run(command)
             for line in expected:
-                for word in re.split(r"\s{2,}", line):
-                    assert word in printed, f"{command!r} printed\n{printed}\nand not {word!r}"
+                for fragment in re.split(r"\s{2,}", line):
+                    assert fragment in printed, (
+                        f"{command!r} printed\n{printed}\nand not {fragment!r}"
+                    )
 
     def _run(self, command: str) -> str:
         """What a command prints; one that looks at what has just begun is run until it says something."""
         until = time.monotonic() + 20
         while True:
-            done = subprocess.run(
-                command, shell=True, cwd=self._folder, env=self._environ, capture_output=True, text=True, check=False
+            result = subprocess.run(
+                command,
+                shell=True,
+                cwd=self._folder,
+                env=self._environ,
+                capture_output=True,
+                text=True,
+                check=False,
             )
-            is_there = "mock-gpt-v1" in done.stdout or not command.startswith("curl")
-            if (done.returncode == 0 and is_there) or time.monotonic() > until:
+            is_ready = "mock-gpt-v1" in result.stdout or not command.startswith("curl")
+            if (result.returncode == 0 and is_ready) or time.monotonic() > until:
                 break
             if not command.startswith(("curl", "python chat.py")):
                 break
             time.sleep(0.2)
-        assert done.returncode == 0, f"{command!r} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        assert result.returncode == 0, (
+            f"{command!r} ended with {result.returncode}\n{result.stdout}\n{result.stderr}"
+        )
+        return result.stdout
 
     def _begin(self, command: str) -> None:
         self._background.append(
@@ -106,13 +122,15 @@ def reader(tmp_path: Path, environments: Path) -> Iterator[Reader]:
     (home / "plugins").mkdir(parents=True)
     folder.mkdir()
     (home / "plugins" / "environments").symlink_to(environments)
-    (home / "modelyard.yaml").write_text(f"plugins: {{debug_port: {free_port()}}}\nlocal: {{enabled: false}}\n")
+    (home / "modelyard.yaml").write_text(
+        f"plugins: {{debug_port: {free_port()}}}\nlocal: {{enabled: false}}\n"
+    )
     port = free_port()
     environ: dict[str, Any] = {"MODELYARD_HOME": str(home), "MODELYARD_PORT": str(port)}
     with running(serve_command(), port, environ=environ):
-        one = Reader(folder, home, port, environ)
-        yield one
-        one.close()
+        page_reader = Reader(folder, home, port, environ)
+        yield page_reader
+        page_reader.close()
 
 
 def test_the_page_works_as_it_is_written(reader: Reader):
@@ -120,6 +138,14 @@ def test_the_page_works_as_it_is_written(reader: Reader):
 
 
 def test_the_page_shows_the_example_that_is_here():
-    shown = {name: body for _, name, body in _BLOCK.findall(PAGE.read_text("utf-8")) if name}
-    for name in ("models/llm/mock-gpt-v1.yaml", "models/llm/llm.py", "provider/mockgpt.py"):
-        assert shown[f"mockgpt/{name}"] == (EXAMPLES / "mockgpt" / name).read_text("utf-8")
+    shown_files = {
+        name: body for _, name, body in _BLOCK.findall(PAGE.read_text("utf-8")) if name
+    }
+    for name in (
+        "models/llm/mock-gpt-v1.yaml",
+        "models/llm/llm.py",
+        "provider/mockgpt.py",
+    ):
+        assert shown_files[f"mockgpt/{name}"] == (
+            EXAMPLES / "mockgpt" / name
+        ).read_text("utf-8")

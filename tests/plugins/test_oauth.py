@@ -8,16 +8,16 @@ import pytest
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.tenancy.kinds import ToolCredential
-from tests.plugins.conftest import Plugged
+from tests.plugins.conftest import PluginGateway
 
 NAME = "modelyard/toolbox/toolbox"
 
 
 class Connected:
-    def __init__(self, one: Plugged) -> None:
-        self.one = one
-        self.credentials = one.parts.credentials
-        self.origin = one.running.origin
+    def __init__(self, gateway: PluginGateway) -> None:
+        self.gateway = gateway
+        self.credentials = gateway.parts.credentials
+        self.origin = gateway.running.origin
         self.admin = httpx.Client(base_url=f"{self.origin}/admin/v1/oauth", timeout=30)
 
     def browser(self) -> httpx.Client:
@@ -30,80 +30,131 @@ class Connected:
 
     def connect(self, code: str, **body: str) -> None:
         with self.browser() as browser:
-            there = browser.get(self.begin(**body))
-            assert there.status_code == 302
-            back = parse_qs(urlsplit(there.headers["location"]).query)["redirect_uri"][0]
+            redirect = browser.get(self.begin(**body))
+            assert redirect.status_code == 302
+            back = parse_qs(urlsplit(redirect.headers["location"]).query)[
+                "redirect_uri"
+            ][0]
             assert browser.get(back, params={"code": code}).status_code == 200
 
-    def token(self, user: str = "", id: str = "") -> object:  # noqa: A002
-        return self.one.do(self.credentials.find("default", NAME, id, user))[0].get("token")
+    def token(self, user: str = "", id: str = "") -> object:
+        return self.gateway.run_on_loop(
+            self.credentials.find("default", NAME, id, user)
+        )[0].get("token")
 
 
 @pytest.fixture
-def connected(plugged: Callable[..., Plugged]) -> Iterator[Connected]:
-    one = plugged()
-    one.install("toolbox")
-    found = Connected(one)
-    made = found.admin.post("/clients", json={"provider": NAME, "values": {"client_id": "yard"}})
-    assert (made.status_code, made.json()["redirect_uri"]) == (201, f"{found.origin}/oauth/callback/{NAME}")
-    yield found
-    found.admin.close()
+def connected(plugged: Callable[..., PluginGateway]) -> Iterator[Connected]:
+    gateway = plugged()
+    gateway.install("toolbox")
+    connection = Connected(gateway)
+    created_client = connection.admin.post(
+        "/clients", json={"provider": NAME, "values": {"client_id": "yard"}}
+    )
+    assert (created_client.status_code, created_client.json()["redirect_uri"]) == (
+        201,
+        f"{connection.origin}/oauth/callback/{NAME}",
+    )
+    yield connection
+    connection.admin.close()
 
 
 def test_a_browser_goes_there_and_comes_back_with_a_token(connected: Connected):
     with connected.browser() as browser:
-        there = browser.get(connected.begin())
-        target = urlsplit(there.headers["location"])
-        assert (target.netloc, parse_qs(target.query)["client_id"]) == ("auth.example", ["yard"])
-        assert "HttpOnly; SameSite=Lax" in there.headers["set-cookie"]
+        redirect = browser.get(connected.begin())
+        target = urlsplit(redirect.headers["location"])
+        assert (target.netloc, parse_qs(target.query)["client_id"]) == (
+            "auth.example",
+            ["yard"],
+        )
+        assert "HttpOnly; SameSite=Lax" in redirect.headers["set-cookie"]
         back = browser.get(f"/oauth/callback/{NAME}", params={"code": "seven"})
         assert (back.status_code, "Connected" in back.text) == (200, True)
         assert back.headers["content-security-policy"].startswith("default-src 'none'")
-        assert browser.get(f"/oauth/callback/{NAME}", params={"code": "eight"}).status_code == 400  # it is used up
+        assert (
+            browser.get(f"/oauth/callback/{NAME}", params={"code": "eight"}).status_code
+            == 400
+        )  # it is used up
     assert connected.token() == "for-seven"
 
 
 def test_users_have_their_own_and_all_share_the_tenants(connected: Connected):
     connected.connect("all")
     connected.connect("ada", user="ada")
-    assert (connected.token("ada"), connected.token("bob"), connected.token()) == ("for-ada", "for-all", "for-all")
+    assert (connected.token("ada"), connected.token("bob"), connected.token()) == (
+        "for-ada",
+        "for-all",
+        "for-all",
+    )
     connected.connect("ada-again", user="ada")
-    own = connected.credentials.listed("default", NAME, "ada")
-    assert (len(own), connected.token("ada")) == (2, "for-ada-again")
+    user_credentials = connected.credentials.usable("default", NAME, "ada")
+    assert (len(user_credentials), connected.token("ada")) == (2, "for-ada-again")
     with pytest.raises(NotFoundError):
-        connected.token("bob", own[0][0].id)
+        connected.token("bob", user_credentials[0][0].id)
 
 
 def test_a_token_whose_time_is_over_is_fetched_anew_once(connected: Connected):
     connected.connect("old")
-    known, value = connected.credentials.listed("default", NAME)[0]
-    soon = ToolCredential(provider=NAME, type="oauth2", expires_at=connected.one.yard.services.clock.time() + 5)
+    credential, value = connected.credentials.usable("default", NAME)[0]
+    soon = ToolCredential(
+        provider=NAME,
+        type="oauth2",
+        expires_at=connected.gateway.yard.services.clock.time() + 5,
+    )
     assert value.expires_at == 2_000_000_000
-    kind = ToolCredential.kind
-    rows = connected.one.parts.rows
-    connected.one.do(rows.keep("default", kind, known.name, {"token": "old"}, soon, id=known.id))
+    resource_kind = ToolCredential.kind
+    rows = connected.gateway.parts.rows
+    connected.gateway.run_on_loop(
+        rows.save(
+            "default",
+            resource_kind,
+            credential.name,
+            {"token": "old"},
+            soon,
+            id=credential.id,
+        )
+    )
     assert [connected.token() for _ in range(3)] == ["old-again"] * 3
-    assert connected.credentials.listed("default", NAME)[0][1].expires_at == -1
+    assert connected.credentials.usable("default", NAME)[0][1].expires_at == -1
 
 
 def test_what_is_wrong_is_said_on_a_page(connected: Connected):
     with connected.browser() as browser:
-        for path in ("/oauth/begin/none.at-all", "/oauth/begin/x", f"/oauth/callback/{NAME}?code=1"):
+        for path in (
+            "/oauth/begin/none.at-all",
+            "/oauth/begin/x",
+            f"/oauth/callback/{NAME}?code=1",
+        ):
             answer = browser.get(path)
             assert (answer.status_code, "begin" in answer.text) == (400, True), path
         browser.get(connected.begin())
         refused = browser.get(f"/oauth/callback/{NAME}?error=<b>denied</b>")
         assert (refused.status_code, "&lt;b&gt;denied" in refused.text) == (400, True)
-        other = browser.get("/oauth/callback/modelyard/other/other?code=1")
-        assert "another provider" in other.text
+        wrong_provider = browser.get("/oauth/callback/modelyard/other/other?code=1")
+        assert "another provider" in wrong_provider.text
     ticket = connected.credentials.ticket("default", NAME, "x")
-    body, _, sign = ticket.partition(".")
-    for text in (f"{body}.{'0' * len(sign)}", f"x{body}.{sign}", body):
+    body, _, signature = ticket.partition(".")
+    for text in (f"{body}.{'0' * len(signature)}", f"x{body}.{signature}", body):
         with pytest.raises(InvokeBadRequestError):
             connected.credentials.read(text)
-    assert connected.admin.post("/clients", json={"provider": NAME, "values": {}}).status_code == 400
-    assert connected.admin.post("/connections", json={"provider": "modelyard/none/none"}).status_code == 404
+    assert (
+        connected.admin.post(
+            "/clients", json={"provider": NAME, "values": {}}
+        ).status_code
+        == 400
+    )
+    assert (
+        connected.admin.post(
+            "/connections", json={"provider": "modelyard/none/none"}
+        ).status_code
+        == 404
+    )
     assert connected.admin.post("/dance", json={"provider": NAME}).status_code == 404
-    connected.one.install("shelf")
-    form = connected.admin.post("/connections", json={"provider": "modelyard/shelf/shelf"})
-    assert (form.status_code, "knows no OAuth" in form.text) == (400, True)
+    connected.gateway.install("shelf")
+    unsupported = connected.admin.post(
+        "/connections", json={"provider": "modelyard/shelf/shelf"}
+    )
+    assert (unsupported.status_code, "knows no OAuth" in unsupported.text) == (
+        400,
+        True,
+    )

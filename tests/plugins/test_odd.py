@@ -18,42 +18,61 @@ from modelyard.base.settings import PluginSettings
 from modelyard.plugins.conversation import PluginDiedError
 from modelyard.plugins.package import package_folder
 from modelyard.plugins.process import LocalRuntime
-from tests.plugins.conftest import Plugged
+from tests.plugins.conftest import PluginGateway
 
-Plug = Callable[..., Plugged]
+Plug = Callable[..., PluginGateway]
 QUICK = PluginSettings(debug_port=0, memory_mb=300, processes=16)
 IMPATIENT = msgspec.structs.replace(QUICK, start_seconds=2.0)
 
 
 @pytest.fixture
-def odd(plugged: Plug, tmp_path: Path) -> Callable[..., Plugged]:
+def odd(plugged: Plug, tmp_path: Path) -> Callable[..., PluginGateway]:
     """A gateway with one of them installed beside one that is fine."""
 
-    def start(*behaviours: str, kind: str = "tools", permission: str = "{}", **changes: Any) -> Plugged:
-        one = plugged(chosen=changes.pop("chosen", QUICK), **changes)
+    def start(
+        *behaviours: str, kind: str = "tools", permission: str = "{}", **changes: Any
+    ) -> PluginGateway:
+        gateway = plugged(chosen=changes.pop("chosen", QUICK), **changes)
         for behaviour in behaviours:
-            folder = odd_plugin(tmp_path / "odd", behaviour, kind=kind, permission=permission)
-            one.do(one.parts.installations.add("default", package_folder(folder)))
-        return one
+            folder = odd_plugin(
+                tmp_path / "odd", behaviour, extension_type=kind, permission=permission
+            )
+            gateway.run_on_loop(
+                gateway.parts.installations.add("default", package_folder(folder))
+            )
+        return gateway
 
     return start
 
 
-def ask(one: Plugged, name: str, **parameters: Any) -> list[Any]:
-    return one.call(
-        f"odd/{name}", "tool", "invoke_tool", provider=name, tool="odd", credentials={}, tool_parameters=parameters
+def ask(gateway: PluginGateway, name: str, **parameters: Any) -> list[Any]:
+    return gateway.call(
+        f"odd/{name}",
+        "tool",
+        "invoke_tool",
+        provider=name,
+        tool="odd",
+        credentials={},
+        tool_parameters=parameters,
     )
 
 
-def give_up(one: Plugged, name: str) -> None:
+def abandon_call(gateway: PluginGateway, name: str) -> None:
     """Begin a call that never ends, and let go of it once a process is at work on it."""
 
     async def call() -> None:
-        parameters = {"provider": name, "tool": "odd", "credentials": {}, "tool_parameters": {}}
-        async for _ in one.plugins.call("default", f"odd/{name}", "tool", "invoke_tool", parameters):
+        parameters = {
+            "provider": name,
+            "tool": "odd",
+            "credentials": {},
+            "tool_parameters": {},
+        }
+        async for _ in gateway.plugins.call(
+            "default", f"odd/{name}", "tool", "invoke_tool", parameters
+        ):
             pass
 
-    async def begin() -> None:
+    async def start_call() -> None:
         task = asyncio.ensure_future(call())
         async with asyncio.timeout(30):
             while not at_work():
@@ -65,20 +84,24 @@ def give_up(one: Plugged, name: str) -> None:
             await task
 
     def at_work() -> bool:
-        identifier = one.plugins.find("default", f"odd/{name}").identifier
-        known = one.parts.host._runtimes.get(("default", identifier))  # type: ignore[attr-defined]
-        return any(instance.conversation.open for instance in known.instances) if known else False
+        identifier = gateway.plugins.find("default", f"odd/{name}").identifier
+        plugin_runtime = gateway.parts.host._runtimes.get(("default", identifier))  # type: ignore[attr-defined]
+        return (
+            any(instance.conversation.open for instance in plugin_runtime.instances)
+            if plugin_runtime
+            else False
+        )
 
-    one.do(begin())
+    gateway.run_on_loop(start_call())
 
 
 def texts(answers: list[Any]) -> list[str]:
-    return [one["message"]["text"] for one in answers]
+    return [answer["message"]["text"] for answer in answers]
 
 
-def runtime(one: Plugged, name: str) -> LocalRuntime:
-    identifier = one.plugins.find("default", f"odd/{name}").identifier
-    return one.parts.host._runtimes["default", identifier]  # type: ignore[attr-defined,return-value]
+def runtime(gateway: PluginGateway, name: str) -> LocalRuntime:
+    identifier = gateway.plugins.find("default", f"odd/{name}").identifier
+    return gateway.parts.host._runtimes["default", identifier]  # type: ignore[attr-defined,return-value]
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
@@ -90,9 +113,9 @@ def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> bool:
     return False
 
 
-def left(name: str) -> list[int]:
+def leftover_processes(name: str) -> list[int]:
     """Processes that were started in a plugin's folder."""
-    found: list[int] = []
+    pids: list[int] = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             try:
@@ -100,55 +123,63 @@ def left(name: str) -> list[int]:
                     f"/odd/{name}-" in str((path / "cwd").readlink())
                     and (path / "stat").read_text().split(")")[-1].split()[0] != "Z"
                 ):
-                    found.append(int(path.name))
+                    pids.append(int(path.name))
             except OSError:
                 continue
-    return found
+    return pids
 
 
-def test_one_that_will_not_start_says_why_and_rests_longer_each_time(odd: Callable[..., Plugged]):
-    one = odd("crash", "fine")
+def test_one_that_will_not_start_says_why_and_rests_longer_each_time(
+    odd: Callable[..., PluginGateway],
+):
+    gateway = odd("crash", "fine")
     with pytest.raises(PluginDiedError, match="I will not start"):
-        ask(one, "crash")
-    with pytest.raises(PluginDiedError, match=r"(?s)not started again for \d\.\d s.*I will not start") as caught:
-        ask(one, "crash")
+        ask(gateway, "crash")
+    with pytest.raises(
+        PluginDiedError, match=r"(?s)not started again for \d\.\d s.*I will not start"
+    ) as caught:
+        ask(gateway, "crash")
     assert caught.value.retry_after is not None
     assert 0 < caught.value.retry_after <= 1.0
-    assert texts(ask(one, "fine")) == ["fine"]
+    assert texts(ask(gateway, "fine")) == ["fine"]
 
 
-def test_one_that_never_gets_ready_is_given_up(odd: Callable[..., Plugged]):
-    one = odd("silent", chosen=IMPATIENT)
+def test_one_that_never_gets_ready_is_given_up(odd: Callable[..., PluginGateway]):
+    gateway = odd("silent", chosen=IMPATIENT)
     with pytest.raises(PluginDiedError, match="not ready within 2 s"):
-        ask(one, "silent")
-    assert eventually(lambda: not left("silent"))
+        ask(gateway, "silent")
+    assert eventually(lambda: not leftover_processes("silent"))
 
 
-def test_garbage_is_left_out_and_noted(odd: Callable[..., Plugged], caplog: pytest.LogCaptureFixture):
-    one = odd("garbage")
+def test_garbage_is_left_out_and_noted(
+    odd: Callable[..., PluginGateway], caplog: pytest.LogCaptureFixture
+):
+    gateway = odd("garbage")
     with caplog.at_level("INFO", logger="modelyard.plugins"):
-        assert texts(ask(one, "garbage")) == ["still here"]
+        assert texts(ask(gateway, "garbage")) == ["still here"]
     assert "this is no JSON" in caplog.text
 
 
-def test_answers_for_somebody_else_reach_nobody(odd: Callable[..., Plugged], caplog: pytest.LogCaptureFixture):
-    one = odd("stranger")
+def test_answers_for_somebody_else_reach_nobody(
+    odd: Callable[..., PluginGateway], caplog: pytest.LogCaptureFixture
+):
+    gateway = odd("stranger")
     with caplog.at_level("INFO", logger="modelyard.plugins"):
-        assert texts(ask(one, "stranger")) == ["mine"]
+        assert texts(ask(gateway, "stranger")) == ["mine"]
     assert "a request that it was not asked: 'somebody-elses'" in caplog.text
 
 
-def test_a_line_may_be_as_long_as_it_needs(odd: Callable[..., Plugged]):
-    one = odd("long")
-    assert [len(words) for words in texts(ask(one, "long"))] == [30_000_000]
+def test_a_line_may_be_as_long_as_it_needs(odd: Callable[..., PluginGateway]):
+    gateway = odd("long")
+    assert [len(text) for text in texts(ask(gateway, "long"))] == [30_000_000]
 
 
-def test_a_flood_that_nobody_reads_ends_that_call(odd: Callable[..., Plugged]):
-    one = odd("flood")
+def test_a_flood_that_nobody_reads_ends_that_call(odd: Callable[..., PluginGateway]):
+    gateway = odd("flood")
 
     async def slowly() -> int:
         count = 0
-        stream = one.plugins.call(
+        stream = gateway.plugins.call(
             "default", "odd/flood", "tool", "invoke_tool",
             {"provider": "flood", "tool": "odd", "credentials": {}, "tool_parameters": {}},
         )  # fmt: skip
@@ -158,116 +189,148 @@ def test_a_flood_that_nobody_reads_ends_that_call(odd: Callable[..., Plugged]):
         return count
 
     with pytest.raises(PluginError, match="that nobody had read"):
-        one.do(slowly())
+        gateway.run_on_loop(slowly())
 
 
-def test_a_call_that_is_given_up_ends_the_process_that_works_on_for_nobody(odd: Callable[..., Plugged]):
-    one = odd("hang")
-    give_up(one, "hang")
-    assert len(left("hang")) == 1
-    assert eventually(lambda: not left("hang"))
+def test_a_call_that_is_given_up_ends_the_process_that_works_on_for_nobody(
+    odd: Callable[..., PluginGateway],
+):
+    gateway = odd("hang")
+    abandon_call(gateway, "hang")
+    assert len(leftover_processes("hang")) == 1
+    assert eventually(lambda: not leftover_processes("hang"))
 
 
-def test_one_that_falls_silent_is_ended(odd: Callable[..., Plugged]):
-    one = odd("mute", chosen=msgspec.structs.replace(QUICK, silence_seconds=2.0))
+def test_one_that_falls_silent_is_ended(odd: Callable[..., PluginGateway]):
+    gateway = odd("mute", chosen=msgspec.structs.replace(QUICK, silence_seconds=2.0))
     with pytest.raises(PluginDiedError, match="it said nothing for 2 s"):
-        ask(one, "mute")
-    assert eventually(lambda: not left("mute"))
+        ask(gateway, "mute")
+    assert eventually(lambda: not leftover_processes("mute"))
 
 
-def test_one_that_ignores_signals_is_ended_all_the_same(odd: Callable[..., Plugged]):
-    one = odd("deaf")
-    give_up(one, "deaf")
-    one.do(one.parts.installations.uninstall("default", "odd/deaf"))
-    assert eventually(lambda: not left("deaf"))
+def test_one_that_ignores_signals_is_ended_all_the_same(
+    odd: Callable[..., PluginGateway],
+):
+    gateway = odd("deaf")
+    abandon_call(gateway, "deaf")
+    gateway.run_on_loop(gateway.parts.installations.uninstall("default", "odd/deaf"))
+    assert eventually(lambda: not leftover_processes("deaf"))
 
 
-def test_what_a_plugin_forked_goes_with_it(odd: Callable[..., Plugged]):
-    one = odd("forks")
-    assert texts(ask(one, "forks")) == ["forked"]
-    assert len(left("forks")) >= 4
-    os.kill(runtime(one, "forks").instances[0].spawned.pid, 9)
-    assert eventually(lambda: not left("forks"))
+def test_what_a_plugin_forked_goes_with_it(odd: Callable[..., PluginGateway]):
+    gateway = odd("forks")
+    assert texts(ask(gateway, "forks")) == ["forked"]
+    assert len(leftover_processes("forks")) >= 4
+    os.kill(runtime(gateway, "forks").instances[0].spawned.pid, 9)
+    assert eventually(lambda: not leftover_processes("forks"))
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "why"),
-    [("bomb", r"it ran \d+ processes; 16 are allowed"), ("leak", r"MB of memory; 300 are allowed")],
+    ("behaviour", "reason"),
+    [
+        ("bomb", r"it ran \d+ processes; 16 are allowed"),
+        ("leak", r"MB of memory; 300 are allowed"),
+    ],
 )
-def test_one_that_takes_too_much_is_ended(odd: Callable[..., Plugged], behaviour: str, why: str):
-    one = odd(behaviour, "fine")
-    with pytest.raises(PluginDiedError, match=why):
-        ask(one, behaviour)
-    assert eventually(lambda: not left(behaviour))
-    assert texts(ask(one, "fine")) == ["fine"]
+def test_one_that_takes_too_much_is_ended(
+    odd: Callable[..., PluginGateway], behaviour: str, reason: str
+):
+    gateway = odd(behaviour, "fine")
+    with pytest.raises(PluginDiedError, match=reason):
+        ask(gateway, behaviour)
+    assert eventually(lambda: not leftover_processes(behaviour))
+    assert texts(ask(gateway, "fine")) == ["fine"]
 
 
 @pytest.mark.timeout(400)
-def test_one_that_spins_with_nothing_to_do_is_ended(odd: Callable[..., Plugged]):
-    one = odd("spin")
-    assert texts(ask(one, "spin")) == ["off"]
-    (instance,) = runtime(one, "spin").instances
+def test_one_that_spins_with_nothing_to_do_is_ended(odd: Callable[..., PluginGateway]):
+    gateway = odd("spin")
+    assert texts(ask(gateway, "spin")) == ["off"]
+    (instance,) = runtime(gateway, "spin").instances
     group = Path(f"/proc/{instance.spawned.pid}/autogroup")
     # On a machine that is busy itself it may never get the share of a processor for which it has to step back.
-    assert eventually(lambda: instance.is_behind or not left("spin"), 120)
+    assert eventually(lambda: instance.is_behind or not leftover_processes("spin"), 120)
     with contextlib.suppress(OSError):
         assert not instance.is_behind or group.read_text().split()[-1] == "19"
-    assert eventually(lambda: not left("spin"), 150)
+    assert eventually(lambda: not leftover_processes("spin"), 150)
 
 
-def test_one_that_dies_in_a_stream_ends_that_call_and_leaves_its_row(odd: Callable[..., Plugged]):
-    one = odd("dies", kind="models")
+def test_one_that_dies_in_a_stream_ends_that_call_and_leaves_its_row(
+    odd: Callable[..., PluginGateway],
+):
+    gateway = odd("dies", kind="models")
     body = {"model": "dies/odd", "messages": [{"role": "user", "content": "hi"}]}
-    with httpx.Client(base_url=one.running.url, timeout=20) as client:
-        with client.stream("POST", "/chat/completions", json={**body, "stream": True}) as response:
+    with httpx.Client(base_url=gateway.running.url, timeout=20) as client:
+        with client.stream(
+            "POST", "/chat/completions", json={**body, "stream": True}
+        ) as response:
             lines = [line for line in response.iter_lines() if line]
         assert "half a " in lines[0]
         assert "ended with status 3" in lines[-1]
-        whole = client.post("/chat/completions", json=body)
-    assert (whole.status_code, whole.json()["error"]["code"]) == (503, "upstream_unavailable")
-    rows = one.running.flush()
+        completion = client.post("/chat/completions", json=body)
+    assert (completion.status_code, completion.json()["error"]["code"]) == (
+        503,
+        "upstream_unavailable",
+    )
+    rows = gateway.running.flush()
     assert {row.status for row in rows} == {"upstream_unavailable"}
     assert rows[-1].completion_tokens > 0
 
 
-def test_another_model_answers_where_nothing_had_begun(odd: Callable[..., Plugged]):
-    one = odd("crash", kind="models", failover={"crash/odd": ["echo/echo"]})
+def test_another_model_answers_where_nothing_had_begun(
+    odd: Callable[..., PluginGateway],
+):
+    gateway = odd("crash", kind="models", failover={"crash/odd": ["echo/echo"]})
     body = {"model": "crash/odd", "messages": [{"role": "user", "content": "hello"}]}
-    answered = httpx.post(f"{one.running.url}/chat/completions", json=body, timeout=20)
+    answered = httpx.post(
+        f"{gateway.running.url}/chat/completions", json=body, timeout=20
+    )
     assert answered.json()["choices"][0]["message"]["content"] == "hello"
 
 
-def test_a_model_that_works_for_long_is_asked_again_until_it_is_done(odd: Callable[..., Plugged]):
-    one = odd("polled", kind="models")
+def test_a_model_that_works_for_long_is_asked_again_until_it_is_done(
+    odd: Callable[..., PluginGateway],
+):
+    gateway = odd("polled", kind="models")
     body = {"model": "polled/odd", "messages": [{"role": "user", "content": "hello"}]}
-    answered = httpx.post(f"{one.running.url}/chat/completions", json=body, timeout=20).json()
+    answered = httpx.post(
+        f"{gateway.running.url}/chat/completions", json=body, timeout=20
+    ).json()
     assert answered["choices"][0]["message"]["content"] == "done after 2"
     assert answered["usage"]["total_tokens"] == 7
 
 
-def test_a_model_may_ask_its_host_for_nothing(odd: Callable[..., Plugged]):
-    one = odd("asks", permission="{storage: {enabled: true, size: 4096}}")
+def test_a_model_may_ask_its_host_for_nothing(odd: Callable[..., PluginGateway]):
+    gateway = odd("asks", permission="{storage: {enabled: true, size: 4096}}")
 
-    async def refused(kind: str) -> str:
-        from modelyard.plugins.backwards import BackwardsCalls
+    async def refused(call_type: str) -> str:
+        from modelyard.plugins.backwards import HostCallHandler
         from modelyard.plugins.conversation import PluginCall
 
-        backwards: BackwardsCalls = one.parts.sessions._backwards  # type: ignore[attr-defined,assignment]
-        call = PluginCall(tenant="default", plugin="odd/asks", type=kind, action="x", data={})
+        backwards: HostCallHandler = gateway.parts.sessions._backwards  # type: ignore[attr-defined,assignment]
+        call = PluginCall(
+            tenant="default", plugin="odd/asks", type=call_type, action="x", data={}
+        )
         try:
-            async for _ in backwards.answer(call, "storage", {"opt": "get", "key": "x"}):
+            async for _ in backwards.answer(
+                call, "storage", {"opt": "get", "key": "x"}
+            ):
                 pass
         except PluginError as error:
             return str(error)
         return ""
 
-    assert "a model may ask its host for nothing" in one.do(refused("model"))
-    assert "permission denied: 'storage'" in one.do(refused("tool"))
+    assert "a model may ask its host for nothing" in gateway.run_on_loop(
+        refused("model")
+    )
+    assert "permission denied: 'storage'" in gateway.run_on_loop(refused("tool"))
 
 
-def test_unknown_actions_end_without_an_answer_and_unknown_plugins_are_named(plugged: Plug):
-    one = plugged()
-    one.install("toolbox")
-    assert one.call("modelyard/toolbox", "tool", "fly", provider="toolbox") == []
+def test_unknown_actions_end_without_an_answer_and_unknown_plugins_are_named(
+    plugged: Plug,
+):
+    gateway = plugged()
+    gateway.install("toolbox")
+    assert gateway.call("modelyard/toolbox", "tool", "fly", provider="toolbox") == []
     with pytest.raises(Exception, match="plugin 'nobody/here' is not installed"):
-        one.call("nobody/here", "tool", "invoke_tool")
+        gateway.call("nobody/here", "tool", "invoke_tool")

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from modelyard.base.errors import ConfigError, NotFoundError, PackageError, PluginError
 from modelyard.plugins.bundle import read_bundle
 from modelyard.plugins.declaration import load_declaration
-from modelyard.plugins.environment import Environments, Python, choose, fits
-from modelyard.plugins.identity import PluginIdentifier, newer
+from modelyard.plugins.environment import Environments, Python, choose, satisfies
+from modelyard.plugins.identity import PluginIdentifier, version_sort_key
 from modelyard.plugins.manifest import Permissions, read_manifest
 from modelyard.plugins.market import Market, add_to_folder
 from modelyard.plugins.package import (
@@ -31,10 +31,10 @@ from modelyard.plugins.package import (
     read_package,
     write_package,
 )
-from modelyard.plugins.scaffold import CATEGORIES, Answers, create
+from modelyard.plugins.scaffold import CATEGORIES, ScaffoldOptions, create
 from modelyard.plugins.signature import generate_keys, sign, verify
 from modelyard.testing import Answer, Upstream
-from modelyard.transport.egress import Egress
+from modelyard.transport.egress import EgressClient
 from tests.plugins.conftest import EXAMPLES
 
 MANIFEST: dict[str, Any] = {
@@ -44,13 +44,13 @@ MANIFEST: dict[str, Any] = {
 
 
 def zipped(files: dict[str, bytes | str], **infos: Any) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in files.items():
             info = zipfile.ZipInfo(name)
             info.external_attr = infos.get(name, 0o644 << 16)
             archive.writestr(info, data)
-    return out.getvalue()
+    return buffer.getvalue()
 
 
 GOOD = {"manifest.yaml": yaml.safe_dump(MANIFEST)}
@@ -60,77 +60,92 @@ GOOD = {"manifest.yaml": yaml.safe_dump(MANIFEST)}
 
 
 @pytest.mark.parametrize(
-    ("data", "why"),
+    ("data", "reason"),
     [
         (b"not a zip", "no sound ZIP file"),
         (zipped({"other.txt": b"x"}), "holds no manifest.yaml"),
         (zipped({**GOOD, "../evil.py": b"x"}), "outside itself: '../evil.py'"),
         (zipped({**GOOD, "/etc/passwd": b"x"}), "outside itself: '/etc/passwd'"),
         (zipped({**GOOD, "a\\..\\b": b"x"}), "outside itself"),
-        (zipped({**GOOD, "link": b"/etc"}, link=(stat.S_IFLNK | 0o777) << 16), "no plain file"),
+        (
+            zipped({**GOOD, "link": b"/etc"}, link=(stat.S_IFLNK | 0o777) << 16),
+            "no plain file",
+        ),
         (zipped({"manifest.yaml": b"- a list"}), "must be a mapping"),
         (zipped({"manifest.yaml": b"a: [b"}), "is not YAML"),
         (zipped(GOOD)[:-30], "no sound ZIP file"),
     ],
 )
-def test_what_is_no_sound_package_is_refused(data: bytes, why: str):
-    with pytest.raises(PackageError, match=why):
+def test_what_is_no_sound_package_is_refused(data: bytes, reason: str):
+    with pytest.raises(PackageError, match=reason):
         read_package(data)
 
 
 def test_a_bomb_is_not_unpacked():
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("manifest.yaml", GOOD["manifest.yaml"])
         archive.writestr("bomb", bytes(60 << 20))
-    assert len(out.getvalue()) < 100_000
+    assert len(buffer.getvalue()) < 100_000
     with pytest.raises(PackageError, match="unpacks to more than 52,428,800 bytes"):
-        read_package(out.getvalue())
+        read_package(buffer.getvalue())
 
 
 def test_a_file_that_is_there_twice_is_refused():
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("manifest.yaml", GOOD["manifest.yaml"])
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("manifest.yaml", GOOD["manifest.yaml"])
     with pytest.raises(PackageError, match="twice"):
-        read_package(out.getvalue())
+        read_package(buffer.getvalue())
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "reason"),
     [
         ({"version": "1"}, "version '1' must read as 1.2.3"),
         ({"name": "Big Name"}, "name 'Big Name' must be made of"),
         ({"author": "a/b"}, "author 'a/b' must be made of"),
         ({"type": "widget"}, "type is 'widget'"),
         ({"plugins": {}}, "plugins names no file"),
-        ({"plugins": {"tools": ["a"], "models": ["b"]}}, "models must be the only kind"),
+        (
+            {"plugins": {"tools": ["a"], "models": ["b"]}},
+            "models must be the only kind",
+        ),
         ({"plugins": {"tools": "provider/x.yaml"}}, "plugins.tools: Expected `array`"),
-        ({"resource": {"permission": {"storage": {"enabled": True, "size": 3}}}}, "must be 1024 or more"),
+        (
+            {"resource": {"permission": {"storage": {"enabled": True, "size": 3}}}},
+            "must be 1024 or more",
+        ),
         ({"meta": {"runner": {"language": "go"}}}, "only python is run"),
     ],
 )
-def test_a_manifest_that_says_what_cannot_be_names_the_field(change: dict[str, Any], why: str):
-    with pytest.raises(PackageError, match=why):
+def test_a_manifest_that_says_what_cannot_be_names_the_field(
+    change: dict[str, Any], reason: str
+):
+    with pytest.raises(PackageError, match=reason):
         read_manifest({**MANIFEST, **change})
 
 
 def test_what_a_manifest_leaves_out_is_nothing():
-    manifest = read_manifest({**MANIFEST, "resource": {"memory": 1, "permission": None}})
-    assert manifest.permissions.words() == []
+    manifest = read_manifest(
+        {**MANIFEST, "resource": {"memory": 1, "permission": None}}
+    )
+    assert manifest.permissions.allowed_names() == []
     assert manifest.category == "tool"
 
 
 def test_permissions_are_granted_within_what_is_asked():
-    asked = load_declaration(EXAMPLES / "toolbox").manifest.permissions
-    assert asked.within(["storage", "model.llm", "endpoint"]).words() == ["storage", "model.llm"]
-    assert Permissions().within(["tool"]).words() == []
+    requested_permissions = load_declaration(EXAMPLES / "toolbox").manifest.permissions
+    assert requested_permissions.restricted_to(
+        ["storage", "model.llm", "endpoint"]
+    ).allowed_names() == ["storage", "model.llm"]
+    assert Permissions().restricted_to(["tool"]).allowed_names() == []
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    create(tmp_path / "one", Answers(name="one", author="me", category="tool"))
+    create(tmp_path / "one", ScaffoldOptions(name="one", author="me", category="tool"))
     (tmp_path / "one" / "tools" / "one.py").unlink()
     with pytest.raises(PackageError, match=r"'tools/one\.py' is named and not there"):
         package_folder(tmp_path / "one")
@@ -142,7 +157,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 def test_a_declaration_that_names_files_outside_is_refused(tmp_path: Path):
-    create(tmp_path / "one", Answers(name="one", author="me", category="tool"))
+    create(tmp_path / "one", ScaffoldOptions(name="one", author="me", category="tool"))
     path = tmp_path / "one" / "manifest.yaml"
     path.write_text(path.read_text().replace("provider/one.yaml", "../../etc/passwd"))
     with pytest.raises(PackageError, match="lies outside"):
@@ -150,7 +165,7 @@ def test_a_declaration_that_names_files_outside_is_refused(tmp_path: Path):
 
 
 def test_ignore_files_are_heeded(tmp_path: Path):
-    create(tmp_path / "one", Answers(name="one", author="me", category="tool"))
+    create(tmp_path / "one", ScaffoldOptions(name="one", author="me", category="tool"))
     for name in (".env", "notes.tmp", "deep/notes.tmp", "kept/keep.tmp", "build/x"):
         (tmp_path / "one" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "one" / name).write_text("x")
@@ -181,7 +196,9 @@ NAMES = st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8}){0,2}\.[a-z]{1,3}", fullmatch=Tru
 
 
 @given(st.dictionaries(NAMES, st.binary(max_size=200), max_size=8))
-def test_what_is_packed_is_read_again_and_named_the_same_in_any_order(files: dict[str, bytes]):
+def test_what_is_packed_is_read_again_and_named_the_same_in_any_order(
+    files: dict[str, bytes],
+):
     files = {"manifest.yaml": GOOD["manifest.yaml"].encode(), **files}
     package = read_package(write_package(files))
     assert package.files == files
@@ -197,11 +214,11 @@ def test_an_extraction_is_whole_or_nothing(tmp_path: Path):
 
 
 def test_identifiers_are_read_and_versions_sorted():
-    one = PluginIdentifier.parse(f"me/x:1.2.3@{'a' * 64}")
-    assert (one.id, one.folder) == ("me/x", f"me/x-1.2.3@{'a' * 64}")
+    identifier = PluginIdentifier.parse(f"me/x:1.2.3@{'a' * 64}")
+    assert (identifier.id, identifier.folder) == ("me/x", f"me/x-1.2.3@{'a' * 64}")
     with pytest.raises(PackageError, match="names no plugin"):
         PluginIdentifier.parse("me/x")
-    assert sorted(["1.0.0", "0.9.0", "1.0.0-beta", "1.0.10", "1.0.2"], key=newer) == [
+    assert sorted(["1.0.0", "0.9.0", "1.0.0-beta", "1.0.10", "1.0.2"], key=version_sort_key) == [
         "0.9.0", "1.0.0-beta", "1.0.0", "1.0.2", "1.0.10",
     ]  # fmt: skip
 
@@ -217,12 +234,16 @@ def keys() -> tuple[bytes, bytes]:
 def test_a_signature_is_right_until_a_byte_changes(keys: tuple[bytes, bytes]):
     private, public = keys
     plain = package_folder(EXAMPLES / "mockgpt")
-    signed = sign(plain.data, private, category="partner", now=1_700_000_000)
-    found = verify(signed, [("k", public)])
-    assert (found.key, found.category, found.signed_at) == ("k", "partner", 1_700_000_000)
+    signed = sign(plain.data, private, category="partner", signed_at=1_700_000_000)
+    signature = verify(signed, [("k", public)])
+    assert (signature.key, signature.category, signature.signed_at) == (
+        "k",
+        "partner",
+        1_700_000_000,
+    )
     assert read_package(signed).checksum != plain.checksum
-    again = sign(signed, private, now=1_700_000_001)
-    assert len(read_package(again).files) == len(read_package(signed).files)
+    signed_again = sign(signed, private, signed_at=1_700_000_001)
+    assert len(read_package(signed_again).files) == len(read_package(signed).files)
     files = dict(read_package(signed).files)
     files["main.py"] += b" "
     with zipfile.ZipFile(io.BytesIO(signed)) as archive:
@@ -236,16 +257,22 @@ def test_a_signature_is_right_until_a_byte_changes(keys: tuple[bytes, bytes]):
     with pytest.raises(PackageError, match="public key 'k' cannot be read"):
         verify(signed, [("k", b"rubbish")])
     with pytest.raises(PackageError, match="private key cannot be read"):
-        sign(plain.data, b"rubbish", now=0)
+        sign(plain.data, b"rubbish", signed_at=0)
     with pytest.raises(PackageError, match="category 'x' is not known"):
-        sign(plain.data, private, category="x", now=0)
+        sign(plain.data, private, category="x", signed_at=0)
 
 
 # ------------------------------------------------------------------------------------------------ bundles and markets
 
 
 def bundle(*dependencies: Any, **files: bytes) -> bytes:
-    manifest = {"type": "bundle", "name": "b", "version": "0.0.1", "author": "me", "dependencies": list(dependencies)}
+    manifest = {
+        "type": "bundle",
+        "name": "b",
+        "version": "0.0.1",
+        "author": "me",
+        "dependencies": list(dependencies),
+    }
     return write_package({"manifest.yaml": yaml.safe_dump(manifest).encode(), **files})
 
 
@@ -253,7 +280,9 @@ def test_a_bundle_holds_its_packages():
     package = package_folder(EXAMPLES / "mockgpt")
     inner = {"type": "package", "value": {"path": package.checksum}}
     data = bundle(inner, **{f"_assets/{package.checksum}": package.data})
-    assert [one.identifier for one in read_bundle(data).packages()] == [package.identifier]
+    assert [
+        inner_package.identifier for inner_package in read_bundle(data).packages()
+    ] == [package.identifier]
     with pytest.raises(PackageError, match="names 'gone', and it is not in it"):
         read_bundle(bundle({"type": "package", "value": {"path": "gone"}})).packages()
     with pytest.raises(PackageError, match="cannot be read"):
@@ -262,24 +291,39 @@ def test_a_bundle_holds_its_packages():
         read_bundle(package.data)
 
 
-def market_of(*places: str) -> Market:
-    return Market(places, Egress())
+def market_of(*locations: str) -> Market:
+    return Market(locations, EgressClient())
 
 
 def test_a_market_in_a_folder_is_searched_and_gives_the_newest(tmp_path: Path):
     for version in ("0.0.1", "0.0.10", "0.0.9"):
-        create(tmp_path / version, Answers(name="one", author="me", category="tool", description="Counts beans."))
+        create(
+            tmp_path / version,
+            ScaffoldOptions(
+                name="one", author="me", category="tool", description="Counts beans."
+            ),
+        )
         path = tmp_path / version / "manifest.yaml"
-        path.write_text(path.read_text().replace("version: 0.0.1\ntype", f"version: {version}\ntype"))
+        path.write_text(
+            path.read_text().replace(
+                "version: 0.0.1\ntype", f"version: {version}\ntype"
+            )
+        )
         add_to_folder(tmp_path / "market", tmp_path / version)
     add_to_folder(tmp_path / "market", EXAMPLES / "mockgpt")
 
     async def work() -> None:
         market = market_of(str(tmp_path / "market"))
-        assert [(one.plugin, one.version) for _, one in await market.search("beans")] == [("me/one", "0.0.10")]
+        assert [
+            (listing.plugin, listing.version)
+            for _, listing in await market.search("beans")
+        ] == [("me/one", "0.0.10")]
         assert len(await market.search("")) == 2
         assert read_package(await market.fetch("me/one")).manifest.version == "0.0.10"
-        assert read_package(await market.fetch("me/one", "0.0.9")).manifest.version == "0.0.9"
+        assert (
+            read_package(await market.fetch("me/one", "0.0.9")).manifest.version
+            == "0.0.9"
+        )
         with pytest.raises(NotFoundError, match=r"plugin 'me/two' is not listed"):
             await market.fetch("me/two")
         with pytest.raises(NotFoundError, match="no market is set"):
@@ -288,24 +332,33 @@ def test_a_market_in_a_folder_is_searched_and_gives_the_newest(tmp_path: Path):
     asyncio.run(work())
 
 
-def test_a_market_at_an_address_and_a_release(tmp_path: Path, upstream: Callable[..., Upstream]):
+def test_a_market_at_an_address_and_a_release(
+    tmp_path: Path, upstream: Callable[..., Upstream]
+):
     add_to_folder(tmp_path, EXAMPLES / "mockgpt")
 
     def answer(request: Any) -> Answer:
         if request.path.startswith("/v1/me/repo/releases/download/1.0/"):
-            return Answer(status=302, headers={"location": f"/v1/files/{request.path.rpartition('/')[2]}"})
+            return Answer(
+                status=302,
+                headers={"location": f"/v1/files/{request.path.rpartition('/')[2]}"},
+            )
         path = tmp_path / request.path.rpartition("/")[2]
         return Answer(body=path.read_bytes()) if path.is_file() else Answer(status=404)
 
     server = upstream(answer)
 
     async def work() -> None:
-        client = Egress()
+        client = EgressClient()
         market = Market([server.url], client, github=server.url)
-        assert [one.plugin for _, one in await market.search("mock")] == ["modelyard/mockgpt"]
+        assert [listing.plugin for _, listing in await market.search("mock")] == [
+            "modelyard/mockgpt"
+        ]
         data = await market.fetch("modelyard/mockgpt")
         assert read_package(data).manifest.name == "mockgpt"
-        assert await market.github("me/repo:1.0/modelyard-mockgpt-0.0.1.difypkg") == data
+        assert (
+            await market.github("me/repo:1.0/modelyard-mockgpt-0.0.1.difypkg") == data
+        )
         with pytest.raises(PluginError, match="HTTP status 404"):
             await market.github("me/repo:1.0/nothing.difypkg")
         with pytest.raises(PackageError, match="names no release's file"):
@@ -316,7 +369,12 @@ def test_a_market_at_an_address_and_a_release(tmp_path: Path, upstream: Callable
 
 
 def test_a_market_that_names_files_outside_is_refused(tmp_path: Path):
-    listed = {"plugin": "a/b", "version": "1.0.0", "checksum": "0" * 64, "file": "../secret"}
+    listed = {
+        "plugin": "a/b",
+        "version": "1.0.0",
+        "checksum": "0" * 64,
+        "file": "../secret",
+    }
     (tmp_path / "index.json").write_text(json.dumps({"plugins": [listed]}))
     with pytest.raises(PackageError, match="outside itself"):
         asyncio.run(market_of(str(tmp_path)).fetch("a/b"))
@@ -329,13 +387,13 @@ def test_a_market_that_names_files_outside_is_refused(tmp_path: Path):
 
 
 def test_the_first_python_that_fits_is_chosen():
-    there = [Python(Path("/a"), (3, 12, 1)), Python(Path("/b"), (3, 11, 7))]
-    assert choose(there, ">=3.12") is there[0]
-    assert choose(there, "<3.12,>=3.11") is there[1]
-    assert choose(there, "") is there[0]
-    assert choose(there, ">=3.13") is None
-    assert fits((3, 12), "~=3.11")
-    assert not fits((3, 12), "==3.11")
+    interpreters = [Python(Path("/a"), (3, 12, 1)), Python(Path("/b"), (3, 11, 7))]
+    assert choose(interpreters, ">=3.12") is interpreters[0]
+    assert choose(interpreters, "<3.12,>=3.11") is interpreters[1]
+    assert choose(interpreters, "") is interpreters[0]
+    assert choose(interpreters, ">=3.13") is None
+    assert satisfies((3, 12), "~=3.11")
+    assert not satisfies((3, 12), "==3.11")
 
 
 def folder_with(tmp_path: Path, name: str, **files: str) -> Path:
@@ -346,13 +404,24 @@ def folder_with(tmp_path: Path, name: str, **files: str) -> Path:
     return folder
 
 
-def test_plugins_with_the_same_dependencies_share_an_environment(environments: Path, tmp_path: Path):
-    made = Environments(environments, os.environ)
-    one = folder_with(tmp_path, "one", requirements__txt="dify_plugin>=0.7.4,<0.11\n")
-    two = folder_with(tmp_path, "two", requirements__txt="# the same, said otherwise\ndify_plugin<0.11,>=0.7.4\n")
+def test_plugins_with_the_same_dependencies_share_an_environment(
+    environments: Path, tmp_path: Path
+):
+    environment_manager = Environments(environments, os.environ)
+    first_folder = folder_with(
+        tmp_path, "one", requirements__txt="dify_plugin>=0.7.4,<0.11\n"
+    )
+    two = folder_with(
+        tmp_path,
+        "two",
+        requirements__txt="# the same, said otherwise\ndify_plugin<0.11,>=0.7.4\n",
+    )
 
     async def work() -> None:
-        first, second = [await made.prepare(folder, name=folder.name) for folder in (one, two)]
+        first, second = [
+            await environment_manager.prepare(folder, name=folder.name)
+            for folder in (first_folder, two)
+        ]
         assert first == second
         assert first.python.is_file()
 
@@ -360,7 +429,7 @@ def test_plugins_with_the_same_dependencies_share_an_environment(environments: P
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("dify_plugin>=0.7.4\nno-such-package-at-all==1.0\n", "no-such-package-at-all"),
         ("dify_plugin==99\n", "dify-plugin==99"),
@@ -368,42 +437,51 @@ def test_plugins_with_the_same_dependencies_share_an_environment(environments: P
         ("this is ( no requirement\n", "cannot be installed"),
     ],
 )
-def test_what_cannot_be_installed_is_named_and_leaves_nothing(tmp_path: Path, text: str, why: str):
-    made = Environments(tmp_path / "environments", os.environ)
+def test_what_cannot_be_installed_is_named_and_leaves_nothing(
+    tmp_path: Path, text: str, reason: str
+):
+    environment_manager = Environments(tmp_path / "environments", os.environ)
     source = folder_with(tmp_path, "one", requirements__txt=text)
-    with pytest.raises(PluginError, match=why) as caught:
-        asyncio.run(made.prepare(source, name="me/one"))
+    with pytest.raises(PluginError, match=reason) as caught:
+        asyncio.run(environment_manager.prepare(source, name="me/one"))
     assert str(caught.value).startswith("plugin 'me/one': ")
     left = [
-        path.name for path in (tmp_path / "environments").iterdir() if not path.name.startswith((".cache", ".lock"))
+        path.name
+        for path in (tmp_path / "environments").iterdir()
+        if not path.name.startswith((".cache", ".lock"))
     ]
     assert left in ([], [".resolved"])
 
 
 def test_no_python_that_fits_is_said_plainly(tmp_path: Path):
-    made = Environments(tmp_path / "environments", os.environ)
+    environment_manager = Environments(tmp_path / "environments", os.environ)
     text = '[project]\nname = "x"\nversion = "1"\nrequires-python = ">=3.99"\ndependencies = ["dify_plugin"]\n'
     source = folder_with(tmp_path, "one", pyproject__toml=text)
-    with pytest.raises(PluginError, match=r"needs Python >=3\.99, and of those on this machine \(3\..*none fits"):
-        asyncio.run(made.prepare(source, name="me/one"))
+    with pytest.raises(
+        PluginError,
+        match=r"needs Python >=3\.99, and of those on this machine \(3\..*none fits",
+    ):
+        asyncio.run(environment_manager.prepare(source, name="me/one"))
 
 
 def test_a_wheelhouse_is_all_there_is(tmp_path: Path):
     (tmp_path / "wheels").mkdir()
-    made = Environments(tmp_path / "environments", os.environ, wheelhouse=tmp_path / "wheels")
+    environment_manager = Environments(
+        tmp_path / "environments", os.environ, wheelhouse=tmp_path / "wheels"
+    )
     source = folder_with(tmp_path, "one", requirements__txt="dify_plugin\n")
     with pytest.raises(PluginError, match="dify-plugin"):
-        asyncio.run(made.prepare(source, name="me/one"))
+        asyncio.run(environment_manager.prepare(source, name="me/one"))
 
 
 def test_environments_that_nobody_uses_are_collected(tmp_path: Path):
-    made = Environments(tmp_path, {})
+    environment_manager = Environments(tmp_path, {})
     for name in ("old", "used", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "modelyard.json").write_text("{}")
         if name != "new":
             os.utime(tmp_path / name / "modelyard.json", (1, 1))
-    assert made.collect(["used"], older_than=3600) == ["old"]
+    assert environment_manager.collect(["used"], older_than=3600) == ["old"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "used"]
 
 
@@ -412,7 +490,15 @@ def test_environments_that_nobody_uses_are_collected(tmp_path: Path):
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_every_template_is_sound(tmp_path: Path, category: str):
-    create(tmp_path / "new", Answers(name="new", author="me", category=category, permissions=("storage", "model.tts")))
+    create(
+        tmp_path / "new",
+        ScaffoldOptions(
+            name="new",
+            author="me",
+            category=category,
+            permissions=("storage", "model.tts"),
+        ),
+    )
     package: Package = package_folder(tmp_path / "new")
     assert package.manifest.permissions.storage.size == 1_048_576
     assert package.manifest.permissions.allows("model.tts")
@@ -423,16 +509,16 @@ def test_every_template_is_sound(tmp_path: Path, category: str):
 
 
 def test_wrong_answers_are_named(tmp_path: Path):
-    good: dict[str, Any] = {"name": "x", "author": "me", "category": "tool"}
-    for change, why in (
+    valid_options: dict[str, Any] = {"name": "x", "author": "me", "category": "tool"}
+    for change, reason in (
         ({"name": "X Y"}, "name 'X Y'"),
         ({"author": ""}, "author ''"),
         ({"category": "tol"}, "did you mean 'tool'"),
         ({"permissions": ("storag",)}, "did you mean 'storage'"),
     ):
-        with pytest.raises(ConfigError, match=why):
-            create(tmp_path / "new", Answers(**{**good, **change}))
+        with pytest.raises(ConfigError, match=reason):
+            create(tmp_path / "new", ScaffoldOptions(**{**valid_options, **change}))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(ConfigError, match="not empty"):
-        create(tmp_path / "full", Answers(**good))
+        create(tmp_path / "full", ScaffoldOptions(**valid_options))

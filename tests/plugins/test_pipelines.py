@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from modelyard.testing.knowledge import HashEmbedder
-from tests.plugins.conftest import Plugged
+from tests.plugins.conftest import PluginGateway
 
 _SPLIT = "def main(text, by):\n    parts = text if isinstance(text, list) else [text]\n    return {'chunks': [c for t in parts for c in t.split(by) if c.strip()]}"
 
@@ -28,7 +28,11 @@ def pipeline() -> str:
         }  # fmt: skip
 
     def index(chunks: list[str]) -> dict[str, Any]:
-        return {"type": "knowledge-index", "index_chunk_variable_selector": chunks, "chunk_structure": "text_model"}
+        return {
+            "type": "knowledge-index",
+            "index_chunk_variable_selector": chunks,
+            "chunk_structure": "text_model",
+        }
 
     nodes: dict[str, dict[str, Any]] = {
         "notes": {
@@ -42,8 +46,20 @@ def pipeline() -> str:
     }  # fmt: skip
     edges = [("notes", "cut_notes"), ("cut_notes", "keep_notes"), ("files", "read"), ("read", "cut_files"), ("cut_files", "keep_files")]  # fmt: skip
     variables = [
-        {"belong_to_node_id": "shared", "variable": "by", "type": "text-input", "label": "Split at", "required": True},
-        {"belong_to_node_id": "notes", "variable": "mood", "type": "select", "label": "Mood", "options": ["a", "b"]},
+        {
+            "belong_to_node_id": "shared",
+            "variable": "by",
+            "type": "text-input",
+            "label": "Split at",
+            "required": True,
+        },
+        {
+            "belong_to_node_id": "notes",
+            "variable": "mood",
+            "type": "select",
+            "label": "Mood",
+            "options": ["a", "b"],
+        },
     ]
     return yaml.dump({
         "kind": "rag_pipeline", "version": "0.1.0", "rag_pipeline": {"name": "Intake"},
@@ -57,102 +73,179 @@ def pipeline() -> str:
     })  # fmt: skip
 
 
-class Called:
-    def __init__(self, one: Plugged) -> None:
-        self.one = one
-        self.key = one.do(one.yard.services.tenancy.dataset_keys.make("default"))
-        self.http = httpx.Client(base_url=one.running.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60)
-        self.admin = httpx.Client(base_url=one.running.origin, timeout=60)
+class PipelineClient:
+    def __init__(self, gateway: PluginGateway) -> None:
+        self.gateway = gateway
+        self.key = gateway.run_on_loop(
+            gateway.yard.services.tenancy.dataset_keys.create("default")
+        )
+        self.http = httpx.Client(
+            base_url=gateway.running.url,
+            headers={"authorization": f"Bearer {self.key}"},
+            timeout=60,
+        )
+        self.admin = httpx.Client(base_url=gateway.running.origin, timeout=60)
         added = self.admin.post("/admin/v1/apps", json={"file": pipeline()}).json()
         self.app, self.dataset = added["id"], added["dataset"]
         self.base = f"/datasets/{self.dataset}/pipeline"
 
     def run(self, **body: Any) -> httpx.Response:
-        return self.http.post(f"{self.base}/run", json={"inputs": {"by": ". "}, "is_published": True, **body})
+        return self.http.post(
+            f"{self.base}/run",
+            json={"inputs": {"by": ". "}, "is_published": True, **body},
+        )
 
     def segments(self, document: str) -> list[str]:
         for _ in range(200):
-            told = self.http.get(f"/datasets/{self.dataset}/documents/{document}").json()
-            if told["indexing_status"] in ("completed", "error"):
+            document_view = self.http.get(
+                f"/datasets/{self.dataset}/documents/{document}"
+            ).json()
+            if document_view["indexing_status"] in ("completed", "error"):
                 break
             time.sleep(0.02)
-        assert told["indexing_status"] == "completed", told
-        found = self.http.get(f"/datasets/{self.dataset}/documents/{document}/segments").json()["data"]
-        return [one["content"] for one in found]
+        assert document_view["indexing_status"] == "completed", document_view
+        segments = self.http.get(
+            f"/datasets/{self.dataset}/documents/{document}/segments"
+        ).json()["data"]
+        return [segment["content"] for segment in segments]
 
 
 @pytest.fixture
-def called(plugged: Callable[..., Plugged]) -> Iterator[Called]:
-    one = plugged(embedder=HashEmbedder())
-    found = Called(one)
-    yield found
-    found.http.close()
-    found.admin.close()
+def called(plugged: Callable[..., PluginGateway]) -> Iterator[PipelineClient]:
+    gateway = plugged(embedder=HashEmbedder())
+    pipeline_client = PipelineClient(gateway)
+    yield pipeline_client
+    pipeline_client.http.close()
+    pipeline_client.admin.close()
 
 
-def test_a_file_becomes_a_document_of_the_dataset(called: Called):
-    up = called.http.post("/datasets/pipeline/file-upload", files={"file": ("guide.txt", b"One. Two. Three.")})
-    assert (up.status_code, up.json()["name"], up.json()["size"]) == (201, "guide.txt", 16)
+def test_a_file_becomes_a_document_of_the_dataset(called: PipelineClient):
+    up = called.http.post(
+        "/datasets/pipeline/file-upload",
+        files={"file": ("guide.txt", b"One. Two. Three.")},
+    )
+    assert (up.status_code, up.json()["name"], up.json()["size"]) == (
+        201,
+        "guide.txt",
+        16,
+    )
     info = [{"reference": up.json()["id"], "name": "Guide"}]
-    told = called.run(datasource_type="local_file", start_node_id="files", datasource_info_list=info).json()
-    (document,) = told["documents"]
-    assert (document["name"], document["data_source_type"], document["error"]) == ("Guide", "local_file", None)
-    assert told["dataset"]["id"] == called.dataset
+    result = called.run(
+        datasource_type="local_file", start_node_id="files", datasource_info_list=info
+    ).json()
+    (document,) = result["documents"]
+    assert (document["name"], document["data_source_type"], document["error"]) == (
+        "Guide",
+        "local_file",
+        None,
+    )
+    assert result["dataset"]["id"] == called.dataset
     assert called.segments(document["id"]) == ["One", "Two", "Three."]
-    status = called.http.get(f"/datasets/{called.dataset}/documents/{told['batch']}/indexing-status").json()
-    assert [one["id"] for one in status["data"]] == [document["id"]]
+    status = called.http.get(
+        f"/datasets/{called.dataset}/documents/{result['batch']}/indexing-status"
+    ).json()
+    assert [status_row["id"] for status_row in status["data"]] == [document["id"]]
 
 
-def test_a_run_streams_its_nodes(called: Called):
-    up = called.http.post("/datasets/pipeline/file-upload", files={"file": ("a.txt", b"One. Two")}).json()
-    body = {"datasource_type": "local_file", "start_node_id": "files", "response_mode": "streaming"}
+def test_a_run_streams_its_nodes(called: PipelineClient):
+    up = called.http.post(
+        "/datasets/pipeline/file-upload", files={"file": ("a.txt", b"One. Two")}
+    ).json()
+    body = {
+        "datasource_type": "local_file",
+        "start_node_id": "files",
+        "response_mode": "streaming",
+    }
     with called.http.stream(
         "POST", f"{called.base}/run",
         json={**body, "inputs": {"by": ". "}, "datasource_info_list": [{"reference": up["id"]}]},
     ) as answer:  # fmt: skip
-        events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: ")]
-    assert [one["event"] for one in events if one["event"].startswith("workflow")] == ["workflow_started", "workflow_finished"]  # fmt: skip
-    assert [one["data"]["node_id"] for one in events if one["event"] == "node_started"] == ["files", "read", "cut_files", "keep_files"]  # fmt: skip
+        events = [
+            json.loads(line[6:])
+            for line in answer.iter_lines()
+            if line.startswith("data: ")
+        ]
+    assert [event["event"] for event in events if event["event"].startswith("workflow")] == ["workflow_started", "workflow_finished"]  # fmt: skip
+    assert [event["data"]["node_id"] for event in events if event["event"] == "node_started"] == ["files", "read", "cut_files", "keep_files"]  # fmt: skip
 
 
-def test_a_plugins_source_is_looked_into_and_its_pages_are_taken(called: Called):
-    called.one.install("shelf")
-    called.one.do(called.one.parts.credentials.add("default", "modelyard/shelf/shelf", "mine", {"token": "x"}))
+def test_a_plugins_source_is_looked_into_and_its_pages_are_taken(
+    called: PipelineClient,
+):
+    called.gateway.install("shelf")
+    called.gateway.run_on_loop(
+        called.gateway.parts.credentials.add(
+            "default", "modelyard/shelf/shelf", "mine", {"token": "x"}
+        )
+    )
     notes, files = called.http.get(f"{called.base}/datasource-plugins").json()
     assert (notes["node_id"], notes["datasource_type"], notes["plugin_id"]) == ("notes", "online_document", "modelyard/shelf")  # fmt: skip
-    assert [(one["name"], one["is_default"]) for one in notes["credentials"]] == [("mine", True)]
-    assert [one["variable"] for one in notes["user_input_variables"]] == ["by", "mood"]
-    assert [one["variable"] for one in files["user_input_variables"]] == ["by"]
+    assert [
+        (credential["name"], credential["is_default"])
+        for credential in notes["credentials"]
+    ] == [("mine", True)]
+    assert [variable["variable"] for variable in notes["user_input_variables"]] == [
+        "by",
+        "mood",
+    ]
+    assert [variable["variable"] for variable in files["user_input_variables"]] == [
+        "by"
+    ]
     body = {"inputs": {}, "datasource_type": "online_document", "is_published": True}
-    seen = called.http.post(f"{called.base}/datasource/nodes/notes/run", json=body)
-    (event,) = [json.loads(line[6:]) for line in seen.text.splitlines() if line.startswith("data: ")]
+    response = called.http.post(f"{called.base}/datasource/nodes/notes/run", json=body)
+    (event,) = [
+        json.loads(line[6:])
+        for line in response.text.splitlines()
+        if line.startswith("data: ")
+    ]
     pages = event["data"][0]["pages"]
-    assert (event["event"], [one["page_name"] for one in pages]) == (
+    assert (event["event"], [page["page_name"] for page in pages]) == (
         "datasource_completed",
         ["Note 1", "Note 2", "Note 3"],
     )
     infos = [{"workspace_id": "shelf", "page": page} for page in pages[:2]]
-    told = called.run(datasource_type="online_document", start_node_id="notes", datasource_info_list=infos).json()
-    assert [one["name"] for one in told["documents"]] == ["Note 1", "Note 2"]
-    assert called.segments(told["documents"][1]["id"]) == ["Call the plumber."]
+    result = called.run(
+        datasource_type="online_document",
+        start_node_id="notes",
+        datasource_info_list=infos,
+    ).json()
+    assert [document["name"] for document in result["documents"]] == [
+        "Note 1",
+        "Note 2",
+    ]
+    assert called.segments(result["documents"][1]["id"]) == ["Call the plumber."]
 
 
-def test_a_document_that_cannot_be_had_says_why(called: Called):
-    called.one.install("shelf")
+def test_a_document_that_cannot_be_had_says_why(called: PipelineClient):
+    called.gateway.install("shelf")
     infos = [{"workspace_id": "shelf", "page": {"page_id": "nine", "type": "page"}}]
-    told = called.run(datasource_type="online_document", start_node_id="notes", datasource_info_list=infos)
-    assert (told.status_code, told.json()["code"]) == (500, "pipeline_run_error")
-    (kept,) = called.http.get(f"/datasets/{called.dataset}/documents").json()["data"]
-    assert (kept["indexing_status"], kept["name"]) == ("error", "nine")
-    assert kept["error"]
+    response = called.run(
+        datasource_type="online_document",
+        start_node_id="notes",
+        datasource_info_list=infos,
+    )
+    assert (response.status_code, response.json()["code"]) == (
+        500,
+        "pipeline_run_error",
+    )
+    (failed_document,) = called.http.get(
+        f"/datasets/{called.dataset}/documents"
+    ).json()["data"]
+    assert (failed_document["indexing_status"], failed_document["name"]) == (
+        "error",
+        "nine",
+    )
+    assert failed_document["error"]
 
 
-def test_what_callers_do_wrong_is_said(called: Called):
+def test_what_callers_do_wrong_is_said(called: PipelineClient):
     nowhere = "00000000-0000-0000-0000-000000000000"
-    plain = called.http.post("/datasets", json={"name": "plain", "indexing_technique": "economy"}).json()["id"]
+    plain = called.http.post(
+        "/datasets", json={"name": "plain", "indexing_technique": "economy"}
+    ).json()["id"]
     info = [{"reference": nowhere}]
     page = {"datasource_type": "online_document", "start_node_id": "notes"}
-    for path, body, status, words in (
+    for path, body, status, message in (
         (f"{called.base}/run", {**page, "start_node_id": ""}, 400, "start_node_id is required"),
         (f"{called.base}/run", {**page, "start_node_id": "nope"}, 404, "no datasource node 'nope'"),
         (f"{called.base}/run", {**page, "datasource_type": "local_file"}, 400, "is a source of type online_document"),
@@ -168,23 +261,38 @@ def test_what_callers_do_wrong_is_said(called: Called):
         (f"/datasets/{nowhere}/pipeline/run", page, 404, "does not exist"),
         ("/datasets/pipeline/file-upload", {}, 400, "upload your file"),
     ):  # fmt: skip
-        told = called.http.post(path, json=body)
-        assert (told.status_code, words in told.json()["message"]) == (status, True), (path, body, told.text)
+        response = called.http.post(path, json=body)
+        assert (response.status_code, message in response.json()["message"]) == (
+            status,
+            True,
+        ), (path, body, response.text)
     missing = called.http.post(f"{called.base}/run", json={**page, "inputs": {}, "datasource_info_list": [{"workspace_id": "shelf", "page": {"page_id": "1"}}]})  # fmt: skip
-    assert (missing.status_code, missing.json()["message"]) == (400, "by is required in input form")
-    odd = called.http.post("/datasets/pipeline/file-upload", files={"file": ("noending", b"x")})
+    assert (missing.status_code, missing.json()["message"]) == (
+        400,
+        "by is required in input form",
+    )
+    odd = called.http.post(
+        "/datasets/pipeline/file-upload", files={"file": ("noending", b"x")}
+    )
     assert odd.status_code == 415
 
 
-def test_a_draft_is_tried_before_it_is_published(called: Called):
+def test_a_draft_is_tried_before_it_is_published(called: PipelineClient):
     changed = pipeline().replace("Split at", "Cut at")
-    saved = called.admin.put(f"/admin/v1/apps/{called.app}/file", json={"file": changed}).json()
+    saved = called.admin.put(
+        f"/admin/v1/apps/{called.app}/file", json={"file": changed}
+    ).json()
     assert (saved["has_draft"], saved["is_published"]) == (True, True)
 
     def label(**query: str) -> str:
-        listed = called.http.get(f"{called.base}/datasource-plugins", params=query).json()
+        listed = called.http.get(
+            f"{called.base}/datasource-plugins", params=query
+        ).json()
         return listed[1]["user_input_variables"][0]["label"]
 
     assert (label(), label(is_published="false")) == ("Split at", "Cut at")
-    called.admin.post(f"/admin/v1/apps/{called.app}/publish", json={"name": "two", "note": "Another word."})
+    called.admin.post(
+        f"/admin/v1/apps/{called.app}/publish",
+        json={"name": "two", "note": "Another word."},
+    )
     assert label() == "Cut at"

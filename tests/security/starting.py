@@ -16,7 +16,9 @@ class StartingUp:
         parts = urlsplit(url)
         folder = unquote(parse_qs(parts.query).get("host", [""])[0])
         port = parts.port or int(parse_qs(parts.query).get("port", ["5432"])[0])
-        self._target = str(Path(folder) / f".s.PGSQL.{port}") if folder else (parts.hostname, port)
+        self._target = (
+            str(Path(folder) / f".s.PGSQL.{port}") if folder else (parts.hostname, port)
+        )
         self._left = refusals
         self.refused = 0
         self._open: list[socket.socket] = []
@@ -41,10 +43,10 @@ class StartingUp:
         self._cut()
 
     def _cut(self) -> None:
-        for one in self._open:
+        for connection in self._open:
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
         self._open.clear()
 
     def _accept(self) -> None:
@@ -58,11 +60,15 @@ class StartingUp:
                 self.refused += 1
                 self._refuse(client)
                 continue
-            server = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
+            server = socket.socket(
+                socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET
+            )
             server.connect(self._target)
             self._open += [client, server]
             for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=_carry, args=(source, sink), daemon=True).start()
+                threading.Thread(
+                    target=_carry, args=(source, sink), daemon=True
+                ).start()
 
     @staticmethod
     def _refuse(client: socket.socket) -> None:

@@ -22,7 +22,12 @@ from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
 from modelyard.base.errors import NotFoundError
 from modelyard.base.settings import Settings
-from modelyard.gateway.auth import DEVICE_COOKIE, SESSION_COOKIE, Gatekeeper, UnauthorizedError
+from modelyard.gateway.auth import (
+    DEVICE_COOKIE,
+    SESSION_COOKIE,
+    Authenticator,
+    UnauthorizedError,
+)
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.table import Admission
 from modelyard.people import passwords
@@ -45,11 +50,20 @@ Pairs = list[tuple[bytes, bytes]]
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are no matter here, and what they cost is much."""
     monkeypatch.setattr(passwords, "_hash", lambda password: f"hash of {password}")
-    monkeypatch.setattr(passwords, "_verify", lambda password, stored: stored == f"hash of {password}")
+    monkeypatch.setattr(
+        passwords,
+        "_verify",
+        lambda password, stored_hash: stored_hash == f"hash of {password}",
+    )
 
 
 async def ask(
-    gateway: Gateway, method: str, path: str, headers: Pairs, body: Any = None, client: str | None = "127.0.0.1"
+    gateway: Gateway,
+    method: str,
+    path: str,
+    headers: Pairs,
+    body: Any = None,
+    client: str | None = "127.0.0.1",
 ) -> tuple[int, Any]:
     """(status, document) of a request that no socket carries."""
     data = json.dumps(body).encode() if body is not None else b""
@@ -71,9 +85,11 @@ async def ask(
         sent.append(message)
 
     await gateway(scope, receive, send)
-    whole = b"".join(one.get("body", b"") for one in sent[1:])
+    response_body = b"".join(message.get("body", b"") for message in sent[1:])
     kinds = [value for name, value in sent[0]["headers"] if name == b"content-type"]
-    return sent[0]["status"], json.loads(whole) if whole and kinds == [b"application/json"] else whole
+    return sent[0]["status"], json.loads(response_body) if response_body and kinds == [
+        b"application/json"
+    ] else response_body
 
 
 def bearer(key: str) -> Pairs:
@@ -81,20 +97,33 @@ def bearer(key: str) -> Pairs:
 
 
 def browser(token: str) -> Pairs:
-    return [*HOME, (b"cookie", f"{SESSION_COOKIE}={token}".encode()), (b"origin", b"http://127.0.0.1:8790")]
+    return [
+        *HOME,
+        (b"cookie", f"{SESSION_COOKIE}={token}".encode()),
+        (b"origin", b"http://127.0.0.1:8790"),
+    ]
 
 
 @asynccontextmanager
-async def server(home: Path, **changes: Any) -> AsyncIterator[tuple[Modelyard, Gateway]]:
+async def server(
+    home: Path, **changes: Any
+) -> AsyncIterator[tuple[Modelyard, Gateway]]:
     """A server that hears of others' changes."""
-    document = {"home": str(home), "local": {"hub": ""}, "plugins": {"debug_port": 0}, **changes}
+    document = {
+        "home": str(home),
+        "local": {"hub": ""},
+        "plugins": {"debug_port": 0},
+        **changes,
+    }
     async with Modelyard(msgspec.convert(document, Settings), environ={}) as yard:
         gateway = gateway_for(yard.services)
         yard.services.upkeep.start()
         yield yard, gateway
 
 
-def run(work: Callable[[Modelyard, Gateway], Awaitable[None]], home: Path, **changes: Any) -> None:
+def run(
+    work: Callable[[Modelyard, Gateway], Awaitable[None]], home: Path, **changes: Any
+) -> None:
     async def go() -> None:
         async with server(home, **changes) as (yard, gateway):
             await work(yard, gateway)
@@ -105,14 +134,32 @@ def run(work: Callable[[Modelyard, Gateway], Awaitable[None]], home: Path, **cha
 # ------------------------------------------------------------------------------------------------ an open server
 
 
-def test_a_page_of_a_foreign_origin_is_never_the_owner_whatever_it_shows(tmp_path: Path):
+def test_a_page_of_a_foreign_origin_is_never_the_owner_whatever_it_shows(
+    tmp_path: Path,
+):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        shown = [(b"authorization", b"Bearer none")]
-        assert (await ask(gateway, "GET", "/admin/v1/settings", [*HOME, *shown]))[0] == 200
-        for evil in (EVIL, EVIL[:1], [*HOME, EVIL[1]], [*EVIL, *shown], [*HOME, EVIL[1], *shown]):
-            status, told = await ask(gateway, "GET", "/admin/v1/settings", evil)
-            assert (status, told["error"]["code"]) == (403, "origin_not_allowed"), evil
-        status, _ = await ask(gateway, "POST", "/admin/v1/keys", [*EVIL, *shown], {"name": "x", "role": "owner"})
+        credentials = [(b"authorization", b"Bearer none")]
+        assert (await ask(gateway, "GET", "/admin/v1/settings", [*HOME, *credentials]))[
+            0
+        ] == 200
+        for evil in (
+            EVIL,
+            EVIL[:1],
+            [*HOME, EVIL[1]],
+            [*EVIL, *credentials],
+            [*HOME, EVIL[1], *credentials],
+        ):
+            status, response = await ask(gateway, "GET", "/admin/v1/settings", evil)
+            assert (status, response["error"]["code"]) == (403, "origin_not_allowed"), (
+                evil
+            )
+        status, _ = await ask(
+            gateway,
+            "POST",
+            "/admin/v1/keys",
+            [*EVIL, *credentials],
+            {"name": "x", "role": "owner"},
+        )
         assert status == 403
         assert await yard.services.tenancy.administration.list("default", "key") == []
 
@@ -123,13 +170,27 @@ def test_nobody_is_answered_before_it_is_known_who_has_keys(tmp_path: Path):
     """A server that says nothing of its start (no lifespan) takes no stranger for its owner."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        made = await yard.services.tenancy.administration.create(OPERATOR, "default", "key", "o", {"role": "owner"})
+        created_key = await yard.services.tenancy.administration.create(
+            OPERATOR, "default", "key", "o", {"role": "owner"}
+        )
         unopened = Modelyard(yard.settings, environ={})
         try:
-            other = gateway_for(unopened.services)
-            answers = await asyncio.gather(*(ask(other, "GET", "/admin/v1/settings", HOME) for _ in range(5)))
+            other_gateway = gateway_for(unopened.services)
+            answers = await asyncio.gather(
+                *(
+                    ask(other_gateway, "GET", "/admin/v1/settings", HOME)
+                    for _ in range(5)
+                )
+            )
             assert {status for status, _ in answers} == {401}
-            assert (await ask(other, "GET", "/admin/v1/settings", bearer(made["key"])))[0] == 200
+            assert (
+                await ask(
+                    other_gateway,
+                    "GET",
+                    "/admin/v1/settings",
+                    bearer(created_key["key"]),
+                )
+            )[0] == 200
         finally:
             await unopened.aclose()
 
@@ -141,24 +202,40 @@ def test_every_route_of_an_open_server_looks_at_host_and_origin_first(tmp_path: 
     may know."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        for shown in ([], [(b"authorization", b"Bearer none")], [(b"x-api-key", b"none")]):
-            await ask(gateway, "GET", "/v1/models", [*HOME, *shown])  # whatever is remembered of it
+        for credentials in (
+            [],
+            [(b"authorization", b"Bearer none")],
+            [(b"x-api-key", b"none")],
+        ):
+            await ask(
+                gateway, "GET", "/v1/models", [*HOME, *credentials]
+            )  # whatever is remembered of it
             for _, row in gateway.router.rows():
                 where = re.sub(r"\{\w+(:path)?\}", "x", row.path)
-                status, told = await ask(gateway, row.method, where, [*EVIL, *shown], {})
+                status, response = await ask(
+                    gateway, row.method, where, [*EVIL, *credentials], {}
+                )
                 if row.auth.role is not None or row.auth.checks_origin:
-                    assert (status, _code(told)) == (403, "origin_not_allowed"), (row.method, where, told)
+                    assert (status, _code(response)) == (403, "origin_not_allowed"), (
+                        row.method,
+                        where,
+                        response,
+                    )
                 elif row.auth.shows is not Admission.NOTHING:
-                    assert status in (400, 401, 403, 404), (row.method, where, told)
+                    assert status in (400, 401, 403, 404), (row.method, where, response)
 
     run(work, tmp_path)
 
 
-def _code(told: Any) -> str:
+def _code(response: Any) -> str:
     """An error's code, in whoever's shape; by its words where the shape has none."""
-    error = told.get("error", told) if isinstance(told, dict) else {}
-    text = json.dumps(told) if isinstance(told, dict) else ""
-    return "origin_not_allowed" if "are refused while no API key is set" in text else str(error.get("code"))
+    error = response.get("error", response) if isinstance(response, dict) else {}
+    text = json.dumps(response) if isinstance(response, dict) else ""
+    return (
+        "origin_not_allowed"
+        if "are refused while no API key is set" in text
+        else str(error.get("code"))
+    )
 
 
 CALLS: list[tuple[Pairs, str | None, bool]] = [
@@ -195,76 +272,115 @@ def test_who_is_at_this_machine(tmp_path: Path):
         body = {"email": "eve@example.org", "name": "Eve", "password": PASSWORD}
         for headers, client, is_local in CALLS:
             for path in ("/v1/models", "/console/api/session", "/v1/datasets"):
-                status, told = await ask(gateway, "GET", path, headers, client=client)
-                assert status == (200 if is_local else 403), (headers, client, told)
+                status, response = await ask(
+                    gateway, "GET", path, headers, client=client
+                )
+                assert status == (200 if is_local else 403), (headers, client, response)
             if not is_local:
-                assert (await ask(gateway, "POST", "/console/api/setup", headers, body, client))[0] == 403
+                assert (
+                    await ask(
+                        gateway, "POST", "/console/api/setup", headers, body, client
+                    )
+                )[0] == 403
 
     run(work, tmp_path)
 
 
-def test_targets_in_the_absolute_form_and_several_hosts_are_seen_through_a_socket(start_gateway: Any):
+def test_targets_in_the_absolute_form_and_several_hosts_are_seen_through_a_socket(
+    start_gateway: Any,
+):
     running = start_gateway()
     port = int(running.origin.rpartition(":")[2])
 
     def status(*lines: str) -> int:
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as one:
-            one.sendall("\r\n".join([*lines, "connection: close", "", ""]).encode())
-            return int(one.makefile("rb").readline().split()[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(
+                "\r\n".join([*lines, "connection: close", "", ""]).encode()
+            )
+            return int(connection.makefile("rb").readline().split()[1])
 
     assert status("GET /v1/models HTTP/1.1", "host: 127.0.0.1") == 200
-    assert status("GET http://127.0.0.1/v1/models HTTP/1.1", "host: evil.example") == 403
-    assert status("GET /v1/models HTTP/1.1", "host: 127.0.0.1", "host: evil.example") in (400, 403)
+    assert (
+        status("GET http://127.0.0.1/v1/models HTTP/1.1", "host: evil.example") == 403
+    )
+    assert status(
+        "GET /v1/models HTTP/1.1", "host: 127.0.0.1", "host: evil.example"
+    ) in (400, 403)
     assert status("GET /v1/models HTTP/1.0") in (400, 403)
 
 
-@pytest.mark.parametrize("how", ["owner", "key", "settings", "elsewhere"])
-def test_no_bearer_that_nobody_issued_is_anybody_once_somebody_owns_the_server(tmp_path: Path, how: str):
+@pytest.mark.parametrize("owned_by", ["owner", "key", "settings", "elsewhere"])
+def test_no_bearer_that_nobody_issued_is_anybody_once_somebody_owns_the_server(
+    tmp_path: Path, owned_by: str
+):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        made = {"name": "x", "role": "owner"}
+        new_key = {"name": "x", "role": "owner"}
         for _ in range(2):
             assert (await ask(gateway, "GET", "/v1/models", bearer("none")))[0] == 200
-        if how == "owner":
+        if owned_by == "owner":
             body = {"email": "ada@example.org", "name": "Ada", "password": PASSWORD}
             home = [*HOME, (b"origin", b"http://127.0.0.1:8790")]
-            assert (await ask(gateway, "POST", "/console/api/setup", home, body))[0] == 201
-        elif how == "key":
-            assert (await ask(gateway, "POST", "/admin/v1/keys", bearer("none"), made))[0] == 201
-        elif how == "settings":
-            yard.reload(msgspec.structs.replace(yard.settings, api_keys=["sk-a-key-of-the-settings"]))
+            assert (await ask(gateway, "POST", "/console/api/setup", home, body))[
+                0
+            ] == 201
+        elif owned_by == "key":
+            assert (
+                await ask(gateway, "POST", "/admin/v1/keys", bearer("none"), new_key)
+            )[0] == 201
+        elif owned_by == "settings":
+            yard.reload(
+                msgspec.structs.replace(
+                    yard.settings, api_keys=["sk-a-key-of-the-settings"]
+                )
+            )
         else:
-            async with Modelyard(yard.settings, environ={}) as other:
-                await other.services.tenancy.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+            async with Modelyard(yard.settings, environ={}) as other_yard:
+                await other_yard.services.tenancy.accounts.set_up(
+                    "ada@example.org", "Ada", PASSWORD
+                )
             await _until_refused(gateway, bearer("none"))
         for headers in (bearer("none"), HOME):
-            for method, path, body in (("GET", "/admin/v1/settings", None), ("POST", "/admin/v1/keys", made)):
+            for method, path, body in (
+                ("GET", "/admin/v1/settings", None),
+                ("POST", "/admin/v1/keys", new_key),
+            ):
                 assert (await ask(gateway, method, path, headers, body))[0] == 401
 
     run(work, tmp_path)
 
 
-async def _until_refused(gateway: Gateway, headers: Pairs, path: str = "/v1/models", *, seconds: float = 15.0) -> float:
+async def _until_refused(
+    gateway: Gateway, headers: Pairs, path: str = "/v1/models", *, seconds: float = 15.0
+) -> float:
     """Seconds until it is refused; what is asked again and again keeps nothing alive."""
-    began = time.monotonic()
+    started_at = time.monotonic()
     while (await ask(gateway, "GET", path, headers))[0] < 400:
-        assert time.monotonic() - began < seconds, f"{path} is still answered"
+        assert time.monotonic() - started_at < seconds, f"{path} is still answered"
         await asyncio.sleep(0.02)
-    return time.monotonic() - began
+    return time.monotonic() - started_at
 
 
 def test_a_key_of_the_settings_that_is_taken_away_is_nobodys(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-first-key")))[0] == 200
-        yard.reload(msgspec.structs.replace(yard.settings, api_keys=["sk-the-second-key"]))
-        assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-first-key")))[0] == 401
-        assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-second-key")))[0] == 200
+        assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-first-key")))[
+            0
+        ] == 200
+        yard.reload(
+            msgspec.structs.replace(yard.settings, api_keys=["sk-the-second-key"])
+        )
+        assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-first-key")))[
+            0
+        ] == 401
+        assert (await ask(gateway, "GET", "/v1/models", bearer("sk-the-second-key")))[
+            0
+        ] == 200
 
     run(work, tmp_path, api_keys=["sk-the-first-key"])
 
 
 def test_keys_that_are_taken_away_are_forgotten_by_whoever_remembers_them():
     async def go() -> None:
-        keeper = Gatekeeper(["sk-the-first-key"])
+        keeper = Authenticator(["sk-the-first-key"])
         scope = {"client": None, "method": "GET", "headers": bearer("sk-the-first-key")}
         assert (await keeper.caller_of(scope)).is_operator
         keeper.keys = ["sk-the-second-key"]
@@ -275,29 +391,41 @@ def test_keys_that_are_taken_away_are_forgotten_by_whoever_remembers_them():
 
 
 def test_an_owned_server_is_never_open_for_a_moment_after_a_restart(tmp_path: Path):
-    async def own() -> None:
+    async def create_owner() -> None:
         async with server(tmp_path) as (yard, _):
-            await yard.services.tenancy.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+            await yard.services.tenancy.accounts.set_up(
+                "ada@example.org", "Ada", PASSWORD
+            )
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        answers = await asyncio.gather(*(ask(gateway, "GET", "/v1/models", HOME) for _ in range(20)))
+        answers = await asyncio.gather(
+            *(ask(gateway, "GET", "/v1/models", HOME) for _ in range(20))
+        )
         assert {status for status, _ in answers} == {401}
 
-    asyncio.run(own())
+    asyncio.run(create_owner())
     run(work, tmp_path)
 
 
 def test_a_session_is_used_by_its_own_page_alone(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        account = await yard.services.tenancy.accounts.set_up("ada@example.org", "Ada", PASSWORD)
+        account = await yard.services.tenancy.accounts.set_up(
+            "ada@example.org", "Ada", PASSWORD
+        )
         token, _ = await yard.services.tenancy.accounts.sessions.open(account)
-        for host, origin, wanted in (
+        for host, origin, expected_status in (
             (b"127.0.0.1:8790", b"http://127.0.0.1:8790", 200), (b"evil.example:8790", b"http://127.0.0.1:8790", 403),
             (b"127.0.0.1:8790", b"http://127.0.0.1:3000", 403), (b"127.0.0.1:8790", b"null", 403),
             (b"", b"null", 403), (b"", b"", 403), (b"127.0.0.1", b"http://[", 403),
         ):  # fmt: skip
-            headers = [(b"cookie", f"{SESSION_COOKIE}={token}".encode()), (b"host", host), (b"origin", origin)]
-            assert (await ask(gateway, "GET", "/admin/v1/users", headers))[0] == wanted, (host, origin)
+            headers = [
+                (b"cookie", f"{SESSION_COOKIE}={token}".encode()),
+                (b"host", host),
+                (b"origin", origin),
+            ]
+            assert (await ask(gateway, "GET", "/admin/v1/users", headers))[
+                0
+            ] == expected_status, (host, origin)
             twice = [*headers, (b"origin", b"http://127.0.0.1:8790")]
             assert (await ask(gateway, "GET", "/admin/v1/users", twice))[0] == 403
 
@@ -320,13 +448,15 @@ def test_who_calls_is_who_connects_unless_a_trusted_proxy_says_so(
     trusted: list[str], client: str, forwarded: str, address: str
 ):
     headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
-    keeper = Gatekeeper([], trusted_proxies=trusted)
+    keeper = Authenticator([], trusted_proxies=trusted)
     assert keeper.address_of({"client": (client, 1), "headers": headers}) == address
 
 
 def test_a_proxy_that_is_no_address_is_said():
-    with pytest.raises(Exception, match=r"trusted_proxies: 'proxy\.example' is no address"):
-        Gatekeeper([], trusted_proxies=["proxy.example"])
+    with pytest.raises(
+        Exception, match=r"trusted_proxies: 'proxy\.example' is no address"
+    ):
+        Authenticator([], trusted_proxies=["proxy.example"])
 
 
 # ------------------------------------------------------------------------------------------------ switched off
@@ -356,43 +486,65 @@ PLAIN = yaml.safe_dump({
         "edges": [{"source": "start", "target": "end"}],
     }},
 })  # fmt: skip
-Way = Callable[[Modelyard, Gateway], Awaitable[bool]]
+AccessCheck = Callable[[Modelyard, Gateway], Awaitable[bool]]
 """Whether somebody gets in by it."""
 
 
-def by(method: str, path: str, headers: Pairs, body: Any = None, refused: tuple[int, ...] = (401, 403, 404)) -> Way:
+def request_check(
+    method: str,
+    path: str,
+    headers: Pairs,
+    body: Any = None,
+    refused: tuple[int, ...] = (401, 403, 404),
+) -> AccessCheck:
     async def gets_in(yard: Modelyard, gateway: Gateway) -> bool:
-        status, told = await ask(gateway, method, path, headers, body)
-        assert status < 500, told
+        status, response = await ask(gateway, method, path, headers, body)
+        assert status < 500, response
         return status not in refused
 
     return gets_in
 
 
-async def ways_in(yard: Modelyard) -> dict[str, Way]:
+async def access_checks_by_name(yard: Modelyard) -> dict[str, AccessCheck]:
     """Every way in to what belongs to a tenant, each with the name of what it takes: tenant, user or key."""
     admin = yard.services.tenancy.administration
     await admin.create(OPERATOR, "acme", "tenant", "acme", {})
     await admin.create(OPERATOR, "default", "key", "house", {"role": "owner"})
     await admin.create(OPERATOR, "acme", "user", "ann@acme.example", {"role": "admin"})
     key = await admin.create(OPERATOR, "acme", "key", "k", {"role": "owner"})
-    own = await admin.create(OPERATOR, "acme", "key", "own", {"role": "admin", "user": "ann@acme.example"})
-    invited = await yard.services.tenancy.accounts.invite(Caller(tenant="acme"), "ann@acme.example", Role.ADMIN)
-    late = await yard.services.tenancy.accounts.invite(Caller(tenant="acme"), "late@acme.example", Role.ADMIN)
+    user_key = await admin.create(
+        OPERATOR, "acme", "key", "own", {"role": "admin", "user": "ann@acme.example"}
+    )
+    invited = await yard.services.tenancy.accounts.invite(
+        Caller(tenant="acme"), "ann@acme.example", Role.ADMIN
+    )
+    late_invitation = await yard.services.tenancy.accounts.invite(
+        Caller(tenant="acme"), "late@acme.example", Role.ADMIN
+    )
     account = await yard.services.tenancy.accounts.accept(invited, "Ann", PASSWORD)
     token, _ = await yard.services.tenancy.accounts.sessions.open(account)
     hooked, _, _ = await yard.apps.add("acme", APP)
     plain, _, _ = await yard.apps.add("acme", PLAIN)
     page = (await yard.apps.set_page(plain, is_on=True)).stored.page.token
     _, app_key = await yard.apps.make_key(plain)
-    dataset_key = await yard.services.tenancy.dataset_keys.make("acme")
+    dataset_key = await yard.services.tenancy.dataset_keys.create("acme")
     file = yard.services.storage.files.add("acme", "a.txt", b"words")
     signed = yard.services.storage.files.sign("read", "acme", file.id, seconds=600.0)
-    endpoint = await yard.services.plugins.rows.keep("acme", PluginEndpoint.kind, "e", {}, PluginEndpoint(plugin="a/b"))
-    heard = Subscription(plugin="a/b", provider="p")
-    subscription = await yard.services.plugins.rows.keep("acme", Subscription.kind, "s", {}, heard)
+    endpoint = await yard.services.plugins.rows.save(
+        "acme", PluginEndpoint.kind, "e", {}, PluginEndpoint(plugin="a/b")
+    )
+    subscription_value = Subscription(plugin="a/b", provider="p")
+    subscription = await yard.services.plugins.rows.save(
+        "acme", Subscription.kind, "s", {}, subscription_value
+    )
     session = PluginCall(
-        tenant="acme", plugin="a/b", permissions=Permissions(), user="modelyard", type="tool", action="x", data={}
+        tenant="acme",
+        plugin="a/b",
+        permissions=Permissions(),
+        user="modelyard",
+        type="tool",
+        action="x",
+        data={},
     )
     visitor = [*HOME, (b"x-visitor", b"v" * 24)]
     daemon = [*HOME, (b"x-api-key", yard.services.plugins.key.encode())]
@@ -400,11 +552,17 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
 
     async def schedules(yard: Modelyard, gateway: Gateway) -> bool:
         triggers = yard.services.workflows.triggers
-        found = next(one for one in yard.apps.all("acme") if one.id == hooked.id)
-        return triggers._may_run(found)  # pyright: ignore[reportPrivateUsage]
+        app = next(
+            candidate
+            for candidate in yard.apps.list_all("acme")
+            if candidate.id == hooked.id
+        )
+        return triggers._may_run(app)  # pyright: ignore[reportPrivateUsage]
 
     async def plugins(yard: Modelyard, gateway: Gateway) -> bool:
-        return gets(lambda: yard.services.plugins.endpoints.endpoint(endpoint)) or gets(
+        return succeeds(
+            lambda: yard.services.plugins.endpoints.endpoint(endpoint)
+        ) or succeeds(
             lambda: yard.services.plugins.subscriptions.subscription(subscription)
         )
 
@@ -415,67 +573,87 @@ async def ways_in(yard: Modelyard) -> dict[str, Way]:
         sessions = yard.services.plugins.sessions
         sessions.open("session-1", session)
         try:
-            await anext(sessions.answer("session-1", b'{"backwards_request_id": "1", "type": "x", "request": {}}'))
+            await anext(
+                sessions.answer(
+                    "session-1",
+                    b'{"backwards_request_id": "1", "type": "x", "request": {}}',
+                )
+            )
         except NotFoundError:
             return False
         return True
 
     async def sign_in(yard: Modelyard, gateway: Gateway) -> bool:
-        return await opens(lambda: yard.services.tenancy.accounts.sign_in("ann@acme.example", PASSWORD))
+        return await succeeds_async(
+            lambda: yard.services.tenancy.accounts.sign_in("ann@acme.example", PASSWORD)
+        )
 
     async def accept(yard: Modelyard, gateway: Gateway) -> bool:
-        rows = await yard.services.storage.database.fetch("SELECT * FROM invitations WHERE email = 'late@acme.example'")
-        gets_in = await opens(lambda: yard.services.tenancy.accounts.accept(late, "Late", PASSWORD))
+        rows = await yard.services.storage.database.fetch(
+            "SELECT * FROM invitations WHERE email = 'late@acme.example'"
+        )
+        gets_in = await succeeds_async(
+            lambda: yard.services.tenancy.accounts.accept(
+                late_invitation, "Late", PASSWORD
+            )
+        )
         if gets_in:  # for the next who tries
             row = dict(rows[0])
-            work = yard.services.storage.database.submit(lambda it: _again(it, row))
+            work = yard.services.storage.database.submit(
+                lambda connection: _restore_invitation(connection, row)
+            )
             await asyncio.wrap_future(work)
         return gets_in
 
     async def come(yard: Modelyard, gateway: Gateway) -> bool:
-        link = yard.services.tenancy.accounts.link_of(account, "state")
-        return await opens(
-            lambda: yard.services.tenancy.accounts.come("ann@acme.example", "Ann", None, link=link, state="state")
+        link = yard.services.tenancy.accounts.link_signature(account, "state")
+        return await succeeds_async(
+            lambda: yard.services.tenancy.accounts.sign_in_external(
+                "ann@acme.example", "Ann", None, link=link, state="state"
+            )
         )
 
     rpc = {"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"id": "x"}}
     return {
-        "key: models": by("GET", "/v1/models", bearer(key["key"])),
-        "key: admin": by("GET", "/admin/v1/users", bearer(key["key"])),
-        "key: x-api-key": by("GET", "/v1/models", [*HOME, (b"x-api-key", key["key"].encode())]),
-        "key: datasets": by("GET", "/v1/datasets", bearer(key["key"])),
-        "key: console": by("GET", "/console/api/accounts", bearer(key["key"])),
-        "key: mcp": by("POST", "/mcp", bearer(key["key"]), {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}),
-        "key: tools": by("GET", "/admin/tools", bearer(key["key"])),
-        "user: key": by("GET", "/v1/models", bearer(own["key"])),
-        "user: session": by("GET", "/admin/v1/users", browser(token)),
-        "user: console": by("GET", "/console/api/sessions", browser(token)),
+        "key: models": request_check("GET", "/v1/models", bearer(key["key"])),
+        "key: admin": request_check("GET", "/admin/v1/users", bearer(key["key"])),
+        "key: x-api-key": request_check("GET", "/v1/models", [*HOME, (b"x-api-key", key["key"].encode())]),
+        "key: datasets": request_check("GET", "/v1/datasets", bearer(key["key"])),
+        "key: console": request_check("GET", "/console/api/accounts", bearer(key["key"])),
+        "key: mcp": request_check("POST", "/mcp", bearer(key["key"]), {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}),
+        "key: tools": request_check("GET", "/admin/tools", bearer(key["key"])),
+        "user: key": request_check("GET", "/v1/models", bearer(user_key["key"])),
+        "user: session": request_check("GET", "/admin/v1/users", browser(token)),
+        "user: console": request_check("GET", "/console/api/sessions", browser(token)),
         "user: sign in": sign_in,
         "user: sign in elsewhere": come,
         "tenant: invitation": accept,
-        "app_key: service": by("GET", "/v1/parameters", bearer(app_key)),
-        "app_key: a2a": by("POST", f"/a2a/{plain.id}", bearer(app_key), rpc),
-        "dataset_key: datasets": by("GET", "/v1/datasets", bearer(dataset_key)),
-        "tenant: page": by("GET", f"/chat/{page}", HOME),
-        "tenant: page's calls": by("GET", f"/chat/{page}/v1/parameters", visitor),
-        "tenant: a2a card": by("GET", f"/a2a/{page}/.well-known/agent-card.json", HOME),
-        "tenant: webhook": by("GET", f"/triggers/webhook/{next(iter(hooked.stored.webhooks.values()))}", HOME),
+        "app_key: service": request_check("GET", "/v1/parameters", bearer(app_key)),
+        "app_key: a2a": request_check("POST", f"/a2a/{plain.id}", bearer(app_key), rpc),
+        "dataset_key: datasets": request_check("GET", "/v1/datasets", bearer(dataset_key)),
+        "tenant: page": request_check("GET", f"/chat/{page}", HOME),
+        "tenant: page's calls": request_check("GET", f"/chat/{page}/v1/parameters", visitor),
+        "tenant: a2a card": request_check("GET", f"/a2a/{page}/.well-known/agent-card.json", HOME),
+        "tenant: webhook": request_check("GET", f"/triggers/webhook/{next(iter(hooked.stored.webhooks.values()))}", HOME),
         "tenant: schedule": schedules,
-        "tenant: file": by("GET", f"/files/{file.id}?{signed}", HOME),
+        "tenant: file": request_check("GET", f"/files/{file.id}?{signed}", HOME),
         "tenant: plugin endpoints and webhooks": plugins,
-        "tenant: plugin daemon": by("GET", "/plugin/acme/management/list?page=1&page_size=10", daemon),
+        "tenant: plugin daemon": request_check("GET", "/plugin/acme/management/list?page=1&page_size=10", daemon),
         "tenant: plugins in debug": debug,
         "tenant: plugins' questions": backwards,
     }  # fmt: skip
 
 
-def _again(it: Any, row: dict[str, Any]) -> None:
-    it.execute("DELETE FROM accounts WHERE email = 'late@acme.example'")
+def _restore_invitation(connection: Any, row: dict[str, Any]) -> None:
+    connection.execute("DELETE FROM accounts WHERE email = 'late@acme.example'")
     names = ", ".join(row)
-    it.execute(f"INSERT INTO invitations ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+    connection.execute(
+        f"INSERT INTO invitations ({names}) VALUES ({', '.join('?' * len(row))})",
+        tuple(row.values()),
+    )
 
 
-def gets(act: Callable[[], Any]) -> bool:
+def succeeds(act: Callable[[], Any]) -> bool:
     try:
         act()
     except NotFoundError:
@@ -483,7 +661,7 @@ def gets(act: Callable[[], Any]) -> bool:
     return True
 
 
-async def opens(act: Callable[[], Awaitable[Any]]) -> bool:
+async def succeeds_async(act: Callable[[], Awaitable[Any]]) -> bool:
     from modelyard.base.errors import ModelyardError
 
     try:
@@ -493,7 +671,7 @@ async def opens(act: Callable[[], Awaitable[Any]]) -> bool:
     return True
 
 
-SHUT = {
+CLOSED_BY = {
     "tenant": ("key", "user", "tenant", "app_key", "dataset_key"), "tenant gone": ("key", "user", "tenant", "app_key", "dataset_key"),
     "user": ("user",), "key": ("key",), "key gone": ("key",), "app key": ("app_key",), "dataset key": ("dataset_key",),
     "account": ("user: session", "user: console", "user: sign in", "user: sign in elsewhere"),
@@ -501,35 +679,51 @@ SHUT = {
 """What is switched off → which ways in it shuts."""
 
 
-async def shut(yard: Modelyard, what: str) -> None:
+async def switch_off(yard: Modelyard, target: str) -> None:
     admin, off = yard.services.tenancy.administration, {"is_enabled": False}
 
-    async def row(kind: str, name: str) -> str:
-        return next(one["id"] for one in await admin.list("acme", kind) if one["name"] == name)
+    async def row(resource_kind: str, name: str) -> str:
+        return next(
+            resource["id"]
+            for resource in await admin.list("acme", resource_kind)
+            if resource["name"] == name
+        )
 
-    match what:
+    match target:
         case "tenant":
             await admin.change(OPERATOR, "acme", "tenant", "acme", off)
         case "tenant gone":
             await admin.remove(OPERATOR, "acme", "tenant", "acme")
         case "user":
-            await admin.change(OPERATOR, "acme", "user", await row("user", "ann@acme.example"), off)
+            await admin.change(
+                OPERATOR, "acme", "user", await row("user", "ann@acme.example"), off
+            )
         case "key":
             await admin.revoke(OPERATOR, "acme", await row("key", "k"))
         case "key gone":
             await admin.remove(OPERATOR, "acme", "key", await row("key", "k"))
         case "app key":
-            plain = yard.apps.find("acme", "plain")
+            plain = yard.apps.get_by_id_or_name("acme", "plain")
             await yard.apps.revoke_key(plain, yard.apps.keys(plain)[0][0].id)
         case "dataset key":
             await yard.services.tenancy.dataset_keys.revoke(
-                "acme", yard.services.tenancy.dataset_keys.all("acme")[0][0].id
+                "acme", yard.services.tenancy.dataset_keys.list_keys("acme")[0][0].id
             )
         case _:
-            (ann,) = [one for one in await yard.services.tenancy.accounts.of("acme") if one.email.startswith("ann")]
-            made = await yard.services.tenancy.accounts.invite(Caller(tenant="acme"), "owner@acme.example", Role.OWNER)
-            await yard.services.tenancy.accounts.accept(made, "Owner", PASSWORD)
-            await yard.services.tenancy.accounts.change(Caller(tenant="acme"), ann.id, is_enabled=False)
+            (ann,) = [
+                account
+                for account in await yard.services.tenancy.accounts.list_accounts(
+                    "acme"
+                )
+                if account.email.startswith("ann")
+            ]
+            invitation = await yard.services.tenancy.accounts.invite(
+                Caller(tenant="acme"), "owner@acme.example", Role.OWNER
+            )
+            await yard.services.tenancy.accounts.accept(invitation, "Owner", PASSWORD)
+            await yard.services.tenancy.accounts.change(
+                Caller(tenant="acme"), ann.id, is_enabled=False
+            )
 
 
 @pytest.fixture(scope="module")
@@ -546,34 +740,55 @@ def _fresh(url: str) -> str:
     return urllib.parse.urlunsplit(urllib.parse.urlsplit(url)._replace(path=f"/{name}"))
 
 
-@pytest.mark.parametrize(("what", "engine"), [
-    *((what, "sqlite") for what in SHUT), ("tenant", "postgresql"), ("account", "postgresql"),
+@pytest.mark.parametrize(("target", "engine"), [
+    *((target, "sqlite") for target in CLOSED_BY), ("tenant", "postgresql"), ("account", "postgresql"),
 ])  # fmt: skip
 def test_what_is_switched_off_is_refused_on_every_way_in_on_every_server(
-    tmp_path: Path, what: str, engine: str, request: pytest.FixtureRequest
+    tmp_path: Path, target: str, engine: str, request: pytest.FixtureRequest
 ):
-    database = str(tmp_path / "x.db") if engine == "sqlite" else _fresh(request.getfixturevalue("postgres_url"))
+    database = (
+        str(tmp_path / "x.db")
+        if engine == "sqlite"
+        else _fresh(request.getfixturevalue("postgres_url"))
+    )
     changes = {"database": database, "shared": "database"}
 
     async def go() -> None:
-        async with server(tmp_path, **changes) as (here, gateway), server(tmp_path, **changes) as (there, other):
-            ways = await ways_in(here)
-            await there.services.tenancy.directory.refresh()
-            for name, gets_in in ways.items():  # and whatever can be remembered is
-                assert await gets_in(here, gateway), name
-                assert await gets_in(there, other), name
-            await shut(here, what)
-            shuts = [name for name in ways if name.startswith(SHUT[what])]
+        async with (
+            server(tmp_path, **changes) as (local_yard, gateway),
+            server(tmp_path, **changes) as (remote_yard, remote_gateway),
+        ):
+            access_checks = await access_checks_by_name(local_yard)
+            await remote_yard.services.tenancy.directory.refresh()
+            for (
+                name,
+                gets_in,
+            ) in access_checks.items():  # and whatever can be remembered is
+                assert await gets_in(local_yard, gateway), name
+                assert await gets_in(remote_yard, remote_gateway), name
+            await switch_off(local_yard, target)
+            shuts = [
+                name for name in access_checks if name.startswith(CLOSED_BY[target])
+            ]
             assert shuts
-            for yard, one in ((here, gateway), (there, other)):
-                begun = time.monotonic()
+            for yard, yard_gateway in (
+                (local_yard, gateway),
+                (remote_yard, remote_gateway),
+            ):
+                started_at = time.monotonic()
                 left = shuts
                 while left:
-                    left = [name for name in left if await ways[name](yard, one)]
-                    assert time.monotonic() - begun < 15, left
-                for name in set(ways) - set(shuts):
-                    if what not in ("account", "user") or not name.startswith("user"):
-                        assert await ways[name](yard, one), f"{name} has nothing to do with {what}"
+                    left = [
+                        name
+                        for name in left
+                        if await access_checks[name](yard, yard_gateway)
+                    ]
+                    assert time.monotonic() - started_at < 15, left
+                for name in set(access_checks) - set(shuts):
+                    if target not in ("account", "user") or not name.startswith("user"):
+                        assert await access_checks[name](yard, yard_gateway), (
+                            f"{name} has nothing to do with {target}"
+                        )
 
     asyncio.run(go())
 
@@ -584,37 +799,47 @@ def test_what_was_remembered_ends_within_a_second_by_the_clock(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         from modelyard.people.accounts import Accounts
 
-        now, wall = [100.0], [1_000_000.0]
-        here = Accounts(yard.services.storage.database, lambda: wall[0], monotonic=lambda: now[0])
-        account = await here.set_up("ada@example.org", "Ada", PASSWORD)
-        token, session = await here.sessions.open(account)
-        assert await here.sessions.of_token(token) is not None
+        monotonic_seconds, wall = [100.0], [1_000_000.0]
+        accounts = Accounts(
+            yard.services.storage.database,
+            lambda: wall[0],
+            monotonic=lambda: monotonic_seconds[0],
+        )
+        account = await accounts.set_up("ada@example.org", "Ada", PASSWORD)
+        token, session = await accounts.sessions.open(account)
+        assert await accounts.sessions.of_token(token) is not None
         await yard.services.tenancy.accounts.sessions.revoke(account, session.id)
         wall[0] -= 86_400.0
-        now[0] += 0.99
-        assert await here.sessions.of_token(token) is None
+        monotonic_seconds[0] += 0.99
+        assert await accounts.sessions.of_token(token) is None
 
     run(work, tmp_path)
 
 
-def test_a_key_may_not_come_to_life_again_when_its_tenant_was_removed_long_ago(tmp_path: Path):
+def test_a_key_may_not_come_to_life_again_when_its_tenant_was_removed_long_ago(
+    tmp_path: Path,
+):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        ways = await ways_in(yard)
-        await yard.services.tenancy.administration.remove(OPERATOR, "acme", "tenant", "acme")
+        access_checks = await access_checks_by_name(yard)
+        await yard.services.tenancy.administration.remove(
+            OPERATOR, "acme", "tenant", "acme"
+        )
         yard.services.storage.resources.forget(yard.services.clock.time() + 10.0)
         await asyncio.wrap_future(yard.services.storage.database.flush())
         async with Modelyard(yard.settings, environ={}) as restarted:
-            other = gateway_for(restarted.services)
-            for name, gets_in in ways.items():
-                assert not await gets_in(restarted, other), name
+            restarted_gateway = gateway_for(restarted.services)
+            for name, gets_in in access_checks.items():
+                assert not await gets_in(restarted, restarted_gateway), name
 
     run(work, tmp_path)
 
 
 def test_the_device_cookie_is_no_sign_in(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        account = await yard.services.tenancy.accounts.set_up("ada@example.org", "Ada", PASSWORD)
-        device = yard.services.tenancy.accounts.sign_in.device_of(account)
+        account = await yard.services.tenancy.accounts.set_up(
+            "ada@example.org", "Ada", PASSWORD
+        )
+        device = yard.services.tenancy.accounts.sign_in.device_token(account)
         for name in (DEVICE_COOKIE, SESSION_COOKIE):
             cookie = [*HOME, (b"cookie", f"{name}={device}".encode())]
             assert (await ask(gateway, "GET", "/admin/v1/users", cookie))[0] == 401

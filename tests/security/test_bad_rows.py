@@ -28,21 +28,31 @@ def test_a_bad_row_stops_neither_the_start_nor_the_others(
     async def fill() -> str:
         async with Modelyard(settings, environ={}) as yard:
             for name in ("bad", "good"):
-                given = {"unit": "requests", "amount": 5, "window": "day"}
+                limit_fields = {"unit": "requests", "amount": 5, "window": "day"}
                 await yard.services.tenancy.administration.create(
-                    Caller(tenant="default"), "default", "limit", name, given
+                    Caller(tenant="default"), "default", "limit", name, limit_fields
                 )
             return yard.services.storage.database.where
 
     async def names() -> set[str]:
         async with Modelyard(settings, environ={}) as yard:
-            served = {known.name for known, _ in yard.services.tenancy.directory.of("default", Limit)}
-            return served & {one["name"] for one in await yard.services.tenancy.administration.list("default", "limit")}
+            served = {
+                resource.name
+                for resource, _ in yard.services.tenancy.directory.of("default", Limit)
+            }
+            return served & {
+                row["name"]
+                for row in await yard.services.tenancy.administration.list(
+                    "default", "limit"
+                )
+            }
 
     where = asyncio.run(fill())
     with closing(sqlite3.connect(where)) as connection, connection:
         connection.execute("PRAGMA ignore_check_constraints = 1")
-        connection.execute(f"UPDATE resources SET {column} = ? WHERE name = 'bad'", (value,))
+        connection.execute(
+            f"UPDATE resources SET {column} = ? WHERE name = 'bad'", (value,)
+        )
     caplog.clear()
     with caplog.at_level(logging.ERROR):
         assert "good" in asyncio.run(names())

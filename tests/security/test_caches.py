@@ -30,7 +30,7 @@ from modelyard.testing import (
     error_answer,
     json_answer,
 )
-from modelyard.transport.egress import Egress
+from modelyard.transport.egress import EgressClient
 from modelyard.transport.http import HttpClient
 from tests.gateway.conftest import Running, start_gateway
 from tests.gateway.test_traffic import ask
@@ -64,7 +64,7 @@ KEPT = {
     "app/money.py:Seeds._starting": "by the names of counters, which hold the limit's id and its tenant",
     # base
     "base/mending.py:_parser()": _OURS,
-    "base/numbers.py:_kinds_of_fields()": _OURS,
+    "base/numbers.py:_field_bounds()": _OURS,
     "base/patterns.py:_compiled()": _PURE,
     "base/patterns.py:_glob()": _PURE,
     "base/schemas.py:_Work._known": _CALL,
@@ -93,7 +93,7 @@ KEPT = {
     # plugins, each tenant's apart
     "plugins/inside/zygote.py:Zygote._plugins": "by the number of a process, of one tenant and environment",
     "plugins/quarters.py:Quarters._users": "by tenant: the number of its user on this machine",
-    "plugins/wardens.py:_Warden.environ": "what one tenant's plugins of one environment are given",
+    "plugins/wardens.py:_Supervisor.environ": "what one tenant's plugins of one environment are given",
     "tools/sources.py:ApiSource._by_name": "by tenant and row",
     # sign-in
     "people/sessions.py:Sessions._unknown": "by the digest of a session's token: that there is none",
@@ -116,7 +116,7 @@ KEPT = {
     "gateway/service/shapes.py:CompletionInput.inputs": _CALL,
     "gateway/service/shapes.py:FilledFormInput.inputs": _CALL,
     "gateway/service/shapes.py:WorkflowInput.inputs": _CALL,
-    "gateway/service/annotations.py:AnnotationCalls._jobs": "by a random id; holds tenant and app, which are compared",
+    "gateway/service/annotations.py:AnnotationHandlers._jobs": "by a random id; holds tenant and app, which are compared",
     # jail
     "jail/sandbox.py:Jail._starting": _LOCK,
     "jail/sandbox.py:Jail._zygotes": "by what is imported before: a fork for each run, which sees no other",
@@ -136,7 +136,7 @@ KEPT = {
     "knowledge/index/memory.py:MemoryIndex._locks": _LOCK,
     "knowledge/index/memory.py:MemoryIndex._spaces": "by dataset, which is found by its tenant before",
     "knowledge/index/memory.py:SpaceIndex._numbers": "of one dataset",
-    "knowledge/ingest.py:Indexer._unwanted": "by document: that it is to stop",
+    "knowledge/ingest.py:Indexer._commands": "by document: that it is to stop",
     "knowledge/ingest.py:_Work.texts": _CALL,
     "knowledge/prepare.py:_Made.texts": _CALL,
     "knowledge/retrieve.py:Retriever._documents": "by dataset, which is found by its tenant before; with its generation",
@@ -157,9 +157,9 @@ KEPT = {
     "plugins/warden.py:Warden._plugins": _OURS,
     "plugins/wardens.py:Wardens._by_name": _OURS,
     "plugins/wardens.py:Wardens._starting": _OURS,
-    "plugins/wardens.py:_Warden._pids": _OURS,
-    "plugins/wardens.py:_Warden._waiting": _OURS,
-    "plugins/wardens.py:_Warden.plugins": _OURS,
+    "plugins/wardens.py:_Supervisor._pids": _OURS,
+    "plugins/wardens.py:_Supervisor._waiting": _OURS,
+    "plugins/wardens.py:_Supervisor.plugins": _OURS,
     # providers
     "providers/auth.py:GoogleAuth._tokens": "by the digest of the whole account, its private key included",
     "providers/endpoint.py:_names_in()": _PURE,
@@ -183,7 +183,7 @@ KEPT = {
     "runtime/load_balancing.py:Health._failures": "by deployment, which begins with the tenant",
     "runtime/load_balancing.py:Health._in_flight": "by deployment, which begins with the tenant",
     "runtime/load_balancing.py:Health._latency": "by deployment, which begins with the tenant",
-    "runtime/load_balancing.py:Health._rests": "by deployment and by the domain of a credential, with its tenant",
+    "runtime/load_balancing.py:Health._cooldowns": "by deployment and by the domain of a credential, with its tenant",
     "runtime/load_balancing.py:Health._samples": "by deployment, which begins with the tenant",
     "runtime/metrics.py:Series.buckets": _COUNT,
     "runtime/metrics.py:Series.values": _COUNT,
@@ -196,7 +196,7 @@ KEPT = {
     "tenant_plugins/plugins.py:Plugins._views": "by tenant",
     "runtime/policies/batch.py:Batch._open": "by tenant, provider, model, credential and what is asked",
     "runtime/policies/cache.py:Semantic._known": "by tenant and by model, provider and beginning of the conversation",
-    "runtime/policies/cache.py:_Meant.entries": "of one of those",
+    "runtime/policies/cache.py:_SemanticIndex.entries": "of one of those",
     "runtime/provider_manager.py:ProviderManager._factories": "by tenant",
     "runtime/provider_credentials.py:ProviderCredentials._hosted": "the operator's, for all",
     "runtime/provider_credentials.py:ProviderCredentials._own": "by tenant and provider",
@@ -209,12 +209,12 @@ KEPT = {
     "tenancy/directory.py:Directory._all": "by tenant and kind",
     "tenancy/directory.py:Directory._owner_of_key": "by a key's id: whose it is",
     # storage
-    "storage/answers.py:MemoryAnswers._kept": "by tenant and digest of what was asked",
+    "storage/answers.py:MemoryResponseCache._kept": "by tenant and digest of what was asked",
     "storage/counters.py:MemoryCounters._forget_at": _COUNT,
     "storage/counters.py:MemoryCounters._levels": _COUNT,
     "storage/counters.py:MemoryCounters._reserved": _COUNT,
-    "storage/statements.py:_for_many()": _PURE,
-    "storage/postgresql.py:_placed()": _PURE,
+    "storage/statements.py:_multi_row_statement()": _PURE,
+    "storage/postgresql.py:_with_placeholders()": _PURE,
     # tools
     "tools/api.py:Tokens.known": "by tenant, row and digest of address, client, secret and scopes",
     "tools/api.py:Tokens.locks": _LOCK,
@@ -229,19 +229,19 @@ KEPT = {
     "tools/mcp/client.py:StdioChannel._waiting": "of one client, which is one row's",
     "tools/observation.py:Gathering._pieces": _CALL,
     "tools/observation.py:Gathering.variables": _CALL,
-    "tools/openapi.py:_Making.places": _CALL,
-    "tools/openapi.py:_Making.properties": _CALL,
+    "tools/openapi.py:_OperationBuilder.places": _CALL,
+    "tools/openapi.py:_OperationBuilder.properties": _CALL,
     "tools/mcp/clients.py:McpClients._clients": "by tenant and row, with the address and the encrypted secret",
     "tools/provider_store.py:ProviderStore._read": "by tenant and row",
     # transport
     "transport/answer.py:Answer._first_lines": _CALL,
     "transport/http.py:HttpClient._idle": "by origin and proxy: connections, over which nothing is said but each request's own",
-    "transport/http.py:_known_head()": _PURE,
+    "transport/http.py:_cached_head()": _PURE,
     "transport/origins.py:parse_url()": _PURE,
     # workflow
     "workflow/apps.py:Apps._pages": "by a random token; holds whose app it is",
     "workflow/apps.py:Apps._parsed": "by tenant, digest and mapping",
-    "workflow/draw.py:_Picture.boxes": _CALL,
+    "workflow/draw.py:_Layout.boxes": _CALL,
     "workflow/dsl.py:App._graphs": "of one app, which is kept by tenant and digest",
     "workflow/dsl.py:App.document": "of one app, which is kept by tenant and digest",
     "workflow/dsl.py:App.features": "of one app, which is kept by tenant and digest",
@@ -288,7 +288,9 @@ _VALUES = (
 
 _MAPS = frozenset({"dict", "OrderedDict", "defaultdict", "Counter", "WeakValueDictionary", "WeakKeyDictionary", "ChainMap",
                    "TTLCache", "LRUCache"})  # fmt: skip
-_MEMORIES = frozenset({"lru_cache", "cache", "alru_cache", "cached", "ttl_cache", "memoize"})
+_MEMORIES = frozenset(
+    {"lru_cache", "cache", "alru_cache", "cached", "ttl_cache", "memoize"}
+)
 
 
 def _name(node: ast.AST) -> str:
@@ -301,7 +303,10 @@ def _is_empty_map(node: ast.expr | None) -> bool:
         case ast.Dict(keys=[]):
             return True
         case ast.Call(keywords=keywords) if _name(node.func) == "field":
-            return any(one.arg == "default_factory" and _name(one.value) in _MAPS for one in keywords)
+            return any(
+                keyword.arg == "default_factory" and _name(keyword.value) in _MAPS
+                for keyword in keywords
+            )
         case ast.Call(args=arguments) if _name(node.func) in _MAPS:
             return not arguments or _name(node.func) == "defaultdict"
         case _:
@@ -310,8 +315,8 @@ def _is_empty_map(node: ast.expr | None) -> bool:
 
 def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr, bool]]:
     """(name, value, whether it is annotated) of what a body assigns to itself."""
-    for one in body:
-        match one:
+    for statement in body:
+        match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 yield name, value, False
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
@@ -321,46 +326,63 @@ def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr, bool]]:
 
 
 def _of_class(owner: ast.ClassDef) -> Iterator[str]:
-    bases = " ".join(ast.unparse(one) for one in owner.bases)
-    decorators = " ".join(ast.unparse(one) for one in owner.decorator_list)
+    bases = " ".join(ast.unparse(base) for base in owner.bases)
+    decorators = " ".join(ast.unparse(decorator) for decorator in owner.decorator_list)
     is_value = "Struct" in bases or "NodeData" in bases or "frozen=True" in decorators
     for name, value, is_annotated in _assigned(owner.body):
         # The default of a value's field is no place where anything is kept; what is private in one may be.
-        if _is_empty_map(value) and not (is_annotated and is_value and not name.startswith("_")):
+        if _is_empty_map(value) and not (
+            is_annotated and is_value and not name.startswith("_")
+        ):
             yield f"{owner.name}.{name}"
     for method in owner.body:
         if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(method):
-                target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-                is_own = isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self"
+                target = (
+                    node.targets[0]
+                    if isinstance(node, ast.Assign)
+                    else getattr(node, "target", None)
+                )
+                is_own = (
+                    isinstance(target, ast.Attribute)
+                    and ast.unparse(target.value) == "self"
+                )
                 if is_own and _is_empty_map(getattr(node, "value", None)):
                     yield f"{owner.name}.{target.attr}"
 
 
-def kept_in(tree: ast.Module) -> Iterator[str]:
+def caches_in(tree: ast.Module) -> Iterator[str]:
     """What a module keeps in memory: maps of the module, of classes and of their objects, and remembered functions."""
     yield from (name for name, value, _ in _assigned(tree.body) if _is_empty_map(value))
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             yield from _of_class(node)
-        elif any(_name(one) in _MEMORIES for one in getattr(node, "decorator_list", ())):
+        elif any(
+            _name(decorator) in _MEMORIES
+            for decorator in getattr(node, "decorator_list", ())
+        ):
             yield f"{node.name}()"  # type: ignore[attr-defined]
 
 
-def kept() -> set[str]:
-    found: set[str] = set()
+def all_caches() -> set[str]:
+    caches: set[str] = set()
     for path in SOURCE.rglob("*.py"):
         file = str(path.relative_to(SOURCE))
         if not file.startswith((*_CALLS_OWN, *_VALUES, "testing/")):
-            found |= {f"{file}:{one}" for one in kept_in(ast.parse(path.read_text("utf-8")))}
-    return found
+            caches |= {
+                f"{file}:{name}"
+                for name in caches_in(ast.parse(path.read_text("utf-8")))
+            }
+    return caches
 
 
 def test_every_place_that_keeps_something_is_in_the_list():
-    found = kept()
-    new = sorted(found - set(KEPT))
-    assert not new, f"say in KEPT what the key of each holds, or why it holds nothing of a tenant: {new}"
-    assert not sorted(set(KEPT) - found), "the list names what is gone"
+    caches = all_caches()
+    new = sorted(caches - set(KEPT))
+    assert not new, (
+        f"say in KEPT what the key of each holds, or why it holds nothing of a tenant: {new}"
+    )
+    assert not sorted(set(KEPT) - caches), "the list names what is gone"
 
 
 @pytest.mark.parametrize(
@@ -376,13 +398,17 @@ def test_every_place_that_keeps_something_is_in_the_list():
     ],
 )  # fmt: skip
 def test_the_law_sees_each_kind(text: str, name: str):
-    assert list(kept_in(ast.parse(text))) == [name]
+    assert list(caches_in(ast.parse(text))) == [name]
 
 
 def test_formats_and_values_keep_nothing_between_calls():
-    for path in [one for folder in _CALLS_OWN for one in (SOURCE / folder).rglob("*.py")]:
+    for path in [
+        module_path
+        for folder in _CALLS_OWN
+        for module_path in (SOURCE / folder).rglob("*.py")
+    ]:
         tree = ast.parse(path.read_text("utf-8"))
-        remembered = [one for one in kept_in(tree) if "." not in one]
+        remembered = [name for name in caches_in(tree) if "." not in name]
         assert not remembered, (path.name, remembered)
 
 
@@ -396,13 +422,20 @@ def tenants(running: Running, *names: str) -> list[str]:
     """The keys of their administrators."""
     keys: list[str] = []
     for name in names:
-        assert ask(running, "POST", "/admin/v1/tenants", {"name": name}, key=BOSS).status == 201
-        given = {"name": "admin", "role": "owner"}
-        keys.append(ask(running, "POST", f"/admin/v1/keys?tenant={name}", given, key=BOSS).json["key"])
+        assert (
+            ask(running, "POST", "/admin/v1/tenants", {"name": name}, key=BOSS).status
+            == 201
+        )
+        key_fields = {"name": "admin", "role": "owner"}
+        keys.append(
+            ask(
+                running, "POST", f"/admin/v1/keys?tenant={name}", key_fields, key=BOSS
+            ).json["key"]
+        )
     return keys
 
 
-def place_of(upstream: Upstream) -> str:
+def host_of(upstream: Upstream) -> str:
     return upstream.url.removeprefix("http://").removesuffix("/v1")
 
 
@@ -412,10 +445,19 @@ def api() -> Iterator[Upstream]:
 
     def answer(request: UpstreamRequest) -> Answer:
         if request.path.endswith("/token"):
-            form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
-            is_right = form["client_secret"] in ("right", "other")
-            told = {"access_token": f"token-of-{form['client_secret']}-{form.get('scope', '')}", "expires_in": 3600}
-            return json_answer(told if is_right else {"error": "invalid_client"}, status=200 if is_right else 401)
+            fields = {
+                name: values[0]
+                for name, values in parse_qs(request.body.decode()).items()
+            }
+            is_right = fields["client_secret"] in ("right", "other")
+            token_response = {
+                "access_token": f"token-of-{fields['client_secret']}-{fields.get('scope', '')}",
+                "expires_in": 3600,
+            }
+            return json_answer(
+                token_response if is_right else {"error": "invalid_client"},
+                status=200 if is_right else 401,
+            )
         if request.method == "POST":
             return mcp(request)
         return json_answer({"seen": request.headers.get("authorization")})
@@ -426,85 +468,164 @@ def api() -> Iterator[Upstream]:
             return Answer(status=202)
         match message["method"]:
             case "initialize":
-                result: Any = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "x"}}
+                result: Any = {
+                    "protocolVersion": "2025-06-18",
+                    "capabilities": {},
+                    "serverInfo": {"name": "x"},
+                }
             case "tools/list":
-                result = {"tools": [{"name": "who", "description": "Says who.", "inputSchema": {"type": "object"}}]}
+                result = {
+                    "tools": [
+                        {
+                            "name": "who",
+                            "description": "Says who.",
+                            "inputSchema": {"type": "object"},
+                        }
+                    ]
+                }
             case "tools/call":
                 key = request.headers.get("authorization", "")
                 session = request.headers.get("mcp-session-id", "none")
-                result = {"content": [{"type": "text", "text": f"{key} in session {session}"}]}
+                result = {
+                    "content": [{"type": "text", "text": f"{key} in session {session}"}]
+                }
             case _:
-                return json_answer({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "no"}})
-        headers = {"mcp_session_id": f"session-of-{request.headers.get('authorization', '')[-5:]}"}
-        return json_answer({"jsonrpc": "2.0", "id": message["id"], "result": result}, **headers)
+                return json_answer(
+                    {
+                        "jsonrpc": "2.0",
+                        "id": message["id"],
+                        "error": {"code": -32601, "message": "no"},
+                    }
+                )
+        headers = {
+            "mcp_session_id": f"session-of-{request.headers.get('authorization', '')[-5:]}"
+        }
+        return json_answer(
+            {"jsonrpc": "2.0", "id": message["id"], "result": result}, **headers
+        )
 
-    with Upstream(answer) as one:
-        yield one
+    with Upstream(answer) as server:
+        yield server
 
 
 def tool_call(running: Running, tool: str, key: str) -> Any:
     return ask(running, "POST", "/admin/tools/call", {"tool": tool}, key=key).json
 
 
-def test_a_token_is_had_by_whoever_has_the_secret_alone(start_gateway: Start, api: Upstream):
-    running = start_gateway(api_keys=[BOSS], egress=EgressSettings(private=[place_of(api)]))
+def test_a_token_is_had_by_whoever_has_the_secret_alone(
+    start_gateway: Start, api: Upstream
+):
+    running = start_gateway(
+        api_keys=[BOSS], egress=EgressSettings(private=[host_of(api)])
+    )
     first, second = tenants(running, "acme", "globex")
     description = {
         "openapi": "3.0.0", "info": {"title": "x", "version": "1"}, "servers": [{"url": api.url}],
         "paths": {"/look": {"get": {"operationId": "look", "responses": {}}}},
     }  # fmt: skip
 
-    def add(key: str, secret: str, **more: Any) -> None:
-        auth = {"type": "oauth2", "user": "same-client", "value": secret, "token_url": f"{api.url}/token", **more}
-        given = {"name": "api", "type": "api", "description": json.dumps(description), "auth": auth}
-        assert ask(running, "POST", "/admin/tool-providers", given, key=key).status == 201
+    def add(key: str, secret: str, **auth_fields: Any) -> None:
+        auth = {
+            "type": "oauth2",
+            "user": "same-client",
+            "value": secret,
+            "token_url": f"{api.url}/token",
+            **auth_fields,
+        }
+        provider_fields = {
+            "name": "api",
+            "type": "api",
+            "description": json.dumps(description),
+            "auth": auth,
+        }
+        assert (
+            ask(
+                running, "POST", "/admin/tool-providers", provider_fields, key=key
+            ).status
+            == 201
+        )
 
     add(first, "right")
     add(second, "wrong")
-    assert tool_call(running, "api/look", first)["values"] == [{"seen": "Bearer token-of-right-"}]
+    assert tool_call(running, "api/look", first)["values"] == [
+        {"seen": "Bearer token-of-right-"}
+    ]
     refused = tool_call(running, "api/look", second)
     assert refused["error"] == "tool_credentials", refused
-    assert [one for one in api.requests if one.headers.get("authorization") == "Bearer token-of-right-"][1:] == []
+    assert [
+        request
+        for request in api.requests
+        if request.headers.get("authorization") == "Bearer token-of-right-"
+    ][1:] == []
     # Within a tenant too: what a token depends on decides which it is.
     add(first, "wrong")
     assert tool_call(running, "api/look", first)["error"] == "tool_credentials"
     add(first, "right", scopes=["more"])
-    assert tool_call(running, "api/look", first)["values"] == [{"seen": "Bearer token-of-right-more"}]
-    asked = len(api.requests)
-    assert tool_call(running, "api/look", first)["values"] == [{"seen": "Bearer token-of-right-more"}]
-    assert len(api.requests) == asked + 1  # and it is kept for whom it was fetched
+    assert tool_call(running, "api/look", first)["values"] == [
+        {"seen": "Bearer token-of-right-more"}
+    ]
+    request_count = len(api.requests)
+    assert tool_call(running, "api/look", first)["values"] == [
+        {"seen": "Bearer token-of-right-more"}
+    ]
+    assert (
+        len(api.requests) == request_count + 1
+    )  # and it is kept for whom it was fetched
 
 
 def test_an_mcp_session_is_its_tenants(start_gateway: Start, api: Upstream):
-    running = start_gateway(api_keys=[BOSS], egress=EgressSettings(private=[place_of(api)]))
+    running = start_gateway(
+        api_keys=[BOSS], egress=EgressSettings(private=[host_of(api)])
+    )
     keys = tenants(running, "acme", "globex")
     for key, secret in zip(keys, ("alpha", "bravo"), strict=True):
-        given = {"name": "who", "type": "mcp", "url": api.url, "headers": {"authorization": f"Bearer {secret}"}}
-        made = ask(running, "POST", "/admin/tool-providers", given, key=key)
-        assert made.status == 201, made.body
+        provider_fields = {
+            "name": "who",
+            "type": "mcp",
+            "url": api.url,
+            "headers": {"authorization": f"Bearer {secret}"},
+        }
+        response = ask(
+            running, "POST", "/admin/tool-providers", provider_fields, key=key
+        )
+        assert response.status == 201, response.body
     for _ in range(2):
         for key, secret in zip(keys, ("alpha", "bravo"), strict=True):
-            told = tool_call(running, "who/who", key)
-            assert told["text"] == f"Bearer {secret} in session session-of-{secret}"
+            result = tool_call(running, "who/who", key)
+            assert result["text"] == f"Bearer {secret} in session session-of-{secret}"
 
 
-def test_a_changed_mcp_server_is_called_with_its_new_secret_alone(start_gateway: Start, api: Upstream):
+def test_a_changed_mcp_server_is_called_with_its_new_secret_alone(
+    start_gateway: Start, api: Upstream
+):
     """As another process would see it: the row changes, and nobody tells the client."""
-    running = start_gateway(egress=EgressSettings(private=[place_of(api)]))
+    running = start_gateway(egress=EgressSettings(private=[host_of(api)]))
     providers = running.yard.services.tools.providers
 
     async def clients() -> list[bool]:
-        await providers.add_mcp("default", "who", url=api.url, headers={"authorization": "Bearer alpha"})
-        known, stored = providers.find("default", "who")
-        first = await providers.client("default", known.id, stored)
-        again = await providers.client("default", known.id, stored)
-        changed = msgspec.structs.replace(stored, url=f"{api.url}/other")
-        return [again is first, await providers.client("default", known.id, changed) is first]
+        await providers.add_mcp(
+            "default", "who", url=api.url, headers={"authorization": "Bearer alpha"}
+        )
+        provider_row, provider_config = providers.find("default", "who")
+        first = await providers.client("default", provider_row.id, provider_config)
+        repeated_client = await providers.client(
+            "default", provider_row.id, provider_config
+        )
+        changed = msgspec.structs.replace(provider_config, url=f"{api.url}/other")
+        return [
+            repeated_client is first,
+            await providers.client("default", provider_row.id, changed) is first,
+        ]
 
-    assert asyncio.run_coroutine_threadsafe(clients(), running.loop).result(20) == [True, False]
+    assert asyncio.run_coroutine_threadsafe(clients(), running.loop).result(20) == [
+        True,
+        False,
+    ]
 
 
-def test_answers_credentials_and_provider_clients_are_their_tenants(start_gateway: Start):
+def test_answers_credentials_and_provider_clients_are_their_tenants(
+    start_gateway: Start,
+):
     def answer(request: UpstreamRequest) -> Answer:
         if request.path.endswith("/embeddings"):
             vector = [1.0, 0.0] if request.key == "sk-alpha" else [0.0, 1.0]
@@ -519,71 +640,146 @@ def test_answers_credentials_and_provider_clients_are_their_tenants(start_gatewa
         keys = tenants(running, "acme", "globex")
         for key, secret in zip(keys, ("sk-alpha", "sk-bravo"), strict=True):
             row = {"name": "same", "provider": "shop", "values": {"api_key": secret}}
-            assert ask(running, "POST", "/admin/v1/credentials", row, key=key).status == 201
-        chat = {"model": "shop/m", "messages": [{"role": "user", "content": "who?"}], "temperature": 0}
+            assert (
+                ask(running, "POST", "/admin/v1/credentials", row, key=key).status
+                == 201
+            )
+        chat = {
+            "model": "shop/m",
+            "messages": [{"role": "user", "content": "who?"}],
+            "temperature": 0,
+        }
         embed = {"model": "shop/e", "input": "who?"}
         for _ in range(2):  # the second time from the caches
             for key, secret in zip(keys, ("sk-alpha", "sk-bravo"), strict=True):
-                said = ask(running, "POST", "/v1/chat/completions", chat, key=key).json
-                assert said["choices"][0]["message"]["content"] == f"for {secret}"
-                vector = ask(running, "POST", "/v1/embeddings", embed, key=key).json["data"][0]["embedding"]
+                completion = ask(
+                    running, "POST", "/v1/chat/completions", chat, key=key
+                ).json
+                assert completion["choices"][0]["message"]["content"] == f"for {secret}"
+                vector = ask(running, "POST", "/v1/embeddings", embed, key=key).json[
+                    "data"
+                ][0]["embedding"]
                 assert vector == ([1.0, 0.0] if secret == "sk-alpha" else [0.0, 1.0])
-        assert {one.key for one in upstream.requests} == {"sk-alpha", "sk-bravo"}
+        assert {request.key for request in upstream.requests} == {
+            "sk-alpha",
+            "sk-bravo",
+        }
 
 
-def test_what_one_tenant_calls_a_domain_lets_nobody_elses_credential_rest(start_gateway: Start):
+def test_what_one_tenant_calls_a_domain_lets_nobody_elses_credential_rest(
+    start_gateway: Start,
+):
     def answer(request: UpstreamRequest) -> Answer:
-        return error_answer(429, "slow down", retry_after="60") if request.key == "sk-alpha" else chat_answer("fine")
+        return (
+            error_answer(429, "slow down", retry_after="60")
+            if request.key == "sk-alpha"
+            else chat_answer("fine")
+        )
 
     with Upstream(answer) as upstream:
-        running = start_gateway(api_keys=[BOSS], providers=[ProviderSettings(name="shop", base_url=upstream.url)])
+        running = start_gateway(
+            api_keys=[BOSS],
+            providers=[ProviderSettings(name="shop", base_url=upstream.url)],
+        )
         keys = tenants(running, "acme", "globex")
         for key, secret in zip(keys, ("sk-alpha", "sk-bravo"), strict=True):
-            row = {"name": "own", "provider": "shop", "domain": "same", "values": {"api_key": secret}}
-            assert ask(running, "POST", "/admin/v1/credentials", row, key=key).status == 201
+            row = {
+                "name": "own",
+                "provider": "shop",
+                "domain": "same",
+                "values": {"api_key": secret},
+            }
+            assert (
+                ask(running, "POST", "/admin/v1/credentials", row, key=key).status
+                == 201
+            )
         chat = {"model": "shop/m", "messages": [{"role": "user", "content": "hi"}]}
-        assert ask(running, "POST", "/v1/chat/completions", chat, key=keys[0]).status == 429
-        assert ask(running, "POST", "/v1/chat/completions", chat, key=keys[1]).status == 200
+        assert (
+            ask(running, "POST", "/v1/chat/completions", chat, key=keys[0]).status
+            == 429
+        )
+        assert (
+            ask(running, "POST", "/v1/chat/completions", chat, key=keys[1]).status
+            == 200
+        )
 
 
-async def test_a_service_accounts_token_is_had_by_whoever_has_its_whole_key(upstream: Callable[[Any], Upstream]):
+async def test_a_service_accounts_token_is_had_by_whoever_has_its_whole_key(
+    upstream: Callable[[Any], Upstream],
+):
     server = upstream(
-        lambda request: json_answer({"access_token": f"token-{len(server.requests)}", "expires_in": 3600})
+        lambda request: json_answer(
+            {"access_token": f"token-{len(server.requests)}", "expires_in": 3600}
+        )
     )
     client = HttpClient()
     auth = GoogleAuth(client)
     try:
-        pem = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        pem = rsa.generate_private_key(
+            public_exponent=65537, key_size=2048
+        ).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
 
-        async def token(**more: str) -> str:
-            account = {"client_email": "a@b.example", "private_key": pem.decode(), "token_uri": server.url, **more}
-            shown = await auth.headers("POST", "x", {"service_account_key": json.dumps(account)}, [])
-            return shown["authorization"]
+        async def token(**extra_fields: str) -> str:
+            account = {
+                "client_email": "a@b.example",
+                "private_key": pem.decode(),
+                "token_uri": server.url,
+                **extra_fields,
+            }
+            headers = await auth.headers(
+                "POST", "x", {"service_account_key": json.dumps(account)}, []
+            )
+            return headers["authorization"]
 
         assert [await token(), await token(), await token(private_key_id="2")] == [
             "Bearer token-1", "Bearer token-1", "Bearer token-2",
         ]  # fmt: skip
-        with pytest.raises(ConfigError, match="private_key cannot be read"):  # the rest alike, and the secret wrong
+        with pytest.raises(
+            ConfigError, match="private_key cannot be read"
+        ):  # the rest alike, and the secret wrong
             await token(private_key="nothing")
     finally:
         await client.aclose()
 
 
-async def test_a_sign_in_begun_in_one_browser_ends_in_no_other(upstream: Callable[[Any], Upstream]):
+async def test_a_sign_in_begun_in_one_browser_ends_in_no_other(
+    upstream: Callable[[Any], Upstream],
+):
     def issuer(request: UpstreamRequest) -> Answer:
         return json_answer({"issuer": server.url, "authorization_endpoint": f"{server.url}/authorize",
                             "token_endpoint": f"{server.url}/token", "jwks_uri": f"{server.url}/keys"})  # fmt: skip
 
     server = upstream(issuer)
-    egress = Egress()
+    egress = EgressClient()
     try:
-        oidc = Oidc(egress, SystemClock(), issuer=server.url, client_id="me", client_secret="")
+        oidc = Oidc(
+            egress, SystemClock(), issuer=server.url, client_id="me", client_secret=""
+        )
         _, mine = await oidc.begin("http://here.example/back")
-        _, other = await oidc.begin("http://here.example/back")
-        assert len({mine.state, other.state, mine.nonce, other.nonce, mine.verifier, other.verifier}) == 6
+        _, other_sign_in = await oidc.begin("http://here.example/back")
+        assert (
+            len(
+                {
+                    mine.state,
+                    other_sign_in.state,
+                    mine.nonce,
+                    other_sign_in.nonce,
+                    mine.verifier,
+                    other_sign_in.verifier,
+                }
+            )
+            == 6
+        )
         with pytest.raises(SignInError, match="was not begun in this browser"):
-            await oidc.end(mine, code="c", state=other.state, back="http://here.example/back")
+            await oidc.end(
+                mine,
+                code="c",
+                state=other_sign_in.state,
+                back="http://here.example/back",
+            )
     finally:
         await egress.aclose()

@@ -12,16 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tools.show.tenancy import Seen, ask
+from tools.show.tenancy import GatewayResponse, ask
 
 from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import EgressSettings, Settings
 from modelyard.gateway.server import Gateway
 from modelyard.knowledge.entities import DatasetSettings
-from modelyard.storage.usage_sums import Sought
+from modelyard.storage.usage_sums import UsageQuery
 from modelyard.tenancy.caller import Caller, acting_for, current_caller, on_behalf
-from modelyard.testing import Upstream, UpstreamRequest, chat_answer, chat_events, embedding_answer, stream_answer
+from modelyard.testing import (
+    Upstream,
+    UpstreamRequest,
+    chat_answer,
+    chat_events,
+    embedding_answer,
+    stream_answer,
+)
 from modelyard.workflow.dsl import AppMapping
 from modelyard.workflow.journal import RunRecord
 
@@ -65,12 +72,14 @@ class World:
     dataset: str
     app: str
 
-    async def call(self, method: str, path: str, key: str, body: Any = None) -> Seen:
+    async def call(
+        self, method: str, path: str, key: str, body: Any = None
+    ) -> GatewayResponse:
         return await ask(self.gateway, method, path, self.keys[key], body)
 
     async def rows(self) -> list[Any]:
         await self.yard.services.calls.ledger.flush()
-        return await self.yard.services.calls.ledger.usage.recent("acme", most=1000)
+        return await self.yard.services.calls.ledger.usage.recent("acme", limit=1000)
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +89,19 @@ def provider() -> Iterator[Upstream]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, provider: Upstream) -> Callable[[Callable[[World], Awaitable[None]]], None]:
+def run(
+    tmp_path: Path, provider: Upstream
+) -> Callable[[Callable[[World], Awaitable[None]]], None]:
     def go(work: Callable[[World], Awaitable[None]]) -> None:
-        async def around() -> None:
+        async def run_world() -> None:
             host = provider.url.split("//")[1].split("/")[0]
-            settings = Settings(home=str(tmp_path), egress=EgressSettings(private=[host]))
+            settings = Settings(
+                home=str(tmp_path), egress=EgressSettings(private=[host])
+            )
             async with Modelyard(settings, environ={}) as yard:
                 await work(await build(yard, provider.url))
 
-        asyncio.run(around())
+        asyncio.run(run_world())
 
     return go
 
@@ -98,26 +111,45 @@ async def build(yard: Modelyard, url: str) -> World:
     await admin.create(OPERATOR, "acme", "tenant", "acme", {})
     owner = Caller(tenant="acme")
     await admin.create(
-        OPERATOR, "acme", "credential", "own", {"provider": "openai", "values": {"api_key": "sk-x", "base_url": url}}
+        OPERATOR,
+        "acme",
+        "credential",
+        "own",
+        {"provider": "openai", "values": {"api_key": "sk-x", "base_url": url}},
     )
     keys, ids = {}, {}
     await admin.create(owner, "acme", "user", "ann", {"email": "ann@example.org"})
     for name, models in (("may", [CHAT, EMBEDDING]), ("other", [OTHER])):
-        created = await admin.create(owner, "acme", "key", name, {"role": "admin", "models": models, "user": "ann"})
+        created = await admin.create(
+            owner,
+            "acme",
+            "key",
+            name,
+            {"role": "admin", "models": models, "user": "ann"},
+        )
         keys[name], ids[name] = created["key"], created["id"]
-    settings = DatasetSettings(embedding_model="text-embedding-3-small", embedding_model_provider="openai")
+    settings = DatasetSettings(
+        embedding_model="text-embedding-3-small", embedding_model_provider="openai"
+    )
     dataset = await yard.knowledge.datasets.create("acme", "guide", settings=settings)
-    added = await yard.knowledge.datasets.add_texts(dataset, [("shipping", "Parcels leave before noon. Always.")])
+    added = await yard.knowledge.datasets.add_texts(
+        dataset, [("shipping", "Parcels leave before noon. Always.")]
+    )
     await yard.knowledge.datasets.wait(dataset, added[0].batch, 30)
     app, _, _ = await yard.apps.add("acme", APP, name="helper", mapping=AppMapping())
     return World(yard, gateway_for(yard.services), keys, ids, dataset.id, app.id)
 
 
 def mcp(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+    return {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": name, "arguments": arguments},
+    }
 
 
-def ways(world: World) -> dict[str, tuple[str, str, Any]]:
+def model_calls(world: World) -> dict[str, tuple[str, str, Any]]:
     """What leads to a model, as (method, path, body)."""
     base = f"/v1/datasets/{world.dataset}"
     return {
@@ -138,14 +170,22 @@ def ways(world: World) -> dict[str, tuple[str, str, Any]]:
 def test_every_way_to_a_model_keeps_the_caller(run: Any):
     async def work(world: World) -> None:
         missing: dict[str, Any] = {}
-        for name, (method, path, body) in ways(world).items():
-            before = {row.id for row in await world.rows()}
+        for name, (method, path, body) in model_calls(world).items():
+            ids_before = {row.id for row in await world.rows()}
             reply = await world.call(method, path, "may", body)
             await settled(world)
-            fresh = [row for row in await world.rows() if row.id not in before]
-            wrong = [row for row in fresh if (row.api_key, row.user) != (world.ids["may"], "ann")]
-            if not fresh or wrong:
-                missing[name] = (reply.status, reply.body[:300], [(row.model, row.api_key, row.user) for row in wrong])
+            new_rows = [row for row in await world.rows() if row.id not in ids_before]
+            wrong_rows = [
+                row
+                for row in new_rows
+                if (row.api_key, row.user) != (world.ids["may"], "ann")
+            ]
+            if not new_rows or wrong_rows:
+                missing[name] = (
+                    reply.status,
+                    reply.body[:300],
+                    [(row.model, row.api_key, row.user) for row in wrong_rows],
+                )
         assert missing == {}
 
     run(work)
@@ -159,25 +199,38 @@ async def settled(world: World) -> None:
         await asyncio.sleep(0.02)
 
 
-def test_no_way_leads_to_a_model_that_the_key_may_not_call(run: Any, provider: Upstream):
+def test_no_way_leads_to_a_model_that_the_key_may_not_call(
+    run: Any, provider: Upstream
+):
     async def work(world: World) -> None:
-        for name, (method, path, body) in ways(world).items():
+        for name, (method, path, body) in model_calls(world).items():
             count = len(provider.requests)
             reply = await world.call(method, path, "other", body)
             await settled(world)
-            assert len(provider.requests) == count, (name, reply.status, reply.body[:300])
+            assert len(provider.requests) == count, (
+                name,
+                reply.status,
+                reply.body[:300],
+            )
 
     run(work)
 
 
 def test_a_keys_limit_holds_for_what_is_called_inside(run: Any, provider: Upstream):
     async def work(world: World) -> None:
-        limit = {"unit": "requests", "amount": 1, "window": "day", "key": world.ids["may"]}
-        await world.yard.services.tenancy.administration.create(Caller(tenant="acme"), "acme", "limit", "one", limit)
-        search = ways(world)["search"]
+        limit = {
+            "unit": "requests",
+            "amount": 1,
+            "window": "day",
+            "key": world.ids["may"],
+        }
+        await world.yard.services.tenancy.administration.create(
+            Caller(tenant="acme"), "acme", "limit", "one", limit
+        )
+        search = model_calls(world)["search"]
         assert (await world.call(search[0], search[1], "may", search[2])).status == 200
         count = len(provider.requests)
-        for name, (method, path, body) in ways(world).items():
+        for name, (method, path, body) in model_calls(world).items():
             await world.call(method, path, "may", body)
             await settled(world)
             assert len(provider.requests) == count, name
@@ -185,17 +238,19 @@ def test_a_keys_limit_holds_for_what_is_called_inside(run: Any, provider: Upstre
     run(work)
 
 
-def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too(run: Any, provider: Upstream):
+def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too(
+    run: Any, provider: Upstream
+):
     async def work(world: World) -> None:
         admin, owner = world.yard.services.tenancy.administration, Caller(tenant="acme")
-        everything, app = ways(world), f"app:{world.app}"
+        everything, app = model_calls(world), f"app:{world.app}"
         through_app = ("mcp: app", "tool: app", "app run")
 
         async def calls_of(name: str) -> int:
-            before = len(provider.requests)
+            requests_before = len(provider.requests)
             await world.call(*everything[name][:2], "may", everything[name][2])
             await settled(world)
-            return len(provider.requests) - before
+            return len(provider.requests) - requests_before
 
         limit = {"unit": "requests", "amount": 1, "window": "day", "key": app}
         row = (await admin.create(owner, "acme", "limit", "of the app", limit))["id"]
@@ -205,10 +260,14 @@ def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too
         assert await used_by(world, app) == 1
         await admin.remove(owner, "acme", "limit", row)
         # Counters of new limits start from the ledger: the app's calls are known there as its own and as the key's.
-        row = (await admin.create(owner, "acme", "limit", "of the app, anew", limit))["id"]
+        row = (await admin.create(owner, "acme", "limit", "of the app, anew", limit))[
+            "id"
+        ]
         assert [await calls_of(name) for name in through_app] == [0, 0, 0]
         await admin.change(owner, "acme", "limit", row, {"amount": 1000})
-        await admin.create(owner, "acme", "limit", "of the key", {**limit, "key": world.ids["may"]})
+        await admin.create(
+            owner, "acme", "limit", "of the key", {**limit, "key": world.ids["may"]}
+        )
         assert [await calls_of(name) for name in through_app] == [0, 0, 0]
 
     run(work)
@@ -216,8 +275,13 @@ def test_an_apps_limit_holds_for_calls_on_behalf_of_a_key_and_the_keys_holds_too
 
 async def used_by(world: World, app: str) -> int:
     """How many calls an app made, on behalf of keys and with its own."""
-    sought = Sought("acme", "key", app, is_apps=True)
-    return sum(each.calls for each in await world.yard.services.calls.ledger.sums.between(sought, 0, 1 << 40))
+    sought = UsageQuery("acme", "key", app, is_apps=True)
+    return sum(
+        usage.calls
+        for usage in await world.yard.services.calls.ledger.sums.between(
+            sought, 0, 1 << 40
+        )
+    )
 
 
 def test_documents_are_indexed_on_behalf_of_the_key_that_added_them(run: Any):
@@ -226,16 +290,33 @@ def test_documents_are_indexed_on_behalf_of_the_key_that_added_them(run: Any):
         body = {"name": "returns", "text": "Goods come back within a month."}
         batches: dict[str, str] = {}
         for key in ("may", "other"):
-            reply = await world.call("POST", f"{base}/document/create-by-text", key, {**body, "name": f"by {key}"})
+            reply = await world.call(
+                "POST",
+                f"{base}/document/create-by-text",
+                key,
+                {**body, "name": f"by {key}"},
+            )
             batches[key] = json.loads(reply.body)["batch"]
-            dataset = await world.yard.knowledge.stored.datasets.get("acme", world.dataset)
+            dataset = await world.yard.knowledge.stored.datasets.get(
+                "acme", world.dataset
+            )
             await world.yard.knowledge.datasets.wait(dataset, batches[key], 30)
-        stored = world.yard.knowledge.stored
-        (good,), _ = await stored.documents.listed("acme", world.dataset, batch=batches["may"])
-        (bad,), _ = await stored.documents.listed("acme", world.dataset, batch=batches["other"])
-        assert (good.status.value, bad.status.value) == ("completed", "error")
-        assert "may not call" in bad.error
-        assert any(row.api_key == world.ids["may"] and row.model_type == "text-embedding" for row in await world.rows())
+        store = world.yard.knowledge.stored
+        (allowed_document,), _ = await store.documents.list_page(
+            "acme", world.dataset, batch=batches["may"]
+        )
+        (refused_document,), _ = await store.documents.list_page(
+            "acme", world.dataset, batch=batches["other"]
+        )
+        assert (allowed_document.status.value, refused_document.status.value) == (
+            "completed",
+            "error",
+        )
+        assert "may not call" in refused_document.error
+        assert any(
+            row.api_key == world.ids["may"] and row.model_type == "text-embedding"
+            for row in await world.rows()
+        )
 
     run(work)
 
@@ -243,12 +324,20 @@ def test_documents_are_indexed_on_behalf_of_the_key_that_added_them(run: Any):
 def test_a_run_that_is_resumed_keeps_its_key_and_a_revoked_one_ends_it(run: Any):
     async def work(world: World) -> None:
         callers = world.yard.services.workflows.run_services.callers
-        record = RunRecord(tenant="acme", id="r", app=world.app, api_key=world.ids["may"])
-        caller = callers.of(record)
-        assert (caller.key, caller.app, caller.models) == (world.ids["may"], f"app:{world.app}", (CHAT, EMBEDDING))
-        await world.yard.services.tenancy.administration.revoke(Caller(tenant="acme"), "acme", world.ids["may"])
+        record = RunRecord(
+            tenant="acme", id="r", app=world.app, api_key=world.ids["may"]
+        )
+        caller = callers.caller_of(record)
+        assert (caller.key, caller.app, caller.models) == (
+            world.ids["may"],
+            f"app:{world.app}",
+            (CHAT, EMBEDDING),
+        )
+        await world.yard.services.tenancy.administration.revoke(
+            Caller(tenant="acme"), "acme", world.ids["may"]
+        )
         with pytest.raises(Exception, match="no longer valid"):
-            callers.of(record)
+            callers.caller_of(record)
 
     run(work)
 

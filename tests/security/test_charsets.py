@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import modelyard
-from modelyard.base.charsets import LABELS, charset_of, codec_of, decode, decoded
+from modelyard.base.charsets import LABELS, charset_of, codec_of, decode, decode_async
 from modelyard.base.settings import EgressSettings
 from modelyard.testing import Answer, Upstream, UpstreamRequest
 from modelyard.tools.openapi import DescriptionError, parse
-from modelyard.transport.egress import Fetched
+from modelyard.transport.egress import FetchedResponse
 from tests.gateway.conftest import Running, start_gateway
 from tests.gateway.test_traffic import ask
 from tests.workflow.building import app_of
@@ -41,10 +41,14 @@ def test_a_name_that_is_no_encoding_of_text_is_utf_8(name: str):
 def test_only_encodings_of_the_list_are_ever_used():
     """Every name that Python knows: nothing reaches a codec that is not listed."""
     listed = {*LABELS.values()}
-    for name in {*encodings.aliases.aliases, *encodings.aliases.aliases.values(), *HOSTILE}:
+    for name in {
+        *encodings.aliases.aliases,
+        *encodings.aliases.aliases.values(),
+        *HOSTILE,
+    }:
         assert codec_of(name) in listed
     assert not {"punycode", "idna"} & listed
-    assert all(codecs.lookup(one) for one in listed)
+    assert all(codecs.lookup(codec) for codec in listed)
 
 
 @pytest.mark.parametrize(
@@ -74,44 +78,60 @@ def test_the_name_is_found_in_a_content_type(content_type: str, name: str):
 
 def test_each_encoding_takes_time_with_the_length_alone():
     """CPU, not a clock: four times the bytes may take no more than some four times as long."""
-    samples = [os.urandom(4096) * 64, b"\x81" * (MEGABYTE // 4), b"a-" * (MEGABYTE // 8), b"\x1b$B" * (MEGABYTE // 12)]
+    samples = [
+        os.urandom(4096) * 64,
+        b"\x81" * (MEGABYTE // 4),
+        b"a-" * (MEGABYTE // 8),
+        b"\x1b$B" * (MEGABYTE // 12),
+    ]
     for name in {codec: label for label, codec in LABELS.items()}.values():
         for sample in samples:
-            began = time.process_time()
+            cpu_start = time.process_time()
             decode(sample, name)
-            assert time.process_time() - began < 1.0, name
+            assert time.process_time() - cpu_start < 1.0, name
 
 
 async def test_much_text_is_read_beside_the_loop():
-    assert await decoded(b"a" * MEGABYTE, "punycode") == "a" * MEGABYTE
-    assert await decoded(b"a", "latin1") == "a"
+    assert await decode_async(b"a" * MEGABYTE, "punycode") == "a" * MEGABYTE
+    assert await decode_async(b"a", "latin1") == "a"
 
 
 @pytest.fixture
 def hostile() -> Iterator[Upstream]:
     def answer(request: UpstreamRequest) -> Answer:
         name = request.path.rpartition("/")[2]
-        return Answer(headers={"content-type": f"text/plain; charset={name}"}, body=b"a-" * (MEGABYTE // 4))
+        return Answer(
+            headers={"content-type": f"text/plain; charset={name}"},
+            body=b"a-" * (MEGABYTE // 4),
+        )
 
-    with Upstream(answer) as one:
-        yield one
+    with Upstream(answer) as server:
+        yield server
 
 
 def test_an_answer_in_punycode_holds_up_nobody(start_gateway: Start, hostile: Upstream):
-    place = hostile.url.removeprefix("http://").removesuffix("/v1")
-    gateway = start_gateway(egress=EgressSettings(private=[place]))
+    host = hostile.url.removeprefix("http://").removesuffix("/v1")
+    gateway = start_gateway(egress=EgressSettings(private=[host]))
     description = {
         "openapi": "3.0.0", "info": {"title": "x", "version": "1"}, "servers": [{"url": hostile.url}],
         "paths": {"/punycode": {"get": {"operationId": "puny", "responses": {}}}},
     }  # fmt: skip
-    made = {"name": "slow", "type": "api", "description": json.dumps(description)}
-    assert ask(gateway, "POST", "/admin/tool-providers", made).status == 201
+    provider_fields = {
+        "name": "slow",
+        "type": "api",
+        "description": json.dumps(description),
+    }
+    assert ask(gateway, "POST", "/admin/tool-providers", provider_fields).status == 201
     calls = [("slow/puny", {}), ("http/http_request", {"url": f"{hostile.url}/punycode"}),
              ("http/http_request", {"url": f"{hostile.url}/idna"})]  # fmt: skip
     for tool, arguments in calls:
         # The call itself would take a minute where the name was believed: `ask` waits for ten seconds.
-        told = ask(gateway, "POST", "/admin/tools/call", {"tool": tool, "arguments": arguments})
-        assert (told.status, told.json["error"]) == (200, None), told.body[:300]
+        response = ask(
+            gateway, "POST", "/admin/tools/call", {"tool": tool, "arguments": arguments}
+        )
+        assert (response.status, response.json["error"]) == (200, None), response.body[
+            :300
+        ]
 
 
 async def test_a_workflow_reads_an_answer_in_punycode_as_utf_8():
@@ -120,7 +140,12 @@ async def test_a_workflow_reads_an_answer_in_punycode_as_utf_8():
     node: Any = app_of(nodes, ["start > get"]).graph().nodes["get"]
     for name in ("punycode", "idna", "nobody"):
         headers = {"content-type": f"text/plain; charset={name}"}
-        answer = Fetched(status=200, headers=headers, body=b"a-" * (MEGABYTE // 4), url="http://a.example")
+        answer = FetchedResponse(
+            status=200,
+            headers=headers,
+            body=b"a-" * (MEGABYTE // 4),
+            url="http://a.example",
+        )
         outputs = await node._outputs(answer, answer.url, None, {})
         assert outputs["body"] == "a-" * (MEGABYTE // 4)
 
@@ -132,15 +157,17 @@ def test_messages_name_no_other_encodings_either():
         import documents  # pyright: ignore[reportMissingImports]
     finally:
         sys.path.pop(0)
-    word = b"=?punycode?q?" + b"a-" * 5000 + b"?="
-    message = (b"From: a@b.example\r\nSubject: " + word + b" =?koi8-r?q?=F0?= =?idna*en?q?x?=\r\n"
+    encoded_word = b"=?punycode?q?" + b"a-" * 5000 + b"?="
+    message = (b"From: a@b.example\r\nSubject: " + encoded_word + b" =?koi8-r?q?=F0?= =?idna*en?q?x?=\r\n"
                b"Content-Type: text/plain; charset=punycode\r\n\r\n" + b"a-" * (MEGABYTE // 4))  # fmt: skip
-    began = time.process_time()
+    cpu_start = time.process_time()
     text = documents._eml(message)
-    assert time.process_time() - began < 5.0
+    assert time.process_time() - cpu_start < 5.0
     assert "П" in text
     assert text.endswith("a-")
-    assert [documents.is_charset(one) for one in ("idna", "\0", "iso-8859-1")] == [False, False, True]
+    assert [
+        documents.is_charset(charset) for charset in ("idna", "\0", "iso-8859-1")
+    ] == [False, False, True]
 
 
 def test_a_description_whose_references_make_much_of_it_is_refused():
@@ -161,11 +188,20 @@ _WRITTEN_OUT = {
     ("base/charsets.py", "codec"): "a byte order mark's",
     ("base/charsets.py", "codec_of(label)"): "of the list",
     ("jail/inside/documents.py", "encoding"): "written out above",
-    ("jail/inside/documents.py", "best.encoding"): "measured by charset-normalizer, in the jail",
+    (
+        "jail/inside/documents.py",
+        "best.encoding",
+    ): "measured by charset-normalizer, in the jail",
     ("jail/inside/reading.py", "encoding"): "written out above",
-    ("jail/inside/web.py", "charset"): "of the list: it is looked up before it is handed in",
+    (
+        "jail/inside/web.py",
+        "charset",
+    ): "of the list: it is looked up before it is handed in",
     ("jail/inside/web.py", "encoding"): "a byte order mark's",
-    ("jail/inside/web.py", "'utf-16-be' if data[:1] == b'\\x00' else 'utf-16-le'"): "written out",
+    (
+        "jail/inside/web.py",
+        "'utf-16-be' if data[:1] == b'\\x00' else 'utf-16-le'",
+    ): "written out",
     (
         "knowledge/split.py",
         "separator.encode('latin-1', 'backslashreplace')",
@@ -185,21 +221,29 @@ def _decodings() -> Iterator[tuple[str, int, str]]:
                 continue
             if isinstance(node.func, ast.Attribute) and node.func.attr == "decode":
                 owner = ast.unparse(node.func.value).lower()
-                given = node.args[:1] + [one.value for one in node.keywords if one.arg == "encoding"]
+                encoding_nodes = node.args[:1] + [
+                    keyword.value
+                    for keyword in node.keywords
+                    if keyword.arg == "encoding"
+                ]
                 if owner.startswith(("msgspec", "_decoders")) or any(
-                    word in owner.rpartition(".")[2] for word in _OTHERS
+                    owner_part in owner.rpartition(".")[2] for owner_part in _OTHERS
                 ):
                     continue
-            elif isinstance(node.func, ast.Name) and node.func.id == "str" and len(node.args) > 1:
-                given = node.args[1:2]
+            elif (
+                isinstance(node.func, ast.Name)
+                and node.func.id == "str"
+                and len(node.args) > 1
+            ):
+                encoding_nodes = node.args[1:2]
             else:
                 continue
-            for one in given:
-                if not isinstance(one, ast.Constant):
-                    yield name, node.lineno, ast.unparse(one)
+            for argument in encoding_nodes:
+                if not isinstance(argument, ast.Constant):
+                    yield name, node.lineno, ast.unparse(argument)
 
 
 def test_no_encoding_from_outside_reaches_a_codec_but_through_the_list():
-    found = {(name, written) for name, _, written in _decodings()}
-    assert found <= set(_WRITTEN_OUT), sorted(found - set(_WRITTEN_OUT))
-    assert set(_WRITTEN_OUT) <= found, "the list names what is gone"
+    decodings = {(name, encoding) for name, _, encoding in _decodings()}
+    assert decodings <= set(_WRITTEN_OUT), sorted(decodings - set(_WRITTEN_OUT))
+    assert set(_WRITTEN_OUT) <= decodings, "the list names what is gone"

@@ -14,9 +14,9 @@ from modelyard.base.clock import SteadyTime
 from modelyard.base.errors import ModelyardError
 from modelyard.base.ids import new_id
 from modelyard.base.settings import Settings
-from modelyard.runtime.limits import Applied, level_of
-from modelyard.storage.counters import SKEW, Charge, Level, admit
-from modelyard.storage.usage_sums import Used
+from modelyard.runtime.limits import ApplicableLimit, initial_level
+from modelyard.storage.counters import CLOCK_SKEW_SECONDS, Charge, Level, reserve_all
+from modelyard.storage.usage_sums import UsageTotal
 from modelyard.tenancy.kinds import Limit
 from modelyard.testing import FakeClock, echo_models, echo_provider
 
@@ -49,12 +49,12 @@ class Machine:
 def test_a_jump_that_is_soon_over_is_never_seen():
     machine = Machine()
     for jump in (DAY, -DAY, 400 * DAY):
-        begun = machine.after(1)
+        time_before = machine.after(1)
         machine.set_to += jump
-        assert machine.after(0) == begun
-        assert machine.after(2) == begun + 2
+        assert machine.after(0) == time_before
+        assert machine.after(2) == time_before + 2
         machine.set_to -= jump
-        assert machine.after(5) == begun + 7
+        assert machine.after(5) == time_before + 7
 
 
 def test_a_jump_that_stays_is_believed_and_small_corrections_at_once():
@@ -111,7 +111,11 @@ def test_a_jump_ahead_and_back_refuses_nobody_for_longer_than_the_window(
         "home": str(tmp_path), "local": {"enabled": False}, "plugins": {"debug_port": 0}, "limits": {"few": limit},
         **stored,
     }  # fmt: skip
-    settings, clock, user = msgspec.convert(document, Settings), JumpingClock(1_790_000_000.0), new_id("u")
+    settings, clock, user = (
+        msgspec.convert(document, Settings),
+        JumpingClock(1_790_000_000.0),
+        new_id("u"),
+    )
 
     async def admitted(yard: Modelyard) -> int:
         count = 0
@@ -127,7 +131,11 @@ def test_a_jump_ahead_and_back_refuses_nobody_for_longer_than_the_window(
 
     async def work() -> None:
         yard = Modelyard(
-            settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={}, clock=clock
+            settings,
+            definitions=[echo_provider()],
+            builders={"echo": echo_models},
+            environ={},
+            clock=clock,
         )
         async with yard:
             assert await admitted(yard) == 3
@@ -136,7 +144,9 @@ def test_a_jump_ahead_and_back_refuses_nobody_for_longer_than_the_window(
             await admitted(yard)
             clock.advance(1)
             clock.ahead = 0.0
-            assert await admitted(yard) == 0  # what was used during the jump was used just now
+            assert (
+                await admitted(yard) == 0
+            )  # what was used during the jump was used just now
             clock.advance(seconds + 1)
             assert await admitted(yard) == 3
             clock.ahead = -DAY
@@ -149,16 +159,28 @@ def test_a_jump_ahead_and_back_refuses_nobody_for_longer_than_the_window(
 
 
 def test_another_machines_clock_that_is_a_little_ahead_gives_nothing_away():
-    levels, now = {"a": Level(10.0, 100.0 + SKEW)}, 100.0
+    levels, current_time = {"a": Level(10.0, 100.0 + CLOCK_SKEW_SECONDS)}, 100.0
     charge = Charge("a", 1, 1, 10, 1.0, 60.0, "requests")
     for _ in range(50):  # two machines in turns, one ahead of the other
-        assert admit(levels, [charge], now) is not None
-        assert admit(levels, [charge], now + SKEW) is not None
+        assert reserve_all(levels, [charge], current_time) is not None
+        assert (
+            reserve_all(levels, [charge], current_time + CLOCK_SKEW_SECONDS) is not None
+        )
 
 
 def test_rows_of_a_jump_do_not_keep_a_counter_from_draining():
-    one = Applied("l", "l", Limit(unit="requests", amount=60), "t", "l|t|t|minute", 60.0, 1.0, 120.0, True)
-    now = 1_790_000_000.0
-    ahead = Used("echo/echo", int((now + DAY) // 10), 60, 60, 0, 0)
-    assert level_of(one, [ahead], now) == 60.0
-    assert level_of(one, [ahead], now + 30) <= 60.0
+    applied_limit = ApplicableLimit(
+        "l",
+        "l",
+        Limit(unit="requests", amount=60),
+        "t",
+        "l|t|t|minute",
+        60.0,
+        1.0,
+        120.0,
+        True,
+    )
+    current_time = 1_790_000_000.0
+    ahead = UsageTotal("echo/echo", int((current_time + DAY) // 10), 60, 60, 0, 0)
+    assert initial_level(applied_limit, [ahead], current_time) == 60.0
+    assert initial_level(applied_limit, [ahead], current_time + 30) <= 60.0

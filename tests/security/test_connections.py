@@ -19,15 +19,15 @@ import pytest
 import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
-from tools.show.proof import answers, free_port
+from tools.show.proof import free_port, is_healthy
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import ConnectionSettings, Settings
-from modelyard.cli.door import Door, network_of, room_of
-from modelyard.cli.http_protocol import GuardedProtocol, protocol_of
+from modelyard.cli.door import ConnectionLimiter, capacity_for, network_of
+from modelyard.cli.http_protocol import GuardedProtocol, protocol_class
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.http import SMALL_BODY, Reply
 
@@ -50,15 +50,17 @@ def serving(*, files: int | None = None, **limits: str) -> Iterator[int]:
         }  # fmt: skip
         (Path(home) / "modelyard.yaml").write_text(f"api_keys: [{KEY}]\n")
 
-        def few() -> None:
+        def limit_open_files() -> None:
             if files is not None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (files // 2, files))
 
         command = [sys.executable, "-m", "modelyard", "serve"]
-        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, preexec_fn=few)
+        process = subprocess.Popen(
+            command, env=environ, stdout=subprocess.DEVNULL, preexec_fn=limit_open_files
+        )
         try:
             until = time.monotonic() + 60
-            while not answers(port):
+            while not is_healthy(port):
                 assert process.poll() is None
                 assert time.monotonic() < until
                 time.sleep(0.05)
@@ -77,13 +79,17 @@ def impatient() -> Iterator[int]:
 @pytest.fixture
 def connect(impatient: int) -> Iterator[Callable[[], socket.socket]]:
     with ExitStack() as opened:
-        yield lambda: opened.enter_context(socket.create_connection(("127.0.0.1", impatient), timeout=20))
+        yield lambda: opened.enter_context(
+            socket.create_connection(("127.0.0.1", impatient), timeout=20)
+        )
 
 
 Connect = Callable[[], socket.socket]
 
 
-def head(method: str, path: str, *, length: int | None = None, **headers: str) -> bytes:
+def request_head(
+    method: str, path: str, *, length: int | None = None, **headers: str
+) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     if length is not None:
@@ -98,23 +104,23 @@ def until_closed(client: socket.socket) -> bytes:
     """All that comes until the server closes."""
     data = b""
     with suppress(ConnectionResetError):
-        while piece := client.recv(1 << 16):
-            data += piece
+        while chunk := client.recv(1 << 16):
+            data += chunk
     return data
 
 
-def one_answer(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
+def read_response(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
     """Of one whose length is said."""
     data = b""
     while b"\r\n\r\n" not in data:
-        piece = client.recv(1 << 16)
-        assert piece, data
-        data += piece
+        chunk = client.recv(1 << 16)
+        assert chunk, data
+        data += chunk
     status, headers, body = split(data)
     while len(body) < int(headers["content-length"]):
-        piece = client.recv(1 << 16)
-        assert piece, data
-        body += piece
+        chunk = client.recv(1 << 16)
+        assert chunk, data
+        body += chunk
     return status, headers, body
 
 
@@ -124,7 +130,7 @@ def split(data: bytes) -> tuple[int, dict[str, str], bytes]:
     return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body
 
 
-def refused(data: bytes) -> tuple[int, Any]:
+def parse_error_response(data: bytes) -> tuple[int, Any]:
     """Status and document of the last word on a connection."""
     status, headers, body = split(data)
     assert headers["connection"] == "close"
@@ -138,7 +144,7 @@ def refused(data: bytes) -> tuple[int, Any]:
 def test_a_head_that_does_not_end_is_timed_out_and_said_to_be(connect: Connect):
     client = connect()
     client.sendall(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n")
-    status, document = refused(until_closed(client))
+    status, document = parse_error_response(until_closed(client))
     assert status == 408
     assert document["type"] == "error"  # as Anthropic's callers read it
     assert "0.8 seconds" in document["error"]["message"]
@@ -150,27 +156,27 @@ def test_a_connection_that_says_nothing_is_closed_without_a_word(connect: Connec
 
 def test_a_connection_that_is_idle_after_an_answer_is_closed(connect: Connect):
     client = connect()
-    client.sendall(head("GET", "/health"))
-    assert one_answer(client)[0] == 200
+    client.sendall(request_head("GET", "/health"))
+    assert read_response(client)[0] == 200
     assert until_closed(client) == b""
 
 
 def test_a_second_head_that_does_not_end_is_timed_out_too(connect: Connect):
     client = connect()
-    client.sendall(head("GET", "/health") + b"GET /hea")
-    assert one_answer(client)[0] == 200
-    assert refused(until_closed(client))[0] == 408
+    client.sendall(request_head("GET", "/health") + b"GET /hea")
+    assert read_response(client)[0] == 200
+    assert parse_error_response(until_closed(client))[0] == 408
 
 
 @pytest.mark.parametrize(
     ("path", "message_of"),
     [
-        ("/v1/chat/completions", lambda one: one["error"]["message"]),
-        ("/v1/messages", lambda one: one["error"]["message"] if one["type"] == "error" else ""),
-        ("/v1beta/models/x:generateContent", lambda one: one["error"]["message"] if one["error"]["code"] == 408 else ""),
-        ("/v2/chat", lambda one: one["message"]),
-        ("/v1/datasets", lambda one: one["message"] if one["status"] == 408 else ""),
-        ("/console/api/session", lambda one: one["error"]["message"]),
+        ("/v1/chat/completions", lambda error_body: error_body["error"]["message"]),
+        ("/v1/messages", lambda error_body: error_body["error"]["message"] if error_body["type"] == "error" else ""),
+        ("/v1beta/models/x:generateContent", lambda error_body: error_body["error"]["message"] if error_body["error"]["code"] == 408 else ""),
+        ("/v2/chat", lambda error_body: error_body["message"]),
+        ("/v1/datasets", lambda error_body: error_body["message"] if error_body["status"] == 408 else ""),
+        ("/console/api/session", lambda error_body: error_body["error"]["message"]),
     ],
 )  # fmt: skip
 def test_a_body_that_stops_is_timed_out_in_the_callers_own_format(
@@ -178,85 +184,104 @@ def test_a_body_that_stops_is_timed_out_in_the_callers_own_format(
 ):
     client = connect()
     origin = {"origin": "http://127.0.0.1"} if path.startswith("/console") else OWNED
-    client.sendall(head("POST", path, length=1000, **origin) + b'{"mo')
-    status, document = refused(until_closed(client))
+    client.sendall(request_head("POST", path, length=1000, **origin) + b'{"mo')
+    status, document = parse_error_response(until_closed(client))
     assert status == 408
     assert "too slowly" in message_of(document)
 
 
 def test_a_body_that_trickles_more_slowly_than_the_rate_is_timed_out(connect: Connect):
     client = connect()
-    client.sendall(head("POST", "/v1/chat/completions", length=1 << 20, **OWNED))
+    client.sendall(
+        request_head("POST", "/v1/chat/completions", length=1 << 20, **OWNED)
+    )
     with suppress(ConnectionError):
         for _ in range(400):
             client.sendall(b" ")
             time.sleep(0.02)
-    assert refused(until_closed(client))[0] == 408
+    assert parse_error_response(until_closed(client))[0] == 408
 
 
 def test_a_slow_body_that_goes_on_is_taken_however_long_it_takes(connect: Connect):
     client = connect()
-    client.sendall(head("POST", "/v1/chat/completions", length=40 * 512, **OWNED))
+    client.sendall(
+        request_head("POST", "/v1/chat/completions", length=40 * 512, **OWNED)
+    )
     for _ in range(40):  # twice as long as a pause may be, at several times the rate
         client.sendall(b" " * 512)
         time.sleep(0.05)
-    status, _, body = one_answer(client)
+    status, _, body = read_response(client)
     assert status == 400
     assert "not JSON" in json.loads(body)["error"]["message"]
 
 
 def test_who_takes_nothing_of_an_answer_is_cut_off(connect: Connect):
     client = connect()
-    client.sendall(head("GET", "/admin/openapi.json", **OWNED) * 60)
+    client.sendall(request_head("GET", "/admin/openapi.json", **OWNED) * 60)
     time.sleep(4)
     assert len(until_closed(client)) < 60 * 100_000
-    other = connect()
-    other.sendall(head("GET", "/admin/openapi.json", **OWNED))
-    assert len(one_answer(other)[2]) > 100_000
+    second_client = connect()
+    second_client.sendall(request_head("GET", "/admin/openapi.json", **OWNED))
+    assert len(read_response(second_client)[2]) > 100_000
 
 
 # sizes
 
 
 SHAPES: list[tuple[str, Callable[[Any], Any]]] = [
-    ("/v1/chat/completions", lambda one: one["error"]["code"]),
-    ("/v1/messages", lambda one: one["type"] == "error" and one["error"]["message"]),
-    ("/v1beta/models/x:generateContent", lambda one: one["error"]["status"]),
-    ("/v2/chat", lambda one: one["message"]),
-    ("/v1/chat-messages", lambda one: one["code"]),
-    ("/plugin/default/management/list", lambda one: one["code"] < 0 and one["message"]),
-    ("/nowhere", lambda one: one["error"]["code"]),
+    ("/v1/chat/completions", lambda error_body: error_body["error"]["code"]),
+    (
+        "/v1/messages",
+        lambda error_body: (
+            error_body["type"] == "error" and error_body["error"]["message"]
+        ),
+    ),
+    (
+        "/v1beta/models/x:generateContent",
+        lambda error_body: error_body["error"]["status"],
+    ),
+    ("/v2/chat", lambda error_body: error_body["message"]),
+    ("/v1/chat-messages", lambda error_body: error_body["code"]),
+    (
+        "/plugin/default/management/list",
+        lambda error_body: error_body["code"] < 0 and error_body["message"],
+    ),
+    ("/nowhere", lambda error_body: error_body["error"]["code"]),
 ]
 
 
-@pytest.mark.parametrize(("path", "word"), SHAPES)
+@pytest.mark.parametrize(("path", "error_of"), SHAPES)
 def test_a_head_that_is_too_large_is_refused_in_the_callers_own_format(
-    connect: Connect, path: str, word: Callable[[Any], Any]
+    connect: Connect, path: str, error_of: Callable[[Any], Any]
 ):
     client = connect()
-    client.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\n".encode() + b"a: " + b"b" * 20_000)
-    status, document = refused(until_closed(client))
+    client.sendall(
+        f"POST {path} HTTP/1.1\r\nhost: x\r\n".encode() + b"a: " + b"b" * 20_000
+    )
+    status, document = parse_error_response(until_closed(client))
     assert status == 431
-    assert word(document)
+    assert error_of(document)
 
 
 def test_too_many_headers_are_refused(connect: Connect):
     client = connect()
-    client.sendall(head("GET", "/health", **{f"h{n}": "x" for n in range(60)}))
-    assert refused(until_closed(client))[0] == 431
+    client.sendall(request_head("GET", "/health", **{f"h{n}": "x" for n in range(60)}))
+    assert parse_error_response(until_closed(client))[0] == 431
 
 
-def test_a_complete_head_that_is_too_large_is_refused_before_anything_is_done(connect: Connect):
+def test_a_complete_head_that_is_too_large_is_refused_before_anything_is_done(
+    connect: Connect,
+):
     client = connect()
-    client.sendall(head("GET", "/health", filler="x" * 17_000))
-    assert refused(until_closed(client))[0] == 431
+    client.sendall(request_head("GET", "/health", filler="x" * 17_000))
+    assert parse_error_response(until_closed(client))[0] == 431
 
 
 @pytest.mark.parametrize("end", [b" HTTP/1.1\r\nhost: x\r\n\r\n", b""])
 def test_an_address_that_is_too_long_is_refused(connect: Connect, end: bytes):
     client = connect()
     client.sendall(b"GET /v1/models?" + b"q" * (5000 if end else 20_000) + end)
-    status, document = refused(until_closed(client))
+    status, document = parse_error_response(until_closed(client))
     assert (status, document["error"]["code"]) == (414, "address_too_long")
 
 
@@ -271,21 +296,33 @@ def test_forty_five_megabytes_of_headers_are_not_read(connect: Connect):
 
 def test_chunks_with_more_around_them_than_in_them_are_refused(connect: Connect):
     client = connect()
-    client.sendall(head("POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED))
+    client.sendall(
+        request_head(
+            "POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED
+        )
+    )
     with suppress(ConnectionError):
         for _ in range(100):
             client.sendall(b"1;" + b"e" * 10_000 + b"\r\n \r\n")
-    status, document = refused(until_closed(client))
+    status, document = parse_error_response(until_closed(client))
     assert (status, document["error"]["code"]) == (400, "malformed_request")
 
 
 def test_small_chunks_are_taken_and_trailers_are_not_headers(connect: Connect):
     client = connect()
-    client.sendall(head("POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED))
-    body = json.dumps({"model": "none", "messages": [{"role": "user", "content": "x" * 5000}]}).encode()
+    client.sendall(
+        request_head(
+            "POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED
+        )
+    )
+    body = json.dumps(
+        {"model": "none", "messages": [{"role": "user", "content": "x" * 5000}]}
+    ).encode()
     client.sendall(b"".join(b"1\r\n%c\r\n" % byte for byte in body))
-    client.sendall(b"0\r\nauthorization: Bearer wrong\r\nx-modelyard-tenant: other\r\n\r\n")
-    status, _, answer = one_answer(client)
+    client.sendall(
+        b"0\r\nauthorization: Bearer wrong\r\nx-modelyard-tenant: other\r\n\r\n"
+    )
+    status, _, answer = read_response(client)
     assert (status, json.loads(answer)["error"]["code"]) == (404, "model_not_found")
 
 
@@ -297,14 +334,19 @@ def test_small_chunks_are_taken_and_trailers_are_not_headers(connect: Connect):
 def test_what_is_not_http_is_refused(connect: Connect, data: bytes):
     client = connect()
     client.sendall(data)
-    status, document = refused(until_closed(client))
+    status, document = parse_error_response(until_closed(client))
     assert (status, document["error"]["code"]) == (400, "malformed_request")
 
 
 def test_a_chunk_that_is_none_ends_the_request_it_belongs_to(connect: Connect):
     client = connect()
-    client.sendall(head("POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED) + b"5\r\nhello\r\nzz\r\n")
-    assert refused(until_closed(client))[0] == 400
+    client.sendall(
+        request_head(
+            "POST", "/v1/chat/completions", transfer_encoding="chunked", **OWNED
+        )
+        + b"5\r\nhello\r\nzz\r\n"
+    )
+    assert parse_error_response(until_closed(client))[0] == 400
 
 
 # who is not known
@@ -312,8 +354,8 @@ def test_a_chunk_that_is_none_ends_the_request_it_belongs_to(connect: Connect):
 
 def test_the_answer_to_somebody_unknown_does_not_wait_for_the_body(connect: Connect):
     client = connect()
-    client.sendall(head("POST", "/v1/chat/completions", length=30 << 20))
-    status, headers, _ = one_answer(client)
+    client.sendall(request_head("POST", "/v1/chat/completions", length=30 << 20))
+    status, headers, _ = read_response(client)
     assert (status, headers["connection"]) == (401, "close")
     # What follows is dropped for as long as the caller may need to read why.
     with suppress(ConnectionError):
@@ -321,65 +363,87 @@ def test_the_answer_to_somebody_unknown_does_not_wait_for_the_body(connect: Conn
     assert until_closed(client) == b""
 
 
-def test_a_small_body_behind_an_early_answer_costs_nobody_the_connection(connect: Connect):
+def test_a_small_body_behind_an_early_answer_costs_nobody_the_connection(
+    connect: Connect,
+):
     client = connect()
-    client.sendall(head("POST", "/v1/chat/completions", length=5))
-    assert one_answer(client)[0] == 401
-    client.sendall(b"hello" + head("GET", "/health"))
-    assert one_answer(client)[0] == 200
+    client.sendall(request_head("POST", "/v1/chat/completions", length=5))
+    assert read_response(client)[0] == 401
+    client.sendall(b"hello" + request_head("GET", "/health"))
+    assert read_response(client)[0] == 200
 
 
 def test_a_body_is_not_asked_for_where_the_caller_is_not_known(connect: Connect):
     client = connect()
-    client.sendall(head("POST", "/v1/chat/completions", length=5, expect="100-continue"))
-    assert one_answer(client)[0] == 401
+    client.sendall(
+        request_head("POST", "/v1/chat/completions", length=5, expect="100-continue")
+    )
+    assert read_response(client)[0] == 401
 
 
 def test_a_body_is_asked_for_where_it_is_wanted(connect: Connect):
     client = connect()
-    client.sendall(head("POST", "/v1/chat/completions", length=5, expect="100-continue", **OWNED))
+    client.sendall(
+        request_head(
+            "POST", "/v1/chat/completions", length=5, expect="100-continue", **OWNED
+        )
+    )
     assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
     client.sendall(b"hello")
-    assert one_answer(client)[0] == 400
+    assert read_response(client)[0] == 400
 
 
 def test_an_upgrade_is_answered_as_the_plain_request_that_it_is(connect: Connect):
     client = connect()
-    client.sendall(head("GET", "/health", upgrade="websocket", connection="upgrade", sec_websocket_version="13"))
-    assert one_answer(client)[0] == 200
+    client.sendall(
+        request_head(
+            "GET",
+            "/health",
+            upgrade="websocket",
+            connection="upgrade",
+            sec_websocket_version="13",
+        )
+    )
+    assert read_response(client)[0] == 200
 
 
 def test_requests_that_are_sent_ahead_are_answered_in_order(connect: Connect):
     client = connect()
-    client.sendall(head("GET", "/health") + head("GET", "/nowhere") + head("GET", "/health"))
+    client.sendall(
+        request_head("GET", "/health")
+        + request_head("GET", "/nowhere")
+        + request_head("GET", "/health")
+    )
     data = b""
     while data.count(b"HTTP/1.1 ") < 3 or not data.endswith(b"}"):
         data += client.recv(1 << 16)
     assert re.findall(rb"HTTP/1.1 (\d+)", data) == [b"200", b"404", b"200"]
 
 
-def test_of_very_many_that_are_sent_ahead_the_first_are_answered_and_then_it_ends(connect: Connect):
+def test_of_very_many_that_are_sent_ahead_the_first_are_answered_and_then_it_ends(
+    connect: Connect,
+):
     client = connect()
     with suppress(ConnectionError):
-        client.sendall(head("GET", "/health") * 5000)
+        client.sendall(request_head("GET", "/health") * 5000)
     assert until_closed(client).count(b"HTTP/1.1 200") == 65
 
 
 # every route
 
 
-async def _endless(asked: list[int]) -> MutableMapping[str, Any]:
-    asked.append(SMALL_BODY)
+async def _endless(read_sizes: list[int]) -> MutableMapping[str, Any]:
+    read_sizes.append(SMALL_BODY)
     return {"type": "http.request", "body": b"x" * SMALL_BODY, "more_body": True}
 
 
-def _reads(gateway: Any, method: str, path: str) -> int:
+def _bytes_read(gateway: Any, method: str, path: str) -> int:
     """Bytes of an endless body that a call of a stranger's reads."""
-    asked: list[int] = []
+    read_sizes: list[int] = []
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:
-        return await _endless(asked)
+        return await _endless(read_sizes)
 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
@@ -395,10 +459,12 @@ def _reads(gateway: Any, method: str, path: str) -> int:
     asyncio.run(gateway(scope, receive, send))
     assert sent[0]["type"] == "http.response.start"
     assert sent[0]["status"] != 500
-    return sum(asked)
+    return sum(read_sizes)
 
 
-def test_no_route_reads_more_of_a_strangers_body_than_one_connection_holds_anyway(settings: Settings):
+def test_no_route_reads_more_of_a_strangers_body_than_one_connection_holds_anyway(
+    settings: Settings,
+):
     """The law: who calls is known before the body is read, by key, session, signature, or what the address holds."""
     import msgspec
 
@@ -406,11 +472,20 @@ def test_no_route_reads_more_of_a_strangers_body_than_one_connection_holds_anywa
     gateway = gateway_for(yard.services)
     try:
         read = {
-            (row.method, row.path): _reads(gateway, row.method, re.sub(r"\{\w+(:path)?\}", "x", row.path))
+            (row.method, row.path): _bytes_read(
+                gateway, row.method, re.sub(r"\{\w+(:path)?\}", "x", row.path)
+            )
             for _, row in gateway.router.rows()
         }
-        for path in ("session", "setup", "invitations/accept", "accounts", "invitations", "account"):
-            read["POST", path] = _reads(gateway, "POST", f"/console/api/{path}")
+        for path in (
+            "session",
+            "setup",
+            "invitations/accept",
+            "accounts",
+            "invitations",
+            "account",
+        ):
+            read["POST", path] = _bytes_read(gateway, "POST", f"/console/api/{path}")
         assert len(read) > 100
         # The piece with which a body grows beyond what is taken is the last that is asked for.
         assert {pair for pair, count in read.items() if count > 2 * SMALL_BODY} == set()
@@ -423,28 +498,38 @@ def test_no_route_reads_more_of_a_strangers_body_than_one_connection_holds_anywa
 
 def test_unfinished_bodies_of_strangers_leave_room_for_those_who_are_known():
     budget = BodyBudget(1000, 400)
-    with ExitStack() as held:
-        strangers = [held.enter_context(budget.share((f"192.0.2.{n}", False))) for n in range(40)]
+    with ExitStack() as stack:
+        strangers = [
+            stack.enter_context(budget.share((f"192.0.2.{n}", False)))
+            for n in range(40)
+        ]
         grown = sum(share.grow(10) for _ in range(100) for share in strangers)
         assert 0 < grown * 10 <= 400
-        newcomer = held.enter_context(budget.share(("192.0.2.99", False)))
+        newcomer = stack.enter_context(budget.share(("192.0.2.99", False)))
         assert newcomer.grow(5)
-        known = held.enter_context(budget.share(("acme", True)))
-        assert known.grow(700)
-        assert not known.grow(100)
-        assert held.enter_context(budget.share(("globex", True))).grow(150)
+        tenant_share = stack.enter_context(budget.share(("acme", True)))
+        assert tenant_share.grow(700)
+        assert not tenant_share.grow(100)
+        assert stack.enter_context(budget.share(("globex", True))).grow(150)
     assert budget.held == 0
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans(), st.integers(1, 400)), max_size=60))
-def test_what_is_held_never_exceeds_what_there_is_and_all_of_it_comes_back(asked: list[tuple[str, bool, int]]):
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcdefgh"), st.booleans(), st.integers(1, 400)),
+        max_size=60,
+    )
+)
+def test_what_is_held_never_exceeds_what_there_is_and_all_of_it_comes_back(
+    bodies: list[tuple[str, bool, int]],
+):
     budget = BodyBudget(1000, 300)
-    with ExitStack() as held:
-        for who, is_known, count in asked:
-            share = held.enter_context(budget.share((who, is_known)))
+    with ExitStack() as stack:
+        for who, is_authenticated, count in bodies:
+            share = stack.enter_context(budget.share((who, is_authenticated)))
             share.grow(count)
             assert budget.held <= 1300
-            assert share.pool.held <= (1000 if is_known else 300)
+            assert share.pool.held <= (1000 if is_authenticated else 300)
     assert budget.held == 0
 
 
@@ -452,7 +537,10 @@ def test_a_body_for_which_there_is_no_room_is_asked_to_come_again(settings: Sett
     import msgspec
 
     limits = ConnectionSettings(bodies_mb=1)
-    yard = Modelyard(msgspec.structs.replace(settings, api_keys=[KEY], connections=limits), environ={})
+    yard = Modelyard(
+        msgspec.structs.replace(settings, api_keys=[KEY], connections=limits),
+        environ={},
+    )
     gateway = gateway_for(yard.services)
     sent: list[MutableMapping[str, Any]] = []
 
@@ -463,7 +551,13 @@ def test_a_body_for_which_there_is_no_room_is_asked_to_come_again(settings: Sett
         sent.append(message)
 
     headers = [(b"authorization", f"Bearer {KEY}".encode())]
-    scope = {"type": "http", "method": "POST", "path": "/v1/messages", "query_string": b"", "headers": headers}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/messages",
+        "query_string": b"",
+        "headers": headers,
+    }
     try:
         asyncio.run(gateway(scope, receive, send))
     finally:
@@ -478,68 +572,81 @@ def test_a_body_for_which_there_is_no_room_is_asked_to_come_again(settings: Sett
 
 def _idle(port: int, count: int, opened: ExitStack) -> list[socket.socket]:
     """Connections from several addresses, that never say anything."""
-    found: list[socket.socket] = []
+    connections: list[socket.socket] = []
     for number in range(count):
-        one = opened.enter_context(socket.socket())
-        one.settimeout(20)
-        one.bind((f"127.0.0.{2 + number % 8}", 0))
-        one.connect(("127.0.0.1", port))
-        found.append(one)
-    return found
+        connection = opened.enter_context(socket.socket())
+        connection.settimeout(20)
+        connection.bind((f"127.0.0.{2 + number % 8}", 0))
+        connection.connect(("127.0.0.1", port))
+        connections.append(connection)
+    return connections
 
 
 def test_more_idle_connections_than_open_files_keep_nobody_out():
     with serving(files=256) as port, ExitStack() as opened:
         _idle(port, 600, opened)
         for _ in range(3):
-            assert answers(port)
+            assert is_healthy(port)
         with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-            client.sendall(head("POST", "/v1/chat/completions", length=2, **OWNED) + b"{}")
-            assert one_answer(client)[0] == 400
+            client.sendall(
+                request_head("POST", "/v1/chat/completions", length=2, **OWNED) + b"{}"
+            )
+            assert read_response(client)[0] == 400
             _idle(port, 600, opened)
-            assert answers(port)
+            assert is_healthy(port)
 
 
 def test_where_all_connections_are_at_work_the_next_is_told_so_and_none_is_cut():
     with serving(MOST="4") as port, ExitStack() as opened:
-        busy = [opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(4)]
+        busy = [
+            opened.enter_context(
+                socket.create_connection(("127.0.0.1", port), timeout=20)
+            )
+            for _ in range(4)
+        ]
         for client in busy:
-            client.sendall(head("POST", "/v1/chat/completions", length=10, **OWNED) + b"{")
+            client.sendall(
+                request_head("POST", "/v1/chat/completions", length=10, **OWNED) + b"{"
+            )
         time.sleep(0.5)
-        late = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
-        status, document = refused(until_closed(late))
+        late_client = opened.enter_context(
+            socket.create_connection(("127.0.0.1", port), timeout=20)
+        )
+        status, document = parse_error_response(until_closed(late_client))
         assert (status, document["error"]["code"]) == (503, "server_busy")
         for client in busy:
             client.sendall(b'"a": "b"}')
-        assert [one_answer(client)[0] for client in busy] == [400] * 4
+        assert [read_response(client)[0] for client in busy] == [400] * 4
 
 
 def test_one_address_that_holds_many_loses_its_own_first():
     with serving(MOST="40", IDLE_PER_ADDRESS="10") as port, ExitStack() as opened:
-        kept = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
-        kept.sendall(head("GET", "/health"))
-        assert one_answer(kept)[0] == 200
+        active_client = opened.enter_context(
+            socket.create_connection(("127.0.0.1", port), timeout=20)
+        )
+        active_client.sendall(request_head("GET", "/health"))
+        assert read_response(active_client)[0] == 200
 
         def greedy() -> None:
-            one = opened.enter_context(socket.socket())
-            one.settimeout(20)
-            one.bind(("127.0.0.9", 0))
-            one.connect(("127.0.0.1", port))
-            many.append(one)
+            connection = opened.enter_context(socket.socket())
+            connection.settimeout(20)
+            connection.bind(("127.0.0.9", 0))
+            connection.connect(("127.0.0.1", port))
+            idle_clients.append(connection)
 
-        many: list[socket.socket] = []
+        idle_clients: list[socket.socket] = []
         for _ in range(10):
             greedy()
         time.sleep(1.5)
         for _ in range(5):
             greedy()
-        assert [until_closed(one) for one in many[:5]] == [b""] * 5
-        kept.sendall(head("GET", "/health"))
-        assert one_answer(kept)[0] == 200
+        assert [until_closed(client) for client in idle_clients[:5]] == [b""] * 5
+        active_client.sendall(request_head("GET", "/health"))
+        assert read_response(active_client)[0] == 200
 
 
 @pytest.mark.parametrize(
-    ("files", "settings", "most", "idle"),
+    ("files", "settings", "max_connections", "idle"),
     [
         (1024, {}, 768, 192),
         (256, {}, 192, 48),
@@ -549,10 +656,10 @@ def test_one_address_that_holds_many_loses_its_own_first():
     ],
 )
 def test_there_are_always_open_files_that_callers_never_take(
-    files: int, settings: Mapping[str, int], most: int, idle: int
+    files: int, settings: Mapping[str, int], max_connections: int, idle: int
 ):
-    room = room_of(ConnectionSettings(**settings), files)
-    assert (room.most, room.idle_per_address) == (most, idle)
+    room = capacity_for(ConnectionSettings(**settings), files)
+    assert (room.most, room.idle_per_address) == (max_connections, idle)
 
 
 @pytest.mark.parametrize(
@@ -575,19 +682,29 @@ def test_a_request_here_has_all_that_uvicorns_has(monkeypatch: pytest.MonkeyPatc
     app: Any = lambda scope, receive, send: None  # noqa: E731
     config = uvicorn.Config(app, log_config=None, lifespan="off")
     config.load()
-    made: list[Any] = []
-    monkeypatch.setattr(HttpToolsProtocol, "_start_asgi_task", lambda self, cycle, app: made.append(cycle))
-    monkeypatch.setattr(GuardedProtocol, "_start", lambda self, cycle: made.append(cycle))
-    door = Door(ConnectionSettings(), room_of(ConnectionSettings(), 1024))
-    guarded: Any = protocol_of(door, lambda method, path, error: Reply(b""))
+    cycles: list[Any] = []
+    monkeypatch.setattr(
+        HttpToolsProtocol,
+        "_start_asgi_task",
+        lambda self, cycle, app: cycles.append(cycle),
+    )
+    monkeypatch.setattr(
+        GuardedProtocol, "_start", lambda self, cycle: cycles.append(cycle)
+    )
+    door = ConnectionLimiter(
+        ConnectionSettings(), capacity_for(ConnectionSettings(), 1024)
+    )
+    guarded: Any = protocol_class(door, lambda method, path, error: Reply(b""))
     try:
         for protocol in (HttpToolsProtocol, guarded):
-            one: Any = protocol(config, ServerState(), {}, loop)
-            one.connection_made(_Nowhere())
-            one.data_received(head("GET", "/a%20b?c=d"))
-        theirs, ours = made
-        assert {name for name in vars(theirs) if not hasattr(ours, name)} <= {"access_logger"}
-        assert ours.scope == theirs.scope
+            connection: Any = protocol(config, ServerState(), {}, loop)
+            connection.connection_made(_Nowhere())
+            connection.data_received(request_head("GET", "/a%20b?c=d"))
+        uvicorn_cycle, guarded_cycle = cycles
+        assert {
+            name for name in vars(uvicorn_cycle) if not hasattr(guarded_cycle, name)
+        } <= {"access_logger"}
+        assert guarded_cycle.scope == uvicorn_cycle.scope
     finally:
         loop.close()
 

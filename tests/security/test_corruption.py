@@ -21,8 +21,8 @@ from modelyard.storage import backups
 from modelyard.storage.database import Database, StorageUnavailableError
 from modelyard.storage.postgresql import PostgresqlEngine
 from modelyard.testing import Upstream, chat_answer
-from tests.contract.conftest import postgres_url  # noqa: F401  a fixture
-from tests.gateway.conftest import Running, start_gateway  # noqa: F401  a fixture
+from tests.contract.conftest import postgres_url  # noqa: F401
+from tests.gateway.conftest import Running, start_gateway  # noqa: F401
 from tests.gateway.test_traffic import ask, chat
 
 Start = Callable[..., Running]
@@ -36,7 +36,7 @@ CALLS = (
 
 
 @pytest.fixture
-def fine(upstream: Callable[..., Upstream]) -> Upstream:
+def healthy_upstream(upstream: Callable[..., Upstream]) -> Upstream:
     async def answer(request: Any) -> Any:
         return chat_answer("fine")
 
@@ -48,7 +48,9 @@ def damage(path: Path, table: str = "usage") -> int:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         size = connection.execute("PRAGMA page_size").fetchone()[0]
-        (first,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (first,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)
+        ).fetchone()
         pages = [first]
     with path.open("r+b") as file:
         for page in pages:
@@ -99,10 +101,10 @@ def test_damaged_pages_stop_billable_calls_until_a_backup_is_restored(
     aside = backups.restore(backup, path)
     assert aside is not None
     assert backups.check(aside) is not None  # the damaged one is kept
-    again = start_gateway(fine, home=str(home))
-    assert ask(again, "GET", "/health/ready").status == 200
-    assert chat(again).status == 200
-    again.flush()
+    restarted = start_gateway(fine, home=str(home))
+    assert ask(restarted, "GET", "/health/ready").status == 200
+    assert chat(restarted).status == 200
+    restarted.flush()
     assert _count(path) == 21
 
 
@@ -119,7 +121,9 @@ def test_what_is_settled_on_damaged_pages_waits_in_the_journal(tmp_path: Path):
     add(ledger, "t", "m", "1")
     database.flush().result(5)
     backup = backups.back_up(path)
-    call = Invocation(tenant="t", provider="p", model="m", model_type=ModelType.LLM, request=None)
+    call = Invocation(
+        tenant="t", provider="p", model="m", model_type=ModelType.LLM, request=None
+    )
     opened = ledger.begin(call, attempt=1, created_at=2.0)
     damage(path)
     assert database.check() is not None
@@ -130,40 +134,46 @@ def test_what_is_settled_on_damaged_pages_waits_in_the_journal(tmp_path: Path):
         first_chunk=None,
     )  # fmt: skip
     with pytest.raises(StorageUnavailableError):
-        database.submit(lambda it: it.execute("SELECT 1")).result(5)
+        database.submit(lambda connection: connection.execute("SELECT 1")).result(5)
     database.close()
     ledger.close()
     backups.restore(backup, path)
-    again = Database(path)
-    recovered = Ledger(again, tmp_path / "ledger")
+    restored_database = Database(path)
+    recovered = Ledger(restored_database, tmp_path / "ledger")
     asyncio.run(recovered.recover())
     assert len(asyncio.run(recovered.usage.recent("t"))) == 2
     recovered.close()
-    again.close()
+    restored_database.close()
 
 
 def test_a_database_that_is_whole_again_is_written_to_without_a_restart(tmp_path: Path):
     path = tmp_path / "x.db"
     database = Database(path)
     add = "INSERT INTO revisions (name, value) VALUES (?, 1)"
-    database.submit(lambda it: it.execute(add, ("before",))).result(5)
+    database.submit(lambda connection: connection.execute(add, ("before",))).result(5)
     backup = backups.back_up(path)
     damage(path)
     assert database.check() is not None
-    kept = database.submit(lambda it: it.execute(add, ("during",)), is_kept=True)
-    for one in backups.files_of(path):
-        one.unlink()
+    pending_write = database.submit(
+        lambda connection: connection.execute(add, ("during",)), is_retried=True
+    )
+    for file in backups.files_of(path):
+        file.unlink()
     backups.restore(backup, path)
     assert database.check() is None
     assert database.damage is None
-    kept.result(10)
+    pending_write.result(10)
     names = {row["name"] for row in database.read("SELECT name FROM revisions")}
     assert {"before", "during"} <= names
     database.close()
 
 
-@pytest.mark.parametrize("content", [b"no database at all, but a text that is long enough" * 100, None])
-def test_a_damaged_database_is_said_at_the_start_with_what_to_do(tmp_path: Path, content: bytes | None):
+@pytest.mark.parametrize(
+    "content", [b"no database at all, but a text that is long enough" * 100, None]
+)
+def test_a_damaged_database_is_said_at_the_start_with_what_to_do(
+    tmp_path: Path, content: bytes | None
+):
     path = tmp_path / "modelyard.db"
     Database(path).close()
     if content is None:
@@ -173,13 +183,21 @@ def test_a_damaged_database_is_said_at_the_start_with_what_to_do(tmp_path: Path,
         path.write_bytes(data)
     else:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"(malformed|not a database|damaged).*database restore"):
+    with pytest.raises(
+        ConfigError, match=r"(malformed|not a database|damaged).*database restore"
+    ):
         Database(path)
     environ = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_LOCAL__ENABLED": "false"}
-    said = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
-    finding = next(one for one in json.loads(said.stdout) if one["what"] == "database")
+    result = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
+    finding = next(
+        diagnosis
+        for diagnosis in json.loads(result.stdout)
+        if diagnosis["what"] == "database"
+    )
     assert (finding["ok"], "restore" in finding["remedy"]) == (False, True)
-    checked = CliRunner().invoke(commands, ["check", "--json"], env=environ, standalone_mode=False)
+    checked = CliRunner().invoke(
+        commands, ["check", "--json"], env=environ, standalone_mode=False
+    )
     assert json.loads(checked.stdout)["ok"] is False
 
 
@@ -195,7 +213,9 @@ def test_every_kind_of_read_says_503_where_pages_are_damaged(tmp_path: Path):
     database.close()
 
 
-def test_restoring_needs_a_backup_that_is_whole_and_a_server_that_is_stopped(tmp_path: Path):
+def test_restoring_needs_a_backup_that_is_whole_and_a_server_that_is_stopped(
+    tmp_path: Path,
+):
     path = tmp_path / "modelyard.db"
     database = Database(path)
     backup = backups.back_up(path)
@@ -203,11 +223,16 @@ def test_restoring_needs_a_backup_that_is_whole_and_a_server_that_is_stopped(tmp
     environ = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_LOCAL__ENABLED": "false"}
 
     def command(*arguments: str) -> Any:
-        return CliRunner().invoke(commands, [*arguments], env=environ, standalone_mode=False)
+        return CliRunner().invoke(
+            commands, [*arguments], env=environ, standalone_mode=False
+        )
 
     assert command("restore").output.split() == [str(backup)]
-    for wrong, words in (("nothing.db", "does not exist"), (__file__, "damaged itself")):
-        assert words in str(command("restore", wrong).exception)
+    for invalid_path, message in (
+        ("nothing.db", "does not exist"),
+        (__file__, "damaged itself"),
+    ):
+        assert message in str(command("restore", invalid_path).exception)
     with (tmp_path / "serve.lock").open("w") as lock:
         import fcntl
 
@@ -220,18 +245,22 @@ def test_restoring_needs_a_backup_that_is_whole_and_a_server_that_is_stopped(tmp
     assert command("backup", str(elsewhere)).output.strip() == str(elsewhere)
     assert "already" in str(command("backup", str(elsewhere)).exception)
     environ["MODELYARD_DATABASE"] = "postgresql://u:secret@127.0.0.1:1/x"
-    said = command("backup")
-    assert "pg_dump" in str(said.exception)
-    assert "secret" not in str(said.exception)
+    result = command("backup")
+    assert "pg_dump" in str(result.exception)
+    assert "secret" not in str(result.exception)
 
 
-def test_a_full_disk_is_met_before_a_copy_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_met_before_a_copy_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path = tmp_path / "x.db"
     Database(path).close()
     monkeypatch.setattr(backups.shutil, "disk_usage", lambda folder: _Full())
     with pytest.raises(ConfigError, match="MB free"):
         backups.back_up(path)
-    assert backups.back_up_before_upgrade(path, 1) is None  # an upgrade goes on, and says so
+    assert (
+        backups.back_up_before_upgrade(path, 1) is None
+    )  # an upgrade goes on, and says so
     assert not backups.backups_of(path)
 
 
@@ -250,11 +279,13 @@ def test_postgresqls_own_words_for_damage_are_known(postgres: PostgresqlEngine):
     for state in ("XX001", "XX002"):
         raised: Any = None
         try:
-            connection.execute(f"DO $$ BEGIN RAISE EXCEPTION 'invalid page in block' USING ERRCODE = '{state}'; END $$")
+            connection.execute(
+                f"DO $$ BEGIN RAISE EXCEPTION 'invalid page in block' USING ERRCODE = '{state}'; END $$"
+            )
         except postgres.errors as error:
             raised = error
         assert postgres.is_damaged(raised)
-        assert postgres.passes(raised)
+        assert postgres.is_transient(raised)
     postgres._failures = -1  # as if there had been fewer before
     assert "checksums" in (postgres.check(connection, lambda: False) or "")
     connection.close()

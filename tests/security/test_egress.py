@@ -22,10 +22,22 @@ from modelyard.models.types import OperatorCredentials
 from modelyard.people.account import SignInError
 from modelyard.people.oidc import Oidc
 from modelyard.plugins.market import Market
-from modelyard.testing import Answer, Upstream, UpstreamRequest, chat_answer, json_answer
+from modelyard.testing import (
+    Answer,
+    Upstream,
+    UpstreamRequest,
+    chat_answer,
+    json_answer,
+)
 from modelyard.tools.api import Auth, Tokens
 from modelyard.tools.openapi import parse
-from modelyard.transport.egress import Egress, EgressError, EgressRefusedError, EgressRules, normal_url
+from modelyard.transport.egress import (
+    EgressClient,
+    EgressError,
+    EgressRefusedError,
+    EgressRules,
+    normal_url,
+)
 from tests.gateway.conftest import Running, start_gateway
 from tests.gateway.test_traffic import Got, ask
 
@@ -48,8 +60,8 @@ def inside(request: UpstreamRequest) -> Answer:
 
 @pytest.fixture
 def internal() -> Iterator[Upstream]:
-    with Upstream(inside) as one:
-        yield one
+    with Upstream(inside) as server:
+        yield server
 
 
 @pytest.fixture
@@ -60,9 +72,18 @@ def house(start_gateway: Start) -> tuple[Running, str]:
 
 
 def administrator(running: Running, tenant: str) -> str:
-    assert ask(running, "POST", "/admin/v1/tenants", {"name": tenant}, key=BOSS).status == 201
-    made = ask(running, "POST", f"/admin/v1/keys?tenant={tenant}", {"name": "admin", "role": "owner"}, key=BOSS)
-    return made.json["key"]
+    assert (
+        ask(running, "POST", "/admin/v1/tenants", {"name": tenant}, key=BOSS).status
+        == 201
+    )
+    created_key = ask(
+        running,
+        "POST",
+        f"/admin/v1/keys?tenant={tenant}",
+        {"name": "admin", "role": "owner"},
+        key=BOSS,
+    )
+    return created_key.json["key"]
 
 
 def credential(provider: str, **values: Any) -> dict[str, Any]:
@@ -77,49 +98,108 @@ def call(running: Running, model: str, *, key: str) -> Got:
 # ------------------------------------------------------------------------------------------------ model providers
 
 
-@pytest.mark.parametrize("provider", ["openai_api_compatible", "ollama", "openai", "azure_openai", "anthropic"])
+@pytest.mark.parametrize(
+    "provider",
+    ["openai_api_compatible", "ollama", "openai", "azure_openai", "anthropic"],
+)
 def test_a_tenants_provider_does_not_reach_the_private_network(
     house: tuple[Running, str], internal: Upstream, provider: str
 ):
     running, key = house
     field = "endpoint" if provider == "azure_openai" else "base_url"
-    form = credential(provider, api_key="sk-right", **{field: internal.url})
-    assert ask(running, "POST", "/admin/v1/credentials", form, key=key).status == 201
+    credential_fields = credential(
+        provider, api_key="sk-right", **{field: internal.url}
+    )
+    assert (
+        ask(running, "POST", "/admin/v1/credentials", credential_fields, key=key).status
+        == 201
+    )
     answered = call(running, f"{provider}/m", key=key)
-    assert (answered.status, answered.json["error"]["code"]) == (400, "egress_refused"), answered.body
-    checked = ask(running, "POST", f"/admin/v1/providers/{provider}/check", {"values": form["values"]}, key=key)
+    assert (answered.status, answered.json["error"]["code"]) == (
+        400,
+        "egress_refused",
+    ), answered.body
+    checked = ask(
+        running,
+        "POST",
+        f"/admin/v1/providers/{provider}/check",
+        {"values": credential_fields["values"]},
+        key=key,
+    )
     assert checked.json["works"] is False
     assert CANARY.encode() not in answered.body + checked.body
     assert internal.requests == []
 
 
-def test_the_operators_word_for_a_tenant_is_the_operators(house: tuple[Running, str], internal: Upstream):
+def test_the_operators_word_for_a_tenant_is_the_operators(
+    house: tuple[Running, str], internal: Upstream
+):
     running, key = house
-    form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
-    made = ask(running, "POST", "/admin/v1/credentials?tenant=acme", form, key=BOSS)
-    assert made.json["set_by"] == "operator"
-    assert call(running, "openai_api_compatible/m", key=key).json["choices"][0]["message"]["content"] == CANARY
+    credential_fields = credential(
+        "openai_api_compatible", api_key="sk-right", base_url=internal.url
+    )
+    created_credential = ask(
+        running,
+        "POST",
+        "/admin/v1/credentials?tenant=acme",
+        credential_fields,
+        key=BOSS,
+    )
+    assert created_credential.json["set_by"] == "operator"
+    assert (
+        call(running, "openai_api_compatible/m", key=key).json["choices"][0]["message"][
+            "content"
+        ]
+        == CANARY
+    )
     # The row is the operator's: the tenant neither fills it in anew nor takes it to another provider.
-    row = f"/admin/v1/credentials/{made.json['id']}"
-    for change in ({"weight": 2.0}, {"values": form["values"]}, {"provider": "ollama"}):
+    row = f"/admin/v1/credentials/{created_credential.json['id']}"
+    for change in (
+        {"weight": 2.0},
+        {"values": credential_fields["values"]},
+        {"provider": "ollama"},
+    ):
         assert ask(running, "PATCH", row, change, key=key).status == 403
     assert call(running, "openai_api_compatible/m", key=key).status == 200
     changed = ask(running, "PATCH", f"{row}?tenant=acme", {"weight": 2.0}, key=BOSS)
     assert changed.json["set_by"] == "operator"
 
 
-def test_the_operators_touch_of_a_tenants_row_blesses_no_address(house: tuple[Running, str], internal: Upstream):
+def test_the_operators_touch_of_a_tenants_row_blesses_no_address(
+    house: tuple[Running, str], internal: Upstream
+):
     running, key = house
-    form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
-    made = ask(running, "POST", "/admin/v1/credentials", form, key=key)
-    row = f"/admin/v1/credentials/{made.json['id']}"
-    assert made.json["set_by"] == ""
-    assert ask(running, "PATCH", f"{row}?tenant=acme", {"weight": 1.5}, key=BOSS).json["set_by"] == ""
+    credential_fields = credential(
+        "openai_api_compatible", api_key="sk-right", base_url=internal.url
+    )
+    created_credential = ask(
+        running, "POST", "/admin/v1/credentials", credential_fields, key=key
+    )
+    row = f"/admin/v1/credentials/{created_credential.json['id']}"
+    assert created_credential.json["set_by"] == ""
+    assert (
+        ask(running, "PATCH", f"{row}?tenant=acme", {"weight": 1.5}, key=BOSS).json[
+            "set_by"
+        ]
+        == ""
+    )
     for field in ("set_by", "set_by_operator"):
         refused = ask(running, "PATCH", row, {field: "operator"}, key=key)
-        assert (refused.status, refused.json["error"]["code"]) == (400, "invalid_request")
-    assert call(running, "openai_api_compatible/m", key=key).json["error"]["code"] == "egress_refused"
-    filled_in = ask(running, "PATCH", f"{row}?tenant=acme", {"values": form["values"]}, key=BOSS)
+        assert (refused.status, refused.json["error"]["code"]) == (
+            400,
+            "invalid_request",
+        )
+    assert (
+        call(running, "openai_api_compatible/m", key=key).json["error"]["code"]
+        == "egress_refused"
+    )
+    filled_in = ask(
+        running,
+        "PATCH",
+        f"{row}?tenant=acme",
+        {"values": credential_fields["values"]},
+        key=BOSS,
+    )
     assert filled_in.json["set_by"] == "operator"
     assert call(running, "openai_api_compatible/m", key=key).status == 200
 
@@ -129,63 +209,126 @@ def test_an_administrator_of_the_default_tenant_does_not_speak_for_the_operator(
     house: tuple[Running, str], internal: Upstream, change: str
 ):
     running, _ = house
-    form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
-    made = ask(running, "POST", "/admin/v1/credentials", form, key=BOSS)
-    assert made.json["set_by"] == "operator"
-    admin = ask(running, "POST", "/admin/v1/keys", {"name": "staff", "role": "admin"}, key=BOSS).json["key"]
-    row = f"/admin/v1/credentials/{made.json['id']}"
-    assert ask(running, "PATCH", row, {"weight": 2.0}, key=admin).json["set_by"] == "operator"
+    credential_fields = credential(
+        "openai_api_compatible", api_key="sk-right", base_url=internal.url
+    )
+    created_credential = ask(
+        running, "POST", "/admin/v1/credentials", credential_fields, key=BOSS
+    )
+    assert created_credential.json["set_by"] == "operator"
+    admin = ask(
+        running, "POST", "/admin/v1/keys", {"name": "staff", "role": "admin"}, key=BOSS
+    ).json["key"]
+    row = f"/admin/v1/credentials/{created_credential.json['id']}"
+    assert (
+        ask(running, "PATCH", row, {"weight": 2.0}, key=admin).json["set_by"]
+        == "operator"
+    )
     assert call(running, "openai_api_compatible/m", key=admin).status == 200
-    changed = ask(running, "PATCH", row, {change: form["values"] if change == "values" else "ollama"}, key=admin)
+    changed = ask(
+        running,
+        "PATCH",
+        row,
+        {change: credential_fields["values"] if change == "values" else "ollama"},
+        key=admin,
+    )
     assert changed.json["set_by"] == ""
-    asked = len(internal.requests)
+    request_count = len(internal.requests)
     provider = "ollama" if change == "provider" else "openai_api_compatible"
-    assert call(running, f"{provider}/m", key=admin).json["error"]["code"] == "egress_refused"
-    assert len(internal.requests) == asked
+    assert (
+        call(running, f"{provider}/m", key=admin).json["error"]["code"]
+        == "egress_refused"
+    )
+    assert len(internal.requests) == request_count
 
 
-def test_the_operator_lists_what_tenants_may_reach(start_gateway: Start, internal: Upstream):
-    place = internal.url.removeprefix("http://").removesuffix("/v1")
-    running = start_gateway(api_keys=[BOSS], egress=EgressSettings(private=[place]))
+def test_the_operator_lists_what_tenants_may_reach(
+    start_gateway: Start, internal: Upstream
+):
+    host = internal.url.removeprefix("http://").removesuffix("/v1")
+    running = start_gateway(api_keys=[BOSS], egress=EgressSettings(private=[host]))
     key = administrator(running, "acme")
-    form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
-    ask(running, "POST", "/admin/v1/credentials", form, key=key)
+    credential_fields = credential(
+        "openai_api_compatible", api_key="sk-right", base_url=internal.url
+    )
+    ask(running, "POST", "/admin/v1/credentials", credential_fields, key=key)
     assert call(running, "openai_api_compatible/m", key=key).status == 200
 
 
-def test_a_laptops_own_server_works_by_console_settings_and_catalogue(start_gateway: Start, internal: Upstream):
-    mine = ProviderSettings(name="my-vllm", base_url=internal.url, credentials=[CredentialSettings(values={})])
-    running = start_gateway(providers=[mine, ProviderSettings(name="vllm", base_url=internal.url)])
-    form = credential("openai_api_compatible", api_key="sk-right", base_url=internal.url)
-    assert ask(running, "POST", "/admin/v1/credentials", form).status == 201
-    check = ask(running, "POST", "/admin/v1/providers/openai_api_compatible/check", {"values": form["values"]})
+def test_a_laptops_own_server_works_by_console_settings_and_catalogue(
+    start_gateway: Start, internal: Upstream
+):
+    mine = ProviderSettings(
+        name="my-vllm",
+        base_url=internal.url,
+        credentials=[CredentialSettings(values={})],
+    )
+    running = start_gateway(
+        providers=[mine, ProviderSettings(name="vllm", base_url=internal.url)]
+    )
+    credential_fields = credential(
+        "openai_api_compatible", api_key="sk-right", base_url=internal.url
+    )
+    assert (
+        ask(running, "POST", "/admin/v1/credentials", credential_fields).status == 201
+    )
+    check = ask(
+        running,
+        "POST",
+        "/admin/v1/providers/openai_api_compatible/check",
+        {"values": credential_fields["values"]},
+    )
     assert check.json["works"] is True
     assert call(running, "openai_api_compatible/m", key="").status == 200
     for name in ("my-vllm", "vllm"):  # asked, and refused by itself: it was reached
-        assert call(running, f"{name}/m", key="").json["error"]["code"] == "upstream_authorization"
+        assert (
+            call(running, f"{name}/m", key="").json["error"]["code"]
+            == "upstream_authorization"
+        )
 
 
-def test_an_operators_server_serves_tenants_that_bring_a_key_and_no_address(start_gateway: Start, internal: Upstream):
-    running = start_gateway(api_keys=[BOSS], providers=[ProviderSettings(name="my-vllm", base_url=internal.url)])
+def test_an_operators_server_serves_tenants_that_bring_a_key_and_no_address(
+    start_gateway: Start, internal: Upstream
+):
+    running = start_gateway(
+        api_keys=[BOSS],
+        providers=[ProviderSettings(name="my-vllm", base_url=internal.url)],
+    )
     key = administrator(running, "acme")
-    ask(running, "POST", "/admin/v1/credentials", credential("my-vllm", api_key="sk-right"), key=key)
+    ask(
+        running,
+        "POST",
+        "/admin/v1/credentials",
+        credential("my-vllm", api_key="sk-right"),
+        key=key,
+    )
     assert call(running, "my-vllm/m", key=key).status == 200
     # The same host under another path is the tenant's word.
-    other = internal.url.removesuffix("/v1") + "/internal/v1"
+    internal_url = internal.url.removesuffix("/v1") + "/internal/v1"
     key = administrator(running, "globex")
-    ask(running, "POST", "/admin/v1/credentials", credential("my-vllm", api_key="sk-right", base_url=other), key=key)
+    ask(
+        running,
+        "POST",
+        "/admin/v1/credentials",
+        credential("my-vllm", api_key="sk-right", base_url=internal_url),
+        key=key,
+    )
     assert call(running, "my-vllm/m", key=key).json["error"]["code"] == "egress_refused"
 
 
-async def test_no_form_of_an_inner_address_is_reached_as_a_tenants_provider(echo_yard: Callable[..., Modelyard]):
+async def test_no_form_of_an_inner_address_is_reached_as_a_tenants_provider(
+    echo_yard: Callable[..., Modelyard],
+):
     """Names of the cases do not exist here, and redirects and rebinding need a network: the proof `egress` has both."""
-    forms = [one for one in CASES if "test" not in one]
+    forms = [address for address in CASES if "test" not in address]
     assert len(forms) > 60
     yard = echo_yard()
     try:
         for url in forms:
             with pytest.raises(ModelyardError):
-                await yard.services.checks.credentials("default", "openai_api_compatible", {"base_url": url})
+                await yard.services.checks.credentials(
+                    "default", "openai_api_compatible", {"base_url": url}
+                )
             assert not yard.services.network.guarded.connections
     finally:
         await yard.aclose()
@@ -193,17 +336,37 @@ async def test_no_form_of_an_inner_address_is_reached_as_a_tenants_provider(echo
 
 def account(token_uri: str) -> str:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return json.dumps({"client_email": "a@b.example", "private_key": pem.decode(), "token_uri": token_uri})
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return json.dumps(
+        {
+            "client_email": "a@b.example",
+            "private_key": pem.decode(),
+            "token_uri": token_uri,
+        }
+    )
 
 
 def test_the_token_address_in_a_tenants_service_account_is_the_tenants_word(
     house: tuple[Running, str], internal: Upstream
 ):
     running, key = house
-    values = {"service_account_key": account(f"{internal.url}/token"), "project_id": "p", "location": "us-central1"}
-    made = ask(running, "POST", "/admin/v1/credentials", credential("vertex_ai", **values), key=key)
-    assert made.status == 201, made.body
+    values = {
+        "service_account_key": account(f"{internal.url}/token"),
+        "project_id": "p",
+        "location": "us-central1",
+    }
+    created_credential = ask(
+        running,
+        "POST",
+        "/admin/v1/credentials",
+        credential("vertex_ai", **values),
+        key=key,
+    )
+    assert created_credential.status == 201, created_credential.body
     answered = call(running, "vertex_ai/gemini-2.5-pro", key=key)
     assert answered.json["error"]["code"] == "egress_refused", answered.body
     assert internal.requests == []
@@ -215,11 +378,15 @@ async def test_clients_of_the_operator_and_of_tenants_share_no_connection(
     yard = echo_yard()
     try:
         offered = await yard.services.checks.credentials(
-            "default", "openai_api_compatible", OperatorCredentials(base_url=internal.url)
+            "default",
+            "openai_api_compatible",
+            OperatorCredentials(base_url=internal.url),
         )
         assert offered == [CANARY]
         with pytest.raises(Exception, match="is no public address|must not be called"):
-            await yard.services.checks.credentials("default", "openai_api_compatible", {"base_url": internal.url})
+            await yard.services.checks.credentials(
+                "default", "openai_api_compatible", {"base_url": internal.url}
+            )
         assert len(internal.requests) == 1
     finally:
         await yard.aclose()
@@ -229,44 +396,62 @@ async def test_clients_of_the_operator_and_of_tenants_share_no_connection(
 
 
 def listed(file: str) -> Answer:
-    one = {"plugin": "me/one", "version": "1.0.0", "checksum": "0" * 64, "file": file}
-    return json_answer({"plugins": [one]})
+    listing = {
+        "plugin": "me/one",
+        "version": "1.0.0",
+        "checksum": "0" * 64,
+        "file": file,
+    }
+    return json_answer({"plugins": [listing]})
 
 
 async def test_a_market_leads_to_no_private_place_but_its_own(
     internal: Upstream, upstream: Callable[[Any], Upstream], tmp_path: Path
 ):
-    ways = {"there": f"{internal.url}/package", "here": "/v1/more", "on": "/v1/on"}
+    redirect_targets = {
+        "there": f"{internal.url}/package",
+        "here": "/v1/more",
+        "on": "/v1/on",
+    }
 
     def market(request: UpstreamRequest) -> Answer:
         name = request.path.rpartition("/")[2]
         if name == "index.json":
-            return listed(wanted[0])
+            return listed(listed_file[0])
         if name == "more":
             return Answer(body=b"bytes")
-        return Answer(status=302, headers={"location": ways[name]})
+        return Answer(status=302, headers={"location": redirect_targets[name]})
 
-    wanted = ["here"]
+    listed_file = ["here"]
     server = upstream(market)
-    egress = Egress()
+    egress = EgressClient()
     try:
-        place = Market([server.url], egress, github=server.url)
-        assert await place.fetch("me/one") == b"bytes"
-        for wanted[0] in ("there", f"{internal.url}/package"):
-            with pytest.raises(PluginError, match="must not be called|is no public address"):
-                await place.fetch("me/one")
-        wanted[0] = "on"
+        plugin_market = Market([server.url], egress, github=server.url)
+        assert await plugin_market.fetch("me/one") == b"bytes"
+        for listed_file[0] in ("there", f"{internal.url}/package"):
+            with pytest.raises(
+                PluginError, match="must not be called|is no public address"
+            ):
+                await plugin_market.fetch("me/one")
+        listed_file[0] = "on"
         with pytest.raises(PluginError, match="redirects more than 5 times"):
-            await place.fetch("me/one")
-        with pytest.raises(PluginError, match="must not be called|is no public address"):
-            await place.github(f"{server.url}/more")
-        assert await place.github(f"{server.url}/more", is_operators=True) == b"bytes"
+            await plugin_market.fetch("me/one")
+        with pytest.raises(
+            PluginError, match="must not be called|is no public address"
+        ):
+            await plugin_market.github(f"{server.url}/more")
+        assert (
+            await plugin_market.github(f"{server.url}/more", is_operators=True)
+            == b"bytes"
+        )
         assert internal.requests == []
     finally:
         await egress.aclose()
 
 
-async def test_an_issuer_leads_to_no_private_place_but_its_own(internal: Upstream, upstream: Callable[[Any], Upstream]):
+async def test_an_issuer_leads_to_no_private_place_but_its_own(
+    internal: Upstream, upstream: Callable[[Any], Upstream]
+):
     def issuer(request: UpstreamRequest) -> Answer:
         if request.path.endswith("openid-configuration"):
             return json_answer({
@@ -276,27 +461,45 @@ async def test_an_issuer_leads_to_no_private_place_but_its_own(internal: Upstrea
         return Answer(status=307, headers={"location": f"{internal.url}/token"})
 
     server = upstream(issuer)
-    egress = Egress()
+    egress = EgressClient()
     try:
-        oidc = Oidc(egress, SystemClock(), issuer=server.url, client_id="me", client_secret="hush")
+        oidc = Oidc(
+            egress,
+            SystemClock(),
+            issuer=server.url,
+            client_id="me",
+            client_secret="hush",
+        )
         _, pending = await oidc.begin("http://here.example/back")
         with pytest.raises(SignInError, match="cannot be asked") as refused:
-            await oidc.end(pending, code="c", state=pending.state, back="http://here.example/back")
+            await oidc.end(
+                pending, code="c", state=pending.state, back="http://here.example/back"
+            )
         assert CANARY not in str(refused.value)
-        with pytest.raises(SignInError, match="cannot be asked"):  # its own host, and from there elsewhere
+        with pytest.raises(
+            SignInError, match="cannot be asked"
+        ):  # its own host, and from there elsewhere
             await oidc._ask("POST", f"{server.url}/token", b"client_secret=hush")
         assert internal.requests == []
     finally:
         await egress.aclose()
 
 
-async def test_the_secret_of_a_token_follows_no_redirect(internal: Upstream, upstream: Callable[[Any], Upstream]):
-    places = [one.removeprefix("http://").removesuffix("/v1") for one in (internal.url,)]
-    server = upstream(lambda request: Answer(status=307, headers={"location": f"{internal.url}/token"}))
-    places.append(server.url.removeprefix("http://").removesuffix("/v1"))
-    egress = Egress(EgressRules(private=frozenset(places)))
+async def test_the_secret_of_a_token_follows_no_redirect(
+    internal: Upstream, upstream: Callable[[Any], Upstream]
+):
+    hosts = [url.removeprefix("http://").removesuffix("/v1") for url in (internal.url,)]
+    server = upstream(
+        lambda request: Answer(
+            status=307, headers={"location": f"{internal.url}/token"}
+        )
+    )
+    hosts.append(server.url.removeprefix("http://").removesuffix("/v1"))
+    egress = EgressClient(EgressRules(private=frozenset(hosts)))
     try:
-        auth = Auth(type="oauth2", user="me", value="hush", token_url=f"{server.url}/token")
+        auth = Auth(
+            type="oauth2", user="me", value="hush", token_url=f"{server.url}/token"
+        )
         with pytest.raises(EgressError, match="redirects more than 0 times"):
             await Tokens(egress).get(auth, tenant="acme", row="1")
         assert internal.requests == []
@@ -307,14 +510,28 @@ async def test_the_secret_of_a_token_follows_no_redirect(internal: Upstream, ups
 async def test_what_proves_who_asks_does_not_go_to_another_origin(
     internal: Upstream, upstream: Callable[[Any], Upstream]
 ):
-    server = upstream(lambda request: Answer(status=302, headers={"location": f"{internal.url}/look"}))
-    places = frozenset(one.url.removeprefix("http://").removesuffix("/v1") for one in (internal, server))
-    egress = Egress(EgressRules(private=places))
+    server = upstream(
+        lambda request: Answer(status=302, headers={"location": f"{internal.url}/look"})
+    )
+    hosts = frozenset(
+        backend.url.removeprefix("http://").removesuffix("/v1")
+        for backend in (internal, server)
+    )
+    egress = EgressClient(EgressRules(private=hosts))
     try:
-        given = [("authorization", "Bearer hush"), ("cookie", "session=hush"), ("x-api-key", "hush"), ("accept", "a/b")]
-        await egress.fetch("GET", server.url, headers=given)
-        assert {"authorization", "cookie", "x-api-key"} <= set(server.requests[0].headers)
-        assert not {"authorization", "cookie", "x-api-key"} & set(internal.requests[0].headers)
+        headers = [
+            ("authorization", "Bearer hush"),
+            ("cookie", "session=hush"),
+            ("x-api-key", "hush"),
+            ("accept", "a/b"),
+        ]
+        await egress.fetch("GET", server.url, headers=headers)
+        assert {"authorization", "cookie", "x-api-key"} <= set(
+            server.requests[0].headers
+        )
+        assert not {"authorization", "cookie", "x-api-key"} & set(
+            internal.requests[0].headers
+        )
         assert "hush" not in str(internal.requests[0].headers)
     finally:
         await egress.aclose()
@@ -324,15 +541,17 @@ def test_a_refused_address_is_the_callers_mistake_and_no_failure_of_ours(
     house: tuple[Running, str], internal: Upstream
 ):
     running, key = house
-    place = internal.url.removesuffix("/v1")
+    base_url = internal.url.removesuffix("/v1")
     for body in (
-        {"name": "a", "type": "api", "url": f"{place}/openapi.json"}, {"name": "b", "type": "mcp", "url": place},
-        {"name": "c", "type": "extension", "url": place}, {"name": "d", "type": "api", "url": "file:///etc/passwd"},
+        {"name": "a", "type": "api", "url": f"{base_url}/openapi.json"}, {"name": "b", "type": "mcp", "url": base_url},
+        {"name": "c", "type": "extension", "url": base_url}, {"name": "d", "type": "api", "url": "file:///etc/passwd"},
         {"name": "e", "type": "api", "url": "http://[::1"},
     ):  # fmt: skip
         refused = ask(running, "POST", "/admin/tool-providers", body, key=key)
         assert refused.status in (400, 502), (body, refused.body)
-        assert refused.json["error"]["code"] in ("egress_refused", "mcp_error"), refused.body
+        assert refused.json["error"]["code"] in ("egress_refused", "mcp_error"), (
+            refused.body
+        )
         assert CANARY.encode() not in refused.body
     assert internal.requests == []
 
@@ -341,20 +560,50 @@ def test_a_refused_address_is_the_callers_mistake_and_no_failure_of_ours(
 
 _OWN_WAYS = {
     ("transport/connecting.py", "getaddrinfo"): "the one client: names are looked up",
-    ("transport/connecting.py", "create_connection"): "and connected to, after the guard was asked",
+    (
+        "transport/connecting.py",
+        "create_connection",
+    ): "and connected to, after the guard was asked",
     ("transport/connecting.py", "start_tls"): "over what is connected already",
-    ("transport/egress.py", "HttpClient"): "what is guarded, and a pool for what the operator named",
-    ("transport/otlp.py", "requests"): "a session whose only adapter sends by the one client",
-    ("app/network.py", "HttpClient"): "for the operator's providers, and traces to the operator's collector",
-    ("providers/local/hub.py", "HttpClient"): "weights, from the hub that the operator set",
-    ("providers/local/engines/chat.py", "http.client"): "a model's process, by its socket in the file system",
+    (
+        "transport/egress.py",
+        "HttpClient",
+    ): "what is guarded, and a pool for what the operator named",
+    (
+        "transport/otlp.py",
+        "requests",
+    ): "a session whose only adapter sends by the one client",
+    (
+        "app/network.py",
+        "HttpClient",
+    ): "for the operator's providers, and traces to the operator's collector",
+    (
+        "providers/local/hub.py",
+        "HttpClient",
+    ): "weights, from the hub that the operator set",
+    (
+        "providers/local/engines/chat.py",
+        "http.client",
+    ): "a model's process, by its socket in the file system",
     ("providers/local/engines/chat.py", "socket.socket"): "the same",
     ("providers/local/process.py", "open_connection"): "one half of a pair of sockets",
     ("plugins/process.py", "create_connection"): "the pipes of a plugin's process",
-    ("plugins/way_out.py", "getaddrinfo"): "plugins' own traffic: names are looked up, held to the rules",
-    ("plugins/way_out.py", "open_connection"): "and connected to by the address that was checked",
-    ("plugins/warden.py", "socket.socket"): "listens inside a plugin's own network, and connects to nothing",
-    ("plugins/inside/confine.py", "socket.socket"): "brings up the loopback of a plugin's own network",
+    (
+        "plugins/way_out.py",
+        "getaddrinfo",
+    ): "plugins' own traffic: names are looked up, held to the rules",
+    (
+        "plugins/way_out.py",
+        "open_connection",
+    ): "and connected to by the address that was checked",
+    (
+        "plugins/warden.py",
+        "socket.socket",
+    ): "listens inside a plugin's own network, and connects to nothing",
+    (
+        "plugins/inside/confine.py",
+        "socket.socket",
+    ): "brings up the loopback of a plugin's own network",
     ("cli/doctor.py", "socket.socket"): "whether a port is free",
     ("cli/doctor.py", "connect_ex"): "the same",
 }
@@ -369,46 +618,75 @@ _MODULES = frozenset({
     "telnetlib", "nntplib", "xmlrpc.client", "websockets", "websocket", "paramiko", "pycurl", "boto3", "botocore", "h11",
     "h2", "httpcore", "socks",
 })  # fmt: skip
-_STARTS = frozenset({"create_subprocess_exec", "create_subprocess_shell", "Popen", "run", "check_output", "system"})
+_STARTS = frozenset(
+    {
+        "create_subprocess_exec",
+        "create_subprocess_shell",
+        "Popen",
+        "run",
+        "check_output",
+        "system",
+    }
+)
 _PROGRAMS = re.compile(r"(^|[ /])(curl|wget|git|ssh|nc|ncat|socat|pip)( |$)")
 
 
-def _ways_out(tree: ast.AST) -> Iterator[str]:
+def _network_calls(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names if one.name in _MODULES)
+            yield from (alias.name for alias in node.names if alias.name in _MODULES)
         elif isinstance(node, ast.ImportFrom):
-            full = [str(node.module), *(f"{node.module}.{one.name}" for one in node.names)]
-            yield from (one for one in full if one in _MODULES)
+            full = [
+                str(node.module),
+                *(f"{node.module}.{alias.name}" for alias in node.names),
+            ]
+            yield from (module_name for module_name in full if module_name in _MODULES)
         elif isinstance(node, ast.Call):
-            yield from _way_of_call(node)
+            yield from _network_call(node)
 
 
-def _way_of_call(node: ast.Call) -> Iterator[str]:
+def _network_call(node: ast.Call) -> Iterator[str]:
     called = ast.unparse(node.func)
     name = called.rpartition(".")[2]
     if name in _CALLS:
         yield name
-    elif called == "socket.socket" and not any(one.arg == "fileno" for one in node.keywords):
+    elif called == "socket.socket" and not any(
+        keyword.arg == "fileno" for keyword in node.keywords
+    ):
         yield called
     elif name in _STARTS:
-        words = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
-        if any(isinstance(one, str) and _PROGRAMS.search(one) for one in words):
-            yield f"{name} {words}"
+        constants = [
+            child.value for child in ast.walk(node) if isinstance(child, ast.Constant)
+        ]
+        if any(
+            isinstance(constant, str) and _PROGRAMS.search(constant)
+            for constant in constants
+        ):
+            yield f"{name} {constants}"
 
 
-def _found_ways() -> set[tuple[str, str]]:
-    paths = [one for one in SOURCE.rglob("*.py") if "testing" not in one.relative_to(SOURCE).parts]
+def _all_network_calls() -> set[tuple[str, str]]:
+    paths = [
+        path
+        for path in SOURCE.rglob("*.py")
+        if "testing" not in path.relative_to(SOURCE).parts
+    ]
     return {
-        (str(one.relative_to(SOURCE)), way) for one in paths for way in _ways_out(ast.parse(one.read_text("utf-8")))
+        (str(path.relative_to(SOURCE)), call_name)
+        for path in paths
+        for call_name in _network_calls(ast.parse(path.read_text("utf-8")))
     }
 
 
 def test_nothing_leaves_the_server_but_through_the_one_client():
-    found = _found_ways()
+    network_calls = _all_network_calls()
     # What attacks the jail is written there as text, and jailed code is confined by the jail, not by this.
-    found = {one for one in found if not one[0].startswith("jail/")}
-    assert found == set(_OWN_WAYS)
+    network_calls = {
+        network_call
+        for network_call in network_calls
+        if not network_call[0].startswith("jail/")
+    }
+    assert network_calls == set(_OWN_WAYS)
 
 
 @pytest.mark.parametrize(
@@ -428,15 +706,15 @@ def test_nothing_leaves_the_server_but_through_the_one_client():
     ],
 )
 def test_the_law_sees_each_way(text: str):
-    assert list(_ways_out(ast.parse(text)))
+    assert list(_network_calls(ast.parse(text)))
 
 
 def test_no_module_below_the_app_chooses_the_unguarded_client():
     """`client.send` is the providers' and the traces' alone; all others are given `Egress`."""
     users = {
-        str(one.relative_to(SOURCE))
-        for one in SOURCE.rglob("*.py")
-        if re.search(r"import .*\bHttpClient\b", one.read_text("utf-8"))
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*.py")
+        if re.search(r"import .*\bHttpClient\b", path.read_text("utf-8"))
     }
     assert users == {
         "app/network.py", "app/telemetry.py", "plugins/serverless.py", "providers/auth.py", "providers/endpoint.py",
@@ -444,7 +722,9 @@ def test_no_module_below_the_app_chooses_the_unguarded_client():
     }  # fmt: skip
 
 
-def test_addresses_of_others_that_cannot_be_read_raise_nothing_but_ours(house: tuple[Running, str]):
+def test_addresses_of_others_that_cannot_be_read_raise_nothing_but_ours(
+    house: tuple[Running, str],
+):
     running, key = house
     broken = "http://[::1"
     assert join("http://a.example/", broken) == ""
@@ -453,5 +733,11 @@ def test_addresses_of_others_that_cannot_be_read_raise_nothing_but_ours(house: t
     described = {"openapi": "3.0.0", "info": {"title": "x", "version": "1"}, "servers": [{"url": broken}],
                  "paths": {"/x": {"get": {"operationId": "x", "servers": [{"url": broken}]}}}}  # fmt: skip
     assert parse(json.dumps(described), url="http://a.example/").server == ""
-    ask(running, "POST", "/admin/v1/credentials", credential("openai_api_compatible", base_url=broken), key=key)
+    ask(
+        running,
+        "POST",
+        "/admin/v1/credentials",
+        credential("openai_api_compatible", base_url=broken),
+        key=key,
+    )
     assert call(running, "openai_api_compatible/m", key=key).status == 400

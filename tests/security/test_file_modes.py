@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 
 from modelyard.app import Modelyard
-from modelyard.base.modes import make_private, open_to_others, private_folder, repair, write_private
+from modelyard.base.modes import (
+    make_private,
+    open_to_others,
+    private_folder,
+    repair,
+    write_private,
+)
 from modelyard.base.settings import ProviderSettings
 from modelyard.storage import backups, rejected
 from modelyard.storage.files import FileStore
 from modelyard.testing import Upstream, chat_answer
-from tests.gateway.conftest import Running, start_gateway  # noqa: F401  a fixture
+from tests.gateway.conftest import Running, start_gateway  # noqa: F401
 from tests.gateway.test_traffic import ask, chat
 
 ROOT = Path(__file__).parents[2]
@@ -23,22 +29,26 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def lax() -> Iterator[None]:
     """The umask that most systems have."""
-    before = os.umask(0o022)
+    previous_umask = os.umask(0o022)
     yield
-    os.umask(before)
+    os.umask(previous_umask)
 
 
-def _open(folder: Path) -> list[str]:
+def _readable_by_others(folder: Path) -> list[str]:
     """What others could reach and read below a folder, links apart."""
-    found: list[str] = []
+    readable_paths: list[str] = []
     for path in sorted(folder.rglob("*")):
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode) or not mode & 0o077:
             continue
-        within = path.relative_to(folder).parents
-        if not any((folder / one).stat().st_mode & 0o077 == 0 for one in within if str(one) != "."):
-            found.append(f"{path.relative_to(folder)} {stat.S_IMODE(mode):o}")
-    return found
+        parent_folders = path.relative_to(folder).parents
+        if not any(
+            (folder / parent).stat().st_mode & 0o077 == 0
+            for parent in parent_folders
+            if str(parent) != "."
+        ):
+            readable_paths.append(f"{path.relative_to(folder)} {stat.S_IMODE(mode):o}")
+    return readable_paths
 
 
 @pytest.mark.usefixtures("lax")
@@ -56,19 +66,35 @@ def test_everything_a_server_writes_is_its_owners_alone(
     running = start_gateway(upstream(answer), home=str(home))
     assert chat(running).status == 200
     running.yard.services.storage.files.add("default", "a.txt", b"secret")
-    ask(running, "POST", "/admin/v1/credentials", {"name": "c", "provider": "openai", "values": {"api_key": "sk-x"}})
+    ask(
+        running,
+        "POST",
+        "/admin/v1/credentials",
+        {"name": "c", "provider": "openai", "values": {"api_key": "sk-x"}},
+    )
     running.flush()
     backups.back_up(home / "modelyard.db")
-    rejected.keep(home / "ledger", "x", [(b"r", "why")])
+    rejected.save_rejected(home / "ledger", "x", [(b"r", "why")])
     from modelyard.app.provider_settings import add_provider
 
     add_provider(home, ProviderSettings(name="openai"))
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
-    assert {"modelyard.db", "modelyard.db-wal", "master.key", "files", "ledger", "backups"} <= {
-        one.name for one in home.iterdir()
-    }
-    home.chmod(0o755)  # the folder may be somebody else's choice: what lies in it is private all the same
-    assert [one for one in _open(home) if not one.startswith(("plugins", "models"))] == []
+    assert {
+        "modelyard.db",
+        "modelyard.db-wal",
+        "master.key",
+        "files",
+        "ledger",
+        "backups",
+    } <= {path.name for path in home.iterdir()}
+    home.chmod(
+        0o755
+    )  # the folder may be somebody else's choice: what lies in it is private all the same
+    assert [
+        readable_path
+        for readable_path in _readable_by_others(home)
+        if not readable_path.startswith(("plugins", "models"))
+    ] == []
 
 
 @pytest.mark.usefixtures("lax")
@@ -87,7 +113,9 @@ def test_a_home_of_an_earlier_version_is_repaired_and_said(
         asyncio.run(Modelyard(settings, environ={}).aclose())
     for name in ("modelyard.db", "files", "modelyard.yaml", "ledger"):
         assert (tmp_path / name).stat().st_mode & 0o077 == 0, name
-    assert [one.message for one in caplog.records].count("files that others could read are private now") == 1
+    assert [record.message for record in caplog.records].count(
+        "files that others could read are private now"
+    ) == 1
     caplog.clear()
     with caplog.at_level("WARNING"):
         asyncio.run(Modelyard(settings, environ={}).aclose())
@@ -97,7 +125,9 @@ def test_a_home_of_an_earlier_version_is_repaired_and_said(
 @pytest.mark.usefixtures("lax")
 def test_the_parts(tmp_path: Path):
     folder = private_folder(tmp_path / "a" / "b")
-    assert {stat.S_IMODE(one.stat().st_mode) for one in (folder, folder.parent)} == {0o700}
+    assert {
+        stat.S_IMODE(directory.stat().st_mode) for directory in (folder, folder.parent)
+    } == {0o700}
     write_private(folder / "x", b"1")
     assert stat.S_IMODE((folder / "x").stat().st_mode) == 0o600
     loose = tmp_path / "loose"
@@ -110,14 +140,21 @@ def test_the_parts(tmp_path: Path):
     assert list(open_to_others(loose)) == []
     store = FileStore(tmp_path / "files", lambda data: "k:0")
     store.add("t", "name", b"data")
-    assert _open(tmp_path / "files") == []
+    assert _readable_by_others(tmp_path / "files") == []
 
 
 def test_the_image_installs_what_was_locked_and_runs_as_nobody():
     """The law of the image: every package by its hash, no build from a network, no root, a home that is private."""
-    lines = (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    lines = (
+        (ROOT / "deploy" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    )
     installs = [line for line in lines if "pip install" in line]
-    commands = [part.strip() for line in installs for part in line.split("&&") if "pip install" in part]
+    commands = [
+        part.strip()
+        for line in installs
+        for part in line.split("&&")
+        if "pip install" in part
+    ]
     assert commands
     for command in commands:
         is_hashed = "--require-hashes" in command and "-r requirements/" in command
@@ -125,7 +162,11 @@ def test_the_image_installs_what_was_locked_and_runs_as_nobody():
         assert is_hashed or is_own, command
     assert any(line.startswith("USER ") and "root" not in line for line in lines)
     locked = (ROOT / "requirements" / "image.txt").read_text()
-    packages = [line for line in locked.splitlines() if line and not line.startswith((" ", "#", "-"))]
+    packages = [
+        line
+        for line in locked.splitlines()
+        if line and not line.startswith((" ", "#", "-"))
+    ]
     assert all(line.rstrip(" \\").partition("==")[2] for line in packages)
     assert locked.count("--hash=sha256:") >= len(packages)
     for name in ("msgspec", "uvicorn", "psycopg", "cryptography"):

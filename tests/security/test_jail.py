@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from modelyard.jail import sandbox
-from modelyard.jail.sandbox import Jail, JailError, JailLimits, JailUnavailableError
+from modelyard.jail.sandbox import JailError, JailLimits, JailUnavailableError, Sandbox
 from modelyard.jail.slots import Slots
 
 SOURCE = Path(sandbox.__file__).parents[1]
@@ -45,9 +45,13 @@ def main(kind):
 """
 
 
-def in_jail(work: Callable[[Jail], Awaitable[Any]], limits: JailLimits | None = None, level: Any = "best") -> Any:
+def in_jail(
+    work: Callable[[Sandbox], Awaitable[Any]],
+    limits: JailLimits | None = None,
+    level: Any = "best",
+) -> Any:
     async def run() -> Any:
-        jail = Jail(limits or JailLimits(), level=level)
+        jail = Sandbox(limits or JailLimits(), level=level)
         try:
             return await work(jail)
         except JailUnavailableError as error:
@@ -61,14 +65,19 @@ def in_jail(work: Callable[[Jail], Awaitable[Any]], limits: JailLimits | None = 
 
 
 def test_endless_programs_of_one_tenant_do_not_hold_up_another():
-    async def work(jail: Jail) -> tuple[Any, int]:
+    async def work(jail: Sandbox) -> tuple[Any, int]:
         await jail.check()
-        noisy = [asyncio.ensure_future(jail.run_code("python3", ENDLESS, {}, tenant="acme")) for _ in range(40)]
+        noisy = [
+            asyncio.ensure_future(jail.run_code("python3", ENDLESS, {}, tenant="acme"))
+            for _ in range(40)
+        ]
         await asyncio.sleep(0.2)
-        result = await jail.run_code("python3", "def main(): return 'here'", {}, tenant="globex")
-        ended = sum(one.done() for one in noisy)
-        for one in noisy:
-            one.cancel()
+        result = await jail.run_code(
+            "python3", "def main(): return 'here'", {}, tenant="globex"
+        )
+        ended = sum(task.done() for task in noisy)
+        for task in noisy:
+            task.cancel()
         await asyncio.gather(*noisy, return_exceptions=True)
         return result, ended
 
@@ -82,19 +91,22 @@ def test_slots_leave_room_for_those_who_have_none():
         release = asyncio.Event()
 
         async def hold(tenant: str) -> None:
-            async with slots.of(tenant):
+            async with slots.acquire(tenant):
                 order.append(tenant)
                 await release.wait()
 
         tasks = [asyncio.ensure_future(hold("acme")) for _ in range(6)]
         await asyncio.sleep(0)
-        tasks += [asyncio.ensure_future(hold(one)) for one in ("globex", "globex", "initech")]
+        tasks += [
+            asyncio.ensure_future(hold(tenant))
+            for tenant in ("globex", "globex", "initech")
+        ]
         await asyncio.sleep(0)
-        before = list(order)
+        order_before = list(order)
         release.set()
         await asyncio.gather(*tasks)
         assert sorted(order) == ["acme"] * 6 + ["globex"] * 2 + ["initech"]
-        return [*before, "|", order[4]]
+        return [*order_before, "|", order[4]]
 
     # Three of four for one, the last for another; whoever has least goes next.
     assert asyncio.run(work()) == ["acme", "acme", "acme", "globex", "|", "initech"]
@@ -107,13 +119,15 @@ def test_slots_that_are_given_up_are_not_lost(capacity: int):
         release = asyncio.Event()
 
         async def hold(tenant: str) -> None:
-            async with slots.of(tenant):
+            async with slots.acquire(tenant):
                 await release.wait()
 
-        tasks = [asyncio.ensure_future(hold(f"tenant {number % 3}")) for number in range(24)]
+        tasks = [
+            asyncio.ensure_future(hold(f"tenant {number % 3}")) for number in range(24)
+        ]
         await asyncio.sleep(0)
-        for one in tasks[::2]:
-            one.cancel()
+        for task in tasks[::2]:
+            task.cancel()
         release.set()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert not slots._running  # type: ignore[attr-defined]
@@ -127,11 +141,18 @@ def test_slots_that_are_given_up_are_not_lost(capacity: int):
 def test_helpers_are_few_and_those_of_whoever_has_most_go_first():
     modules = ("json", "csv", "math", "random", "string")
 
-    async def work(jail: Jail) -> set[str]:
+    async def work(jail: Sandbox) -> set[str]:
         jail._preload = set(modules)  # type: ignore[attr-defined]
-        await jail.run_code("python3", "import json\ndef main(): return 1", {}, tenant="globex")
-        for one in modules[1:]:
-            await jail.run_code("python3", f"import {one}\ndef main(): return 1", {}, tenant="acme")
+        await jail.run_code(
+            "python3", "import json\ndef main(): return 1", {}, tenant="globex"
+        )
+        for module_name in modules[1:]:
+            await jail.run_code(
+                "python3",
+                f"import {module_name}\ndef main(): return 1",
+                {},
+                tenant="acme",
+            )
             assert len(jail._zygotes) <= 3  # type: ignore[attr-defined]
         return set(jail._zygotes)  # type: ignore[attr-defined]
 
@@ -139,10 +160,12 @@ def test_helpers_are_few_and_those_of_whoever_has_most_go_first():
 
 
 def test_helpers_together_hold_no_more_memory_than_they_may():
-    async def work(jail: Jail) -> set[str]:
+    async def work(jail: Sandbox) -> set[str]:
         jail._preload = {"json", "csv"}  # type: ignore[attr-defined]
-        for one in ("json", "csv"):
-            await jail.run_code("python3", f"import {one}\ndef main(): return 1", {})
+        for module_name in ("json", "csv"):
+            await jail.run_code(
+                "python3", f"import {module_name}\ndef main(): return 1", {}
+            )
             assert all(zygote.memory > 0 for zygote in jail._zygotes.values())  # type: ignore[attr-defined]
         return set(jail._zygotes)  # type: ignore[attr-defined]
 
@@ -150,39 +173,49 @@ def test_helpers_together_hold_no_more_memory_than_they_may():
 
 
 def test_a_helper_that_nobody_needs_ends():
-    async def work(jail: Jail) -> None:
+    async def work(jail: Sandbox) -> None:
         jail._preload = {"json"}  # type: ignore[attr-defined]
         await jail.run_code("python3", "import json\ndef main(): return 1", {})
         process = jail._zygotes["code+json"].process  # type: ignore[attr-defined]
         async with asyncio.timeout(30):
             await process.wait()
         assert set(jail._zygotes) == {"code"}  # type: ignore[attr-defined]
-        assert await jail.run_code("python3", "import json\ndef main(): return 2", {}) == 2
+        assert (
+            await jail.run_code("python3", "import json\ndef main(): return 2", {}) == 2
+        )
 
     in_jail(work, JailLimits(idle_seconds=0.2))
 
 
 @pytest.mark.parametrize("level", ["best", "namespaces"])
 def test_a_program_has_so_many_threads_and_no_more(level: str):
-    async def work(jail: Jail) -> None:
+    async def work(jail: Sandbox) -> None:
         assert await jail.run_code("python3", MANY_THREADS, {}) == 63
         assert await jail.run_code("python3", THREADS_THAT_END, {}) == "all"
 
     in_jail(work, level=level)
 
 
-def test_threads_are_watched_where_the_kernel_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    inside = tmp_path / "inside"
-    shutil.copytree(SOURCE / "jail" / "inside", inside)
-    text = (inside / "confine.py").read_text()
-    changed = text.replace("if _can_ask():", "if False:")
+def test_threads_are_watched_where_the_kernel_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    inside_folder = tmp_path / "inside"
+    shutil.copytree(SOURCE / "jail" / "inside", inside_folder)
+    text = (inside_folder / "confine.py").read_text()
+    changed = text.replace("if _supports_listener():", "if False:")
     assert changed != text
-    (inside / "confine.py").write_text(changed)
-    monkeypatch.setattr(sandbox, "_PROGRAM", inside / "zygote.py")
+    (inside_folder / "confine.py").write_text(changed)
+    monkeypatch.setattr(sandbox, "_PROGRAM", inside_folder / "zygote.py")
 
-    async def work(jail: Jail) -> None:
-        with pytest.raises(JailError, match="it started more than 64 threads") as raised:
-            await jail.run_code("python3", f"{MANY_THREADS}\n    time.sleep(20)".replace("return started", ""), {})
+    async def work(jail: Sandbox) -> None:
+        with pytest.raises(
+            JailError, match="it started more than 64 threads"
+        ) as raised:
+            await jail.run_code(
+                "python3",
+                f"{MANY_THREADS}\n    time.sleep(20)".replace("return started", ""),
+                {},
+            )
         assert raised.value.reason == "threads"
         assert await jail.run_code("python3", THREADS_THAT_END, {}) == "all"
 
@@ -190,11 +223,11 @@ def test_threads_are_watched_where_the_kernel_asks_nobody(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("level", ["best", "namespaces"])
-@pytest.mark.parametrize("kind", ["SOCK_DGRAM", "SOCK_SEQPACKET", "SOCK_STREAM"])
-def test_nothing_is_sent_to_the_machines_own_services(level: str, kind: str):
-    async def work(jail: Jail) -> None:
+@pytest.mark.parametrize("socket_type", ["SOCK_DGRAM", "SOCK_SEQPACKET", "SOCK_STREAM"])
+def test_nothing_is_sent_to_the_machines_own_services(level: str, socket_type: str):
+    async def work(jail: Sandbox) -> None:
         with pytest.raises(JailError, match="Operation not permitted"):
-            await jail.run_code("python3", DATAGRAM, {"kind": kind})
+            await jail.run_code("python3", DATAGRAM, {"kind": socket_type})
 
     in_jail(work, level=level)
 
@@ -206,12 +239,27 @@ def test_every_caller_says_whose_program_it_is():
         if file.is_relative_to(SOURCE / "jail"):
             continue
         for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            if not isinstance(node, ast.Call) or not isinstance(
+                node.func, ast.Attribute
+            ):
                 continue
-            if node.func.attr not in ("run_code", "render", "extract", "read", "pictures"):
+            if node.func.attr not in (
+                "run_code",
+                "render",
+                "extract",
+                "read",
+                "pictures",
+            ):
                 continue
-            if ast.unparse(node.func.value) not in ("jail", "self._jail", "self.jail", "parts.jail"):
+            if ast.unparse(node.func.value) not in (
+                "jail",
+                "self._jail",
+                "self.jail",
+                "parts.jail",
+            ):
                 continue
             calls += 1
-            assert "tenant" in {one.arg for one in node.keywords}, f"{file}:{node.lineno} names no tenant"
+            assert "tenant" in {keyword.arg for keyword in node.keywords}, (
+                f"{file}:{node.lineno} names no tenant"
+            )
     assert calls >= 8

@@ -6,8 +6,13 @@ from contextlib import suppress
 
 import pytest
 
-from modelyard.agents.react_reader import ReactReader
-from modelyard.base.mending import MOST_CHARACTERS, NotMendedError, apart, mended
+from modelyard.agents.react_reader import ReactParser
+from modelyard.base.mending import (
+    MAX_CHARACTERS,
+    RepairError,
+    repair_json,
+    run_in_thread_if_large,
+)
 from modelyard.tools.entities import ToolParameterError
 from modelyard.tools.values import read_arguments
 from modelyard.workflow.nodes.parameter_extractor import first_object
@@ -21,7 +26,7 @@ SIZE = 61_000
     ('```json\n{"a": 1,}\n```', {"a": 1}),
 ])  # fmt: skip
 def test_what_is_nearly_json_is_mended(text: str, means: object):
-    assert mended(text) == means
+    assert repair_json(text) == means
 
 
 HOSTILE = [
@@ -33,25 +38,29 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_text_takes_bounded_work(text: str):
-    began = time.process_time()
-    with suppress(NotMendedError):  # what is mended within the time may be
-        mended(text)
-    assert time.process_time() - began < 1  # it was minutes
+    cpu_start = time.process_time()
+    with suppress(RepairError):  # what is mended within the time may be
+        repair_json(text)
+    assert time.process_time() - cpu_start < 1  # it was minutes
 
 
 def test_long_texts_are_mended_off_the_loop_alone(monkeypatch: pytest.MonkeyPatch):
-    cut = '{"items": [' + ", ".join('{"name": "a", "text": "some words, here"}' for _ in range(1_000))
-    monkeypatch.setattr("modelyard.base.mending._MOST_SECONDS", 60.0)  # however slow the machine is
+    cut = '{"items": [' + ", ".join(
+        '{"name": "a", "text": "some words, here"}' for _ in range(1_000)
+    )
+    monkeypatch.setattr(
+        "modelyard.base.mending._MOST_SECONDS", 60.0
+    )  # however slow the machine is
 
-    async def both() -> object:
-        with pytest.raises(NotMendedError, match="at most"):
-            mended(cut)
-        assert mended('{"a": 1,}') == {"a": 1}
-        return await apart(len(cut), mended, cut)
+    async def mend_both() -> object:
+        with pytest.raises(RepairError, match="at most"):
+            repair_json(cut)
+        assert repair_json('{"a": 1,}') == {"a": 1}
+        return await run_in_thread_if_large(len(cut), repair_json, cut)
 
-    found = asyncio.run(both())
-    assert isinstance(found, dict)
-    assert len(found["items"]) == 1_000
+    repaired = asyncio.run(mend_both())
+    assert isinstance(repaired, dict)
+    assert len(repaired["items"]) == 1_000
 
 
 def test_whoever_reads_what_models_write_gives_up():
@@ -61,28 +70,40 @@ def test_whoever_reads_what_models_write_gives_up():
 
 
 def test_what_is_too_long_is_left_alone():
-    with pytest.raises(NotMendedError, match="at most"):
-        mended("{" + "a" * MOST_CHARACTERS)
+    with pytest.raises(RepairError, match="at most"):
+        repair_json("{" + "a" * MAX_CHARACTERS)
 
 
 @pytest.mark.parametrize(
-    "begin", ["", "```", "```x", "Action: ", "Action Input: ", "Final Answer: ", "Final Answer: a", '{"a": "']
+    "prefix",
+    [
+        "",
+        "```",
+        "```x",
+        "Action: ",
+        "Action Input: ",
+        "Final Answer: ",
+        "Final Answer: a",
+        '{"a": "',
+    ],
 )
-@pytest.mark.parametrize("sign", ["a", " ", "\n", "`", ":", "{", "["])
-def test_the_react_reader_is_linear(begin: str, sign: str):
-    began = time.process_time()
-    reader = ReactReader(["t"])
-    for one in begin + sign * 30_000:
-        reader.feed(one)
+@pytest.mark.parametrize("filler", ["a", " ", "\n", "`", ":", "{", "["])
+def test_the_react_reader_is_linear(prefix: str, filler: str):
+    cpu_start = time.process_time()
+    reader = ReactParser(["t"])
+    for char in prefix + filler * 30_000:
+        reader.feed(char)
     reader.finish()
-    assert time.process_time() - began < 3
+    assert time.process_time() - cpu_start < 3
 
 
-@pytest.mark.parametrize("piece", ["<think ", "<", "<think>", "</think ", "<think  ", " "])
-def test_the_think_filter_is_linear(piece: str):
-    began = time.process_time()
+@pytest.mark.parametrize(
+    "fragment", ["<think ", "<", "<think>", "</think ", "<think  ", " "]
+)
+def test_the_think_filter_is_linear(fragment: str):
+    cpu_start = time.process_time()
     reader = ThinkFilter()
-    for one in "<think " + piece * 3_000:
-        reader.feed(one)
-    ThinkFilter().feed(piece * 15_000)
-    assert time.process_time() - began < 3
+    for char in "<think " + fragment * 3_000:
+        reader.feed(char)
+    ThinkFilter().feed(fragment * 15_000)
+    assert time.process_time() - cpu_start < 3

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from modelyard.base.errors import near, suggestion
+from modelyard.base.errors import closest_names, suggestion
 from modelyard.tools.calculator import calculate
 from modelyard.tools.entities import ToolParameterError
 from modelyard.workflow.dsl import DslError, parse_yaml
@@ -20,16 +20,21 @@ def test_the_calculator_makes_no_number_without_end(expression: str):
         calculate(expression)
 
 
-@pytest.mark.parametrize("function", ["lcm({})", "sum({})", "mean([{}])", "gcd(lcm({}), 1)"])
+@pytest.mark.parametrize(
+    "function", ["lcm({})", "sum({})", "mean([{}])", "gcd(lcm({}), 1)"]
+)
 def test_many_long_numbers_together_make_none_without_end(function: str):
     parts = [
-        f"1/{7 + 2 * number}**3000" if "lcm" not in function else f"{7 + 2 * number}**3000" for number in range(150)
+        f"1/{7 + 2 * number}**3000"
+        if "lcm" not in function
+        else f"{7 + 2 * number}**3000"
+        for number in range(150)
     ]
     expression = function.format(",".join(parts))
-    began = time.process_time()
+    cpu_start = time.process_time()
     with pytest.raises(ToolParameterError, match="too large"):
         calculate(expression)
-    assert time.process_time() - began < 1
+    assert time.process_time() - cpu_start < 1
 
 
 @pytest.mark.parametrize("expression", [
@@ -52,17 +57,20 @@ def test_the_calculator_calculates(expression: str, value: str):
 
 
 def test_a_huge_name_is_near_nothing():
-    began = time.process_time()
-    assert near("openai" * 100_000, ["openai"] * 3) == []
+    cpu_start = time.process_time()
+    assert closest_names("openai" * 100_000, ["openai"] * 3) == []
     assert suggestion("openai" * 100_000, ["openai"]) == "it offers 'openai'"
-    assert near("opena", ["openai"]) == ["openai"]
-    assert time.process_time() - began < 1
+    assert closest_names("opena", ["openai"]) == ["openai"]
+    assert time.process_time() - cpu_start < 1
 
 
-@pytest.mark.parametrize("text", ["a: [" + "[]," * 300_000 + "]", "- a\n" * 300_000, "a: [" + "1," * 300_000 + "]"])
+@pytest.mark.parametrize(
+    "text",
+    ["a: [" + "[]," * 300_000 + "]", "- a\n" * 300_000, "a: [" + "1," * 300_000 + "]"],
+)
 def test_a_yaml_of_very_many_values_is_refused_while_it_is_read(text: str):
-    async def apart() -> None:
+    async def parse_in_thread() -> None:
         await asyncio.to_thread(parse_yaml, text)
 
     with pytest.raises(DslError, match="more than"):
-        asyncio.run(apart())
+        asyncio.run(parse_in_thread())

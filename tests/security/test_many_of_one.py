@@ -25,7 +25,10 @@ from modelyard.workflow.schedule import ScheduleError, schedule_of
 
 _MANY = 1025
 _CHAT = {"model": "m", "messages": [{"role": "user", "content": "a"}], "max_tokens": 5}
-_FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+_FUNCTION = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object"}},
+}
 _REQUESTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "openai": (openai_chat.parse_request, {**_CHAT, "tools": [_FUNCTION] * _MANY}),
     "openai's functions": (openai_chat.parse_request, {**_CHAT, "functions": [{"name": "f"}] * _MANY}),
@@ -49,7 +52,10 @@ _REQUESTS: dict[str, tuple[Callable[[Any], Any], Any]] = {
 @pytest.mark.parametrize("name", _REQUESTS)
 def test_a_request_with_too_many_of_one_thing_says_of_which(name: str):
     parse, body = _REQUESTS[name]
-    with pytest.raises(InvokeBadRequestError, match=r"'[\w.]+' holds \d+,\d{3}; at most \d+,\d{3} at once"):
+    with pytest.raises(
+        InvokeBadRequestError,
+        match=r"'[\w.]+' holds \d+,\d{3}; at most \d+,\d{3} at once",
+    ):
         parse(body)
 
 
@@ -59,4 +65,8 @@ def test_conditions_and_cron_expressions_have_an_end():
     with pytest.raises(InvokeBadRequestError, match="holds 201; at most 200"):
         check(Conditions(logical_operator="or", conditions=[condition] * 201))
     with pytest.raises(ScheduleError, match="has 60,009 characters; it may have 1,000"):
-        schedule_of(ScheduleData(title="t", mode="cron", cron_expression="1," * 30_000 + "1 * * * *"))
+        schedule_of(
+            ScheduleData(
+                title="t", mode="cron", cron_expression="1," * 30_000 + "1 * * * *"
+            )
+        )

@@ -22,7 +22,7 @@ from modelyard.storage.database import (
     migrations,
     open_engine,
 )
-from tests.contract.conftest import postgres_url  # noqa: F401  a fixture
+from tests.contract.conftest import postgres_url  # noqa: F401
 from tests.security.starting import StartingUp
 
 PINNED = Path(__file__).parent / "migrations.sha256"
@@ -31,20 +31,29 @@ PINNED = Path(__file__).parent / "migrations.sha256"
 def _digests(path: Path) -> dict[str, tuple[int, str]]:
     """Table → how many rows, and a digest of them."""
     with closing(sqlite3.connect(path)) as connection:
-        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        found: dict[str, tuple[int, str]] = {}
+        names = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table'"
+        ).fetchall()
+        digests: dict[str, tuple[int, str]] = {}
         for (name,) in names:
             if name != "migrations" and not name.startswith("sqlite_"):
-                rows = sorted(repr(row) for row in connection.execute(f'SELECT * FROM "{name}"'))
-                found[name] = len(rows), hashlib.sha256("\n".join(rows).encode()).hexdigest()
-    return found
+                rows = sorted(
+                    repr(row) for row in connection.execute(f'SELECT * FROM "{name}"')
+                )
+                digests[name] = (
+                    len(rows),
+                    hashlib.sha256("\n".join(rows).encode()).hexdigest(),
+                )
+    return digests
 
 
-def _older(path: Path, monkeypatch: pytest.MonkeyPatch, *, last: int) -> None:
+def _create_old_database(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, last: int
+) -> None:
     """A database as the first `last` migrations make it, from before migrations were recorded."""
-    known = [one for one in migrations() if one[0] <= last]
+    old_migrations = [migration for migration in migrations() if migration[0] <= last]
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "migrations", lambda: known)
+        patched.setattr(schema, "migrations", lambda: old_migrations)
         Database(path).close()
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("DROP TABLE migrations")
@@ -54,35 +63,53 @@ def test_no_shipped_migration_is_edited():
     """The law: a migration that was released is never changed; a new one adds its line here."""
     pinned = dict(reversed(line.split()) for line in PINNED.read_text().splitlines())
     shipped = {f"{number:04d}": checksum(text) for number, text in migrations()}
-    changed = sorted(number for number in pinned.keys() & shipped.keys() if pinned[number] != shipped[number])
-    assert not changed, f"migrations {changed} were edited in place: write a new one instead"
+    changed = sorted(
+        number
+        for number in pinned.keys() & shipped.keys()
+        if pinned[number] != shipped[number]
+    )
+    assert not changed, (
+        f"migrations {changed} were edited in place: write a new one instead"
+    )
     assert not pinned.keys() - shipped.keys(), "a shipped migration is gone"
-    missing = [f"{shipped[number]}  {number}" for number in sorted(shipped.keys() - pinned.keys())]
+    missing = [
+        f"{shipped[number]}  {number}"
+        for number in sorted(shipped.keys() - pinned.keys())
+    ]
     assert not missing, f"add to {PINNED.name}:\n" + "\n".join(missing)
 
 
 def test_a_new_database_records_what_made_it(tmp_path: Path):
     opened = Database(tmp_path / "x.db")
-    rows = opened.read("SELECT number, sha256, applied_at FROM migrations ORDER BY number")
+    rows = opened.read(
+        "SELECT number, sha256, applied_at FROM migrations ORDER BY number"
+    )
     opened.close()
-    assert [(row["number"], row["sha256"]) for row in rows] == [(n, checksum(text)) for n, text in migrations()]
+    assert [(row["number"], row["sha256"]) for row in rows] == [
+        (n, checksum(text)) for n, text in migrations()
+    ]
     assert all(row["applied_at"] > 1_700_000_000 for row in rows)
     assert not backups.backups_of(tmp_path / "x.db")  # there was nothing to lose
 
 
 @pytest.mark.parametrize("last", [1, 5, 8])
-def test_an_older_database_is_copied_and_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int):
+def test_an_older_database_is_copied_and_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+):
     path = tmp_path / "x.db"
-    _older(path, monkeypatch, last=last)
-    before = _digests(path)
+    _create_old_database(path, monkeypatch, last=last)
+    digests_before = _digests(path)
     Database(path).close()
     (backup,) = backups.backups_of(path)
-    assert (backup.stat().st_mode & 0o777, backup.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert (backup.stat().st_mode & 0o777, backup.parent.stat().st_mode & 0o777) == (
+        0o600,
+        0o700,
+    )
     assert f"-{last}-" in backup.name
-    assert _digests(backup) == before
-    again = Database(path)
-    recorded = {row["number"] for row in again.read("SELECT number FROM migrations")}
-    again.close()
+    assert _digests(backup) == digests_before
+    reopened = Database(path)
+    recorded = {row["number"] for row in reopened.read("SELECT number FROM migrations")}
+    reopened.close()
     assert recorded == {number for number, _ in migrations()}
     assert len(backups.backups_of(path)) == 1  # the second start changes nothing
 
@@ -90,10 +117,10 @@ def test_an_older_database_is_copied_and_brought_up_to_date(tmp_path: Path, monk
 def test_the_last_three_copies_of_upgrades_are_kept(tmp_path: Path):
     path = tmp_path / "x.db"
     Database(path).close()
-    own = backups.back_up(path)
-    made = [backups.back_up_before_upgrade(path, 3) for _ in range(5)]
-    assert backups.backups_of(path)[-3:] == made[-3:]
-    assert set(backups.backups_of(path)) == {own, *made[-3:]}
+    manual_backup = backups.back_up(path)
+    upgrade_backups = [backups.back_up_before_upgrade(path, 3) for _ in range(5)]
+    assert backups.backups_of(path)[-3:] == upgrade_backups[-3:]
+    assert set(backups.backups_of(path)) == {manual_backup, *upgrade_backups[-3:]}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -112,17 +139,24 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def test_an_edited_migration_is_refused(fresh: str, monkeypatch: pytest.MonkeyPatch):
     Database(fresh).close()
-    edited = [(number, text + "\n-- a word more" if number == 3 else text) for number, text in migrations()]
+    edited = [
+        (number, text + "\n-- a word more" if number == 3 else text)
+        for number, text in migrations()
+    ]
     monkeypatch.setattr(schema, "migrations", lambda: edited)
     with pytest.raises(ConfigError, match="another migration 0003"):
         Database(fresh)
 
 
-def test_a_database_of_a_newer_version_says_what_to_do(fresh: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_database_of_a_newer_version_says_what_to_do(
+    fresh: str, monkeypatch: pytest.MonkeyPatch
+):
     Database(fresh).close()
     older = migrations()[:-1]
     monkeypatch.setattr(schema, "migrations", lambda: older)
-    with pytest.raises(ConfigError, match=r"newer Modelyard.*go back to a backup.*upgrade\.md"):
+    with pytest.raises(
+        ConfigError, match=r"newer Modelyard.*go back to a backup.*upgrade\.md"
+    ):
         Database(fresh)
 
 
@@ -137,7 +171,9 @@ def test_an_upgrade_may_be_forbidden(fresh: str, monkeypatch: pytest.MonkeyPatch
     Database(fresh, may_upgrade=False).close()
 
 
-def test_many_that_start_at_once_upgrade_once(fresh: str, monkeypatch: pytest.MonkeyPatch):
+def test_many_that_start_at_once_upgrade_once(
+    fresh: str, monkeypatch: pytest.MonkeyPatch
+):
     older = migrations()[:4]
     with monkeypatch.context() as patched:
         patched.setattr(schema, "migrations", lambda: older)
@@ -147,7 +183,7 @@ def test_many_that_start_at_once_upgrade_once(fresh: str, monkeypatch: pytest.Mo
     def start() -> None:
         try:
             Database(fresh).close()
-        except Exception as error:  # noqa: BLE001  collected for the assertion
+        except Exception as error:  # noqa: BLE001
             problems.append(error)
 
     threads = [threading.Thread(target=start) for _ in range(6)]
@@ -175,16 +211,23 @@ def test_a_server_that_is_starting_up_is_waited_for(postgres_url: str):  # noqa:
 
 def test_one_that_never_comes_up_is_given_up_with_its_own_words(postgres_url: str):  # noqa: F811
     with StartingUp(postgres_url, refusals=10**6) as proxy:
-        begun = time.monotonic()
-        with pytest.raises(StorageUnavailableError, match=r"starting up.*waited for 0\.3 seconds"):
+        started_at = time.monotonic()
+        with pytest.raises(
+            StorageUnavailableError, match=r"starting up.*waited for 0\.3 seconds"
+        ):
             await_database(proxy.url, 0.3)
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - started_at < 20
 
 
-def test_one_that_still_recovers_is_waited_for(monkeypatch: pytest.MonkeyPatch, postgres_url: str):  # noqa: F811
+def test_one_that_still_recovers_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+    postgres_url: str,  # noqa: F811
+):
     answers = iter([False, False, True])
-    kind = type(open_engine(postgres_url))
-    monkeypatch.setattr(kind, "is_ready", lambda engine, connection: next(answers))
+    engine_class = type(open_engine(postgres_url))
+    monkeypatch.setattr(
+        engine_class, "is_ready", lambda engine, connection: next(answers)
+    )
     await_database(postgres_url, 30)
     assert next(answers, None) is None
 
@@ -195,13 +238,15 @@ def test_one_that_goes_down_is_a_503_and_comes_back(postgres_url: str):  # noqa:
         proxy.restart(refusals=2)
         with pytest.raises(StorageUnavailableError):
             opened.read("SELECT 1 AS one")
-        kept = opened.submit(lambda it: it.execute("SELECT 1 AS one"), is_kept=True)
-        assert kept.result(30)[0]["one"] == 1
-        assert _comes(lambda: opened.read("SELECT 1 AS one")[0]["one"] == 1)
+        pending_write = opened.submit(
+            lambda connection: connection.execute("SELECT 1 AS one"), is_retried=True
+        )
+        assert pending_write.result(30)[0]["one"] == 1
+        assert _eventually(lambda: opened.read("SELECT 1 AS one")[0]["one"] == 1)
         opened.close()
 
 
-def _comes(holds: Callable[[], Any]) -> bool:
+def _eventually(holds: Callable[[], Any]) -> bool:
     for _ in range(200):
         try:
             return bool(holds())

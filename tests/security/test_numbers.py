@@ -15,23 +15,33 @@ import yaml
 from modelyard.administration.inputs import INPUTS, read_input
 from modelyard.base.errors import ConfigError, InvokeBadRequestError
 from modelyard.base.numbers import FiniteLoader, check_numbers
-from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings, load_settings
+from modelyard.base.settings import (
+    CredentialSettings,
+    ProviderSettings,
+    Settings,
+    load_settings,
+)
 from modelyard.models.entities import PriceConfig
 from modelyard.providers.definition import read_model
 from modelyard.testing import Upstream, chat_answer
-from tests.gateway.conftest import Running, start_gateway  # noqa: F401  a fixture
+from tests.gateway.conftest import Running, start_gateway  # noqa: F401
 from tests.gateway.test_traffic import ask, chat
 
 Path = tuple[str, ...]
 _HOSTILE = [float("nan"), float("inf"), float("-inf"), 1e30, 10**400]
-_MAY_BE_NEGATIVE = {("priority",), ("targets", "priority"), ("credentials", "priority"), ("amount",)}
+_MAY_BE_NEGATIVE = {
+    ("priority",),
+    ("targets", "priority"),
+    ("credentials", "priority"),
+    ("amount",),
+}
 """Priorities go both ways; a limit of -1 is none, and other negative ones are refused by a check of its own."""
 
 
-def _numbers(kind: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def _numbers(struct_type: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """(path, type) of every field that is a number, however deep."""
-    for name, hint in typing.get_type_hints(kind).items():
-        if name in kind.__struct_fields__:
+    for name, hint in typing.get_type_hints(struct_type).items():
+        if name in struct_type.__struct_fields__:
             yield from _numbers_of(hint, (*path, name))
 
 
@@ -40,14 +50,21 @@ def _numbers_of(hint: Any, path: Path) -> Iterator[tuple[Path, Any]]:
         yield path, hint
     elif isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         yield from _numbers(hint, path)
-    elif isinstance(hint, types.UnionType) or typing.get_origin(hint) in (typing.Union, list, dict):
+    elif isinstance(hint, types.UnionType) or typing.get_origin(hint) in (
+        typing.Union,
+        list,
+        dict,
+    ):
         for part in typing.get_args(hint):
             yield from _numbers_of(part, path)
 
 
-def _document(kind: Any, path: Path, value: Any) -> Any:
+def _document(struct_type: Any, path: Path, value: Any) -> Any:
     """What has to be sent so that the field at `path` is `value`, and nothing else is wrong."""
-    return {**_required(kind), path[0]: _inside(typing.get_type_hints(kind)[path[0]], path[1:], value)}
+    return {
+        **_required(struct_type),
+        path[0]: _inside(typing.get_type_hints(struct_type)[path[0]], path[1:], value),
+    }
 
 
 def _inside(hint: Any, path: Path, value: Any) -> Any:
@@ -58,21 +75,28 @@ def _inside(hint: Any, path: Path, value: Any) -> Any:
     return _document(hint, path, value) if path else value
 
 
-def _required(kind: Any) -> dict[str, Any]:
-    usual: Mapping[str, Any] = {"targets": [{"model": "a/b"}], "unit": "requests", "amount": 1, "plugins": []}
+def _required(struct_type: Any) -> dict[str, Any]:
+    usual: Mapping[str, Any] = {
+        "targets": [{"model": "a/b"}],
+        "unit": "requests",
+        "amount": 1,
+        "plugins": [],
+    }
     return {
         field.name: usual.get(field.name, {} if "dict" in str(field.type) else "x")
-        for field in msgspec.structs.fields(kind)
+        for field in msgspec.structs.fields(struct_type)
         if field.required
     }
 
 
 _FIELDS = [
-    pytest.param(kind, path, id=f"{name}-{'.'.join(path)}")
-    for name, kind in INPUTS.items()
-    for path, _ in _numbers(kind)
+    pytest.param(struct_type, path, id=f"{name}-{'.'.join(path)}")
+    for name, struct_type in INPUTS.items()
+    for path, _ in _numbers(struct_type)
 ]
-_SETTINGS = [pytest.param(path, number, id=".".join(path)) for path, number in _numbers(Settings)]
+_SETTINGS = [
+    pytest.param(path, number, id=".".join(path)) for path, number in _numbers(Settings)
+]
 
 
 def test_the_laws_below_look_at_many_fields():
@@ -80,14 +104,18 @@ def test_the_laws_below_look_at_many_fields():
     assert len(_SETTINGS) >= 50
 
 
-@pytest.mark.parametrize(("kind", "path"), _FIELDS)
-def test_no_shape_of_the_admin_api_takes_what_is_no_number(kind: Any, path: Path):
+@pytest.mark.parametrize(("struct_type", "path"), _FIELDS)
+def test_no_shape_of_the_admin_api_takes_what_is_no_number(
+    struct_type: Any, path: Path
+):
     """The law: every number of every shape; the message names the field."""
-    name = next(name for name, known in INPUTS.items() if known is kind)
+    name = next(
+        name for name, known_type in INPUTS.items() if known_type is struct_type
+    )
     negative = [] if path in _MAY_BE_NEGATIVE or name in ("tool_credential",) else [-5]
     for hostile in [*_HOSTILE, "NaN", True, *negative]:
         with pytest.raises(InvokeBadRequestError) as caught:
-            read_input(name, _document(kind, path, hostile))
+            read_input(name, _document(struct_type, path, hostile))
         assert path[-1] in str(caught.value)
 
 
@@ -95,15 +123,29 @@ def test_no_shape_of_the_admin_api_takes_what_is_no_number(kind: Any, path: Path
 def test_no_setting_takes_what_is_no_number(path: Path, number: type, tmp_path: Any):
     """The law: every number of every part of the settings' file; the message names the field."""
     file = tmp_path / "modelyard.yaml"
-    for hostile in [*_HOSTILE, *([] if path in _MAY_BE_NEGATIVE or path[-1] == "priority" else [-5])]:
-        text = msgspec.json.encode(_document(Settings, path, "@")).decode().replace('"@"', _in_yaml(hostile))
+    for hostile in [
+        *_HOSTILE,
+        *([] if path in _MAY_BE_NEGATIVE or path[-1] == "priority" else [-5]),
+    ]:
+        text = (
+            msgspec.json.encode(_document(Settings, path, "@"))
+            .decode()
+            .replace('"@"', _in_yaml(hostile))
+        )
         file.write_text(text)
         with pytest.raises(ConfigError) as caught:
             load_settings({"MODELYARD_HOME": str(tmp_path)}, config=str(file))
-        assert path[-1] in str(caught.value) or "not a finite number" in str(caught.value)
+        assert path[-1] in str(caught.value) or "not a finite number" in str(
+            caught.value
+        )
     if len(path) <= 2 and not isinstance(_document(Settings, path, 1)[path[0]], list):
         with pytest.raises(ConfigError, match=path[0].upper()):
-            load_settings({"MODELYARD_HOME": str(tmp_path / "none"), f"MODELYARD_{'__'.join(path).upper()}": "nan"})
+            load_settings(
+                {
+                    "MODELYARD_HOME": str(tmp_path / "none"),
+                    f"MODELYARD_{'__'.join(path).upper()}": "nan",
+                }
+            )
 
 
 def _in_yaml(value: float) -> str:
@@ -117,22 +159,22 @@ def _in_yaml(value: float) -> str:
 @pytest.mark.parametrize("field", ["input_price", "output_price", "cached_price", "request_price", "price_unit",
                                    "tier", "history"])  # fmt: skip
 def test_no_price_is_anything_but_an_amount(field: str, amount: Any):
-    given: dict[str, Any] = {"name": "m", "input_price": 1}
+    model_fields: dict[str, Any] = {"name": "m", "input_price": 1}
     match field:
         case "tier":
-            given["tiers"] = [{"above": 1, "input_price": amount}]
+            model_fields["tiers"] = [{"above": 1, "input_price": amount}]
         case "history":
             day = datetime.date(2026, 1, 1).isoformat()
-            given["price_history"] = [{"until": day, "input_price": amount}]
+            model_fields["price_history"] = [{"until": day, "input_price": amount}]
         case _:
-            given[field] = amount
+            model_fields[field] = amount
     if amount is None and field not in ("tier", "history", "price_unit"):
         return  # not said at all
     with pytest.raises(ConfigError, match="price"):
-        read_model(given, "openai")
+        read_model(model_fields, "openai")
 
 
-@pytest.mark.parametrize("given", [
+@pytest.mark.parametrize("model_fields", [
     {"context_size": "NaN"}, {"context_size": -1}, {"context_size": 10**400}, {"max_output": "x"},
     {"input_price": 1, "tiers": [{}]}, {"properties": 5}, {"parameter_rules": [5]}, {"features": 7},
     {"parameter_rules": [{"name": "a", "type": "float", "max": float("inf")}]},
@@ -141,24 +183,44 @@ def test_no_price_is_anything_but_an_amount(field: str, amount: Any):
     {"pricing": {"input": "1", "unit": "NaN", "currency": "USD"}},
     {"pricing": {"input": "1000000000", "unit": "1", "currency": "USD"}},
 ])  # fmt: skip
-def test_a_model_of_any_shape_is_refused_in_words(given: dict[str, Any]):
-    kind = {"context_size": 8000} if "max_output" in given else {}
+def test_a_model_of_any_shape_is_refused_in_words(model_fields: dict[str, Any]):
+    required_fields = {"context_size": 8000} if "max_output" in model_fields else {}
     with pytest.raises(ConfigError):
-        model = read_model({"name": "m", **kind, **given}, "openai")
-        pytest.fail(f"{model} was taken") if "max_output" not in given else pytest.raises(ConfigError)
+        model = read_model({"name": "m", **required_fields, **model_fields}, "openai")
+        pytest.fail(
+            f"{model} was taken"
+        ) if "max_output" not in model_fields else pytest.raises(ConfigError)
         raise ConfigError("nothing reads it here")
 
 
 def test_prices_of_every_catalogue_entry_and_of_usual_lists_pass():
-    model = read_model({"name": "m", "input_price": "0.25", "output_price": 2, "cached_price": "0.025"}, "openai")
+    model = read_model(
+        {
+            "name": "m",
+            "input_price": "0.25",
+            "output_price": 2,
+            "cached_price": "0.025",
+        },
+        "openai",
+    )
     assert isinstance(model.pricing, PriceConfig)
     assert (model.pricing.input, model.pricing.output) == (Decimal("0.25"), Decimal(2))
     read_model({"name": "free", "input_price": 0, "output_price": 0}, "openai")
-    read_model({"name": "in-rupiah", "input_price": 40_000, "output_price": "160000.5", "currency": "IDR"}, "openai")
+    read_model(
+        {
+            "name": "in-rupiah",
+            "input_price": 40_000,
+            "output_price": "160000.5",
+            "currency": "IDR",
+        },
+        "openai",
+    )
 
 
 def test_yaml_has_no_numbers_that_are_none():
-    assert yaml.load("a: [1.5, -2, 3.0e+3]", Loader=FiniteLoader) == {"a": [1.5, -2, 3000.0]}
+    assert yaml.load("a: [1.5, -2, 3.0e+3]", Loader=FiniteLoader) == {
+        "a": [1.5, -2, 3000.0]
+    }
     for text in (".nan", "-.inf", ".INF", "1.0e+999"):
         with pytest.raises(yaml.YAMLError, match="finite"):
             yaml.load(f"a: {text}", Loader=FiniteLoader)
@@ -182,16 +244,33 @@ def fine(upstream: Callable[..., Upstream]) -> Upstream:
     return upstream(answer)
 
 
-def _two_tenants(start: Callable[..., Running], url: str, quota: dict[str, Any]) -> tuple[Running, str]:
+def _two_tenants(
+    start: Callable[..., Running], url: str, quota: dict[str, Any]
+) -> tuple[Running, str]:
     """A server with a hosted credential, and the key of a tenant's admin."""
-    hosted = CredentialSettings(name="house", values={"api_key": "sk-house"}, quota=quota)
+    hosted = CredentialSettings(
+        name="house", values={"api_key": "sk-house"}, quota=quota
+    )
     model = {"name": "m", "input_price": 1000, "output_price": 1000}
-    providers = [ProviderSettings(name="house", base_url=url, credentials=[hosted], models=[model])]
+    providers = [
+        ProviderSettings(
+            name="house", base_url=url, credentials=[hosted], models=[model]
+        )
+    ]
     running = start(providers=providers, api_keys=["owner-key-0123456789"])
     owner = "owner-key-0123456789"
-    assert ask(running, "POST", "/admin/v1/tenants", {"name": "acme"}, key=owner).status == 201
-    made = ask(running, "POST", "/admin/v1/keys?tenant=acme", {"name": "k", "role": "admin"}, key=owner)
-    return running, made.json["key"]
+    assert (
+        ask(running, "POST", "/admin/v1/tenants", {"name": "acme"}, key=owner).status
+        == 201
+    )
+    created_key = ask(
+        running,
+        "POST",
+        "/admin/v1/keys?tenant=acme",
+        {"name": "k", "role": "admin"},
+        key=owner,
+    )
+    return running, created_key.json["key"]
 
 
 def _rows(running: Running, tenant: str) -> list[Any]:
@@ -200,31 +279,70 @@ def _rows(running: Running, tenant: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("price", ["NaN", "Infinity", "-1", "1e30", "1e-400"])
-def test_a_tenant_cannot_store_such_a_price(start_gateway: Callable[..., Running], fine: Upstream, price: str):  # noqa: F811
+def test_a_tenant_cannot_store_such_a_price(
+    start_gateway: Callable[..., Running],  # noqa: F811
+    fine: Upstream,
+    price: str,
+):
     running, key = _two_tenants(start_gateway, fine.url, {"unit": "times", "amount": 9})
-    body = {"name": "mine", "provider": "house", "definition": {"name": "m", "input_price": price, "output_price": 1}}
+    body = {
+        "name": "mine",
+        "provider": "house",
+        "definition": {"name": "m", "input_price": price, "output_price": 1},
+    }
     refused = ask(running, "POST", "/admin/v1/models", body, key=key)
-    assert (refused.status, refused.json["error"]["type"]) == (400, "invalid_request_error")
+    assert (refused.status, refused.json["error"]["type"]) == (
+        400,
+        "invalid_request_error",
+    )
     assert "'input'" in refused.json["error"]["message"]
     assert chat(running, key=key, model="house/m").status == 200
 
 
-def test_a_hosted_credential_costs_what_the_operator_says(start_gateway: Callable[..., Running], fine: Upstream):  # noqa: F811
-    running, key = _two_tenants(start_gateway, fine.url, {"unit": "cost", "amount": 0.04})
-    body = {"name": "mine", "provider": "house", "definition": {"name": "m", "input_price": 0, "output_price": 0}}
+def test_a_hosted_credential_costs_what_the_operator_says(
+    start_gateway: Callable[..., Running],  # noqa: F811
+    fine: Upstream,
+):
+    running, key = _two_tenants(
+        start_gateway, fine.url, {"unit": "cost", "amount": 0.04}
+    )
+    body = {
+        "name": "mine",
+        "provider": "house",
+        "definition": {"name": "m", "input_price": 0, "output_price": 0},
+    }
     assert ask(running, "POST", "/admin/v1/models", body, key=key).status == 201
     answers = [chat(running, key=key, model="house/m") for _ in range(5)]
-    assert [one.status for one in answers][:3] == [200, 200, 200]
-    assert answers[-1].status in (429, 503)  # 0.01 each by the operator's price, although the tenant says 0
-    assert {row.total_price for row in _rows(running, "acme") if row.status == "ok"} == {Decimal("0.01")}
+    assert [answer.status for answer in answers][:3] == [200, 200, 200]
+    assert answers[-1].status in (
+        429,
+        503,
+    )  # 0.01 each by the operator's price, although the tenant says 0
+    assert {
+        row.total_price for row in _rows(running, "acme") if row.status == "ok"
+    } == {Decimal("0.01")}
 
 
-def test_a_tenants_own_credential_costs_what_the_tenant_says(start_gateway: Callable[..., Running], fine: Upstream):  # noqa: F811
+def test_a_tenants_own_credential_costs_what_the_tenant_says(
+    start_gateway: Callable[..., Running],  # noqa: F811
+    fine: Upstream,
+):
     running, key = _two_tenants(start_gateway, fine.url, {"unit": "times", "amount": 9})
-    body = {"name": "mine", "provider": "house", "definition": {"name": "m", "input_price": 1, "output_price": 1}}
+    body = {
+        "name": "mine",
+        "provider": "house",
+        "definition": {"name": "m", "input_price": 1, "output_price": 1},
+    }
     assert ask(running, "POST", "/admin/v1/models", body, key=key).status == 201
-    own = {"name": "own", "provider": "house", "values": {"api_key": "sk-acme"}}
-    assert ask(running, "POST", "/admin/v1/credentials", own, key=key).status == 201
+    credential_fields = {
+        "name": "own",
+        "provider": "house",
+        "values": {"api_key": "sk-acme"},
+    }
+    assert (
+        ask(running, "POST", "/admin/v1/credentials", credential_fields, key=key).status
+        == 201
+    )
     assert chat(running, key=key, model="house/m").status == 200
     (row,) = _rows(running, "acme")
     assert (fine.requests[-1].key, row.total_price) == ("sk-acme", Decimal("0.00001"))
@@ -235,20 +353,29 @@ def test_a_hosted_quota_of_money_serves_no_model_without_a_price(
     fine: Upstream,
 ):
     running, key = _two_tenants(start_gateway, fine.url, {"unit": "cost", "amount": 1})
-    body = {"name": "big", "provider": "house", "definition": {"name": "big", "input_price": 0, "output_price": 0}}
+    body = {
+        "name": "big",
+        "provider": "house",
+        "definition": {"name": "big", "input_price": 0, "output_price": 0},
+    }
     assert ask(running, "POST", "/admin/v1/models", body, key=key).status == 201
     assert chat(running, key=key, model="house/big").status == 503
     assert not fine.requests
 
 
-def test_one_stored_model_that_cannot_be_read_leaves_the_others(start_gateway: Callable[..., Running], fine: Upstream):  # noqa: F811
+def test_one_stored_model_that_cannot_be_read_leaves_the_others(
+    start_gateway: Callable[..., Running],  # noqa: F811
+    fine: Upstream,
+):
     """As a version before this one took it."""
     running, key = _two_tenants(start_gateway, fine.url, {"unit": "times", "amount": 9})
     for name, price in (("bad", "NaN"), ("good", "1")):
         definition = {"name": name, "input_price": price, "output_price": 1}
-        stored = json.dumps({"provider": "house", "definition": definition})
+        model_body = json.dumps({"provider": "house", "definition": definition})
         running.do(
-            running.yard.services.storage.resources.add("acme", "model", name, lambda row, stored=stored: stored)
+            running.yard.services.storage.resources.add(
+                "acme", "model", name, lambda row, body=model_body: body
+            )
         )
     running.do(running.yard.services.tenancy.directory.refresh())
     assert chat(running, key=key, model="house/good").status == 200
@@ -257,22 +384,37 @@ def test_one_stored_model_that_cannot_be_read_leaves_the_others(start_gateway: C
 
 def test_what_a_provider_says_that_a_call_cost_is_never_below_nothing():
     from modelyard.models.llm import LLMUsage
-    from modelyard.models.pricing import priced
+    from modelyard.models.pricing import with_prices
     from modelyard.plugins.shapes import read_usage
 
-    table = PriceConfig(input=Decimal(1), output=Decimal(1), unit=Decimal("0.000001"), currency="USD")
+    table = PriceConfig(
+        input=Decimal(1), output=Decimal(1), unit=Decimal("0.000001"), currency="USD"
+    )
     for hostile in ("-1", "NaN", "sNaN", "Infinity", "1e30"):
         usage = LLMUsage.of(10, 20, total_price=Decimal(hostile))
-        assert priced(usage, table).total_price == Decimal("0.00003")
-        assert priced(usage, None).total_price is None
-    assert priced(LLMUsage.of(10, 20, total_price=Decimal("0.5")), table).total_price == Decimal("0.5")
-    told = read_usage({"prompt_tokens": -5, "completion_tokens": "x", "total_tokens": 10**400, "total_price": "-3"})
-    assert (told.prompt_tokens, told.completion_tokens, told.total_tokens) == (0, 0, 0)
-    assert priced(told, table).total_price == 0
+        assert with_prices(usage, table).total_price == Decimal("0.00003")
+        assert with_prices(usage, None).total_price is None
+    assert with_prices(
+        LLMUsage.of(10, 20, total_price=Decimal("0.5")), table
+    ).total_price == Decimal("0.5")
+    parsed_usage = read_usage(
+        {
+            "prompt_tokens": -5,
+            "completion_tokens": "x",
+            "total_tokens": 10**400,
+            "total_price": "-3",
+        }
+    )
+    assert (
+        parsed_usage.prompt_tokens,
+        parsed_usage.completion_tokens,
+        parsed_usage.total_tokens,
+    ) == (0, 0, 0)
+    assert with_prices(parsed_usage, table).total_price == 0
 
 
 def test_datasets_and_apps_take_no_texts_that_read_as_no_number():
-    from modelyard.gateway.knowledge.calls import converted
+    from modelyard.gateway.knowledge.calls import convert_value
     from modelyard.gateway.service.calls import ServiceError
     from modelyard.knowledge.entities import ProcessRule, RetrievalSettings
     from modelyard.workflow.dsl import _convert
@@ -280,9 +422,14 @@ def test_datasets_and_apps_take_no_texts_that_read_as_no_number():
     for name in ("score_threshold", "mmr", "recency_days"):
         for hostile in ("nan", "inf", "-Infinity", "1e999"):
             with pytest.raises(ServiceError, match=name):
-                converted({name: hostile}, RetrievalSettings, "retrieval_model")
-    assert converted({"score_threshold": "0.5"}, RetrievalSettings, "retrieval_model").score_threshold == 0.5
-    assert converted({}, ProcessRule, "process_rule")
+                convert_value({name: hostile}, RetrievalSettings, "retrieval_model")
+    assert (
+        convert_value(
+            {"score_threshold": "0.5"}, RetrievalSettings, "retrieval_model"
+        ).score_threshold
+        == 0.5
+    )
+    assert convert_value({}, ProcessRule, "process_rule")
     with pytest.raises(msgspec.ValidationError, match="score_threshold"):
         _convert({"score_threshold": "nan"}, RetrievalSettings)
 

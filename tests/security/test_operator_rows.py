@@ -23,14 +23,14 @@ from modelyard.gateway.admin.resources import PLURALS
 from modelyard.gateway.auth import TENANT
 from modelyard.gateway.server import Gateway
 from modelyard.tenancy.caller import Caller, ForbiddenError, Role
-from modelyard.tenancy.directory import KEPT_BY_OPERATOR
+from modelyard.tenancy.directory import OPERATOR_MANAGED
 from modelyard.tenancy.kinds import KINDS
 from modelyard.testing import echo_models, echo_provider
 
 PASSWORD = "a long enough word"
 OPERATOR = Caller(tenant="default")
 ACTING = [(TENANT, b"acme")]
-GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+ROW_VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "limit": ({"name": "budget", "unit": "cost", "amount": 1.0, "window": "month"}, {"amount": 1e9}),
     "route": ({"name": "house", "targets": [{"model": "echo/echo"}]}, {"cache_seconds": 60.0}),
     "model": (
@@ -41,7 +41,7 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "credential": ({"name": "house's", "provider": "openai", "values": {"api_key": "sk-of-the-house"}}, {"weight": 0.0}),
 }  # fmt: skip
 """Kind → (what the operator sets, what a tenant would make of it)."""
-THE_TENANTS = frozenset({
+TENANT_OWNED_KINDS = frozenset({
     "tenant", "user", "key", "plugin", "endpoint", "subscription", "tool_credential", "oauth_client", "plugin_task",
     "app", "app_key", "dataset_key", "tool_provider",
 })  # fmt: skip
@@ -64,10 +64,19 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return urllib.parse.urlunsplit(urllib.parse.urlsplit(url)._replace(path=f"/{name}"))
 
 
-def run(work: Callable[[Modelyard, Gateway], Awaitable[None]], home: Path, **changes: Any) -> None:
+def run(
+    work: Callable[[Modelyard, Gateway], Awaitable[None]], home: Path, **changes: Any
+) -> None:
     async def go() -> None:
-        settings = msgspec.convert({"home": str(home), "local": {"hub": ""}, **changes}, Settings)
-        yard = Modelyard(settings, definitions=[echo_provider()], builders={"echo": echo_models}, environ={})
+        settings = msgspec.convert(
+            {"home": str(home), "local": {"hub": ""}, **changes}, Settings
+        )
+        yard = Modelyard(
+            settings,
+            definitions=[echo_provider()],
+            builders={"echo": echo_models},
+            environ={},
+        )
         async with yard:
             await work(yard, gateway_for(yard.services))
 
@@ -78,106 +87,178 @@ async def keys_of(yard: Modelyard) -> tuple[str, str]:
     """(the operator's key, that of the tenant's owner)."""
     admin = yard.services.tenancy.administration
     await admin.create(OPERATOR, "acme", "tenant", "acme", {})
-    made = [
+    created_keys = [
         await admin.create(Caller(tenant=tenant), tenant, "key", "o", {"role": "owner"}) for tenant in ("default", "acme")
     ]  # fmt: skip
-    return made[0]["key"], made[1]["key"]
+    return created_keys[0]["key"], created_keys[1]["key"]
 
 
 def test_every_kind_of_row_is_the_operators_or_the_tenants():
-    assert set(KINDS) == KEPT_BY_OPERATOR | THE_TENANTS
-    assert not KEPT_BY_OPERATOR & THE_TENANTS
-    assert set(GIVEN) == KEPT_BY_OPERATOR
+    assert set(KINDS) == OPERATOR_MANAGED | TENANT_OWNED_KINDS
+    assert not OPERATOR_MANAGED & TENANT_OWNED_KINDS
+    assert set(ROW_VALUES) == OPERATOR_MANAGED
 
 
-@pytest.mark.parametrize("way", ["acting", "query", "command line"])
-def test_a_tenant_changes_nothing_that_the_operator_set(tmp_path: Path, database: str, way: str):
+@pytest.mark.parametrize("set_via", ["acting", "query", "command line"])
+def test_a_tenant_changes_nothing_that_the_operator_set(
+    tmp_path: Path, database: str, set_via: str
+):
     """The law, over every kind of row that is the operator's and every way in which it sets one."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        house, own = await keys_of(yard)
-        for plural, kind in PLURALS.items():
-            if kind not in KEPT_BY_OPERATOR:
+        house, tenant_key = await keys_of(yard)
+        for plural, resource_kind in PLURALS.items():
+            if resource_kind not in OPERATOR_MANAGED:
                 continue
-            given, wanted = GIVEN[kind]
+            row_values, change = ROW_VALUES[resource_kind]
             where = f"/admin/v1/{plural}"
-            if way == "command line":
-                rest = {key: value for key, value in given.items() if key != "name"}
-                row = (await yard.services.tenancy.administration.create(OPERATOR, "acme", kind, given["name"], rest))[
-                    "id"
-                ]
+            if set_via == "command line":
+                unnamed_values = {
+                    key: value for key, value in row_values.items() if key != "name"
+                }
+                row = (
+                    await yard.services.tenancy.administration.create(
+                        OPERATOR,
+                        "acme",
+                        resource_kind,
+                        row_values["name"],
+                        unnamed_values,
+                    )
+                )["id"]
             else:
-                path = f"{where}?tenant=acme" if way == "query" else where
-                made = await ask(gateway, "POST", path, house, given, ACTING if way == "acting" else ())
-                assert made.status == 201, made.body
-                row = msgspec.json.decode(made.body)["id"]
-            seen = msgspec.json.decode((await ask(gateway, "GET", f"{where}/{row}", own)).body)
-            assert seen["set_by"] == "operator"
+                path = f"{where}?tenant=acme" if set_via == "query" else where
+                response = await ask(
+                    gateway,
+                    "POST",
+                    path,
+                    house,
+                    row_values,
+                    ACTING if set_via == "acting" else (),
+                )
+                assert response.status == 201, response.body
+                row = msgspec.json.decode(response.body)["id"]
+            row_before = msgspec.json.decode(
+                (await ask(gateway, "GET", f"{where}/{row}", tenant_key)).body
+            )
+            assert row_before["set_by"] == "operator"
             renamed = {"name": "another"}
             for method, path, body in (
-                ("PATCH", f"{where}/{row}", wanted), ("PATCH", f"{where}/{row}", renamed),
-                ("DELETE", f"{where}/{row}", None), ("POST", where, {**given, **wanted}),
+                ("PATCH", f"{where}/{row}", change), ("PATCH", f"{where}/{row}", renamed),
+                ("DELETE", f"{where}/{row}", None), ("POST", where, {**row_values, **change}),
             ):  # fmt: skip
-                told = await ask(gateway, method, path, own, body)
-                assert (told.status, msgspec.json.decode(told.body)["error"]["code"]) == (403, "forbidden"), (
-                    kind,
+                refusal = await ask(gateway, method, path, tenant_key, body)
+                assert (
+                    refusal.status,
+                    msgspec.json.decode(refusal.body)["error"]["code"],
+                ) == (403, "forbidden"), (
+                    resource_kind,
                     method,
                 )
-            assert msgspec.json.decode((await ask(gateway, "GET", f"{where}/{row}", own)).body) == seen
-            changed = await ask(gateway, "PATCH", f"{where}/{row}", house, wanted, ACTING)
+            assert (
+                msgspec.json.decode(
+                    (await ask(gateway, "GET", f"{where}/{row}", tenant_key)).body
+                )
+                == row_before
+            )
+            changed = await ask(
+                gateway, "PATCH", f"{where}/{row}", house, change, ACTING
+            )
             assert changed.status == 200, changed.body
             assert msgspec.json.decode(changed.body)["set_by"] == "operator"
-            assert (await ask(gateway, "DELETE", f"{where}/{row}", house, None, ACTING)).status == 200
-            made = await ask(gateway, "POST", where, own, given)
-            assert made.status == 201, made.body
-            assert msgspec.json.decode(made.body)["set_by"] == ""
-            row = msgspec.json.decode(made.body)["id"]
-            assert (await ask(gateway, "PATCH", f"{where}/{row}", own, wanted)).status == 200
-            assert (await ask(gateway, "DELETE", f"{where}/{row}", own)).status == 200
+            assert (
+                await ask(gateway, "DELETE", f"{where}/{row}", house, None, ACTING)
+            ).status == 200
+            response = await ask(gateway, "POST", where, tenant_key, row_values)
+            assert response.status == 201, response.body
+            assert msgspec.json.decode(response.body)["set_by"] == ""
+            row = msgspec.json.decode(response.body)["id"]
+            assert (
+                await ask(gateway, "PATCH", f"{where}/{row}", tenant_key, change)
+            ).status == 200
+            assert (
+                await ask(gateway, "DELETE", f"{where}/{row}", tenant_key)
+            ).status == 200
 
     run(work, tmp_path, database=database)
 
 
-def test_a_limit_that_the_operator_changes_is_the_operators_from_then_on(tmp_path: Path):
+def test_a_limit_that_the_operator_changes_is_the_operators_from_then_on(
+    tmp_path: Path,
+):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        house, own = await keys_of(yard)
-        made = await ask(gateway, "POST", "/admin/v1/limits", own, GIVEN["limit"][0])
-        where = f"/admin/v1/limits/{msgspec.json.decode(made.body)['id']}"
-        assert (await ask(gateway, "PATCH", where, house, {"amount": 0.5}, ACTING)).status == 200
-        assert (await ask(gateway, "PATCH", where, own, {"amount": 50.0})).status == 403
+        house, tenant_key = await keys_of(yard)
+        response = await ask(
+            gateway, "POST", "/admin/v1/limits", tenant_key, ROW_VALUES["limit"][0]
+        )
+        where = f"/admin/v1/limits/{msgspec.json.decode(response.body)['id']}"
+        assert (
+            await ask(gateway, "PATCH", where, house, {"amount": 0.5}, ACTING)
+        ).status == 200
+        assert (
+            await ask(gateway, "PATCH", where, tenant_key, {"amount": 50.0})
+        ).status == 403
 
     run(work, tmp_path)
 
 
 def test_a_tenant_gives_its_model_no_name_that_stands_for_the_operators(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        house, own = await keys_of(yard)
-        given, wanted = GIVEN["model"]
-        assert (await ask(gateway, "POST", "/admin/v1/models", house, given, ACTING)).status == 201
-        free = {**given, **wanted, "name": "no such name"}
-        assert (await ask(gateway, "POST", "/admin/v1/models", own, free)).status == 403
-        other = {**free, "definition": {"name": "cheap"}}
-        made = await ask(gateway, "POST", "/admin/v1/models", own, other)
-        assert made.status == 201
-        where = f"/admin/v1/models/{msgspec.json.decode(made.body)['id']}"
-        assert (await ask(gateway, "PATCH", where, own, wanted)).status == 403
-        assert (await ask(gateway, "PATCH", where, own, {"name": "dear"})).status == 403
+        house, tenant_key = await keys_of(yard)
+        row_values, change = ROW_VALUES["model"]
+        assert (
+            await ask(gateway, "POST", "/admin/v1/models", house, row_values, ACTING)
+        ).status == 201
+        free = {**row_values, **change, "name": "no such name"}
+        assert (
+            await ask(gateway, "POST", "/admin/v1/models", tenant_key, free)
+        ).status == 403
+        cheap_model = {**free, "definition": {"name": "cheap"}}
+        response = await ask(
+            gateway, "POST", "/admin/v1/models", tenant_key, cheap_model
+        )
+        assert response.status == 201
+        where = f"/admin/v1/models/{msgspec.json.decode(response.body)['id']}"
+        assert (await ask(gateway, "PATCH", where, tenant_key, change)).status == 403
+        assert (
+            await ask(gateway, "PATCH", where, tenant_key, {"name": "dear"})
+        ).status == 403
 
     run(work, tmp_path)
 
 
 def test_what_the_settings_say_is_replaced_by_no_admin_of_the_house(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        admin = await yard.services.tenancy.administration.create(OPERATOR, "default", "key", "a", {"role": "admin"})
+        admin = await yard.services.tenancy.administration.create(
+            OPERATOR, "default", "key", "a", {"role": "admin"}
+        )
         house = {"name": "house", "targets": [{"model": "echo/other"}]}
-        assert (await ask(gateway, "POST", "/admin/v1/routes", admin["key"], house)).status == 403
-        budget = {**GIVEN["limit"][0], "amount": -1}
-        assert (await ask(gateway, "POST", "/admin/v1/limits", admin["key"], budget)).status == 403
-        assert (await ask(gateway, "POST", "/admin/v1/limits", admin["key"], {**budget, "name": "mine"})).status == 201
+        assert (
+            await ask(gateway, "POST", "/admin/v1/routes", admin["key"], house)
+        ).status == 403
+        budget = {**ROW_VALUES["limit"][0], "amount": -1}
+        assert (
+            await ask(gateway, "POST", "/admin/v1/limits", admin["key"], budget)
+        ).status == 403
+        assert (
+            await ask(
+                gateway,
+                "POST",
+                "/admin/v1/limits",
+                admin["key"],
+                {**budget, "name": "mine"},
+            )
+        ).status == 201
         for method in ("PATCH", "DELETE"):
-            assert (await ask(gateway, method, "/admin/v1/limits/file:budget", admin["key"], {})).status == 404
+            assert (
+                await ask(
+                    gateway, method, "/admin/v1/limits/file:budget", admin["key"], {}
+                )
+            ).status == 404
 
-    routes, limits = {"house": {"targets": ["echo/echo"]}}, {"budget": {"unit": "cost", "amount": 1.0}}
+    routes, limits = (
+        {"house": {"targets": ["echo/echo"]}},
+        {"budget": {"unit": "cost", "amount": 1.0}},
+    )
     run(work, tmp_path, routes=routes, limits=limits)
 
 
@@ -185,39 +266,67 @@ def test_limits_that_the_command_line_sets_are_the_operators(tmp_path: Path):
     home = {"MODELYARD_HOME": str(tmp_path)}
     for arguments in (
         ["tenants", "add", "acme"],
-        ["limits", "set", "budget", "--unit", "cost", "--amount", "1", "--window", "month", "--tenant", "acme"],
+        [
+            "limits",
+            "set",
+            "budget",
+            "--unit",
+            "cost",
+            "--amount",
+            "1",
+            "--window",
+            "month",
+            "--tenant",
+            "acme",
+        ],
     ):
-        told = CliRunner(env=home).invoke(root, arguments)
-        assert told.exit_code == 0, told.output
+        result = CliRunner(env=home).invoke(root, arguments)
+        assert result.exit_code == 0, result.output
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         (limit,) = await yard.services.tenancy.administration.list("acme", "limit")
         assert limit["set_by"] == "operator"
         with pytest.raises(ForbiddenError):
-            await yard.services.tenancy.administration.remove(Caller(tenant="acme"), "acme", "limit", limit["id"])
+            await yard.services.tenancy.administration.remove(
+                Caller(tenant="acme"), "acme", "limit", limit["id"]
+            )
 
     run(work, tmp_path)
 
 
-def test_a_limit_from_before_rows_were_marked_is_marked_by_setting_it_again(tmp_path: Path):
+def test_a_limit_from_before_rows_were_marked_is_marked_by_setting_it_again(
+    tmp_path: Path,
+):
     home = {"MODELYARD_HOME": str(tmp_path), "MODELYARD_LOCAL__HUB": ""}
-    setting = ["limits", "set", "budget", "--unit", "cost", "--amount", "1", "--window", "month", "--tenant", "acme"]
+    setting = [
+        "limits",
+        "set",
+        "budget",
+        "--unit",
+        "cost",
+        "--amount",
+        "1",
+        "--window",
+        "month",
+        "--tenant",
+        "acme",
+    ]
 
-    async def before(yard: Modelyard, gateway: Gateway) -> None:
+    async def create_unmarked(yard: Modelyard, gateway: Gateway) -> None:
         await keys_of(yard)
         limit = {"unit": "cost", "amount": 1.0, "window": "month"}
-        made = await yard.services.tenancy.administration.create(
+        created_limit = await yard.services.tenancy.administration.create(
             Caller(tenant="acme"), "acme", "limit", "budget", limit
         )
-        assert made["set_by"] == ""
+        assert created_limit["set_by"] == ""
 
-    async def after(yard: Modelyard, gateway: Gateway) -> None:
+    async def check_marked(yard: Modelyard, gateway: Gateway) -> None:
         (limit,) = await yard.services.tenancy.administration.list("acme", "limit")
         assert limit["set_by"] == "operator"
 
-    run(before, tmp_path)
+    run(create_unmarked, tmp_path)
     assert CliRunner(env=home).invoke(root, setting).exit_code == 0
-    run(after, tmp_path)
+    run(check_marked, tmp_path)
 
 
 def test_every_row_says_who_set_it_in_the_default_tenant_too(tmp_path: Path):
@@ -226,23 +335,47 @@ def test_every_row_says_who_set_it_in_the_default_tenant_too(tmp_path: Path):
         staff = await yard.services.tenancy.administration.create(
             OPERATOR, "default", "key", "staff", {"role": "admin"}
         )
-        for plural, kind in PLURALS.items():
-            if kind not in KEPT_BY_OPERATOR:
+        for plural, resource_kind in PLURALS.items():
+            if resource_kind not in OPERATOR_MANAGED:
                 continue
-            given, wanted = GIVEN[kind]
+            row_values, change = ROW_VALUES[resource_kind]
             where = f"/admin/v1/{plural}"
-            made = msgspec.json.decode((await ask(gateway, "POST", where, house, given)).body)
-            assert made["set_by"] == "operator"
-            # What is the operator's there stays open to the administrators of the default tenant.
-            assert (await ask(gateway, "PATCH", f"{where}/{made['id']}", staff["key"], wanted)).status == 200
-            assert (await ask(gateway, "DELETE", f"{where}/{made['id']}", staff["key"])).status == 200
-            made = msgspec.json.decode((await ask(gateway, "POST", where, staff["key"], given)).body)
-            assert made["set_by"] == ""
-        for kind in ("key", "user"):
-            made = await yard.services.tenancy.administration.create(
-                OPERATOR, "acme", kind, f"a {kind}", {"role": "viewer"}
+            created_row = msgspec.json.decode(
+                (await ask(gateway, "POST", where, house, row_values)).body
             )
-            assert (await yard.services.storage.resources.one("acme", kind, made["id"])).set_by == "operator"
+            assert created_row["set_by"] == "operator"
+            # What is the operator's there stays open to the administrators of the default tenant.
+            assert (
+                await ask(
+                    gateway,
+                    "PATCH",
+                    f"{where}/{created_row['id']}",
+                    staff["key"],
+                    change,
+                )
+            ).status == 200
+            assert (
+                await ask(
+                    gateway, "DELETE", f"{where}/{created_row['id']}", staff["key"]
+                )
+            ).status == 200
+            created_row = msgspec.json.decode(
+                (await ask(gateway, "POST", where, staff["key"], row_values)).body
+            )
+            assert created_row["set_by"] == ""
+        for resource_kind in ("key", "user"):
+            created_row = await yard.services.tenancy.administration.create(
+                OPERATOR,
+                "acme",
+                resource_kind,
+                f"a {resource_kind}",
+                {"role": "viewer"},
+            )
+            assert (
+                await yard.services.storage.resources.get(
+                    "acme", resource_kind, created_row["id"]
+                )
+            ).set_by == "operator"
 
     run(work, tmp_path)
 
@@ -253,7 +386,9 @@ def test_every_row_says_who_set_it_in_the_default_tenant_too(tmp_path: Path):
 ORDER = list(Role)
 
 
-def test_nobody_touches_a_key_or_a_user_above_them_before_or_after(tmp_path: Path, database: str):
+def test_nobody_touches_a_key_or_a_user_above_them_before_or_after(
+    tmp_path: Path, database: str
+):
     """The law, over every pair of roles and everything that can be done to a key or a user."""
 
     async def work(yard: Modelyard, gateway: Gateway) -> None:
@@ -261,51 +396,80 @@ def test_nobody_touches_a_key_or_a_user_above_them_before_or_after(tmp_path: Pat
         await keys_of(yard)
         for mine in Role:
             caller = Caller(tenant="acme", role=mine, key="x")
-            for theirs in Role:
-                for other in Role:
-                    may = mine.covers(theirs) and mine.covers(other)
-                    for kind in ("key", "user"):
-                        row = await made(yard, kind, theirs)
-                        assert await does(admin.change(caller, "acme", kind, row, {"role": other.value})) is may
-                        await admin.remove(Caller(tenant="acme"), "acme", kind, row)
+            for target_role in Role:
+                for new_role in Role:
+                    is_permitted = mine.covers(target_role) and mine.covers(new_role)
+                    for resource_kind in ("key", "user"):
+                        row = await create_row(yard, resource_kind, target_role)
+                        assert (
+                            await is_allowed(
+                                admin.change(
+                                    caller,
+                                    "acme",
+                                    resource_kind,
+                                    row,
+                                    {"role": new_role.value},
+                                )
+                            )
+                            is is_permitted
+                        )
+                        await admin.remove(
+                            Caller(tenant="acme"), "acme", resource_kind, row
+                        )
                 for name, act in acts_on_keys(yard, caller).items():
-                    row = await made(yard, "key", theirs)
-                    assert await does(act(row)) is mine.covers(theirs), (mine, theirs, name)
+                    row = await create_row(yard, "key", target_role)
+                    assert await is_allowed(act(row)) is mine.covers(target_role), (
+                        mine,
+                        target_role,
+                        name,
+                    )
                 for switch in ({"is_enabled": False}, None):
-                    row = await made(yard, "user", theirs)
+                    row = await create_row(yard, "user", target_role)
                     act = (
                         admin.change(caller, "acme", "user", row, switch)
                         if switch
                         else admin.remove(caller, "acme", "user", row)
                     )
-                    assert await does(act) is mine.covers(theirs)
-                for kind in ("key", "user"):
-                    given = {"role": theirs.value}
+                    assert await is_allowed(act) is mine.covers(target_role)
+                for resource_kind in ("key", "user"):
+                    fields = {"role": target_role.value}
                     name = uuid.uuid4().hex
-                    assert await does(admin.create(caller, "acme", kind, name, given)) is mine.covers(theirs)
+                    assert await is_allowed(
+                        admin.create(caller, "acme", resource_kind, name, fields)
+                    ) is mine.covers(target_role)
 
     run(work, tmp_path, database=database)
 
 
-def acts_on_keys(yard: Modelyard, caller: Caller) -> dict[str, Callable[[str], Awaitable[Any]]]:
+def acts_on_keys(
+    yard: Modelyard, caller: Caller
+) -> dict[str, Callable[[str], Awaitable[Any]]]:
     admin = yard.services.tenancy.administration
     return {
-        "rename": lambda row: admin.change(caller, "acme", "key", row, {"name": uuid.uuid4().hex}),
-        "models": lambda row: admin.change(caller, "acme", "key", row, {"models": ["x/*"]}),
+        "rename": lambda row: admin.change(
+            caller, "acme", "key", row, {"name": uuid.uuid4().hex}
+        ),
+        "models": lambda row: admin.change(
+            caller, "acme", "key", row, {"models": ["x/*"]}
+        ),
         "rotate": lambda row: admin.rotate(caller, "acme", row),
         "revoke": lambda row: admin.revoke(caller, "acme", row),
         "remove": lambda row: admin.remove(caller, "acme", "key", row),
     }
 
 
-async def made(yard: Modelyard, kind: str, role: Role) -> str:
+async def create_row(yard: Modelyard, resource_kind: str, role: Role) -> str:
     row = await yard.services.tenancy.administration.create(
-        Caller(tenant="acme"), "acme", kind, uuid.uuid4().hex, {"role": role.value}
+        Caller(tenant="acme"),
+        "acme",
+        resource_kind,
+        uuid.uuid4().hex,
+        {"role": role.value},
     )
     return row["id"]
 
 
-async def does(act: Awaitable[Any]) -> bool:
+async def is_allowed(act: Awaitable[Any]) -> bool:
     try:
         await act
     except ForbiddenError:
@@ -313,65 +477,120 @@ async def does(act: Awaitable[Any]) -> bool:
     return True
 
 
-def test_nobody_changes_an_account_above_them_and_an_owner_stays(tmp_path: Path, database: str):
+def test_nobody_changes_an_account_above_them_and_an_owner_stays(
+    tmp_path: Path, database: str
+):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         await keys_of(yard)
         accounts, owner = yard.services.tenancy.accounts, Caller(tenant="acme")
 
-        await joined(yard, "o@acme.example", Role.OWNER)
+        await add_account(yard, "o@acme.example", Role.OWNER)
         for mine in Role:
             caller = Caller(tenant="acme", role=mine)
-            for theirs in Role:
-                for other in Role:
-                    one = await joined(yard, f"{uuid.uuid4().hex}@acme.example", theirs)
-                    may = mine.covers(theirs) and mine.covers(other)
-                    assert await does(accounts.change(caller, one.id, role=other)) is may
-                one = await joined(yard, f"{uuid.uuid4().hex}@acme.example", theirs)
-                assert await does(accounts.change(caller, one.id, is_enabled=False)) is mine.covers(theirs)
+            for target_role in Role:
+                for new_role in Role:
+                    account = await add_account(
+                        yard, f"{uuid.uuid4().hex}@acme.example", target_role
+                    )
+                    is_permitted = mine.covers(target_role) and mine.covers(new_role)
+                    assert (
+                        await is_allowed(
+                            accounts.change(caller, account.id, role=new_role)
+                        )
+                        is is_permitted
+                    )
+                account = await add_account(
+                    yard, f"{uuid.uuid4().hex}@acme.example", target_role
+                )
+                assert await is_allowed(
+                    accounts.change(caller, account.id, is_enabled=False)
+                ) is mine.covers(target_role)
                 name = f"{uuid.uuid4().hex}@acme.example"
-                assert await does(accounts.invite(caller, name, theirs)) is mine.covers(theirs)
+                assert await is_allowed(
+                    accounts.invite(caller, name, target_role)
+                ) is mine.covers(target_role)
         with pytest.raises(NotFoundError):
-            await accounts.change(Caller(tenant="default"), one.id, role=Role.VIEWER)
-        owners = [one for one in await accounts.of("acme") if one.role is Role.OWNER and one.is_enabled]
+            await accounts.change(
+                Caller(tenant="default"), account.id, role=Role.VIEWER
+            )
+        owners = [
+            account
+            for account in await accounts.list_accounts("acme")
+            if account.role is Role.OWNER and account.is_enabled
+        ]
         ended = await asyncio.gather(
-            *(accounts.change(owner, one.id, role=Role.VIEWER) for one in owners), return_exceptions=True
+            *(
+                accounts.change(owner, account.id, role=Role.VIEWER)
+                for account in owners
+            ),
+            return_exceptions=True,
         )
-        refused = [one for one in ended if isinstance(one, BaseException)]
-        assert [type(one) for one in refused] == [InvokeBadRequestError]
-        assert sum(one.role is Role.OWNER and one.is_enabled for one in await accounts.of("acme")) == 1
+        refused = [outcome for outcome in ended if isinstance(outcome, BaseException)]
+        assert [type(error) for error in refused] == [InvokeBadRequestError]
+        assert (
+            sum(
+                account.role is Role.OWNER and account.is_enabled
+                for account in await accounts.list_accounts("acme")
+            )
+            == 1
+        )
 
     run(work, tmp_path, database=database)
 
 
-async def joined(yard: Modelyard, email: str, role: Role) -> Any:
+async def add_account(yard: Modelyard, email: str, role: Role) -> Any:
     """What accepting an invitation does, without the time that a password takes."""
     values = (f"acct_{uuid.uuid4().hex}", "acme", email, "x", "", role.value, 1.0)
     statement = (
         "INSERT INTO accounts (id, tenant, email, name, password, role, is_enabled, created_at) "
         "VALUES (?, ?, ?, ?, ?, ?, 1, ?)"
     )
-    await yard.services.storage.database.transact(lambda it: it.execute(statement, values))
-    return next(one for one in await yard.services.tenancy.accounts.of("acme") if one.email == email)
+    await yard.services.storage.database.transact(
+        lambda connection: connection.execute(statement, values)
+    )
+    return next(
+        account
+        for account in await yard.services.tenancy.accounts.list_accounts("acme")
+        if account.email == email
+    )
 
 
 def test_two_servers_that_demote_two_owners_leave_one(tmp_path: Path, database: str):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        async with Modelyard(yard.settings, environ={}) as other:
-            for turn in range(5):
+        async with Modelyard(yard.settings, environ={}) as other_yard:
+            for round_index in range(5):
                 for name in ("a", "b"):
-                    await joined(yard, f"{name}{turn}@acme.example", Role.OWNER)
-                owners = [one for one in await yard.services.tenancy.accounts.of("acme") if one.role is Role.OWNER]
-                both = zip((yard, other), owners, strict=False)
+                    await add_account(
+                        yard, f"{name}{round_index}@acme.example", Role.OWNER
+                    )
+                owners = [
+                    account
+                    for account in await yard.services.tenancy.accounts.list_accounts(
+                        "acme"
+                    )
+                    if account.role is Role.OWNER
+                ]
+                demotions = zip((yard, other_yard), owners, strict=False)
                 ended = await asyncio.gather(
                     *(
-                        one.services.tenancy.accounts.change(Caller(tenant="acme"), each.id, role=Role.VIEWER)
-                        for one, each in both
+                        server.services.tenancy.accounts.change(
+                            Caller(tenant="acme"), account.id, role=Role.VIEWER
+                        )
+                        for server, account in demotions
                     ),
                     return_exceptions=True,
                 )
-                left = [one for one in await yard.services.tenancy.accounts.of("acme") if one.role is Role.OWNER]
+                left = [
+                    account
+                    for account in await yard.services.tenancy.accounts.list_accounts(
+                        "acme"
+                    )
+                    if account.role is Role.OWNER
+                ]
                 assert left, ended
-                await yard.services.storage.database.transact(lambda it: it.execute("DELETE FROM accounts"))
+                await yard.services.storage.database.transact(
+                    lambda connection: connection.execute("DELETE FROM accounts")
+                )
 
     run(work, tmp_path, database=database)
 
@@ -380,12 +599,12 @@ def test_an_invitation_is_worth_no_more_than_whoever_gave_it(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
         await keys_of(yard)
         accounts = yard.services.tenancy.accounts
-        await joined(yard, "ann@acme.example", Role.ADMIN)
-        (ann,) = await accounts.of("acme")
+        await add_account(yard, "ann@acme.example", Role.ADMIN)
+        (ann,) = await accounts.list_accounts("acme")
         with pytest.raises(ForbiddenError):
             await accounts.invite(ann.caller, "eve@acme.example", Role.OWNER)
         token = await accounts.invite(ann.caller, "eve@acme.example", Role.ADMIN)
-        await joined(yard, "o@acme.example", Role.OWNER)
+        await add_account(yard, "o@acme.example", Role.OWNER)
         await accounts.change(Caller(tenant="acme"), ann.id, role=Role.VIEWER)
         with pytest.raises(NotFoundError, match="no longer"):
             await accounts.accept(token, "Eve", PASSWORD)
@@ -393,12 +612,16 @@ def test_an_invitation_is_worth_no_more_than_whoever_gave_it(tmp_path: Path):
     run(work, tmp_path)
 
 
-def test_a_user_that_is_switched_off_takes_a_role_that_covers_whom_it_shuts_out(tmp_path: Path):
+def test_a_user_that_is_switched_off_takes_a_role_that_covers_whom_it_shuts_out(
+    tmp_path: Path,
+):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        _, own = await keys_of(yard)
+        _, tenant_key = await keys_of(yard)
         admin = yard.services.tenancy.administration
-        boss = await admin.create(Caller(tenant="acme"), "acme", "key", "b", {"role": "owner", "user": "boss"})
-        await joined(yard, "o@acme.example", Role.OWNER)
+        boss = await admin.create(
+            Caller(tenant="acme"), "acme", "key", "b", {"role": "owner", "user": "boss"}
+        )
+        await add_account(yard, "o@acme.example", Role.OWNER)
         caller = Caller(tenant="acme", role=Role.ADMIN, key="x")
         for name in ("boss", "o@acme.example"):
             off = {"role": "viewer", "is_enabled": False}
@@ -406,35 +629,56 @@ def test_a_user_that_is_switched_off_takes_a_role_that_covers_whom_it_shuts_out(
                 await admin.create(caller, "acme", "user", name, off)
             row = await admin.create(caller, "acme", "user", name, {"role": "viewer"})
             with pytest.raises(ForbiddenError):
-                await admin.change(caller, "acme", "user", row["id"], {"is_enabled": False})
+                await admin.change(
+                    caller, "acme", "user", row["id"], {"is_enabled": False}
+                )
         assert (await ask(gateway, "GET", "/v1/models", boss["key"])).status == 200
         free = await admin.create(caller, "acme", "user", "nobody", {"role": "viewer"})
         renamed = {"name": "boss!", "is_enabled": False}
         await admin.change(caller, "acme", "user", free["id"], renamed)
         with pytest.raises(ModelyardError):
             await admin.change(caller, "acme", "user", free["id"], {"name": "boss"})
-        assert (await ask(gateway, "GET", "/v1/models", own)).status == 200
+        assert (await ask(gateway, "GET", "/v1/models", tenant_key)).status == 200
 
     run(work, tmp_path)
 
 
 def test_the_last_way_in_as_owner_stays(tmp_path: Path):
     async def work(yard: Modelyard, gateway: Gateway) -> None:
-        house, own = await keys_of(yard)
+        house, tenant_key = await keys_of(yard)
         (row,) = await yard.services.tenancy.administration.list("acme", "key")
         where = f"/admin/v1/keys/{row['id']}"
         for method, path, body in (
             ("DELETE", where, None), ("POST", f"{where}/revoke", None), ("PATCH", where, {"role": "admin"}),
         ):  # fmt: skip
-            told = await ask(gateway, method, path, own, body)
-            assert told.status == 400, told.body
-            assert b"one owner" in told.body
-        late = {"name": "late", "role": "owner", "user": "u"}
-        made = msgspec.json.decode((await ask(gateway, "POST", "/admin/v1/keys", own, late)).body)
-        assert (await ask(gateway, "PATCH", where, own, {"role": "admin"})).status == 200
+            refusal = await ask(gateway, method, path, tenant_key, body)
+            assert refusal.status == 400, refusal.body
+            assert b"one owner" in refusal.body
+        second_key = {"name": "late", "role": "owner", "user": "u"}
+        created_key = msgspec.json.decode(
+            (await ask(gateway, "POST", "/admin/v1/keys", tenant_key, second_key)).body
+        )
         assert (
-            await ask(gateway, "POST", "/admin/v1/users", made["key"], {"name": "u", "is_enabled": False})
+            await ask(gateway, "PATCH", where, tenant_key, {"role": "admin"})
+        ).status == 200
+        assert (
+            await ask(
+                gateway,
+                "POST",
+                "/admin/v1/users",
+                created_key["key"],
+                {"name": "u", "is_enabled": False},
+            )
         ).status == 400
-        assert (await ask(gateway, "DELETE", f"/admin/v1/keys/{made['id']}", house, None, ACTING)).status == 200
+        assert (
+            await ask(
+                gateway,
+                "DELETE",
+                f"/admin/v1/keys/{created_key['id']}",
+                house,
+                None,
+                ACTING,
+            )
+        ).status == 200
 
     run(work, tmp_path)

@@ -1,5 +1,4 @@
 """Plugins are not the server: who may install what, what an installation may bring, what a plugin may reach."""
-# ruff: noqa: F811  its fixtures are those of another folder
 
 import asyncio
 import json
@@ -14,7 +13,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from tools.show.plugin_attacks import INSIDE, PRELUDE, attacker, wheelhouse
+from tools.show.plugin_attacks import ISOLATION_ATTACKS, PRELUDE, attacker, wheelhouse
 
 from modelyard.base.errors import PackageError, PluginError
 from modelyard.base.settings import EgressSettings, PluginSettings
@@ -25,18 +24,28 @@ from modelyard.plugins.environment import Environments
 from modelyard.plugins.market import add_to_folder
 from modelyard.plugins.package import Package, package_folder, write_package
 from modelyard.plugins.process import LocalRuntime
-from modelyard.plugins.quarters import Quarters, emptied, hand_over, size
-from modelyard.plugins.requirements import asked_for, check_line, check_lock, listed
+from modelyard.plugins.quarters import (
+    WorkFolderStore,
+    change_owner,
+    empty_folder,
+    folder_size,
+)
+from modelyard.plugins.requirements import (
+    check_line,
+    check_lock,
+    parse_requirements,
+    read_requirements,
+)
 from modelyard.plugins.signature import generate_keys, sign
-from modelyard.plugins.way_out import WayOut
+from modelyard.plugins.way_out import EgressProxy
 from modelyard.tenancy.caller import ForbiddenError
 from modelyard.tenant_plugins.packages import Installer
 from modelyard.testing import Answer, Upstream
 from modelyard.transport.egress import EgressRules
-from tests.gateway.conftest import start_gateway  # noqa: F401  a fixture of `plugged`
-from tests.plugins.conftest import EXAMPLES, Plugged, environments, plugged  # noqa: F401  fixtures
+from tests.gateway.conftest import start_gateway  # noqa: F401
+from tests.plugins.conftest import EXAMPLES, PluginGateway, environments, plugged  # noqa: F401
 
-Plug = Callable[..., Plugged]
+Plug = Callable[..., PluginGateway]
 OPERATORS = "sk-operator-key"
 PRIVATE, PUBLIC = generate_keys()
 TENANTS_ADMIN = Installer(is_operator=False, allows_unsigned=True)
@@ -51,66 +60,123 @@ def package() -> Package:
     return package_folder(EXAMPLES / "mockgpt")
 
 
-def with_tenants(plug: Plug, **changes: Any) -> tuple[Plugged, Callable[..., httpx.Response]]:
+def gateway_with_tenants(
+    plug: Plug, **changes: Any
+) -> tuple[PluginGateway, Callable[..., httpx.Response]]:
     """A gateway with a second tenant, and who calls its admin API: the operator, or with `as_admin` the tenant's."""
-    one = plug(chosen=msgspec.structs.replace(CHOSEN, **changes), api_keys=[OPERATORS])
-    origin = one.running.origin
+    gateway = plug(
+        chosen=msgspec.structs.replace(CHOSEN, **changes), api_keys=[OPERATORS]
+    )
+    origin = gateway.running.origin
     operator = {"authorization": f"Bearer {OPERATORS}"}
-    made = httpx.post(f"{origin}/admin/v1/tenants", json={"name": "acme"}, headers=operator)
-    assert made.status_code == 201, made.text
-    key = httpx.post(f"{origin}/admin/v1/keys?tenant=acme", json={"name": "a", "role": "owner"}, headers=operator)
+    tenant_response = httpx.post(
+        f"{origin}/admin/v1/tenants", json={"name": "acme"}, headers=operator
+    )
+    assert tenant_response.status_code == 201, tenant_response.text
+    key = httpx.post(
+        f"{origin}/admin/v1/keys?tenant=acme",
+        json={"name": "a", "role": "owner"},
+        headers=operator,
+    )
     assert key.status_code == 201, key.text
     acme = {"authorization": f"Bearer {key.json()['key']}"}
 
-    def call(method: str, path: str, *, as_admin: bool = False, **how: Any) -> httpx.Response:
+    def call(
+        method: str, path: str, *, as_admin: bool = False, **request_options: Any
+    ) -> httpx.Response:
         headers = acme if as_admin else operator
-        return httpx.request(method, f"{origin}/admin/v1/{path}", headers=headers, timeout=60, **how)
+        return httpx.request(
+            method,
+            f"{origin}/admin/v1/{path}",
+            headers=headers,
+            timeout=60,
+            **request_options,
+        )
 
-    return one, call
+    return gateway, call
 
 
-def trusting(tmp_path: Path) -> list[str]:
+def trusted_key_files(tmp_path: Path) -> list[str]:
     (tmp_path / "us.pem").write_bytes(PUBLIC)
     return [str(tmp_path / "us.pem")]
 
 
 def test_a_tenants_admin_installs_nothing_that_nobody_trusted_has_signed(
-    plugged: Plug, tmp_path: Path, package: Package
+    plugged: Plug,  # noqa: F811
+    tmp_path: Path,
+    package: Package,
 ):
     add_to_folder(tmp_path / "market", EXAMPLES / "toolbox")
-    one, call = with_tenants(plugged, public_keys=trusting(tmp_path), markets=[str(tmp_path / "market")])
+    gateway, call = gateway_with_tenants(
+        plugged,
+        public_keys=trusted_key_files(tmp_path),
+        markets=[str(tmp_path / "market")],
+    )
     refused = [
         call("POST", "plugins", as_admin=True, content=package.data),
         call("POST", "plugins?unsigned=true", as_admin=True, content=package.data),
         call("POST", "plugins/market", as_admin=True, json={"id": "modelyard/toolbox"}),
-        call("POST", "plugins/market?unsigned=true", as_admin=True, json={"id": "modelyard/toolbox"}),
-        call("POST", "plugins", as_admin=True, content=sign(package.data, generate_keys()[0], now=1)),
+        call(
+            "POST",
+            "plugins/market?unsigned=true",
+            as_admin=True,
+            json={"id": "modelyard/toolbox"},
+        ),
+        call(
+            "POST",
+            "plugins",
+            as_admin=True,
+            content=sign(package.data, generate_keys()[0], signed_at=1),
+        ),
     ]
-    assert [one.status_code for one in refused] == [403] * 5, [one.text for one in refused]
-    assert all("not signed with a key that the operator trusts" in one.text for one in refused)
+    assert [response.status_code for response in refused] == [403] * 5, [
+        response.text for response in refused
+    ]
+    assert all(
+        "not signed with a key that the operator trusts" in response.text
+        for response in refused
+    )
     packages = tmp_path / "plugins" / "packages"
-    assert not packages.exists() or not list(packages.rglob("*.difypkg")), "nothing refused is stored"
-    signed = call("POST", "plugins", as_admin=True, content=sign(package.data, PRIVATE, now=1))
+    assert not packages.exists() or not list(packages.rglob("*.difypkg")), (
+        "nothing refused is stored"
+    )
+    signed = call(
+        "POST",
+        "plugins",
+        as_admin=True,
+        content=sign(package.data, PRIVATE, signed_at=1),
+    )
     assert signed.status_code == 201, signed.text
-    one.do(one.parts.installations.settled())
-    (there,) = call("GET", "plugins", as_admin=True).json()["data"]
-    assert there["plugin_id"] == "modelyard/mockgpt"
+    gateway.run_on_loop(gateway.parts.installations.wait_until_idle())
+    (installed_plugin,) = call("GET", "plugins", as_admin=True).json()["data"]
+    assert installed_plugin["plugin_id"] == "modelyard/mockgpt"
 
 
-def test_what_the_operator_uploaded_is_not_a_tenants_to_install(plugged: Plug, package: Package):
-    one, _ = with_tenants(plugged)
-    one.do(one.parts.packages.upload(package.data, Installer(is_operator=True, allows_unsigned=True)))
+def test_what_the_operator_uploaded_is_not_a_tenants_to_install(
+    plugged: Plug,  # noqa: F811
+    package: Package,
+):
+    gateway, _ = gateway_with_tenants(plugged)
+    gateway.run_on_loop(
+        gateway.parts.packages.upload(
+            package.data, Installer(is_operator=True, allows_unsigned=True)
+        )
+    )
     identifier = str(package.identifier)
     for work in (
-        lambda: one.parts.installations.install("acme", [identifier], TENANTS_ADMIN),
-        lambda: one.parts.packages.upload_bundle(bundle_of(package), TENANTS_ADMIN),
+        lambda: gateway.parts.installations.install(
+            "acme", [identifier], TENANTS_ADMIN
+        ),
+        lambda: gateway.parts.packages.upload_bundle(bundle_of(package), TENANTS_ADMIN),
     ):
         with pytest.raises(ForbiddenError, match="not signed"):
-            one.do(work())
-    one.do(one.parts.installations.add("acme", package))
+            gateway.run_on_loop(work())
+    gateway.run_on_loop(gateway.parts.installations.add("acme", package))
     with pytest.raises(ForbiddenError, match="not signed"):
-        one.do(
-            one.parts.installations.upgrade("acme", "modelyard/mockgpt", identifier, TENANTS_ADMIN, source="package")
+        gateway.run_on_loop(
+            gateway.parts.installations.upgrade(
+                "acme", "modelyard/mockgpt", identifier, TENANTS_ADMIN, source="package"
+            )
         )
 
 
@@ -119,33 +185,58 @@ def bundle_of(package: Package) -> bytes:
         "type: bundle\nname: b\nversion: 0.0.1\nauthor: me\ndependencies:\n"
         f"- type: package\n  value: {{path: {package.checksum}}}\n"
     )
-    data = write_package({"manifest.yaml": manifest.encode(), f"_assets/{package.checksum}": package.data})
+    data = write_package(
+        {
+            "manifest.yaml": manifest.encode(),
+            f"_assets/{package.checksum}": package.data,
+        }
+    )
     assert read_bundle(data).packages()
     return data
 
 
-def test_the_operator_has_to_say_it_once_there_are_several_tenants(plugged: Plug, package: Package):
-    one, call = with_tenants(plugged)
+def test_the_operator_has_to_say_it_once_there_are_several_tenants(
+    plugged: Plug,  # noqa: F811
+    package: Package,
+):
+    gateway, call = gateway_with_tenants(plugged)
     unsaid = call("POST", "plugins", content=package.data)
     assert (unsaid.status_code, "--unsigned" in unsaid.text) == (403, True)
-    assert unsaid.json()["error"]["code"] == "unsigned_plugin"  # the console asks the operator by this
-    headers = {"x-api-key": one.yard.services.plugins.key}
-    there = f"{one.running.origin}/plugin/acme/management/install"
+    assert (
+        unsaid.json()["error"]["code"] == "unsigned_plugin"
+    )  # the console asks the operator by this
+    headers = {"x-api-key": gateway.yard.services.plugins.key}
+    management_url = f"{gateway.running.origin}/plugin/acme/management/install"
 
     def daemon(**fields: str) -> httpx.Response:
         files = {"dify_pkg": ("m.difypkg", package.data)}
-        return httpx.post(f"{there}/upload/package", files=files, data=fields, headers=headers)
+        return httpx.post(
+            f"{management_url}/upload/package",
+            files=files,
+            data=fields,
+            headers=headers,
+        )
 
     assert (daemon().status_code, daemon().json()["code"]) == (403, -403)
     uploaded = daemon(unsigned="true")
     assert uploaded.status_code == 200, uploaded.text
     identifiers = {"plugin_unique_identifiers": [str(package.identifier)]}
-    assert httpx.post(f"{there}/identifiers", json=identifiers, headers=headers).status_code == 403
+    assert (
+        httpx.post(
+            f"{management_url}/identifiers", json=identifiers, headers=headers
+        ).status_code
+        == 403
+    )
     bundled = {"dify_bundle": ("b.difybndl", bundle_of(package))}
-    assert httpx.post(f"{there}/upload/bundle", files=bundled, headers=headers).status_code == 403
-    said = call("POST", "plugins?unsigned=true", content=package.data)
-    assert said.status_code == 201, said.text
-    one.do(one.parts.installations.settled())
+    assert (
+        httpx.post(
+            f"{management_url}/upload/bundle", files=bundled, headers=headers
+        ).status_code
+        == 403
+    )
+    response = call("POST", "plugins?unsigned=true", content=package.data)
+    assert response.status_code == 201, response.text
+    gateway.run_on_loop(gateway.parts.installations.wait_until_idle())
 
 
 # ------------------------------------------------------------------------------------------------ what may be installed
@@ -171,7 +262,7 @@ ASKED = (
 @pytest.mark.parametrize("line", NOT_ASKED)
 def test_a_requirement_names_a_released_package_and_nothing_else(line: str):
     with pytest.raises(PackageError):
-        listed(line + "\n", "requirements.txt")
+        parse_requirements(line + "\n", "requirements.txt")
     if "#" not in line:
         with pytest.raises(PackageError):
             check_line(line, "pyproject.toml")
@@ -179,14 +270,18 @@ def test_a_requirement_names_a_released_package_and_nothing_else(line: str):
 
 @pytest.mark.parametrize("line", ASKED)
 def test_what_packages_usually_ask_for_is_taken(line: str):
-    assert listed(f"# a comment\n\n{line}  # why\n", "requirements.txt") == [line]
+    assert parse_requirements(
+        f"# a comment\n\n{line}  # why\n", "requirements.txt"
+    ) == [line]
 
 
 def test_lines_are_joined_before_they_are_read():
     text = "httpx==0.28.1 \\\n    --hash=sha256:" + "a" * 64 + "\n"
-    assert listed(text, "uv.lock") == ["httpx==0.28.1 --hash=sha256:" + "a" * 64]
+    assert parse_requirements(text, "uv.lock") == [
+        "httpx==0.28.1 --hash=sha256:" + "a" * 64
+    ]
     with pytest.raises(PackageError, match="options of the installer"):
-        listed("--ind\\\nex-url http://example.org\n", "requirements.txt")
+        parse_requirements("--ind\\\nex-url http://example.org\n", "requirements.txt")
 
 
 def project(tmp_path: Path, text: str, lock: str = "") -> Path:
@@ -212,7 +307,7 @@ def project(tmp_path: Path, text: str, lock: str = "") -> Path:
 )  # fmt: skip
 def test_a_project_that_asks_for_more_is_refused(tmp_path: Path, text: str):
     with pytest.raises(PackageError):
-        asked_for(project(tmp_path, text))
+        read_requirements(project(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -220,8 +315,12 @@ def test_a_project_that_asks_for_more_is_refused(tmp_path: Path, text: str):
     ['{ git = "https://example.org/e" }', '{ directory = "./evil" }', '{ path = "e.whl" }', '{ editable = "./evil" }',
      '{ url = "https://example.org/e.whl" }', '{ registry = "/tmp/wheels" }', '{ registry = "file:///tmp" }', "3"],
 )  # fmt: skip
-def test_a_lock_that_takes_a_package_from_elsewhere_is_refused(tmp_path: Path, source: str):
-    lock = f'version = 1\n[[package]]\nname = "evil"\nversion = "1"\nsource = {source}\n'
+def test_a_lock_that_takes_a_package_from_elsewhere_is_refused(
+    tmp_path: Path, source: str
+):
+    lock = (
+        f'version = 1\n[[package]]\nname = "evil"\nversion = "1"\nsource = {source}\n'
+    )
     with pytest.raises(PackageError, match=r"uv\.lock"):
         check_lock(project(tmp_path, "", lock))
 
@@ -231,14 +330,18 @@ def test_nothing_is_built_while_a_plugin_is_installed(tmp_path: Path):
     witness = tmp_path / "ran"
     evil = tmp_path / "one" / "evil"
     evil.mkdir(parents=True)
-    (evil / "setup.py").write_text(f"open({str(witness)!r}, 'w')\nfrom setuptools import setup\nsetup(name='evil')\n")
+    (evil / "setup.py").write_text(
+        f"open({str(witness)!r}, 'w')\nfrom setuptools import setup\nsetup(name='evil')\n"
+    )
     (tmp_path / "one" / "setup.py").write_text((evil / "setup.py").read_text())
     wheels = source_distribution(tmp_path / "wheels", witness)
-    made = Environments(tmp_path / "environments", os.environ, wheelhouse=wheels)
+    plugin_environments = Environments(
+        tmp_path / "environments", os.environ, wheelhouse=wheels
+    )
     for text in ("dify_plugin\n./evil\n", "dify_plugin\n", "dify_plugin==9.9.9\n"):
         (tmp_path / "one" / "requirements.txt").write_text(text)
         with pytest.raises(PluginError, match="cannot be installed"):
-            asyncio.run(made.prepare(tmp_path / "one", name="me/one"))
+            asyncio.run(plugin_environments.prepare(tmp_path / "one", name="me/one"))
     assert not witness.exists()
 
 
@@ -250,7 +353,10 @@ def source_distribution(folder: Path, witness: Path) -> Path:
     folder.mkdir()
     with tarfile.open(folder / "dify_plugin-9.9.9.tar.gz", "w:gz") as archive:
         for name, text in (
-            ("setup.py", f"open({str(witness)!r}, 'w')\nfrom setuptools import setup\nsetup(name='dify_plugin')\n"),
+            (
+                "setup.py",
+                f"open({str(witness)!r}, 'w')\nfrom setuptools import setup\nsetup(name='dify_plugin')\n",
+            ),
             ("PKG-INFO", "Metadata-Version: 2.1\nName: dify_plugin\nVersion: 9.9.9\n"),
         ):
             info = tarfile.TarInfo(f"dify_plugin-9.9.9/{name}")
@@ -274,61 +380,93 @@ class Prisoner:
     """A gateway with a plugin that runs what it is told, for two tenants."""
 
     def __init__(self, plug: Plug, folder: Path, wheels: Path, **changes: Any) -> None:
-        chosen = msgspec.structs.replace(SMALL, wheelhouse=str(wheels), **changes.pop("chosen", {}))
-        self.one = plug(chosen=chosen, **changes)
+        plugin_settings = msgspec.structs.replace(
+            SMALL, wheelhouse=str(wheels), **changes.pop("chosen", {})
+        )
+        self.gateway = plug(chosen=plugin_settings, **changes)
         self.folder = folder
-        self.home = self.one.yard.settings.home_path
+        self.home = self.gateway.yard.settings.home_path
         for tenant in ("acme", "globex"):
-            self.one.do(self.one.parts.installations.add(tenant, package_folder(attacker(folder))))
+            self.gateway.run_on_loop(
+                self.gateway.parts.installations.add(
+                    tenant, package_folder(attacker(folder))
+                )
+            )
 
-    async def _told(self, tenant: str, code: str, around: dict[str, Any]) -> list[Any]:
-        parameters = {"code": PRELUDE + code, "around": around}
-        data = {"provider": "attacker", "tool": "odd", "credentials": {}, "tool_parameters": parameters}
-        stream = self.one.plugins.call(tenant, "odd/attacker", "tool", "invoke_tool", data)
-        return [each["message"]["text"] async for each in stream]
+    async def _run_in_plugin(
+        self, tenant: str, code: str, variables: dict[str, Any]
+    ) -> list[Any]:
+        parameters = {"code": PRELUDE + code, "around": variables}
+        data = {
+            "provider": "attacker",
+            "tool": "odd",
+            "credentials": {},
+            "tool_parameters": parameters,
+        }
+        stream = self.gateway.plugins.call(
+            tenant, "odd/attacker", "tool", "invoke_tool", data
+        )
+        return [chunk["message"]["text"] async for chunk in stream]
 
-    def tell(self, code: str, tenant: str = "acme", **around: Any) -> dict[str, Any]:
+    def run_code(
+        self, code: str, tenant: str = "acme", **variables: Any
+    ) -> dict[str, Any]:
         """What came of it: `got`, or `how` it was refused."""
-        began, answer = self.one.do(self._told(tenant, code, around))
-        assert began == "began"
+        first_text, answer = self.gateway.run_on_loop(
+            self._run_in_plugin(tenant, code, variables)
+        )
+        assert first_text == "began"
         return json.loads(answer)
 
-    def refused(self, code: str, tenant: str = "acme", **around: Any) -> str:
-        answer = self.tell(code, tenant, **around)
+    def refusal_of(self, code: str, tenant: str = "acme", **variables: Any) -> str:
+        answer = self.run_code(code, tenant, **variables)
         assert answer.get("refused"), f"{code!r}: {answer}"
         return str(answer["how"])
 
     def runtime(self, tenant: str = "acme") -> LocalRuntime:
-        identifier = self.one.plugins.find(tenant, "odd/attacker").identifier
-        return self.one.parts.host._runtimes[tenant, identifier]  # type: ignore[attr-defined,return-value]
+        identifier = self.gateway.plugins.find(tenant, "odd/attacker").identifier
+        return self.gateway.parts.host._runtimes[tenant, identifier]  # type: ignore[attr-defined,return-value]
 
 
 @pytest.fixture
-def prisoner(plugged: Plug, tmp_path: Path, wheels: Path) -> Prisoner:
+def prisoner(plugged: Plug, tmp_path: Path, wheels: Path) -> Prisoner:  # noqa: F811
     return Prisoner(plugged, tmp_path / "odd", wheels)
 
 
 def test_a_plugin_reads_and_writes_what_is_its_own_and_nothing_else(prisoner: Prisoner):
     key = prisoner.home / "master.key"
     key.touch()
-    prisoner.tell("open(os.environ['HOME'] + '/secret', 'w').write('canary')", "globex")
-    theirs = next(prisoner.home.glob("plugins/work/globex/*/*/secret"))
+    prisoner.run_code(
+        "open(os.environ['HOME'] + '/secret', 'w').write('canary')", "globex"
+    )
+    other_tenant_file = next(prisoner.home.glob("plugins/work/globex/*/*/secret"))
     for path in (
         key,
         prisoner.home,
-        theirs,
+        other_tenant_file,
         "/etc/passwd",
         "/etc/shadow",
         Path.home() / ".ssh",
         __file__,
         "/proc/1/environ",
     ):
-        prisoner.refused("os.listdir(path) if os.path.isdir(path) else open(path).read()", path=str(path))
-    code = prisoner.one.parts.host.packages.folder(prisoner.one.plugins.find("acme", "odd/attacker").identifier)
-    venv = prisoner.one.parts.host.environments.folder.resolve()
-    for path in (code / "main.py", prisoner.home / "new", theirs, os.__file__, *venv.glob("*/pyvenv.cfg")):
-        prisoner.refused("open(path, 'a')", path=str(path))
-    fine = prisoner.tell(
+        prisoner.refusal_of(
+            "os.listdir(path) if os.path.isdir(path) else open(path).read()",
+            path=str(path),
+        )
+    code = prisoner.gateway.parts.host.packages.folder(
+        prisoner.gateway.plugins.find("acme", "odd/attacker").identifier
+    )
+    venv = prisoner.gateway.parts.host.environments.folder.resolve()
+    for path in (
+        code / "main.py",
+        prisoner.home / "new",
+        other_tenant_file,
+        os.__file__,
+        *venv.glob("*/pyvenv.cfg"),
+    ):
+        prisoner.refusal_of("open(path, 'a')", path=str(path))
+    fine = prisoner.run_code(
         "import tempfile\nopen(os.environ['HOME'] + '/a', 'w').write('mine')\nopen('main.py').read()\n"
         "f = tempfile.NamedTemporaryFile()\nf.write(b'x')\nfound = open(os.environ['HOME'] + '/a').read(), os.listdir('.')"
     )  # fmt: skip
@@ -336,38 +474,58 @@ def test_a_plugin_reads_and_writes_what_is_its_own_and_nothing_else(prisoner: Pr
     assert "main.py" in fine["got"]
 
 
-def test_its_environment_holds_no_secret(prisoner: Prisoner, monkeypatch: pytest.MonkeyPatch):
-    names = set(eval(prisoner.tell("found = sorted(os.environ)")["got"]))
-    known = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "HOME", "TMPDIR", "INSTALL_METHOD", "PYTHONUNBUFFERED",
+def test_its_environment_holds_no_secret(
+    prisoner: Prisoner, monkeypatch: pytest.MonkeyPatch
+):
+    names = set(eval(prisoner.run_code("found = sorted(os.environ)")["got"]))
+    allowed_names = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "HOME", "TMPDIR", "INSTALL_METHOD", "PYTHONUNBUFFERED",
              "PYTHONDONTWRITEBYTECODE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TIKTOKEN_CACHE_DIR"}  # fmt: skip
-    assert {name for name in names if "proxy" not in name.lower()} <= known
+    assert {name for name in names if "proxy" not in name.lower()} <= allowed_names
 
 
 def test_two_tenants_share_nothing_of_a_plugin(prisoner: Prisoner):
     """Neither what it remembers, nor what it wrote, nor what it said; and each is a process and a user of its own."""
-    prisoner.tell(
+    prisoner.run_code(
         "import builtins\nbuiltins.canary = 'canary'\nopen('/dev/shm/canary', 'w')\nopen(os.environ['TMPDIR'] + '/canary', 'w')\n"
         "os.write(1, b'canary of globex\\n')", "globex",
     )  # fmt: skip
-    assert prisoner.tell("import builtins\nfound = builtins.canary", "globex")["got"] == "canary"
-    assert prisoner.tell("import builtins\nfound = hasattr(builtins, 'canary')")["got"] == "False"
-    assert prisoner.tell("found = os.listdir('/dev/shm') + os.listdir(os.environ['TMPDIR'])")["got"] == "[]"
-    identifier = prisoner.one.plugins.find("acme", "odd/attacker").identifier
-    host = prisoner.one.parts.host
+    assert (
+        prisoner.run_code("import builtins\nfound = builtins.canary", "globex")["got"]
+        == "canary"
+    )
+    assert (
+        prisoner.run_code("import builtins\nfound = hasattr(builtins, 'canary')")["got"]
+        == "False"
+    )
+    assert (
+        prisoner.run_code(
+            "found = os.listdir('/dev/shm') + os.listdir(os.environ['TMPDIR'])"
+        )["got"]
+        == "[]"
+    )
+    identifier = prisoner.gateway.plugins.find("acme", "odd/attacker").identifier
+    host = prisoner.gateway.parts.host
     assert "canary of globex" in str(host.lines("globex", identifier))
     assert not host.lines("acme", identifier)
-    users = {tenant: prisoner.tell("found = os.getuid()", tenant)["got"] for tenant in ("acme", "globex")}
+    users = {
+        tenant: prisoner.run_code("found = os.getuid()", tenant)["got"]
+        for tenant in ("acme", "globex")
+    }
     if os.geteuid() == 0:
         assert len({"0", *users.values()}) == 3, users
-    other = prisoner.runtime("globex").instances[0].spawned.pid
-    prisoner.refused("os.kill(other, 0)", other=other)
+    other_pid = prisoner.runtime("globex").instances[0].spawned.pid
+    prisoner.refusal_of("os.kill(other, 0)", other=other_pid)
 
 
-def test_logs_are_read_by_whom_they_belong_to(plugged: Plug, tmp_path: Path, wheels: Path):
-    one, call = with_tenants(plugged, wheelhouse=str(wheels))
-    made = package_folder(attacker(tmp_path / "odd"))
+def test_logs_are_read_by_whom_they_belong_to(
+    plugged: Plug,  # noqa: F811
+    tmp_path: Path,
+    wheels: Path,
+):
+    gateway, call = gateway_with_tenants(plugged, wheelhouse=str(wheels))
+    plugin_package = package_folder(attacker(tmp_path / "odd"))
     for tenant in ("default", "acme"):
-        one.do(one.parts.installations.add(tenant, made))
+        gateway.run_on_loop(gateway.parts.installations.add(tenant, plugin_package))
         text = f"of {tenant}\n"
         code = f"import os\nos.write(1, {text.encode()!r})"
         data = {
@@ -376,57 +534,89 @@ def test_logs_are_read_by_whom_they_belong_to(plugged: Plug, tmp_path: Path, whe
             "credentials": {},
             "tool_parameters": {"code": code, "around": {}},
         }
-        one.do(one.plugins.one(tenant, "odd/attacker", "tool", "invoke_tool", data))
-    (theirs,) = call("GET", "plugins", as_admin=True).json()["data"]
-    (ours,) = call("GET", "plugins").json()["data"]
+        gateway.run_on_loop(
+            gateway.plugins.call_once(
+                tenant, "odd/attacker", "tool", "invoke_tool", data
+            )
+        )
+    (acme_plugin,) = call("GET", "plugins", as_admin=True).json()["data"]
+    (default_plugin,) = call("GET", "plugins").json()["data"]
     read = {
-        "admin": call("GET", f"plugins/{theirs['id']}/logs", as_admin=True).text,
-        "operator": call("GET", f"plugins/{ours['id']}/logs").text,
-        "operator of acme": call("GET", f"plugins/{theirs['id']}/logs?tenant=acme").text,
+        "admin": call("GET", f"plugins/{acme_plugin['id']}/logs", as_admin=True).text,
+        "operator": call("GET", f"plugins/{default_plugin['id']}/logs").text,
+        "operator of acme": call(
+            "GET", f"plugins/{acme_plugin['id']}/logs?tenant=acme"
+        ).text,
     }
     assert [("of acme" in text, "of default" in text) for text in read.values()] == [
         (True, False), (False, True), (True, False),
     ]  # fmt: skip
-    assert call("GET", f"plugins/{ours['id']}/logs", as_admin=True).status_code == 404
-    assert call("GET", f"plugins/{ours['id']}/logs?tenant=default", as_admin=True).status_code == 404
+    assert (
+        call("GET", f"plugins/{default_plugin['id']}/logs", as_admin=True).status_code
+        == 404
+    )
+    assert (
+        call(
+            "GET", f"plugins/{default_plugin['id']}/logs?tenant=default", as_admin=True
+        ).status_code
+        == 404
+    )
 
 
 KERNEL = {
-    name: code for name, code in INSIDE.items() if "call(" in code and "victim" not in code and "server" not in code
+    name: code
+    for name, code in ISOLATION_ATTACKS.items()
+    if "call(" in code and "victim" not in code and "server" not in code
 }
 
 
 def test_calls_that_no_plugin_needs_are_refused(prisoner: Prisoner):
     assert len(KERNEL) >= 9
     for code in KERNEL.values():
-        prisoner.refused(code, shared=0)
+        prisoner.refusal_of(code, shared=0)
     for code in ("socket.socket(socket.AF_UNIX)", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
                  "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)", "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
                  "socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)", "os.setuid(0)"):  # fmt: skip
-        prisoner.refused(code)
+        prisoner.refusal_of(code)
     fine = "a, b = socket.socketpair()\na.send(b'x')\nfound = b.recv(1), subprocess.run(['/bin/echo', 'x'], capture_output=True).stdout"
-    assert prisoner.tell(fine)["got"] == "(b'x', b'x\\n')"
+    assert prisoner.run_code(fine)["got"] == "(b'x', b'x\\n')"
 
 
 def test_plugins_of_one_tenant_do_not_reach_each_other(prisoner: Prisoner):
     """They are started by the same process, and share a user: each sees its own part alone."""
-    other = attacker(prisoner.folder, "other")
-    prisoner.one.do(prisoner.one.parts.installations.add("acme", package_folder(other)))
-    code = prisoner.one.parts.host.packages.folder(prisoner.one.plugins.find("acme", "odd/other").identifier)
+    other_folder = attacker(prisoner.folder, "other")
+    prisoner.gateway.run_on_loop(
+        prisoner.gateway.parts.installations.add("acme", package_folder(other_folder))
+    )
+    code = prisoner.gateway.parts.host.packages.folder(
+        prisoner.gateway.plugins.find("acme", "odd/other").identifier
+    )
     data = {"provider": "other", "tool": "odd", "credentials": {}}
-    kept = "open(os.environ['HOME'] + '/kept', 'w').write('canary')\nfound = os.getpid()"
-    call = {**data, "tool_parameters": {"code": PRELUDE + kept, "around": {}}}
+    write_code = (
+        "open(os.environ['HOME'] + '/kept', 'w').write('canary')\nfound = os.getpid()"
+    )
+    call = {**data, "tool_parameters": {"code": PRELUDE + write_code, "around": {}}}
 
-    async def said() -> list[str]:
-        stream = prisoner.one.plugins.call("acme", "odd/other", "tool", "invoke_tool", call)
-        return [each["message"]["text"] async for each in stream]
+    async def read_texts() -> list[str]:
+        stream = prisoner.gateway.plugins.call(
+            "acme", "odd/other", "tool", "invoke_tool", call
+        )
+        return [chunk["message"]["text"] async for chunk in stream]
 
-    pid = int(json.loads(prisoner.one.do(said())[1])["got"])
-    kept_file = next(prisoner.home.glob("plugins/work/acme/*other/*/kept"))
-    for path in (kept_file, kept_file.parent, code / "main.py", f"/proc/{pid}/environ"):
-        prisoner.refused("os.listdir(path) if os.path.isdir(path) else open(path).read()", path=str(path))
-    prisoner.refused("open(path, 'w')", path=str(kept_file))
-    prisoner.refused("os.kill(pid, 0)", pid=pid)
+    pid = int(json.loads(prisoner.gateway.run_on_loop(read_texts())[1])["got"])
+    stored_file = next(prisoner.home.glob("plugins/work/acme/*other/*/kept"))
+    for path in (
+        stored_file,
+        stored_file.parent,
+        code / "main.py",
+        f"/proc/{pid}/environ",
+    ):
+        prisoner.refusal_of(
+            "os.listdir(path) if os.path.isdir(path) else open(path).read()",
+            path=str(path),
+        )
+    prisoner.refusal_of("open(path, 'w')", path=str(stored_file))
+    prisoner.refusal_of("os.kill(pid, 0)", pid=pid)
 
 
 def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Path):
@@ -442,19 +632,39 @@ def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Pa
     finally:
         sys.path[:] = path
         sys.modules.pop("confine", None)
-    module._children, module._reap = (lambda parent: []), (lambda: True)  # this process has children of others
-    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    module._children, module._reap = (
+        (lambda parent: []),
+        (lambda: True),
+    )  # this process has children of others
+    victim = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    )
     try:
         for pid in (victim.pid, 1, os.getpid()):
-            ours, host = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            theirs, zygote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with ours, host, theirs, zygote:
-                warden = module.Warden(ours, theirs, 999_999_999)
-                zygote.send(json.dumps({"event": "spawned", "id": 1, "pid": pid}).encode())
+            warden_host_end, host = socket.socketpair(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET
+            )
+            warden_zygote_end, zygote = socket.socketpair(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET
+            )
+            with warden_host_end, host, warden_zygote_end, zygote:
+                warden = module.Warden(warden_host_end, warden_zygote_end, 999_999_999)
+                zygote.send(
+                    json.dumps({"event": "spawned", "id": 1, "pid": pid}).encode()
+                )
                 assert not warden._heed_zygote(), "it is given up"
-                zygote.send(json.dumps({"event": "exited", "id": 1, "pid": pid, "status": 0}).encode())
+                zygote.send(
+                    json.dumps(
+                        {"event": "exited", "id": 1, "pid": pid, "status": 0}
+                    ).encode()
+                )
                 warden._heed_zygote()
-                for rubbish in (b"{", b"[]", b"[" * 100_000, b'{"event": "spawned", "id": "x", "pid": 1}'):
+                for rubbish in (
+                    b"{",
+                    b"[]",
+                    b"[" * 100_000,
+                    b'{"event": "spawned", "id": "x", "pid": 1}',
+                ):
                     zygote.send(rubbish)
                     assert not warden._heed_zygote()
         assert victim.poll() is None
@@ -466,36 +676,52 @@ def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Pa
 # ------------------------------------------------------------------------------------------------ the way out
 
 
-def test_a_plugin_reaches_nothing_but_what_the_rules_allow(prisoner: Prisoner, upstream: Callable[..., Upstream]):
+def test_a_plugin_reaches_nothing_but_what_the_rules_allow(
+    prisoner: Prisoner, upstream: Callable[..., Upstream]
+):
     server = upstream(lambda request: Answer(body=b"canary"))
     port = int(server.url.rpartition(":")[2].partition("/")[0])
-    origin = prisoner.one.running.origin
-    own = int(origin.rpartition(":")[2])
-    prisoner.refused("socket.create_connection(('127.0.0.1', port), 2)", port=port)
-    prisoner.refused("socket.create_connection(('127.0.0.1', port), 2)", port=own)
-    for code in (code for name, code in INSIDE.items() if name.startswith("go out")):
-        prisoner.refused(code, port=port, origin=origin)
-    prisoner.refused("urllib.request.urlopen('http://127.0.0.1:%d/' % port, timeout=5)", port=port)
+    origin = prisoner.gateway.running.origin
+    gateway_port = int(origin.rpartition(":")[2])
+    prisoner.refusal_of("socket.create_connection(('127.0.0.1', port), 2)", port=port)
+    prisoner.refusal_of(
+        "socket.create_connection(('127.0.0.1', port), 2)", port=gateway_port
+    )
+    for code in (
+        code for name, code in ISOLATION_ATTACKS.items() if name.startswith("go out")
+    ):
+        prisoner.refusal_of(code, port=port, origin=origin)
+    prisoner.refusal_of(
+        "urllib.request.urlopen('http://127.0.0.1:%d/' % port, timeout=5)", port=port
+    )
     assert not server.requests
 
 
 def test_what_the_operator_listed_is_reached_and_files_of_this_server_are(
-    plugged: Plug, tmp_path: Path, wheels: Path, upstream: Callable[..., Upstream]
+    plugged: Plug,  # noqa: F811
+    tmp_path: Path,
+    wheels: Path,
+    upstream: Callable[..., Upstream],
 ):
     server = upstream(lambda request: Answer(body=b"canary"))
     port = int(server.url.rpartition(":")[2].partition("/")[0])
     egress = EgressSettings(private=[f"127.0.0.1:{port}"])
     prisoner = Prisoner(plugged, tmp_path / "odd", wheels, egress=egress)
     plain = "found = urllib.request.urlopen('http://127.0.0.1:%d/x' % port, timeout=5).read()"
-    assert prisoner.tell(plain, port=port)["got"] == "b'canary'"
+    assert prisoner.run_code(plain, port=port)["got"] == "b'canary'"
     request = "b'GET /x HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n'"
     tunnel = f"found = proxied('CONNECT 127.0.0.1:%d HTTP/1.1\\r\\n' % port, {request})"
-    assert "200 Connection established" in prisoner.tell(tunnel, port=port)["got"]
-    yard = prisoner.one.yard
-    stored = yard.services.storage.files.add("acme", "a.txt", b"canary of a file")
-    query = yard.services.storage.files.sign("read", "acme", stored.id, seconds=60)
-    url = f"{prisoner.one.running.origin}/files/{stored.id}?{query}"
-    assert "canary" in prisoner.tell("found = urllib.request.urlopen(url, timeout=5).read()", url=url)["got"]
+    assert "200 Connection established" in prisoner.run_code(tunnel, port=port)["got"]
+    yard = prisoner.gateway.yard
+    stored_file = yard.services.storage.files.add("acme", "a.txt", b"canary of a file")
+    query = yard.services.storage.files.sign("read", "acme", stored_file.id, seconds=60)
+    url = f"{prisoner.gateway.running.origin}/files/{stored_file.id}?{query}"
+    assert (
+        "canary"
+        in prisoner.run_code(
+            "found = urllib.request.urlopen(url, timeout=5).read()", url=url
+        )["got"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -520,38 +746,42 @@ def test_what_the_operator_listed_is_reached_and_files_of_this_server_are(
         ("CONNECT OWN HTTP/1.1\r\n", 403),
     ],
 )  # fmt: skip
-def test_what_the_way_out_cannot_read_in_one_way_alone_is_refused(head: str, status: int):
+def test_what_the_way_out_cannot_read_in_one_way_alone_is_refused(
+    head: str, status: int
+):
     async def work() -> bytes:
-        with socket.create_server(("127.0.0.1", 0)) as own:
-            where = f"127.0.0.1:{own.getsockname()[1]}"
-            way = WayOut(EgressRules, lambda: f"http://{where}")
+        with socket.create_server(("127.0.0.1", 0)) as gateway_socket:
+            where = f"127.0.0.1:{gateway_socket.getsockname()[1]}"
+            egress_proxy = EgressProxy(EgressRules, lambda: f"http://{where}")
             listener = socket.create_server(("127.0.0.1", 0))
             port = listener.getsockname()[1]
-            await way.start(listener)
+            await egress_proxy.start(listener)
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write((head.replace("OWN", where) + "\r\n").encode())
             answer = await reader.read()
             writer.close()
-            way.close()
-            own.setblocking(False)
+            egress_proxy.close()
+            gateway_socket.setblocking(False)
             with pytest.raises(BlockingIOError):  # nobody came
-                own.accept()
+                gateway_socket.accept()
             return answer
 
     assert asyncio.run(work()).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 def test_the_way_out_asks_for_its_password_where_others_could_come():
-    async def work(shown: str) -> bytes:
-        way = WayOut(EgressRules, lambda: "http://127.0.0.1:1", "word")
+    async def work(authorization: str) -> bytes:
+        egress_proxy = EgressProxy(EgressRules, lambda: "http://127.0.0.1:1", "word")
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        await way.start(listener)
+        await egress_proxy.start(listener)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"CONNECT 10.0.0.1:443 HTTP/1.1\r\nProxy-Authorization: {shown}\r\n\r\n".encode())
+        writer.write(
+            f"CONNECT 10.0.0.1:443 HTTP/1.1\r\nProxy-Authorization: {authorization}\r\n\r\n".encode()
+        )
         answer = await reader.read()
         writer.close()
-        way.close()
+        egress_proxy.close()
         return answer
 
     assert asyncio.run(work("Basic bm9ib2R5OndvcmQ=")).startswith(b"HTTP/1.1 407 ")
@@ -561,71 +791,98 @@ def test_the_way_out_asks_for_its_password_where_others_could_come():
 # ------------------------------------------------------------------------------------------------ how much
 
 
-def test_a_call_that_never_ends_is_ended_and_delays_nobody_else(plugged: Plug, tmp_path: Path, wheels: Path):
+def test_a_call_that_never_ends_is_ended_and_delays_nobody_else(
+    plugged: Plug,  # noqa: F811
+    tmp_path: Path,
+    wheels: Path,
+):
     """Its own tenant's plugin is replaced; another tenant's answers meanwhile."""
     prisoner = Prisoner(plugged, tmp_path / "odd", wheels, chosen={"call_seconds": 8.0})
     spinning = asyncio.run_coroutine_threadsafe(
-        prisoner._told("acme", "while True: pass", {}), prisoner.one.running.loop
+        prisoner._run_in_plugin("acme", "while True: pass", {}),
+        prisoner.gateway.running.loop,
     )
-    first = prisoner.tell("found = os.getpid()", "globex")["got"]
+    first = prisoner.run_code("found = os.getpid()", "globex")["got"]
     assert not spinning.done()
     with pytest.raises(PluginDiedError, match="a call took longer than 8 s"):
         spinning.result(60)
-    assert prisoner.tell("found = 'again'")["got"] == "again"
-    assert prisoner.tell("found = os.getpid()", "globex")["got"] == first
+    assert prisoner.run_code("found = 'again'")["got"] == "again"
+    assert prisoner.run_code("found = os.getpid()", "globex")["got"] == first
 
 
 def test_one_that_fills_the_disk_is_ended_and_loses_what_it_kept(prisoner: Prisoner):
     with pytest.raises(PluginDiedError, match="it filled 32 MB of the disk"):
-        prisoner.one.do(
-            prisoner._told(
+        prisoner.gateway.run_on_loop(
+            prisoner._run_in_plugin(
                 "acme",
                 "n = 0\nwhile True:\n    n += 1\n    open(os.environ['HOME'] + '/f%d' % n, 'wb').write(bytes(1 << 20)); time.sleep(0.01)",
                 {},
             )
         )
-    assert "'f1'" not in prisoner.tell("found = os.listdir(os.environ['HOME'])")["got"]
+    assert (
+        "'f1'" not in prisoner.run_code("found = os.listdir(os.environ['HOME'])")["got"]
+    )
 
 
-def test_the_one_that_was_not_used_for_longest_gives_way(plugged: Plug, tmp_path: Path, wheels: Path):
+def test_the_one_that_was_not_used_for_longest_gives_way(
+    plugged: Plug,  # noqa: F811
+    tmp_path: Path,
+    wheels: Path,
+):
     prisoner = Prisoner(plugged, tmp_path / "odd", wheels, chosen={"running": 1})
-    prisoner.tell("found = 1")
+    prisoner.run_code("found = 1")
     assert len(prisoner.runtime().instances) == 1
-    prisoner.tell("found = 1", "globex")
+    prisoner.run_code("found = 1", "globex")
     assert not prisoner.runtime().instances
-    assert prisoner.tell("found = 'again'")["got"] == "again"
+    assert prisoner.run_code("found = 'again'")["got"] == "again"
 
 
 # ------------------------------------------------------------------------------------------------ where it cannot be had
 
 
 def test_where_nothing_can_shut_plugins_in_none_is_started(
-    plugged: Plug, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+    plugged: Plug,  # noqa: F811
+    tmp_path: Path,
+    wheels: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """A kernel without Landlock, as far as the warden can see."""
     program = tmp_path / "warden.py"
     real = Path(wardens.__file__).with_name("warden.py")
     text = real.read_text().replace("os.path.abspath(__file__)", repr(str(real)))
-    program.write_text(text.replace("import confine ", "import confine\nconfine.landlock_abi = lambda: 0\n"))
-    monkeypatch.setattr(wardens, "_PROGRAM", program)
+    program.write_text(
+        text.replace(
+            "import confine ", "import confine\nconfine.landlock_abi = lambda: 0\n"
+        )
+    )
+    monkeypatch.setattr(wardens, "_SUPERVISOR_SCRIPT", program)
     prisoner = Prisoner(plugged, tmp_path / "odd", wheels)
-    with pytest.raises(PluginError, match="cannot be shut in on this machine, so none is started: .*no Landlock"):
-        prisoner.tell("found = 1")
+    with pytest.raises(
+        PluginError,
+        match="cannot be shut in on this machine, so none is started: .*no Landlock",
+    ):
+        prisoner.run_code("found = 1")
     trusting = Prisoner(plugged, tmp_path / "odd", wheels, chosen={"unconfined": True})
-    assert trusting.tell("found = open('/etc/hostname').read() and 1")["got"] == "1"
-    assert "nothing" in trusting.one.parts.host.confined.words()
+    assert trusting.run_code("found = open('/etc/hostname').read() and 1")["got"] == "1"
+    assert "nothing" in trusting.gateway.parts.host.confined.describe()
 
 
 def test_without_namespaces_landlock_and_the_list_of_calls_hold(
-    plugged: Plug, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, upstream: Callable[..., Upstream]
+    plugged: Plug,  # noqa: F811
+    tmp_path: Path,
+    wheels: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    upstream: Callable[..., Upstream],
 ):
     """As for a user to whom the kernel gives none: the plugin sees one port, and other files stay as they are."""
     program = tmp_path / "warden.py"
     real = Path(wardens.__file__).with_name("warden.py")
     text = real.read_text().replace("os.path.abspath(__file__)", repr(str(real)))
-    refuse = "import confine\ndef _no(): raise OSError('refused')\nconfine.set_apart = _no\n"
+    refuse = (
+        "import confine\ndef _no(): raise OSError('refused')\nconfine.set_apart = _no\n"
+    )
     program.write_text(text.replace("import confine ", refuse))
-    monkeypatch.setattr(wardens, "_PROGRAM", program)
+    monkeypatch.setattr(wardens, "_SUPERVISOR_SCRIPT", program)
     server = upstream(lambda request: Answer(body=b"canary"))
     port = int(server.url.rpartition(":")[2].partition("/")[0])
     egress = EgressSettings(private=[f"127.0.0.1:{port}"])
@@ -633,18 +890,23 @@ def test_without_namespaces_landlock_and_the_list_of_calls_hold(
     key = prisoner.home / "master.key"
     key.touch(0o600)
     key.chmod(0o600)
-    prisoner.refused("open(path).read()", path=str(key))
-    prisoner.tell("os.chmod(path, 0o666)\nfound = 1", path=str(key))
+    prisoner.refusal_of("open(path).read()", path=str(key))
+    prisoner.run_code("os.chmod(path, 0o666)\nfound = 1", path=str(key))
     assert key.stat().st_mode & 0o777 == 0o600
-    confined = prisoner.one.parts.host.confined
+    confined = prisoner.gateway.parts.host.confined
     assert (confined.network, confined.namespaces) == ("port", False)
-    prisoner.refused("socket.create_connection(('127.0.0.1', port), 2)", port=port)
-    for code in ("os.kill(server, 0)", "open('/proc/%d/environ' % server)", "os.listdir('/dev/shm')"):
-        prisoner.refused(code, server=os.getpid())
+    prisoner.refusal_of("socket.create_connection(('127.0.0.1', port), 2)", port=port)
+    for code in (
+        "os.kill(server, 0)",
+        "open('/proc/%d/environ' % server)",
+        "os.listdir('/dev/shm')",
+    ):
+        prisoner.refusal_of(code, server=os.getpid())
     assert (
-        prisoner.tell("found = urllib.request.urlopen('http://127.0.0.1:%d/x' % port, timeout=5).read()", port=port)[
-            "got"
-        ]
+        prisoner.run_code(
+            "found = urllib.request.urlopen('http://127.0.0.1:%d/x' % port, timeout=5).read()",
+            port=port,
+        )["got"]
         == "b'canary'"
     )
 
@@ -654,29 +916,35 @@ def test_without_namespaces_landlock_and_the_list_of_calls_hold(
 
 def test_a_link_in_a_plugins_folder_is_not_followed_by_the_server(tmp_path: Path):
     """Nothing outside is emptied, handed over or counted by way of what a plugin made."""
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    (kept / "file").write_bytes(bytes(1 << 20))
-    quarters = Quarters(tmp_path / "work")
-    quarter = quarters.of("acme", "odd/one")
-    (quarter.tmp / "link").symlink_to(kept)
-    (quarter.tmp / "file").symlink_to(kept / "file")
-    assert size(quarter.tmp, 1 << 30) < 1 << 16
-    hand_over(quarter.tmp, 12345)
-    assert (kept / "file").stat().st_uid == os.geteuid()
-    emptied(quarter.tmp)
+    outside_folder = tmp_path / "kept"
+    outside_folder.mkdir()
+    (outside_folder / "file").write_bytes(bytes(1 << 20))
+    quarters = WorkFolderStore(tmp_path / "work")
+    quarter = quarters.get("acme", "odd/one")
+    (quarter.tmp / "link").symlink_to(outside_folder)
+    (quarter.tmp / "file").symlink_to(outside_folder / "file")
+    assert folder_size(quarter.tmp, 1 << 30) < 1 << 16
+    change_owner(quarter.tmp, 12345)
+    assert (outside_folder / "file").stat().st_uid == os.geteuid()
+    empty_folder(quarter.tmp)
     quarters.remove("acme", "odd/one")
-    assert (kept / "file").is_file()
+    assert (outside_folder / "file").is_file()
     assert not quarter.work.exists()
 
 
 def test_tenants_are_users_of_their_own_for_good(tmp_path: Path):
     if os.geteuid() != 0:
-        assert Quarters(tmp_path).user("acme") is None
+        assert WorkFolderStore(tmp_path).user("acme") is None
         return
-    first, second = Quarters(tmp_path), Quarters(tmp_path)
+    first, second = WorkFolderStore(tmp_path), WorkFolderStore(tmp_path)
     assert first.user("acme") != second.user("globex")
-    assert Quarters(tmp_path).user("acme") == first.user("acme")
-    paths = {first.of(tenant, "a/b").work for tenant in ("acme", "..", "a/../b", "Acme", ".tmp")}
+    assert WorkFolderStore(tmp_path).user("acme") == first.user("acme")
+    paths = {
+        first.get(tenant, "a/b").work
+        for tenant in ("acme", "..", "a/../b", "Acme", ".tmp")
+    }
     assert len(paths) == 5
-    assert all(path.resolve().is_relative_to(tmp_path.resolve()) and ".." not in path.parts for path in paths)
+    assert all(
+        path.resolve().is_relative_to(tmp_path.resolve()) and ".." not in path.parts
+        for path in paths
+    )

@@ -20,15 +20,19 @@ from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.usage_row import Intent, Priced
 from modelyard.storage.database import Database
 from modelyard.storage.journal import Journal
-from modelyard.storage.usage_sums import Sought
-from tests.contract.conftest import postgres_url  # noqa: F401  a fixture
-from tests.gateway.conftest import start_gateway  # noqa: F401  a fixture
+from modelyard.storage.usage_sums import UsageQuery
+from tests.contract.conftest import postgres_url  # noqa: F401
+from tests.gateway.conftest import start_gateway  # noqa: F401
 from tests.gateway.test_traffic import ask
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    where = str(tmp_path / "x.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    where = (
+        str(tmp_path / "x.db")
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
     opened = Database(where)
     yield opened
     opened.close()
@@ -47,7 +51,7 @@ def _opened(intent: Intent) -> bytes:
     return msgspec.json.encode(("o", -1, 0, intent))
 
 
-def _leave(folder: Path, records: Sequence[bytes]) -> Path:
+def _write_orphaned_journal(folder: Path, records: Sequence[bytes]) -> Path:
     """A journal with these records, as a killed process leaves it; its file."""
     journal = Journal(folder, segment_bytes=1 << 16)
     for record in records:
@@ -69,45 +73,56 @@ def _recovered(database: Database, folder: Path, tenant: str) -> dict[str, Any]:
     ledger = Ledger(database, folder, price=_price)
     asyncio.run(ledger.recover())
     ledger.close()
-    rows = asyncio.run(ledger.usage.recent(tenant, most=1000))
+    rows = asyncio.run(ledger.usage.recent(tenant, limit=1000))
     assert len({row.id for row in rows}) == len(rows)
     return {row.id: row for row in rows}
 
 
-def test_others_rows_are_settled_where_one_cannot_be_priced_or_read(database: Database, tmp_path: Path):
+def test_others_rows_are_settled_where_one_cannot_be_priced_or_read(
+    database: Database, tmp_path: Path
+):
     tenant = tmp_path.name.replace("_", "-")[:30]
     settled = json.loads(msgspec.json.encode(_settled_row(tenant, 6)))
-    bad = [
+    invalid_records = [
         b"not a record", b'["o",1]', b'["s",["too","short"]]', b'["x",{}]', b'["o","a","b",["c"]]',
         _opened(_intent(tenant, 90, created_at=1e300)),
         _opened(_intent(tenant, 91, prompt_tokens=10**30)),
         msgspec.json.encode(("s", [*settled[:15], "many", *settled[16:]])),
         msgspec.json.encode(("s", [f"call_{tenant}_92.1", *settled[1:15], 10**30, *settled[16:]])),
     ]  # fmt: skip
-    good = [
+    valid_records = [
         _opened(_intent(tenant, 1)),
         _opened(_intent(tenant, 2, model="broken")),
         _opened(_intent(tenant, 3, model_type="telepathy")),
         _opened(_intent(tenant, 4)),
         msgspec.json.encode(("s", settled)),
     ]
-    records = [one for pair in zip(bad, [*good, *good], strict=False) for one in pair]
+    records = [
+        record
+        for pair in zip(invalid_records, [*valid_records, *valid_records], strict=False)
+        for record in pair
+    ]
     folder = tmp_path / "ledger"
-    _leave(folder, records)
+    _write_orphaned_journal(folder, records)
     rows = _recovered(database, folder, tenant)
     assert rows.keys() == {f"call_{tenant}_{number}.1" for number in (1, 2, 3, 4, 6)}
     assert [rows[f"call_{tenant}_{n}.1"].total_price for n in (1, 2, 3, 4)] == [
         Decimal("0.5"), None, None, Decimal("0.5"),
     ]  # fmt: skip
     ledger = Ledger(database, folder, price=_price)
-    assert ledger.set_aside() == len(bad)
+    assert ledger.count_rejected() == len(invalid_records)
     assert asyncio.run(ledger.recover())  # nothing is left to stumble over
     ledger.close()
-    (kept,) = (folder / "rejected").glob("*.jsonl")
-    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    (rejected_file,) = (folder / "rejected").glob("*.jsonl")
+    lines = [json.loads(line) for line in rejected_file.read_text().splitlines()]
     assert all(line["reason"] for line in lines)
-    assert b"not a record" in [base64.b64decode(line["record"]).lstrip(b"\x0c\0") for line in lines]
-    assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert b"not a record" in [
+        base64.b64decode(line["record"]).lstrip(b"\x0c\0") for line in lines
+    ]
+    assert (
+        rejected_file.stat().st_mode & 0o777,
+        rejected_file.parent.stat().st_mode & 0o777,
+    ) == (0o600, 0o700)
 
 
 def _settled_row(tenant: str, number: int) -> list[Any]:
@@ -118,63 +133,92 @@ def _settled_row(tenant: str, number: int) -> list[Any]:
     ]  # fmt: skip
 
 
-def test_records_of_earlier_versions_are_taken_over_and_what_apps_used_with_them(database: Database, tmp_path: Path):
+def test_records_of_earlier_versions_are_taken_over_and_what_apps_used_with_them(
+    database: Database, tmp_path: Path
+):
     """Without what was asked for, with it, and with the app; settled, and opened alone."""
     tenant = tmp_path.name.replace("_", "-")[:30]
-    settled = [json.loads(msgspec.json.encode(_settled_row(tenant, number))) for number in range(3)]
-    opened = [list(msgspec.to_builtins(_intent(tenant, number))) for number in (3, 4, 5)]
+    settled = [
+        json.loads(msgspec.json.encode(_settled_row(tenant, number)))
+        for number in range(3)
+    ]
+    opened = [
+        list(msgspec.to_builtins(_intent(tenant, number))) for number in (3, 4, 5)
+    ]
     records = [("s", settled[0]), ("s", [*settled[1], "p/x"]), ("s", [*settled[2], "p/x", "app:1"]),
                ("o", -1, 0, opened[0][:12]), ("o", -1, 0, [*opened[1][:12], "p/x"]),
                ("o", -1, 0, [*opened[2][:12], "p/x", "app:1"])]  # fmt: skip
-    _leave(tmp_path / "ledger", [msgspec.json.encode(one) for one in records])
+    _write_orphaned_journal(
+        tmp_path / "ledger", [msgspec.json.encode(record) for record in records]
+    )
     assert len(_recovered(database, tmp_path / "ledger", tenant)) == 6
     statement = "SELECT asked, app FROM usage WHERE tenant = :tenant ORDER BY id"
-    rows = [(row["asked"], row["app"]) for row in database.read(statement, {"tenant": tenant})]
+    rows = [
+        (row["asked"], row["app"])
+        for row in database.read(statement, {"tenant": tenant})
+    ]
     assert rows == [("p/m", ""), ("p/x", ""), ("p/x", "app:1")] * 2
     sums = Ledger(database).sums
-    used = asyncio.run(sums.between(Sought(tenant, "key", "app:1", is_apps=True), 0, 1 << 40))
-    assert [(one.model, one.calls) for one in used] == [("p/x", 2)]
+    used = asyncio.run(
+        sums.between(UsageQuery(tenant, "key", "app:1", is_apps=True), 0, 1 << 40)
+    )
+    assert [(usage.model, usage.calls) for usage in used] == [("p/x", 2)]
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_any_subset_of_damaged_records_leaves_the_good_ones_in_the_ledger_once(tmp_path: Path, seed: int):
+def test_any_subset_of_damaged_records_leaves_the_good_ones_in_the_ledger_once(
+    tmp_path: Path, seed: int
+):
     """The law: whichever bytes of whichever records are broken, lengths included."""
     rng = random.Random(seed)
     count = 40
-    path = _leave(tmp_path / "ledger", [_opened(_intent("t", number)) for number in range(count)])
+    path = _write_orphaned_journal(
+        tmp_path / "ledger", [_opened(_intent("t", number)) for number in range(count)]
+    )
     data = bytearray(path.read_bytes())
-    places: list[tuple[int, int]] = []
-    at = 0
-    while length := struct.unpack_from("<I", data, at)[0]:
-        places.append((at, length))
-        at += 4 + length
+    record_spans: list[tuple[int, int]] = []
+    offset = 0
+    while length := struct.unpack_from("<I", data, offset)[0]:
+        record_spans.append((offset, length))
+        offset += 4 + length
     broken = set(rng.sample(range(count), rng.randint(1, count - 1)))
     for number in broken:
-        start, length = places[number]
+        start, length = record_spans[number]
         match rng.choice(["length", "beginning", "middle", "all"]):
             case "length":
-                struct.pack_into("<I", data, start, rng.choice([1, length * 7 + 3, 0x7FFF_FFFF, 0xFFFF_FFFF]))
+                struct.pack_into(
+                    "<I",
+                    data,
+                    start,
+                    rng.choice([1, length * 7 + 3, 0x7FFF_FFFF, 0xFFFF_FFFF]),
+                )
             case "beginning":
                 data[start + 4 : start + 8] = b"\xff\xff\xff\xff"
             case "middle":
                 data[start + 4 + length // 2] = 0
             case _:
-                data[start : start + 4 + length] = bytes(rng.randrange(1, 256) for _ in range(4 + length))
+                data[start : start + 4 + length] = bytes(
+                    rng.randrange(1, 256) for _ in range(4 + length)
+                )
     path.write_bytes(data)
     database = Database(tmp_path / "x.db")
     rows = _recovered(database, tmp_path / "ledger", "t")
-    again = _recovered(database, tmp_path / "ledger", "t")
+    rows_again = _recovered(database, tmp_path / "ledger", "t")
     database.close()
-    good = {f"call_t_{number}.1" for number in range(count) if number not in broken}
-    assert good <= rows.keys()
-    assert again.keys() == rows.keys()
+    intact_ids = {
+        f"call_t_{number}.1" for number in range(count) if number not in broken
+    }
+    assert intact_ids <= rows.keys()
+    assert rows_again.keys() == rows.keys()
     assert rows.keys() <= {f"call_t_{number}.1" for number in range(count)}
 
 
-def test_one_journal_that_cannot_be_read_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_one_journal_that_cannot_be_read_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = tmp_path / "ledger"
-    first = _leave(folder, [_opened(_intent("t", 1))])
-    _leave(folder, [_opened(_intent("t", 2))])
+    first = _write_orphaned_journal(folder, [_opened(_intent("t", 1))])
+    _write_orphaned_journal(folder, [_opened(_intent("t", 2))])
     real = Path.read_bytes
 
     def read_bytes(path: Path) -> bytes:
@@ -186,25 +230,41 @@ def test_one_journal_that_cannot_be_read_leaves_the_others(tmp_path: Path, monke
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", read_bytes)
         assert _recovered(database, folder, "t").keys() == {"call_t_2.1"}
-    assert _recovered(database, folder, "t").keys() == {"call_t_1.1", "call_t_2.1"}  # it waited, and nothing is lost
+    assert _recovered(database, folder, "t").keys() == {
+        "call_t_1.1",
+        "call_t_2.1",
+    }  # it waited, and nothing is lost
     database.close()
 
 
 def test_what_was_set_aside_is_reported(start_gateway: Any, tmp_path: Path):  # noqa: F811
     """By the doctor, and to the operator by /admin/v1/about; nothing of it to anybody by /health."""
     home = tmp_path / "home"
-    _leave(home / "ledger", [_opened(_intent("t", 1)), b"torn", _opened(_intent("t", 2))])
+    _write_orphaned_journal(
+        home / "ledger", [_opened(_intent("t", 1)), b"torn", _opened(_intent("t", 2))]
+    )
     running = start_gateway(home=str(home))
     until = time.monotonic() + 20
-    while not (about := ask(running, "GET", "/admin/v1/about").json)["rejected_records"]:
+    while not (server_info := ask(running, "GET", "/admin/v1/about").json)[
+        "rejected_records"
+    ]:
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert about["rejected_records"] == 1
-    assert "torn" not in json.dumps(about)
+    assert server_info["rejected_records"] == 1
+    assert "torn" not in json.dumps(server_info)
     assert ask(running, "GET", "/health").json.keys() == {"status", "version", "jail"}
-    viewer = ask(running, "POST", "/admin/v1/keys", {"name": "look", "role": "viewer"}).json["key"]
-    assert ask(running, "GET", "/admin/v1/about", key=viewer).json["rejected_records"] is None
+    viewer = ask(
+        running, "POST", "/admin/v1/keys", {"name": "look", "role": "viewer"}
+    ).json["key"]
+    assert (
+        ask(running, "GET", "/admin/v1/about", key=viewer).json["rejected_records"]
+        is None
+    )
     environ = {"MODELYARD_HOME": str(home), "MODELYARD_LOCAL__ENABLED": "false"}
-    said = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
-    finding = next(one for one in json.loads(said.stdout) if one["what"] == "ledger")
+    result = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
+    finding = next(
+        doctor_check
+        for doctor_check in json.loads(result.stdout)
+        if doctor_check["what"] == "ledger"
+    )
     assert (finding["ok"], "rejected" in finding["remedy"]) == (False, True)

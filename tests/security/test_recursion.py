@@ -3,18 +3,18 @@
 import msgspec
 import pytest
 
-from modelyard.base.bodies import MOST_DEPTH, BodyError, check_amount, decode_body
+from modelyard.base.bodies import MAX_DEPTH, BodyError, check_value_count, decode_body
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.gateway.http import read_json
 from modelyard.gateway.service.calls import ServiceError, read_object
-from modelyard.models.arguments import BROKEN, as_object
+from modelyard.models.arguments import INVALID_ARGUMENTS_KEY, as_object
 
 
 def nested(levels: int) -> bytes:
     return b'{"a":' * levels + b"1" + b"}" * levels
 
 
-@pytest.mark.parametrize("levels", [MOST_DEPTH + 1, 900, 100_000])
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 900, 100_000])
 @pytest.mark.parametrize(("read", "raises"), [
     (decode_body, BodyError), (read_json, InvokeBadRequestError), (read_object, ServiceError),
 ])  # fmt: skip
@@ -24,7 +24,7 @@ def test_deep_json_is_refused(levels: int, read: object, raises: type[Exception]
 
 
 def test_depth_that_is_allowed_is_read():
-    assert decode_body(nested(MOST_DEPTH)) == msgspec.json.decode(nested(MOST_DEPTH))
+    assert decode_body(nested(MAX_DEPTH)) == msgspec.json.decode(nested(MAX_DEPTH))
     assert decode_body(b"[" + b"[1]," * 1000 + b'"[[["]')[-1] == "[[["
 
 
@@ -37,24 +37,34 @@ HOSTILE = [
 
 @pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_body_of_very_many_values_is_refused_before_they_are_made(body: bytes):
-    for given in (body, body.decode()):
+    for encoded_body in (body, body.decode()):
         with pytest.raises(BodyError, match="more than|too many"):
-            decode_body(given)
+            decode_body(encoded_body)
 
 
 def test_size_alone_refuses_nothing():
     text = 'a, [b], {c}, \\ and "d"' * 100_000
-    assert decode_body(msgspec.json.encode({"a": text, "b": [1.5] * 5_000})) == {"a": text, "b": [1.5] * 5_000}
+    assert decode_body(msgspec.json.encode({"a": text, "b": [1.5] * 5_000})) == {
+        "a": text,
+        "b": [1.5] * 5_000,
+    }
     tokens = [list(range(100)) for _ in range(2_000)]
     assert decode_body(msgspec.json.encode(tokens)) == tokens
 
 
 def test_what_a_provider_says_may_be_larger():
-    vectors = {"data": [{"embedding": [0.012345678901234567] * 1024, "index": at} for at in range(400)]}
-    check_amount(msgspec.json.encode(vectors), containers=250_000, values=10_000_000)
+    vectors = {
+        "data": [
+            {"embedding": [0.012345678901234567] * 1024, "index": index}
+            for index in range(400)
+        ]
+    }
+    check_value_count(
+        msgspec.json.encode(vectors), containers=250_000, values=10_000_000
+    )
     with pytest.raises(BodyError):
-        check_amount(msgspec.json.encode(vectors))
+        check_value_count(msgspec.json.encode(vectors))
 
 
 def test_deep_arguments_of_a_model_are_no_object():
-    assert BROKEN in as_object(nested(900).decode())
+    assert INVALID_ARGUMENTS_KEY in as_object(nested(900).decode())

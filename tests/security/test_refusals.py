@@ -15,17 +15,29 @@ import modelyard
 from modelyard.base.errors import ModelyardError
 from modelyard.base.fields import MAX_WHOLE_NUMBER, whole_number
 from modelyard.gateway.errors import _STATUS
-from modelyard.gateway.http import ClientGoneError
+from modelyard.gateway.http import ClientDisconnected
 from modelyard.gateway.service.calls import ServiceError
 
 SOURCE = Path(modelyard.__file__).parent
-OUTSIDE = ("gateway", "storage", "tools", "workflow", "knowledge", "agents", "wire", "runtime", "transport")
+OUTSIDE = (
+    "gateway",
+    "storage",
+    "tools",
+    "workflow",
+    "knowledge",
+    "agents",
+    "wire",
+    "runtime",
+    "transport",
+)
 """Packages that read what comes from outside."""
 
 
 def error_classes() -> Iterator[type[ModelyardError]]:
     for module in pkgutil.walk_packages(modelyard.__path__, "modelyard."):
-        if not any(part in module.name for part in ("inside", "__main__", "engines", "warden")):
+        if not any(
+            part in module.name for part in ("inside", "__main__", "engines", "warden")
+        ):
             importlib.import_module(module.name)
     waiting = [ModelyardError]
     while waiting:
@@ -35,27 +47,32 @@ def error_classes() -> Iterator[type[ModelyardError]]:
 
 
 def test_every_error_of_ours_has_a_status():
-    without = {
+    classes_without_status = {
         error.__name__
         for error in error_classes()
         if error.__module__.startswith("modelyard.")
         and not any(issubclass(error, row[0]) for row in _STATUS)
-        and not isinstance(getattr(error, "status", None), int)  # the server's own refusals say it themselves
+        and not isinstance(
+            getattr(error, "status", None), int
+        )  # the server's own refusals say it themselves
     }
     # These two say their status themselves, or are for nobody to read.
-    assert without == {ServiceError.__name__, ClientGoneError.__name__}
+    assert classes_without_status == {
+        ServiceError.__name__,
+        ClientDisconnected.__name__,
+    }
     assert 500 not in {status for _, status, _ in _STATUS}
 
 
 def test_numbers_from_outside_are_read_in_one_place():
-    found = [
+    violations = [
         f"{path.relative_to(SOURCE)}:{index}"
         for folder in OUTSIDE
         for path in (SOURCE / folder).rglob("*.py")
         for index, line in enumerate(path.read_text("utf-8").splitlines(), 1)
         if ".isdigit(" in line or ".isnumeric(" in line or ".isdecimal(" in line
     ]
-    assert found == []
+    assert violations == []
 
 
 @given(st.text(max_size=30))
@@ -69,7 +86,9 @@ def test_whole_numbers_are_read_as_written(number: int):
     assert whole_number(str(number)) == number
 
 
-@pytest.mark.parametrize("text", ["²", "٣", "9" * 5000, "-1", "", " 1", "1.0", "+1", "1_000", "0x1"])
+@pytest.mark.parametrize(
+    "text", ["²", "٣", "9" * 5000, "-1", "", " 1", "1.0", "+1", "1_000", "0x1"]
+)
 def test_what_is_no_whole_number(text: str):
     assert whole_number(text) is None
 

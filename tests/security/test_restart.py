@@ -12,9 +12,15 @@ from typing import Any
 
 import pytest
 from tools.show.servers import Postgres
-from tools.show.truth_log import TruthfulUpstream, home_with, kill, ready, zygote
+from tools.show.truth_log import (
+    TruthfulUpstream,
+    home_with,
+    kill,
+    server_forker,
+    wait_until_healthy,
+)
 
-from modelyard.app.money import Seeds
+from modelyard.app.money import CounterInitialiser
 from modelyard.app.recovery import Recovery
 from modelyard.base.errors import InvokeError
 from modelyard.base.ids import new_id
@@ -23,19 +29,19 @@ from modelyard.models.types import ModelType
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger, LedgerUnavailableError
 from modelyard.runtime.limits import (
+    CounterStart,
     Estimate,
-    Started,
     Subject,
-    applying,
+    applicable_limits,
     charge,
-    days_of,
-    level_of,
-    sought,
+    initial_level,
+    usage_query,
+    window_days,
 )
 from modelyard.storage import usage_sums
 from modelyard.storage.counters import Charge, DatabaseCounters, MemoryCounters
 from modelyard.storage.database import Connection, Database, migrations, statements
-from modelyard.tenancy.caller import Caller, fits
+from modelyard.tenancy.caller import Caller, matches_pattern
 from modelyard.tenancy.kinds import Limit
 from modelyard.testing import FakeClock
 from modelyard.transport.http import HttpClient, Timeouts
@@ -67,40 +73,67 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 # ------------------------------------------------------------------------------------------------ a ledger by chance
 
 
-def some_calls(rng: Random, tenant: str, count: int, *, since: float, until: float) -> list[dict[str, Any]]:
+def some_calls(
+    rng: Random, tenant: str, count: int, *, since: float, until: float
+) -> list[dict[str, Any]]:
     """Attempts of calls: some fail over to another model, some come from the cache, some are walked away from."""
-    found: list[dict[str, Any]] = []
+    attempts: list[dict[str, Any]] = []
     for number in range(count):
-        asked, at = rng.choice(MODELS), rng.uniform(since, until)
+        requested_model, created_at = rng.choice(MODELS), rng.uniform(since, until)
         key = rng.choice(["", "k1", "k2", "app:1"])
         base = {
             "invocation": f"{tenant}-{number}-{rng.random()}", "tenant": tenant, "api_key": key,
-            "app": rng.choice(["", "app:1", "app:2"]) if key.startswith("k") else "", "user": rng.choice([None, "ada", "bob", "-"]), "asked": asked,
+            "app": rng.choice(["", "app:1", "app:2"]) if key.startswith("k") else "", "user": rng.choice([None, "ada", "bob", "-"]), "asked": requested_model,
         }  # fmt: skip
         if rng.random() < 0.1:
-            found.append(base | {"attempt": 0, "model": asked, "status": "cached", "first_chunk": None, "at": at})
+            attempts.append(
+                base
+                | {
+                    "attempt": 0,
+                    "model": requested_model,
+                    "status": "cached",
+                    "first_chunk": None,
+                    "at": created_at,
+                }
+            )
             continue
         for attempt in range(1, rng.randint(1, 3) + 1):
-            status = rng.choice(["ok", "ok", "cancelled", "upstream_unavailable", "lost"])
+            status = rng.choice(
+                ["ok", "ok", "cancelled", "upstream_unavailable", "lost"]
+            )
             first = rng.choice([None, 0.1]) if status != "ok" else 0.1
-            model = asked if attempt == 1 else rng.choice(MODELS)
-            found.append(base | {"attempt": attempt, "model": model, "status": status, "first_chunk": first, "at": at})
-    return [one | {"tokens": rng.randint(0, 50), "price": rng.randint(0, 9)} for one in found]
+            model = requested_model if attempt == 1 else rng.choice(MODELS)
+            attempts.append(
+                base
+                | {
+                    "attempt": attempt,
+                    "model": model,
+                    "status": status,
+                    "first_chunk": first,
+                    "at": created_at,
+                }
+            )
+    return [
+        attempt_row | {"tokens": rng.randint(0, 50), "price": rng.randint(0, 9)}
+        for attempt_row in attempts
+    ]
 
 
-def settle(ledger: Ledger, one: dict[str, Any]) -> None:
-    provider, _, model = one["model"].partition("/")
+def settle(ledger: Ledger, call: dict[str, Any]) -> None:
+    provider, _, model = call["model"].partition("/")
     invocation = Invocation(
-        id=one["invocation"], tenant=one["tenant"], user=one["user"],
-        caller=Caller(tenant=one["tenant"], key=one["api_key"], app=one.get("app", "")),
+        id=call["invocation"], tenant=call["tenant"], user=call["user"],
+        caller=Caller(tenant=call["tenant"], key=call["api_key"], app=call.get("app", "")),
         provider=provider, model=model, model_type=ModelType.LLM, request=None, credential="main",
     )  # fmt: skip
-    invocation.record.asked = one["asked"]
-    usage = LLMUsage.of(one["tokens"], 1, total_price=Decimal(one["price"]) / 1_000_000_000)
-    opened = ledger.begin(invocation, attempt=one["attempt"], created_at=one["at"])
+    invocation.record.requested_model = call["asked"]
+    usage = LLMUsage.of(
+        call["tokens"], 1, total_price=Decimal(call["price"]) / 1_000_000_000
+    )
+    opened = ledger.begin(invocation, attempt=call["attempt"], created_at=call["at"])
     ledger.settle(
-        opened, status=one["status"], usage=usage, counted_by="provider", price_version="", latency=0.1,
-        first_chunk=one["first_chunk"],
+        opened, status=call["status"], usage=usage, counted_by="provider", price_version="", latency=0.1,
+        first_chunk=call["first_chunk"],
     )  # fmt: skip
 
 
@@ -119,45 +152,85 @@ def every_limit() -> list[Limit]:
     ]  # fmt: skip
 
 
-def by_hand(calls: Sequence[dict[str, Any]], limit: Limit, subject: Subject, now: float, *, by: str = "asked") -> float:
+def level_by_rows(
+    calls: Sequence[dict[str, Any]],
+    limit: Limit,
+    subject: Subject,
+    current_time: float,
+    *,
+    by: str = "asked",
+) -> float:
     """What a limit counts, row by row, without any sum."""
-    first, last = days_of(limit.window, now)
-    whose = {
+    first, last = window_days(limit.window, current_time)
+    expected_owner = {
         "tenant": subject.tenant, "key": limit.key or subject.key or "-", "user": subject.user or "-",
         "model": subject.model,
     }  # fmt: skip
-    used, seen, answered = 0.0, set[str](), set[str]()
-    for one in sorted(calls, key=lambda one: (one["invocation"], one["attempt"])):
-        keys = {one["api_key"], one.get("app", "")}
-        key = limit.key if limit.key and limit.key in keys else one["api_key"] or "-"
-        owner = {"tenant": one["tenant"], "key": key, "user": one["user"] or "-", "model": one[by]}
-        if one["tenant"] != subject.tenant or not first <= one["at"] // DAY <= last:
+    used, seen_invocations, answered = 0.0, set[str](), set[str]()
+    for call in sorted(calls, key=lambda call: (call["invocation"], call["attempt"])):
+        keys = {call["api_key"], call.get("app", "")}
+        key = limit.key if limit.key and limit.key in keys else call["api_key"] or "-"
+        owner = {
+            "tenant": call["tenant"],
+            "key": key,
+            "user": call["user"] or "-",
+            "model": call[by],
+        }
+        if call["tenant"] != subject.tenant or not first <= call["at"] // DAY <= last:
             continue
-        if owner[limit.per] != whose[limit.per] or (limit.key and limit.key not in keys):
+        if owner[limit.per] != expected_owner[limit.per] or (
+            limit.key and limit.key not in keys
+        ):
             continue
-        if limit.user not in ("", one["user"] or "") or not fits(limit.model, one[by]):
+        if limit.user not in ("", call["user"] or "") or not matches_pattern(
+            limit.model, call[by]
+        ):
             continue
-        is_answer = one["status"] in ("ok", "cached", "lost") or one["first_chunk"] is not None
-        is_new, is_first_answer = one["invocation"] not in seen, is_answer and one["invocation"] not in answered
-        seen.add(one["invocation"])
-        answered |= {one["invocation"]} if is_answer else set()
-        each_takes = next((each for pattern, each in limit.credits.items() if fits(pattern, one[by])), 1.0)
-        is_cached = one["status"] == "cached"
+        is_answer = (
+            call["status"] in ("ok", "cached", "lost")
+            or call["first_chunk"] is not None
+        )
+        is_new, is_first_answer = (
+            call["invocation"] not in seen_invocations,
+            is_answer and call["invocation"] not in answered,
+        )
+        seen_invocations.add(call["invocation"])
+        answered |= {call["invocation"]} if is_answer else set()
+        credits_per_answer = next(
+            (
+                credit_amount
+                for pattern, credit_amount in limit.credits.items()
+                if matches_pattern(pattern, call[by])
+            ),
+            1.0,
+        )
+        is_cached = call["status"] == "cached"
         used += {
-            "requests": float(is_new), "times": float(is_first_answer), "credits": each_takes * is_first_answer,
-            "tokens": 0.0 if is_cached else one["tokens"] + 1, "cost": 0.0 if is_cached else one["price"],
+            "requests": float(is_new), "times": float(is_first_answer), "credits": credits_per_answer * is_first_answer,
+            "tokens": 0.0 if is_cached else call["tokens"] + 1, "cost": 0.0 if is_cached else call["price"],
         }[limit.unit]  # fmt: skip
     return used
 
 
-async def by_sums(ledger: Ledger, limit: Limit, subject: Subject, now: float) -> float | None:
+async def level_by_sums(
+    ledger: Ledger, limit: Limit, subject: Subject, current_time: float
+) -> float | None:
     """None where the limit does not hold for the subject."""
-    for one in applying([("l", "l", limit)], subject):
-        return level_of(one, await ledger.sums.between(sought(one, subject), *days_of(limit.window, now)), now)
+    for applicable_limit in applicable_limits([("l", "l", limit)], subject):
+        return initial_level(
+            applicable_limit,
+            await ledger.sums.between(
+                usage_query(applicable_limit, subject),
+                *window_days(limit.window, current_time),
+            ),
+            current_time,
+        )
     return None
 
 
-async def agrees(ledger: Ledger, calls: Sequence[dict[str, Any]], tenant: str, *, by: str = "asked") -> int:
+async def agrees(
+    ledger: Ledger, calls: Sequence[dict[str, Any]], tenant: str, *, by: str = "asked"
+) -> int:
     """How many limits were compared; each starts where counting by hand says."""
     subjects = [
         Subject(tenant, key, user, model, app)
@@ -171,41 +244,51 @@ async def agrees(ledger: Ledger, calls: Sequence[dict[str, Any]], tenant: str, *
     ]
     compared = 0
     for limit, subject in product(every_limit(), subjects):
-        if (level := await by_sums(ledger, limit, subject, NOW)) is not None:
-            assert level == by_hand(calls, limit, subject, NOW, by=by), (limit, subject)
+        if (level := await level_by_sums(ledger, limit, subject, NOW)) is not None:
+            assert level == level_by_rows(calls, limit, subject, NOW, by=by), (
+                limit,
+                subject,
+            )
             compared += 1
     return compared
 
 
-def test_every_limit_starts_where_the_rows_say_whoever_wrote_them_and_however_often(url: str, tmp_path: Path):
+def test_every_limit_starts_where_the_rows_say_whoever_wrote_them_and_however_often(
+    url: str, tmp_path: Path
+):
     rng, tenant = Random(1), new_id("t")
     calls = some_calls(rng, tenant, 150, since=NOW - 70 * DAY, until=NOW + DAY)
     calls += some_calls(rng, "other", 20, since=NOW - DAY, until=NOW)
     rng.shuffle(calls)
-    for one in calls:  # of one call the attempts come in their order
-        one["order"] = rng.random()
-    calls.sort(key=lambda one: one["attempt"])
+    for call in calls:  # of one call the attempts come in their order
+        call["order"] = rng.random()
+    calls.sort(key=lambda call: call["attempt"])
 
     async def work() -> None:
         databases = [Database(url), Database(url)]
-        ledgers = [Ledger(each, tmp_path / f"ledger{place}") for place, each in enumerate(databases)]
-        for place, one in enumerate(calls):
-            settle(ledgers[hash(one["invocation"]) % 2], one)
-            if place % 40 == 0:
-                await asyncio.gather(*(each.flush() for each in ledgers))
-        await asyncio.gather(*(each.flush() for each in ledgers))
-        for one in rng.sample(calls, 60):  # written twice: by a recovery, say
-            settle(ledgers[0], one)
+        ledgers = [
+            Ledger(database, tmp_path / f"ledger{index}")
+            for index, database in enumerate(databases)
+        ]
+        for call_index, call in enumerate(calls):
+            settle(ledgers[hash(call["invocation"]) % 2], call)
+            if call_index % 40 == 0:
+                await asyncio.gather(*(ledger.flush() for ledger in ledgers))
+        await asyncio.gather(*(ledger.flush() for ledger in ledgers))
+        for call in rng.sample(calls, 60):  # written twice: by a recovery, say
+            settle(ledgers[0], call)
         await ledgers[0].flush()
         assert await agrees(ledgers[0], calls, tenant) > 300
-        for each, database in zip(ledgers, databases, strict=True):
+        for ledger, database in zip(ledgers, databases, strict=True):
             await asyncio.to_thread(database.close)
-            each.close()
+            ledger.close()
 
     asyncio.run(work())
 
 
-def test_attempts_of_one_call_are_one_call_in_whatever_batch_and_bucket_they_come(url: str):
+def test_attempts_of_one_call_are_one_call_in_whatever_batch_and_bucket_they_come(
+    url: str,
+):
     async def work() -> None:
         database = Database(url)
         ledger, tenant = Ledger(database), new_id("t")
@@ -214,11 +297,26 @@ def test_attempts_of_one_call_are_one_call_in_whatever_batch_and_bucket_they_com
             "price": 0, "first_chunk": None,
         }  # fmt: skip
         midnight = NOW // DAY * DAY
-        for attempt, status, at in ((1, "upstream_unavailable", -5), (2, "ok", 5), (3, "ok", 6)):
-            settle(ledger, base | {"attempt": attempt, "status": status, "at": midnight + at, "model": "nimbus/c"})
+        for attempt, status, offset in (
+            (1, "upstream_unavailable", -5),
+            (2, "ok", 5),
+            (3, "ok", 6),
+        ):
+            settle(
+                ledger,
+                base
+                | {
+                    "attempt": attempt,
+                    "status": status,
+                    "at": midnight + offset,
+                    "model": "nimbus/c",
+                },
+            )
             await ledger.flush()
         rows = await ledger.sums.between(sought_by_tenant(tenant), 0, 1 << 40)
-        assert [(one.model, one.calls, one.served, one.tokens) for one in rows] == [("openai/a", 1, 1, 6)]
+        assert [(row.model, row.calls, row.served, row.tokens) for row in rows] == [
+            ("openai/a", 1, 1, 6)
+        ]
         await asyncio.to_thread(database.close)
 
     asyncio.run(work())
@@ -226,11 +324,13 @@ def test_attempts_of_one_call_are_one_call_in_whatever_batch_and_bucket_they_com
 
 async def exported(ledger: Ledger, tenant: str, until: float) -> int:
     """How many of a tenant's rows there are."""
-    return sum([len(page) async for page in ledger.usage.export(tenant, since=0, until=until)])
+    return sum(
+        [len(page) async for page in ledger.usage.export(tenant, since=0, until=until)]
+    )
 
 
-def sought_by_tenant(tenant: str) -> usage_sums.Sought:
-    return usage_sums.Sought(tenant, "tenant")
+def sought_by_tenant(tenant: str) -> usage_sums.UsageQuery:
+    return usage_sums.UsageQuery(tenant, "tenant")
 
 
 def test_a_name_that_no_index_takes_is_counted_all_the_same(url: str):
@@ -239,17 +339,26 @@ def test_a_name_that_no_index_takes_is_counted_all_the_same(url: str):
         ledger, tenant = Ledger(database), new_id("t")
         names = ["ä" * 4000 + "1", "ä" * 4000 + "2"]
         for number, user in enumerate(names):
-            base = {"tenant": tenant, "api_key": "", "asked": "openai/a", "model": "openai/a", "price": 0, "at": NOW}
-            for turn in range(number + 1):
+            base = {
+                "tenant": tenant,
+                "api_key": "",
+                "asked": "openai/a",
+                "model": "openai/a",
+                "price": 0,
+                "at": NOW,
+            }
+            for call_number in range(number + 1):
                 settle(ledger, base | {
                     "invocation": new_id("x"), "attempt": 1, "user": user, "status": "ok", "first_chunk": 0.1,
-                    "tokens": turn,
+                    "tokens": call_number,
                 })  # fmt: skip
         await ledger.flush()
         assert database.trouble is None
         for number, user in enumerate(names):
-            found = await ledger.sums.between(usage_sums.Sought(tenant, "user", user), 0, 1 << 40)
-            assert [one.calls for one in found] == [number + 1]
+            usage_rows = await ledger.sums.between(
+                usage_sums.UsageQuery(tenant, "user", user), 0, 1 << 40
+            )
+            assert [row.calls for row in usage_rows] == [number + 1]
         await asyncio.to_thread(database.close)
 
     asyncio.run(work())
@@ -261,7 +370,7 @@ def test_a_name_that_no_index_takes_is_counted_all_the_same(url: str):
 def old_database(url: str, calls: Sequence[dict[str, Any]]) -> None:
     """A database as the release before made it, with these rows."""
     from modelyard.storage.database import open_engine
-    from modelyard.storage.schema import split
+    from modelyard.storage.schema import split_statements
 
     engine = open_engine(url)
     connection = engine.connect()
@@ -269,94 +378,129 @@ def old_database(url: str, calls: Sequence[dict[str, Any]]) -> None:
     engine.lock_schema(connection)
     for number, text in migrations():
         if number < 10:
-            for statement in split(text):
-                connection.execute(engine.adapted(statement))
+            for statement in split_statements(text):
+                connection.execute(engine.translate(statement))
             engine.set_version(connection, number)
-    for one in calls:
-        provider, _, model = one["model"].partition("/")
+    for call in calls:
+        provider, _, model = call["model"].partition("/")
         row = {
-            "id": f"{one['invocation']}.{one['attempt']}", "invocation": one["invocation"], "attempt": one["attempt"],
-            "tenant": one["tenant"], "api_key": one["api_key"], '"user"': one["user"], "created_at": one["at"],
-            "day": int(one["at"] // DAY), "provider": provider, "model": model, "model_type": "llm",
-            "credential": "main", "status": one["status"], "prompt_tokens": one["tokens"], "completion_tokens": 1,
-            "characters": 0, "seconds": 0.0, "nanos": one["price"], "currency": "USD", "latency": 0.1,
-            "first_chunk": one["first_chunk"],
+            "id": f"{call['invocation']}.{call['attempt']}", "invocation": call["invocation"], "attempt": call["attempt"],
+            "tenant": call["tenant"], "api_key": call["api_key"], '"user"': call["user"], "created_at": call["at"],
+            "day": int(call["at"] // DAY), "provider": provider, "model": model, "model_type": "llm",
+            "credential": "main", "status": call["status"], "prompt_tokens": call["tokens"], "completion_tokens": 1,
+            "characters": 0, "seconds": 0.0, "nanos": call["price"], "currency": "USD", "latency": 0.1,
+            "first_chunk": call["first_chunk"],
         }  # fmt: skip
-        places = ", ".join("?" * len(row))
-        connection.execute(f"INSERT INTO usage ({', '.join(row)}) VALUES ({places})", list(row.values()))
+        placeholders = ", ".join("?" * len(row))
+        connection.execute(
+            f"INSERT INTO usage ({', '.join(row)}) VALUES ({placeholders})",
+            list(row.values()),
+        )
     connection.execute("COMMIT")
     connection.close()
 
 
-def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(url: str, monkeypatch: pytest.MonkeyPatch):
+def test_rows_from_before_there_were_sums_are_added_by_and_by_and_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 37)
     rng, tenant = Random(2), new_id("t")
     calls = some_calls(rng, tenant, 150, since=NOW - 70 * DAY, until=NOW)
-    for one in calls:
-        one["asked"] = one["model"]  # nobody wrote down then what the limits knew the call by
-        one["app"] = ""
+    for call in calls:
+        call["asked"] = call[
+            "model"
+        ]  # nobody wrote down then what the limits knew the call by
+        call["app"] = ""
     old_database(url, calls)
 
     async def work() -> None:
         databases = [Database(url), Database(url)]
-        ledgers = [Ledger(each) for each in databases]
+        ledgers = [Ledger(database) for database in databases]
         monkeypatch.setattr(usage_sums, "_LINES_AT_ONCE", 11)
         new = some_calls(rng, tenant, 40, since=NOW - 70 * DAY, until=NOW)
-        new.sort(key=lambda one: one["attempt"])
-        for turns, one in enumerate(new):  # calls go on, and two servers sum up at once
-            settle(ledgers[0], one)
+        new.sort(key=lambda call: call["attempt"])
+        for turns, call in enumerate(
+            new
+        ):  # calls go on, and two servers sum up at once
+            settle(ledgers[0], call)
             if turns % 25 == 0:
-                await asyncio.gather(*(each.sums.sum_more(NOW) for each in ledgers))
+                await asyncio.gather(
+                    *(ledger.sums.sum_next_span(NOW) for ledger in ledgers)
+                )
         await ledgers[0].flush()
         assert not ledgers[0].sums.is_complete
-        await ledgers[0].usage.forget(NOW)  # what is not in the sums yet must not go
+        await ledgers[0].usage.delete_before(
+            NOW
+        )  # what is not in the sums yet must not go
         assert await exported(ledgers[0], tenant, 1e12) == len(calls) + len(new)
-        while any([await each.sums.sum_more(NOW) for each in ledgers]):
+        while any([await ledger.sums.sum_next_span(NOW) for ledger in ledgers]):
             pass
-        await asyncio.gather(*(each.sums.reaches(tenant, 0) for each in ledgers))
+        await asyncio.gather(*(ledger.sums.reaches(tenant, 0) for ledger in ledgers))
         assert ledgers[0].sums.is_complete
-        found = {one.model: one.tokens for one in await ledgers[1].sums.between(sought_by_tenant(tenant), 0, 1 << 40)}
+        summed_tokens = {
+            row.model: row.tokens
+            for row in await ledgers[1].sums.between(
+                sought_by_tenant(tenant), 0, 1 << 40
+            )
+        }
         for model in MODELS:
-            mine = [one for one in (*calls, *new) if one["asked"] == model and one["status"] != "cached"]
-            assert found[model] == sum(one["tokens"] + 1 for one in mine)
-        await ledgers[0].usage.forget(NOW)
+            mine = [
+                call
+                for call in (*calls, *new)
+                if call["asked"] == model and call["status"] != "cached"
+            ]
+            assert summed_tokens[model] == sum(call["tokens"] + 1 for call in mine)
+        await ledgers[0].usage.delete_before(NOW)
         assert await exported(ledgers[0], tenant, NOW) == 0
-        again = {one.model: one.tokens for one in await ledgers[1].sums.between(sought_by_tenant(tenant), 0, 1 << 40)}
-        assert again == found  # what limits count outlives the rows
-        for each in databases:
-            await asyncio.to_thread(each.close)
+        tokens_after_forget = {
+            row.model: row.tokens
+            for row in await ledgers[1].sums.between(
+                sought_by_tenant(tenant), 0, 1 << 40
+            )
+        }
+        assert (
+            tokens_after_forget == summed_tokens
+        )  # what limits count outlives the rows
+        for database in databases:
+            await asyncio.to_thread(database.close)
 
     asyncio.run(work())
 
 
-def test_whoever_is_killed_while_adding_up_is_gone_on_from(url: str, monkeypatch: pytest.MonkeyPatch):
+def test_whoever_is_killed_while_adding_up_is_gone_on_from(
+    url: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(usage_sums, "_LINES_AT_ONCE", 7)
     tenant = new_id("t")
     calls = some_calls(Random(5), tenant, 80, since=NOW - 70 * DAY, until=NOW)
-    for one in calls:
-        one["asked"] = one["model"] = "openai/a"
-        one["app"] = ""
+    for call in calls:
+        call["asked"] = call["model"] = "openai/a"
+        call["app"] = ""
     old_database(url, calls)
 
     async def work() -> None:
         database = Database(url)
-        killed, other = Ledger(database), Ledger(database)
-        slices, put = [0], killed.sums._put
+        killed, other_ledger = Ledger(database), Ledger(database)
+        slices, original_put = [0], killed.sums._put
 
         def dies(connection: Connection, lines: Any) -> None:
             slices[0] += 1
             if slices[0] == 4:
                 raise RuntimeError
-            put(connection, lines)
+            original_put(connection, lines)
 
         monkeypatch.setattr(killed.sums, "_put", dies)
         with suppress(Exception):
-            await killed.sums.sum_more(NOW)
-        assert not await other.sums.sum_more(NOW + 1)  # it may still be at it
-        await database.transact(lambda it: other.sums.release(it, killed.owner))
-        while await other.sums.sum_more(NOW + 2):
+            await killed.sums.sum_next_span(NOW)
+        assert not await other_ledger.sums.sum_next_span(
+            NOW + 1
+        )  # it may still be at it
+        await database.transact(
+            lambda connection: other_ledger.sums.release(connection, killed.owner)
+        )
+        while await other_ledger.sums.sum_next_span(NOW + 2):
             pass
-        assert await agrees(other, calls, tenant) > 300
+        assert await agrees(other_ledger, calls, tenant) > 300
         await asyncio.to_thread(database.close)
 
     asyncio.run(work())
@@ -366,15 +510,15 @@ def test_old_rows_sum_up_as_new_ones_do(url: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 50)
     tenant = new_id("t")
     calls = some_calls(Random(3), tenant, 120, since=NOW - 70 * DAY, until=NOW)
-    for one in calls:  # one model a call: with several, the release before counted the call for each of them
-        one["asked"] = one["model"] = "openai/a"
-        one["app"] = ""
+    for call in calls:  # one model a call: with several, the release before counted the call for each of them
+        call["asked"] = call["model"] = "openai/a"
+        call["app"] = ""
     old_database(url, calls)
 
     async def work() -> None:
         database = Database(url)
         ledger = Ledger(database)
-        while await ledger.sums.sum_more(NOW):
+        while await ledger.sums.sum_next_span(NOW):
             pass
         assert await agrees(ledger, calls, tenant) > 300
         await asyncio.to_thread(database.close)
@@ -388,71 +532,108 @@ def test_a_call_makes_the_sums_that_it_needs_first_and_does_not_wait_for_ever(
     monkeypatch.setattr(usage_sums, "_ROWS_OF_SPAN", 20)
     clock = FakeClock(NOW)
     calls = [
-        one for tenant in ("aaa", "mine") for one in some_calls(Random(4), tenant, 60, since=NOW - 60 * DAY, until=NOW)
+        call
+        for tenant in ("aaa", "mine")
+        for call in some_calls(Random(4), tenant, 60, since=NOW - 60 * DAY, until=NOW)
     ]
     old_database(url, calls)
 
     async def work() -> None:
         database = Database(url)
         ledger, counters = Ledger(database, tmp_path / "ledger"), MemoryCounters(clock)
-        seeds = Seeds(counters, ledger, clock, Recovery(ledger, counters).first)
+        seeds = CounterInitialiser(
+            counters, ledger, clock, Recovery(ledger, counters).wait_until_recovered
+        )
         limit = Limit(unit="tokens", amount=1e6, window="month", per="user")
         subject = Subject("mine", "", "ada", "openai/a")
-        started = begun(limit, subject)
+        started = started_counter(limit, subject)
         await seeds.start(subject, [started])
         level = (await counters.levels([started.charge.name]))[started.charge.name]
-        assert level == by_hand([one | {"asked": one["model"]} for one in calls], limit, subject, NOW)
-        left = {row["tenant"] for row in await database.fetch("SELECT tenant FROM usage_unsummed")}
-        assert left == {"aaa", "mine"}  # the month was needed, not all there is, and nobody else's
+        assert level == level_by_rows(
+            [call | {"asked": call["model"]} for call in calls], limit, subject, NOW
+        )
+        left = {
+            row["tenant"]
+            for row in await database.fetch("SELECT tenant FROM usage_unsummed")
+        }
+        assert left == {
+            "aaa",
+            "mine",
+        }  # the month was needed, not all there is, and nobody else's
 
-        async def never(*_: object) -> bool:
+        async def never_finishes(*_: object) -> bool:
             clock.advance(20)
             return True
 
-        monkeypatch.setattr(ledger.sums, "sum_more", never)
-        other = Subject("aaa", "", "ada", "openai/a")
+        monkeypatch.setattr(ledger.sums, "sum_next_span", never_finishes)
+        other_subject = Subject("aaa", "", "ada", "openai/a")
         with pytest.raises(LedgerUnavailableError, match="added up"):
-            await seeds.start(other, [begun(limit, other)])
+            await seeds.start(other_subject, [started_counter(limit, other_subject)])
         await asyncio.to_thread(database.close)
         ledger.close()
 
     asyncio.run(work())
 
 
-def begun(limit: Limit, subject: Subject) -> Started:
-    (one,) = applying([("l", "l", limit)], subject)
-    return Started(one, charge(one, subject, Estimate(0, 0), NOW), NOW)
+def started_counter(limit: Limit, subject: Subject) -> CounterStart:
+    (applicable_limit,) = applicable_limits([("l", "l", limit)], subject)
+    return CounterStart(
+        applicable_limit, charge(applicable_limit, subject, Estimate(0, 0), NOW), NOW
+    )
 
 
 # ------------------------------------------------------------------------------------------------ started once
 
 
-def test_a_counter_is_started_once_for_all_who_wait_and_after_what_the_dead_left(url: str, tmp_path: Path):
+def test_a_counter_is_started_once_for_all_who_wait_and_after_what_the_dead_left(
+    url: str, tmp_path: Path
+):
     async def work() -> None:
         clock, tenant = FakeClock(NOW), new_id("t")
         database = Database(url)
         dead = Ledger(Database(url), tmp_path / "ledger")
-        invocation = Invocation(tenant=tenant, provider="openai", model="a", model_type=ModelType.LLM, request=None)
+        invocation = Invocation(
+            tenant=tenant,
+            provider="openai",
+            model="a",
+            model_type=ModelType.LLM,
+            request=None,
+        )
         dead.begin(invocation, attempt=1, created_at=NOW, prompt_tokens=11)
         _abandon(dead)
         ledger, counters = Ledger(database, tmp_path / "ledger"), MemoryCounters(clock)
-        seeds, asked = Seeds(counters, ledger, clock, Recovery(ledger, counters).first), list[str]()
-        between = ledger.sums.between
+        seeds, looked_up_names = (
+            CounterInitialiser(
+                counters, ledger, clock, Recovery(ledger, counters).wait_until_recovered
+            ),
+            list[str](),
+        )
+        original_between = ledger.sums.between
 
-        async def counted(sought: Any, first: int, last: int) -> Any:
-            asked.append(sought.name)
-            return await between(sought, first, last)
+        async def counting_between(sought: Any, first: int, last: int) -> Any:
+            looked_up_names.append(sought.name)
+            return await original_between(sought, first, last)
 
-        ledger.sums.between = counted  # type: ignore[method-assign]
+        ledger.sums.between = counting_between  # type: ignore[method-assign]
         subject = Subject(tenant, "", "", "openai/a")
-        started = begun(Limit(unit="tokens", amount=100, window="month"), subject)
-        waiting = [asyncio.create_task(seeds.start(subject, [started])) for _ in range(64)]
+        started = started_counter(
+            Limit(unit="tokens", amount=100, window="month"), subject
+        )
+        waiting = [
+            asyncio.create_task(seeds.start(subject, [started])) for _ in range(64)
+        ]
         await asyncio.sleep(0)
         waiting[0].cancel()  # whoever was first goes away
-        done = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [one for one in done if one is not None and not isinstance(one, asyncio.CancelledError)] == []
-        assert len(asked) == 1
-        assert await counters.levels([started.charge.name]) == {started.charge.name: 11.0}
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [
+            result
+            for result in results
+            if result is not None and not isinstance(result, asyncio.CancelledError)
+        ] == []
+        assert len(looked_up_names) == 1
+        assert await counters.levels([started.charge.name]) == {
+            started.charge.name: 11.0
+        }
         await asyncio.to_thread(database.close)
         ledger.close()
 
@@ -468,7 +649,9 @@ def _abandon(ledger: Ledger) -> None:
     ledger._database.close()
 
 
-def test_an_error_of_the_look_up_reaches_all_who_wait_and_the_next_tries_again(tmp_path: Path):
+def test_an_error_of_the_look_up_reaches_all_who_wait_and_the_next_tries_again(
+    tmp_path: Path,
+):
     async def work() -> None:
         clock, database = FakeClock(NOW), Database(tmp_path / "x.db")
         ledger, counters = Ledger(database), MemoryCounters(clock)
@@ -478,51 +661,71 @@ def test_an_error_of_the_look_up_reaches_all_who_wait_and_the_next_tries_again(t
             if fails[0]:
                 raise LedgerUnavailableError("the disk is full")
 
-        seeds, subject = Seeds(counters, ledger, clock, recovered), Subject("t", "", "", "openai/a")
-        started = begun(Limit(unit="tokens", amount=100, window="month"), subject)
-        done = await asyncio.gather(*(seeds.start(subject, [started]) for _ in range(5)), return_exceptions=True)
-        assert [type(one) for one in done] == [LedgerUnavailableError] * 5
+        seeds, subject = (
+            CounterInitialiser(counters, ledger, clock, recovered),
+            Subject("t", "", "", "openai/a"),
+        )
+        started = started_counter(
+            Limit(unit="tokens", amount=100, window="month"), subject
+        )
+        results = await asyncio.gather(
+            *(seeds.start(subject, [started]) for _ in range(5)), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [LedgerUnavailableError] * 5
         fails[0] = False
         await seeds.start(subject, [started])
-        assert await counters.levels([started.charge.name]) == {started.charge.name: 0.0}
+        assert await counters.levels([started.charge.name]) == {
+            started.charge.name: 0.0
+        }
         await asyncio.to_thread(database.close)
 
     asyncio.run(work())
 
 
-def test_what_a_dead_process_had_reserved_is_settled_by_its_rows_before_its_journal_goes(url: str, tmp_path: Path):
+def test_what_a_dead_process_had_reserved_is_settled_by_its_rows_before_its_journal_goes(
+    url: str, tmp_path: Path
+):
     """Three calls: one whose row was in the database, but its counter not settled; one in the middle; one that was
     never made."""
 
     async def work() -> None:
         clock, tenant = FakeClock(NOW), new_id("t")
-        one, other = Database(url), Database(url)
-        dead = Ledger(one, tmp_path / "ledger")
-        held = DatabaseCounters(one, clock, owner=dead.owner)
+        dead_database, live_database = Database(url), Database(url)
+        dead = Ledger(dead_database, tmp_path / "ledger")
+        dead_counters = DatabaseCounters(dead_database, clock, owner=dead.owner)
         name = new_id("counter")
-        await held.seed({name: 0.0}, [(each := Charge(name, 50, 50, 1000, 0.0, 1e6, "tokens"))])
-        done, half, never = (
-            Invocation(tenant=tenant, provider="openai", model="a", model_type=ModelType.LLM, request=None)
+        await dead_counters.seed(
+            {name: 0.0},
+            [(token_charge := Charge(name, 50, 50, 1000, 0.0, 1e6, "tokens"))],
+        )
+        finished_call, half, unmade_call = (
+            Invocation(
+                tenant=tenant,
+                provider="openai",
+                model="a",
+                model_type=ModelType.LLM,
+                request=None,
+            )
             for _ in range(3)
         )
-        for call in (done, half, never):
-            assert await held.reserve(call.id, [each]) is None
-        opened = dead.begin(done, attempt=1, created_at=NOW)
+        for call in (finished_call, half, unmade_call):
+            assert await dead_counters.reserve(call.id, [token_charge]) is None
+        opened = dead.begin(finished_call, attempt=1, created_at=NOW)
         dead.settle(
             opened, status="ok", usage=LLMUsage.of(3, 4), counted_by="provider", price_version="", latency=0.1,
             first_chunk=0.1,
         )  # fmt: skip
         dead.progress(dead.begin(half, attempt=1, created_at=NOW, prompt_tokens=5), 8)
         await dead.flush()
-        assert await held.levels([name]) == {name: 150.0}
+        assert await dead_counters.levels([name]) == {name: 150.0}
         _abandon(dead)
-        ledger = Ledger(other, tmp_path / "ledger")
-        counters = DatabaseCounters(other, clock, owner=ledger.owner)
+        ledger = Ledger(live_database, tmp_path / "ledger")
+        counters = DatabaseCounters(live_database, clock, owner=ledger.owner)
         await Recovery(ledger, counters).run()
         assert await counters.levels([name]) == {name: 3 + 4 + 5 + 8}
-        assert await counters.held_by(dead.owner) == []
+        assert await counters.reservations_of(dead.owner) == []
         assert not list((tmp_path / "ledger").glob(f"{dead.owner}*"))
-        await asyncio.to_thread(other.close)
+        await asyncio.to_thread(live_database.close)
         ledger.close()
 
     asyncio.run(work())
@@ -535,7 +738,7 @@ def test_nothing_that_a_call_waits_for_looks_at_more_rows_than_its_own(tmp_path:
     """A law over the statements of admission and of start: each goes by an index."""
     database = Database(tmp_path / "x.db")
     used = statements("usage_sums")["used"]
-    counted = [
+    checked_statements = [
         used.replace("{group}", "model").replace("{bucket}", "MAX(bucket)"),
         used.replace("{group}", "model, bucket").replace("{bucket}", "bucket"),
         statements("usage_sums")["chunk"],
@@ -544,18 +747,29 @@ def test_nothing_that_a_call_waits_for_looks_at_more_rows_than_its_own(tmp_path:
         statements("usage")["of_call"].replace("{places}", ":name, :other"),
         statements("counters")["held_by"],
     ]
-    names = "tenant scope apps name other span first last api_key until most before owner"
+    names = (
+        "tenant scope apps name other span first last api_key until most before owner"
+    )
     values = dict.fromkeys(names.split(), "1")
-    for statement in counted:
-        plan = [row["detail"] for row in database.read(f"EXPLAIN QUERY PLAN {statement}", values)]
-        assert not [one for one in plan if one.startswith(("SCAN usage", "SCAN reservations"))], plan
-        assert any("SEARCH" in one for one in plan), plan
+    for statement in checked_statements:
+        plan = [
+            row["detail"]
+            for row in database.read(f"EXPLAIN QUERY PLAN {statement}", values)
+        ]
+        assert not [
+            plan_step
+            for plan_step in plan
+            if plan_step.startswith(("SCAN usage", "SCAN reservations"))
+        ], plan
+        assert any("SEARCH" in plan_step for plan_step in plan), plan
     (search,) = [
         row["detail"]
-        for row in database.read(f"EXPLAIN QUERY PLAN {counted[0]}", values)
+        for row in database.read(f"EXPLAIN QUERY PLAN {checked_statements[0]}", values)
         if row["detail"].startswith("SEARCH")
     ]
-    assert "tenant=? AND scope=? AND name=? AND span=? AND bucket>? AND bucket<?" in search
+    assert (
+        "tenant=? AND scope=? AND name=? AND span=? AND bucket>? AND bucket<?" in search
+    )
     database.close()
 
 
@@ -568,16 +782,25 @@ def test_short_windows_start_from_ten_seconds_at_a_time(url: str):
             "attempt": 1, "status": "ok", "first_chunk": 0.1,
         }  # fmt: skip
         for ago, tokens in ((7300, 999), (100, 29), (30, 39), (5, 9)):
-            settle(ledger, base | {"invocation": new_id("x"), "tokens": tokens, "at": NOW - ago})
+            settle(
+                ledger,
+                base | {"invocation": new_id("x"), "tokens": tokens, "at": NOW - ago},
+            )
         await ledger.flush()
         subject = Subject(tenant, "", "ada", "openai/a")
-        for window, least, most in (("minute", 9, 40), ("hour", 78, 80)):
-            one = begun(Limit(unit="tokens", amount=60, window=window), subject).applied
-            used = await ledger.sums.moments(sought(one, subject), NOW - 7200, NOW)
-            assert least <= level_of(one, used, NOW) <= most
+        for window, min_level, max_level in (("minute", 9, 40), ("hour", 78, 80)):
+            applicable_limit = started_counter(
+                Limit(unit="tokens", amount=60, window=window), subject
+            ).applied
+            used = await ledger.sums.moments(
+                usage_query(applicable_limit, subject), NOW - 7200, NOW
+            )
+            assert min_level <= initial_level(applicable_limit, used, NOW) <= max_level
         await ledger.sums.forget_moments(NOW + 2 * 3600)
         left = await ledger.sums.moments(sought_by_tenant(tenant), 0, NOW)
-        assert sum(one.tokens for one in left) == 30 + 40 + 10  # what is older than three hours is gone
+        assert (
+            sum(row.tokens for row in left) == 30 + 40 + 10
+        )  # what is older than three hours is gone
         await asyncio.to_thread(database.close)
 
     asyncio.run(work())
@@ -588,12 +811,17 @@ def test_a_long_read_keeps_nobody_from_a_short_one(tmp_path: Path):
 
     async def work() -> None:
         database = Database(tmp_path / "x.db")
-        long = [asyncio.create_task(database.fetch(endless, {"most": 3_000_000}, is_long=True)) for _ in range(4)]
+        long_reads = [
+            asyncio.create_task(
+                database.fetch(endless, {"most": 3_000_000}, is_long=True)
+            )
+            for _ in range(4)
+        ]
         await asyncio.sleep(0.01)
         for _ in range(20):
             assert (await database.fetch("SELECT 1 AS x"))[0]["x"] == 1
-        assert not any(one.done() for one in long)
-        await asyncio.gather(*long)
+        assert not any(task.done() for task in long_reads)
+        await asyncio.gather(*long_reads)
         await asyncio.to_thread(database.close)
 
     asyncio.run(work())
@@ -605,33 +833,40 @@ def test_a_long_read_keeps_nobody_from_a_short_one(tmp_path: Path):
 _LIMIT, _FIRST = 40, 12
 
 
-@pytest.mark.parametrize("settings", [{}, {"shared": "database"}], ids=["memory", "database"])
-def test_limits_go_on_to_the_unit_after_kill_9(tmp_path: Path, settings: dict[str, Any]):
+@pytest.mark.parametrize(
+    "settings", [{}, {"shared": "database"}], ids=["memory", "database"]
+)
+def test_limits_go_on_to_the_unit_after_kill_9(
+    tmp_path: Path, settings: dict[str, Any]
+):
     with TruthfulUpstream(events=200, gap=0.02) as upstream:
         limits = {"month": {"unit": "requests", "amount": _LIMIT, "window": "month"}}
         environ = home_with(tmp_path, upstream.url, limits=limits, **settings)
-        with zygote(environ) as servers:
+        with server_forker(environ) as servers:
             from tools.show.proof import free_port
 
             port = free_port()
             server = servers.start("serve", "--port", str(port))
-            assert ready(port)
+            assert wait_until_healthy(port)
 
             async def first() -> None:
                 # Whole answers, and streams in whose middle the server is killed.
                 assert await asked(port, _FIRST) == [200] * _FIRST
-                before = len(upstream.served)
-                open_ = [asyncio.create_task(ask(port, f"s{number}", stream=True)) for number in range(5)]
-                await asyncio.to_thread(until_served, upstream, before + 5)
+                served_before = len(upstream.served)
+                open_ = [
+                    asyncio.create_task(ask(port, f"s{number}", stream=True))
+                    for number in range(5)
+                ]
+                await asyncio.to_thread(until_served, upstream, served_before + 5)
                 await asyncio.to_thread(kill, server)
                 await asyncio.gather(*open_, return_exceptions=True)
 
             asyncio.run(first())
             server = servers.start("serve", "--port", str(port))
-            assert ready(port)
-            found = asyncio.run(asked(port, 64))
-            assert set(found) == {200, 429}
-            assert found.count(200) == _LIMIT - _FIRST - 5
+            assert wait_until_healthy(port)
+            statuses = asyncio.run(asked(port, 64))
+            assert set(statuses) == {200, 429}
+            assert statuses.count(200) == _LIMIT - _FIRST - 5
             assert len(upstream.served) == _LIMIT
             kill(server, 15)
 
@@ -661,7 +896,7 @@ async def ask(port: int, user: str, *, stream: bool = False) -> int:
             body=[msgspec.json.encode(body)], timeouts=Timeouts(connect=20, first_byte=60, between_bytes=60),
         )  # fmt: skip
         with suppress(InvokeError):
-            await response.read(most=1 << 20)
+            await response.read(max_bytes=1 << 20)
         await client.aclose()
         return response.status
     await client.aclose()

@@ -14,16 +14,24 @@ from modelyard.cli.safety import UNSAFE, Facts, findings
 from modelyard.gateway.http import finish_headers
 
 
-def settings(**given: Any) -> Settings:
-    return msgspec.convert(given, Settings)
+def settings(**values: Any) -> Settings:
+    return msgspec.convert(values, Settings)
 
 
-def names(chosen: Settings, facts: Facts | None = None) -> set[str]:
-    return {one.name for one in findings(chosen, facts or Facts()) if not one.is_information}
+def finding_names(server_settings: Settings, facts: Facts | None = None) -> set[str]:
+    return {
+        finding.name
+        for finding in findings(server_settings, facts or Facts())
+        if not finding.is_information
+    }
 
 
 KEY = "kT9vQ2xLr8WbZ4nYc7JdM3pH"
-OPEN = {"host": "0.0.0.0", "trusted_proxies": ["10.0.0.0/8"], "plugins": {"debug_port": 0, "must_be_signed": True}}
+OPEN = {
+    "host": "0.0.0.0",
+    "trusted_proxies": ["10.0.0.0/8"],
+    "plugins": {"debug_port": 0, "must_be_signed": True},
+}
 CASES: list[tuple[str, dict[str, Any], Facts]] = [
     ("plain network", {**OPEN, "trusted_proxies": []}, Facts()),
     ("everybody is a proxy", {"trusted_proxies": ["0.0.0.0/0"]}, Facts()),
@@ -56,25 +64,41 @@ CASES: list[tuple[str, dict[str, Any], Facts]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "given", "facts"), CASES)
-def test_each_unsafe_setting_is_said_and_nothing_else(name: str, given: dict[str, Any], facts: Facts):
-    assert names(settings(**given), facts) == {name}
+@pytest.mark.parametrize(("name", "configured", "facts"), CASES)
+def test_each_unsafe_setting_is_said_and_nothing_else(
+    name: str, configured: dict[str, Any], facts: Facts
+):
+    assert finding_names(settings(**configured), facts) == {name}
 
 
 def test_what_is_usual_is_safe():
-    assert names(settings()) == set()
-    assert names(settings(**OPEN)) == set()
-    local = {"database": "postgresql://me:pw@127.0.0.1/a", "shared": "valkey://localhost:6379"}
-    assert names(settings(**local)) == set()
-    away = {"database": "postgresql://me:pw@db.example/a?sslmode=verify-full", "shared": "valkeys://:pw@c.example"}
-    assert names(settings(**away)) == set()
-    assert names(settings(api_keys=[KEY]), Facts(is_file_readable=True)) == set()
+    assert finding_names(settings()) == set()
+    assert finding_names(settings(**OPEN)) == set()
+    local = {
+        "database": "postgresql://me:pw@127.0.0.1/a",
+        "shared": "valkey://localhost:6379",
+    }
+    assert finding_names(settings(**local)) == set()
+    away = {
+        "database": "postgresql://me:pw@db.example/a?sslmode=verify-full",
+        "shared": "valkeys://:pw@c.example",
+    }
+    assert finding_names(settings(**away)) == set()
+    assert (
+        finding_names(settings(api_keys=[KEY]), Facts(is_file_readable=True)) == set()
+    )
 
 
 def test_what_may_be_meant_is_information():
-    said = list(findings(settings(upgrade_database=False), Facts(has_master_key_file=True)))
-    assert {one.name for one in said} == {"unsigned plugins", "upgrades by hand", "master key"}
-    assert all(one.is_information for one in said)
+    reported = list(
+        findings(settings(upgrade_database=False), Facts(has_master_key_file=True))
+    )
+    assert {finding.name for finding in reported} == {
+        "unsigned plugins",
+        "upgrades by hand",
+        "master key",
+    }
+    assert all(finding.is_information for finding in reported)
 
 
 def test_the_table_names_real_settings_and_every_finding():
@@ -86,28 +110,41 @@ def test_the_table_names_real_settings_and_every_finding():
                 value = getattr(value, part)
     tested = {name for name, _, _ in CASES} | {"upgrades by hand", "master key"}
     assert tested == set(UNSAFE)
-    for _, given, facts in CASES:
-        for one in findings(settings(**given), facts):
-            assert one.name in UNSAFE
-            assert one.why
-            assert one.remedy
+    for _, configured, facts in CASES:
+        for finding in findings(settings(**configured), facts):
+            assert finding.name in UNSAFE
+            assert finding.why
+            assert finding.remedy
 
 
 def test_the_doctor_says_it(tmp_path: Path):
     config = tmp_path / "modelyard.yaml"
     config.write_text('api_keys: ["short"]\nworkflows: {code: false}\n')
     config.chmod(0o644)
-    environ = {"MODELYARD_HOME": str(tmp_path / "home"), "MODELYARD_CONFIG": str(config)}
-    said = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
-    unsafe = {one["what"] for one in json.loads(said.output) if one["kind"] == "unsafe"}
+    environ = {
+        "MODELYARD_HOME": str(tmp_path / "home"),
+        "MODELYARD_CONFIG": str(config),
+    }
+    result = CliRunner().invoke(doctor, ["--json"], env=environ, standalone_mode=False)
+    unsafe = {
+        doctor_check["what"]
+        for doctor_check in json.loads(result.output)
+        if doctor_check["kind"] == "unsafe"
+    }
     assert {"weak API key", "readable secrets"} <= unsafe
-    assert "short" not in {word for one in json.loads(said.output) for word in one["detail"].split()}
+    assert "short" not in {
+        token
+        for doctor_check in json.loads(result.output)
+        for token in doctor_check["detail"].split()
+    }
 
 
 def test_answers_that_do_not_say_how_long_are_kept_by_nobody():
     headers = [(b"content-type", b"text/plain")]
     finish_headers(headers)
     assert (b"cache-control", b"no-store") in headers
-    kept = [(b"cache-control", b"no-cache")]
-    finish_headers(kept)
-    assert [value for name, value in kept if name == b"cache-control"] == [b"no-cache"]
+    caching_headers = [(b"cache-control", b"no-cache")]
+    finish_headers(caching_headers)
+    assert [value for name, value in caching_headers if name == b"cache-control"] == [
+        b"no-cache"
+    ]

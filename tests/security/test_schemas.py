@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
-from modelyard.base.schemas import SchemaError, TooMuchWorkError, compiled
+from modelyard.base.schemas import SchemaError, TooMuchWorkError, compile_schema
 from modelyard.tools.entities import ToolParameterError
-from modelyard.tools.values import fitted, fitted_apart
-from modelyard.workflow.nodes.start import InputError, Variable, checked_inputs
+from modelyard.tools.values import coerce_arguments, coerce_arguments_async
+from modelyard.workflow.nodes.start import FormField, InputError, validate_inputs
 
 SOURCE = Path(__file__).parents[2] / "src/modelyard"
 
 
 def doubling(times: int) -> dict[str, Any]:
-    steps = {f"a{one}": {"allOf": [{"$ref": f"#/$defs/a{one + 1}"}] * 2} for one in range(times)}
+    steps = {
+        f"a{level}": {"allOf": [{"$ref": f"#/$defs/a{level + 1}"}] * 2}
+        for level in range(times)
+    }
     return {"$ref": "#/$defs/a0", "$defs": {**steps, f"a{times}": {"type": "string"}}}
 
 
@@ -28,70 +31,89 @@ def deep(levels: int) -> Any:
     return value
 
 
-TREE = {"anyOf": [{"items": {"$ref": "#"}, "minItems": 1}, {"items": {"$ref": "#"}, "minItems": 1}, {"type": "null"}]}
+TREE = {
+    "anyOf": [
+        {"items": {"$ref": "#"}, "minItems": 1},
+        {"items": {"$ref": "#"}, "minItems": 1},
+        {"type": "null"},
+    ]
+}
 AB = "".join(random.Random(3).choices("ab", k=60_000))
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9/x", "file:///etc/passwd", "other.json", "urn:x"])
 @pytest.mark.parametrize(
-    "place", [lambda ref: ref, lambda ref: {"properties": {"a": ref}}, lambda ref: {"$defs": {"a": ref}}]
+    "address", ["http://127.0.0.1:9/x", "file:///etc/passwd", "other.json", "urn:x"]
 )
-def test_nothing_is_fetched(address: str, place: Any):
+@pytest.mark.parametrize(
+    "wrap_schema",
+    [
+        lambda ref: ref,
+        lambda ref: {"properties": {"a": ref}},
+        lambda ref: {"$defs": {"a": ref}},
+    ],
+)
+def test_nothing_is_fetched(address: str, wrap_schema: Any):
     with pytest.raises(SchemaError, match="leads elsewhere"):
-        compiled(place({"$ref": address}))
+        compile_schema(wrap_schema({"$ref": address}))
 
 
 @pytest.mark.parametrize(("schema", "value"), [
     (doubling(40), "x"), (TREE, deep(60)), ({"items": {"$ref": "#"}}, deep(100_000)),
     ({"pattern": "[ab]*a[ab]{900}c"}, AB), ({"items": {"allOf": [{"type": "integer"}] * 5000}}, list(range(20_000))),
     ({"items": {"enum": list(range(20_000))}}, [1.5] * 20_000),
-    ({"patternProperties": {f"^{one}[ab]*a[ab]{{40}}$": {} for one in range(100)}}, {AB[:9000] + str(one): 1 for one in range(9)}),
+    ({"patternProperties": {f"^{index}[ab]*a[ab]{{40}}$": {} for index in range(100)}}, {AB[:9000] + str(index): 1 for index in range(9)}),
 ])  # fmt: skip
 def test_what_would_take_for_ever_is_refused(schema: Any, value: Any):
     with pytest.raises(TooMuchWorkError):
-        compiled(schema).mismatch(value)
+        compile_schema(schema).mismatch(value)
 
 
 @pytest.mark.parametrize("schema", [
     {"type": "strng"}, {"pattern": "("}, {"pattern": "((a{1000}){1000}){1000}"}, deep(100_000),
     {"$dynamicRef": "#a"}, {"$ref": "#/nowhere"}, [1], "x", {"enum": ["x" * 300_000]},
-    {"allOf": [{"pattern": f"a{{{one}}}"} for one in range(300)]},
+    {"allOf": [{"pattern": f"a{{{index}}}"} for index in range(300)]},
 ])  # fmt: skip
 def test_a_schema_that_is_none_says_so(schema: Any):
     with pytest.raises(SchemaError):
-        compiled(schema)
+        compile_schema(schema)
 
 
 PASSWORD = {"pattern": r"^(?=.*\d)(?=.*[a-z]).{8,}$"}
 
 
 def test_lookaround_and_references_are_matched_within_bounds():
-    assert compiled(PASSWORD).mismatch("abcdefg1") is None
-    assert compiled(PASSWORD).mismatch("abcdefgh") is not None
-    assert compiled({"pattern": r"^(a+)b\1$"}).mismatch("aabaa") is None
-    assert compiled({"pattern": r"^(?=.*x)(a+)+$"}).mismatch("a" * 50 + "!x") is not None
-    given_up = compiled({"pattern": r"(?=.*z)y"}).mismatch("a" * 5_000)
-    assert given_up is not None
-    assert "backtracking" in given_up.message
+    assert compile_schema(PASSWORD).mismatch("abcdefg1") is None
+    assert compile_schema(PASSWORD).mismatch("abcdefgh") is not None
+    assert compile_schema({"pattern": r"^(a+)b\1$"}).mismatch("aabaa") is None
+    assert (
+        compile_schema({"pattern": r"^(?=.*x)(a+)+$"}).mismatch("a" * 50 + "!x")
+        is not None
+    )
+    mismatch = compile_schema({"pattern": r"(?=.*z)y"}).mismatch("a" * 5_000)
+    assert mismatch is not None
+    assert "backtracking" in mismatch.message
     with pytest.raises(TooMuchWorkError):
-        compiled({"pattern": r"(?=.*z)y"}).mismatch("a" * 60_000)
+        compile_schema({"pattern": r"(?=.*z)y"}).mismatch("a" * 60_000)
 
 
 def test_large_values_are_held_to_schemas_off_the_loop():
     schema = {"properties": {"a": {"items": {"type": "integer", "minimum": 0}}}}
-    form = [Variable(variable="v", type="json_object", json_schema=schema)]
-    fine, wrong = {"v": {"a": [1] * 60_000}}, {"v": {"a": [1] * 59_999 + ["x"]}}
-    assert checked_inputs(form, fine)["v"] == fine["v"]
+    form = [FormField(variable="v", type="json_object", json_schema=schema)]
+    fine, invalid_inputs = (
+        {"v": {"a": [1] * 60_000}},
+        {"v": {"a": [1] * 59_999 + ["x"]}},
+    )
+    assert validate_inputs(form, fine)["v"] == fine["v"]
     with pytest.raises(InputError, match="does not fit"):
-        checked_inputs(form, wrong)
+        validate_inputs(form, invalid_inputs)
 
     async def on_the_loop() -> None:
         with pytest.raises(InputError, match="too many"):
-            checked_inputs(form, fine)
+            validate_inputs(form, fine)
         tool = {"properties": {"a": {"items": {"type": "integer"}, "type": "array"}}}
-        assert await fitted_apart(fine["v"], tool) == fine["v"]
+        assert await coerce_arguments_async(fine["v"], tool) == fine["v"]
         with pytest.raises(ToolParameterError, match="integer"):
-            await fitted_apart({"a": [1] * 59_999 + [{}]}, tool)
+            await coerce_arguments_async({"a": [1] * 59_999 + [{}]}, tool)
 
     asyncio.run(on_the_loop())
 
@@ -99,55 +121,73 @@ def test_large_values_are_held_to_schemas_off_the_loop():
 @pytest.mark.parametrize("schema", [{"$ref": "#"}, {"allOf": [{"$ref": "#"}]}])
 def test_circles_are_an_error(schema: Any):
     with pytest.raises(SchemaError, match="circle"):
-        compiled(schema).mismatch(1)
+        compile_schema(schema).mismatch(1)
 
 
 def test_what_is_usual_works():
     schema = {"type": "object", "required": ["b"], "properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/n"}},
               "$ref": {"type": "string"}}, "$defs": {"n": {"type": "integer", "pattern": "^x"}}}  # fmt: skip
-    assert compiled(schema).mismatch({"a": [1, 2], "b": 1, "$ref": "x"}) is None
-    found = compiled(schema).mismatch({"a": [1, "y"], "b": 1})
-    assert found is not None
-    assert found.path == ("a", 1)
-    assert "is not of type" in found.message or "does not match" in found.message
-    assert compiled({"type": "integer"}).mismatch(10**400) is None
-    assert compiled(doubling(8)).mismatch("x") is None
-    assert asyncio.run(compiled({"items": {"$ref": "#"}}).mismatch_apart(deep(150))) is None
+    assert compile_schema(schema).mismatch({"a": [1, 2], "b": 1, "$ref": "x"}) is None
+    mismatch = compile_schema(schema).mismatch({"a": [1, "y"], "b": 1})
+    assert mismatch is not None
+    assert mismatch.path == ("a", 1)
+    assert "is not of type" in mismatch.message or "does not match" in mismatch.message
+    assert compile_schema({"type": "integer"}).mismatch(10**400) is None
+    assert compile_schema(doubling(8)).mismatch("x") is None
+    assert (
+        asyncio.run(compile_schema({"items": {"$ref": "#"}}).mismatch_async(deep(150)))
+        is None
+    )
 
 
 def test_a_lenient_reader_leaves_out_what_it_cannot_match():
-    assert compiled({"pattern": "^(?=a)b", "type": "string"}, is_lenient=True).mismatch("c") is None
+    assert (
+        compile_schema(
+            {"pattern": "^(?=a)b", "type": "string"}, is_lenient=True
+        ).mismatch("c")
+        is None
+    )
 
 
-@pytest.mark.parametrize(("schema", "value", "says"), [
+@pytest.mark.parametrize(("schema", "value", "expected_message"), [
     ({"$ref": "http://127.0.0.1:9/x"}, {}, "cannot be used"),
     ({"properties": {"a": {"pattern": "^(a+)+$"}}}, {"a": "a" * 41 + "!"}, "does not fit"),
     (doubling(40), {}, "cannot be held"),
     ("[" * 100_000, {}, "is no JSON"),
 ])  # fmt: skip
-def test_a_start_form_refuses(schema: Any, value: Any, says: str):
-    form = [Variable(variable="v", type="json_object", json_schema=schema)]
-    with pytest.raises(InputError, match=says):
-        checked_inputs(form, {"v": value})
+def test_a_start_form_refuses(schema: Any, value: Any, expected_message: str):
+    form = [FormField(variable="v", type="json_object", json_schema=schema)]
+    with pytest.raises(InputError, match=expected_message):
+        validate_inputs(form, {"v": value})
 
 
 def test_a_start_form_refuses_deep_json():
     with pytest.raises(InputError):
-        checked_inputs([Variable(variable="v", type="json_object")], {"v": '{"a":' + "[" * 100_000})
+        validate_inputs(
+            [FormField(variable="v", type="json_object")],
+            {"v": '{"a":' + "[" * 100_000},
+        )
 
 
 def test_a_tool_refuses_arguments_that_cannot_be_held_to_its_schema():
     schema = {"type": "object", "properties": {"a": {"pattern": "[ab]*a[ab]{900}c"}}}
     with pytest.raises(ToolParameterError, match="too much work"):
-        fitted({"a": AB}, schema)
+        coerce_arguments({"a": AB}, schema)
 
 
 def test_schemas_are_read_in_one_place():
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else []
+            )
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if any(name.partition(".")[0] in ("jsonschema", "jsonschema_rs") for name in names):
+            if any(
+                name.partition(".")[0] in ("jsonschema", "jsonschema_rs")
+                for name in names
+            ):
                 assert path == SOURCE / "base/schemas.py"
             if any(name.partition(".")[0] == "json_repair" for name in names):
                 assert path == SOURCE / "base/mending.py"

@@ -25,8 +25,8 @@ from modelyard.storage.secrets import (
 )
 from modelyard.tenancy.kinds import KINDS, StoredCredential
 from modelyard.testing import Upstream, chat_answer
-from tests.contract.conftest import database_url, postgres_url  # noqa: F401  fixtures
-from tests.gateway.conftest import Running, start_gateway  # noqa: F401  a fixture
+from tests.contract.conftest import database_url, postgres_url  # noqa: F401
+from tests.gateway.conftest import Running, start_gateway  # noqa: F401
 from tests.gateway.test_traffic import ask, chat
 
 Start = Callable[..., Running]
@@ -46,22 +46,41 @@ def _server(start: Start, url: str, home: Path, database: str) -> Running:
 
     model = {"name": "m", "input_price": 1, "output_price": 1}
     provider = ProviderSettings(name="own", base_url=url, models=[model])
-    return start(providers=[provider], api_keys=[OWNER], home=str(home), database=database)
+    return start(
+        providers=[provider], api_keys=[OWNER], home=str(home), database=database
+    )
 
 
 def _tenant(running: Running, name: str) -> str:
     """A tenant with a credential of its own; its admin's key."""
-    assert ask(running, "POST", "/admin/v1/tenants", {"name": name}, key=OWNER).status == 201
-    key = ask(running, "POST", f"/admin/v1/keys?tenant={name}", {"name": "k", "role": "admin"}, key=OWNER).json["key"]
-    own = {"name": "own", "provider": "own", "values": {"api_key": f"sk-{name}"}}
-    assert ask(running, "POST", "/admin/v1/credentials", own, key=key).status == 201
+    assert (
+        ask(running, "POST", "/admin/v1/tenants", {"name": name}, key=OWNER).status
+        == 201
+    )
+    key = ask(
+        running,
+        "POST",
+        f"/admin/v1/keys?tenant={name}",
+        {"name": "k", "role": "admin"},
+        key=OWNER,
+    ).json["key"]
+    credential = {"name": "own", "provider": "own", "values": {"api_key": f"sk-{name}"}}
+    assert (
+        ask(running, "POST", "/admin/v1/credentials", credential, key=key).status == 201
+    )
     return key
 
 
 def _rotate(home: Path, database: str) -> None:
-    environ = {"MODELYARD_HOME": str(home), "MODELYARD_DATABASE": database, "MODELYARD_LOCAL__ENABLED": "false"}
-    done = CliRunner().invoke(secrets, ["rotate"], env=environ, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    environ = {
+        "MODELYARD_HOME": str(home),
+        "MODELYARD_DATABASE": database,
+        "MODELYARD_LOCAL__ENABLED": "false",
+    }
+    result = CliRunner().invoke(
+        secrets, ["rotate"], env=environ, catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
 
 
 def test_two_servers_go_on_while_the_keys_are_rotated(
@@ -80,101 +99,183 @@ def test_two_servers_go_on_while_the_keys_are_rotated(
 
     def call() -> None:
         while not is_over.is_set():
-            statuses.extend(chat(one, key=key, model="own/m").status for one in servers)
+            statuses.extend(
+                chat(server, key=key, model="own/m").status for server in servers
+            )
 
     caller = threading.Thread(target=call)
     caller.start()
     try:
         for number in range(2):
             _rotate(home, database_url)
-            made = ask(servers[number % 2], "POST", f"/admin/v1/keys?tenant={name}", {"name": f"n{number}"}, key=OWNER)
-            servers[1 - number % 2].do(servers[1 - number % 2].yard.services.tenancy.directory.refresh())
-            assert chat(servers[1 - number % 2], key=made.json["key"], model="own/m").status == 200
+            created_key = ask(
+                servers[number % 2],
+                "POST",
+                f"/admin/v1/keys?tenant={name}",
+                {"name": f"n{number}"},
+                key=OWNER,
+            )
+            servers[1 - number % 2].do(
+                servers[1 - number % 2].yard.services.tenancy.directory.refresh()
+            )
+            assert (
+                chat(
+                    servers[1 - number % 2], key=created_key.json["key"], model="own/m"
+                ).status
+                == 200
+            )
     finally:
         is_over.set()
         caller.join()
     assert set(statuses) == {200}
     ring = load_key_ring(home / MASTER_KEY)
     assert len(ring.keys) == 3
-    (stored,) = servers[0].do(servers[0].yard.services.storage.resources.all(name, StoredCredential.kind))
-    secret = msgspec.json.decode(stored.body, type=StoredCredential).secret
+    (credential_row,) = servers[0].do(
+        servers[0].yard.services.storage.resources.list(name, StoredCredential.kind)
+    )
+    secret = msgspec.json.decode(credential_row.body, type=StoredCredential).secret
     assert ring.is_current(secret)
-    assert f"sk-{name}" in ring.decrypt(secret, tenant=name, kind=stored.kind, row=stored.id)
+    assert f"sk-{name}" in ring.decrypt(
+        secret, tenant=name, kind=credential_row.kind, row=credential_row.id
+    )
 
 
-def test_a_key_that_is_nowhere_is_a_503_that_names_none(start_gateway: Start, fine: Upstream, tmp_path: Path):  # noqa: F811
+def test_a_key_that_is_nowhere_is_a_503_that_names_none(
+    start_gateway: Start,  # noqa: F811
+    fine: Upstream,
+    tmp_path: Path,
+):
     running = _server(start_gateway, fine.url, tmp_path / "home", "")
     key = _tenant(running, "acme")
     stranger = KeyRing({}).rotated()
-    (stored,) = running.do(running.yard.services.storage.resources.all("acme", StoredCredential.kind))
-    value = msgspec.json.decode(stored.body, type=StoredCredential)
-    sealed = stranger.encrypt("{}", tenant="acme", kind=stored.kind, row=stored.id)
+    (credential_row,) = running.do(
+        running.yard.services.storage.resources.list("acme", StoredCredential.kind)
+    )
+    value = msgspec.json.decode(credential_row.body, type=StoredCredential)
+    sealed = stranger.encrypt(
+        "{}", tenant="acme", kind=credential_row.kind, row=credential_row.id
+    )
     body = msgspec.json.encode(msgspec.structs.replace(value, secret=sealed)).decode()
-    running.do(running.yard.services.storage.resources.change(stored, name=stored.name, body=body))
+    running.do(
+        running.yard.services.storage.resources.change(
+            credential_row, name=credential_row.name, body=body
+        )
+    )
     running.do(running.yard.services.tenancy.directory.refresh())
     for path, body_of in (
-        ("/v1/chat/completions", {"model": "own/m", "messages": [{"role": "user", "content": "hi"}]}),
-        ("/v1/messages", {"model": "own/m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}),
-        ("/v1beta/models/own%2Fm:generateContent", {"contents": [{"parts": [{"text": "hi"}]}]}),
-        ("/v2/chat", {"model": "own/m", "messages": [{"role": "user", "content": "hi"}]}),
+        (
+            "/v1/chat/completions",
+            {"model": "own/m", "messages": [{"role": "user", "content": "hi"}]},
+        ),
+        (
+            "/v1/messages",
+            {
+                "model": "own/m",
+                "max_tokens": 5,
+                "messages": [{"role": "user", "content": "hi"}],
+            },
+        ),
+        (
+            "/v1beta/models/own%2Fm:generateContent",
+            {"contents": [{"parts": [{"text": "hi"}]}]},
+        ),
+        (
+            "/v2/chat",
+            {"model": "own/m", "messages": [{"role": "user", "content": "hi"}]},
+        ),
     ):
         refused = ask(running, "POST", path, body_of, key=key)
         assert refused.status == 503, path
         assert not any(
-            name in refused.body.decode() for name in (stranger.active, running.yard.services.storage.keys.active)
+            name in refused.body.decode()
+            for name in (stranger.active, running.yard.services.storage.keys.active)
         )
     # The key comes, and all is well again.
     home_key = tmp_path / "home" / MASTER_KEY
     save_key_ring(home_key, KeyRing({**load_key_ring(home_key).keys, **stranger.keys}))
-    sealed = stranger.encrypt('{"api_key": "sk-new"}', tenant="acme", kind=stored.kind, row=stored.id)
+    sealed = stranger.encrypt(
+        '{"api_key": "sk-new"}',
+        tenant="acme",
+        kind=credential_row.kind,
+        row=credential_row.id,
+    )
     body = msgspec.json.encode(msgspec.structs.replace(value, secret=sealed)).decode()
-    running.do(running.yard.services.storage.resources.change(stored, name=stored.name, body=body))
+    running.do(
+        running.yard.services.storage.resources.change(
+            credential_row, name=credential_row.name, body=body
+        )
+    )
     running.do(running.yard.services.tenancy.directory.refresh())
     assert chat(running, key=key, model="own/m").status == 200
 
 
-def test_a_damaged_credential_leaves_the_tenants_others(start_gateway: Start, fine: Upstream, tmp_path: Path):  # noqa: F811
+def test_a_damaged_credential_leaves_the_tenants_others(
+    start_gateway: Start,  # noqa: F811
+    fine: Upstream,
+    tmp_path: Path,
+):
     running = _server(start_gateway, fine.url, tmp_path / "home", "")
     key = _tenant(running, "acme")
-    (stored,) = running.do(running.yard.services.storage.resources.all("acme", StoredCredential.kind))
+    (credential_row,) = running.do(
+        running.yard.services.storage.resources.list("acme", StoredCredential.kind)
+    )
     second = {"name": "second", "provider": "own", "values": {"api_key": "sk-second"}}
     assert ask(running, "POST", "/admin/v1/credentials", second, key=key).status == 201
-    value = msgspec.json.decode(stored.body, type=StoredCredential)
-    body = msgspec.json.encode(msgspec.structs.replace(value, secret=value.secret[:-4] + "AAAA")).decode()
-    running.do(running.yard.services.storage.resources.change(stored, name=stored.name, body=body))
+    value = msgspec.json.decode(credential_row.body, type=StoredCredential)
+    body = msgspec.json.encode(
+        msgspec.structs.replace(value, secret=value.secret[:-4] + "AAAA")
+    ).decode()
+    running.do(
+        running.yard.services.storage.resources.change(
+            credential_row, name=credential_row.name, body=body
+        )
+    )
     running.do(running.yard.services.tenancy.directory.refresh())
     assert chat(running, key=key, model="own/m").status == 200
     assert fine.requests[-1].key == "sk-second"
 
 
-def test_the_ring_follows_its_file_and_reads_it_only_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_ring_follows_its_file_and_reads_it_only_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path = tmp_path / "master.key"
     ring = load_key_ring(path)
     newer = load_key_ring(path).rotated()
-    place = {"tenant": "t", "kind": "k", "row": "r"}
-    sealed, digest = newer.encrypt("secret", **place), newer.digest(b"key")
+    row_identity = {"tenant": "t", "kind": "k", "row": "r"}
+    sealed, digest = newer.encrypt("secret", **row_identity), newer.digest(b"key")
     reads: list[Path] = []
     real = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda one, *how: (reads.append(one), real(one, *how))[1])
+    monkeypatch.setattr(
+        Path,
+        "read_text",
+        lambda file_path, *arguments: (
+            reads.append(file_path),
+            real(file_path, *arguments),
+        )[1],
+    )
     for _ in range(50):
         with pytest.raises(UnknownKeyError):
-            ring.decrypt(sealed, **place)
+            ring.decrypt(sealed, **row_identity)
         assert not ring.matches(b"key", digest)
     assert not reads  # the file is as it was
     save_key_ring(path, newer)
     assert ring.matches(b"key", digest)
-    assert ring.decrypt(sealed, **place) == "secret"
+    assert ring.decrypt(sealed, **row_identity) == "secret"
     assert ring.active == newer.active
     assert len(reads) == 1
     path.write_text("nonsense")
-    assert not ring.read_again()  # what cannot be read changes nothing
-    assert ring.decrypt(sealed, **place) == "secret"
+    assert not ring.reload()  # what cannot be read changes nothing
+    assert ring.decrypt(sealed, **row_identity) == "secret"
 
 
 def test_two_rotations_at_once_drop_no_key(tmp_path: Path):
     path = tmp_path / "master.key"
     load_key_ring(path)
-    with rotating(path), pytest.raises(ConfigError, match="another process"), rotating(path):
+    with (
+        rotating(path),
+        pytest.raises(ConfigError, match="another process"),
+        rotating(path),
+    ):
         pytest.fail("two at once")
     with rotating(path):
         pass
@@ -182,7 +283,11 @@ def test_two_rotations_at_once_drop_no_key(tmp_path: Path):
 
 def test_everything_that_is_encrypted_is_encrypted_anew():
     """The law: whatever holds a secret is known to the rotation."""
-    assert {one for one in KINDS.values() if "secret" in one.__struct_fields__} == set(WITH_SECRET)
+    assert {
+        resource_class
+        for resource_class in KINDS.values()
+        if "secret" in resource_class.__struct_fields__
+    } == set(WITH_SECRET)
     assert len(WITH_SECRET) >= 6
 
 
@@ -194,31 +299,53 @@ def test_what_changes_during_a_rotation_is_not_overwritten(
     running = _server(start_gateway, fine.url, tmp_path / "home", "")
     _tenant(running, "acme")
     yard = running.yard
-    (stale,) = running.do(yard.services.storage.resources.all("acme", StoredCredential.kind))
+    (stale,) = running.do(
+        yard.services.storage.resources.list("acme", StoredCredential.kind)
+    )
     value = msgspec.json.decode(stale.body, type=StoredCredential)
     body = msgspec.json.encode(msgspec.structs.replace(value, weight=7.0)).decode()
-    running.do(yard.services.storage.resources.change(stale, name=stale.name, body=body))
+    running.do(
+        yard.services.storage.resources.change(stale, name=stale.name, body=body)
+    )
     newer = yard.services.storage.keys.rotated()
 
     async def encrypt() -> bool:
-        return await yard.services.tenancy.administration._encrypt_row(newer, StoredCredential, stale)
+        return await yard.services.tenancy.administration._encrypt_row(
+            newer, StoredCredential, stale
+        )
 
     assert asyncio.run_coroutine_threadsafe(encrypt(), running.loop).result(5)
-    (after,) = running.do(yard.services.storage.resources.all("acme", StoredCredential.kind))
-    found = msgspec.json.decode(after.body, type=StoredCredential)
-    assert (found.weight, newer.is_current(found.secret)) == (7.0, True)
+    (updated_row,) = running.do(
+        yard.services.storage.resources.list("acme", StoredCredential.kind)
+    )
+    credential = msgspec.json.decode(updated_row.body, type=StoredCredential)
+    assert (credential.weight, newer.is_current(credential.secret)) == (7.0, True)
 
 
 def test_signed_addresses_outlive_a_rotation(tmp_path: Path):
     path = tmp_path / "master.key"
     ring = load_key_ring(path)
     files = FileStore(tmp_path / "files", ring.digest, ring.matches)
-    said = dict(part.partition("=")[::2] for part in files.sign("preview", "t", "x", seconds=60).split("&"))
+    query_fields = dict(
+        part.partition("=")[::2]
+        for part in files.sign("preview", "t", "x", seconds=60).split("&")
+    )
     save_key_ring(path, ring.rotated())
-    assert ring.read_again()
-    assert files.is_signed("preview", "t", "x", said["until"], said["sign"])
-    for wrong in ("", "k1:", ":", "k:é", said["sign"][:-1], f"{ring.active}:0"):
-        assert not files.is_signed("preview", "t", "x", said["until"], wrong)
+    assert ring.reload()
+    assert files.is_signed(
+        "preview", "t", "x", query_fields["until"], query_fields["sign"]
+    )
+    for invalid_signature in (
+        "",
+        "k1:",
+        ":",
+        "k:é",
+        query_fields["sign"][:-1],
+        f"{ring.active}:0",
+    ):
+        assert not files.is_signed(
+            "preview", "t", "x", query_fields["until"], invalid_signature
+        )
     assert ring.matches_any(b"text", ring.digest(b"text").partition(":")[2])
     assert not ring.matches_any(b"text", "é")
 

@@ -6,18 +6,28 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from tools.show.sigterm import FORMS, SAID, Form, Reader, World, all_gone, exit_code, storyteller, world
+from tools.show.sigterm import (
+    FORMS,
+    SHUTDOWN_TEXT,
+    Reader,
+    RunningServer,
+    StreamFormat,
+    all_gone,
+    exit_code,
+    storyteller,
+    world,
+)
 
 from modelyard.testing import Upstream
 
 
 @pytest.fixture(scope="module")
 def endless() -> Iterator[Upstream]:
-    with Upstream(storyteller(6000, 0.02)) as one:
-        yield one
+    with Upstream(storyteller(6000, 0.02)) as upstream_server:
+        yield upstream_server
 
 
-def _started(server: World, *names: str) -> dict[str, Reader]:
+def _started(server: RunningServer, *names: str) -> dict[str, Reader]:
     readers = {name: Reader(server, FORMS[name]) for name in names}
     for name, reader in readers.items():
         assert reader.begun.wait(60)
@@ -31,47 +41,67 @@ def _joined(readers: dict[str, Reader]) -> dict[str, Reader]:
     return readers
 
 
-def test_what_lasts_longer_than_the_grace_ends_in_the_words_of_its_format(endless: Upstream):
-    before = len(endless.requests)
+def test_what_lasts_longer_than_the_grace_ends_in_the_words_of_its_format(
+    endless: Upstream,
+):
+    requests_before = len(endless.requests)
     with world(endless, grace=0.5) as server:
         readers = _started(server, *FORMS)
         body = {**FORMS["messages"].body, "stream": False}
-        whole = Reader(server, Form("/v1/messages", body, lambda data: data.decode()))
+        unstreamed_reader = Reader(
+            server, StreamFormat("/v1/messages", body, lambda data: data.decode())
+        )
         idle = socket.create_connection(("127.0.0.1", server.port), timeout=30)
         slow = socket.create_connection(("127.0.0.1", server.port), timeout=30)
         with idle, slow:
-            slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n")
+            slow.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n"
+            )
             slow.sendall(b"authorization: Bearer key-of-the-owner\r\n\r\n{")
             until = time.monotonic() + 30
-            while len(endless.requests) - before < len(FORMS) + 1 and time.monotonic() < until:
+            while (
+                len(endless.requests) - requests_before < len(FORMS) + 1
+                and time.monotonic() < until
+            ):
                 time.sleep(0.02)
             server.process.terminate()
             assert idle.recv(10) == b""  # nothing was asked on it
             with pytest.raises(OSError):
                 for _ in range(100):
-                    socket.create_connection(("127.0.0.1", server.port), timeout=1).close()
+                    socket.create_connection(
+                        ("127.0.0.1", server.port), timeout=1
+                    ).close()
                     time.sleep(0.02)
             assert b" 503 " in slow.recv(20)
         assert exit_code(server.process, 30) == -signal.SIGTERM
-        said = {name: reader.said() for name, reader in _joined(readers).items()}
-        assert {name: text for name, text in said.items() if SAID not in text} == {}
-        assert all(reader.is_whole for reader in readers.values())  # HTTP's own end came as well
-        whole.thread.join(30)
-        assert whole.status == 503
-        assert SAID in whole.said()
+        texts = {
+            name: reader.shutdown_message() for name, reader in _joined(readers).items()
+        }
+        assert {
+            name: text for name, text in texts.items() if SHUTDOWN_TEXT not in text
+        } == {}
+        assert all(
+            reader.is_whole for reader in readers.values()
+        )  # HTTP's own end came as well
+        unstreamed_reader.thread.join(30)
+        assert unstreamed_reader.status == 503
+        assert SHUTDOWN_TEXT in unstreamed_reader.shutdown_message()
         rows = server.rows()
         assert {row["status"] for row in rows} == {"cancelled"}
-        assert len(rows) == len(endless.requests) - before
+        assert len(rows) == len(endless.requests) - requests_before
 
 
 def test_what_ends_within_the_grace_is_not_touched():
-    with Upstream(storyteller(30, 0.02)) as upstream, world(upstream, grace=30.0, with_apps=False) as server:
+    with (
+        Upstream(storyteller(30, 0.02)) as upstream,
+        world(upstream, grace=30.0, with_apps=False) as server,
+    ):
         readers = _started(server, "chat", "messages", "google events", "cohere")
         server.process.terminate()
         assert exit_code(server.process, 40) == -signal.SIGTERM
         for reader in _joined(readers).values():
             assert reader.is_whole
-            assert SAID.encode() not in reader.data
+            assert SHUTDOWN_TEXT.encode() not in reader.data
             assert reader.data.count(b"word") >= 30
         assert {row["status"] for row in server.rows()} == {"ok"}
 
@@ -94,7 +124,9 @@ def _eventually(condition: Callable[[], bool]) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_the_server_at_once(endless: Upstream, number: signal.Signals):
+def test_a_second_signal_ends_the_server_at_once(
+    endless: Upstream, number: signal.Signals
+):
     with world(endless, grace=300.0, with_apps=False) as server:
         readers = _started(server, "chat")
         started = server.descendants()
@@ -109,13 +141,16 @@ def test_a_second_signal_ends_the_server_at_once(endless: Upstream, number: sign
 
 def test_workers_tell_their_callers_too_and_none_is_left(endless: Upstream):
     with world(endless, "--workers", "2", grace=0.5, with_apps=False) as server:
-        readers = {f"{turn}": Reader(server, FORMS["chat"]) for turn in range(4)}
+        readers = {f"{index}": Reader(server, FORMS["chat"]) for index in range(4)}
         assert all(reader.begun.wait(60) for reader in readers.values())
         started = server.descendants()
         assert len(started) >= 2
         server.process.terminate()
         assert exit_code(server.process, 60) == 0
-        assert all(SAID in reader.said() for reader in _joined(readers).values())
+        assert all(
+            SHUTDOWN_TEXT in reader.shutdown_message()
+            for reader in _joined(readers).values()
+        )
         assert all_gone(started)
 
 

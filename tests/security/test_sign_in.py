@@ -22,7 +22,7 @@ from modelyard.people import passwords
 from modelyard.people import sessions as sessions_module
 from modelyard.people.account import SignInError
 from modelyard.people.accounts import Accounts, SetUpError
-from modelyard.people.attempts import Attempts, TooManyTriesError, neighbourhood
+from modelyard.people.attempts import Attempts, TooManyTriesError, client_network
 from modelyard.people.passwords import BusyError
 from modelyard.tenancy.caller import Role
 from tests.gateway.conftest import Running, start_gateway
@@ -37,16 +37,16 @@ HOME = "192.0.2.1"
 @pytest.fixture
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which passwords were looked at; looking takes 5 ms and no core, so that a thousand are no load."""
-    seen: list[str] = []
+    verified_passwords: list[str] = []
 
-    def verify(password: str, stored: str) -> bool:
-        seen.append(password)
+    def verify(password: str, stored_hash: str) -> bool:
+        verified_passwords.append(password)
         time.sleep(0.005)
-        return stored == f"hash of {password}"
+        return stored_hash == f"hash of {password}"
 
     monkeypatch.setattr(passwords, "_verify", verify)
     monkeypatch.setattr(passwords, "_hash", lambda password: f"hash of {password}")
-    return seen
+    return verified_passwords
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def gate(verified: list[str], monkeypatch: pytest.MonkeyPatch) -> threading.Even
     """Until it is set, no wrong password is looked at to its end."""
     opened, verify = threading.Event(), passwords._verify  # pyright: ignore[reportPrivateUsage]
 
-    def waiting(password: str, stored: str) -> bool:
+    def waiting(password: str, stored_hash: str) -> bool:
         assert not password.startswith("wrong") or opened.wait(60)
-        return verify(password, stored)
+        return verify(password, stored_hash)
 
     monkeypatch.setattr(passwords, "_verify", waiting)
     return opened
@@ -70,16 +70,26 @@ def run(work: Callable[[Modelyard], Awaitable[None]], home: Path) -> None:
     asyncio.run(go())
 
 
-async def tries(accounts: Accounts, many: int, address: Callable[[int], str], email: str = OWNER) -> list[type]:
+async def failed_sign_ins(
+    accounts: Accounts, count: int, address: Callable[[int], str], email: str = OWNER
+) -> list[type]:
     """How each of so many wrong passwords at once ended."""
-    wrong = [accounts.sign_in(email, f"wrong {at:04}", address=address(at)) for at in range(many)]
-    return [type(one) for one in await asyncio.gather(*wrong, return_exceptions=True)]
+    attempts = [
+        accounts.sign_in(email, f"wrong {index:04}", address=address(index))
+        for index in range(count)
+    ]
+    return [
+        type(outcome)
+        for outcome in await asyncio.gather(*attempts, return_exceptions=True)
+    ]
 
 
 def test_a_hundred_tries_at_once_are_five(tmp_path: Path, verified: list[str]):
     async def work(yard: Modelyard) -> None:
         await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
-        ended = await tries(yard.services.tenancy.accounts, 100, lambda at: "198.51.100.1")
+        ended = await failed_sign_ins(
+            yard.services.tenancy.accounts, 100, lambda index: "198.51.100.1"
+        )
         assert (ended.count(SignInError), ended.count(TooManyTriesError)) == (5, 95)
         assert len(verified) == 5
 
@@ -87,43 +97,65 @@ def test_a_hundred_tries_at_once_are_five(tmp_path: Path, verified: list[str]):
 
 
 @pytest.mark.parametrize("email", [OWNER, "nobody@example.org"])
-def test_tries_from_many_places_on_one_account_are_twenty_a_minute(tmp_path: Path, verified: list[str], email: str):
+def test_tries_from_many_places_on_one_account_are_twenty_a_minute(
+    tmp_path: Path, verified: list[str], email: str
+):
     """And the same for an address that nobody has: what is said tells nothing."""
 
     async def work(yard: Modelyard) -> None:
         await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
-        for turn in range(10):  # few at once: nobody is sent away because the queue is full
-            await tries(yard.services.tenancy.accounts, 10, lambda at, turn=turn: f"198.51.{turn}.{at}", email)
+        for subnet in range(
+            10
+        ):  # few at once: nobody is sent away because the queue is full
+            await failed_sign_ins(
+                yard.services.tenancy.accounts,
+                10,
+                lambda index, subnet=subnet: f"198.51.{subnet}.{index}",
+                email,
+            )
         assert len(verified) == 20
 
     run(work, tmp_path)
 
 
-def test_one_place_tries_thirty_a_minute_on_all_accounts(tmp_path: Path, verified: list[str]):
+def test_one_place_tries_thirty_a_minute_on_all_accounts(
+    tmp_path: Path, verified: list[str]
+):
     async def work(yard: Modelyard) -> None:
-        for at in range(60):
+        for index in range(60):
             with contextlib.suppress(SignInError, TooManyTriesError):
                 await yard.services.tenancy.accounts.sign_in(
-                    f"n{at}@example.org", "wrong", address=f"2001:db8::1:{at:x}"
+                    f"n{index}@example.org", "wrong", address=f"2001:db8::1:{index:x}"
                 )
         assert len(verified) == 30
 
     run(work, tmp_path)
 
 
-def test_whoever_is_known_signs_in_whatever_strangers_do(tmp_path: Path, verified: list[str], gate: threading.Event):
+def test_whoever_is_known_signs_in_whatever_strangers_do(
+    tmp_path: Path, verified: list[str], gate: threading.Event
+):
     """By where they were signed in before, or by the browser that they signed in with, from wherever it calls now."""
 
     async def work(yard: Modelyard) -> None:
         account = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
         await yard.services.tenancy.accounts.sessions.open(account, "", HOME)
-        device = yard.services.tenancy.accounts.sign_in.device_of(account)
+        device = yard.services.tenancy.accounts.sign_in.device_token(account)
         strangers = asyncio.ensure_future(
-            tries(yard.services.tenancy.accounts, 1000, lambda at: f"198.51.{at // 250}.{at % 250}")
+            failed_sign_ins(
+                yard.services.tenancy.accounts,
+                1000,
+                lambda index: f"198.51.{index // 250}.{index % 250}",
+            )
         )
         await asyncio.sleep(0.05)
-        for known in ({"address": HOME}, {"address": "203.0.113.5", "device": device}):
-            _, session = await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, **known)
+        for sign_in_context in (
+            {"address": HOME},
+            {"address": "203.0.113.5", "device": device},
+        ):
+            _, session = await yard.services.tenancy.accounts.sign_in(
+                OWNER, PASSWORD, **sign_in_context
+            )
             assert session.account.email == OWNER
         gate.set()
         ended = await strangers
@@ -134,19 +166,27 @@ def test_whoever_is_known_signs_in_whatever_strangers_do(tmp_path: Path, verifie
     run(work, tmp_path)
 
 
-def test_strangers_of_the_same_place_do_not_count_against_a_known_browser(tmp_path: Path, verified: list[str]):
+def test_strangers_of_the_same_place_do_not_count_against_a_known_browser(
+    tmp_path: Path, verified: list[str]
+):
     async def work(yard: Modelyard) -> None:
         account = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
-        device = yard.services.tenancy.accounts.sign_in.device_of(account)
-        await tries(yard.services.tenancy.accounts, 50, lambda at: HOME)
+        device = yard.services.tenancy.accounts.sign_in.device_token(account)
+        await failed_sign_ins(yard.services.tenancy.accounts, 50, lambda index: HOME)
         with pytest.raises(TooManyTriesError):
             await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME)
-        await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
+        await yard.services.tenancy.accounts.sign_in(
+            OWNER, PASSWORD, address=HOME, device=device
+        )
         for _ in range(5):
             with pytest.raises(SignInError):
-                await yard.services.tenancy.accounts.sign_in(OWNER, "wrong", address=HOME, device=device)
+                await yard.services.tenancy.accounts.sign_in(
+                    OWNER, "wrong", address=HOME, device=device
+                )
         with pytest.raises(TooManyTriesError):  # and it has no more tries than anybody
-            await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
+            await yard.services.tenancy.accounts.sign_in(
+                OWNER, PASSWORD, address=HOME, device=device
+            )
 
     run(work, tmp_path)
 
@@ -155,37 +195,50 @@ def test_strangers_of_the_same_place_do_not_count_against_a_known_browser(tmp_pa
     lambda text: text[:-4] + "0000", lambda text: "9" + text, lambda text: f"²{text}", lambda text: "." * 400,
     lambda text: text.replace(".", "x"), lambda text: "1000." + text.partition(".")[2],
 ])  # fmt: skip
-def test_a_browser_that_nobody_signed_in_with_is_a_strangers(tmp_path: Path, verified: list[str], forge: Any):
+def test_a_browser_that_nobody_signed_in_with_is_a_strangers(
+    tmp_path: Path, verified: list[str], forge: Any
+):
     async def work(yard: Modelyard) -> None:
         ada = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
         eve = msgspec.structs.replace(ada, email="eve@example.org")
-        await tries(yard.services.tenancy.accounts, 5, lambda at: HOME)
+        await failed_sign_ins(yard.services.tenancy.accounts, 5, lambda index: HOME)
         for device in (
-            forge(yard.services.tenancy.accounts.sign_in.device_of(ada)),
-            yard.services.tenancy.accounts.sign_in.device_of(eve),
+            forge(yard.services.tenancy.accounts.sign_in.device_token(ada)),
+            yard.services.tenancy.accounts.sign_in.device_token(eve),
         ):
             with pytest.raises(TooManyTriesError):
-                await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME, device=device)
+                await yard.services.tenancy.accounts.sign_in(
+                    OWNER, PASSWORD, address=HOME, device=device
+                )
 
     run(work, tmp_path)
 
 
-def test_no_more_than_a_few_wait_for_a_password_to_be_looked_at(tmp_path: Path, verified: list[str]):
+def test_no_more_than_a_few_wait_for_a_password_to_be_looked_at(
+    tmp_path: Path, verified: list[str]
+):
     async def work(yard: Modelyard) -> None:
-        wrong = [
+        attempts = [
             yard.services.tenancy.accounts.sign_in(
-                f"n{at}@example.org", "wrong", address=f"198.51.{at // 250}.{at % 250}"
+                f"n{index}@example.org",
+                "wrong",
+                address=f"198.51.{index // 250}.{index % 250}",
             )
-            for at in range(500)
+            for index in range(500)
         ]
-        ended = [type(one) for one in await asyncio.gather(*wrong, return_exceptions=True)]
+        ended = [
+            type(outcome)
+            for outcome in await asyncio.gather(*attempts, return_exceptions=True)
+        ]
         assert ended.count(BusyError) > 100
         assert ended.count(BusyError) + ended.count(SignInError) == 500
         # Whoever was sent away had no try: the next one is looked at.
-        before = len(verified)
+        verified_before = len(verified)
         with pytest.raises(SignInError):
-            await yard.services.tenancy.accounts.sign_in("n499@example.org", "wrong", address="198.51.1.249")
-        assert len(verified) == before + 1
+            await yard.services.tenancy.accounts.sign_in(
+                "n499@example.org", "wrong", address="198.51.1.249"
+            )
+        assert len(verified) == verified_before + 1
 
     run(work, tmp_path)
 
@@ -193,8 +246,12 @@ def test_no_more_than_a_few_wait_for_a_password_to_be_looked_at(tmp_path: Path, 
 def test_nobody_has_a_password_hashed_who_was_not_invited(
     tmp_path: Path, verified: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    made: list[str] = []
-    monkeypatch.setattr(passwords, "_hash", lambda password: made.append(password) or f"hash of {password}")
+    hashed_passwords: list[str] = []
+    monkeypatch.setattr(
+        passwords,
+        "_hash",
+        lambda password: hashed_passwords.append(password) or f"hash of {password}",
+    )
 
     async def work(yard: Modelyard) -> None:
         ada = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
@@ -202,28 +259,36 @@ def test_nobody_has_a_password_hashed_who_was_not_invited(
             with pytest.raises(NotFoundError):
                 await yard.services.tenancy.accounts.accept(token, "Eve", PASSWORD)
         with pytest.raises(SetUpError):
-            await yard.services.tenancy.accounts.set_up("eve@example.org", "Eve", PASSWORD)
-        assert made == [PASSWORD]
-        token = await yard.services.tenancy.accounts.invite(ada.caller, "bob@example.org", Role.VIEWER)
+            await yard.services.tenancy.accounts.set_up(
+                "eve@example.org", "Eve", PASSWORD
+            )
+        assert hashed_passwords == [PASSWORD]
+        token = await yard.services.tenancy.accounts.invite(
+            ada.caller, "bob@example.org", Role.VIEWER
+        )
         await yard.services.tenancy.accounts.accept(token, "Bob", PASSWORD)
-        assert made == [PASSWORD, PASSWORD]
+        assert hashed_passwords == [PASSWORD, PASSWORD]
 
     run(work, tmp_path)
 
 
 def test_an_account_that_there_is_takes_as_long_as_one_that_there_is_not():
     """Both have one hash made, of the same cost."""
-    nobodys, somebodys = passwords._nobodys(), passwords._hash(PASSWORD)  # pyright: ignore[reportPrivateUsage]
+    nobodys, somebodys = passwords._dummy_hash(), passwords._hash(PASSWORD)  # pyright: ignore[reportPrivateUsage]
     assert nobodys.split("$")[:4] == somebodys.split("$")[:4]
-    assert [len(part) for part in nobodys.split("$")] == [len(part) for part in somebodys.split("$")]
-    assert asyncio.run(passwords.fits(PASSWORD, somebodys))
-    assert not asyncio.run(passwords.fits(PASSWORD, ""))
+    assert [len(part) for part in nobodys.split("$")] == [
+        len(part) for part in somebodys.split("$")
+    ]
+    assert asyncio.run(passwords.verify_password(PASSWORD, somebodys))
+    assert not asyncio.run(passwords.verify_password(PASSWORD, ""))
 
 
 def test_passwords_are_hashed_as_asvs_asks():
     """ASVS 5, appendix C: at least 19 MiB with two rounds; and two at once take less than 50 MB."""
     _, name, _, parameters, *_ = passwords._hash(PASSWORD).split("$")  # pyright: ignore[reportPrivateUsage]
-    memory, rounds, _ = (int(one.partition("=")[2]) for one in parameters.split(","))
+    memory, rounds, _ = (
+        int(parameter.partition("=")[2]) for parameter in parameters.split(",")
+    )
     assert name == "argon2id"
     assert memory >= 19_456
     assert rounds >= 2
@@ -231,49 +296,61 @@ def test_passwords_are_hashed_as_asvs_asks():
 
 
 def test_a_hash_of_earlier_parameters_fits_and_is_made_again(tmp_path: Path):
-    kdf = Argon2id(salt=b"sixteen bytes ok", length=32, iterations=3, lanes=1, memory_cost=64 * 1024)
+    kdf = Argon2id(
+        salt=b"sixteen bytes ok",
+        length=32,
+        iterations=3,
+        lanes=1,
+        memory_cost=64 * 1024,
+    )
     earlier = kdf.derive_phc_encoded(PASSWORD.encode())
 
     async def work(yard: Modelyard) -> None:
         await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
         change = "UPDATE accounts SET password = ?"
-        await yard.services.storage.database.transact(lambda it: it.execute(change, (earlier,)))
+        await yard.services.storage.database.transact(
+            lambda connection: connection.execute(change, (earlier,))
+        )
         for _ in range(2):
             await yard.services.tenancy.accounts.sign_in(OWNER, PASSWORD, address=HOME)
-            (row,) = await yard.services.storage.database.fetch("SELECT password FROM accounts")
-            assert not passwords.is_dated(row["password"])
+            (row,) = await yard.services.storage.database.fetch(
+                "SELECT password FROM accounts"
+            )
+            assert not passwords.needs_rehash(row["password"])
         with pytest.raises(SignInError):
-            await yard.services.tenancy.accounts.sign_in(OWNER, "another long word", address=HOME)
+            await yard.services.tenancy.accounts.sign_in(
+                OWNER, "another long word", address=HOME
+            )
 
     run(work, tmp_path)
 
 
 def test_windows_pass_and_names_are_forgotten():
-    now = [0.0]
-    some = Attempts(2, 60.0, lambda: now[0])
-    some.take("a")
-    some.take("a")
+    clock_seconds = [0.0]
+    attempts = Attempts(2, 60.0, lambda: clock_seconds[0])
+    attempts.take("a")
+    attempts.take("a")
     with pytest.raises(TooManyTriesError):
-        some.take("a")
-    some.give_back("a")
-    some.take("a")
-    now[0] = 59.9
+        attempts.take("a")
+    attempts.give_back("a")
+    attempts.take("a")
+    clock_seconds[0] = 59.9
     with pytest.raises(TooManyTriesError):
-        some.take("a")
-    now[0] = 60.1
-    some.take("a")
-    for at in range(20_000):
-        some.take(f"n{at}")
-    assert len(some._made) <= 10_000  # pyright: ignore[reportPrivateUsage]
-    some.give_back("nobody")
+        attempts.take("a")
+    clock_seconds[0] = 60.1
+    attempts.take("a")
+    for index in range(20_000):
+        attempts.take(f"n{index}")
+    assert len(attempts._try_times) <= 10_000  # pyright: ignore[reportPrivateUsage]
+    attempts.give_back("nobody")
 
 
-@pytest.mark.parametrize(("address", "place"), [
+@pytest.mark.parametrize(("address", "network"), [
     ("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
     ("", ""), ("unix", "unix"),
 ])  # fmt: skip
-def test_one_person_has_one_place(address: str, place: str):
-    assert neighbourhood(address) == place
+def test_one_person_has_one_place(address: str, network: str):
+    assert client_network(address) == network
 
 
 # ------------------------------------------------------------------------------------------------ sessions
@@ -284,53 +361,77 @@ def test_cookies_that_nobody_gave_are_looked_up_off_the_loop_and_a_few_at_once(
 ):
     async def work(yard: Modelyard) -> None:
         account = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
-        good, _ = await yard.services.tenancy.accounts.sessions.open(account)
+        valid_token, _ = await yard.services.tenancy.accounts.sessions.open(account)
         readers: Any = yard.services.storage.database._readers  # pyright: ignore[reportPrivateUsage]
-        run_now, threads, gate = readers.run, set[str](), threading.Event()
+        original_run, threads, gate = readers.run, set[str](), threading.Event()
 
         def slow(work: Any) -> Any:
             threads.add(threading.current_thread().name)
             assert gate.wait(30)
-            return run_now(work)
+            return original_run(work)
 
-        assert await yard.services.tenancy.accounts.sessions.of_token(good) is not None
+        assert (
+            await yard.services.tenancy.accounts.sessions.of_token(valid_token)
+            is not None
+        )
         monkeypatch.setattr(readers, "run", slow)
         asking = [
-            asyncio.ensure_future(yard.services.tenancy.accounts.sessions.of_token(f"unknown-cookie-{at:06}"))
-            for at in range(200)
+            asyncio.ensure_future(
+                yard.services.tenancy.accounts.sessions.of_token(
+                    f"unknown-cookie-{index:06}"
+                )
+            )
+            for index in range(200)
         ]
         await asyncio.sleep(0)  # the loop goes on while the database does not answer
         await asyncio.sleep(0)
-        waiting = [one for one in asking if not one.done()]
+        waiting = [lookup for lookup in asking if not lookup.done()]
         assert len(waiting) == 64
-        assert len(threads) <= 2  # of the four that read: the others are left to everybody else
+        assert (
+            len(threads) <= 2
+        )  # of the four that read: the others are left to everybody else
         gate.set()
         ended = await asyncio.gather(*asking, return_exceptions=True)
-        assert sum(isinstance(one, BusyError) for one in ended) == 136
+        assert sum(isinstance(outcome, BusyError) for outcome in ended) == 136
         assert all(name.startswith("modelyard-reader") for name in threads)
-        for at in range(10_000, 15_000):
-            sessions_module._keep(yard.services.tenancy.accounts.sessions._unknown, str(at), 0.0)  # pyright: ignore[reportPrivateUsage]
-        assert len(yard.services.tenancy.accounts.sessions._unknown) <= 4096  # pyright: ignore[reportPrivateUsage]
-        assert await yard.services.tenancy.accounts.sessions.of_token(good) is not None
+        for index in range(10_000, 15_000):
+            sessions_module._cache_put(
+                yard.services.tenancy.accounts.sessions._invalid_digests,
+                str(index),
+                0.0,
+            )  # pyright: ignore[reportPrivateUsage]
+        assert len(yard.services.tenancy.accounts.sessions._invalid_digests) <= 4096  # pyright: ignore[reportPrivateUsage]
+        assert (
+            await yard.services.tenancy.accounts.sessions.of_token(valid_token)
+            is not None
+        )
 
     run(work, tmp_path)
 
 
-def test_a_session_that_ends_while_it_is_looked_up_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_session_that_ends_while_it_is_looked_up_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     async def work(yard: Modelyard) -> None:
         account = await yard.services.tenancy.accounts.set_up(OWNER, "Ada", PASSWORD)
         token, session = await yard.services.tenancy.accounts.sessions.open(account)
         readers: Any = yard.services.storage.database._readers  # pyright: ignore[reportPrivateUsage]
-        run_now, has_read, may_go = readers.run, threading.Event(), threading.Event()
+        original_run, has_read, may_go = (
+            readers.run,
+            threading.Event(),
+            threading.Event(),
+        )
 
         def slow(work: Any) -> Any:
-            rows = run_now(work)
+            rows = original_run(work)
             has_read.set()
             assert may_go.wait(30)
             return rows
 
         monkeypatch.setattr(readers, "run", slow)
-        asking = asyncio.ensure_future(yard.services.tenancy.accounts.sessions.of_token(token))
+        asking = asyncio.ensure_future(
+            yard.services.tenancy.accounts.sessions.of_token(token)
+        )
         assert await asyncio.to_thread(has_read.wait, 30)
         await yard.services.tenancy.accounts.sessions.end(session)
         may_go.set()
@@ -343,46 +444,76 @@ def test_a_session_that_ends_while_it_is_looked_up_is_not_remembered(tmp_path: P
 # ------------------------------------------------------------------------------------------------ over HTTP
 
 
-def signing_in(running: Running, password: str, address: str, cookies: Any = None) -> httpx.Response:
+def sign_in_from(
+    running: Running, password: str, address: str, cookies: Any = None
+) -> httpx.Response:
     transport = httpx.HTTPTransport(local_address=address)
-    with httpx.Client(base_url=running.origin, transport=transport, cookies=cookies, timeout=60) as client:
+    with httpx.Client(
+        base_url=running.origin, transport=transport, cookies=cookies, timeout=60
+    ) as client:
         body = {"email": OWNER, "password": password}
-        return client.post("/console/api/session", json=body, headers={"origin": running.origin})
+        return client.post(
+            "/console/api/session", json=body, headers={"origin": running.origin}
+        )
 
 
-def test_the_owner_signs_in_beside_strangers_from_other_addresses(start_gateway: Any, gate: threading.Event):
+def test_the_owner_signs_in_beside_strangers_from_other_addresses(
+    start_gateway: Any, gate: threading.Event
+):
     running = start_gateway()
     owner = {"email": OWNER, "name": "Ada", "password": PASSWORD}
-    made = httpx.post(f"{running.origin}/console/api/setup", json=owner, headers={"origin": running.origin}, timeout=60)
-    assert made.status_code == 201
+    setup_response = httpx.post(
+        f"{running.origin}/console/api/setup",
+        json=owner,
+        headers={"origin": running.origin},
+        timeout=60,
+    )
+    assert setup_response.status_code == 201
     answers: list[httpx.Response] = []
     threads = [
-        threading.Thread(target=lambda at=at: answers.append(signing_in(running, "wrong", f"127.0.{1 + at}.1")))
-        for at in range(40)
+        threading.Thread(
+            target=lambda index=index: answers.append(
+                sign_in_from(running, "wrong", f"127.0.{1 + index}.1")
+            )
+        )
+        for index in range(40)
     ]
-    for one in threads:
-        one.start()
-    assert signing_in(running, PASSWORD, "127.0.0.1").status_code == 200
-    assert signing_in(running, PASSWORD, "127.0.99.1", made.cookies).status_code == 200
+    for element in threads:
+        element.start()
+    assert sign_in_from(running, PASSWORD, "127.0.0.1").status_code == 200
+    assert (
+        sign_in_from(
+            running, PASSWORD, "127.0.99.1", setup_response.cookies
+        ).status_code
+        == 200
+    )
     gate.set()
-    for one in threads:
-        one.join(60)
-    assert {one.status_code for one in answers} <= {401, 429}
-    for one in answers:
-        if one.status_code == 429:
-            assert int(one.headers["retry-after"]) > 0
-            assert one.json()["error"]["code"] == "too_many_tries"
+    for element in threads:
+        element.join(60)
+    assert {answer.status_code for answer in answers} <= {401, 429}
+    for element in answers:
+        if element.status_code == 429:
+            assert int(element.headers["retry-after"]) > 0
+            assert element.json()["error"]["code"] == "too_many_tries"
 
 
 def test_invitations_and_ways_back_are_tried_thirty_times_a_minute(start_gateway: Any):
-    running = start_gateway(oidc=OidcSettings(issuer="http://127.0.0.1:9", client_id="x"))
+    running = start_gateway(
+        oidc=OidcSettings(issuer="http://127.0.0.1:9", client_id="x")
+    )
     ended: list[int] = []
-    with httpx.Client(base_url=running.origin, headers={"origin": running.origin}, timeout=60) as client:
+    with httpx.Client(
+        base_url=running.origin, headers={"origin": running.origin}, timeout=60
+    ) as client:
         for _ in range(20):
             body = {"token": "x" * 43, "name": "Eve", "password": PASSWORD}
-            ended.append(client.post("/console/api/invitations/accept", json=body).status_code)
+            ended.append(
+                client.post("/console/api/invitations/accept", json=body).status_code
+            )
         for _ in range(20):
-            ended.append(client.get("/console/api/oidc/callback?code=x&state=x").status_code)
+            ended.append(
+                client.get("/console/api/oidc/callback?code=x&state=x").status_code
+            )
     assert ended == [404] * 20 + [401] * 10 + [429] * 10
 
 
@@ -405,16 +536,27 @@ def test_whoever_invents_visitors_of_a_page_is_counted_by_where_they_call_from(
     running = start_gateway()
     with httpx.Client(base_url=running.origin, timeout=60) as client:
         app = client.post("/admin/v1/apps", json={"file": APP}).json()
-        page = client.patch(f"/admin/v1/apps/{app['id']}", json={"page": {"is_on": True}}).json()["page"]["url"]
+        page = client.patch(
+            f"/admin/v1/apps/{app['id']}", json={"page": {"is_on": True}}
+        ).json()["page"]["url"]
         path = page.removeprefix(running.origin)
         ended = [
-            client.post(f"{path}/v1/chat-messages", json={}, headers={"x-visitor": f"visitor-{at:020}"})
-            for at in range(10)
+            client.post(
+                f"{path}/v1/chat-messages",
+                json={},
+                headers={"x-visitor": f"visitor-{index:020}"},
+            )
+            for index in range(10)
         ]
-        assert [one.status_code for one in ended].count(400) == 9
-        assert (ended[-1].status_code, ended[-1].json()["code"]) == (429, "too_many_requests")
+        assert [response.status_code for response in ended].count(400) == 9
+        assert (ended[-1].status_code, ended[-1].json()["code"]) == (
+            429,
+            "too_many_requests",
+        )
         assert int(ended[-1].headers["retry-after"]) > 0
-        reading = client.get(f"{path}/v1/parameters", headers={"x-visitor": "visitor-of-the-page-x"})
+        reading = client.get(
+            f"{path}/v1/parameters", headers={"x-visitor": "visitor-of-the-page-x"}
+        )
         assert reading.status_code == 200
 
 
@@ -425,20 +567,26 @@ def test_a_service_key_reaches_a_file_by_its_owners_name_alone(start_gateway: An
         for name in ("one", "two"):
             app = client.post("/admin/v1/apps", json={"file": APP, "name": name}).json()
             keys.append(client.post(f"/admin/v1/apps/{app['id']}/keys").json()["key"])
-        own, other = ({"authorization": f"Bearer {key}"} for key in keys)
+        own_headers, other_headers = (
+            {"authorization": f"Bearer {key}"} for key in keys
+        )
 
         def uploaded(**user: str) -> str:
             files = {"file": ("a.txt", b"words")}
-            made = client.post("/v1/files/upload", files=files, data=user, headers=own)
-            return f"/v1/files/{made.json()['id']}/preview"
+            upload_response = client.post(
+                "/v1/files/upload", files=files, data=user, headers=own_headers
+            )
+            return f"/v1/files/{upload_response.json()['id']}/preview"
 
         hers, nobodys = uploaded(user="ada"), uploaded()
-        for path, user, shown, status, code in (
-            (hers, "ada", own, 200, ""), (hers, "", own, 404, "file_not_found"),
-            (hers, "bob", own, 403, "file_access_denied"), (hers, "ada", other, 404, "file_not_found"),
-            (hers, "", other, 404, "file_not_found"), (nobodys, "", own, 200, ""),
-            (nobodys, "", other, 404, "file_not_found"), (nobodys, "ada", other, 404, "file_not_found"),
+        for path, user, key_headers, status, code in (
+            (hers, "ada", own_headers, 200, ""), (hers, "", own_headers, 404, "file_not_found"),
+            (hers, "bob", own_headers, 403, "file_access_denied"), (hers, "ada", other_headers, 404, "file_not_found"),
+            (hers, "", other_headers, 404, "file_not_found"), (nobodys, "", own_headers, 200, ""),
+            (nobodys, "", other_headers, 404, "file_not_found"), (nobodys, "ada", other_headers, 404, "file_not_found"),
         ):  # fmt: skip
-            told = client.get(path, params={"user": user} if user else {}, headers=shown)
-            assert told.status_code == status, told.text
-            assert not code or told.json()["code"] == code
+            response = client.get(
+                path, params={"user": user} if user else {}, headers=key_headers
+            )
+            assert response.status_code == status, response.text
+            assert not code or response.json()["code"] == code

@@ -23,19 +23,24 @@ from modelyard.gateway.auth import DEVICE_COOKIE, SESSION_COOKIE
 from modelyard.gateway.errors import OPENAI
 from modelyard.gateway.http import json_reply
 from modelyard.gateway.router import Router
-from modelyard.gateway.table import NOBODY_IN_PARTICULAR, Api, Row, Schema
-from modelyard.gateway.tenant_content import ContentRules, disposition, media_type, outgoing
+from modelyard.gateway.table import NO_AUTH, Api, Row, Schema
+from modelyard.gateway.tenant_content import (
+    ContentRules,
+    disposition,
+    media_type,
+    outgoing,
+)
 from modelyard.plugins.package import package_folder
 from modelyard.tenancy import api_keys
 from tests.gateway.conftest import Running
 from tests.gateway.test_triggers import app_file, webhook
-from tests.plugins.conftest import Plugged, environments, plugged, start_gateway
+from tests.plugins.conftest import PluginGateway, environments, plugged, start_gateway
 
 __all__ = ["environments", "plugged", "start_gateway"]
 
 GATEWAY = Path(tenant_content.__file__).parent
 EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
-Plug = Callable[..., Plugged]
+Plug = Callable[..., PluginGateway]
 Start = Callable[..., Running]
 
 ECHO = """
@@ -70,22 +75,28 @@ SEEN = {"x-hello": "there"}
 
 
 @pytest.fixture
-def echoing(plugged: Plug, tmp_path: Path) -> Callable[..., tuple[Plugged, str]]:
+def echoing(plugged: Plug, tmp_path: Path) -> Callable[..., tuple[PluginGateway, str]]:
     """A plugin that says what it got, and sends what it should not."""
 
-    def start(**changes: Any) -> tuple[Plugged, str]:
+    def start(**changes: Any) -> tuple[PluginGateway, str]:
         folder = tmp_path / "webhook"
         shutil.copytree(EXAMPLES / "webhook", folder)
         (folder / "endpoints" / "hello.py").write_text(ECHO)
-        one = plugged(**changes)
-        one.do(one.parts.installations.add("default", package_folder(folder)))
+        gateway = plugged(**changes)
+        gateway.run_on_loop(
+            gateway.parts.installations.add("default", package_folder(folder))
+        )
         settings = {"greeting": "Hi", "token": "t"}
-        return one, one.do(one.parts.endpoints.set_up("default", "modelyard/webhook", "mine", settings))
+        return gateway, gateway.run_on_loop(
+            gateway.parts.endpoints.set_up(
+                "default", "modelyard/webhook", "mine", settings
+            )
+        )
 
     return start
 
 
-def is_shut_in(headers: httpx.Headers) -> bool:
+def is_sandboxed(headers: httpx.Headers) -> bool:
     policy = headers["content-security-policy"]
     return (
         "sandbox" in policy
@@ -95,15 +106,26 @@ def is_shut_in(headers: httpx.Headers) -> bool:
     )
 
 
-def test_a_plugins_address_is_told_nothing_of_ours_and_sets_nothing_of_ours(echoing: Any):
-    one, hook = echoing()
-    answer = httpx.get(f"{one.running.origin}/e/{hook}/hello/x", headers={**CREDENTIALS, **SEEN}, timeout=30)
+def test_a_plugins_address_is_told_nothing_of_ours_and_sets_nothing_of_ours(
+    echoing: Any,
+):
+    gateway, hook = echoing()
+    answer = httpx.get(
+        f"{gateway.running.origin}/e/{hook}/hello/x",
+        headers={**CREDENTIALS, **SEEN},
+        timeout=30,
+    )
     assert answer.status_code == 200, answer.text
-    told = {name.lower(): value for name, value in answer.json().items()}
-    assert (told["x-hello"], told["dify-hook-id"]) == ("there", hook)
-    assert not set(told) & set(CREDENTIALS)
-    assert is_shut_in(answer.headers)
-    assert answer.headers.get_list("content-security-policy") == [answer.headers["content-security-policy"]]
+    received_headers = {name.lower(): value for name, value in answer.json().items()}
+    assert (received_headers["x-hello"], received_headers["dify-hook-id"]) == (
+        "there",
+        hook,
+    )
+    assert not set(received_headers) & set(CREDENTIALS)
+    assert is_sandboxed(answer.headers)
+    assert answer.headers.get_list("content-security-policy") == [
+        answer.headers["content-security-policy"]
+    ]
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["x-request-id"].startswith("req")
     assert [answer.headers[name] for name in ("x-by", "cache-control", "access-control-allow-origin")] == [
@@ -115,33 +137,65 @@ def test_a_plugins_address_is_told_nothing_of_ours_and_sets_nothing_of_ours(echo
         "sourcemap", "speculation-rules", "permissions-policy",
     )  # fmt: skip
     assert not set(unwanted) & set(answer.headers)
-    refused = httpx.get(f"{one.running.origin}/e/{hook}/hello/status", timeout=30)
+    refused = httpx.get(f"{gateway.running.origin}/e/{hook}/hello/status", timeout=30)
     assert (refused.status_code, "200 to 599" in refused.text) == (502, True)
 
 
-def test_credentials_of_senders_own_reach_a_plugin_where_the_operator_says_so(echoing: Any):
-    one, hook = echoing(content=ContentSettings(pass_authorization=True), api_keys=["key-of-the-settings"])
-    _, ours = api_keys.mint()
-    _, of_app = api_keys.mint_for("app")
-    address = f"{one.running.origin}/e/{hook}/hello/x"
-    for value in ("Bearer key-of-the-settings", f"Bearer {ours}", f"bearer  {of_app}", ours):
-        told = httpx.get(address, headers={"authorization": value, "x-api-key": value}, timeout=30).json()
-        assert not {name.lower() for name in told} & {"authorization", "x-api-key"}, value
-    told = httpx.get(address, headers=CREDENTIALS, timeout=30).json()
-    assert told["Authorization"] == "Bearer of-somebody"
-    assert not {name.lower() for name in told} & {"cookie", "proxy-authorization", "x-modelyard-tenant"}
+def test_credentials_of_senders_own_reach_a_plugin_where_the_operator_says_so(
+    echoing: Any,
+):
+    gateway, hook = echoing(
+        content=ContentSettings(pass_authorization=True),
+        api_keys=["key-of-the-settings"],
+    )
+    _, minted_key = api_keys.generate_key()
+    _, of_app = api_keys.generate_resource_key("app")
+    address = f"{gateway.running.origin}/e/{hook}/hello/x"
+    for value in (
+        "Bearer key-of-the-settings",
+        f"Bearer {minted_key}",
+        f"bearer  {of_app}",
+        minted_key,
+    ):
+        received_headers = httpx.get(
+            address, headers={"authorization": value, "x-api-key": value}, timeout=30
+        ).json()
+        assert not {name.lower() for name in received_headers} & {
+            "authorization",
+            "x-api-key",
+        }, value
+    received_headers = httpx.get(address, headers=CREDENTIALS, timeout=30).json()
+    assert received_headers["Authorization"] == "Bearer of-somebody"
+    assert not {name.lower() for name in received_headers} & {
+        "cookie",
+        "proxy-authorization",
+        "x-modelyard-tenant",
+    }
 
 
 @pytest.mark.parametrize("passes", [False, True])
-def test_a_webhook_node_gets_no_cookie_even_where_it_declares_one(start_gateway: Start, passes: bool):
+def test_a_webhook_node_gets_no_cookie_even_where_it_declares_one(
+    start_gateway: Start, passes: bool
+):
     running = start_gateway(content=ContentSettings(pass_authorization=passes))
-    declared = [{"name": name} for name in ("cookie", "authorization", "x-api-key", "proxy-authorization", "x-hello")]
+    declared = [
+        {"name": name}
+        for name in (
+            "cookie",
+            "authorization",
+            "x-api-key",
+            "proxy-authorization",
+            "x-hello",
+        )
+    ]
     file = webhook(headers=declared, async_mode=False)
     with httpx.Client(base_url=running.origin, timeout=30) as client:
         app = client.post("/admin/v1/apps", json={"file": file}).json()["id"]
         (trigger,) = client.get(f"/admin/v1/apps/{app}/triggers").json()["data"]
         # Not the client that signs in: what it sends is what a stranger would.
-        answer = httpx.post(trigger["address"], json={}, headers={**CREDENTIALS, **SEEN}, timeout=30)
+        answer = httpx.post(
+            trigger["address"], json={}, headers={**CREDENTIALS, **SEEN}, timeout=30
+        )
     assert answer.status_code == 200, answer.text
     outputs = answer.json()["outputs"]
     assert outputs["x_hello"] == "there"
@@ -149,7 +203,7 @@ def test_a_webhook_node_gets_no_cookie_even_where_it_declares_one(start_gateway:
     assert not outputs["proxy_authorization"]
     assert (outputs["authorization"] == "Bearer of-somebody") is passes
     assert not set(outputs["_webhook_raw"]["headers"]) & set(CREDENTIALS)
-    assert is_shut_in(answer.headers)
+    assert is_sandboxed(answer.headers)
 
 
 @pytest.mark.parametrize("text", ["<script>1</script>", '{"a": 1}', ""])
@@ -160,46 +214,72 @@ def test_what_a_webhook_answers_is_shut_in(start_gateway: Start, text: str):
         app = client.post("/admin/v1/apps", json={"file": file}).json()["id"]
         (trigger,) = client.get(f"/admin/v1/apps/{app}/triggers").json()["data"]
         answer = client.post(trigger["address"], json={})
-    assert (answer.status_code, is_shut_in(answer.headers)) == (200, True)
+    assert (answer.status_code, is_sandboxed(answer.headers)) == (200, True)
     assert not answer.headers["content-type"].startswith("text/html")
 
 
 def test_a_trigger_is_told_nothing_of_ours(plugged: Plug):
-    one = plugged()
-    one.install("pulse")
-    row = one.do(
-        one.parts.subscriptions.subscribe(
-            "default", "modelyard/pulse", "ward", {"room": "7"}, {"token": "good"}, origin=one.running.origin
+    gateway = plugged()
+    gateway.install("pulse")
+    row = gateway.run_on_loop(
+        gateway.parts.subscriptions.subscribe(
+            "default",
+            "modelyard/pulse",
+            "ward",
+            {"room": "7"},
+            {"token": "good"},
+            origin=gateway.running.origin,
         )
     )
-    seen: list[str] = []
-    call = one.plugins.one
+    raw_requests: list[str] = []
+    call = gateway.plugins.call_once
 
-    async def spied(tenant: str, plugin: str, kind: str, action: str, data: Any, **how: Any) -> Any:
+    async def spied(
+        tenant: str,
+        plugin: str,
+        capability: str,
+        action: str,
+        data: Any,
+        **options: Any,
+    ) -> Any:
         if raw := data.get("raw_http_request"):
-            seen.append(bytes.fromhex(raw).decode("latin-1").lower())
-        return await call(tenant, plugin, kind, action, data, **how)
+            raw_requests.append(bytes.fromhex(raw).decode("latin-1").lower())
+        return await call(tenant, plugin, capability, action, data, **options)
 
-    one.plugins.one = spied  # type: ignore[method-assign]
-    answer = httpx.post(f"{one.running.origin}/t/{row}", json={"beat": 72}, headers={**CREDENTIALS, **SEEN}, timeout=30)
-    assert (answer.status_code, is_shut_in(answer.headers)) == (202, True)
-    assert seen
-    assert all("x-hello: there" in text for text in seen)
-    assert not [name for name in CREDENTIALS for text in seen if f"\r\n{name}:" in text]
+    gateway.plugins.call_once = spied  # type: ignore[method-assign]
+    answer = httpx.post(
+        f"{gateway.running.origin}/t/{row}",
+        json={"beat": 72},
+        headers={**CREDENTIALS, **SEEN},
+        timeout=30,
+    )
+    assert (answer.status_code, is_sandboxed(answer.headers)) == (202, True)
+    assert raw_requests
+    assert all("x-hello: there" in text for text in raw_requests)
+    assert not [
+        name for name in CREDENTIALS for text in raw_requests if f"\r\n{name}:" in text
+    ]
 
 
-@pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "application/pdf", "text/html\r\nset-cookie: a=b"])
-def test_files_are_handed_over_and_run_nothing(start_gateway: Start, kind: str):
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/html", "image/svg+xml", "application/pdf", "text/html\r\nset-cookie: a=b"],
+)
+def test_files_are_handed_over_and_run_nothing(start_gateway: Start, content_type: str):
     running = start_gateway()
     files = running.yard.services.storage.files
-    stored = files.add("default", 'a.svg"; filename=x.html', b"<script>1</script>", kind)
-    query = files.sign("read", "default", stored.id, seconds=60)
-    answer = httpx.get(f"{running.origin}/files/{stored.id}?{query}")
-    assert (answer.status_code, is_shut_in(answer.headers)) == (200, True)
+    stored_file = files.add(
+        "default", 'a.svg"; filename=x.html', b"<script>1</script>", content_type
+    )
+    query = files.sign("read", "default", stored_file.id, seconds=60)
+    answer = httpx.get(f"{running.origin}/files/{stored_file.id}?{query}")
+    assert (answer.status_code, is_sandboxed(answer.headers)) == (200, True)
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert answer.headers["content-disposition"].startswith("attachment; filename=")
     assert answer.headers["content-disposition"].count('"') == 2
-    assert answer.headers["content-type"] == (kind if "\r" not in kind else "application/octet-stream")
+    assert answer.headers["content-type"] == (
+        content_type if "\r" not in content_type else "application/octet-stream"
+    )
 
 
 def test_an_app_shows_pictures_in_place_and_hands_over_the_rest(start_gateway: Start):
@@ -208,14 +288,30 @@ def test_an_app_shows_pictures_in_place_and_hands_over_the_rest(start_gateway: S
         file = app_file([{"id": "start", "type": "start", "variables": []}, {"id": "end", "type": "end", "outputs": []}],
                         [("start", "end")])  # fmt: skip
         app = client.post("/admin/v1/apps", json={"file": file}).json()["id"]
-        key = client.post(f"/admin/v1/apps/{app}/keys", json={"name": "one"}).json()["key"]
-        shown = {}
-        for kind in ("image/png", "image/svg+xml", "text/html", "application/pdf"):
-            stored = running.yard.services.storage.files.add("default", "a.bin", b"x", kind, app=app)
-            answer = client.get(f"/v1/files/{stored.id}/preview", headers={"authorization": f"Bearer {key}"})
-            assert (answer.status_code, is_shut_in(answer.headers)) == (200, True), answer.text
-            shown[kind] = answer.headers["content-disposition"].partition(";")[0]
-    assert shown == {
+        key = client.post(f"/admin/v1/apps/{app}/keys", json={"name": "one"}).json()[
+            "key"
+        ]
+        dispositions = {}
+        for content_type in (
+            "image/png",
+            "image/svg+xml",
+            "text/html",
+            "application/pdf",
+        ):
+            stored_file = running.yard.services.storage.files.add(
+                "default", "a.bin", b"x", content_type, app=app
+            )
+            answer = client.get(
+                f"/v1/files/{stored_file.id}/preview",
+                headers={"authorization": f"Bearer {key}"},
+            )
+            assert (answer.status_code, is_sandboxed(answer.headers)) == (200, True), (
+                answer.text
+            )
+            dispositions[content_type] = answer.headers[
+                "content-disposition"
+            ].partition(";")[0]
+    assert dispositions == {
         "image/png": "inline", "image/svg+xml": "attachment", "text/html": "attachment",
         "application/pdf": "attachment",
     }  # fmt: skip
@@ -249,33 +345,48 @@ const tried = async (name, work) => {
 @pytest.fixture
 def chromium() -> Iterator[Any]:
     if browser_path() is None:
-        pytest.skip("there is no Chromium here: what browsers make of the headers is not seen")
-    with browser() as made:
-        yield made
+        pytest.skip(
+            "there is no Chromium here: what browsers make of the headers is not seen"
+        )
+    with browser() as chromium_browser:
+        yield chromium_browser
 
 
-def test_a_signed_in_operators_browser_gives_a_tenants_page_nothing(echoing: Any, chromium: Any):
-    one, hook = echoing()
-    origin = one.running.origin
+def test_a_signed_in_operators_browser_gives_a_tenants_page_nothing(
+    echoing: Any, chromium: Any
+):
+    gateway, hook = echoing()
+    origin = gateway.running.origin
     owner = {"name": "Ada", "email": "ada@example.com", "password": PASSWORD}
     with chromium.new_context(base_url=origin) as context:
-        signed_in = context.request.post("/console/api/setup", data=owner, headers={"origin": origin})
+        signed_in = context.request.post(
+            "/console/api/setup", data=owner, headers={"origin": origin}
+        )
         assert signed_in.ok, signed_in.text()
-        assert {each["name"] for each in context.cookies()} == {SESSION_COOKIE, DEVICE_COOKIE}
+        assert {cookie["name"] for cookie in context.cookies()} == {
+            SESSION_COOKIE,
+            DEVICE_COOKIE,
+        }
         page = context.new_page()
         page.goto(f"/e/{hook}/hello/x")
-        told = {name.lower() for name in json.loads(page.locator("body").inner_text())}
-        assert "user-agent" in told
-        assert "cookie" not in told
+        header_names = {
+            name.lower() for name in json.loads(page.locator("body").inner_text())
+        }
+        assert "user-agent" in header_names
+        assert "cookie" not in header_names
         page.goto(f"/e/{hook}/hello/page?html={quote(PAGE)}")
-        page.wait_for_function("document.getElementById('said').textContent !== 'nothing'")
-        said = json.loads(page.locator("#said").inner_text())
+        page.wait_for_function(
+            "document.getElementById('said').textContent !== 'nothing'"
+        )
+        page_results = json.loads(page.locator("#said").inner_text())
         keys = context.request.get("/admin/v1/keys").json()["data"]
-    assert said["origin"] == "null"
-    assert said["dialog"] == "false"
-    assert {said[name] for name in ("cookie", "storage")} == {"refused: SecurityError"}
-    assert {said[name] for name in ("admin", "key")} == {"refused: TypeError"}
-    assert said["worker"].startswith("refused: ")
+    assert page_results["origin"] == "null"
+    assert page_results["dialog"] == "false"
+    assert {page_results[name] for name in ("cookie", "storage")} == {
+        "refused: SecurityError"
+    }
+    assert {page_results[name] for name in ("admin", "key")} == {"refused: TypeError"}
+    assert page_results["worker"].startswith("refused: ")
     # The browser itself is still the operator, and no key was made by what could not read the answer.
     assert keys == []
 
@@ -285,11 +396,13 @@ POINT = base64.b64decode(
 )
 
 
-def test_no_picture_is_asked_for_because_an_answer_names_one(start_gateway: Start, chromium: Any):
+def test_no_picture_is_asked_for_because_an_answer_names_one(
+    start_gateway: Start, chromium: Any
+):
     running = start_gateway()
     origin, files = running.origin, running.yard.services.storage.files
-    stored = files.add("default", "point.png", POINT)
-    picture = f"/files/{stored.id}?{files.sign('read', 'default', stored.id, seconds=60)}"
+    stored_file = files.add("default", "point.png", POINT)
+    picture = f"/files/{stored_file.id}?{files.sign('read', 'default', stored_file.id, seconds=60)}"
     with chromium.new_context(base_url=origin) as context:
         page = context.new_page()
         page.goto("/chat/nobody")  # a page of ours, with the policy of all of them
@@ -304,7 +417,7 @@ def test_no_picture_is_asked_for_because_an_answer_names_one(start_gateway: Star
             ["/admin/v1/about", "http://127.0.0.1:9/x", picture],
         )
         # What the page's script fetched is shown.
-        shown = page.evaluate(
+        image_width = page.evaluate(
             """async (address) => {
                 const data = await (await fetch(address, { credentials: "omit" })).blob();
                 const image = document.createElement("img");
@@ -315,71 +428,136 @@ def test_no_picture_is_asked_for_because_an_answer_names_one(start_gateway: Star
             picture,
         )
     assert refused == ["refused"] * 3
-    assert shown == 1
+    assert image_width == 1
 
 
 def test_pages_of_ours_may_show_only_pictures_that_they_hold(start_gateway: Start):
     origin = start_gateway().origin
     for path in ("/console", "/chat/nobody"):
         policy = httpx.get(f"{origin}{path}").headers["content-security-policy"]
-        rules = dict(one.strip().split(" ", 1) for one in policy.split(";"))
-        assert (rules["img-src"], rules["media-src"], rules["default-src"]) == ("data: blob:", "blob:", "'none'")
+        rules = dict(directive.strip().split(" ", 1) for directive in policy.split(";"))
+        assert (rules["img-src"], rules["media-src"], rules["default-src"]) == (
+            "data: blob:",
+            "blob:",
+            "'none'",
+        )
 
 
 # ------------------------------------------------------------------------------------------------ an origin of its own
 
 CONTENT = "https://usercontent.example"
-THEIRS = ("/e/x", "/t/x", "/triggers/webhook/x", "/triggers/webhook-debug/x", "/files/file_x?sign=x")
-OURS = ("/", "/console", "/admin/v1/about", "/admin/openapi.json", "/v1/models", "/chat/x", "/health", "/metrics")
+THEIRS = (
+    "/e/x",
+    "/t/x",
+    "/triggers/webhook/x",
+    "/triggers/webhook-debug/x",
+    "/files/file_x?sign=x",
+)
+OURS = (
+    "/",
+    "/console",
+    "/admin/v1/about",
+    "/admin/openapi.json",
+    "/v1/models",
+    "/chat/x",
+    "/health",
+    "/metrics",
+)
 
 
-def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(start_gateway: Start):
+def test_with_an_origin_of_its_own_content_is_there_and_nothing_else_is(
+    start_gateway: Start,
+):
     running = start_gateway(content=ContentSettings(origin=CONTENT))
     with httpx.Client(base_url=running.origin, timeout=30) as client:
-        for host, is_there in (
+        for host, is_content_host in (
             ("usercontent.example", True), ("USERCONTENT.example:443", True), ("usercontent.example.", True),
             (running.origin.partition("//")[2], False), ("localhost", False),
         ):  # fmt: skip
             for path in THEIRS:
-                said = client.get(path, headers={"host": host}).text
-                assert (f"this is served at {CONTENT} alone" in said) is not is_there, (host, path)
+                page_text = client.get(path, headers={"host": host}).text
+                assert (
+                    f"this is served at {CONTENT} alone" in page_text
+                ) is not is_content_host, (host, path)
             for path in OURS:
                 answer = client.get(path, headers={"host": host})
-                assert ("on this host" in answer.text) is is_there, (host, path)
-                assert answer.status_code == 404 or not is_there
+                assert ("on this host" in answer.text) is is_content_host, (host, path)
+                assert answer.status_code == 404 or not is_content_host
         file = webhook()
         app = client.post("/admin/v1/apps", json={"file": file}).json()["id"]
         (trigger,) = client.get(f"/admin/v1/apps/{app}/triggers").json()["data"]
         assert trigger["address"].startswith(f"{CONTENT}/triggers/webhook/")
         path = trigger["address"].removeprefix(CONTENT)
         assert client.post(path, json={}).status_code == 404
-        assert client.post(path, json={}, headers={"host": "usercontent.example"}).status_code == 200
+        assert (
+            client.post(
+                path, json={}, headers={"host": "usercontent.example"}
+            ).status_code
+            == 200
+        )
         # Plugins hand files in where they reach the server.
         assert "not signed" in client.post("/files/plugins/upload").text
     files = running.yard.services.workflows.files("default", "")
     assert running.do(files.save("a.txt", b"x")).url.startswith(f"{CONTENT}/files/")
 
 
-@pytest.mark.parametrize("text", ["usercontent.example", "ftp://x", "https://x/path", "https://", "https://[", "a b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "usercontent.example",
+        "ftp://x",
+        "https://x/path",
+        "https://",
+        "https://[",
+        "a b",
+    ],
+)
 def test_an_origin_that_is_none_is_refused_with_its_line(tmp_path: Path, text: str):
     file = tmp_path / "modelyard.yaml"
     file.write_text(f"log_level: info\ncontent:\n  origin: {json.dumps(text)}\n")
-    with pytest.raises(ConfigError, match=r"modelyard.yaml:\d: content: .*must be an origin, as https://"):
+    with pytest.raises(
+        ConfigError,
+        match=r"modelyard.yaml:\d: content: .*must be an origin, as https://",
+    ):
         load_settings({"MODELYARD_HOME": str(tmp_path)})
     file.unlink()
-    with pytest.raises(ConfigError, match="MODELYARD_CONTENT__ORIGIN: .*must be an origin"):
-        load_settings({"MODELYARD_HOME": str(tmp_path), "MODELYARD_CONTENT__ORIGIN": text})
+    with pytest.raises(
+        ConfigError, match="MODELYARD_CONTENT__ORIGIN: .*must be an origin"
+    ):
+        load_settings(
+            {"MODELYARD_HOME": str(tmp_path), "MODELYARD_CONTENT__ORIGIN": text}
+        )
 
 
 def test_no_browser_guesses_the_type_of_anything(start_gateway: Start):
     """A law over answers of every kind: pages, JSON, texts, streams, refusals."""
     origin = start_gateway().origin
-    chat = {"model": "echo/echo", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    chat = {
+        "model": "echo/echo",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+    }
     with httpx.Client(base_url=origin, timeout=30) as client:
-        answers = [client.get(path) for path in (*OURS, *THEIRS, "/nowhere", "/chat/-/embed.js", "/console/x.js")]
-        answers += [client.post("/v1/chat/completions", json=body) for body in (chat, {**chat, "stream": False}, {})]
+        answers = [
+            client.get(path)
+            for path in (
+                *OURS,
+                *THEIRS,
+                "/nowhere",
+                "/chat/-/embed.js",
+                "/console/x.js",
+            )
+        ]
+        answers += [
+            client.post("/v1/chat/completions", json=body)
+            for body in (chat, {**chat, "stream": False}, {})
+        ]
     assert {answer.status_code for answer in answers} >= {200, 404, 400}
-    assert [answer.url for answer in answers if answer.headers.get("x-content-type-options") != "nosniff"] == []
+    assert [
+        answer.url
+        for answer in answers
+        if answer.headers.get("x-content-type-options") != "nosniff"
+    ] == []
 
 
 def test_without_one_everything_is_where_it_was():
@@ -404,7 +582,13 @@ def test_a_header_that_would_end_itself_is_refused(name: str, value: str):
 def test_types_and_names_cannot_end_their_header():
     assert media_type("image/svg+xml") == b"image/svg+xml"
     assert media_type("text/plain; charset=utf-8") == b"text/plain; charset=utf-8"
-    for text in ("", "text", "text/html\r\nx: y", 'text/html; x="y"', "a/b; charset=" + "x" * 99):
+    for text in (
+        "",
+        "text",
+        "text/html\r\nx: y",
+        'text/html; x="y"',
+        "a/b; charset=" + "x" * 99,
+    ):
         assert media_type(text) == b"application/octet-stream"
     assert disposition("inline", 'a"; b.html\r\n') == 'inline; filename="a___b.html__"'
 
@@ -415,35 +599,62 @@ def test_a_law_only_these_read_a_requests_headers_as_they_came():
         "auth.py", "http.py", "server.py", "raw_requests.py", "console_api/accounts.py", "console_api/oidc.py",
         "plugins/webhooks.py",
     }  # fmt: skip
-    found: set[str] = set()
+    reading_files: set[str] = set()
     for file in GATEWAY.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, ast.Subscript) or ast.unparse(node.slice) != "'headers'":
+            if (
+                not isinstance(node, ast.Subscript)
+                or ast.unparse(node.slice) != "'headers'"
+            ):
                 continue
             text = ast.unparse(node)
             if text.endswith("scope['headers']"):
-                found.add(str(file.relative_to(GATEWAY)))
+                reading_files.add(str(file.relative_to(GATEWAY)))
     handing_on = [
         (GATEWAY / name).read_text().count('rules.incoming(request.scope["headers"])')
         for name in ("raw_requests.py", "plugins/webhooks.py")
     ]
     assert handing_on == [1, 1]
-    assert found <= allowed, "these read all headers of a request: do they hand them to a tenant?"
+    assert reading_files <= allowed, (
+        "these read all headers of a request: do they hand them to a tenant?"
+    )
 
 
 def test_a_header_that_ends_its_line_is_never_sent(start_gateway: Start):
     """The last line of defence, whoever writes a header."""
     gateway = gateway_for(start_gateway().yard.services)
 
-    async def bad(request: Any) -> Any:
-        return json_reply({"path": request.path}, headers={"x-a": "1\r\nset-cookie: a=b"})
+    async def injecting_handler(request: Any) -> Any:
+        return json_reply(
+            {"path": request.path}, headers={"x-a": "1\r\nset-cookie: a=b"}
+        )
 
-    row = Row(method="GET", path="/health", auth=NOBODY_IN_PARTICULAR, handler=bad, summary="", answer=Schema({}))
-    gateway.router = Router([Api(name="bad", title="", about="", prefixes=("/",), errors=OPENAI, rows=(row,))])
+    row = Row(
+        method="GET",
+        path="/health",
+        auth=NO_AUTH,
+        handler=injecting_handler,
+        summary="",
+        answer=Schema({}),
+    )
+    gateway.router = Router(
+        [
+            Api(
+                name="bad",
+                title="",
+                about="",
+                prefixes=("/",),
+                errors=OPENAI,
+                rows=(row,),
+            )
+        ]
+    )
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app=gateway)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1"
+        ) as client:
             return await client.get("/health")
 
     answer = asyncio.run(ask())
@@ -453,12 +664,18 @@ def test_a_header_that_ends_its_line_is_never_sent(start_gateway: Start):
 def test_what_callers_and_apps_name_ends_no_header(start_gateway: Start):
     running = start_gateway()
     with httpx.Client(base_url=running.origin, timeout=30) as client:
-        body = {"model": "echo/echo", "messages": [{"role": "user", "content": "x"}], "a\r\nset-cookie: b=c": 1}
+        body = {
+            "model": "echo/echo",
+            "messages": [{"role": "user", "content": "x"}],
+            "a\r\nset-cookie: b=c": 1,
+        }
         answers = [client.post("/v1/chat/completions", json=body)]
-        app = client.post("/admin/v1/apps", json={"file": webhook(method="post\r\nset-cookie: b=c")}).json()["id"]
+        app = client.post(
+            "/admin/v1/apps", json={"file": webhook(method="post\r\nset-cookie: b=c")}
+        ).json()["id"]
         (trigger,) = client.get(f"/admin/v1/apps/{app}/triggers").json()["data"]
         answers.append(client.post(trigger["address"], json={}))
     assert [answer.status_code for answer in answers] == [200, 405]
-    assert is_shut_in(answers[1].headers)
+    assert is_sandboxed(answers[1].headers)
     for answer in answers:
         assert "set-cookie" not in answer.headers

@@ -18,14 +18,22 @@ class _Echo(BaseHTTPRequestHandler):
         server: Any = self.server
         server.seen.append((self.command, self.path))
         if parts.path == "/token":
-            form = dict(parse_qsl(body.decode()))
-            good = form.get("client_id") == "me" and form.get("client_secret") == "hush"
+            form_fields = dict(parse_qsl(body.decode()))
+            is_valid_client = (
+                form_fields.get("client_id") == "me"
+                and form_fields.get("client_secret") == "hush"
+            )
             self._send(
-                200 if good else 401, {"access_token": f"token-{len(server.seen)}", "expires_in": 3600} if good else {}
+                200 if is_valid_client else 401,
+                {"access_token": f"token-{len(server.seen)}", "expires_in": 3600}
+                if is_valid_client
+                else {},
             )
             return
         if parts.path == "/extension":
-            self._send(200, _extension(json.loads(body), self.headers.get("authorization")))
+            self._send(
+                200, _extension(json.loads(body), self.headers.get("authorization"))
+            )
             return
         if parts.path.endswith("/fails"):
             self._send(422, {"error": "not like that"})
@@ -45,15 +53,15 @@ class _Echo(BaseHTTPRequestHandler):
             "body": body.decode("utf-8", "replace"),
         })  # fmt: skip
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815  the library's names
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
 
     def _send(self, status: int, value: Any) -> None:
         self._raw(status, json.dumps(value).encode(), "application/json")
 
-    def _raw(self, status: int, body: bytes, kind: str) -> None:
+    def _raw(self, status: int, body: bytes, content_type: str) -> None:
         self.send_response(status)
-        if kind:
-            self.send_header("content-type", kind)
+        if content_type:
+            self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -61,19 +69,32 @@ class _Echo(BaseHTTPRequestHandler):
     def log_message(self, *details: Any) -> None: ...
 
 
-def _extension(asked: dict[str, Any], key: str | None) -> dict[str, Any]:
+def _extension(request: dict[str, Any], key: str | None) -> dict[str, Any]:
     """An API extension: weather for cities, and words that it does not like."""
-    point, params = asked["point"], asked["params"]
+    point, params = request["point"], request["params"]
     text = str(params.get("query") or params.get("text") or "")
     match point:
         case "ping":
-            return {"result": "pong"} if key == "Bearer hush" else {"result": "who are you?"}
+            return (
+                {"result": "pong"}
+                if key == "Bearer hush"
+                else {"result": "who are you?"}
+            )
         case "app.external_data_tool.query":
             return {"result": f"sunny in {params['inputs'].get('city')}"}
         case "app.moderation.input" if "soften" in text:
-            return {"flagged": True, "action": "overridden", "inputs": params["inputs"], "query": "Say it gently."}
+            return {
+                "flagged": True,
+                "action": "overridden",
+                "inputs": params["inputs"],
+                "query": "Say it gently.",
+            }
         case _:
-            return {"flagged": "rude" in text, "action": "direct_output", "preset_response": "Please be kind."}
+            return {
+                "flagged": "rude" in text,
+                "action": "direct_output",
+                "preset_response": "Please be kind.",
+            }
 
 
 @contextmanager

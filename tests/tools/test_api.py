@@ -11,8 +11,14 @@ import yaml
 from modelyard.tools.api import ApiTool, Auth, Tokens
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.manager import Observation, ToolManager
-from modelyard.tools.openapi import Api, DescriptionError, Operation, manifest_url, parse
-from modelyard.transport.egress import Egress, EgressRules
+from modelyard.tools.openapi import (
+    Api,
+    DescriptionError,
+    Operation,
+    manifest_url,
+    parse,
+)
+from modelyard.transport.egress import EgressClient, EgressRules
 from tests.tools.serving import echo
 
 
@@ -22,43 +28,54 @@ def origin() -> Iterator[str]:
         yield f"127.0.0.1:{server.server_port}"
 
 
-def described(origin: str, **operations: Any) -> str:
+def openapi_description(origin: str, **operations: Any) -> str:
     """A description with one operation a path, by name."""
     return yaml.dump({
         "openapi": "3.1.0", "info": {"title": "Echo", "version": "1"}, "servers": [{"url": f"http://{origin}/api"}],
-        "paths": {one.pop("path", f"/{name}"): {one.pop("method", "get"): {"operationId": name, **one}}
-                  for name, one in operations.items()},
+        "paths": {operation.pop("path", f"/{name}"): {operation.pop("method", "get"): {"operationId": name, **operation}}
+                  for name, operation in operations.items()},
     })  # fmt: skip
 
 
 def call(
-    api: Api, name: str, arguments: dict[str, Any], origin: str, auth: Auth | None = None, times: int = 1
+    api: Api,
+    name: str,
+    arguments: dict[str, Any],
+    origin: str,
+    auth: Auth | None = None,
+    times: int = 1,
 ) -> Observation:
     async def go() -> Observation:
-        egress = Egress(EgressRules(private=frozenset({origin})))
+        egress = EgressClient(EgressRules(private=frozenset({origin})))
         try:
-            operation = next(one for one in api.operations if one.name == name)
+            operation = next(
+                candidate for candidate in api.operations if candidate.name == name
+            )
             tokens = Tokens(egress)
-            one = ApiTool(
+            api_tool = ApiTool(
                 operation, provider="echo", server=api.server, auth=auth or Auth(), egress=egress, tokens=tokens,
                 tenant="default",
             )  # fmt: skip
             for _ in range(times):
-                found = await ToolManager().observe(one, name, json.dumps(arguments), ToolContext(key="run/1"))
-            return found
+                observation = await ToolManager().observe(
+                    api_tool, name, json.dumps(arguments), ToolContext(key="run/1")
+                )
+            return observation
         finally:
             await egress.aclose()
 
     return asyncio.run(go())
 
 
-def seen(found: Observation) -> dict[str, Any]:
-    assert not found.error, found.text
-    return found.gathered.values[0]
+def echoed_request(observation: Observation) -> dict[str, Any]:
+    assert not observation.error, observation.text
+    return observation.gathered.values[0]
 
 
-def parameter(name: str, where: str, schema: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"name": name, "in": where, "schema": schema, **more}
+def parameter(
+    name: str, where: str, schema: dict[str, Any], **extra: Any
+) -> dict[str, Any]:
+    return {"name": name, "in": where, "schema": schema, **extra}
 
 
 ARRAY, OBJECT = {"type": "array", "items": {"type": "string"}}, {"type": "object"}
@@ -81,15 +98,31 @@ PLACES: dict[str, tuple[dict[str, Any], Any, str, Any]] = {
 
 @pytest.mark.parametrize("name", PLACES)
 def test_parameters_go_where_they_belong(name: str, origin: str):
-    one, value, where, wanted = PLACES[name]
-    api = parse(described(origin, op={"path": "/thing/{x}" if one["in"] == "path" else "/thing", "parameters": [one]}))
-    got = seen(call(api, "op", {next(iter(api.operations[0].places)): value}, origin))
+    declared_parameter, value, where, expected = PLACES[name]
+    api = parse(
+        openapi_description(
+            origin,
+            op={
+                "path": "/thing/{x}"
+                if declared_parameter["in"] == "path"
+                else "/thing",
+                "parameters": [declared_parameter],
+            },
+        )
+    )
+    received = echoed_request(
+        call(api, "op", {next(iter(api.operations[0].places)): value}, origin)
+    )
     for step in where.split("."):
-        got = got[step]
-    assert got == wanted
+        received = received[step]
+    assert received == expected
 
 
-BODY = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "n": {"type": "integer"}}}
+BODY = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"name": {"type": "string"}, "n": {"type": "integer"}},
+}
 BODIES: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "JSON": ({"application/json": {"schema": BODY}}, {"name": "é", "n": 1}, "application/json", '{"name": "é", "n": 1}'),
     "JSON list": ({"application/json": {"schema": ARRAY}}, {"body": ["a"]}, "application/json", '["a"]'),
@@ -102,26 +135,54 @@ BODIES: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_bodies(name: str, origin: str):
-    content, arguments, kind, body = BODIES[name]
-    api = parse(described(origin, op={"method": "post", "requestBody": {"required": True, "content": content}}))
-    got = seen(call(api, "op", arguments, origin))
-    assert (got["method"], got["headers"]["content-type"], got["body"]) == ("POST", kind, body)
-    assert got["headers"]["idempotency-key"] == "run/1"
+    content, arguments, content_type, body = BODIES[name]
+    api = parse(
+        openapi_description(
+            origin,
+            op={
+                "method": "post",
+                "requestBody": {"required": True, "content": content},
+            },
+        )
+    )
+    received = echoed_request(call(api, "op", arguments, origin))
+    assert (
+        received["method"],
+        received["headers"]["content-type"],
+        received["body"],
+    ) == ("POST", content_type, body)
+    assert received["headers"]["idempotency-key"] == "run/1"
 
 
 def test_files_go_in_parts(origin: str):
-    fields = {"title": {"type": "string"}, "file": {"type": "string", "format": "binary"}}
+    fields = {
+        "title": {"type": "string"},
+        "file": {"type": "string", "format": "binary"},
+    }
     schema = {"type": "object", "properties": fields}
     api = parse(
-        described(
-            origin, op={"method": "post", "requestBody": {"content": {"multipart/form-data": {"schema": schema}}}}
+        openapi_description(
+            origin,
+            op={
+                "method": "post",
+                "requestBody": {"content": {"multipart/form-data": {"schema": schema}}},
+            },
         )
     )
-    got = seen(call(api, "op", {"title": 'a "b"', "file": "data:text/plain;base64,aGVsbG8="}, origin))
-    assert got["headers"]["content-type"].startswith("multipart/form-data; boundary=")
-    assert 'name="title"\r\n\r\na "b"\r\n' in got["body"]
-    assert 'name="file"; filename="file"' in got["body"]
-    assert "hello" in got["body"]
+    received = echoed_request(
+        call(
+            api,
+            "op",
+            {"title": 'a "b"', "file": "data:text/plain;base64,aGVsbG8="},
+            origin,
+        )
+    )
+    assert received["headers"]["content-type"].startswith(
+        "multipart/form-data; boundary="
+    )
+    assert 'name="title"\r\n\r\na "b"\r\n' in received["body"]
+    assert 'name="file"; filename="file"' in received["body"]
+    assert "hello" in received["body"]
 
 
 AUTHS: dict[str, tuple[Auth, str, Any]] = {
@@ -139,24 +200,34 @@ AUTHS: dict[str, tuple[Auth, str, Any]] = {
 
 @pytest.mark.parametrize("name", AUTHS)
 def test_ways_to_show_who_calls(name: str, origin: str):
-    auth, where, wanted = AUTHS[name]
-    got: Any = seen(call(parse(described(origin, op={})), "op", {}, origin, auth))
+    auth, where, expected = AUTHS[name]
+    received: Any = echoed_request(
+        call(parse(openapi_description(origin, op={})), "op", {}, origin, auth)
+    )
     for step in where.split("."):
-        got = got.get(step)
-    assert got == wanted
+        received = received.get(step)
+    assert received == expected
 
 
 def test_tokens_are_fetched_once_and_refused_clearly(origin: str):
-    api = parse(described(origin, op={}))
-    auth = Auth(type="oauth2", user="me", value="hush", token_url=f"http://{origin}/token", scopes=["a"])
-    got = seen(call(api, "op", {}, origin, auth, times=3))
-    assert got["headers"]["authorization"].startswith("Bearer token-")
-    wrong = Auth(type="oauth2", user="me", value="wrong", token_url=f"http://{origin}/token")
-    assert "gave no token: status 401" in call(api, "op", {}, origin, wrong).text
+    api = parse(openapi_description(origin, op={}))
+    auth = Auth(
+        type="oauth2",
+        user="me",
+        value="hush",
+        token_url=f"http://{origin}/token",
+        scopes=["a"],
+    )
+    received = echoed_request(call(api, "op", {}, origin, auth, times=3))
+    assert received["headers"]["authorization"].startswith("Bearer token-")
+    invalid_auth = Auth(
+        type="oauth2", user="me", value="wrong", token_url=f"http://{origin}/token"
+    )
+    assert "gave no token: status 401" in call(api, "op", {}, origin, invalid_auth).text
 
 
 def test_answers_of_every_kind(origin: str):
-    api = parse(described(origin, fails={}, text={}, bytes={}, nothing={}))
+    api = parse(openapi_description(origin, fails={}, text={}, bytes={}, nothing={}))
     failed = call(api, "fails", {}, origin)
     assert (failed.error, failed.text) == (
         "tool_failed", 'tool invoke error: Request failed with status code 422 and {"error": "not like that"}',
@@ -167,19 +238,32 @@ def test_answers_of_every_kind(origin: str):
 
 
 def test_hosts_that_must_not_be_called(origin: str):
-    api = parse(described("127.0.0.1:1", op={}))
+    api = parse(openapi_description("127.0.0.1:1", op={}))
     assert (
         "which is no public address" in call(api, "op", {}, origin).text
         or "must not be called" in call(api, "op", {}, origin).text
     )
-    nowhere = parse('{"openapi": "3.0.0", "info": {"title": "x"}, "paths": {"/a": {"get": {}}}}')
+    nowhere = parse(
+        '{"openapi": "3.0.0", "info": {"title": "x"}, "paths": {"/a": {"get": {}}}}'
+    )
     assert "names no server" in call(nowhere, "a_get", {}, origin).text
 
 
 def test_a_path_cannot_be_left(origin: str):
-    api = parse(described(origin, op={"path": "/a/{x}/b", "parameters": [parameter("x", "path", {"type": "string"})]}))
+    api = parse(
+        openapi_description(
+            origin,
+            op={
+                "path": "/a/{x}/b",
+                "parameters": [parameter("x", "path", {"type": "string"})],
+            },
+        )
+    )
     assert "cannot be '..'" in call(api, "op", {"x": ".."}, origin).text
-    assert seen(call(api, "op", {"x": "../../etc"}, origin))["path"] == "/api/a/..%2F..%2Fetc/b"
+    assert (
+        echoed_request(call(api, "op", {"x": "../../etc"}, origin))["path"]
+        == "/api/a/..%2F..%2Fetc/b"
+    )
     assert "parameter 'x' is missing" in call(api, "op", {}, origin).text
 
 
@@ -195,15 +279,24 @@ def test_swagger_2():
         }},
     }))  # fmt: skip
     assert api.server == "https://example.org/v2"
-    by_method = {one.method: one for one in api.operations}
+    by_method = {operation.method: operation for operation in api.operations}
     assert by_method["GET"].places["tag"].style == "pipeDelimited"
-    assert (by_method["POST"].name, by_method["POST"].schema["required"]) == ("add_pet", ["name"])
-    assert (by_method["PUT"].body, by_method["PUT"].places["f"].is_file) == ("multipart/form-data", True)
-    assert {name: one.type for name, one in api.schemes.items()} == {"k": "query", "b": "basic"}
+    assert (by_method["POST"].name, by_method["POST"].schema["required"]) == (
+        "add_pet",
+        ["name"],
+    )
+    assert (by_method["PUT"].body, by_method["PUT"].places["f"].is_file) == (
+        "multipart/form-data",
+        True,
+    )
+    assert {name: scheme.type for name, scheme in api.schemes.items()} == {
+        "k": "query",
+        "b": "basic",
+    }
 
 
-def _one(**more: Any) -> Operation:
-    text = {"openapi": "3.0.0", "info": {"title": "x"}, "paths": {"/a": {"post": more}}, "components": {"schemas": {
+def _parse_operation(**operation: Any) -> Operation:
+    text = {"openapi": "3.0.0", "info": {"title": "x"}, "paths": {"/a": {"post": operation}}, "components": {"schemas": {
         "Tree": {"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#/components/schemas/Tree"}}}},
         "Both": {"allOf": [{"$ref": "#/components/schemas/Tree"}, {"type": "object", "properties": {"b": {"type": "string"}}, "required": ["b"]}]},
         "Loop": {"$ref": "#/components/schemas/Loop"},
@@ -215,41 +308,52 @@ def test_references_that_go_round_or_lead_away():
     def body(schema: Any) -> dict[str, Any]:
         return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
 
-    tree = _one(**body({"$ref": "#/components/schemas/Tree"}))
+    tree = _parse_operation(**body({"$ref": "#/components/schemas/Tree"}))
     assert (
-        tree.schema["properties"]["children"]["items"] == {"type": "object"} or "children" in tree.schema["properties"]
+        tree.schema["properties"]["children"]["items"] == {"type": "object"}
+        or "children" in tree.schema["properties"]
     )
-    both = _one(**body({"$ref": "#/components/schemas/Both"}))
-    assert set(both.schema["properties"]) == {"children", "b"}
-    for reference in ("#/components/schemas/Loop", "http://127.0.0.1:1/x.json#/a", "#/nowhere/at/all", "other.yaml"):
+    combined = _parse_operation(**body({"$ref": "#/components/schemas/Both"}))
+    assert set(combined.schema["properties"]) == {"children", "b"}
+    for reference in (
+        "#/components/schemas/Loop",
+        "http://127.0.0.1:1/x.json#/a",
+        "#/nowhere/at/all",
+        "other.yaml",
+    ):
         with pytest.raises(DescriptionError, match="circle|leads out|leads nowhere"):
-            _one(**body({"$ref": reference}))
+            _parse_operation(**body({"$ref": reference}))
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "expected_message"),
     [
         ("", "must be an object"), ("[1]", "must be an object"), ("{", "neither JSON nor YAML"),
         ("openapi: 3.0.0", "has no operations"), ("a: b", "has 'openapi: 3…'"), ("x" * (21 << 20), "at most 20 MB"),
         ('{"openapi": "3.0.0", "paths": {"/a": {"get": {"parameters": [{"name": "x", "in": "moon"}]}}}}', "has no operations"),
     ],
 )  # fmt: skip
-def test_what_is_no_description(text: str, why: str):
-    with pytest.raises(DescriptionError, match=why):
+def test_what_is_no_description(text: str, expected_message: str):
+    with pytest.raises(DescriptionError, match=expected_message):
         parse(text)
 
 
 def test_names_that_models_take_and_that_differ():
     text = {"openapi": "3.0.0", "info": {"title": "x"}, "paths": {
-        f"/a{sign}": {"get": {"operationId": "get thing!" if at < 3 else "x" * 100}} for at, sign in enumerate("abcde")
+        f"/a{letter}": {"get": {"operationId": "get thing!" if index < 3 else "x" * 100}} for index, letter in enumerate("abcde")
     }}  # fmt: skip
-    names = [one.name for one in parse(json.dumps(text)).operations]
+    names = [operation.name for operation in parse(json.dumps(text)).operations]
     assert len(set(names)) == 5
     assert all(len(name) <= 60 and name.replace("_", "").isalnum() for name in names)
 
 
 def test_a_plugins_manifest_says_where_its_api_is():
-    manifest = {"schema_version": "v1", "api": {"type": "openapi", "url": "https://example.org/openapi.yaml"}}
+    manifest = {
+        "schema_version": "v1",
+        "api": {"type": "openapi", "url": "https://example.org/openapi.yaml"},
+    }
     assert manifest_url(json.dumps(manifest)) == "https://example.org/openapi.yaml"
-    with pytest.raises(DescriptionError, match="described at https://example.org/openapi.yaml"):
+    with pytest.raises(
+        DescriptionError, match="described at https://example.org/openapi.yaml"
+    ):
         parse(json.dumps(manifest))

@@ -8,8 +8,17 @@ from typing import Any
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
-from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMResultChunkDelta, LLMUsage
-from modelyard.models.messages import AssistantPromptMessage, ImagePromptMessageContent, TextPromptMessageContent
+from modelyard.models.llm import (
+    LLMRequest,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
+from modelyard.models.messages import (
+    AssistantPromptMessage,
+    ImagePromptMessageContent,
+    TextPromptMessageContent,
+)
 from modelyard.testing.workflows import ScriptedModel, scripted_models
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.manager import Observation
@@ -18,15 +27,23 @@ PICTURE = b"\x89PNG picture"
 
 
 class Painter(ScriptedModel):
-    async def invoke(self, model: str, credentials: Any, request: LLMRequest) -> AsyncGenerator[LLMResultChunk, None]:
+    async def invoke(
+        self, model: str, credentials: Any, request: LLMRequest
+    ) -> AsyncGenerator[LLMResultChunk, None]:
         del credentials
         self.requests.append(request)
         parts: list[Any] = [TextPromptMessageContent(data="Here it is.")]
         if "nothing" not in request.messages[-1].text:
             data = base64.b64encode(PICTURE).decode()
-            parts.append(ImagePromptMessageContent(base64_data=data, mime_type="image/png", format="png"))
+            parts.append(
+                ImagePromptMessageContent(
+                    base64_data=data, mime_type="image/png", format="png"
+                )
+            )
         message = AssistantPromptMessage(content=parts)
-        delta = LLMResultChunkDelta(message=message, finish_reason="stop", usage=LLMUsage.of(1, 1))
+        delta = LLMResultChunkDelta(
+            message=message, finish_reason="stop", usage=LLMUsage.of(1, 1)
+        )
         yield LLMResultChunk(model=model, delta=delta)
 
 
@@ -36,20 +53,32 @@ def drawn(tmp_path: Path, prompt: str) -> tuple[Observation, Painter]:
     async def go() -> Observation:
         definition, builder = scripted_models(painter)
         settings = Settings(home=str(tmp_path), defaults={"llm": "scripted/model"})
-        async with Modelyard(settings, definitions=[definition], builders={"scripted": builder}, environ={}) as yard:
-            tool = await yard.tools.named("default", "image/draw")
-            return await yard.tools.observe(tool, "draw", f'{{"prompt": "{prompt}"}}', ToolContext())
+        async with Modelyard(
+            settings,
+            definitions=[definition],
+            builders={"scripted": builder},
+            environ={},
+        ) as yard:
+            tool = await yard.tools.get_by_name("default", "image/draw")
+            return await yard.tools.observe(
+                tool, "draw", f'{{"prompt": "{prompt}"}}', ToolContext()
+            )
 
     return asyncio.run(go()), painter
 
 
 def test_a_picture_comes_as_a_file(tmp_path: Path):
-    seen, painter = drawn(tmp_path, "a lynx")
-    assert [(one.data, one.mime_type) for one in seen.gathered.blobs] == [(PICTURE, "image/png")]
-    assert (seen.error, seen.text.startswith("Here it is.")) == ("", True)
+    observation, painter = drawn(tmp_path, "a lynx")
+    assert [(blob.data, blob.mime_type) for blob in observation.gathered.blobs] == [
+        (PICTURE, "image/png")
+    ]
+    assert (observation.error, observation.text.startswith("Here it is.")) == ("", True)
     assert painter.requests[0].messages[0].text == "a lynx"
 
 
 def test_an_answer_without_one_is_a_failure_that_says_what_to_do(tmp_path: Path):
-    seen, _ = drawn(tmp_path, "nothing")
-    assert (seen.error, "without a picture" in seen.text) == ("tool_failed", True)
+    observation, _ = drawn(tmp_path, "nothing")
+    assert (observation.error, "without a picture" in observation.text) == (
+        "tool_failed",
+        True,
+    )

@@ -18,8 +18,8 @@ from modelyard.tools.manager import ToolManager
 from modelyard.tools.mcp import protocol
 from modelyard.tools.mcp.client import McpClient, StdioChannel, http_client
 from modelyard.tools.mcp.protocol import McpError
-from modelyard.tools.mcp.server import McpServer, Offer, Resource, serve_lines
-from modelyard.transport.egress import Egress, EgressRules
+from modelyard.tools.mcp.server import McpServer, Resource, ServerCatalog, serve_lines
+from modelyard.transport.egress import EgressClient, EgressRules
 
 
 @tool(is_repeatable=True)
@@ -47,15 +47,21 @@ async def wait() -> str:
     return "never"
 
 
-async def offer() -> Offer:
+async def offer() -> ServerCatalog:
     async def read(uri: str) -> str | None:
         return "a note" if uri == "note://1" else None
 
-    return Offer(tools=[add, draw, boom, wait], resources=[Resource(uri="note://1", name="one")], read=read)
+    return ServerCatalog(
+        tools=[add, draw, boom, wait],
+        resources=[Resource(uri="note://1", name="one")],
+        read=read,
+    )
 
 
 def ask(message: Any, headers: dict[str, str] | None = None) -> Any:
-    return asyncio.run(McpServer(ToolManager()).answer(message, offer, ToolContext(), headers=headers))
+    return asyncio.run(
+        McpServer(ToolManager()).answer(message, offer, ToolContext(), headers=headers)
+    )
 
 
 def modern(method: str, **params: Any) -> dict[str, Any]:
@@ -64,34 +70,71 @@ def modern(method: str, **params: Any) -> dict[str, Any]:
 
 
 def test_both_kinds_of_revisions_are_served():
-    old = ask(protocol.request(1, "initialize", {"protocolVersion": "2025-06-18"}))["result"]
-    assert (old["protocolVersion"], old["serverInfo"]["name"]) == ("2025-06-18", "modelyard")
+    old = ask(protocol.request(1, "initialize", {"protocolVersion": "2025-06-18"}))[
+        "result"
+    ]
+    assert (old["protocolVersion"], old["serverInfo"]["name"]) == (
+        "2025-06-18",
+        "modelyard",
+    )
     assert (
-        ask(protocol.request(1, "initialize", {"protocolVersion": "1999"}))["result"]["protocolVersion"] == "2025-11-25"
+        ask(protocol.request(1, "initialize", {"protocolVersion": "1999"}))["result"][
+            "protocolVersion"
+        ]
+        == "2025-11-25"
     )
     new = ask(modern("server/discover"))["result"]
     assert (new["supportedVersions"], new["resultType"]) == (["2026-07-28"], "complete")
     assert new["_meta"][protocol.SERVER_META]["name"] == "modelyard"
-    names = [one["name"] for one in ask(protocol.request(1, "tools/list"))["result"]["tools"]]
+    names = [
+        listed_tool["name"]
+        for listed_tool in ask(protocol.request(1, "tools/list"))["result"]["tools"]
+    ]
     assert names == ["add", "draw", "boom", "wait"]
-    assert ask(modern("tools/list"))["result"]["tools"][0]["annotations"]["readOnlyHint"] is True
+    assert (
+        ask(modern("tools/list"))["result"]["tools"][0]["annotations"]["readOnlyHint"]
+        is True
+    )
     assert ask(modern("ping"))["error"]["code"] == protocol.METHOD_NOT_FOUND
     assert ask(protocol.request(1, "ping"))["result"] == {}
 
 
 def test_calls_and_their_failures():
-    result = ask(modern("tools/call", name="add", arguments={"one": "1", "other": 2}))["result"]
+    result = ask(modern("tools/call", name="add", arguments={"one": "1", "other": 2}))[
+        "result"
+    ]
     assert (result["isError"], result["structuredContent"]) == (False, {"sum": 3})
-    assert ask(modern("tools/call", name="draw"))["result"]["content"][0]["type"] == "image"
+    assert (
+        ask(modern("tools/call", name="draw"))["result"]["content"][0]["type"]
+        == "image"
+    )
     failed = ask(modern("tools/call", name="boom"))["result"]
-    assert (failed["isError"], "no luck" in failed["content"][0]["text"]) == (True, True)
-    wrong = ask(modern("tools/call", name="add", arguments={}))["result"]
-    assert wrong["isError"]
-    assert ask(modern("tools/call", name="none"))["error"]["code"] == protocol.INVALID_PARAMS
-    assert ask(modern("tools/call", name="add", arguments=[1]))["error"]["code"] == protocol.INVALID_PARAMS
-    assert ask(modern("resources/read", uri="note://1"))["result"]["contents"][0]["text"] == "a note"
-    assert ask(modern("resources/read", uri="note://2"))["error"]["code"] == protocol.INVALID_PARAMS
-    assert ask(protocol.request(1, "resources/read", {"uri": "x"}))["error"]["code"] == protocol.RESOURCE_NOT_FOUND
+    assert (failed["isError"], "no luck" in failed["content"][0]["text"]) == (
+        True,
+        True,
+    )
+    invalid_call = ask(modern("tools/call", name="add", arguments={}))["result"]
+    assert invalid_call["isError"]
+    assert (
+        ask(modern("tools/call", name="none"))["error"]["code"]
+        == protocol.INVALID_PARAMS
+    )
+    assert (
+        ask(modern("tools/call", name="add", arguments=[1]))["error"]["code"]
+        == protocol.INVALID_PARAMS
+    )
+    assert (
+        ask(modern("resources/read", uri="note://1"))["result"]["contents"][0]["text"]
+        == "a note"
+    )
+    assert (
+        ask(modern("resources/read", uri="note://2"))["error"]["code"]
+        == protocol.INVALID_PARAMS
+    )
+    assert (
+        ask(protocol.request(1, "resources/read", {"uri": "x"}))["error"]["code"]
+        == protocol.RESOURCE_NOT_FOUND
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,17 +157,32 @@ def test_what_wants_no_answer_has_none():
 
 
 def test_headers_must_say_what_the_message_says():
-    head = {"mcp-protocol-version": protocol.MODERN, "mcp-method": "tools/call", "mcp-name": "add"}
+    head = {
+        "mcp-protocol-version": protocol.MODERN,
+        "mcp-method": "tools/call",
+        "mcp-name": "add",
+    }
     message = modern("tools/call", name="add", arguments={"one": 1, "other": 1})
     assert "result" in ask(message, head)
-    for name, value in (("mcp-method", "tools/list"), ("mcp-name", "draw"), ("mcp-protocol-version", "2025-11-25")):
-        assert ask(message, {**head, name: value})["error"]["code"] == protocol.HEADER_MISMATCH
+    for name, value in (
+        ("mcp-method", "tools/list"),
+        ("mcp-name", "draw"),
+        ("mcp-protocol-version", "2025-11-25"),
+    ):
+        assert (
+            ask(message, {**head, name: value})["error"]["code"]
+            == protocol.HEADER_MISMATCH
+        )
     assert (
-        ask(protocol.request(1, "tools/list"), {"mcp-protocol-version": "2030-01-01"})["error"]["code"]
+        ask(protocol.request(1, "tools/list"), {"mcp-protocol-version": "2030-01-01"})[
+            "error"
+        ]["code"]
         == protocol.UNSUPPORTED_VERSION
     )
     assert (
-        ask(protocol.request(1, "tools/list"), {"mcp-protocol-version": protocol.MODERN})["error"]["code"]
+        ask(
+            protocol.request(1, "tools/list"), {"mcp-protocol-version": protocol.MODERN}
+        )["error"]["code"]
         == protocol.INVALID_PARAMS
     )
     assert protocol.read_header(protocol.header_value("näme ")) == "näme "
@@ -137,41 +195,57 @@ def test_headers_must_say_what_the_message_says():
 def test_lines_are_served_side_by_side_and_cancelled():
     async def go() -> list[Any]:
         reader = asyncio.StreamReader()
-        said: list[Any] = []
+        replies: list[Any] = []
 
         async def write(data: bytes) -> None:
-            said.append(json.loads(data))
+            replies.append(json.loads(data))
 
-        serving = asyncio.ensure_future(serve_lines(McpServer(ToolManager()), offer, ToolContext(), reader, write))
+        serving = asyncio.ensure_future(
+            serve_lines(McpServer(ToolManager()), offer, ToolContext(), reader, write)
+        )
         for message in (
             modern("tools/call", name="wait") | {"id": "slow"}, modern("tools/call", name="add", arguments={"one": 1, "other": 1}),
         ):  # fmt: skip
             reader.feed_data(json.dumps(message).encode() + b"\n")
         reader.feed_data(b"no json\n\n")
-        while len(said) < 2:  # noqa: ASYNC110  what is said has no event
+        while len(replies) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "slow"}}
+        cancelled = {
+            "jsonrpc": "2.0",
+            "method": "notifications/cancelled",
+            "params": {"requestId": "slow"},
+        }
         reader.feed_data(json.dumps(cancelled).encode() + b"\n")
         reader.feed_eof()
         async with asyncio.timeout(5):
             await serving
-        return said
+        return replies
 
-    said = asyncio.run(go())
-    assert {one["id"] for one in said} == {1, None}
+    replies = asyncio.run(go())
+    assert {reply["id"] for reply in replies} == {1, None}
 
 
 def test_a_program_over_stdio_and_one_that_dies():
     program = "import asyncio, sys\nsys.path.insert(0, '.')\nfrom tests.tools import test_mcp\nasyncio.run(test_mcp.serve_here())\n"
 
     async def go() -> None:
-        client = McpClient(StdioChannel(sys.executable, ["-c", program], {"PATH": "/usr/bin:/bin"}), seconds=20)
+        client = McpClient(
+            StdioChannel(sys.executable, ["-c", program], {"PATH": "/usr/bin:/bin"}),
+            seconds=20,
+        )
         try:
             await client.connect()
             assert client.version == protocol.MODERN
-            assert [one["name"] for one in await client.tools()] == ["add", "draw", "boom", "wait"]
+            assert [listed_tool["name"] for listed_tool in await client.tools()] == [
+                "add",
+                "draw",
+                "boom",
+                "wait",
+            ]
             result = await client.call("add", {"one": 2, "other": 3})
-            assert next(iter(protocol.messages_of(result)))["message"] == {"json_object": {"sum": 5}}
+            assert next(iter(protocol.messages_of(result)))["message"] == {
+                "json_object": {"sum": 5}
+            }
             with pytest.raises(McpError, match=r"did not answer within 0\.1 s"):
                 await client.call("wait", {}, seconds=0.1)
         finally:
@@ -189,7 +263,9 @@ def test_a_program_over_stdio_and_one_that_dies():
 async def serve_here() -> None:
     """Run in the program of the test above."""
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
 
     async def write(data: bytes) -> None:
         sys.stdout.buffer.write(data)
@@ -210,7 +286,9 @@ def lying(answers: Any) -> Generator[str]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            status, headers, answer = answers(json.loads(body) if body else {}, self.headers)
+            status, headers, answer = answers(
+                json.loads(body) if body else {}, self.headers
+            )
             self.send_response(status)
             for name, value in {"content-type": "application/json", **headers}.items():
                 self.send_header(name, value)
@@ -237,12 +315,12 @@ def lying(answers: Any) -> Generator[str]:
         thread.join()
 
 
-def told(answers: Any, work: Any) -> Any:
+def run_with_server(answers: Any, work: Any) -> Any:
     """What comes of work with a client of such a server; the error where there is one."""
 
     async def go() -> Any:
         with lying(answers) as origin:
-            egress = Egress(EgressRules(private=frozenset({origin})))
+            egress = EgressClient(EgressRules(private=frozenset({origin})))
             client = http_client(egress, f"http://{origin}/mcp", seconds=5)
             try:
                 return await work(client)
@@ -255,17 +333,23 @@ def told(answers: Any, work: Any) -> Any:
     return asyncio.run(go())
 
 
-def good(message: dict[str, Any], result: Any) -> bytes:
-    return json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "result": result}).encode()
+def result_body(message: dict[str, Any], result: Any) -> bytes:
+    return json.dumps(
+        {"jsonrpc": "2.0", "id": message.get("id"), "result": result}
+    ).encode()
 
 
-DISCOVERED = {"supportedVersions": [protocol.MODERN], "capabilities": {"tools": {}}, "resultType": "complete"}
+DISCOVERED = {
+    "supportedVersions": [protocol.MODERN],
+    "capabilities": {"tools": {}},
+    "resultType": "complete",
+}
 
 
 def after_discovery(answer: Any) -> Any:
     def answers(message: dict[str, Any], headers: Any) -> Any:
         if message.get("method") == "server/discover":
-            return 200, {}, good(message, DISCOVERED)
+            return 200, {}, result_body(message, DISCOVERED)
         return answer(message)
 
     return answers
@@ -275,8 +359,8 @@ LIES: dict[str, tuple[Any, str]] = {
     "no JSON": (lambda m: (200, {}, b"<html>"), "no message of the protocol"),
     "another id": (lambda m: (200, {}, json.dumps({"jsonrpc": "2.0", "id": 99, "result": {}}).encode()), "another request"),
     "neither result nor error": (lambda m: (200, {}, json.dumps({"jsonrpc": "2.0", "id": m["id"]}).encode()), "no message of the protocol"),
-    "a result that is a list": (lambda m: (200, {}, good(m, [1])), "neither a result nor an error"),
-    "wants its user": (lambda m: (200, {}, good(m, {"resultType": "input_required"})), "wants more from its user"),
+    "a result that is a list": (lambda m: (200, {}, result_body(m, [1])), "neither a result nor an error"),
+    "wants its user": (lambda m: (200, {}, result_body(m, {"resultType": "input_required"})), "wants more from its user"),
     "a stream without end or answer": (lambda m: (200, {"content-type": "text/event-stream"}, b"data: {}\n\n"), "without an answer"),
     "a status": (lambda m: (500, {}, b"oops"), "status 500"),
     "an error": (lambda m: (200, {}, json.dumps({"jsonrpc": "2.0", "id": m["id"], "error": {"code": -1, "message": "no"}}).encode()), "McpError: no"),
@@ -286,14 +370,14 @@ LIES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", LIES)
 def test_servers_that_lie(name: str):
-    answer, why = LIES[name]
+    answer, error_pattern = LIES[name]
 
     async def work(client: McpClient) -> Any:
         return await client.call("x", {})
 
     import re
 
-    assert re.search(why, str(told(after_discovery(answer), work)))
+    assert re.search(error_pattern, str(run_with_server(after_discovery(answer), work)))
 
 
 def test_lists_that_never_end_or_hold_anything():
@@ -307,55 +391,80 @@ def test_lists_that_never_end_or_hold_anything():
             {"name": "b" * 500},
             {"name": "ok", "inputSchema": "odd"},
         ]
-        return 200, {}, good(message, {"tools": tools, "nextCursor": "same"})
+        return 200, {}, result_body(message, {"tools": tools, "nextCursor": "same"})
 
     async def work(client: McpClient) -> Any:
-        from modelyard.tools.mcp.client import listed
+        from modelyard.tools.mcp.client import list_tools
         from modelyard.tools.sources import mcp_entity
 
-        return [mcp_entity("p", one).name async for one in listed(client)]
+        return [
+            mcp_entity("p", listed_tool).name
+            async for listed_tool in list_tools(client)
+        ]
 
-    assert told(after_discovery(endless), work) == ["a", "ok"]
+    assert run_with_server(after_discovery(endless), work) == ["a", "ok"]
 
 
 def test_a_server_of_older_revisions_and_a_forgotten_session():
-    seen: list[str] = []
+    methods: list[str] = []
 
     def answers(message: dict[str, Any], headers: Any) -> Any:
         method = str(message.get("method"))
-        seen.append(method)
+        methods.append(method)
         if method == "initialize":
             return (
                 200,
-                {"mcp-session-id": f"s{len(seen)}"},
-                good(message, {"protocolVersion": "2025-03-26", "capabilities": {}}),
+                {"mcp-session-id": f"s{len(methods)}"},
+                result_body(
+                    message, {"protocolVersion": "2025-03-26", "capabilities": {}}
+                ),
             )
         if method == "server/discover":
             return (
                 200,
                 {},
-                json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "?"}}).encode(),
+                json.dumps(
+                    {
+                        "jsonrpc": "2.0",
+                        "id": message["id"],
+                        "error": {"code": -32601, "message": "?"},
+                    }
+                ).encode(),
             )
-        if method == "tools/call" and seen.count("tools/call") == 1:
+        if method == "tools/call" and methods.count("tools/call") == 1:
             return 404, {}, b""
-        return 200, {}, good(message, {"content": [{"type": "text", "text": "fine"}]})
+        return (
+            200,
+            {},
+            result_body(message, {"content": [{"type": "text", "text": "fine"}]}),
+        )
 
     async def work(client: McpClient) -> Any:
         return (await client.call("x", {}))["content"][0]["text"], client.version
 
-    assert told(answers, work) == ("fine", "2025-03-26")
-    assert seen.count("initialize") == 2
+    assert run_with_server(answers, work) == ("fine", "2025-03-26")
+    assert methods.count("initialize") == 2
 
 
 def test_a_server_that_speaks_nothing_we_know():
     def answers(message: dict[str, Any], headers: Any) -> Any:
-        error = {"code": protocol.UNSUPPORTED_VERSION, "message": "no", "data": {"supported": ["2031-01-01"]}}
-        return 400, {}, json.dumps({"jsonrpc": "2.0", "id": message.get("id"), "error": error}).encode()
+        error = {
+            "code": protocol.UNSUPPORTED_VERSION,
+            "message": "no",
+            "data": {"supported": ["2031-01-01"]},
+        }
+        return (
+            400,
+            {},
+            json.dumps(
+                {"jsonrpc": "2.0", "id": message.get("id"), "error": error}
+            ).encode(),
+        )
 
     async def work(client: McpClient) -> Any:
         return await client.tools()
 
-    assert "McpError" in told(answers, work)
+    assert "McpError" in run_with_server(answers, work)
 
 
 def test_content_of_others_as_messages():
@@ -365,6 +474,22 @@ def test_content_of_others_as_messages():
         {"type": "resource", "resource": {"uri": "a/b.txt", "text": "t"}}, {"type": "resource", "resource": {"uri": "a/b", "blob": "AAE="}},
         {"type": "resource_link", "uri": "u", "name": "n"}, {"type": "odd"}, "x",
     ]  # fmt: skip
-    kinds = [one["type"] for one in protocol.messages_of({"content": content, "structuredContent": {"v": 1}})]
-    assert kinds == ["json", "json", "json", "text", "blob", "blob", "text", "blob", "text", "variable"]
+    kinds = [
+        message["type"]
+        for message in protocol.messages_of(
+            {"content": content, "structuredContent": {"v": 1}}
+        )
+    ]
+    assert kinds == [
+        "json",
+        "json",
+        "json",
+        "text",
+        "blob",
+        "blob",
+        "text",
+        "blob",
+        "text",
+        "variable",
+    ]
     assert list(protocol.messages_of({"content": "odd"})) == []

@@ -17,13 +17,18 @@ from mcp.shared.message import SessionMessage
 from mcp_types import methods
 from mcp_types.jsonrpc import JSONRPCError, JSONRPCResponse, jsonrpc_message_adapter
 
-from modelyard.tools.entities import ToolContext, blob_message, json_message, text_message
+from modelyard.tools.entities import (
+    ToolContext,
+    blob_message,
+    json_message,
+    text_message,
+)
 from modelyard.tools.function import tool
 from modelyard.tools.manager import ToolManager
 from modelyard.tools.mcp import protocol
 from modelyard.tools.mcp.client import McpClient
 from modelyard.tools.mcp.protocol import McpError, messages_of
-from modelyard.tools.mcp.server import McpServer, Offer, Resource
+from modelyard.tools.mcp.server import McpServer, Resource, ServerCatalog
 
 REVISIONS = [protocol.MODERN, *protocol.HANDSHAKE]
 
@@ -46,12 +51,17 @@ async def boom() -> str:
     raise ValueError("no luck")
 
 
-async def offer() -> Offer:
+async def offer() -> ServerCatalog:
     async def read(uri: str) -> str | None:
         return "a note" if uri == "note://1" else None
 
-    resources = [Resource(uri=f"note://{number}", name="a note", description="One.") for number in range(1, 103)]
-    return Offer(tools=[everything, boom], resources=resources, read=read, instructions="Ask.")
+    resources = [
+        Resource(uri=f"note://{number}", name="a note", description="One.")
+        for number in range(1, 103)
+    ]
+    return ServerCatalog(
+        tools=[everything, boom], resources=resources, read=read, instructions="Ask."
+    )
 
 
 class Served:
@@ -59,38 +69,42 @@ class Served:
 
     def __init__(self) -> None:
         self.server = McpServer(ToolManager())
-        self.told: list[Mapping[str, Any]] = []
+        self.notifications: list[Mapping[str, Any]] = []
 
     async def answer(self, message: Mapping[str, Any]) -> dict[str, Any] | None:
-        async def notify(told: Mapping[str, Any]) -> None:
-            self.told.append(told)
+        async def notify(notification: Mapping[str, Any]) -> None:
+            self.notifications.append(notification)
 
         return await self.server.answer(message, offer, ToolContext(), notify=notify)
 
 
-def asked(version: str, method: str, **params: Any) -> dict[str, Any]:
+def checked_request(version: str, method: str, **params: Any) -> dict[str, Any]:
     """A request in a revision, itself held to the official models."""
     meta = dict(params.pop("_meta", {}))
     if version == protocol.MODERN:
-        meta |= {protocol.VERSION_META: version, protocol.CAPABILITIES_META: {}, protocol.CLIENT_META: protocol.info()}
-    given = {**params, "_meta": meta} if meta else params
-    methods.validate_client_request(method, version, given)
-    return protocol.request(1, method, given)
+        meta |= {
+            protocol.VERSION_META: version,
+            protocol.CAPABILITIES_META: {},
+            protocol.CLIENT_META: protocol.info(),
+        }
+    request_params = {**params, "_meta": meta} if meta else params
+    methods.validate_client_request(method, version, request_params)
+    return protocol.request(1, method, request_params)
 
 
 def requests_of(version: str) -> list[dict[str, Any]]:
     """What our server answers with a result."""
-    first = [asked(version, "server/discover")] if version == protocol.MODERN else [
-        asked(version, "initialize", protocolVersion=version, capabilities={}, clientInfo=protocol.info()),
-        asked(version, "ping"), asked(version, "logging/setLevel", level="info"),
+    first = [checked_request(version, "server/discover")] if version == protocol.MODERN else [
+        checked_request(version, "initialize", protocolVersion=version, capabilities={}, clientInfo=protocol.info()),
+        checked_request(version, "ping"), checked_request(version, "logging/setLevel", level="info"),
     ]  # fmt: skip
     return [
-        *first, asked(version, "tools/list"), asked(version, "resources/list"),
-        asked(version, "resources/list", cursor="100"), asked(version, "resources/templates/list"),
-        asked(version, "resources/read", uri="note://1"),
-        asked(version, "tools/call", name="everything", arguments={"count": 2}),
-        asked(version, "tools/call", name="boom", arguments={}),
-        asked(version, "tools/call", name="everything", arguments={"count": "many"}),
+        *first, checked_request(version, "tools/list"), checked_request(version, "resources/list"),
+        checked_request(version, "resources/list", cursor="100"), checked_request(version, "resources/templates/list"),
+        checked_request(version, "resources/read", uri="note://1"),
+        checked_request(version, "tools/call", name="everything", arguments={"count": 2}),
+        checked_request(version, "tools/call", name="boom", arguments={}),
+        checked_request(version, "tools/call", name="everything", arguments={"count": "many"}),
     ]  # fmt: skip
 
 
@@ -107,11 +121,19 @@ def test_every_result_of_our_server_is_one_of_the_official_models(version: str):
 @pytest.mark.parametrize("version", REVISIONS)
 def test_what_our_server_says_in_between_is_one_of_the_official_models(version: str):
     served = Served()
-    call = asked(version, "tools/call", name="everything", arguments={}, _meta={"progressToken": "t"})
+    call = checked_request(
+        version,
+        "tools/call",
+        name="everything",
+        arguments={},
+        _meta={"progressToken": "t"},
+    )
     asyncio.run(served.answer(call))
-    assert served.told
-    for told in served.told:
-        methods.parse_server_notification(str(told["method"]), version, told["params"])
+    assert served.notifications
+    for notification in served.notifications:
+        methods.parse_server_notification(
+            str(notification["method"]), version, notification["params"]
+        )
 
 
 @pytest.mark.parametrize("version", REVISIONS)
@@ -122,18 +144,20 @@ def test_what_our_server_says_in_between_is_one_of_the_official_models(version: 
         ("tools/list", {"cursor": "x"}),
     ],
 )  # fmt: skip
-def test_every_error_of_our_server_is_the_official_model(version: str, method: str, params: dict[str, Any]):
+def test_every_error_of_our_server_is_the_official_model(
+    version: str, method: str, params: dict[str, Any]
+):
     meta = {"_meta": {protocol.VERSION_META: version, protocol.CAPABILITIES_META: {}}}
-    given = {**params, **meta} if version == protocol.MODERN else params
-    answer = asyncio.run(Served().answer(protocol.request("a", method, given)))
+    request_params = {**params, **meta} if version == protocol.MODERN else params
+    answer = asyncio.run(Served().answer(protocol.request("a", method, request_params)))
     assert JSONRPCError.model_validate(answer).id == "a"
 
 
 def test_errors_have_the_official_numbers():
     jsonrpc = mcp_types.jsonrpc
-    ours = [protocol.PARSE_ERROR, protocol.INVALID_REQUEST, protocol.METHOD_NOT_FOUND, protocol.INVALID_PARAMS,
+    error_codes = [protocol.PARSE_ERROR, protocol.INVALID_REQUEST, protocol.METHOD_NOT_FOUND, protocol.INVALID_PARAMS,
             protocol.INTERNAL_ERROR, protocol.HEADER_MISMATCH, protocol.UNSUPPORTED_VERSION]  # fmt: skip
-    assert ours == [jsonrpc.PARSE_ERROR, jsonrpc.INVALID_REQUEST, jsonrpc.METHOD_NOT_FOUND, jsonrpc.INVALID_PARAMS,
+    assert error_codes == [jsonrpc.PARSE_ERROR, jsonrpc.INVALID_REQUEST, jsonrpc.METHOD_NOT_FOUND, jsonrpc.INVALID_PARAMS,
                     jsonrpc.INTERNAL_ERROR, jsonrpc.HEADER_MISMATCH, jsonrpc.UNSUPPORTED_PROTOCOL_VERSION]  # fmt: skip
 
 
@@ -159,10 +183,14 @@ class OfficialServer:
         del version
 
     async def tell(self, message: Mapping[str, Any]) -> None:
-        methods.validate_client_notification(str(message["method"]), self.version, message.get("params"))
+        methods.validate_client_notification(
+            str(message["method"]), self.version, message.get("params")
+        )
         self.sent.append(message)
 
-    async def ask(self, message: Mapping[str, Any], *, seconds: float) -> Mapping[str, Any]:
+    async def ask(
+        self, message: Mapping[str, Any], *, seconds: float
+    ) -> Mapping[str, Any]:
         del seconds
         method = str(message["method"])
         if method == "server/discover" and self.version != protocol.MODERN:
@@ -171,7 +199,9 @@ class OfficialServer:
         methods.validate_client_request(method, self.version, message["params"])
         self.sent.append(message)
         result = official_result(method, self.version)
-        return protocol.result_of(message["id"], methods.serialize_server_result(method, self.version, result))
+        return protocol.result_of(
+            message["id"], methods.serialize_server_result(method, self.version, result)
+        )
 
 
 PNG, WAV = "iVBORw0=", "UklGRg=="
@@ -184,8 +214,10 @@ def official_result(method: str, version: str) -> dict[str, Any]:
         resources=mcp_types.ResourcesCapability(),
         prompts=mcp_types.PromptsCapability(),
     )
-    named = mcp_types.Implementation(name="official", version="1")
-    contents = [mcp_types.TextResourceContents(uri="a://b", text="read", mime_type="text/plain")]
+    server_info = mcp_types.Implementation(name="official", version="1")
+    contents = [
+        mcp_types.TextResourceContents(uri="a://b", text="read", mime_type="text/plain")
+    ]
     content = [
         mcp_types.TextContent(type="text", text="hello"),
         mcp_types.ImageContent(type="image", data=PNG, mime_type="image/png"),
@@ -193,8 +225,8 @@ def official_result(method: str, version: str) -> dict[str, Any]:
         mcp_types.EmbeddedResource(type="resource", resource=contents[0]),
         mcp_types.ResourceLink(type="resource_link", uri="a://c", name="c"),
     ]
-    made: dict[str, Any] = {
-        "initialize": lambda: mcp_types.InitializeResult(protocol_version=version, capabilities=capabilities, server_info=named),
+    result_builders: dict[str, Any] = {
+        "initialize": lambda: mcp_types.InitializeResult(protocol_version=version, capabilities=capabilities, server_info=server_info),
         "server/discover": lambda: mcp_types.DiscoverResult(
             supported_versions=[version], capabilities=capabilities, ttl_ms=0, cache_scope="private"
         ),
@@ -209,9 +241,18 @@ def official_result(method: str, version: str) -> dict[str, Any]:
             messages=[mcp_types.PromptMessage(role="user", content=content[0])]
         ),
     }  # fmt: skip
-    dumped = cast("dict[str, Any]", made[method]().model_dump(by_alias=True, exclude_none=True, mode="json"))
+    dumped = cast(
+        "dict[str, Any]",
+        result_builders[method]().model_dump(
+            by_alias=True, exclude_none=True, mode="json"
+        ),
+    )
     if version == protocol.MODERN:
-        caching = {"ttlMs": 0, "cacheScope": "private"} if method in methods.CACHEABLE_METHODS else {}
+        caching = (
+            {"ttlMs": 0, "cacheScope": "private"}
+            if method in methods.CACHEABLE_METHODS
+            else {}
+        )
         dumped = {"resultType": "complete", **caching, **dumped}
     return dumped
 
@@ -223,20 +264,26 @@ def test_our_client_sends_official_messages_and_takes_official_answers(version: 
         client = McpClient(server)
         await client.connect()
         assert client.version == version
-        assert [one["name"] for one in await client.tools()] == ["t"]
-        assert [one["uri"] for one in await client.resources()] == ["a://b"]
+        assert [listed_tool["name"] for listed_tool in await client.tools()] == ["t"]
+        assert [resource["uri"] for resource in await client.resources()] == ["a://b"]
         assert (await client.read("a://b"))[0]["text"] == "read"
-        assert [one["name"] for one in await client.prompts()] == ["p"]
-        assert (await client.prompt("p", {"a": "b"}))["messages"][0]["content"]["text"] == "hello"
-        said = list(messages_of(await client.call("t", {"a": [1, None]})))
+        assert [prompt["name"] for prompt in await client.prompts()] == ["p"]
+        assert (await client.prompt("p", {"a": "b"}))["messages"][0]["content"][
+            "text"
+        ] == "hello"
+        messages = list(messages_of(await client.call("t", {"a": [1, None]})))
         # A text, a picture, a sound, a resource, a link, and the structured content.
         has_structure = version in (protocol.MODERN, "2025-11-25", "2025-06-18")
-        assert len(said) >= (6 if has_structure else 5)
+        assert len(messages) >= (6 if has_structure else 5)
         await client.aclose()
         return server
 
     sent = {str(message["method"]) for message in asyncio.run(use()).sent}
-    first = {"server/discover"} if version == protocol.MODERN else {"initialize", "notifications/initialized"}
+    first = (
+        {"server/discover"}
+        if version == protocol.MODERN
+        else {"initialize", "notifications/initialized"}
+    )
     assert sent == {
         *first,
         "tools/list",
@@ -258,11 +305,17 @@ async def in_process(served: Served) -> AsyncIterator[Any]:
     to_server, from_client = anyio.create_memory_object_stream[Any](64)
 
     async def work() -> None:
-        async for one in from_client:
-            line = one.message.model_dump_json(by_alias=True, exclude_unset=True)
+        async for session_message in from_client:
+            line = session_message.message.model_dump_json(
+                by_alias=True, exclude_unset=True
+            )
             answer = await served.answer(json.loads(line))
             if answer is not None:
-                await to_client.send(SessionMessage(jsonrpc_message_adapter.validate_json(json.dumps(answer))))
+                await to_client.send(
+                    SessionMessage(
+                        jsonrpc_message_adapter.validate_json(json.dumps(answer))
+                    )
+                )
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(work)
@@ -274,18 +327,31 @@ async def in_process(served: Served) -> AsyncIterator[Any]:
                 stream.close()
 
 
-@pytest.mark.parametrize(("mode", "version"), [("auto", protocol.MODERN), ("legacy", protocol.HANDSHAKE[0])])
+@pytest.mark.parametrize(
+    ("mode", "version"), [("auto", protocol.MODERN), ("legacy", protocol.HANDSHAKE[0])]
+)
 def test_the_official_client_is_answered(mode: Any, version: str):
     async def use() -> None:
         async with Client(in_process(Served()), mode=mode) as client:
             assert client.protocol_version == version
-            assert [one.name for one in (await client.list_tools()).tools] == ["everything", "boom"]
-            said = await client.call_tool("everything", {"count": 3})
-            assert [one.type for one in said.content] == ["text", "text", "image", "audio", "resource"]
-            assert said.structured_content == {"count": 3}
+            assert [
+                listed_tool.name for listed_tool in (await client.list_tools()).tools
+            ] == ["everything", "boom"]
+            result = await client.call_tool("everything", {"count": 3})
+            assert [block.type for block in result.content] == [
+                "text",
+                "text",
+                "image",
+                "audio",
+                "resource",
+            ]
+            assert result.structured_content == {"count": 3}
             assert (await client.call_tool("boom", {})).is_error
             page = await client.list_resources()
-            assert len((await client.list_resources(cursor=page.next_cursor)).resources) == 2
+            assert (
+                len((await client.list_resources(cursor=page.next_cursor)).resources)
+                == 2
+            )
             read = (await client.read_resource("note://1")).contents[0]
             assert isinstance(read, mcp_types.TextResourceContents)
             assert read.text == "a note"
@@ -301,7 +367,13 @@ def test_a_server_of_no_known_revision_is_refused():
 
 
 class Unknown(OfficialServer):
-    async def ask(self, message: Mapping[str, Any], *, seconds: float) -> Mapping[str, Any]:
+    async def ask(
+        self, message: Mapping[str, Any], *, seconds: float
+    ) -> Mapping[str, Any]:
         answer = await super().ask(message, seconds=seconds)
         result = answer.get("result")
-        return {**answer, "result": {**result, "protocolVersion": "1999-01-01"}} if isinstance(result, dict) else answer
+        return (
+            {**answer, "result": {**result, "protocolVersion": "1999-01-01"}}
+            if isinstance(result, dict)
+            else answer
+        )

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
-from modelyard.storage.kept import Kept
+from modelyard.storage.kept import ScopedStore
 from modelyard.tools.providers import ToolProviders
 
 
-class HeldKept(Kept):
+class HeldKept(ScopedStore):
     """Hands a value over once it is let to; until then others may change it."""
 
     has_read: asyncio.Event | None = None
@@ -40,24 +40,30 @@ def described(summary: str) -> str:
 def test_what_was_read_before_a_change_is_not_remembered_after_it(tmp_path: Path):
     async def work() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
-            kept = HeldKept(yard.services.storage.database, yard.services.clock)
+            held_store = HeldKept(yard.services.storage.database, yard.services.clock)
             providers = ToolProviders(
                 yard.services.storage.resources,
                 yard.services.tenancy.directory,
                 yard.services.plugins.rows,
-                kept,
+                held_store,
                 yard.services.network.egress,
             )
-            row, _ = await providers.add_api("default", "looking", described("Looks near."))
-            has_read, may_go = kept.hold()
+            row, _ = await providers.add_api(
+                "default", "looking", described("Looks near.")
+            )
+            has_read, may_go = held_store.hold()
             reading = asyncio.ensure_future(providers.store.api("default", row))
             await has_read.wait()
             await providers.add_api("default", "looking", described("Looks far."))
             may_go.set()
-            assert (await reading).operations[0].description == "Looks near.", "it was asked before the change"
+            assert (await reading).operations[0].description == "Looks near.", (
+                "it was asked before the change"
+            )
             (tool,) = await providers.apis().tools("default")
             assert tool.description == "Looks far."
-            assert (await providers.apis().find("default", "looking", "look")).entity.description == "Looks far."
+            assert (
+                await providers.apis().find("default", "looking", "look")
+            ).entity.description == "Looks far."
 
     asyncio.run(work())
 
@@ -66,10 +72,14 @@ def test_what_is_read_is_remembered_until_it_changes(tmp_path: Path):
     async def work() -> None:
         async with Modelyard(Settings(home=str(tmp_path)), environ={}) as yard:
             providers = yard.services.tools.providers
-            row, _ = await providers.add_api("default", "looking", described("Looks near."))
+            row, _ = await providers.add_api(
+                "default", "looking", described("Looks near.")
+            )
             first = await providers.store.api("default", row)
             assert await providers.store.api("default", row) is first
             await providers.add_api("default", "looking", described("Looks far."))
-            assert (await providers.store.api("default", row)).operations[0].description == "Looks far."
+            assert (await providers.store.api("default", row)).operations[
+                0
+            ].description == "Looks far."
 
     asyncio.run(work())

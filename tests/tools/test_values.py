@@ -19,22 +19,27 @@ from modelyard.tools.entities import (
 )
 from modelyard.tools.function import FunctionTool, tool
 from modelyard.tools.manager import ToolManager, ToolRef, Tools
-from modelyard.tools.observation import Gathering, cut
-from modelyard.tools.values import cast_all, cast_to, fitted, read_arguments
+from modelyard.tools.observation import ToolOutputCollector, truncate_middle
+from modelyard.tools.values import (
+    cast_all,
+    coerce_arguments,
+    coerce_value,
+    read_arguments,
+)
 
 ONE = {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]}
 
 
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("arguments_text", "read"),
     [
         ('{"q": "x"}', {"q": "x"}), ("", {}), ("x", {"q": "x"}), ('"x"', {"q": "x"}), ('[{"q": "x"}]', {"q": "x"}),
         ('```json\n{"q": "x"}\n```', {"q": "x"}), ('{"q": "x"', {"q": "x"}), ("{'q': 'x'}", {"q": "x"}),
         ('"{\\"q\\": \\"x\\"}"', {"q": "x"}), ("7", {"q": 7}), ("null", {}), ('{"q": "a\nb"}', {"q": "a\nb"}),
     ],
 )  # fmt: skip
-def test_arguments_as_models_write_them(written: str, read: dict[str, Any]):
-    assert read_arguments(written, ONE) == read
+def test_arguments_as_models_write_them(arguments_text: str, read: dict[str, Any]):
+    assert read_arguments(arguments_text, ONE) == read
 
 
 def test_arguments_that_nobody_can_read():
@@ -44,7 +49,13 @@ def test_arguments_that_nobody_can_read():
         read_arguments("x" * (2 << 20), ONE)
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=8), st.integers() | st.text() | st.booleans(), max_size=5))
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=8),
+        st.integers() | st.text() | st.booleans(),
+        max_size=5,
+    )
+)
 def test_what_is_json_is_read_as_it_is(value: dict[str, Any]):
     assert read_arguments(json.dumps(value), {"type": "object"}) == value
 
@@ -66,30 +77,51 @@ def test_whatever_is_written_is_read_or_refused(text: str):
         ({"n": "1"}, {"type": "object", "properties": {"n": {"type": "integer"}}}, {"n": 1}),
     ],
 )  # fmt: skip
-def test_values_are_cast_where_that_loses_nothing(value: Any, rule: dict[str, Any], cast: Any):
-    assert cast_to(value, rule) == cast
+def test_values_are_cast_where_that_loses_nothing(
+    value: Any, rule: dict[str, Any], cast: Any
+):
+    assert coerce_value(value, rule) == cast
 
 
 def test_unknown_names_and_wrong_values():
-    schema = {"type": "object", "properties": {"n": {"type": "integer", "default": 4, "maximum": 9}}, "required": []}
-    assert fitted({"other": 1}, schema) == {}
-    with pytest.raises(ToolParameterError, match="'n': 12 is greater than the maximum of 9"):
-        fitted({"n": "12"}, schema)
-    assert fitted({"any": 1}, {"type": "object", "additionalProperties": True}) == {"any": 1}
-    remote = {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1:9/never"}}}
-    assert fitted({"x": 1}, remote) == {"x": 1}  # never fetched
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer", "default": 4, "maximum": 9}},
+        "required": [],
+    }
+    assert coerce_arguments({"other": 1}, schema) == {}
+    with pytest.raises(
+        ToolParameterError, match="'n': 12 is greater than the maximum of 9"
+    ):
+        coerce_arguments({"n": "12"}, schema)
+    assert coerce_arguments(
+        {"any": 1}, {"type": "object", "additionalProperties": True}
+    ) == {"any": 1}
+    remote = {
+        "type": "object",
+        "properties": {"x": {"$ref": "http://127.0.0.1:9/never"}},
+    }
+    assert coerce_arguments({"x": 1}, remote) == {"x": 1}  # never fetched
 
 
 def test_a_form_is_cast_as_its_parameters_say():
-    form = [
+    parameters = [
         ToolParameter(name="n", type="number", min=1, max=5), ToolParameter(name="b", type="boolean"),
         ToolParameter(name="s", type="string", required=True), ToolParameter(name="d", default="x"),
     ]  # fmt: skip
-    assert cast_all(form, {"n": "2", "b": "y", "s": 5, "z": 1}) == {"n": 2, "b": True, "s": "5", "d": "x", "z": 1}
-    with pytest.raises(ToolParameterError, match="tool parameter s not found in tool config"):
-        cast_all(form, {})
+    assert cast_all(parameters, {"n": "2", "b": "y", "s": 5, "z": 1}) == {
+        "n": 2,
+        "b": True,
+        "s": "5",
+        "d": "x",
+        "z": 1,
+    }
+    with pytest.raises(
+        ToolParameterError, match="tool parameter s not found in tool config"
+    ):
+        cast_all(parameters, {})
     with pytest.raises(ToolParameterError, match="between 1 and 5"):
-        cast_all(form, {"s": "", "n": 9} | {"s": "x"})
+        cast_all(parameters, {"s": "", "n": 9} | {"s": "x"})
 
 
 @pytest.mark.parametrize(
@@ -128,14 +160,23 @@ def test_arithmetic_that_is_none(expression: str):
 
 def test_a_function_is_described_by_its_signature():
     @tool(needs_approval=True)
-    def book(city: str, nights: int = 1, kind: Literal["a", "b"] = "a", note: str | None = None) -> str:
+    def book(
+        city: str,
+        nights: int = 1,
+        kind: Literal["a", "b"] = "a",
+        note: str | None = None,
+    ) -> str:
         """Book a room.
 
         city: where to
         """
         return f"{city} {nights} {kind} {note}"
 
-    assert (book.name, book.entity.description, book.entity.needs_approval) == ("book", "Book a room.", True)
+    assert (book.name, book.entity.description, book.entity.needs_approval) == (
+        "book",
+        "Book a room.",
+        True,
+    )
     properties = book.schema["properties"]
     assert properties["city"] == {"type": "string", "description": "where to"}
     assert properties["kind"]["enum"] == ["a", "b"]
@@ -171,27 +212,39 @@ def test_tools_are_found_bound_and_kept():
     manager.add_source("builtin", Tools({"far": [look]}))
 
     async def go() -> list[str]:
-        assert (await manager.named("t", "far/look")).name == "look"
+        assert (await manager.get_by_name("t", "far/look")).name == "look"
         with pytest.raises(ToolNotFoundError, match="did you mean 'look'"):
-            await manager.named("t", "lok")
-        ref = ToolRef(provider="far", name="look", settings={"where": "there"}, alias="find")
-        bound = await manager.bind("t", ref)
+            await manager.get_by_name("t", "lok")
+        ref = ToolRef(
+            provider="far", name="look", settings={"where": "there"}, alias="find"
+        )
+        bound = await manager.bind_tool("t", ref)
         assert bound.name == "find"
         assert list(bound.schema["properties"]) == ["q"]
         context = ToolContext(tenant="t")
-        seen = [
-            (await manager.observe(bound, "find", '{"q": "x", "where": "elsewhere"}', context)).text for _ in range(2)
+        texts = [
+            (
+                await manager.observe(
+                    bound, "find", '{"q": "x", "where": "elsewhere"}', context
+                )
+            ).text
+            for _ in range(2)
         ]
-        other = await manager.observe(bound, "find", '{"q": "x"}', ToolContext(tenant="u"))
-        return [*seen, other.text]
+        other_observation = await manager.observe(
+            bound, "find", '{"q": "x"}', ToolContext(tenant="u")
+        )
+        return [*texts, other_observation.text]
 
     assert asyncio.run(go()) == ["x there t", "x there t", "x there u"]
-    assert calls == ["x", "x"]  # the second answer was kept; another tenant's is its own
+    assert calls == [
+        "x",
+        "x",
+    ]  # the second answer was kept; another tenant's is its own
 
 
 def test_observations_gather_anything():
-    found = Gathering()
-    for one in (
+    collector = ToolOutputCollector()
+    for message in (
         {"type": "text", "message": {"text": "a"}}, {"type": "json", "message": {"json_object": {"x": 1}}},
         {"type": "blob_chunk", "message": {"id": "1", "blob": b"ab"}},
         {"type": "blob_chunk", "message": {"id": "1", "blob": "Y2Q=", "end": True}, "meta": {"mime_type": "text/x"}},
@@ -199,11 +252,11 @@ def test_observations_gather_anything():
         {"type": "variable", "message": {"variable_name": "v", "variable_value": "2", "stream": True}},
         {"type": "blob", "message": {"blob": "!!not base64"}}, {"type": "what"}, {},
     ):  # fmt: skip
-        found.take(one)
-    assert found.blobs[0].data == b"abcd"
-    assert found.variables == {"v": "12"}
-    assert '{"x": 1}' in found.text
-    assert cut("x" * 100, 40, kept_as="r1").count("x") == 40
+        collector.add(message)
+    assert collector.blobs[0].data == b"abcd"
+    assert collector.variables == {"v": "12"}
+    assert '{"x": 1}' in collector.text
+    assert truncate_middle("x" * 100, 40, result_id="r1").count("x") == 40
 
 
 def test_a_tool_that_raises_anything_is_an_error_of_tools():

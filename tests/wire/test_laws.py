@@ -44,24 +44,33 @@ PARAMETERS: dict[str, Any] = {
 SIGNING = ("anthropic", "gemini", "openai_responses", "openai_chat")
 """Formats in which a thought carries a proof."""
 
-words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).filter(
-    lambda text: bool(text.strip())
+words = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]),
+    min_size=1,
+    max_size=12,
+).filter(lambda text: bool(text.strip()))
+arguments = st.dictionaries(
+    st.sampled_from(["a", "b", "city"]),
+    words | st.integers(-9, 9) | st.booleans(),
+    max_size=2,
 )
-arguments = st.dictionaries(st.sampled_from(["a", "b", "city"]), words | st.integers(-9, 9) | st.booleans(), max_size=2)
 usages = st.builds(
-    lambda fresh, cached, out: LLMUsage.of(fresh + cached, out, cached_tokens=cached),
+    lambda uncached, cached, completion: LLMUsage.of(uncached + cached, completion, cached_tokens=cached),
     st.integers(1, 999), st.integers(0, 99), st.integers(1, 999),
 )  # fmt: skip
 
 
 @st.composite
-def calls(draw: st.DrawFn, most: int = 3) -> list[ToolCall]:
+def calls(draw: st.DrawFn, max_calls: int = 3) -> list[ToolCall]:
     return [
         ToolCall(
             id=f"call_{draw(st.uuids()).hex}",
-            function=ToolCallFunction(name=draw(st.sampled_from(["look", "find"])), arguments=compact(draw(arguments))),
+            function=ToolCallFunction(
+                name=draw(st.sampled_from(["look", "find"])),
+                arguments=compact(draw(arguments)),
+            ),
         )
-        for _ in range(draw(st.integers(0, most)))
+        for _ in range(draw(st.integers(0, max_calls)))
     ]
 
 
@@ -75,43 +84,73 @@ def answers(draw: st.DrawFn, name: str) -> LLMResult:
     blocks: list[Any] = []
     if name in SIGNING and draw(st.booleans()):
         origin = "anthropic" if name == "openai_chat" else name
-        thought = ThinkingPromptMessageContent(data=draw(words), signature=draw(words), origin=origin)
-        blocks.append(msgspec.structs.replace(thought, id="rs_1") if name == "openai_responses" else thought)
-    made = [] if name == "openai_completions" else draw(calls())
-    if not made or draw(st.booleans()):
+        thought = ThinkingPromptMessageContent(
+            data=draw(words), signature=draw(words), origin=origin
+        )
+        blocks.append(
+            msgspec.structs.replace(thought, id="rs_1")
+            if name == "openai_responses"
+            else thought
+        )
+    tool_calls = [] if name == "openai_completions" else draw(calls())
+    if not tool_calls or draw(st.booleans()):
         blocks.append(TextPromptMessageContent(data=draw(words)))
-    reason = "tool_calls" if made else draw(st.sampled_from(["stop", "length"]))
+    reason = "tool_calls" if tool_calls else draw(st.sampled_from(["stop", "length"]))
     # Google's and Ollama's calls have an id of their own making; ours travels in Google's alone.
-    usage = draw(usages) if name not in ("ollama", "openai_completions") else LLMUsage.of(5, 7)
+    usage = (
+        draw(usages)
+        if name not in ("ollama", "openai_completions")
+        else LLMUsage.of(5, 7)
+    )
     if name in ("gemini", "anthropic", "bedrock"):
-        usage = msgspec.structs.replace(usage, total_tokens=usage.prompt_tokens + usage.completion_tokens)
-    choice = LLMChoice(message=assistant_of([*blocks, *made]), finish_reason=reason)
+        usage = msgspec.structs.replace(
+            usage, total_tokens=usage.prompt_tokens + usage.completion_tokens
+        )
+    choice = LLMChoice(
+        message=assistant_of([*blocks, *tool_calls]), finish_reason=reason
+    )
     return LLMResult(id="id-1", model="m", created=5, choices=[choice], usage=usage)
 
 
 @st.composite
-def asked(draw: st.DrawFn, name: str) -> LLMRequest:
+def requests(draw: st.DrawFn, name: str) -> LLMRequest:
     """A conversation as every format can hold it: turns that alternate, results behind their calls."""
     messages: list[AnyPromptMessage] = []
     if draw(st.booleans()):
         messages.append(SystemPromptMessage(content=draw(words)))
     for _ in range(draw(st.integers(1, 3))):
         messages.append(UserPromptMessage(content=draw(user_content(name))))
-        made = draw(calls())
-        said = draw(words) if not made or draw(st.booleans()) else None
-        messages.append(AssistantPromptMessage(content=said, tool_calls=made))
-        if made:
-            messages += [ToolPromptMessage(content=draw(words), tool_call_id=call.id) for call in made]
+        tool_calls = draw(calls())
+        answer_text = draw(words) if not tool_calls or draw(st.booleans()) else None
+        messages.append(
+            AssistantPromptMessage(content=answer_text, tool_calls=tool_calls)
+        )
+        if tool_calls:
+            messages += [
+                ToolPromptMessage(content=draw(words), tool_call_id=call.id)
+                for call in tool_calls
+            ]
             messages.append(AssistantPromptMessage(content=draw(words)))
     messages.append(UserPromptMessage(content=draw(words)))
-    given_names = draw(st.sets(st.sampled_from(sorted(set(PARAMETERS) & MODULES[name].PARAMETERS - {"max_tokens"}))))
+    parameter_names = draw(
+        st.sets(
+            st.sampled_from(
+                sorted(set(PARAMETERS) & MODULES[name].PARAMETERS - {"max_tokens"})
+            )
+        )
+    )
     schema = {"type": "object", "properties": {"city": {"type": "string"}}}
     tools = [PromptMessageTool(name="look", description=draw(words), parameters=schema)]
     return LLMRequest(
         messages=messages,
-        model_parameters={"max_tokens": 99, **{one: PARAMETERS[one] for one in given_names}},
+        model_parameters={
+            "max_tokens": 99,
+            **{parameter: PARAMETERS[parameter] for parameter in parameter_names},
+        },
         tools=tools if name not in ("openai_completions",) else [],
-        stop=draw(st.lists(words, max_size=2)) if "stop" in MODULES[name].PARAMETERS else [],
+        stop=draw(st.lists(words, max_size=2))
+        if "stop" in MODULES[name].PARAMETERS
+        else [],
         stream=draw(st.booleans()),
     )
 
@@ -121,7 +160,9 @@ def user_content(draw: st.DrawFn, name: str) -> Any:
     text = draw(words)
     if name in ("openai_completions", "ollama") or draw(st.booleans()):
         return text
-    image = ImagePromptMessageContent(base64_data=PIXEL, mime_type="image/png", format="png")
+    image = ImagePromptMessageContent(
+        base64_data=PIXEL, mime_type="image/png", format="png"
+    )
     return [TextPromptMessageContent(data=text), image]
 
 
@@ -129,27 +170,43 @@ def bare(value: Any) -> Any:
     """Without what a reader adds: where it was read, what it was in, names that tell tools' results apart."""
     built = msgspec.to_builtins(value)
 
-    def stripped(one: Any) -> Any:
-        if isinstance(one, dict):
+    def stripped(node: Any) -> Any:
+        if isinstance(node, dict):
             left_out = {"extra", "index", "origin"}
-            return {key: stripped(inner) for key, inner in one.items() if key not in left_out}
-        return [stripped(inner) for inner in one] if isinstance(one, list) else one
+            return {
+                key: stripped(inner)
+                for key, inner in node.items()
+                if key not in left_out
+            }
+        return [stripped(inner) for inner in node] if isinstance(node, list) else node
 
-    return [alike(one) for one in stripped(built)] if isinstance(value, list) else alike(stripped(built))
+    return (
+        [alike(message) for message in stripped(built)]
+        if isinstance(value, list)
+        else alike(stripped(built))
+    )
 
 
-def alike(one: Any) -> Any:
+def alike(message: Any) -> Any:
     """One text is the same as a list of one text, and a schema that is not said to be strict is not."""
-    content = one.get("content")
-    if isinstance(content, list) and len(content) == 1 and content[0]["type"] == "text" and not content[0]["citations"]:
-        one["content"] = content[0]["data"]
-    if "strict" in one:
-        one["strict"] = bool(one["strict"])
-    return one
+    content = message.get("content")
+    if (
+        isinstance(content, list)
+        and len(content) == 1
+        and content[0]["type"] == "text"
+        and not content[0]["citations"]
+    ):
+        message["content"] = content[0]["data"]
+    if "strict" in message:
+        message["strict"] = bool(message["strict"])
+    return message
 
 
 CHAT = [name for name in MODULES if name != "openai_completions"]
-relaxed = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], deadline=None)
+relaxed = settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    deadline=None,
+)
 
 
 def through_json(value: Any) -> Any:
@@ -160,22 +217,29 @@ def through_json(value: Any) -> Any:
 @relaxed
 @given(st.data())
 def test_a_request_written_and_read_is_the_same(name: str, data: st.DataObject):
-    request = data.draw(asked(name))
+    request = data.draw(requests(name))
     module = MODULES[name]
     body = through_json(module.dump_request(request, "m", {}))
-    stream = {"stream": request.stream} if name in ("gemini", "bedrock", "dashscope") else {}
-    again = module.parse_request(body, **stream)
-    assert again.format == name
-    wanted, got = bare(request.messages), bare(again.messages)
+    stream = (
+        {"stream": request.stream} if name in ("gemini", "bedrock", "dashscope") else {}
+    )
+    parsed_request = module.parse_request(body, **stream)
+    assert parsed_request.format == name
+    expected, actual = bare(request.messages), bare(parsed_request.messages)
     if name in ("gemini", "ollama"):  # results name their tool there
-        for message in [*wanted, *got]:
+        for message in [*expected, *actual]:
             message.pop("name")
-    if name == "ollama":  # and calls have no ids: a result belongs to the first open call of its name
-        wanted, got = without_ids(wanted), without_ids(got)
-    assert got == wanted
-    assert bare(again.tools) == bare(request.tools)
-    assert again.model_parameters == request.model_parameters
-    assert (again.stop, again.stream) == (request.stop, request.stream)
+    if (
+        name == "ollama"
+    ):  # and calls have no ids: a result belongs to the first open call of its name
+        expected, actual = without_ids(expected), without_ids(actual)
+    assert actual == expected
+    assert bare(parsed_request.tools) == bare(request.tools)
+    assert parsed_request.model_parameters == request.model_parameters
+    assert (parsed_request.stop, parsed_request.stream) == (
+        request.stop,
+        request.stream,
+    )
 
 
 def without_ids(messages: list[Any]) -> list[Any]:
@@ -186,16 +250,24 @@ def without_ids(messages: list[Any]) -> list[Any]:
     return messages
 
 
-def same(one: LLMResult, other: LLMResult, name: str) -> None:
-    wanted, got = bare(one.message), bare(other.message)
-    for message in (wanted, got):
+def same(expected_result: LLMResult, actual_result: LLMResult, name: str) -> None:
+    expected, actual = bare(expected_result.message), bare(actual_result.message)
+    for message in (expected, actual):
         for call in message.get("tool_calls", ()):
             if name == "ollama":
                 call.pop("id")
-    assert got == wanted
-    assert other.finish_reason == one.finish_reason
-    for count in ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"):
-        assert getattr(other.usage, count) == getattr(one.usage, count), count
+    assert actual == expected
+    assert actual_result.finish_reason == expected_result.finish_reason
+    for count in (
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "cached_tokens",
+        "reasoning_tokens",
+    ):
+        assert getattr(actual_result.usage, count) == getattr(
+            expected_result.usage, count
+        ), count
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -211,42 +283,76 @@ def test_an_answer_written_and_read_is_the_same(name: str, data: st.DataObject):
 def cut(draw: st.DrawFn, result: LLMResult) -> list[LLMResultChunk]:
     """The answer as a stream whose texts, thoughts and arguments come in pieces."""
     deltas: list[LLMResultChunkDelta] = []
-    for place, block in enumerate(result.message.blocks):
+    for block_index, block in enumerate(result.message.blocks):
         if isinstance(block, ToolCall):
             number = result.message.tool_calls.index(block)
             function = ToolCallFunction(name=block.function.name)
-            deltas.append(said(tool_calls=[msgspec.structs.replace(block, function=function, index=number)]))
-            for piece in draw(pieces(block.function.arguments)):
-                deltas.append(said(tool_calls=[ToolCall(function=ToolCallFunction(arguments=piece), index=number)]))
+            deltas.append(
+                delta_of(
+                    tool_calls=[
+                        msgspec.structs.replace(block, function=function, index=number)
+                    ]
+                )
+            )
+            for fragment in draw(text_fragments(block.function.arguments)):
+                deltas.append(
+                    delta_of(
+                        tool_calls=[
+                            ToolCall(
+                                function=ToolCallFunction(arguments=fragment),
+                                index=number,
+                            )
+                        ]
+                    )
+                )
         elif isinstance(block, ThinkingPromptMessageContent):
-            for piece in draw(pieces(block.data)):
-                part = msgspec.structs.replace(block, data=piece, signature="", index=place)
-                deltas.append(said(content=[part]))
-            deltas.append(said(content=[msgspec.structs.replace(block, data="", index=place)]))
+            for fragment in draw(text_fragments(block.data)):
+                part = msgspec.structs.replace(
+                    block, data=fragment, signature="", index=block_index
+                )
+                deltas.append(delta_of(content=[part]))
+            deltas.append(
+                delta_of(
+                    content=[msgspec.structs.replace(block, data="", index=block_index)]
+                )
+            )
         elif isinstance(block, TextPromptMessageContent):
             as_string = draw(st.booleans())
-            for piece in draw(pieces(block.data)):
-                content: Any = piece if as_string else [TextPromptMessageContent(data=piece, index=place)]
-                deltas.append(said(content=content))
-    deltas.append(LLMResultChunkDelta(finish_reason=result.finish_reason, usage=result.usage))
-    return [LLMResultChunk(id=result.id, model=result.model, created=result.created, delta=delta) for delta in deltas]
+            for fragment in draw(text_fragments(block.data)):
+                content: Any = (
+                    fragment
+                    if as_string
+                    else [TextPromptMessageContent(data=fragment, index=block_index)]
+                )
+                deltas.append(delta_of(content=content))
+    deltas.append(
+        LLMResultChunkDelta(finish_reason=result.finish_reason, usage=result.usage)
+    )
+    return [
+        LLMResultChunk(
+            id=result.id, model=result.model, created=result.created, delta=delta
+        )
+        for delta in deltas
+    ]
 
 
-def said(**message: Any) -> LLMResultChunkDelta:
+def delta_of(**message: Any) -> LLMResultChunkDelta:
     return LLMResultChunkDelta(message=AssistantPromptMessage(**message))
 
 
 @st.composite
-def pieces(draw: st.DrawFn, text: str) -> Sequence[str]:
-    at = sorted(draw(st.sets(st.integers(1, max(1, len(text) - 1)), max_size=3)))
-    cuts = [0, *(one for one in at if one < len(text)), len(text)]
+def text_fragments(draw: st.DrawFn, text: str) -> Sequence[str]:
+    positions = sorted(draw(st.sets(st.integers(1, max(1, len(text) - 1)), max_size=3)))
+    cuts = [0, *(position for position in positions if position < len(text)), len(text)]
     return [text[start:end] for start, end in pairwise(cuts) if end > start]
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 @relaxed
 @given(st.data())
-def test_a_stream_written_and_read_folds_to_the_same_answer(name: str, data: st.DataObject):
+def test_a_stream_written_and_read_folds_to_the_same_answer(
+    name: str, data: st.DataObject
+):
     result = data.draw(answers(name))
     chunks = data.draw(cut(result))
     module = MODULES[name]
@@ -263,21 +369,50 @@ def test_a_stream_written_and_read_folds_to_the_same_answer(name: str, data: st.
 @given(st.data())
 def test_calls_that_come_interleaved_are_not_mixed_up(name: str, data: st.DataObject):
     """Some servers send the pieces of parallel calls in turns."""
-    made = data.draw(calls(most=3).filter(lambda found: len(found) > 1))
+    tool_calls = data.draw(
+        calls(max_calls=3).filter(lambda drawn_calls: len(drawn_calls) > 1)
+    )
     first = [
-        said(tool_calls=[msgspec.structs.replace(one, function=ToolCallFunction(name=one.function.name), index=place)])
-        for place, one in enumerate(made)
+        delta_of(
+            tool_calls=[
+                msgspec.structs.replace(
+                    call,
+                    function=ToolCallFunction(name=call.function.name),
+                    index=index,
+                )
+            ]
+        )
+        for index, call in enumerate(tool_calls)
     ]
-    halves = [(place, one.function.arguments[: len(one.function.arguments) // 2]) for place, one in enumerate(made)]
-    rests = [(place, one.function.arguments[len(one.function.arguments) // 2 :]) for place, one in enumerate(made)]
+    halves = [
+        (index, call.function.arguments[: len(call.function.arguments) // 2])
+        for index, call in enumerate(tool_calls)
+    ]
+    rests = [
+        (index, call.function.arguments[len(call.function.arguments) // 2 :])
+        for index, call in enumerate(tool_calls)
+    ]
     later = [
-        said(tool_calls=[ToolCall(function=ToolCallFunction(arguments=piece), index=place)])
-        for place, piece in [*halves, *rests]
+        delta_of(
+            tool_calls=[
+                ToolCall(function=ToolCallFunction(arguments=fragment), index=index)
+            ]
+        )
+        for index, fragment in [*halves, *rests]
     ]
     end = LLMResultChunkDelta(finish_reason="tool_calls", usage=LLMUsage.of(1, 1))
-    chunks = [LLMResultChunk(id="i", model="m", delta=delta) for delta in [*first, *later, end]]
-    again = fold(MODULES[name].parse_stream(through_json(list(MODULES[name].dump_stream(chunks)))))
-    assert [call.function for call in again.tool_calls] == [call.function for call in made]
+    chunks = [
+        LLMResultChunk(id="i", model="m", delta=delta)
+        for delta in [*first, *later, end]
+    ]
+    folded = fold(
+        MODULES[name].parse_stream(
+            through_json(list(MODULES[name].dump_stream(chunks)))
+        )
+    )
+    assert [call.function for call in folded.tool_calls] == [
+        call.function for call in tool_calls
+    ]
 
 
 def continued(name: str, answer: dict[str, Any], result: LLMResult) -> dict[str, Any]:
@@ -285,45 +420,87 @@ def continued(name: str, answer: dict[str, Any], result: LLMResult) -> dict[str,
     ids = [call.id for call in result.tool_calls]
     match name:
         case "openai_chat":
-            results = [{"role": "tool", "tool_call_id": one, "content": "ok"} for one in ids]
+            results = [
+                {"role": "tool", "tool_call_id": call_id, "content": "ok"}
+                for call_id in ids
+            ]
             history = [answer["choices"][0]["message"], *results]
-            return {"messages": [{"role": "user", "content": "hi"}, *history, {"role": "user", "content": "on"}]}
+            return {
+                "messages": [
+                    {"role": "user", "content": "hi"},
+                    *history,
+                    {"role": "user", "content": "on"},
+                ]
+            }
         case "anthropic":
-            results = [{"type": "tool_result", "tool_use_id": one, "content": "ok"} for one in ids]
-            last = {"role": "user", "content": [*results, {"type": "text", "text": "on"}]}
-            turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": answer["content"]}, last]
+            results = [
+                {"type": "tool_result", "tool_use_id": call_id, "content": "ok"}
+                for call_id in ids
+            ]
+            last = {
+                "role": "user",
+                "content": [*results, {"type": "text", "text": "on"}],
+            }
+            turns = [
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": answer["content"]},
+                last,
+            ]
             return {"messages": turns, "max_tokens": 9}
         case "gemini":
-            calls_made = [
-                part["functionCall"] for part in answer["candidates"][0]["content"]["parts"] if "functionCall" in part
+            function_calls = [
+                part["functionCall"]
+                for part in answer["candidates"][0]["content"]["parts"]
+                if "functionCall" in part
             ]
-            results = [{"functionResponse": {"name": one["name"], "response": {"result": "ok"}}} for one in calls_made]
+            results = [
+                {
+                    "functionResponse": {
+                        "name": function_call["name"],
+                        "response": {"result": "ok"},
+                    }
+                }
+                for function_call in function_calls
+            ]
             first = {"role": "user", "parts": [{"text": "hi"}]}
             last = {"role": "user", "parts": [*results, {"text": "on"}]}
             return {"contents": [first, answer["candidates"][0]["content"], last]}
         case _:
-            results = [{"type": "function_call_output", "call_id": one, "output": "ok"} for one in ids]
-            return {"input": [{"role": "user", "content": "hi"}, *answer["output"], *results]}
+            results = [
+                {"type": "function_call_output", "call_id": call_id, "output": "ok"}
+                for call_id in ids
+            ]
+            return {
+                "input": [
+                    {"role": "user", "content": "hi"},
+                    *answer["output"],
+                    *results,
+                ]
+            }
 
 
 @pytest.mark.parametrize("source", EGRESS)
 @pytest.mark.parametrize("target", EGRESS)
 @relaxed
 @given(st.data())
-def test_a_thoughts_proof_finds_the_way_back_through_any_format(source: str, target: str, data: st.DataObject):
+def test_a_thoughts_proof_finds_the_way_back_through_any_format(
+    source: str, target: str, data: st.DataObject
+):
     """A caller of `target` gets an answer of `source`, and sends it back: the proof arrives as it was."""
     result = data.draw(answers(source))
-    shown = through_json(MODULES[target].dump_result(result))
-    arrived = MODULES[target].parse_request(continued(target, shown, result))
-    sent = json.dumps(MODULES[source].dump_request(arrived, "m", {}), ensure_ascii=False)
+    wire_answer = through_json(MODULES[target].dump_result(result))
+    arrived = MODULES[target].parse_request(continued(target, wire_answer, result))
+    sent = json.dumps(
+        MODULES[source].dump_request(arrived, "m", {}), ensure_ascii=False
+    )
     for part in result.message.parts:
         if isinstance(part, ThinkingPromptMessageContent) and part.signature:
             assert json.dumps(part.signature, ensure_ascii=False)[1:-1] in sent
 
 
 @given(st.lists(usages, max_size=5))
-def test_usage_adds_up(many: list[LLMUsage]):
-    total = sum(many, LLMUsage.empty_usage())
-    assert total.prompt_tokens == sum(one.prompt_tokens for one in many)
-    assert total.cached_tokens == sum(one.cached_tokens for one in many)
+def test_usage_adds_up(usage_list: list[LLMUsage]):
+    total = sum(usage_list, LLMUsage.empty_usage())
+    assert total.prompt_tokens == sum(usage.prompt_tokens for usage in usage_list)
+    assert total.cached_tokens == sum(usage.cached_tokens for usage in usage_list)
     assert total.total_price is None or total.total_price == Decimal(0)

@@ -1,6 +1,10 @@
 import pytest
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeRateLimitError, InvokeServerUnavailableError
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeRateLimitError,
+    InvokeServerUnavailableError,
+)
 from modelyard.wire import openai_chat
 
 USER = {"role": "user", "content": "hi"}
@@ -12,11 +16,26 @@ USER = {"role": "user", "content": "hi"}
         ({"messages": None}, "'messages' is required"),
         ({"messages": []}, "at least one message"),
         ({"messages": ["hi"]}, "messages[0]' must be an object"),
-        ({"messages": [{"role": "robot", "content": ""}]}, "'messages[0].role' must be system"),
-        ({"messages": [{"role": "user"}]}, "'messages[0].content' is required"),
-        ({"messages": [{"role": "user", "content": [{"type": 5}]}]}, "messages[0].content[0].type"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}]}]},
+            {"messages": [{"role": "robot", "content": ""}]},
+            "'messages[0].role' must be system",
+        ),
+        ({"messages": [{"role": "user"}]}, "'messages[0].content' is required"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": 5}]}]},
+            "messages[0].content[0].type",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "image_url", "image_url": {"url": "data:x"}}
+                        ],
+                    }
+                ]
+            },
             "base64",
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
@@ -29,7 +48,10 @@ USER = {"role": "user", "content": "hi"}
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tool_choice": "maybe"}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format.json_schema.schema",
+        ),
     ],
 )
 def test_each_mistake_names_its_field(change: dict[str, object], part: str):
@@ -40,16 +62,26 @@ def test_each_mistake_names_its_field(change: dict[str, object], part: str):
 
 
 def test_what_we_do_not_know_travels_along():
-    request = openai_chat.parse_request({"messages": [{**USER, "mood": "good"}], "logit_bias": {}, "future": {"x": 1}})
+    request = openai_chat.parse_request(
+        {"messages": [{**USER, "mood": "good"}], "logit_bias": {}, "future": {"x": 1}}
+    )
     body = openai_chat.dump_request(request, "m", {})
     assert body["future"] == {"x": 1}
     assert body["messages"][0]["mood"] == "good"
 
 
 def test_quirks_rename_and_drop_fields():
-    request = openai_chat.parse_request({"messages": [USER], "max_tokens": 5, "seed": 1, "stream": True})
+    request = openai_chat.parse_request(
+        {"messages": [USER], "max_tokens": 5, "seed": 1, "stream": True}
+    )
     body = openai_chat.dump_request(
-        request, "m", {"max_tokens_field": "max_completion_tokens", "drop": ["seed"], "no_stream_options": True}
+        request,
+        "m",
+        {
+            "max_tokens_field": "max_completion_tokens",
+            "drop": ["seed"],
+            "no_stream_options": True,
+        },
     )
     assert body["max_completion_tokens"] == 5
     assert not body.keys() & {"max_tokens", "seed", "stream_options"}
@@ -59,16 +91,28 @@ def test_a_stream_that_breaks_off_does_not_look_whole():
     parser = openai_chat.StreamParser()
     list(parser.feed({"choices": [{"delta": {"content": "half"}}]}))
     with pytest.raises(InvokeServerUnavailableError, match="broke off"):
-        parser.finish(done=False)
+        parser.finish(end_marker_seen=False)
 
 
 def test_an_error_inside_a_stream_is_raised_by_its_type():
     with pytest.raises(InvokeRateLimitError, match="slow"):
-        list(openai_chat.StreamParser().feed({"error": {"type": "rate_limit_error", "message": "slow"}}))
+        list(
+            openai_chat.StreamParser().feed(
+                {"error": {"type": "rate_limit_error", "message": "slow"}}
+            )
+        )
 
 
 @pytest.mark.parametrize(
-    "usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": 1e308}, {"prompt_tokens": "9"}, 5]
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": -1},
+        {"prompt_tokens": 1e308},
+        {"prompt_tokens": "9"},
+        5,
+    ],
 )
 def test_usage_that_cannot_be_believed_is_none(usage: object):
     assert openai_chat.parse_usage(usage) is None

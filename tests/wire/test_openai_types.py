@@ -19,9 +19,15 @@ from tools.show.exchanges import exchanges
 from modelyard.models.embedding import TextEmbeddingResult
 from modelyard.models.llm import LLMResult
 from modelyard.models.moderation import ModerationResult, ModerationVerdict
-from modelyard.wire import openai_chat, openai_completions, openai_embeddings, openai_moderations, openai_responses
+from modelyard.wire import (
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    openai_moderations,
+    openai_responses,
+)
 from tests.wire.test_laws import answers, cut
-from tests.wire.test_recordings import read
+from tests.wire.test_recordings import parse_recorded
 
 CHAT: TypeAdapter[Any] = TypeAdapter(ChatCompletion)
 CHUNK: TypeAdapter[Any] = TypeAdapter(ChatCompletionChunk)
@@ -31,27 +37,33 @@ COMPLETION: TypeAdapter[Any] = TypeAdapter(Completion)
 plain = settings(deadline=None)
 
 
-def held(kind: TypeAdapter[Any], document: Any) -> None:
+def assert_valid(adapter: TypeAdapter[Any], document: Any) -> None:
     """By their own validation, which their clients leave out."""
     try:
-        kind.validate_json(json.dumps(document))
+        adapter.validate_json(json.dumps(document))
     except ValidationError as error:
         raise AssertionError(f"{error}\n{json.dumps(document)[:2000]}") from error
 
 
 def emitted(result: LLMResult, chunks: Any) -> None:
-    held(CHAT, openai_chat.dump_result(result))
+    assert_valid(CHAT, openai_chat.dump_result(result))
     for event in openai_chat.dump_stream(chunks):
-        held(CHUNK, event)
-    held(RESPONSE, openai_responses.dump_result(result))
+        assert_valid(CHUNK, event)
+    assert_valid(RESPONSE, openai_responses.dump_result(result))
     for event in openai_responses.dump_stream(chunks):
-        held(EVENT, event)
+        assert_valid(EVENT, event)
 
 
 @plain
 @given(st.data())
 def test_answers_and_streams_of_our_own_making(data: st.DataObject):
-    result = data.draw(answers(data.draw(st.sampled_from(["anthropic", "gemini", "openai_responses", "bedrock"]))))
+    result = data.draw(
+        answers(
+            data.draw(
+                st.sampled_from(["anthropic", "gemini", "openai_responses", "bedrock"])
+            )
+        )
+    )
     emitted(result, data.draw(cut(result)))
 
 
@@ -59,7 +71,7 @@ def test_answers_and_streams_of_our_own_making(data: st.DataObject):
 @given(st.data())
 def test_legacy_completions(data: st.DataObject):
     result = data.draw(answers("openai_completions"))
-    held(COMPLETION, openai_completions.dump_result(result))
+    assert_valid(COMPLETION, openai_completions.dump_result(result))
 
 
 @pytest.mark.parametrize("name", ["anthropic", "gemini", "cohere", "ollama", "bedrock"])
@@ -69,11 +81,11 @@ def test_recorded_answers_of_others(name: str):
     from modelyard.models.llm import fold
 
     count = 0
-    for one in exchanges():
-        if one.format != name or one.status != 200:
+    for exchange in exchanges():
+        if exchange.format != name or exchange.status != 200:
             continue
         try:
-            chunks = read(one)
+            chunks = parse_recorded(exchange)
         except InvokeError:
             continue
         result = fold(chunks)
@@ -81,15 +93,27 @@ def test_recorded_answers_of_others(name: str):
             continue
         emitted(result, chunks)
         count += 1
-    assert count >= 17 or name in ("bedrock", "ollama")  # these give no ids: the gateway does
+    assert count >= 17 or name in (
+        "bedrock",
+        "ollama",
+    )  # these give no ids: the gateway does
 
 
 def test_the_other_types():
-    held(
+    assert_valid(
         TypeAdapter(CreateEmbeddingResponse),
-        openai_embeddings.dump_result(TextEmbeddingResult(model="m", embeddings=[[0.5]])),
+        openai_embeddings.dump_result(
+            TextEmbeddingResult(model="m", embeddings=[[0.5]])
+        ),
     )
     verdict = ModerationVerdict(flagged=False, categories={}, category_scores={})
-    document = openai_moderations.dump_result(ModerationResult(model="m", verdicts=[verdict]), response_id="x")
+    document = openai_moderations.dump_result(
+        ModerationResult(model="m", verdicts=[verdict]), response_id="x"
+    )
     assert document["results"][0]["categories"].keys() >= {"hate", "violence/graphic"}
-    assert ModerationCreateResponse.model_validate_json(json.dumps(document)).results[0].flagged is False
+    assert (
+        ModerationCreateResponse.model_validate_json(json.dumps(document))
+        .results[0]
+        .flagged
+        is False
+    )

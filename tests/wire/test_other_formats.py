@@ -9,31 +9,57 @@ from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailable
 from modelyard.gateway.forms import parse_form
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.rerank import RerankRequest
-from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult, Speech2TextUsage, TranscriptSegment
-from modelyard.wire import openai_audio, openai_embeddings, openai_moderations, openai_rerank
+from modelyard.models.speech2text import (
+    Speech2TextRequest,
+    Speech2TextResult,
+    Speech2TextUsage,
+    TranscriptSegment,
+)
+from modelyard.wire import (
+    openai_audio,
+    openai_embeddings,
+    openai_moderations,
+    openai_rerank,
+)
 
 number = st.floats(-1, 1, width=32)
 
 
-@given(st.lists(st.lists(number, min_size=2, max_size=2), min_size=1), st.sampled_from(["float", "base64"]))
+@given(
+    st.lists(st.lists(number, min_size=2, max_size=2), min_size=1),
+    st.sampled_from(["float", "base64"]),
+)
 def test_embeddings_survive_both_encodings(vectors: list[list[float]], encoding: str):
     result = TextEmbeddingResult(model="m", embeddings=vectors)
-    again = openai_embeddings.parse_result(openai_embeddings.dump_result(result, encoding_format=encoding))
-    assert again.embeddings == vectors
+    parsed_result = openai_embeddings.parse_result(
+        openai_embeddings.dump_result(result, encoding_format=encoding)
+    )
+    assert parsed_result.embeddings == vectors
 
 
 def test_embeddings_come_in_the_order_of_their_index():
     data = [
         {"index": 1, "embedding": [2.0]},
-        {"index": 0, "embedding": base64.b64encode(array("f", [1.0]).tobytes()).decode()},
+        {
+            "index": 0,
+            "embedding": base64.b64encode(array("f", [1.0]).tobytes()).decode(),
+        },
     ]
     assert openai_embeddings.parse_result({"data": data}).embeddings == [[1.0], [2.0]]
 
 
-@given(st.lists(st.text(min_size=1), min_size=1, max_size=5), st.none() | st.integers(1, 99))
+@given(
+    st.lists(st.text(min_size=1), min_size=1, max_size=5),
+    st.none() | st.integers(1, 99),
+)
 def test_an_embedding_request_survives(texts: list[str], dimensions: int | None):
     request = TextEmbeddingRequest(texts=texts, dimensions=dimensions)
-    assert openai_embeddings.parse_request(openai_embeddings.dump_request(request, "m", {})) == request
+    assert (
+        openai_embeddings.parse_request(
+            openai_embeddings.dump_request(request, "m", {})
+        )
+        == request
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,10 +96,21 @@ def test_wrong_rerank_requests_are_named(body: dict[str, object], part: str):
 
 
 def test_rerank_results_come_best_first_and_within_bounds():
-    request = RerankRequest(query="q", docs=["a", "b", "c"], top_n=2, score_threshold=0.1)
-    body = {"results": [{"index": 2, "relevance_score": 0.2}, {"index": 0, "score": 0.9}, {"index": 1, "score": 0.0}]}
+    request = RerankRequest(
+        query="q", docs=["a", "b", "c"], top_n=2, score_threshold=0.1
+    )
+    body = {
+        "results": [
+            {"index": 2, "relevance_score": 0.2},
+            {"index": 0, "score": 0.9},
+            {"index": 1, "score": 0.0},
+        ]
+    }
     result = openai_rerank.parse_result(body, request)
-    assert [(doc.index, doc.text, doc.score) for doc in result.docs] == [(0, "a", 0.9), (2, "c", 0.2)]
+    assert [(doc.index, doc.text, doc.score) for doc in result.docs] == [
+        (0, "a", 0.9),
+        (2, "c", 0.2),
+    ]
     with pytest.raises(InvokeServerUnavailableError):
         openai_rerank.parse_result({"results": [{"index": 9, "score": 1}]}, request)
 
@@ -103,7 +140,10 @@ def test_transcripts_in_every_format():
     dump = openai_audio.dump_transcription_result
     assert dump(result, "text") == "Hello there.\n"
     assert dump(result, "srt") == "1\n00:00:00,000 --> 01:01:01,500\nHello there.\n\n"
-    assert dump(result, "vtt") == "WEBVTT\n\n00:00:00.000 --> 01:01:01.500\nHello there.\n\n"
+    assert (
+        dump(result, "vtt")
+        == "WEBVTT\n\n00:00:00.000 --> 01:01:01.500\nHello there.\n\n"
+    )
     verbose = dump(result, "verbose_json")
     assert isinstance(verbose, dict)
     assert openai_audio.parse_transcription(verbose).segments == result.segments
@@ -111,23 +151,48 @@ def test_transcripts_in_every_format():
 
 
 def test_a_transcription_form_survives():
-    request = Speech2TextRequest(audio=b"x", filename="a.wav", language="en", prompt="p", temperature=0.5)
+    request = Speech2TextRequest(
+        audio=b"x", filename="a.wav", language="en", prompt="p", temperature=0.5
+    )
     sending = openai_audio.dump_transcription(request, "m", {})
-    form = parse_form(sending.content_type, b"".join(sending.body), wanted="a form")
-    assert form.fields["model"] == "m"
-    assert form.file is not None
-    assert openai_audio.parse_transcription_request(form.fields, form.file, form.filename) == request
-    for wrong in ({"temperature": "hot"}, {"temperature": "2"}, {"response_format": "doc"}):
+    parsed_form = parse_form(
+        sending.content_type, b"".join(sending.body), error_message="a form"
+    )
+    assert parsed_form.fields["model"] == "m"
+    assert parsed_form.file is not None
+    assert (
+        openai_audio.parse_transcription_request(
+            parsed_form.fields, parsed_form.file, parsed_form.filename
+        )
+        == request
+    )
+    for invalid_fields in (
+        {"temperature": "hot"},
+        {"temperature": "2"},
+        {"response_format": "doc"},
+    ):
         with pytest.raises(InvokeBadRequestError):
-            openai_audio.parse_transcription_request(wrong, b"x", "a.wav")
+            openai_audio.parse_transcription_request(invalid_fields, b"x", "a.wav")
 
 
 def test_moderation_answers_carry_every_category():
-    request = openai_moderations.parse_request({"input": ["a", {"type": "text", "text": "b"}]})
+    request = openai_moderations.parse_request(
+        {"input": ["a", {"type": "text", "text": "b"}]}
+    )
     assert request.texts == ["a", "b"]
-    body = {"results": [{"flagged": True, "categories": {"hate": True}, "category_scores": {"hate": 0.9}}]}
-    again = openai_moderations.dump_result(openai_moderations.parse_result(body))["results"][0]
-    assert set(again["categories"]) == set(openai_moderations.CATEGORIES)
-    assert again["categories"]["hate"] is True
+    body = {
+        "results": [
+            {
+                "flagged": True,
+                "categories": {"hate": True},
+                "category_scores": {"hate": 0.9},
+            }
+        ]
+    }
+    dumped_result = openai_moderations.dump_result(
+        openai_moderations.parse_result(body)
+    )["results"][0]
+    assert set(dumped_result["categories"]) == set(openai_moderations.CATEGORIES)
+    assert dumped_result["categories"]["hate"] is True
     with pytest.raises(InvokeBadRequestError, match="pictures"):
         openai_moderations.parse_request({"input": [{"type": "image_url"}]})

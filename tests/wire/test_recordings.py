@@ -17,120 +17,165 @@ from modelyard.providers.http_errors import error_of
 from tests.wire.formats import EGRESS, MODULES
 
 
-def answers(name: str) -> list[Exchange]:
-    return [one for one in exchanges() if one.format == name and one.status == 200]
+def successful_exchanges(name: str) -> list[Exchange]:
+    return [
+        exchange
+        for exchange in exchanges()
+        if exchange.format == name and exchange.status == 200
+    ]
 
 
-def read(one: Exchange) -> list[LLMResultChunk]:
-    module = MODULES[one.format]
-    if one.events is not None:
-        return list(module.parse_stream(one.events))
-    return list(module.parse_result(one.response).as_chunks())
+def parse_recorded(exchange: Exchange) -> list[LLMResultChunk]:
+    module = MODULES[exchange.format]
+    if exchange.events is not None:
+        return list(module.parse_stream(exchange.events))
+    return list(module.parse_result(exchange.response).as_chunks())
 
 
-def written(name: str, chunks: Sequence[LLMResultChunk], result: LLMResult, *, stream: bool) -> Truth:
-    whole, streamed = READERS[name]
+def truth_after_writing(
+    name: str, chunks: Sequence[LLMResultChunk], result: LLMResult, *, stream: bool
+) -> Truth:
+    read_complete, streamed = READERS[name]
     if stream:
         return streamed(json.loads(json.dumps(list(MODULES[name].dump_stream(chunks)))))
-    return whole(json.loads(json.dumps(MODULES[name].dump_result(result))))
+    return read_complete(json.loads(json.dumps(MODULES[name].dump_result(result))))
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
-def test_every_recorded_answer_means_the_same_in_its_own_format_and_in_the_others(name: str):
-    wrong: list[Any] = []
+def test_every_recorded_answer_means_the_same_in_its_own_format_and_in_the_others(
+    name: str,
+):
+    mismatches: list[Any] = []
     count = 0
-    for one in answers(name):
-        source = one.response if one.events is None else one.events
+    for exchange in successful_exchanges(name):
+        source = exchange.response if exchange.events is None else exchange.events
         try:
-            chunks = read(one)
+            chunks = parse_recorded(exchange)
         except InvokeError as error:
             # Recorded cut short, or with an error inside: to be said, not to be passed over.
-            assert "broke off" in str(error) or "error" in json.dumps(one.response), one.id
+            assert "broke off" in str(error) or "error" in json.dumps(
+                exchange.response
+            ), exchange.id
             continue
-        said = READERS[name][one.is_stream](source)
+        expected_truth = READERS[name][exchange.is_stream](source)
         result = fold(chunks)
-        for other in {*EGRESS, name}:
+        for target_format in {*EGRESS, name}:
             for stream in (False, True):
-                seen = written(other, chunks, result, stream=stream)
-                if found := differences(said, seen, other, is_same=other == name):
-                    wrong.append((one.id, other, stream, found))
+                actual_truth = truth_after_writing(
+                    target_format, chunks, result, stream=stream
+                )
+                if problems := differences(
+                    expected_truth,
+                    actual_truth,
+                    target_format,
+                    is_same=target_format == name,
+                ):
+                    mismatches.append((exchange.id, target_format, stream, problems))
         count += 1
-    assert not wrong
+    assert not mismatches
     assert count >= 17
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_what_was_read_and_written_and_read_again_is_the_same(name: str):
     module = MODULES[name]
-    for one in answers(name):
+    for exchange in successful_exchanges(name):
         try:
-            whole = fold(read(one))
+            result = fold(parse_recorded(exchange))
         except InvokeError:
             continue
-        again = module.parse_result(json.loads(json.dumps(module.dump_result(whole))))
+        reparsed = module.parse_result(
+            json.loads(json.dumps(module.dump_result(result)))
+        )
         # Without a reason to end, a stream is one that broke off.
         streamed = (
-            [fold(module.parse_stream(list(module.dump_stream(whole.as_chunks()))))] if whole.finish_reason else []
+            [fold(module.parse_stream(list(module.dump_stream(result.as_chunks()))))]
+            if result.finish_reason
+            else []
         )
-        for other in (again, *streamed):
-            assert other.message.text == whole.message.text, one.id
-            assert called(other) == called(whole), one.id
-            assert other.message.thinking == whole.message.thinking, one.id
-            assert other.usage.prompt_tokens == whole.usage.prompt_tokens, one.id
+        for round_trip in (reparsed, *streamed):
+            assert round_trip.message.text == result.message.text, exchange.id
+            assert canonical_calls(round_trip) == canonical_calls(result), exchange.id
+            assert round_trip.message.thinking == result.message.thinking, exchange.id
+            assert round_trip.usage.prompt_tokens == result.usage.prompt_tokens, (
+                exchange.id
+            )
 
 
-def called(result: LLMResult) -> list[tuple[str, str]]:
+def canonical_calls(result: LLMResult) -> list[tuple[str, str]]:
     """Names and arguments, these as they are meant: some formats write them as text and some as objects."""
-    return [(call.function.name, canonical(call.function.arguments)) for call in result.tool_calls]
+    return [
+        (call.function.name, canonical(call.function.arguments))
+        for call in result.tool_calls
+    ]
 
 
 def stream_of(name: str, request: LLMRequest) -> dict[str, Any]:
     """Whether it streams stands in the address in some formats."""
-    return {"stream": request.stream} if name in ("gemini", "bedrock", "dashscope") else {}
+    return (
+        {"stream": request.stream} if name in ("gemini", "bedrock", "dashscope") else {}
+    )
 
 
-def requests(name: str) -> list[Exchange]:
+def recorded_requests_of(name: str) -> list[Exchange]:
     return [
-        one
-        for one in exchanges()
-        if one.format == name and isinstance(one.request, dict) and one.request and one.status == 200
+        exchange
+        for exchange in exchanges()
+        if exchange.format == name
+        and isinstance(exchange.request, dict)
+        and exchange.request
+        and exchange.status == 200
     ]
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
-def test_nearly_every_recorded_request_is_understood_and_written_so_that_it_reads_the_same(name: str):
+def test_nearly_every_recorded_request_is_understood_and_written_so_that_it_reads_the_same(
+    name: str,
+):
     module = MODULES[name]
-    every = [one for one in requests(name) if not one.path.endswith("/api/generate")]
+    recorded_requests = [
+        exchange
+        for exchange in recorded_requests_of(name)
+        if not exchange.path.endswith("/api/generate")
+    ]
     refused: list[Any] = []
-    for one in every:
+    for exchange in recorded_requests:
         try:
-            request = module.parse_request(one.request)
+            request = module.parse_request(exchange.request)
         except InvokeError as error:
-            refused.append((one.id, str(error)))
+            refused.append((exchange.id, str(error)))
             continue
         body = json.loads(json.dumps(module.dump_request(request, "m", {})))
-        again = module.parse_request(body, **stream_of(name, request))
+        reparsed = module.parse_request(body, **stream_of(name, request))
         # Neighbours of one role are one turn: so what is compared is what goes out.
-        assert json.loads(json.dumps(module.dump_request(again, "m", {}))) == body, one.id
-        assert again.tools == request.tools, one.id
-        assert (again.tool_choice, again.stop) == (request.tool_choice, request.stop), one.id
-        assert again.model_parameters == request.model_parameters, one.id
-        assert again.extra.get(name, {}).keys() - {"stream_options"} == request.extra.get(name, {}).keys(), one.id
-    assert len(refused) <= 0.03 * len(every), refused
+        assert json.loads(json.dumps(module.dump_request(reparsed, "m", {}))) == body, (
+            exchange.id
+        )
+        assert reparsed.tools == request.tools, exchange.id
+        assert (reparsed.tool_choice, reparsed.stop) == (
+            request.tool_choice,
+            request.stop,
+        ), exchange.id
+        assert reparsed.model_parameters == request.model_parameters, exchange.id
+        assert (
+            reparsed.extra.get(name, {}).keys() - {"stream_options"}
+            == request.extra.get(name, {}).keys()
+        ), exchange.id
+    assert len(refused) <= 0.03 * len(recorded_requests), refused
 
 
 @pytest.mark.parametrize("name", EGRESS)
 def test_a_recorded_request_can_be_sent_in_every_other_format(name: str):
     """Tools that one provider runs itself are refused elsewhere, and files that another does not take; no more."""
     sent = 0
-    for one in requests(name):
+    for exchange in recorded_requests_of(name):
         try:
-            request = MODULES[name].parse_request(one.request)
+            request = MODULES[name].parse_request(exchange.request)
         except InvokeError:
             continue
-        for other in EGRESS:
+        for target_format in EGRESS:
             try:
-                body = MODULES[other].dump_request(request, "m", {})
+                body = MODULES[target_format].dump_request(request, "m", {})
             except InvokeError:
                 continue
             json.dumps(body)
@@ -140,35 +185,48 @@ def test_a_recorded_request_can_be_sent_in_every_other_format(name: str):
 
 def test_every_embedding_answer_is_read():
     count = 0
-    for one in exchanges():
-        kind, _, name = one.format.partition(":")
-        if kind == "embed" and one.status == 200 and isinstance(one.response, dict):
-            body = one.response.get("body", one.response)
+    for exchange in exchanges():
+        call_type, _, name = exchange.format.partition(":")
+        if (
+            call_type == "embed"
+            and exchange.status == 200
+            and isinstance(exchange.response, dict)
+        ):
+            body = exchange.response.get("body", exchange.response)
             result = EMBEDDING[name].parse_result(body, None)  # pyright: ignore[reportArgumentType]
-            assert all(isinstance(number, float | int) for number in result.embeddings[0])
+            assert all(
+                isinstance(number, float | int) for number in result.embeddings[0]
+            )
             count += 1
     assert count > 60
 
 
 def test_every_ranking_is_read():
-    request = RerankRequest(query="q", docs=[str(place) for place in range(1000)])
+    request = RerankRequest(query="q", docs=[str(index) for index in range(1000)])
     count = 0
-    for one in exchanges():
-        kind, _, name = one.format.partition(":")
-        if kind == "rerank" and one.status == 200:
-            result = RERANK[name].parse_result(one.response, request)
+    for exchange in exchanges():
+        call_type, _, name = exchange.format.partition(":")
+        if call_type == "rerank" and exchange.status == 200:
+            result = RERANK[name].parse_result(exchange.response, request)
             assert result.docs
-            assert [doc.score for doc in result.docs] == sorted((doc.score for doc in result.docs), reverse=True)
+            assert [doc.score for doc in result.docs] == sorted(
+                (doc.score for doc in result.docs), reverse=True
+            )
             count += 1
     assert count >= 6
 
 
 def test_every_refusal_becomes_an_error_with_the_providers_words():
     count = 0
-    for one in exchanges():
-        if one.status >= 400 and one.format:
-            error = error_of(one.status, {}, json.dumps(one.response).encode(), provider="p")
+    for exchange in exchanges():
+        if exchange.status >= 400 and exchange.format:
+            error = error_of(
+                exchange.status,
+                {},
+                json.dumps(exchange.response).encode(),
+                provider="p",
+            )
             assert str(error).startswith("[p] ")
-            assert "without a message" not in str(error), one.response
+            assert "without a message" not in str(error), exchange.response
             count += 1
     assert count > 30

@@ -15,10 +15,16 @@ from modelyard.models.llm import LLMResultChunk, fold
 from modelyard.testing import chat_answer, chat_events
 from modelyard.wire import openai_chat, openai_verbatim
 
-QUIRKS: list[dict[str, Any]] = [{}, {"max_tokens_field": "max_completion_tokens"}, {"no_stream_options": True}]
+QUIRKS: list[dict[str, Any]] = [
+    {},
+    {"max_tokens_field": "max_completion_tokens"},
+    {"no_stream_options": True},
+]
 TEXTS = st.text(max_size=40)
 MESSAGES = st.lists(
-    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": TEXTS}),
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant"]), "content": TEXTS}
+    ),
     min_size=1,
     max_size=5,
 )
@@ -35,36 +41,60 @@ BODIES = st.fixed_dictionaries(
 
 
 @given(BODIES, st.sampled_from(QUIRKS))
-def test_a_request_that_is_passed_on_says_what_the_full_reader_says(body: dict[str, Any], quirks: dict[str, Any]):
-    found = openai_verbatim.glance_request(json.dumps(body).encode(), openai_chat.parse_request)
-    assert found is not None
-    model, request = found
+def test_a_request_that_is_passed_on_says_what_the_full_reader_says(
+    body: dict[str, Any], quirks: dict[str, Any]
+):
+    peeked_request = openai_verbatim.peek_request(
+        json.dumps(body).encode(), openai_chat.parse_request
+    )
+    assert peeked_request is not None
+    model, request = peeked_request
     assert (model, request.format) == ("m", openai_chat.FORMAT)
     passed = json.loads(openai_verbatim.PASSING.dump(request, "other", quirks))
-    written = openai_chat.dump_request(openai_chat.parse_request(body), "other", quirks)
-    assert passed == json.loads(msgspec.json.encode(written))
+    full_body = openai_chat.dump_request(
+        openai_chat.parse_request(body), "other", quirks
+    )
+    assert passed == json.loads(msgspec.json.encode(full_body))
     assert request.parse() == openai_chat.parse_request(body)
 
 
 @pytest.mark.parametrize(
-    "more",
+    "extra_fields",
     [
         {"tools": []}, {"response_format": {"type": "json_object"}}, {"temperature": 3}, {"max_tokens": 0}, {"nonsense": 1},
         {"messages": []}, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
         {"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]}, {"reasoning_effort": "low"},
     ],
 )  # fmt: skip
-def test_what_is_not_plain_is_read_in_full(more: dict[str, Any]):
-    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **more}
-    assert openai_verbatim.glance_request(json.dumps(body).encode(), openai_chat.parse_request) is None
+def test_what_is_not_plain_is_read_in_full(extra_fields: dict[str, Any]):
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "x"}],
+        **extra_fields,
+    }
+    assert (
+        openai_verbatim.peek_request(
+            json.dumps(body).encode(), openai_chat.parse_request
+        )
+        is None
+    )
 
 
-@pytest.mark.parametrize("quirks", [{"rename": {"user": "who"}}, {"think_tags": True}, {"drop": ["max_tokens"]}])
+@pytest.mark.parametrize(
+    "quirks",
+    [{"rename": {"user": "who"}}, {"think_tags": True}, {"drop": ["max_tokens"]}],
+)
 def test_servers_with_other_habits_are_written_to_in_full(quirks: dict[str, Any]):
-    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
-    found = openai_verbatim.glance_request(json.dumps(body).encode(), openai_chat.parse_request)
-    assert found is not None
-    assert not openai_verbatim.PASSING.passes(found[1], quirks)
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "x"}],
+        "max_tokens": 3,
+    }
+    peeked_request = openai_verbatim.peek_request(
+        json.dumps(body).encode(), openai_chat.parse_request
+    )
+    assert peeked_request is not None
+    assert not openai_verbatim.PASSING.can_pass_through(peeked_request[1], quirks)
 
 
 def test_a_whole_answer_is_the_same_bytes_with_the_same_usage():
@@ -84,17 +114,28 @@ def test_a_whole_answer_is_the_same_bytes_with_the_same_usage():
         {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 5}}},
     ],
 )  # fmt: skip
-def test_answers_that_have_to_be_understood_are_left_to_the_full_reader(change: dict[str, Any]):
+def test_answers_that_have_to_be_understood_are_left_to_the_full_reader(
+    change: dict[str, Any],
+):
     body = {**json.loads(chat_answer("hello").body), **change}
     assert openai_verbatim.PASSING.result(json.dumps(body).encode()) is None
 
 
-def glanced(pieces: list[bytes], *, wants_usage: bool) -> tuple[bytes, str, Any, Any]:
-    glance = openai_verbatim.Glance(wants_usage=wants_usage)
-    chunks = [chunk for piece in pieces if (chunk := glance.feed(piece)) is not None]
+def inspect_stream(
+    fragments: list[bytes], *, wants_usage: bool
+) -> tuple[bytes, str, Any, Any]:
+    glance = openai_verbatim.StreamInspector(wants_usage=wants_usage)
+    chunks = [
+        chunk for fragment in fragments if (chunk := glance.feed(fragment)) is not None
+    ]
     glance.finish()
     usage = next((chunk.spent for chunk in chunks if chunk.spent is not None), None)
-    return b"".join(chunk.data for chunk in chunks), "".join(chunk.text for chunk in chunks), usage, glance.unread
+    return (
+        b"".join(chunk.data for chunk in chunks),
+        "".join(chunk.text for chunk in chunks),
+        usage,
+        glance.unread,
+    )
 
 
 @given(
@@ -102,24 +143,30 @@ def glanced(pieces: list[bytes], *, wants_usage: bool) -> tuple[bytes, str, Any,
     st.lists(st.integers(1, 400), max_size=20),
     st.booleans(),
 )
-def test_a_stream_is_passed_on_however_it_is_cut(words: list[str], cuts: list[int], wants_usage: bool):
-    events = chat_events(words)
-    body, pieces, place = b"".join(events), [], 0
+def test_a_stream_is_passed_on_however_it_is_cut(
+    tokens: list[str], cuts: list[int], wants_usage: bool
+):
+    events = chat_events(tokens)
+    body, fragments, position = b"".join(events), [], 0
     for cut in [*cuts, len(body)]:
-        pieces.append(body[place : place + cut])
-        place += cut
-    data, text, usage, unread = glanced([piece for piece in pieces if piece], wants_usage=wants_usage)
+        fragments.append(body[position : position + cut])
+        position += cut
+    data, text, usage, unread = inspect_stream(
+        [fragment for fragment in fragments if fragment], wants_usage=wants_usage
+    )
     assert unread is None
-    assert text == "".join(words)
+    assert text == "".join(tokens)
     assert data == b"".join(events[:-1] if wants_usage else events[:-2])
     parser = openai_chat.StreamParser()
-    chunks = [chunk for event in events[:-1] for chunk in parser.feed(json.loads(event[6:]))]
+    chunks = [
+        chunk for event in events[:-1] for chunk in parser.feed(json.loads(event[6:]))
+    ]
     assert fold(chunks).text == text
     assert msgspec.structs.replace(fold(chunks).usage, extra={}) == usage
 
 
 @pytest.mark.parametrize(
-    "bad",
+    "invalid_event",
     [
         b"data: {not json\n\n",
         b'data: {"error": {"message": "x"}}\n\n',
@@ -128,19 +175,19 @@ def test_a_stream_is_passed_on_however_it_is_cut(words: list[str], cuts: list[in
         b"data: {}\r\n\r\n",
     ],
 )
-def test_what_cannot_be_passed_on_is_handed_over_from_there_on(bad: bytes):
+def test_what_cannot_be_passed_on_is_handed_over_from_there_on(invalid_event: bytes):
     events = chat_events(["a", "b"])
-    glance = openai_verbatim.Glance(wants_usage=True)
+    glance = openai_verbatim.StreamInspector(wants_usage=True)
     first = glance.feed(events[0] + events[1])
     assert first is not None
-    glance.feed(bad + events[2])
+    glance.feed(invalid_event + events[2])
     assert glance.unread is not None
-    assert glance.unread.startswith(bad[:6])
+    assert glance.unread.startswith(invalid_event[:6])
     assert glance.unread.endswith(events[2])
 
 
 def test_a_stream_that_broke_off_is_not_taken_for_whole():
-    glance = openai_verbatim.Glance(wants_usage=True)
+    glance = openai_verbatim.StreamInspector(wants_usage=True)
     glance.feed(chat_events(["a"])[1])
     with pytest.raises(InvokeServerUnavailableError, match="broke off"):
         glance.finish()
@@ -154,43 +201,64 @@ def ending(chunks: Iterable[LLMResultChunk]) -> tuple[Any, str | None]:
         reason = chunk.delta.finish_reason or reason
     if usage is None:
         return None, reason
-    return (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens), reason
+    return (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens,
+    ), reason
 
 
-def read_in_full(events: Iterable[bytes], *, has_finished: bool) -> list[LLMResultChunk]:
+def read_in_full(
+    events: Iterable[bytes], *, has_finished: bool
+) -> list[LLMResultChunk]:
     parser = openai_chat.StreamParser()
-    chunks = [chunk for event in events if event != b"[DONE]" for chunk in parser.feed(json.loads(event))]
-    return [*chunks, *parser.finish(done=has_finished)]
+    chunks = [
+        chunk
+        for event in events
+        if event != b"[DONE]"
+        for chunk in parser.feed(json.loads(event))
+    ]
+    return [*chunks, *parser.finish(end_marker_seen=has_finished)]
 
 
 def test_recorded_streams_end_as_the_full_reader_says_they_end():
     count = 0
-    for one in exchanges():
-        if one.format != "openai_chat" or one.events is None:
+    for exchange in exchanges():
+        if exchange.format != "openai_chat" or exchange.events is None:
             continue
-        events = [json.dumps(event).encode() for event in one.events]
-        if one.response.rstrip().endswith("[DONE]"):
+        events = [json.dumps(event).encode() for event in exchange.events]
+        if exchange.response.rstrip().endswith("[DONE]"):
             events.append(b"[DONE]")
         try:
-            wanted = ending(read_in_full(events, has_finished=events[-1] == b"[DONE]"))
+            expected_ending = ending(
+                read_in_full(events, has_finished=events[-1] == b"[DONE]")
+            )
         except InvokeError:
             continue
-        glance = openai_verbatim.Glance(wants_usage=True)
+        glance = openai_verbatim.StreamInspector(wants_usage=True)
         passed = glance.feed(b"".join(b"data: " + event + b"\n\n" for event in events))
         chunks: list[LLMResultChunk] = [passed] if passed is not None else []
         if glance.unread is None:
             glance.finish()
         else:
-            rest = [event.removeprefix(b"data: ") for event in glance.unread.split(b"\n\n") if event]
-            chunks += read_in_full(rest, has_finished=glance.has_finished or rest[-1] == b"[DONE]")
+            unread_events = [
+                event.removeprefix(b"data: ")
+                for event in glance.unread.split(b"\n\n")
+                if event
+            ]
+            chunks += read_in_full(
+                unread_events,
+                has_finished=glance.has_finished or unread_events[-1] == b"[DONE]",
+            )
         tokens, reason = ending(chunks)
-        assert (tokens, reason) == wanted, one.id
+        assert (tokens, reason) == expected_ending, exchange.id
         count += 1
     assert count > 150
 
 
 def test_what_follows_the_end_is_nobodys():
-    glance = openai_verbatim.Glance(wants_usage=True)
+    glance = openai_verbatim.StreamInspector(wants_usage=True)
     chunk = glance.feed(b"".join(chat_events(["a"])) + b"data: {not json\n\n")
     assert chunk is not None
     assert glance.feed(b"event: x\r\n") is None
@@ -199,7 +267,9 @@ def test_what_follows_the_end_is_nobodys():
 
 
 def test_an_empty_finish_reason_ends_nothing():
-    glance = openai_verbatim.Glance(wants_usage=True)
-    glance.feed(b'data: {"choices": [{"delta": {"content": "a"}, "finish_reason": ""}]}\n\n')
+    glance = openai_verbatim.StreamInspector(wants_usage=True)
+    glance.feed(
+        b'data: {"choices": [{"delta": {"content": "a"}, "finish_reason": ""}]}\n\n'
+    )
     with pytest.raises(InvokeServerUnavailableError, match="broke off"):
         glance.finish()

@@ -35,8 +35,8 @@ class StubMemory:
 
         self.kept: Recap | None = None
 
-    async def turns(self, most: int) -> list[Turn]:
-        return self._turns[-most:]
+    async def turns(self, limit: int) -> list[Turn]:
+        return self._turns[-limit:]
 
     async def recap(self) -> Recap | None:
         return self.kept
@@ -48,7 +48,9 @@ class StubMemory:
 class Bench:
     """Runs apps; `model`, `http` and the other doubles are fresh for each test."""
 
-    def __init__(self, yard: Modelyard, runner: asyncio.Runner, model: ScriptedModel) -> None:
+    def __init__(
+        self, yard: Modelyard, runner: asyncio.Runner, model: ScriptedModel
+    ) -> None:
         self.yard = yard
         self.runner = runner
         self.model = model
@@ -68,18 +70,26 @@ class Bench:
 
     def services(self, app: App) -> Services:
         services = self.yard.services.workflows.services(app)
-        services.http, services.tools, services.datasets = self.http, self.tools, self.datasets
-        services.agents, services.files, services.forms = self.agents, self.files, self.forms
+        services.http, services.tools, services.datasets = (
+            self.http,
+            self.tools,
+            self.datasets,
+        )
+        services.agents, services.files, services.forms = (
+            self.agents,
+            self.files,
+            self.forms,
+        )
         services.memory = StubMemory(self.turns) if self.turns else None
         return services
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    def run(self, app: App, **how: Any) -> tuple[Outcome, list[AnyEvent]]:
+    def run(self, app: App, **stream_options: Any) -> tuple[Outcome, list[AnyEvent]]:
         async def work() -> list[AnyEvent]:
-            how.setdefault("services", self.services(app))
-            async with aclosing(stream(app, **how)) as events:
+            stream_options.setdefault("services", self.services(app))
+            async with aclosing(stream(app, **stream_options)) as events:
                 return [event async for event in events]
 
         events = self.do(work())

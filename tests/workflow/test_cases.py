@@ -27,14 +27,14 @@ FOLDER = Path(__file__).parent / "cases"
 
 
 def cases() -> list[Any]:
-    found: list[Any] = []
+    params: list[Any] = []
     for path in sorted(FOLDER.glob("*.yml")):
         for case in yaml.safe_load(path.read_text("utf-8")):
-            found.append(pytest.param(case, id=f"{path.stem}: {case['name']}"))
-    return found
+            params.append(pytest.param(case, id=f"{path.stem}: {case['name']}"))
+    return params
 
 
-def told(event: AnyEvent) -> str | None:
+def event_line(event: AnyEvent) -> str | None:
     """An event as the cases write it."""
     match event:
         case NodeRunStarted():
@@ -59,45 +59,78 @@ def told(event: AnyEvent) -> str | None:
 
 @pytest.mark.parametrize("case", cases())
 def test_case(bench: Bench, case: dict[str, Any]):
-    more = {
-        name: [{"name": key, **one} for key, one in case.get(short, {}).items()]
-        for name, short in (("environment_variables", "env"), ("conversation_variables", "conversation"))
+    workflow_fields = {
+        name: [
+            {"name": key, **variable} for key, variable in case.get(short, {}).items()
+        ]
+        for name, short in (
+            ("environment_variables", "env"),
+            ("conversation_variables", "conversation"),
+        )
     }
-    app = app_of(case["nodes"], case.get("edges", ()), mode=case.get("mode", "workflow"), **more)
-    bench.model.answers += [(one[0], one[1]) for one in case.get("model", ())]
+    app = app_of(
+        case["nodes"],
+        case.get("edges", ()),
+        mode=case.get("mode", "workflow"),
+        **workflow_fields,
+    )
+    bench.model.answers += [(reply[0], reply[1]) for reply in case.get("model", ())]
     bench.http.answers += [
-        (one[0], one[1], {"content-type": one[2]}, str(one[3]).encode()) for one in case.get("http", ())
+        (reply[0], reply[1], {"content-type": reply[2]}, str(reply[3]).encode())
+        for reply in case.get("http", ())
     ]
     bench.tools.messages.update(case.get("tools", {}))
     bench.agents.messages += case.get("agent", [])
     bench.datasets.segments += case.get("segments", [])
     bench.forms.answers.update(case.get("forms", {}))
-    bench.files.contents.update({name: str(text).encode() for name, text in case.get("files", {}).items()})
-    bench.turns += [Turn(**one) for one in case.get("turns", ())]
+    bench.files.contents.update(
+        {name: str(text).encode() for name, text in case.get("files", {}).items()}
+    )
+    bench.turns += [Turn(**turn) for turn in case.get("turns", ())]
     inputs = from_object(case.get("inputs", {}))
-    outcome, events = bench.run(app, inputs=inputs, query=case.get("query", ""), files=case.get("sys_files", ()))
-    assert (outcome.error, outcome.status.value) == (case.get("error", ""), case.get("status", "succeeded"))
+    outcome, events = bench.run(
+        app, inputs=inputs, query=case.get("query", ""), files=case.get("sys_files", ())
+    )
+    assert (outcome.error, outcome.status.value) == (
+        case.get("error", ""),
+        case.get("status", "succeeded"),
+    )
     if "outputs" in case:
         assert outcome.outputs == case["outputs"]
     if "says" in case:
-        assert "".join(one.chunk for one in events if isinstance(one, NodeRunStreamChunk)) == case["says"]
+        assert (
+            "".join(
+                event.chunk for event in events if isinstance(event, NodeRunStreamChunk)
+            )
+            == case["says"]
+        )
     if "order" in case:
-        assert [one for one in map(told, events) if one is not None] == case["order"]
+        assert [line for line in map(event_line, events) if line is not None] == case[
+            "order"
+        ]
     by_node = {
-        one.node_id: one for one in events if isinstance(one, NodeRunSucceeded | NodeRunException | NodeRunFailed)
+        event.node_id: event
+        for event in events
+        if isinstance(event, NodeRunSucceeded | NodeRunException | NodeRunFailed)
     }
-    for name, wanted in case.get("node", {}).items():
-        for field, value in wanted.items():
-            got = getattr(by_node[name], field)
+    for name, expected_fields in case.get("node", {}).items():
+        for field, value in expected_fields.items():
+            actual = getattr(by_node[name], field)
             if isinstance(value, dict):
-                got = {key: got.get(key) for key in value}
-            assert got == value, f"{name}.{field}"
+                actual = {key: actual.get(key) for key in value}
+            assert actual == value, f"{name}.{field}"
     if "asked" in case:
-        sent = [{one.role.value: one.text} for one in bench.model.requests[-1].messages]
+        sent = [
+            {message.role.value: message.text}
+            for message in bench.model.requests[-1].messages
+        ]
         assert sent == case["asked"]
     if "form" in case:
         [form] = bench.forms.asked.values()
         assert {name: form[name] for name in case["form"]} == case["form"]
     if "requests" in case:
-        sent = [{"method": one[0], "url": one[1], "body": one[3].decode()} for one in bench.http.seen]
+        sent = [
+            {"method": request[0], "url": request[1], "body": request[3].decode()}
+            for request in bench.http.seen
+        ]
         assert sent == case["requests"]

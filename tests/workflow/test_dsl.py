@@ -9,18 +9,20 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.workflow.dsl import MOST_NODES, AppMapping, DslError, _Loader, dump, loads  # type: ignore[attr-defined]
+from modelyard.workflow.dsl import MAX_NODES, AppMapping, DslError, _Loader, dump, loads  # type: ignore[attr-defined]
 from modelyard.workflow.variables import WorkflowError
 from tests.workflow.building import app_of, document
 
 
-def wrong(text: str | bytes) -> str:
+def import_error(text: str | bytes) -> str:
     with pytest.raises(DslError) as caught:
         loads(text, name="app.yml")
     return str(caught.value)
 
 
-SMALL = document({"start": {"type": "start"}, "end": {"type": "end", "outputs": []}}, ["start > end"])
+SMALL = document(
+    {"start": {"type": "start"}, "end": {"type": "end", "outputs": []}}, ["start > end"]
+)
 
 
 @pytest.mark.parametrize(
@@ -43,73 +45,111 @@ SMALL = document({"start": {"type": "start"}, "end": {"type": "end", "outputs": 
             f"{chr(99 + n)}: &{chr(99 + n)} [{','.join(['*' + chr(98 + n)] * 10)}]\n" for n in range(8)), "aliases make it too large"),
         ("a: &a\n  b: *a", "aliases make it too large, or go round in a circle"),
     ],
-    ids=lambda one: str(one)[:24],
+    ids=lambda parameter: str(parameter)[:24],
 )  # fmt: skip
 def test_a_file_that_cannot_be_read_says_why(text: str | bytes, message: str):
-    began = time.monotonic()
-    assert message in wrong(text)
-    assert time.monotonic() - began < 20
+    started_at = time.monotonic()
+    assert message in import_error(text)
+    assert time.monotonic() - started_at < 20
 
 
-def changed(**data: Any) -> str:
-    made = document({"start": {"type": "start"}, "n": {"title": "My node", **data}}, ["start > n"])
-    return yaml.dump(made, sort_keys=False)
+def app_with_node(**data: Any) -> str:
+    app_document = document(
+        {"start": {"type": "start"}, "n": {"title": "My node", **data}}, ["start > n"]
+    )
+    return yaml.dump(app_document, sort_keys=False)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ({"type": "teleport"}, r"node 'My node': type 'teleport' is not known; "),
-        ({"type": "llm", "model": [1, 2]}, "node 'My node': model: Expected `object`, got `array`"),
-        ({"type": "code", "code": {"a": 1}}, "node 'My node': code: Expected `str`, got `object`"),
         (
-            {"type": "if-else", "cases": [{"conditions": [{"variable_selector": ["a", "b"]}]}]},
+            {"type": "llm", "model": [1, 2]},
+            "node 'My node': model: Expected `object`, got `array`",
+        ),
+        (
+            {"type": "code", "code": {"a": 1}},
+            "node 'My node': code: Expected `str`, got `object`",
+        ),
+        (
+            {
+                "type": "if-else",
+                "cases": [{"conditions": [{"variable_selector": ["a", "b"]}]}],
+            },
             "node 'My node': cases[0].conditions[0]: Object missing required field `comparison_operator`",
         ),
-        ({"type": "iteration", "iterator_selector": ["a", "b"]}, "iteration 'My node' has nothing in it to run"),
+        (
+            {"type": "iteration", "iterator_selector": ["a", "b"]},
+            "iteration 'My node' has nothing in it to run",
+        ),
     ],
 )
-def test_a_node_that_is_wrong_is_named_with_its_field_and_line(data: dict[str, Any], message: str):
-    said = wrong(changed(**data))
-    assert message in said
-    assert "app.yml:" in said
+def test_a_node_that_is_wrong_is_named_with_its_field_and_line(
+    data: dict[str, Any], message: str
+):
+    error_text = import_error(app_with_node(**data))
+    assert message in error_text
+    assert "app.yml:" in error_text
 
 
 def test_every_mistake_is_told_at_once():
-    made = document({"start": {"type": "start"}, "a": {"type": "x"}, "b": {"type": "y"}}, [])
-    assert wrong(yaml.dump(made)).count("is not known") == 2
+    app_document = document(
+        {"start": {"type": "start"}, "a": {"type": "x"}, "b": {"type": "y"}}, []
+    )
+    assert import_error(yaml.dump(app_document)).count("is not known") == 2
 
 
 def test_a_circle_names_its_nodes():
-    nodes = {"start": {"type": "start"}, "a": {"type": "answer", "answer": ""}, "b": {"type": "answer", "answer": ""}}
-    with pytest.raises(DslError, match="make a circle through 'a', 'b'; only a loop node may go round"):
+    nodes = {
+        "start": {"type": "start"},
+        "a": {"type": "answer", "answer": ""},
+        "b": {"type": "answer", "answer": ""},
+    }
+    with pytest.raises(
+        DslError, match="make a circle through 'a', 'b'; only a loop node may go round"
+    ):
         app_of(nodes, ["start > a", "a > b", "b > a"])
 
 
 def test_too_many_nodes_are_refused_and_many_are_not():
-    nodes = {f"n{n}": {"type": "answer", "answer": ""} for n in range(MOST_NODES + 1)}
+    nodes = {f"n{n}": {"type": "answer", "answer": ""} for n in range(MAX_NODES + 1)}
     with pytest.raises(DslError, match="it has 5,002 nodes; 5,000 are allowed"):
         app_of({"start": {"type": "start"}, **nodes}, [])
 
 
 def test_selectors_to_nowhere_are_told_and_not_refused():
-    app = app_of({"start": {"type": "start"}, "a": {"type": "answer", "answer": "{{#gone.text#}}"}}, ["start > a"])
-    assert [str(one) for one in app.warnings] == [
+    app = app_of(
+        {
+            "start": {"type": "start"},
+            "a": {"type": "answer", "answer": "{{#gone.text#}}"},
+        },
+        ["start > a"],
+    )
+    assert [str(warning) for warning in app.warnings] == [
         "test.yml: node 'a': it reads 'gone.text', and there is no node 'gone'"
     ]
 
 
 def test_what_an_editor_left_out_or_wrote_otherwise_is_read():
-    made = document({"start": {"type": "start"}, "l": {"type": "llm"}}, ["start > l"])
-    data = made["workflow"]["graph"]["nodes"][1]["data"]
+    app_document = document(
+        {"start": {"type": "start"}, "l": {"type": "llm"}}, ["start > l"]
+    )
+    data = app_document["workflow"]["graph"]["nodes"][1]["data"]
     data.update(memory=None, vision={"enabled": False}, context={"enabled": False, "variable_selector": []},
                 prompt_template=[{"role": "system", "text": None}], selected=True, strange={"x": [1]}, variables=[])  # fmt: skip
-    made["workflow"]["graph"]["nodes"][1]["id"] = 12
-    made["workflow"]["graph"]["edges"][0]["target"] = 12
-    made["workflow"]["graph"]["nodes"].append({"id": "note", "type": "custom-note", "data": {"text": "hi"}})
-    del made["kind"], made["version"]
-    app = loads(yaml.dump(made))
-    assert (app.version, sorted(app.levels[""].nodes), app.needs[0].name) == ("0.1.0", ["12", "start"], "openai/gpt-4o")
+    app_document["workflow"]["graph"]["nodes"][1]["id"] = 12
+    app_document["workflow"]["graph"]["edges"][0]["target"] = 12
+    app_document["workflow"]["graph"]["nodes"].append(
+        {"id": "note", "type": "custom-note", "data": {"text": "hi"}}
+    )
+    del app_document["kind"], app_document["version"]
+    app = loads(yaml.dump(app_document))
+    assert (app.version, sorted(app.levels[""].nodes), app.requirements[0].name) == (
+        "0.1.0",
+        ["12", "start"],
+        "openai/gpt-4o",
+    )
 
 
 def test_nodes_that_are_called_by_their_titles_are_found():
@@ -133,15 +173,21 @@ def test_an_app_comes_out_as_it_went_in_without_its_secrets():
         {"name": "K", "value": "s3cret", "value_type": "secret"},
         {"name": "N", "value": 1, "value_type": "number"},
     ]
-    made = {**SMALL, "workflow": {**SMALL["workflow"], "environment_variables": variables}, "extra": {"kept": [1, "ü"]}}
-    app = loads(yaml.dump(made, allow_unicode=True))
-    out = yaml.safe_load(dump(app))
-    assert (out["extra"], out["version"], out["workflow"]["graph"]) == (
-        made["extra"],
+    app_document = {
+        **SMALL,
+        "workflow": {**SMALL["workflow"], "environment_variables": variables},
+        "extra": {"kept": [1, "ü"]},
+    }
+    app = loads(yaml.dump(app_document, allow_unicode=True))
+    exported = yaml.safe_load(dump(app))
+    assert (exported["extra"], exported["version"], exported["workflow"]["graph"]) == (
+        app_document["extra"],
         "0.6.0",
-        made["workflow"]["graph"],
+        app_document["workflow"]["graph"],
     )
-    assert [one["value"] for one in out["workflow"]["environment_variables"]] == ["", 1]
+    assert [
+        variable["value"] for variable in exported["workflow"]["environment_variables"]
+    ] == ["", 1]
     assert "s3cret" in dump(app, with_secrets=True)
     assert loads(dump(app)).roots == app.roots
 
@@ -182,7 +228,9 @@ def test_a_mapping_is_held_to_what_it_may_say():
     with TemporaryDirectory() as folder:
         path = Path(folder) / "map.yml"
         path.write_text("models: {'openai/gpt-4o': local/x, '*': default}\ntools: {}")
-        assert load_mapping(path) == AppMapping(models={"openai/gpt-4o": "local/x", "*": "default"})
+        assert load_mapping(path) == AppMapping(
+            models={"openai/gpt-4o": "local/x", "*": "default"}
+        )
         path.write_text("model: {}")
         with pytest.raises(DslError, match="unknown field `model`"):
             load_mapping(path)
@@ -202,7 +250,10 @@ _SCALAR = st.one_of(
 )  # fmt: skip
 _DOCUMENT = st.recursive(
     _SCALAR,
-    lambda one: st.lists(one, max_size=4) | st.dictionaries(_SCALAR.filter(lambda key: key == key), one, max_size=4),
+    lambda children: (
+        st.lists(children, max_size=4)
+        | st.dictionaries(_SCALAR.filter(lambda key: key == key), children, max_size=4)
+    ),
 )
 
 
@@ -230,4 +281,6 @@ def test_odd_yaml_is_read_as_pyyaml_reads_it(text: str):
 def test_the_files_are_read_as_pyyaml_reads_them():
     for path in sorted((Path(__file__).parents[1] / "data" / "dsl").rglob("*.y*ml")):
         text = path.read_text("utf-8")
-        assert read_or_refused(text, _Loader) == read_or_refused(text, yaml.CSafeLoader), path.name
+        assert read_or_refused(text, _Loader) == read_or_refused(
+            text, yaml.CSafeLoader
+        ), path.name

@@ -9,14 +9,22 @@ import msgspec
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
-from modelyard.knowledge.entities import DatasetSettings, ProcessRule, Rules, Segmentation
+from modelyard.knowledge.entities import (
+    DatasetSettings,
+    ProcessRule,
+    Rules,
+    Segmentation,
+)
 from modelyard.testing.knowledge import HashEmbedder
 from modelyard.workflow.dsl import loads
 from modelyard.workflow.nodes.knowledge_retrieval import RetrievalData
 from modelyard.workflow.services import TenantDatasets
 from modelyard.workflow.single_run import outcome_of, stream
 
-LINES = ProcessRule(mode="custom", rules=Rules(segmentation=Segmentation(separator="\n\n", max_tokens=200)))
+LINES = ProcessRule(
+    mode="custom",
+    rules=Rules(segmentation=Segmentation(separator="\n\n", max_tokens=200)),
+)
 PIPELINE = """
 kind: rag_pipeline
 version: 0.1.0
@@ -31,60 +39,99 @@ workflow:
 
 
 def in_yard(tmp_path: Path, work: Any) -> None:
-    async def around() -> None:
-        async with Modelyard(Settings(home=str(tmp_path)), environ={}, embedder=HashEmbedder()) as yard:
+    async def run_work() -> None:
+        async with Modelyard(
+            Settings(home=str(tmp_path)), environ={}, embedder=HashEmbedder()
+        ) as yard:
             await work(yard)
 
-    asyncio.run(around())
+    asyncio.run(run_work())
 
 
-async def filled(yard: Modelyard, name: str, *texts: tuple[str, Mapping[str, Any]]) -> str:
+async def create_dataset(
+    yard: Modelyard, name: str, *texts: tuple[str, Mapping[str, Any]]
+) -> str:
     datasets = yard.knowledge.datasets
-    one = await datasets.create("default", name, settings=DatasetSettings(process_rule=LINES))
-    added = await datasets.add_texts(one, [(f"{name}{at}", text, dict(more)) for at, (text, more) in enumerate(texts)])
-    await datasets.wait(one, added[0].batch, 30)
-    return one.id
+    dataset = await datasets.create(
+        "default", name, settings=DatasetSettings(process_rule=LINES)
+    )
+    added = await datasets.add_texts(
+        dataset,
+        [
+            (f"{name}{index}", text, dict(metadata))
+            for index, (text, metadata) in enumerate(texts)
+        ],
+    )
+    await datasets.wait(dataset, added[0].batch, 30)
+    return dataset.id
 
 
 def test_the_retrieval_node_gives_what_apps_read(tmp_path: Path):
     async def work(yard: Modelyard) -> None:
-        shop = await filled(
-            yard, "shop", ("Parcels leave before noon.", {"year": 2024}), ("Gifts are wrapped.", {"year": 2020})
+        shop = await create_dataset(
+            yard,
+            "shop",
+            ("Parcels leave before noon.", {"year": 2024}),
+            ("Gifts are wrapped.", {"year": 2020}),
         )
-        zoo = await filled(yard, "zoo", ("The lynx sleeps at noon.", {}))
-        nodes = TenantDatasets(yard.knowledge.datasets, "default", "app", [{"9f0c": "zoo"}])
+        zoo = await create_dataset(yard, "zoo", ("The lynx sleeps at noon.", {}))
+        nodes = TenantDatasets(
+            yard.knowledge.datasets, "default", "app", [{"9f0c": "zoo"}]
+        )
 
-        async def found(**data: Any) -> list[dict[str, Any]]:
-            given = msgspec.convert({"dataset_ids": [shop], **data}, RetrievalData)
-            return await nodes.retrieve(data.get("query", "When do parcels leave?"), given, files=[])
+        async def retrieve(**data: Any) -> list[dict[str, Any]]:
+            retrieval_data = msgspec.convert(
+                {"dataset_ids": [shop], **data}, RetrievalData
+            )
+            return await nodes.retrieve(
+                data.get("query", "When do parcels leave?"), retrieval_data, files=[]
+            )
 
-        (first, *_) = await found(multiple_retrieval_config={"top_k": 2})
+        (first, *_) = await retrieve(multiple_retrieval_config={"top_k": 2})
         assert first["content"] == "Parcels leave before noon."
         assert first["title"] == "shop0"
-        about = first["metadata"]
-        assert (about["_source"], about["position"], about["dataset_name"], about["retriever_from"]) == (
+        metadata = first["metadata"]
+        assert (
+            metadata["_source"],
+            metadata["position"],
+            metadata["dataset_name"],
+            metadata["retriever_from"],
+        ) == (
             "knowledge",
             1,
             "shop",
             "workflow",
         )
-        assert about["doc_metadata"]["year"] == 2024
-        assert about["segment_word_count"] == len(first["content"])
-        several = await found(dataset_ids=[shop, "9f0c"], query="noon", multiple_retrieval_config={"top_k": 5})
-        assert {one["metadata"]["dataset_id"] for one in several} == {shop, zoo}
-        assert [one["metadata"]["position"] for one in several] == list(range(1, len(several) + 1))
-        filtered = await found(
+        assert metadata["doc_metadata"]["year"] == 2024
+        assert metadata["segment_word_count"] == len(first["content"])
+        segments = await retrieve(
+            dataset_ids=[shop, "9f0c"],
+            query="noon",
+            multiple_retrieval_config={"top_k": 5},
+        )
+        assert {segment["metadata"]["dataset_id"] for segment in segments} == {
+            shop,
+            zoo,
+        }
+        assert [segment["metadata"]["position"] for segment in segments] == list(
+            range(1, len(segments) + 1)
+        )
+        filtered = await retrieve(
             metadata_filtering_mode="manual", multiple_retrieval_config={"top_k": 5},
             metadata_filtering_conditions={"conditions": [{"name": "year", "comparison_operator": "<", "value": "2022"}]},
         )  # fmt: skip
-        assert [one["content"] for one in filtered] == ["Gifts are wrapped."]
-        strict = await found(multiple_retrieval_config={"top_k": 5, "score_threshold": 0.95})
+        assert [segment["content"] for segment in filtered] == ["Gifts are wrapped."]
+        strict = await retrieve(
+            multiple_retrieval_config={"top_k": 5, "score_threshold": 0.95}
+        )
         assert strict == []
-        lost = await found(multiple_retrieval_config={
+        without_reranker = await retrieve(multiple_retrieval_config={
             "top_k": 1, "reranking_mode": "reranking_model", "reranking_model": {"provider": "langgenius/jina/jina", "model": "x"},
         })  # fmt: skip
-        assert len(lost) == 1  # the model is not here: the order is that of the search
-        assert await found(dataset_ids=["gone"]) == []
+        assert (
+            len(without_reranker) == 1
+        )  # the model is not here: the order is that of the search
+        assert await retrieve(dataset_ids=["gone"]) == []
 
     in_yard(tmp_path, work)
 
@@ -92,27 +139,37 @@ def test_the_retrieval_node_gives_what_apps_read(tmp_path: Path):
 def test_an_exported_pipeline_ends_in_a_dataset(tmp_path: Path):
     async def work(yard: Modelyard) -> None:
         datasets = yard.knowledge.datasets
-        for kind, chunks in (
+        for chunk_structure, chunks in (
             ("text_model", ["Parcels leave before noon.", "Gifts are wrapped."]),
             ("hierarchical_model", {"parent_child_chunks": [{"parent_content": "All of shipping.", "child_contents": ["by ship", "by train"]}]}),
             ("qa_model", {"qa_chunks": [{"question": "When?", "answer": "At noon."}]}),
         ):  # fmt: skip
-            app = loads(PIPELINE.replace("CHUNKS", kind).replace("Intake", kind))
+            app = loads(
+                PIPELINE.replace("CHUNKS", chunk_structure).replace(
+                    "Intake", chunk_structure
+                )
+            )
             last = None
             async for event in stream(app, yard, inputs={"chunks": chunks}):
                 last = event
             outcome = outcome_of(last)
             assert outcome.error == "", outcome.error
-            one = await datasets.find("default", app.name)
-            documents, _ = await datasets.stored.documents.listed("default", one.id)
-            await datasets.wait(one, documents[0].batch, 30)
-            found = await datasets.search("default", [one.id], "train noon gifts")
-            assert found.hits, kind
-            if kind == "hierarchical_model":
-                assert found.hits[0].children[0].content == "by train"
+            dataset = await datasets.get_by_id_or_name("default", app.name)
+            documents, _ = await datasets.store.documents.list_page(
+                "default", dataset.id
+            )
+            await datasets.wait(dataset, documents[0].batch, 30)
+            retrieval = await datasets.search(
+                "default", [dataset.id], "train noon gifts"
+            )
+            assert retrieval.hits, chunk_structure
+            if chunk_structure == "hierarchical_model":
+                assert retrieval.hits[0].children[0].content == "by train"
             # The same again is the same document: a run that goes on after a crash adds nothing twice.
             async for _ in stream(app, yard, inputs={"chunks": chunks}):
                 pass
-            assert (await datasets.stored.documents.listed("default", one.id))[1] == 1
+            assert (await datasets.store.documents.list_page("default", dataset.id))[
+                1
+            ] == 1
 
     in_yard(tmp_path, work)

@@ -10,13 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from modelyard.jail.templates import render_now
+from modelyard.jail.templates import render_in_process
 from modelyard.workflow.engine import GraphEngine, Status, Step
 from modelyard.workflow.events import AnyEvent, NodeRunStreamChunk, TextReplaced
 from modelyard.workflow.graph import SOURCE, Edge, EdgeState, Frontier, Graph
 from modelyard.workflow.node import RunContext, Services
-from modelyard.workflow.thinking import ThinkFilter, separated
-from modelyard.workflow.variables import VariablePool, WorkflowError, from_object, to_object
+from modelyard.workflow.thinking import ThinkFilter, split_thinking
+from modelyard.workflow.variables import (
+    VariablePool,
+    WorkflowError,
+    from_object,
+    to_object,
+)
 from tests.workflow.building import app_of
 
 
@@ -24,14 +29,19 @@ from tests.workflow.building import app_of
 def graphs(draw: st.DrawFn) -> tuple[Graph, dict[str, list[str]]]:
     """A graph without circles, and which handles each node has."""
     count = draw(st.integers(1, 14))
-    names = [f"n{place}" for place in range(count)]
-    handles = {name: draw(st.sampled_from([[SOURCE], [SOURCE], ["a", "b"], ["a", "b", "c"]])) for name in names}
+    names = [f"n{index}" for index in range(count)]
+    handles = {
+        name: draw(st.sampled_from([[SOURCE], [SOURCE], ["a", "b"], ["a", "b", "c"]]))
+        for name in names
+    }
     edges: list[Edge] = []
-    for place, name in enumerate(names):
-        for target in names[place + 1 :]:
+    for index, name in enumerate(names):
+        for target in names[index + 1 :]:
             if draw(st.integers(0, 3)) == 0:
                 edges.append(Edge(name, target, draw(st.sampled_from(handles[name]))))
-    return Graph(root="n0", nodes={name: object() for name in names}, edges=tuple(edges)), handles
+    return Graph(
+        root="n0", nodes={name: object() for name in names}, edges=tuple(edges)
+    ), handles
 
 
 @given(graphs(), st.randoms(use_true_random=False))
@@ -40,30 +50,38 @@ def test_every_node_runs_at_most_once_and_none_is_forgotten(
 ):
     graph, handles = made
     frontier = Frontier(graph)
-    ready, ran, chosen = frontier.start(), list[str](), dict[str, str | None]()
+    ready, ran, chosen_handles = frontier.start(), list[str](), dict[str, str | None]()
     while ready:
         node = ready.pop(choose.randrange(len(ready)))
         ran.append(node)
-        chosen[node] = choose.choice(handles[node]) if handles[node] != [SOURCE] else None
-        ready += frontier.finish(node, chosen[node]).ready
+        chosen_handles[node] = (
+            choose.choice(handles[node]) if handles[node] != [SOURCE] else None
+        )
+        ready += frontier.finish(node, chosen_handles[node]).ready
     assert len(ran) == len(set(ran))
     assert EdgeState.UNKNOWN not in frontier.edges
     # What ran is what a walk along the taken edges reaches, whatever the order.
     reached, todo = {"n0"}, ["n0"]
     while todo:
         node = todo.pop()
-        for place in graph.outgoing[node]:
-            edge = graph.edges[place]
-            if (chosen[node] is None or edge.handle == chosen[node]) and edge.target not in reached:
+        for edge_index in graph.outgoing[node]:
+            edge = graph.edges[edge_index]
+            if (
+                chosen_handles[node] is None or edge.handle == chosen_handles[node]
+            ) and edge.target not in reached:
                 reached.add(edge.target)
                 todo.append(edge.target)
     assert set(ran) == reached
-    assert frontier.skipped | set(ran) | (set(graph.nodes) - graph.reachable) == set(graph.nodes)
+    assert frontier.skipped | set(ran) | (set(graph.nodes) - graph.reachable) == set(
+        graph.nodes
+    )
     assert not frontier.skipped & set(ran)
 
 
 @given(graphs())
-def test_a_node_cannot_be_finished_twice_or_before_it_ran(made: tuple[Graph, dict[str, list[str]]]):
+def test_a_node_cannot_be_finished_twice_or_before_it_ran(
+    made: tuple[Graph, dict[str, list[str]]],
+):
     graph, _ = made
     frontier = Frontier(graph)
     frontier.finish("n0")
@@ -79,31 +97,46 @@ def test_a_node_cannot_be_finished_twice_or_before_it_ran(made: tuple[Graph, dic
         ([("a", "z")], "names a node that is not there"),
     ],
 )
-def test_a_graph_that_cannot_be_run_is_refused(edges: list[tuple[str, str]], message: str):
+def test_a_graph_that_cannot_be_run_is_refused(
+    edges: list[tuple[str, str]], message: str
+):
     with pytest.raises(WorkflowError, match=message):
-        Graph(root="a", nodes=dict.fromkeys("abc", object()), edges=[Edge(*one) for one in edges])
+        Graph(
+            root="a",
+            nodes=dict.fromkeys("abc", object()),
+            edges=[Edge(*edge) for edge in edges],
+        )
 
 
 def test_a_ladder_of_diamonds_is_answered_without_listing_its_paths():
     nodes: dict[str, Any] = {"start": {"type": "start"}}
     edges: list[str] = []
-    before = "start"
-    for place in range(60):
+    previous_node = "start"
+    for index in range(60):
         for side in "ab":
-            nodes[f"{side}{place}"] = {"type": "template-transform", "template": side, "variables": []}
-            edges.append(f"{before} > {side}{place}")
-        nodes[f"j{place}"] = {"type": "variable-aggregator", "variables": [[f"a{place}", "output"]]}
-        edges += [f"a{place} > j{place}", f"b{place} > j{place}"]
-        before = f"j{place}"
-    nodes["answer"] = {"type": "answer", "answer": "{{#" + before + ".output#}}"}
-    app = app_of(nodes, [*edges, f"{before} > answer"], mode="advanced-chat")
+            nodes[f"{side}{index}"] = {
+                "type": "template-transform",
+                "template": side,
+                "variables": [],
+            }
+            edges.append(f"{previous_node} > {side}{index}")
+        nodes[f"j{index}"] = {
+            "type": "variable-aggregator",
+            "variables": [[f"a{index}", "output"]],
+        }
+        edges += [f"a{index} > j{index}", f"b{index} > j{index}"]
+        previous_node = f"j{index}"
+    nodes["answer"] = {"type": "answer", "answer": "{{#" + previous_node + ".output#}}"}
+    app = app_of(nodes, [*edges, f"{previous_node} > answer"], mode="advanced-chat")
     outcome, _ = run(app)
     assert outcome.outputs["answer"] == "a"
 
 
 class _Sandbox:
-    def render_now(self, template: str, variables: Any, *, most: int) -> str | None:
-        return render_now(template, variables, most=most)
+    def render_now(
+        self, template: str, variables: Any, *, max_chars: int
+    ) -> str | None:
+        return render_in_process(template, variables, max_chars=max_chars)
 
 
 def run(app: Any, recorder: Any = None, **inputs: Any) -> tuple[Any, list[AnyEvent]]:
@@ -111,38 +144,59 @@ def run(app: Any, recorder: Any = None, **inputs: Any) -> tuple[Any, list[AnyEve
         events: list[AnyEvent] = []
         context = RunContext(run_id="r", services=Services(sandbox=_Sandbox()))  # type: ignore[arg-type]
         pool = VariablePool({app.roots[0]: inputs, "sys": {"query": "q", "files": []}})
-        engine = GraphEngine(app.graph(), pool, context, events.append, recorder=recorder)
+        engine = GraphEngine(
+            app.graph(), pool, context, events.append, recorder=recorder
+        )
         return await engine.execute(), events
 
     return asyncio.run(work())
 
 
-@given(st.lists(st.sampled_from(["t0", "t1", "t2", "t3"]), min_size=1, max_size=6), st.integers(0, 3))
+@given(
+    st.lists(st.sampled_from(["t0", "t1", "t2", "t3"]), min_size=1, max_size=6),
+    st.integers(0, 3),
+)
 @settings(max_examples=50)
-def test_what_is_said_is_what_the_answers_are(shown: list[str], behind: int):
+def test_what_is_said_is_what_the_answers_are(shown_nodes: list[str], behind: int):
     nodes: dict[str, Any] = {"start": {"type": "start"}}
     edges = []
-    for place in range(4):
-        nodes[f"t{place}"] = {"type": "template-transform", "template": f"[{place}]", "variables": []}
-        edges.append(f"start > t{place}" if place else "start > t0")
-        edges.append(f"t{place} > answer")
-    nodes["answer"] = {"type": "answer", "answer": "-".join("{{#" + one + ".output#}}" for one in shown) + f"+{behind}"}
+    for index in range(4):
+        nodes[f"t{index}"] = {
+            "type": "template-transform",
+            "template": f"[{index}]",
+            "variables": [],
+        }
+        edges.append(f"start > t{index}" if index else "start > t0")
+        edges.append(f"t{index} > answer")
+    nodes["answer"] = {
+        "type": "answer",
+        "answer": "-".join("{{#" + node_id + ".output#}}" for node_id in shown_nodes)
+        + f"+{behind}",
+    }
     outcome, events = run(app_of(nodes, edges, mode="advanced-chat"))
-    said = "".join(one.chunk for one in events if isinstance(one, NodeRunStreamChunk))
-    assert said == outcome.outputs["answer"]
+    streamed_text = "".join(
+        event.chunk for event in events if isinstance(event, NodeRunStreamChunk)
+    )
+    assert streamed_text == outcome.outputs["answer"]
 
 
 # ------------------------------------------------------------------------------------------------ replay
 
 
 class _Recorder:
-    def __init__(self, steps: Sequence[Step] = (), said: str | None = None) -> None:
+    def __init__(
+        self, steps: Sequence[Step] = (), shown_text: str | None = None
+    ) -> None:
         self.kept: list[Step] = []
         self._steps = steps
-        self._said = said
+        self._said = shown_text
 
     def steps(self, path: str) -> list[Step]:
-        return [one for one in self._steps if one.key[: len(one.key) - len(one.node_id)] == path]
+        return [
+            step
+            for step in self._steps
+            if step.key[: len(step.key) - len(step.node_id)] == path
+        ]
 
     def was_started(self, key: str) -> bool:
         return False
@@ -168,40 +222,58 @@ REPLAYED = {
     "no": {"type": "answer", "answer": "no"},
     "answer": {"type": "answer", "answer": "{{#b.output#}} {{#it.output#}} {{#loop.n#}}"},
 }  # fmt: skip
-EDGES = ["start > a", "a > b", "b > if", "if:y > it", "if:false > no", "it > loop", "loop > answer"]
+EDGES = [
+    "start > a",
+    "a > b",
+    "b > if",
+    "if:y > it",
+    "if:false > no",
+    "it > loop",
+    "loop > answer",
+]
 
 
 @given(st.integers(0, 30))
 @settings(max_examples=31, deadline=None)
 def test_a_run_that_goes_on_from_any_step_ends_as_if_nothing_had_happened(cut: int):
     app = app_of(REPLAYED, EDGES, mode="advanced-chat")
-    whole = _Recorder()
-    outcome, _ = run(app, whole, l={"items": ["x", "y", "z"]})
+    full_recorder = _Recorder()
+    outcome, _ = run(app, full_recorder, l={"items": ["x", "y", "z"]})
     assert outcome.outputs["answer"] == "BA - <x>\n- <y>\n- <z> 6"
-    steps = whole.kept[:cut]
-    again = _Recorder(steps, said="")
-    resumed, events = run(app, again, l={"items": ["x", "y", "z"]})
+    steps = full_recorder.kept[:cut]
+    resumed_recorder = _Recorder(steps, shown_text="")
+    resumed, events = run(app, resumed_recorder, l={"items": ["x", "y", "z"]})
     assert (resumed.status, resumed.outputs) == (Status.SUCCEEDED, outcome.outputs)
-    done = {one.key for one in steps}
-    assert not [one.key for one in again.kept if one.key in done]
-    assert {one.key for one in again.kept} | done == {one.key for one in whole.kept}
-    said = ""
+    replayed_keys = {step.key for step in steps}
+    assert not [step.key for step in resumed_recorder.kept if step.key in replayed_keys]
+    assert {step.key for step in resumed_recorder.kept} | replayed_keys == {
+        step.key for step in full_recorder.kept
+    }
+    displayed_text = ""
     for event in events:
         if isinstance(event, NodeRunStreamChunk):
-            said += event.chunk
+            displayed_text += event.chunk
         elif type(event).__name__ == "TextReplaced":
-            said = event.text  # type: ignore[union-attr]
-    assert said == outcome.outputs["answer"]
+            displayed_text = event.text  # type: ignore[union-attr]
+    assert displayed_text == outcome.outputs["answer"]
 
 
-@pytest.mark.parametrize(("shown", "replaced"), [("BA - <x> 6", []), ("BA", ["BA - <x> 6"])])
-def test_what_was_shown_before_is_not_said_twice_and_is_taken_back_where_it_differs(shown: str, replaced: list[str]):
+@pytest.mark.parametrize(
+    ("shown_text", "replaced"), [("BA - <x> 6", []), ("BA", ["BA - <x> 6"])]
+)
+def test_what_was_shown_before_is_not_said_twice_and_is_taken_back_where_it_differs(
+    shown_text: str, replaced: list[str]
+):
     app = app_of(REPLAYED, EDGES, mode="advanced-chat")
-    whole = _Recorder()
-    run(app, whole, l={"items": ["x"]})
-    _, events = run(app, _Recorder(whole.kept, said=shown), l={"items": ["x"]})
+    full_recorder = _Recorder()
+    run(app, full_recorder, l={"items": ["x"]})
+    _, events = run(
+        app, _Recorder(full_recorder.kept, shown_text=shown_text), l={"items": ["x"]}
+    )
     assert not [event for event in events if isinstance(event, NodeRunStreamChunk)]
-    assert [event.text for event in events if isinstance(event, TextReplaced)] == replaced
+    assert [
+        event.text for event in events if isinstance(event, TextReplaced)
+    ] == replaced
 
 
 # ------------------------------------------------------------------------------------------------ texts
@@ -227,10 +299,14 @@ PIECES = [
     }),
 )  # fmt: skip
 @settings(max_examples=400, deadline=None)
-def test_a_template_rendered_here_is_what_jinja_makes_of_it(template: str, variables: dict[str, Any]):
-    here = render_now(template, variables, most=10_000)
-    if here is not None:
-        assert here == ImmutableSandboxedEnvironment().from_string(template).render(**variables)
+def test_a_template_rendered_here_is_what_jinja_makes_of_it(
+    template: str, variables: dict[str, Any]
+):
+    rendered = render_in_process(template, variables, max_chars=10_000)
+    if rendered is not None:
+        assert rendered == ImmutableSandboxedEnvironment().from_string(template).render(
+            **variables
+        )
 
 
 @pytest.mark.parametrize(
@@ -243,38 +319,62 @@ def test_a_template_rendered_here_is_what_jinja_makes_of_it(template: str, varia
     ],
 )  # fmt: skip
 def test_what_could_take_long_is_not_rendered_here(template: str):
-    assert render_now(template, {"x": "a" * 1000, "l": list(range(60))}, most=400_000) is None
+    assert (
+        render_in_process(
+            template, {"x": "a" * 1000, "l": list(range(60))}, max_chars=400_000
+        )
+        is None
+    )
 
 
 def test_a_template_takes_so_many_steps_here_and_no_more():
     template = "{% for a in l %}{% if a %}{% endif %}{% endfor %}"
-    assert render_now(template, {"l": [0] * 100}, most=400_000) == ""
-    assert render_now(template, {"l": [0] * 30_000}, most=400_000) is None
+    assert render_in_process(template, {"l": [0] * 100}, max_chars=400_000) == ""
+    assert render_in_process(template, {"l": [0] * 30_000}, max_chars=400_000) is None
 
 
 @given(
     st.lists(
-        st.sampled_from(["<think>", "</think>", "<thi", "nk>", "a", "\n\n\n", "<", "<THINK x>", " b"]), max_size=12
+        st.sampled_from(
+            [
+                "<think>",
+                "</think>",
+                "<thi",
+                "nk>",
+                "a",
+                "\n\n\n",
+                "<",
+                "<THINK x>",
+                " b",
+            ]
+        ),
+        max_size=12,
     )
 )
-def test_thoughts_come_apart_alike_however_the_text_is_cut(pieces: list[str]):
-    text = "".join(pieces)
+def test_thoughts_come_apart_alike_however_the_text_is_cut(fragments: list[str]):
+    text = "".join(fragments)
     filter_ = ThinkFilter()
-    thought, said = "", ""
-    for piece in pieces:
-        more = filter_.feed(piece)
-        thought, said = thought + more[0], said + more[1]
-    more = filter_.finish()
-    thought, said = thought + more[0], said + more[1]
-    whole = ThinkFilter()
-    one, other = whole.feed(text), whole.finish()
-    assert (thought, said) == (one[0] + other[0], one[1] + other[1])
-    assert separated(text)[0] == thought.strip()
+    thought, answer_text = "", ""
+    for fragment in fragments:
+        delta = filter_.feed(fragment)
+        thought, answer_text = thought + delta[0], answer_text + delta[1]
+    delta = filter_.finish()
+    thought, answer_text = thought + delta[0], answer_text + delta[1]
+    single_filter = ThinkFilter()
+    fed_parts, finished_parts = single_filter.feed(text), single_filter.finish()
+    assert (thought, answer_text) == (
+        fed_parts[0] + finished_parts[0],
+        fed_parts[1] + finished_parts[1],
+    )
+    assert split_thinking(text)[0] == thought.strip()
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
 )
 
 

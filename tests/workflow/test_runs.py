@@ -27,15 +27,15 @@ class SlowJournal(DatabaseJournal):
         super().__init__(database, time.time)
         self.order: list[str] = []
 
-    async def append(self, *what: Any, **how: Any) -> None:
+    async def append(self, *arguments: Any, **options: Any) -> None:
         for _ in range(100):
             await asyncio.sleep(0)
-        await super().append(*what, **how)
+        await super().append(*arguments, **options)
         self.order.append("written")
 
-    async def settle(self, *what: Any, **how: Any) -> None:
+    async def settle(self, *arguments: Any, **options: Any) -> None:
         self.order.append("settled")
-        await super().settle(*what, **how)
+        await super().settle(*arguments, **options)
 
 
 def runs_of(journal: DatabaseJournal, app: App) -> Runs:
@@ -58,10 +58,16 @@ def test_a_run_is_over_once_all_that_happened_is_written(tmp_path: Path):
         app = app_of(NODES, ["start > answer"], mode="advanced-chat")
         runs = runs_of(journal, app)
         record = RunRecord(
-            tenant="default", id=new_run_id(), app="a", created_at=time.time(), system={"query": "q", "files": []}
+            tenant="default",
+            id=new_run_id(),
+            app="a",
+            created_at=time.time(),
+            system={"query": "q", "files": []},
         )
         await runs.start(app, record)
-        assert (await runs.ended("default", record.id)).status is Status.SUCCEEDED
+        assert (
+            await runs.wait_until_ended("default", record.id)
+        ).status is Status.SUCCEEDED
         assert journal.order[-1] == "settled"
         assert "written" in journal.order
         events = await journal.events(record.id, 0)

@@ -16,11 +16,15 @@ from modelyard.workflow.schedule import Schedule, ScheduleError, schedule_of
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
-def said(**data: Any) -> ScheduleData:
-    return msgspec.convert({"type": "trigger-schedule", "title": "s", **data}, ScheduleData)
+def schedule_data(**data: Any) -> ScheduleData:
+    return msgspec.convert(
+        {"type": "trigger-schedule", "title": "s", **data}, ScheduleData
+    )
 
 
-def at(year: int, month: int, day: int, hour: int = 0, minute: int = 0, zone: Any = UTC) -> float:
+def timestamp_of(
+    year: int, month: int, day: int, hour: int = 0, minute: int = 0, zone: Any = UTC
+) -> float:
     return datetime(year, month, day, hour, minute, tzinfo=zone).timestamp()
 
 
@@ -35,10 +39,10 @@ def at(year: int, month: int, day: int, hour: int = 0, minute: int = 0, zone: An
     ({}, "0 0 * * *"),
 ])  # fmt: skip
 def test_what_a_form_says_is_a_cron_expression(data: dict[str, Any], cron: str):
-    assert schedule_of(said(**data)) == Schedule(cron, "UTC")
+    assert schedule_of(schedule_data(**data)) == Schedule(cron, "UTC")
 
 
-@pytest.mark.parametrize(("data", "words"), [
+@pytest.mark.parametrize(("data", "error_pattern"), [
     ({"mode": "cron", "cron_expression": "0 9 * *"}, "must have five fields"),
     ({"mode": "cron", "cron_expression": "61 * * * *"}, "is no cron expression: bad minute"),
     ({"mode": "cron", "cron_expression": "0 0 30 2 *"}, "is no cron expression"),
@@ -51,19 +55,23 @@ def test_what_a_form_says_is_a_cron_expression(data: dict[str, Any], cron: str):
     ({"timezone": "Mars/Olympus"}, "timezone 'Mars/Olympus' is not known"),
     ({"timezone": "../../etc/passwd"}, "is not known"),
 ])  # fmt: skip
-def test_what_says_no_time_is_named(data: dict[str, Any], words: str):
-    with pytest.raises(ScheduleError, match=words):
-        schedule_of(said(**data))
+def test_what_says_no_time_is_named(data: dict[str, Any], error_pattern: str):
+    with pytest.raises(ScheduleError, match=error_pattern):
+        schedule_of(schedule_data(**data))
 
 
 def test_a_days_time_is_that_of_its_zone_and_comes_once_a_day_whatever_the_clock_does():
     schedule = Schedule("30 2 * * *", "Europe/Berlin")
-    spring = list(islice(schedule.after(at(2026, 3, 27, 12, zone=BERLIN)), 4))
-    assert [datetime.fromtimestamp(one, BERLIN).strftime("%d %H:%M") for one in spring] == [
+    spring = list(
+        islice(schedule.times_after(timestamp_of(2026, 3, 27, 12, zone=BERLIN)), 4)
+    )
+    assert [datetime.fromtimestamp(timestamp, BERLIN).strftime("%d %H:%M") for timestamp in spring] == [
         "28 02:30", "29 03:00", "30 02:30", "31 02:30",
     ]  # fmt: skip
-    autumn = list(islice(schedule.after(at(2026, 10, 23, 12, zone=BERLIN)), 3))
-    assert [datetime.fromtimestamp(one, BERLIN).strftime("%d %H:%M") for one in autumn] == [
+    autumn = list(
+        islice(schedule.times_after(timestamp_of(2026, 10, 23, 12, zone=BERLIN)), 3)
+    )
+    assert [datetime.fromtimestamp(timestamp, BERLIN).strftime("%d %H:%M") for timestamp in autumn] == [
         "24 02:30", "25 02:30", "26 02:30",
     ]  # fmt: skip
 
@@ -72,7 +80,9 @@ def test_a_days_time_is_that_of_its_zone_and_comes_once_a_day_whatever_the_clock
     minute=st.integers(0, 59), hour=st.integers(0, 23), moment=st.integers(1_600_000_000, 2_000_000_000),
     zone=st.sampled_from(["UTC", "Asia/Shanghai", "America/New_York", "Asia/Kathmandu"]),
 )  # fmt: skip
-def test_the_next_time_is_later_and_the_latest_before_a_moment_is_not(minute: int, hour: int, moment: int, zone: str):
+def test_the_next_time_is_later_and_the_latest_before_a_moment_is_not(
+    minute: int, hour: int, moment: int, zone: str
+):
     schedule = Schedule(f"{minute} {hour} * * *", zone)
     following = schedule.next(moment)
     assert following is not None

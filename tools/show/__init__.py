@@ -1,1 +1,2 @@
-"""One proof a goal: prints its table, then one line of JSON with the figures; succeeds only if the goal holds."""
+"""One proof per goal: a module prints its table and one line of JSON with the figures,
+and succeeds only if the goal holds."""

@@ -1,4 +1,4 @@
-"""`make show WHAT=name`; without a name, the list."""
+"""`make show WHAT=name` runs a proof; without a name it lists all proofs."""
 
 import json
 import sys
@@ -83,15 +83,26 @@ PROOFS = {
 
 
 def main() -> int:
+    """Run the proof named on the command line and print its table and figures.
+
+    Exit code 0: the goal holds, or the list was printed; 1: it does not hold; 2:
+    unknown name.
+    """
     if len(sys.argv) != 2 or sys.argv[1] not in PROOFS:
         for name, line in PROOFS.items():
             print(f"  make show WHAT={name:<20} {line}")
         return 0 if len(sys.argv) == 1 else 2
+    # Proofs are imported on demand: many need packages or tools that others do not.
     module = import_module(f"tools.show.{sys.argv[1].replace('-', '_')}")
     proof: Proof = module.prove()
     for line in proof.table():
         print(line)
-    print(json.dumps({"show": sys.argv[1], "ok": proof.ok, **proof.figures}, ensure_ascii=False))
+    # The last line is machine-readable.
+    print(
+        json.dumps(
+            {"show": sys.argv[1], "ok": proof.ok, **proof.figures}, ensure_ascii=False
+        )
+    )
     return 0 if proof.ok else 1
 
 

@@ -1,6 +1,8 @@
-"""Every API by its table: each row described, every other method refused, every changed row noticed.
+"""Every API by its table: each row has a description, every other method is refused,
+and every changed row fails a test.
 
-The last part works on a copy of the checkout: a row deleted, a field renamed, a verb changed must each fail a test.
+The last part works on a copy of the checkout: a changed path, a renamed field and a
+changed method must each fail a test.
 """
 
 import asyncio
@@ -21,7 +23,10 @@ from modelyard.gateway.table import METHODS
 from tools.show.proof import ROOT, Proof
 
 GATEWAY = "src/modelyard/gateway"
-TESTS = ["tests/gateway/test_tables.py", "tests/house/test_house.py::test_the_reference_is_not_stale"]
+TESTS = [
+    "tests/gateway/test_tables.py",
+    "tests/house/test_house.py::test_the_reference_is_not_stale",
+]
 
 
 @dataclass(frozen=True)
@@ -41,84 +46,141 @@ CHANGES = (
         'path="/v1/messages/count_tokens"',
         'path="/v1/messages/counted"',
     ),
-    Change("a field renamed", f"{GATEWAY}/console_api/shapes.py", "    is_current: bool", "    is_this_one: bool"),
-    Change("a wrong verb", f"{GATEWAY}/cohere/table.py", 'method="POST",\n            path="/v2/rerank"',
-           'method="PUT",\n            path="/v2/rerank"'),
-)  # fmt: skip
+    Change(
+        "a field renamed",
+        f"{GATEWAY}/console_api/shapes.py",
+        "    is_current: bool",
+        "    is_this_one: bool",
+    ),
+    Change(
+        "a wrong verb",
+        f"{GATEWAY}/cohere/table.py",
+        'method="POST",\n            path="/v2/rerank"',
+        'method="PUT",\n            path="/v2/rerank"',
+    ),
+)
 
 
 def prove() -> Proof:
-    """The table of what was tried; green where every row holds and every change is noticed."""
+    """Check all tables and report the results; succeeds if every row is correct and
+    every change is noticed."""
     proof = Proof()
-    asyncio.run(_rows(proof))
-    _changes(proof)
+    asyncio.run(_check_rows(proof))
+    _check_changes(proof)
     return proof
 
 
-async def _rows(proof: Proof) -> None:
+async def _check_rows(proof: Proof) -> None:
+    """Check descriptions and methods of a gateway with default settings."""
     with tempfile.TemporaryDirectory(prefix="modelyard-show-") as home:
         yard = Modelyard(Settings(home=home), environ={})
         gateway = gateway_for(yard.services)
         try:
-            await _described(proof, gateway)
-            await _methods(proof, gateway)
+            await _check_descriptions(proof, gateway)
+            await _check_methods(proof, gateway)
         finally:
             await yard.aclose()
 
 
-async def _described(proof: Proof, gateway: Gateway) -> None:
+async def _check_descriptions(proof: Proof, gateway: Gateway) -> None:
+    """Report rows without a summary and rows that accept any path below them."""
     apis = gateway.router.apis
     undescribed = [api.name for api in apis if not all(row.summary for row in api.rows)]
     rows = sum(len(api.rows) for api in apis)
     proof.line("APIs and rows", f"{len(apis)}, {rows}")
-    proof.line("APIs with rows that say nothing", ", ".join(undescribed) or "none", not undescribed)
-    loose = [row.path for _, row in gateway.router.rows() if "{rest:path}" in row.path and not row.takes_any_method]
+    proof.line(
+        "APIs with rows that say nothing",
+        ", ".join(undescribed) or "none",
+        not undescribed,
+    )
+    # A path parameter that takes any remainder hides the real routes from the table.
+    loose = [
+        row.path
+        for _, row in gateway.router.rows()
+        if "{rest:path}" in row.path and not row.takes_any_method
+    ]
     proof.line("rows that take whatever is below them", len(loose), not loose)
-    proof.figures |= {"apis": len(apis), "rows": rows, "undescribed": len(undescribed), "loose": len(loose)}
+    proof.figures |= {
+        "apis": len(apis),
+        "rows": rows,
+        "undescribed": len(undescribed),
+        "loose": len(loose),
+    }
 
 
-async def _methods(proof: Proof, gateway: Gateway) -> None:
-    tried, wrong = 0, []
-    for path in sorted({re.sub(r"\{\w+(:path)?\}", "x", row.path) for _, row in gateway.router.rows()}):
-        taken = gateway.router.allowed(path)
+async def _check_methods(proof: Proof, gateway: Gateway) -> None:
+    """Call each path with every method that it does not have, and with an unknown one."""
+    tried_count, wrong_answers = 0, []
+    for path in sorted(
+        {re.sub(r"\{\w+(:path)?\}", "x", row.path) for _, row in gateway.router.rows()}
+    ):
+        allowed_methods = gateway.router.allowed(path)
         for method in (*METHODS, "BREW"):
-            if method in taken and method != "OPTIONS":
+            # OPTIONS is answered for every path, so it is tried even if it is in the
+            # table.
+            if method in allowed_methods and method != "OPTIONS":
                 continue
             status, allow = await _ask(gateway, method, path)
-            tried += 1
-            expected = (204, taken) if method == "OPTIONS" else (405, taken) if method != "BREW" else (501, [])
-            if set(METHODS) == set(taken):  # tenants' code says what methods mean
+            tried_count += 1
+            # RFC 9110: a known but unsupported method is 405 with `Allow`, an unknown
+            # method is 501.
+            expected = (
+                (204, allowed_methods)
+                if method == "OPTIONS"
+                else (405, allowed_methods)
+                if method != "BREW"
+                else (501, [])
+            )
+            if set(METHODS) == set(
+                allowed_methods
+            ):  # tenants' code says what methods mean
                 continue
             if (status, allow) != expected:
-                wrong.append(f"{method} {path}: {status} {allow}")
-    proof.line("methods that paths do not take: tried", tried)
-    proof.line("answered wrongly", wrong[:3] or "none", not wrong)
-    proof.figures |= {"methods_tried": tried, "methods_wrong": len(wrong)}
+                wrong_answers.append(f"{method} {path}: {status} {allow}")
+    proof.line("methods that paths do not take: tried", tried_count)
+    proof.line("answered wrongly", wrong_answers[:3] or "none", not wrong_answers)
+    proof.figures |= {"methods_tried": tried_count, "methods_wrong": len(wrong_answers)}
 
 
 async def _ask(gateway: Gateway, method: str, path: str) -> tuple[int, list[str]]:
-    """(status, what `Allow` says)."""
+    """Call the gateway without a network and return (status, methods in the `Allow`
+    header)."""
     sent: list[Any] = []
 
     async def receive() -> Any:
+        """Return an empty request body."""
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Any) -> None:
+        """Record what the gateway sends."""
         sent.append(message)
 
     scope = {
-        "type": "http", "method": method, "path": path, "query_string": b"", "scheme": "http",
-        "headers": [(b"host", b"127.0.0.1:8790")], "client": ("127.0.0.1", 9),
-    }  # fmt: skip
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": b"",
+        "scheme": "http",
+        "headers": [(b"host", b"127.0.0.1:8790")],
+        "client": ("127.0.0.1", 9),
+    }
     await gateway(scope, receive, send)
     allow = dict(sent[0]["headers"]).get(b"allow", b"").decode()
     return sent[0]["status"], allow.split(", ") if allow else []
 
 
-def _changes(proof: Proof) -> None:
+def _check_changes(proof: Proof) -> None:
+    """Apply each change to a copy of the checkout and report whether a test fails."""
     with tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder:
         copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__"))
+        shutil.copytree(
+            ROOT,
+            copy,
+            ignore=shutil.ignore_patterns(
+                ".git", ".venv", "node_modules", "__pycache__"
+            ),
+        )
+        # If the unchanged copy fails, the results below would mean nothing.
         green = _tests_pass(copy)
         proof.line("the copy's tests, unchanged", "pass" if green else "fail", green)
         for change in CHANGES:
@@ -130,14 +192,23 @@ def _changes(proof: Proof) -> None:
             file.write_text(text.replace(change.old, change.new, 1), "utf-8")
             noticed = not _tests_pass(copy)
             file.write_text(text, "utf-8")
-            proof.line(change.about, "a test fails" if noticed else "nobody notices", noticed)
+            proof.line(
+                change.about, "a test fails" if noticed else "nobody notices", noticed
+            )
 
 
 def _tests_pass(copy: Path) -> bool:
-    """Whether the tests of tables pass in the copy, with the copy's source."""
+    """Return whether the tests of the tables pass in the copy, with the copy's source."""
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS],
-        cwd=copy, capture_output=True, text=True, check=False,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{copy / 'src'}:{copy}", "HOME": str(copy)},
-    )  # fmt: skip
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": f"{copy / 'src'}:{copy}",
+            "HOME": str(copy),
+        },
+    )
     return ran.returncode == 0

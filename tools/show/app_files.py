@@ -1,4 +1,5 @@
-"""All exported apps of the test data: imported, and run with a scripted model; those that need more, with stubs."""
+"""All exported apps of the test data: each is imported and run with a scripted model;
+apps that need more get stubs."""
 
 import asyncio
 import tempfile
@@ -28,130 +29,222 @@ from tools.show.proof import ROOT, Proof
 
 FOLDER = ROOT / "tests" / "data" / "dsl"
 SCRIPTS = ROOT / "tests" / "data" / "dsl-scripts.yml"
-"""What models, addresses and tools answer to single files, where a general answer does not do."""
+"""Answers of models, URLs and tools for single files for which the general answer is
+not sufficient."""
 _FILE = {
-    "dify_model_identity": "__dify__file__", "type": "document", "transfer_method": "local_file", "related_id": "f",
-    "filename": "a.txt", "extension": ".txt", "mime_type": "text/plain", "size": 5,
-}  # fmt: skip
+    "dify_model_identity": "__dify__file__",
+    "type": "document",
+    "transfer_method": "local_file",
+    "related_id": "f",
+    "filename": "a.txt",
+    "extension": ".txt",
+    "mime_type": "text/plain",
+    "size": 5,
+}
 
 
 def tiers() -> dict[str, str]:
-    """File → tier, of the index."""
-    found: dict[str, str] = {}
+    """Return the tier of each file, from the table in INDEX.md."""
+    tier_by_file: dict[str, str] = {}
     for line in (FOLDER / "INDEX.md").read_text("utf-8").splitlines():
-        cells = [one.strip() for one in line.split("|")]
+        cells = [cell.strip() for cell in line.split("|")]
         if len(cells) > 5 and cells[1].endswith((".yml", ".yaml")):
-            found[cells[1]] = cells[4]
-    return found
+            tier_by_file[cells[1]] = cells[4]
+    return tier_by_file
 
 
 class Answers:
-    """Stands in for people: whoever is asked takes the first way."""
+    """Stands in for the people who answer forms. Subclasses fill `given` with the
+    answers by node id."""
 
     async def answer(self, key: str) -> dict[str, Any] | None:
+        """Return the answer to a form, or None if there is none."""
         return self.given.get(key)
 
     def __init__(self) -> None:
         self.given: dict[str, dict[str, Any]] = {}
 
     async def ask(self, key: str, form: Any, expires_at: float) -> dict[str, Any]:
+        """Accept a form without presenting it to anyone."""
         return {}
 
 
 class FirstAction(Answers):
+    """Answers each form of an app with its first action and fills all its inputs."""
+
     def __init__(self, app: App) -> None:
         super().__init__()
         for node in app.nodes:
             if node.type == "human-input":
-                inputs = {one.output_variable_name: "filled in" for one in node.data.inputs}
-                self.given[node.id] = {"inputs": inputs, "action": node.data.user_actions[0].id}
+                inputs = {
+                    form_input.output_variable_name: "filled in"
+                    for form_input in node.data.inputs
+                }
+                self.given[node.id] = {
+                    "inputs": inputs,
+                    "action": node.data.user_actions[0].id,
+                }
 
 
 def inputs_for(app: App) -> dict[str, Any]:
-    """Something for each variable that the form asks for; triggers get what they declare."""
+    """Return a value for each variable of the app's start form, and for the fields that
+    a trigger declares."""
+    # An app may have several entry points; the first one is run.
     node = app.graph().nodes[app.roots[0]]
-    given: dict[str, Any] = {}
-    for one in form_of(node):
-        match one.type:
+    inputs: dict[str, Any] = {}
+    for variable in form_of(node):
+        match variable.type:
             case "select":
-                given[one.variable] = str(one.options[0]) if one.options else ""
+                inputs[variable.variable] = (
+                    str(variable.options[0]) if variable.options else ""
+                )
             case "number":
-                given[one.variable] = 3
+                inputs[variable.variable] = 3
             case "checkbox":
-                given[one.variable] = True
+                inputs[variable.variable] = True
             case "file":
-                given[one.variable] = _FILE
+                inputs[variable.variable] = _FILE
             case "file-list":
-                given[one.variable] = [_FILE]
+                inputs[variable.variable] = [_FILE]
             case _:
-                given[one.variable] = "hello"[: one.max_length or 5]
+                # A text must not exceed the length that the form allows.
+                inputs[variable.variable] = "hello"[: variable.max_length or 5]
     for name in ("headers", "params", "body"):
         declared = getattr(node.data, name, None)
         if isinstance(declared, list):
-            given |= {one.name: {} if one.type == "object" else "x" for one in declared}
-    return given
+            inputs |= {
+                declared_field.name: {} if declared_field.type == "object" else "x"
+                for declared_field in declared
+            }
+    return inputs
 
 
-async def ran(yard: Modelyard, model: ScriptedModel, app: App, tier: str, script: dict[str, Any]) -> Outcome:
-    model.answers[:] = [(one[0], one[1]) for one in script.get("model", ())]
+async def run_app(
+    yard: Modelyard, model: ScriptedModel, app: App, tier: str, script: dict[str, Any]
+) -> Outcome:
+    """Run an app with the scripted answers and return its outcome."""
+    model.answers[:] = [
+        (model_entry[0], model_entry[1]) for model_entry in script.get("model", ())
+    ]
     services = yard.services.workflows.services(app)
     services.files = MemoryFiles({"f": b"hello"})
     services.forms = FirstAction(app)
+    # Apps of tiers A and B need nothing but a model; the others get stubs.
     if tier not in ("A", "B"):
         http = [
-            (one[0], 200, {"content-type": "application/json"}, str(one[1]).encode()) for one in script.get("http", ())
+            (
+                http_entry[0],
+                200,
+                {"content-type": "application/json"},
+                str(http_entry[1]).encode(),
+            )
+            for http_entry in script.get("http", ())
         ]
         services.http, services.datasets = StubHttp(answers=http), StubDatasets()
-        services.tools, services.agents = StubTools(messages=script.get("tools", {})), StubAgents()
+        services.tools, services.agents = (
+            StubTools(messages=script.get("tools", {})),
+            StubAgents(),
+        )
     inputs = {**inputs_for(app), **script.get("inputs", {})}
-    return await run(app, services=services, inputs=inputs, query=script.get("query", "What is this?"))
+    return await run(
+        app,
+        services=services,
+        inputs=inputs,
+        query=script.get("query", "What is this?"),
+    )
 
 
-async def all_of_them() -> tuple[list[tuple[str, str, str, str]], float]:
-    """(file, tier, what came of it, why) of each; seconds to import them all."""
+async def run_all() -> tuple[list[tuple[str, str, str, str]], float]:
+    """Return ([(file, tier, status, reason)], seconds spent on importing)."""
     model = ScriptedModel()
     definition, builder = scripted_models(model)
     scripts: dict[str, Any] = yaml.safe_load(SCRIPTS.read_text("utf-8")) or {}
-    seen: list[tuple[str, str, str, str]] = []
+    results: list[tuple[str, str, str, str]] = []
     spent = 0.0
     with tempfile.TemporaryDirectory() as home:
         settings = Settings(home=home, database=":memory:")
-        async with Modelyard(settings, definitions=[definition], builders={"scripted": builder}, environ={}) as yard:
+        async with Modelyard(
+            settings,
+            definitions=[definition],
+            builders={"scripted": builder},
+            environ={},
+        ) as yard:
             for name, tier in sorted(tiers().items()):
-                began = time.perf_counter()
+                started_at = time.perf_counter()
                 try:
-                    app = load(FOLDER / name, AppMapping(models={"*": "scripted/model"}))
+                    app = load(
+                        FOLDER / name, AppMapping(models={"*": "scripted/model"})
+                    )
                 except DslError as error:
-                    seen.append((name, tier, "not imported", str(error)[:200]))
+                    results.append((name, tier, "not imported", str(error)[:200]))
                     continue
-                spent += time.perf_counter() - began
+                spent += time.perf_counter() - started_at
+                # Apps without a graph, such as plain chats, can only be imported.
                 if not app.roots:
-                    seen.append((name, tier, "imported", "it has no graph: nothing to run"))
+                    results.append(
+                        (name, tier, "imported", "it has no graph: nothing to run")
+                    )
                     continue
                 try:
-                    outcome = await ran(yard, model, app, tier, scripts.get(Path(name).stem, {}))
-                except Exception as error:  # noqa: BLE001  told in the table
-                    seen.append((name, tier, "broke", f"{type(error).__name__}: {error}"[:200]))
+                    outcome = await run_app(
+                        yard, model, app, tier, scripts.get(Path(name).stem, {})
+                    )
+                except Exception as error:  # noqa: BLE001
+                    results.append(
+                        (name, tier, "broke", f"{type(error).__name__}: {error}"[:200])
+                    )
                     continue
-                seen.append((name, tier, outcome.status.value, outcome.error.replace("\n", " ")[:120]))
-    return seen, spent
+                results.append(
+                    (
+                        name,
+                        tier,
+                        outcome.status.value,
+                        outcome.error.replace("\n", " ")[:120],
+                    )
+                )
+    return results, spent
 
 
 def prove() -> Proof:
+    """Import and run all apps and report each; apps of tiers A, B and C must succeed."""
     proof = Proof()
-    seen, spent = asyncio.run(all_of_them())
+    results, spent = asyncio.run(run_all())
     must = ("A", "B", "C")
-    for name, tier, status, why in sorted(seen, key=lambda one: (one[1], one[0])):
-        fine = status == Status.SUCCEEDED.value if tier in must else None if status != "not imported" else False
-        proof.line(f"{tier}  {name[-70:]}", f"{status}  {why}".strip(), fine)
-    imported = sum(one[2] != "not imported" for one in seen)
-    proof.line("imported", f"{imported} of {len(seen)} in {spent * 1000:.0f} ms", imported == len(seen) == 89)
-    by_tier = Counter((tier, status == Status.SUCCEEDED.value) for _, tier, status, _ in seen)
+    for name, tier, status, reason in sorted(
+        results, key=lambda result: (result[1], result[0])
+    ):
+        # Other tiers need external services: their runs may fail, but the import may
+        # not.
+        fine = (
+            status == Status.SUCCEEDED.value
+            if tier in must
+            else None
+            if status != "not imported"
+            else False
+        )
+        proof.line(f"{tier}  {name[-70:]}", f"{status}  {reason}".strip(), fine)
+    imported = sum(result[2] != "not imported" for result in results)
+    # The exact number of files guards against an index that lost some.
+    proof.line(
+        "imported",
+        f"{imported} of {len(results)} in {spent * 1000:.0f} ms",
+        imported == len(results) == 89,
+    )
+    by_tier = Counter(
+        (tier, status == Status.SUCCEEDED.value) for _, tier, status, _ in results
+    )
     for tier in sorted({tier for tier, _ in by_tier}):
-        good, bad = by_tier[tier, True], by_tier[tier, False]
-        proof.line(f"tier {tier}", f"{good} of {good + bad} succeeded", bad == 0 if tier in must else None)
+        succeeded, failed = by_tier[tier, True], by_tier[tier, False]
+        proof.line(
+            f"tier {tier}",
+            f"{succeeded} of {succeeded + failed} succeeded",
+            failed == 0 if tier in must else None,
+        )
     proof.figures |= {
-        "imported": imported, "files": len(seen),
-        "succeeded": {tier: by_tier[tier, True] for tier in sorted({tier for tier, _ in by_tier})},
-    }  # fmt: skip
+        "imported": imported,
+        "files": len(results),
+        "succeeded": {
+            tier: by_tier[tier, True] for tier in sorted({tier for tier, _ in by_tier})
+        },
+    }
     return proof

@@ -1,5 +1,8 @@
-"""Attacks on the jail, as root and as an ordinary user; hostile addresses, in a network of their own where clouds'
-metadata addresses answer. Nothing may be got, nothing may be reached."""
+"""Attacks on the sandbox, as root and as an ordinary user, and hostile URLs in a
+separate network in which the metadata addresses of clouds answer.
+
+No attack may read anything or reach anything.
+"""
 
 import asyncio
 import contextlib
@@ -16,17 +19,17 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from modelyard.jail.sandbox import Jail, JailError, JailLimits, JailUnavailableError
+from modelyard.jail.sandbox import JailError, JailLimits, JailUnavailableError, Sandbox
 from tools.show.hostile_urls import CASES
 from tools.show.prisoners import (
     BENIGN,
     JAVASCRIPT,
     JAVASCRIPT_ENDS,
     JAVASCRIPT_REFUSALS,
-    NOT_HARMLESS,
-    ONLY_SOMETIMES,
+    NEEDS_PRIVILEGE,
     PYTHON,
     PYTHON_ENDS,
+    SANDBOX_ONLY,
     TEMPLATE_ENDS,
     TEMPLATES,
     WITH_PACKAGES,
@@ -39,19 +42,25 @@ LIMITS = JailLimits(seconds=2.0, memory_mb=256)
 
 
 def indented(code: str) -> str:
+    """Return the code indented by four spaces."""
     return "\n".join(f"    {line}" for line in code.splitlines())
 
 
 @contextlib.contextmanager
 def surroundings(*, is_checked: bool = True) -> Generator[dict[str, Any]]:
-    """A secret, a folder, a process, a port and sockets that are worth attacking. `is_checked`: nothing of it may be
-    changed."""
+    """Create a secret, a folder, a process, a port and sockets that are worth
+    attacking, and yield their addresses.
+
+    With `is_checked`, raise AssertionError if an attack changed any of them.
+    """
     with (
         tempfile.TemporaryDirectory() as folder,
         socket.socket() as listening,
         socket.socket(socket.AF_UNIX) as hidden,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log,
     ):
+        # Everything is writable for anyone: only the sandbox protects it, not the file
+        # modes.
         Path(folder).chmod(0o777)
         secret = Path(folder) / "modelyard.db"
         secret.write_text("canary")
@@ -64,18 +73,28 @@ def surroundings(*, is_checked: bool = True) -> Generator[dict[str, Any]]:
         log.bind(f"{folder}/log")
         log.setblocking(False)
         victim = subprocess.Popen(
-            [sys.executable, "-c", "import time; time.sleep(600)"], env={"SECRET": "canary"}, stdout=subprocess.DEVNULL
+            [sys.executable, "-c", "import time; time.sleep(600)"],
+            env={"SECRET": "canary"},
+            stdout=subprocess.DEVNULL,
         )
         try:
             yield {
-                "secret": str(secret), "folder": folder, "victim": victim.pid, "port": listening.getsockname()[1],
-                "abstract": abstract, "log": f"{folder}/log",
-            }  # fmt: skip
+                "secret": str(secret),
+                "folder": folder,
+                "victim": victim.pid,
+                "port": listening.getsockname()[1],
+                "abstract": abstract,
+                "log": f"{folder}/log",
+            }
             if is_checked:
                 assert victim.poll() is None, "the victim was killed"
-                made = sorted(one.name for one in Path(folder).iterdir())
-                assert made == ["log", "modelyard.db"], f"files were made: {made}"
+                # An attack that created, removed or renamed a file leaves a trace here.
+                file_names = sorted(path.name for path in Path(folder).iterdir())
+                assert file_names == ["log", "modelyard.db"], (
+                    f"files were made: {file_names}"
+                )
                 assert secret.stat().st_mode & 0o777 == 0o666, "a mode was changed"
+                # Nothing must have arrived at the log socket.
                 with contextlib.suppress(BlockingIOError):
                     raise AssertionError(f"the log was sent {log.recv(100)!r}")
         finally:
@@ -87,9 +106,18 @@ NAMES = "secret, folder, victim, port, abstract, log"
 
 
 def attack(code: str, language: str, *, is_lead: bool = False) -> str:
-    """The program that tries it, and says how the attacking line ended. `is_lead`: it says that it got there instead."""
+    """Return a program that performs the attack and reports how the attacking line
+    ended.
+
+    With `is_lead`, the program stops before the attacking line and reports that it got
+    there.
+    """
     if language == "javascript":
-        tries = "return {reached: true};" if is_lead else f"return {{got: String(await (async () => {{ {code} }})())}};"
+        tries = (
+            "return {reached: true};"
+            if is_lead
+            else f"return {{got: String(await (async () => {{ {code} }})())}};"
+        )
         caught = "return {refused: [error && error.name, String(error)].map(String)};"
         return f"async function main({{port}}) {{ try {{ {tries} }} catch (error) {{ {caught} }} }}"
     begins = "        return {'reached': True}\n" if is_lead else ""
@@ -102,149 +130,235 @@ def attack(code: str, language: str, *, is_lead: bool = False) -> str:
     )
 
 
-async def tried(jail: Jail, name: str, code: str, language: str, around: dict[str, Any]) -> tuple[bool, str]:
-    """(whether it was blocked, how). Blocked is only what got to the attacking line, and was refused there as it must
-    be: a program that did not run proves nothing."""
+async def try_attack(
+    jail: Sandbox, name: str, code: str, language: str, targets: dict[str, Any]
+) -> tuple[bool, str]:
+    """Run an attack and return (whether it was blocked, how).
+
+    It counts as blocked only if the program got to the attacking line and was refused
+    there in the expected way: a program that does not run proves nothing.
+    """
     try:
-        lead = await jail.run_code(language, attack(code, language, is_lead=True), around)
+        probe_result = await jail.run_code(
+            language, attack(code, language, is_lead=True), targets
+        )
     except JailUnavailableError:
         raise
     except JailError as error:
         return False, f"the program does not run: {str(error)[:200]}"
-    if lead != {"reached": True}:
-        return False, f"the attacking line was not reached: {str(lead)[:200]}"
+    if probe_result != {"reached": True}:
+        return False, f"the attacking line was not reached: {str(probe_result)[:200]}"
     is_script = language == "javascript"
-    of_whole = (JAVASCRIPT_ENDS if is_script else PYTHON_ENDS).get(name, ())
-    of_line = of_whole or (JAVASCRIPT_REFUSALS if is_script else ["OSError"])
+    # Some attacks end the whole program instead of raising an error at their line.
+    allowed_endings = (JAVASCRIPT_ENDS if is_script else PYTHON_ENDS).get(name, ())
+    of_line = allowed_endings or (JAVASCRIPT_REFUSALS if is_script else ["OSError"])
     try:
-        said = await jail.run_code(language, attack(code, language), around)
+        outcome = await jail.run_code(language, attack(code, language), targets)
     except JailUnavailableError:
         raise
     except JailError as error:
         text = str(error)
-        is_meant = error.reason in of_whole or (error.reason == "error" and any(one in text for one in of_whole))
+        is_meant = error.reason in allowed_endings or (
+            error.reason == "error"
+            and any(ending in text for ending in allowed_endings)
+        )
         return is_meant, f"{error.reason}: {text.splitlines()[-1][:80]}"
-    if "refused" not in said:
-        return False, f"got {str(said)[:80]}"
-    how = " ".join(map(str, said["refused"]))[:120]
-    return any(one in said["refused"] for one in of_line), how
+    if "refused" not in outcome:
+        return False, f"got {str(outcome)[:80]}"
+    # The class names of the error and its bases, and its text.
+    refusal_text = " ".join(map(str, outcome["refused"]))[:120]
+    return any(
+        allowed_name in outcome["refused"] for allowed_name in of_line
+    ), refusal_text
 
 
-async def bombed(jail: Jail, name: str, template: str) -> tuple[bool, str]:
+async def try_template(jail: Sandbox, name: str, template: str) -> tuple[bool, str]:
+    """Render a template that consumes too much and return (whether it was stopped as
+    expected, how)."""
     try:
-        if await jail.render("{{ 'rea' ~ 'ched' }}", {}, most=100) != "reached":
+        # First a harmless template: if rendering does not work at all, the attack
+        # proves nothing.
+        if await jail.render("{{ 'rea' ~ 'ched' }}", {}, max_chars=100) != "reached":
             return False, "templates are not rendered"
-        got = await jail.render(template, {}, most=400_000)
+        rendered = await jail.render(template, {}, max_chars=400_000)
     except JailError as error:
-        is_meant = any(one == error.reason or one in str(error) for one in TEMPLATE_ENDS[name])
+        is_meant = any(
+            ending == error.reason or ending in str(error)
+            for ending in TEMPLATE_ENDS[name]
+        )
         return is_meant, f"{error.reason}: {str(error)[:80]}"
-    return False, f"got {got[:80]}"
+    return False, f"got {rendered[:80]}"
 
 
-def control(name: str, code: str) -> tuple[bool, str]:
-    """(whether the attack works outside of the jail, how it ended): what it is worth inside."""
+def run_outside(name: str, code: str) -> tuple[bool, str]:
+    """Run an attack outside the sandbox and return (whether it works there, how it
+    ended).
+
+    An attack that fails even there proves nothing about the sandbox.
+    """
     program = f"import json, os, subprocess, sys\n{attack(code, 'python3')}\nprint(json.dumps(main(**json.loads(sys.argv[1]))))"
-    kept, other = os.pipe()
+    # Some attacks use an inherited file descriptor, so the program gets one.
+    read_end, write_end = os.pipe()
     try:
-        with surroundings(is_checked=False) as around:
-            done = subprocess.run(
-                [sys.executable, "-c", program, json.dumps(around)], capture_output=True, text=True, check=False,
-                env={"SECRET": "canary", "PATH": "/usr/bin:/bin"}, pass_fds=[kept], timeout=60,
-            )  # fmt: skip
+        with surroundings(is_checked=False) as targets:
+            completed = subprocess.run(
+                [sys.executable, "-c", program, json.dumps(targets)],
+                capture_output=True,
+                text=True,
+                check=False,
+                env={"SECRET": "canary", "PATH": "/usr/bin:/bin"},
+                pass_fds=[read_end],
+                timeout=60,
+            )
     finally:
-        os.close(kept)
-        os.close(other)
+        os.close(read_end)
+        os.close(write_end)
+    # This attack replaces the program, so it cannot print a result.
     if name == "become another program":
-        return done.returncode == 0 and not done.stdout, done.stderr[-100:]
-    return done.returncode == 0 and '"got"' in done.stdout, (done.stdout or done.stderr)[-200:]
+        return completed.returncode == 0 and not completed.stdout, completed.stderr[
+            -100:
+        ]
+    return completed.returncode == 0 and '"got"' in completed.stdout, (
+        completed.stdout or completed.stderr
+    )[-200:]
 
 
-def controls() -> dict[str, tuple[bool, str]]:
-    harmless_ones = {name: code for name, code in PYTHON.items() if name not in NOT_HARMLESS}
-    return {name: control(name, code) for name, code in harmless_ones.items()}
+def run_all_outside() -> dict[str, tuple[bool, str]]:
+    """Run all attacks outside the sandbox that do no lasting harm there."""
+    harmless_attacks = {
+        name: code for name, code in PYTHON.items() if name not in SANDBOX_ONLY
+    }
+    return {name: run_outside(name, code) for name, code in harmless_attacks.items()}
 
 
-async def harmless(jail: Jail, code: str) -> tuple[bool, str]:
+async def run_harmless(jail: Sandbox, code: str) -> tuple[bool, str]:
+    """Run a harmless program in the sandbox and return (whether it succeeded, its
+    error)."""
     try:
-        await jail.run_code("python3", f"def main():\n{indented(code)}\n    return {{'ok': str(found)}}", {})
+        await jail.run_code(
+            "python3",
+            f"def main():\n{indented(code)}\n    return {{'ok': str(found)}}",
+            {},
+        )
     except JailError as error:
         return False, str(error)[:200]
     return True, ""
 
 
 async def suite(level: Level) -> dict[str, Any]:
-    """Everything, in this process's own rights."""
-    seen: dict[str, Any] = {"attacks": {}, "benign": {}}
-    jail = Jail(LIMITS, level=level)
-    slow = Jail(JailLimits(seconds=30.0, memory_mb=512), level=level)
+    """Run all attacks and harmless programs with the rights of this process and return
+    the results."""
+    results: dict[str, Any] = {"attacks": {}, "benign": {}}
+    jail = Sandbox(LIMITS, level=level)
+    # Harmless programs get more time and memory, because they import large packages.
+    slow = Sandbox(JailLimits(seconds=30.0, memory_mb=512), level=level)
     try:
-        with surroundings() as around:
-            seen["level"] = await jail.check()
+        with surroundings() as targets:
+            results["level"] = await jail.check()
             for language, cases in (("python3", PYTHON), ("javascript", JAVASCRIPT)):
                 for name, code in cases.items():
-                    seen["attacks"][f"{language}: {name}"] = await tried(jail, name, code, language, around)
+                    results["attacks"][f"{language}: {name}"] = await try_attack(
+                        jail, name, code, language, targets
+                    )
         for name, template in TEMPLATES.items():
-            seen["attacks"][f"template: {name}"] = await bombed(jail, name, template)
+            results["attacks"][f"template: {name}"] = await try_template(
+                jail, name, template
+            )
         for code in [*BENIGN, *WITH_PACKAGES]:
-            seen["benign"][code.splitlines()[0][:60]] = await harmless(slow, code)
+            results["benign"][code.splitlines()[0][:60]] = await run_harmless(
+                slow, code
+            )
     finally:
         await jail.aclose()
         await slow.aclose()
-    seen["controls"] = controls() if level == "best" else {}
-    return seen
+    results["controls"] = run_all_outside() if level == "best" else {}
+    return results
 
 
 DROPPED = (
-    "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
-)  # fmt: skip
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+)
 
 
 def as_user(folder: Path) -> list[str]:
-    """A command's beginning: Python with these packages, as nobody in particular. `folder` may be filled."""
+    """Return the start of a command that runs Python with these packages as an
+    unprivileged user.
+
+    Empty if this process is not root or no such Python exists. A virtual environment
+    may be created in `folder`.
+    """
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        # It has to start itself again, without an environment: a Python in somebody's home folder cannot.
-        trial = (
-            "import subprocess, sys; subprocess.run([sys.executable, '-I', '-c', 'import jinja2, quickjs; print(1)'])"
+        # The Python must be able to start itself again without its environment
+        # variables; one in a user's home folder cannot.
+        trial = "import subprocess, sys; subprocess.run([sys.executable, '-I', '-c', 'import jinja2, quickjs; print(1)'])"
+        interpreter = (
+            python
+            if python == sys.executable
+            else environment(folder / version, Path(python), version)
         )
-        made = python if python == sys.executable else environment(folder / version, Path(python), version)
-        done = subprocess.run([*DROPPED, made, "-c", trial], capture_output=True, check=False)
-        if done.stdout.strip() == b"1":
-            return [*DROPPED, made]
+        completed = subprocess.run(
+            [*DROPPED, interpreter, "-c", trial], capture_output=True, check=False
+        )
+        if completed.stdout.strip() == b"1":
+            return [*DROPPED, interpreter]
     return []
 
 
 def environment(folder: Path, python: Path, version: str) -> str:
-    """A Python of this version that everybody can run, with the packages of the one that runs now."""
+    """Create a virtual environment that every user can run, with the packages of the
+    current one, and return its Python."""
     site = folder / "lib" / version / "site-packages"
     site.mkdir(parents=True)
     (folder / "bin").mkdir()
     (folder / "bin" / "python").symlink_to(python)
-    (folder / "pyvenv.cfg").write_text(f"home = {python.parent}\ninclude-system-site-packages = false\n")
-    packages = [str(ROOT / "src"), *(one for one in sys.path if "site-packages" in one)]
+    (folder / "pyvenv.cfg").write_text(
+        f"home = {python.parent}\ninclude-system-site-packages = false\n"
+    )
+    packages = [
+        str(ROOT / "src"),
+        *(path for path in sys.path if "site-packages" in path),
+    ]
+    # A .pth file adds the current packages without copying them.
     (site / "packages.pth").write_text("\n".join(packages) + "\n")
     return str(folder / "bin" / "python")
 
 
 def prove() -> Proof:
-    with tempfile.TemporaryDirectory() as made:
-        Path(made).chmod(0o755)
-        return _prove(Path(made))
+    """Run the proof in a temporary folder that other users can read."""
+    with tempfile.TemporaryDirectory() as folder:
+        # TemporaryDirectory creates folders for the owner only; the unprivileged user
+        # has to read this one.
+        Path(folder).chmod(0o755)
+        return _prove(Path(folder))
 
 
 def _prove(folder: Path) -> Proof:
+    """Run the attacks for each user and isolation level, then the hostile URLs, and
+    report them."""
     proof = Proof()
-    began = time.monotonic()
+    started_at = time.monotonic()
     runs = {"root" if os.geteuid() == 0 else "this user": [sys.executable]}
     if command := as_user(folder):
         runs["an ordinary user"] = command
     elif os.geteuid() == 0:
         proof.line("as an ordinary user", "no Python here that one could run", ok=False)
-    for (who, command), level in itertools.product(runs.items(), ("best", "namespaces")):
+    # Each combination runs in a new process, because the rights are dropped before
+    # Python starts.
+    for (who, command), level in itertools.product(
+        runs.items(), ("best", "namespaces")
+    ):
         environ = {**os.environ, "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
+        completed = subprocess.run(
             [*command, "-m", "tools.show.attacks", level],
             cwd=ROOT,
             capture_output=True,
@@ -252,72 +366,135 @@ def _prove(folder: Path) -> Proof:
             check=False,
             env=environ,
         )
-        if done.returncode:
-            proof.line(f"as {who}, {level}", (done.stderr or done.stdout)[-400:], ok=False)
+        if completed.returncode:
+            proof.line(
+                f"as {who}, {level}",
+                (completed.stderr or completed.stdout)[-400:],
+                ok=False,
+            )
             continue
-        seen = json.loads(done.stdout.splitlines()[-1])
-        through = {name: how for name, (blocked, how) in seen["attacks"].items() if not blocked}
-        refused = {name: how for name, (fine, how) in seen["benign"].items() if not fine}
+        results = json.loads(completed.stdout.splitlines()[-1])
+        unblocked = {
+            name: detail
+            for name, (blocked, detail) in results["attacks"].items()
+            if not blocked
+        }
+        refused = {
+            name: detail
+            for name, (fine, detail) in results["benign"].items()
+            if not fine
+        }
         kinds = [
-            sum(name.startswith(kind) for name in seen["attacks"]) for kind in ("python3", "javascript", "template")
+            sum(name.startswith(prefix) for name in results["attacks"])
+            for prefix in ("python3", "javascript", "template")
         ]
-        proof.line(f"as {who}, level {seen['level']}", "attacks: {} Python, {} JavaScript, {} templates".format(*kinds))
+        # The three numbers show that no group of attacks was skipped.
+        proof.line(
+            f"as {who}, level {results['level']}",
+            "attacks: {} Python, {} JavaScript, {} templates".format(*kinds),
+        )
         proof.line(
             "  got to the attacking line and were refused there",
-            f"{len(seen['attacks']) - len(through)} of {len(seen['attacks'])}",
-            not through,
+            f"{len(results['attacks']) - len(unblocked)} of {len(results['attacks'])}",
+            not unblocked,
         )
-        for name, how in through.items():
-            proof.line(f"    {name}", how, ok=False)
+        for name, detail in unblocked.items():
+            proof.line(f"    {name}", detail, ok=False)
         proof.line(
             "  harmless programs that ran",
-            f"{len(seen['benign']) - len(refused)} of {len(seen['benign'])}",
+            f"{len(results['benign']) - len(refused)} of {len(results['benign'])}",
             not refused,
         )
-        for name, how in refused.items():
-            proof.line(f"    {name}", how, ok=False)
-        worked = outside(proof, seen["controls"])
-        proof.figures[f"{who}, {seen['level']}"] = {
+        for name, detail in refused.items():
+            proof.line(f"    {name}", detail, ok=False)
+        worked = report_controls(proof, results["controls"])
+        proof.figures[f"{who}, {results['level']}"] = {
             "succeed_outside": worked,
-            "attacks": len(seen["attacks"]), "blocked": len(seen["attacks"]) - len(through),
-            "harmless": len(seen["benign"]), "ran": len(seen["benign"]) - len(refused),
-        }  # fmt: skip
+            "attacks": len(results["attacks"]),
+            "blocked": len(results["attacks"]) - len(unblocked),
+            "harmless": len(results["benign"]),
+            "ran": len(results["benign"]) - len(refused),
+        }
     urls(proof)
-    proof.figures["seconds"] = round(time.monotonic() - began, 1)
+    proof.figures["seconds"] = round(time.monotonic() - started_at, 1)
     return proof
 
 
-def outside(proof: Proof, seen: Mapping[str, tuple[bool, str]]) -> int:
-    """How many of the harmless attacks succeed where there is no jail: all must, but for those that need more rights."""
-    if not seen:
+def report_controls(
+    proof: Proof, control_results: Mapping[str, tuple[bool, str]]
+) -> int:
+    """Report how many attacks succeed without a sandbox and return that number.
+
+    All must succeed, except those that need more rights than this user has.
+    """
+    # The controls run at the level `best` only.
+    if not control_results:
         return 0
-    failed = {name: how for name, (works, how) in seen.items() if not works}
-    wrong = {name: how for name, how in failed.items() if name not in ONLY_SOMETIMES}
-    without = f"; not with this user's rights: {', '.join(sorted(failed.keys() - wrong.keys()))}" if failed else ""
-    proof.line("  succeed outside of the jail", f"{len(seen) - len(failed)} of {len(seen)}{without}", not wrong)
-    for name, how in wrong.items():
-        proof.line(f"    {name}", how, ok=False)
-    return len(seen) - len(failed)
+    failed = {
+        name: detail for name, (works, detail) in control_results.items() if not works
+    }
+    unexpected_failures = {
+        name: detail for name, detail in failed.items() if name not in NEEDS_PRIVILEGE
+    }
+    rights_note = (
+        f"; not with this user's rights: {', '.join(sorted(failed.keys() - unexpected_failures.keys()))}"
+        if failed
+        else ""
+    )
+    proof.line(
+        "  succeed outside of the jail",
+        f"{len(control_results) - len(failed)} of {len(control_results)}{rights_note}",
+        not unexpected_failures,
+    )
+    for name, detail in unexpected_failures.items():
+        proof.line(f"    {name}", detail, ok=False)
+    return len(control_results) - len(failed)
 
 
 def urls(proof: Proof) -> None:
+    """Run the hostile URLs in a new network namespace and report what they reached."""
     if os.geteuid() != 0:
-        proof.line("hostile addresses", "need root, for a network of their own", ok=None)
+        proof.line(
+            "hostile addresses", "need root, for a network of their own", ok=None
+        )
         return
     command = ["unshare", "-n", sys.executable, "-m", "tools.show.hostile_urls"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        proof.line("hostile addresses", (done.stderr or done.stdout)[-600:], ok=False)
-        return
-    seen = json.loads(done.stdout.splitlines()[-1])
-    proof.line(
-        "hostile addresses", f"{len(CASES)} forms; a plain client reaches {seen['naive']} of them", seen["naive"] > 20
+    completed = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
     )
-    proof.line("  answered by something inside", seen["reached"], not seen["reached"])
-    proof.line("  connected to something inside", seen["connects"], seen["connects"] == 0)
-    proof.line("  the public address that is allowed", seen["public"], seen["public"] == 200)
-    proof.figures |= {"hostile_urls": len(CASES), "reached": len(seen["reached"]), "connects": seen["connects"]}
+    if completed.returncode:
+        proof.line(
+            "hostile addresses", (completed.stderr or completed.stdout)[-600:], ok=False
+        )
+        return
+    results = json.loads(completed.stdout.splitlines()[-1])
+    # The plain client shows that the addresses really answer without the filter.
+    proof.line(
+        "hostile addresses",
+        f"{len(CASES)} forms; a plain client reaches {results['naive']} of them",
+        results["naive"] > 20,
+    )
+    proof.line(
+        "  answered by something inside", results["reached"], not results["reached"]
+    )
+    proof.line(
+        "  connected to something inside", results["connects"], results["connects"] == 0
+    )
+    proof.line(
+        "  the public address that is allowed",
+        results["public"],
+        results["public"] == 200,
+    )
+    proof.figures |= {
+        "hostile_urls": len(CASES),
+        "reached": len(results["reached"]),
+        "connects": results["connects"],
+    }
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(suite("namespaces" if "namespaces" in sys.argv else "best"))))
+    print(
+        json.dumps(
+            asyncio.run(suite("namespaces" if "namespaces" in sys.argv else "best"))
+        )
+    )

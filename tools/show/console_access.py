@@ -1,4 +1,5 @@
-"""axe-core on every page, in both languages and themes; every journey by keyboard; no text of the other language."""
+"""Accessibility of the console: axe-core on every page in both languages and themes,
+every journey by keyboard, and no text in the wrong language."""
 
 import json
 import re
@@ -7,16 +8,36 @@ from collections.abc import Sequence
 from typing import Any
 
 from tools.show.browser import Person, browser, build, person, violations
-from tools.show.console_journeys import JOURNEYS, travel
+from tools.show.console_journeys import JOURNEYS, run_journey
 from tools.show.console_world import World, world
 from tools.show.proof import ROOT, Proof
 
 _PAIR = re.compile(r'\["((?:[^"\\]|\\.)*)", "((?:[^"\\]|\\.)*)"\]')
 _NAMES = {
-    "English", "string", "number", "object", "boolean", "file", "none", "all", "any", "and", "or", "ok", "data", "fine",
-    "Ask", "End", "Start", "console", "text", "tools", "requests",
-}  # fmt: skip
-"""Names that stand as they are: of fields, packages, models, and of what was filled in."""
+    "English",
+    "string",
+    "number",
+    "object",
+    "boolean",
+    "file",
+    "none",
+    "all",
+    "any",
+    "and",
+    "or",
+    "ok",
+    "data",
+    "fine",
+    "Ask",
+    "End",
+    "Start",
+    "console",
+    "text",
+    "tools",
+    "requests",
+}
+"""Names that are not translated: of fields, packages and models, and of values that the
+test entered."""
 _TEXTS = """() => {
   const found = [];
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -27,74 +48,123 @@ _TEXTS = """() => {
 }"""
 
 
-_SHARED_WORDS = "languages.ts"
+_SHARED_TEXTS = "languages.ts"
 
 
-def pairs(words: str = "words.ts") -> dict[str, str]:
-    """English → Chinese, of every text of the console that is not the same in both.
+def pairs(texts_file: str = "words.ts") -> dict[str, str]:
+    """Return the texts of the console that differ between the languages, English →
+    Chinese.
 
-    `words`: the file of the page's own texts; an app's page has others.
+    `texts_file` is the file with the page's own texts; an app's page has another one.
     """
     folder = ROOT / "console-ui" / "src"
-    source = "".join((folder / name).read_text("utf-8") for name in (_SHARED_WORDS, words))
-    found = {json.loads(f'"{one}"'): json.loads(f'"{other}"') for one, other in _PAIR.findall(source)}
-    return {one: other for one, other in found.items() if one != other}
+    source = "".join(
+        (folder / name).read_text("utf-8") for name in (_SHARED_TEXTS, texts_file)
+    )
+    text_pairs = {
+        json.loads(f'"{english}"'): json.loads(f'"{chinese}"')
+        for english, chinese in _PAIR.findall(source)
+    }
+    # Texts that are equal in both languages cannot be in the wrong one.
+    return {
+        english: chinese
+        for english, chinese in text_pairs.items()
+        if english != chinese
+    }
 
 
-def settled(one: Person, path: str) -> None:
-    """The page, with what it asks for."""
-    one.goto(path)
-    one.page.locator("h1").first.wait_for()
-    one.page.wait_for_load_state("load")
-    one.page.wait_for_timeout(350)
+def open_page(user: Person, path: str) -> None:
+    """Open a page and wait until it is loaded and rendered."""
+    user.goto(path)
+    user.page.locator("h1").first.wait_for()
+    user.page.wait_for_load_state("load")
+    # Requests of the page that start after loading change its content.
+    user.page.wait_for_timeout(350)
 
 
-def looked_at(made: Any, there: World, pages: Sequence[str], language: str, theme: str) -> tuple[list[str], list[str]]:
-    """(what axe-core finds, texts that are in the other language), of pages."""
+def inspect_pages(
+    chromium_browser: Any,
+    console_world: World,
+    pages: Sequence[str],
+    language: str,
+    theme: str,
+) -> tuple[list[str], list[str]]:
+    """Return (violations that axe-core finds, texts in the wrong language) for the
+    pages."""
     texts = pairs()
     foreign = set(texts) if language == "zh" else set(texts.values())
+    # A text that also exists in the right language is not foreign.
     foreign -= set(texts.values() if language == "zh" else texts)
     foreign -= _NAMES
-    wrong: list[str] = []
+    problems: list[str] = []
     missing: list[str] = []
-    with person(made, there.served.origin, language=language, color_scheme=theme) as one:
+    with person(
+        chromium_browser,
+        console_world.served.origin,
+        language=language,
+        color_scheme=theme,
+    ) as user:
         for path in pages:
-            settled(one, path)
-            wrong += [f"{path} {said}" for said in violations(one.page)]
-            said: list[str] = one.page.evaluate(_TEXTS)
-            missing += [f"{path}: {text!r}" for text in sorted(foreign.intersection(said))]
-        wrong += [f"browser: {said}" for said in one.wrongs]
-    return wrong, missing
+            open_page(user, path)
+            problems += [f"{path} {violation}" for violation in violations(user.page)]
+            page_texts: list[str] = user.page.evaluate(_TEXTS)
+            missing += [
+                f"{path}: {text!r}" for text in sorted(foreign.intersection(page_texts))
+            ]
+        # Errors that the browser reported on any of the pages.
+        problems += [f"browser: {browser_error}" for browser_error in user.problems]
+    return problems, missing
 
 
-def every_text_is_there() -> tuple[int, bool]:
-    """How many texts there are; and whether the compiler finds each page's in both languages."""
-    done = subprocess.run(
-        ["npx", "--no-install", "tsc", "--noEmit"], cwd=ROOT / "console-ui", capture_output=True, check=False
+def check_translations() -> tuple[int, bool]:
+    """Return (number of translated texts, whether the compiler finds each text in both
+    languages)."""
+    # The type of the text table requires both languages, so a missing text is a compile
+    # error.
+    completed = subprocess.run(
+        ["npx", "--no-install", "tsc", "--noEmit"],
+        cwd=ROOT / "console-ui",
+        capture_output=True,
+        check=False,
     )
-    return len(pairs()), done.returncode == 0
+    return len(pairs()), completed.returncode == 0
 
 
 def prove() -> Proof:
+    """Check all pages in each language and theme, then all journeys by keyboard, and
+    report them."""
     build()
     proof = Proof()
-    count, compiles = every_text_is_there()
+    count, compiles = check_translations()
     proof.line("texts in both languages, held by the compiler", count, compiles)
     total = 0
-    with browser() as made:
-        with world() as there:
+    with browser() as chromium_browser:
+        with world() as console_world:
             for language in ("en", "zh"):
                 for theme in ("light", "dark"):
-                    pages = there.paths()
-                    wrong, missing = looked_at(made, there, pages, language, theme)
-                    total += len(wrong)
-                    what = f"axe-core: {len(pages)} pages, {language}, {theme}"
-                    proof.line(what, "; ".join(wrong[:5]) or "0 violations", not wrong)
-                    proof.line(
-                        f"texts of the other language: {language}, {theme}", "; ".join(missing[:5]) or 0, not missing
+                    pages = console_world.paths()
+                    problems, missing = inspect_pages(
+                        chromium_browser, console_world, pages, language, theme
                     )
+                    total += len(problems)
+                    label = f"axe-core: {len(pages)} pages, {language}, {theme}"
+                    proof.line(
+                        label, "; ".join(problems[:5]) or "0 violations", not problems
+                    )
+                    proof.line(
+                        f"texts of the other language: {language}, {theme}",
+                        "; ".join(missing[:5]) or 0,
+                        not missing,
+                    )
+        # Journeys start with a new user, so they do not use the filled server above.
         for name in JOURNEYS:
-            wrong_one, seconds = travel(made, name, keyboard=True)
-            proof.line(f"by keyboard alone: {name}", wrong_one or f"{seconds:.1f} s", not wrong_one)
-    proof.figures = {"texts": count, "violations": total, "journeys by keyboard": len(JOURNEYS)}
+            problem, seconds = run_journey(chromium_browser, name, keyboard=True)
+            proof.line(
+                f"by keyboard alone: {name}", problem or f"{seconds:.1f} s", not problem
+            )
+    proof.figures = {
+        "texts": count,
+        "violations": total,
+        "journeys by keyboard": len(JOURNEYS),
+    }
     return proof

@@ -1,54 +1,83 @@
-"""A picture of every page, in both themes and languages and on a telephone, and sheets of them to look at."""
+"""Take a screenshot of every console page in both languages, both themes and several
+window widths, and combine them into contact sheets."""
 
 from pathlib import Path
 from typing import Any
 
 from tools.show.browser import browser, build, person
-from tools.show.console_access import settled
+from tools.show.console_access import open_page
 from tools.show.console_world import PAGES, world
 from tools.show.proof import ROOT, Proof
 
 FOLDER = ROOT / "build" / "console-pictures"
-_WIDTH, _HEIGHT, _ACROSS = 480, 338, 6
+_WIDTH, _HEIGHT, _COLUMNS = 480, 338, 6
 
 
-def sheet(pictures: list[Path], target: Path) -> None:
+def save_contact_sheet(pictures: list[Path], target: Path) -> None:
+    """Save the pictures as thumbnails in one contact sheet, row by row."""
     from PIL import Image
 
-    down = -(-len(pictures) // _ACROSS)
-    made: Any = Image.new("RGB", (_WIDTH * _ACROSS, _HEIGHT * down), "#888")
-    for at, path in enumerate(pictures):
+    # Ceiling division: the number of rows.
+    down = -(-len(pictures) // _COLUMNS)
+    contact_sheet: Any = Image.new("RGB", (_WIDTH * _COLUMNS, _HEIGHT * down), "#888")
+    for index, path in enumerate(pictures):
         picture = Image.open(path)
         picture.thumbnail((_WIDTH - 6, _HEIGHT - 6))
-        made.paste(picture, (at % _ACROSS * _WIDTH + 3, at // _ACROSS * _HEIGHT + 3))
-    made.save(target)
+        # The offset of 3 px centres a thumbnail with a 6 px gap between neighbours.
+        contact_sheet.paste(
+            picture, (index % _COLUMNS * _WIDTH + 3, index // _COLUMNS * _HEIGHT + 3)
+        )
+    contact_sheet.save(target)
 
 
 def prove() -> Proof:
+    """Take all screenshots and report pages that are wider than the window."""
     build()
     proof = Proof()
     count = 0
-    with browser() as made, world() as there:
+    with browser() as browser_instance, world() as console_world:
         for language in ("en", "zh"):
-            for theme, width in (("light", 1280), ("dark", 1280), ("light", 360), ("light", 3840)):
+            # 360 px is a phone, 3840 px a 4K screen.
+            for theme, width in (
+                ("light", 1280),
+                ("dark", 1280),
+                ("light", 360),
+                ("light", 3840),
+            ):
                 name = f"{language}-{theme}-{width}"
                 folder = FOLDER / name
                 folder.mkdir(parents=True, exist_ok=True)
-                taken: list[Path] = []
+                picture_paths: list[Path] = []
                 wide: list[str] = []
-                with person(made, there.served.origin, language=language, color_scheme=theme) as one:
-                    one.page.set_viewport_size({"width": width, "height": {360: 740, 1280: 900, 3840: 2160}[width]})
-                    for at, path in enumerate(there.paths()):
-                        settled(one, path)
-                        taken.append(folder / f"{at:02d}.png")
-                        one.page.screenshot(path=taken[-1])
-                        if one.page.evaluate("document.documentElement.scrollWidth > innerWidth + 1"):
+                with person(
+                    browser_instance,
+                    console_world.served.origin,
+                    language=language,
+                    color_scheme=theme,
+                ) as user:
+                    user.page.set_viewport_size(
+                        {
+                            "width": width,
+                            "height": {360: 740, 1280: 900, 3840: 2160}[width],
+                        }
+                    )
+                    for page_number, path in enumerate(console_world.paths()):
+                        open_page(user, path)
+                        picture_paths.append(folder / f"{page_number:02d}.png")
+                        user.page.screenshot(path=picture_paths[-1])
+                        # A page that scrolls horizontally does not fit. One pixel is
+                        # tolerated for rounding.
+                        if user.page.evaluate(
+                            "document.documentElement.scrollWidth > innerWidth + 1"
+                        ):
                             wide.append(path)
-                sheet(taken, FOLDER / f"{name}.png")
-                count += len(taken)
+                save_contact_sheet(picture_paths, FOLDER / f"{name}.png")
+                count += len(picture_paths)
                 proof.line(
-                    f"{len(taken)} pages, {language}, {theme}, {width} px",
-                    "wider than the window: " + ", ".join(wide) if wide else "fit the window",
+                    f"{len(picture_paths)} pages, {language}, {theme}, {width} px",
+                    "wider than the window: " + ", ".join(wide)
+                    if wide
+                    else "fit the window",
                     not wide,
                 )
     proof.line("sheets", FOLDER.relative_to(ROOT), None)

@@ -1,4 +1,5 @@
-"""Sites on loopback that hold every case of pages, sitemaps, feeds, robots.txt and manners, crawled by the product."""
+"""Crawl local test sites that cover pages, sitemaps, feeds, robots.txt and politeness
+rules, with the product's own crawler."""
 
 import asyncio
 import json
@@ -8,91 +9,148 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.knowledge.crawl_cases import CASES, Case, Site, html
-from tests.knowledge.crawling import crawl, served, trouble
+from tests.knowledge.crawling import crawl, crawl_problems, serve_site
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import EgressSettings, KnowledgeSettings, Settings
 from modelyard.knowledge.entities import DatasetSettings, Technique
-from tools.show.proof import Proof, modelyard, own_home
+from tools.show.proof import Proof, modelyard, temporary_home
 
 
 @dataclass(frozen=True)
 class _Served:
+    """A crawl case and the local site that serves it."""
+
     case: Case
     base: str
     site: Site
 
     @property
     def place(self) -> str:
+        """The site's host and port."""
         return self.base.removeprefix("http://")
 
 
 def _settings(home: str, sites: list[_Served], *, follows_nofollow: bool) -> Settings:
     return Settings(
         home=home,
-        egress=EgressSettings(private=[one.place for one in sites]),
+        # The sites are on loopback, which egress blocks unless it is listed as private.
+        egress=EgressSettings(private=[site.place for site in sites]),
         knowledge=KnowledgeSettings(
-            crawl_delay_seconds=0.0, crawl_follows_nofollow=follows_nofollow,
-            crawl_own_sites=[one.place for one in sites if one.case.manners.get("own_sites")],
+            crawl_delay_seconds=0.0,
+            crawl_follows_nofollow=follows_nofollow,
+            crawl_own_sites=[
+                site.place for site in sites if site.case.manners.get("own_sites")
+            ],
         ),
-    )  # fmt: skip
+    )
 
 
-async def _crawled(proof: Proof, sites: list[_Served], *, follows_nofollow: bool) -> int:
-    """How many of these are as they should be, by a server's own crawler."""
-    good = 0
-    words = DatasetSettings(indexing_technique=Technique.ECONOMY)
+async def _crawled(
+    proof: Proof, sites: list[_Served], *, follows_nofollow: bool
+) -> int:
+    """Crawl each site with one Modelyard instance and return the number of cases that
+    passed."""
+    passed_count = 0
+    # A keyword index needs no embedding model.
+    keyword_settings = DatasetSettings(indexing_technique=Technique.ECONOMY)
     with tempfile.TemporaryDirectory() as home:
         settings = _settings(home, sites, follows_nofollow=follows_nofollow)
         async with Modelyard(settings, environ={}) as yard:
             parts = yard.knowledge
-            for one in sites:
-                dataset = await parts.datasets.create("default", one.case.name[:40], settings=words)
-                went = await crawl(one.case, one.base, one.site, parts.gatherer, parts.datasets, dataset)
-                wrong = trouble(one.case, went)
-                good += not wrong
-                proof.line(one.case.name, _shown(one.case, one.site, wrong), not wrong)
-    return good
+            for served_site in sites:
+                dataset = await parts.datasets.create(
+                    "default", served_site.case.name[:40], settings=keyword_settings
+                )
+                crawl_result = await crawl(
+                    served_site.case,
+                    served_site.base,
+                    served_site.site,
+                    parts.gatherer,
+                    parts.datasets,
+                    dataset,
+                )
+                problems = crawl_problems(served_site.case, crawl_result)
+                passed_count += not problems
+                proof.line(
+                    served_site.case.name,
+                    _shown(served_site.case, served_site.site, problems),
+                    not problems,
+                )
+    return passed_count
 
 
-def _shown(case: Case, site: Site, wrong: list[str]) -> str:
-    if wrong:
-        return f"should ask for {_listed(case.asked)}; {'; '.join(wrong)}"[:600]
-    return f"should ask for {_listed(case.asked)}; asks for {_listed(site.asked)}"
+def _shown(case: Case, site: Site, problems: list[str]) -> str:
+    """Return the expected and the requested paths of a case, and its problems if there
+    are any."""
+    if problems:
+        return f"should ask for {_format_paths(case.asked)}; {'; '.join(problems)}"[
+            :600
+        ]
+    return f"should ask for {_format_paths(case.asked)}; asks for {_format_paths(site.asked)}"
 
 
-def _listed(paths: Any) -> str:
-    shown = " ".join(one[:40] for one in list(paths)[:6])
-    return (shown or "nothing") + (f" … {len(paths)} in all" if len(paths) > 6 else "")
+def _format_paths(paths: Any) -> str:
+    """Return the first six paths, shortened, and the total count if there are more."""
+    preview = " ".join(path[:40] for path in list(paths)[:6])
+    return (preview or "nothing") + (
+        f" … {len(paths)} in all" if len(paths) > 6 else ""
+    )
 
 
 def _command_line(proof: Proof) -> None:
-    """What somebody sees who crawls a site with two pages that fail."""
+    """Check the output of `modelyard knowledge add --crawl` for a site on which two
+    pages fail."""
     with ExitStack() as stack:
-        base, _ = served(stack, {"/": html("<a href=/lost>x</a><a href=/a>x</a><a href=/gone>x</a>"), "/a": html("a")})
-        private = json.dumps({"egress": {"private": [base.removeprefix("http://")]}})
-        environ = stack.enter_context(own_home(modelyard=private))
-        said = json.loads(
-            modelyard("knowledge", "add", "d", f"{base}/", "--crawl", "--economy", "--json", environ=environ)
+        base, _ = serve_site(
+            stack,
+            {
+                "/": html("<a href=/lost>x</a><a href=/a>x</a><a href=/gone>x</a>"),
+                "/a": html("a"),
+            },
         )
-    told = (
-        said["added"],
-        said["left_out"]["count"],
-        [one["url"].removeprefix(base) for one in said["left_out"]["first"]],
+        private = json.dumps({"egress": {"private": [base.removeprefix("http://")]}})
+        environ = stack.enter_context(temporary_home(modelyard=private))
+        report = json.loads(
+            modelyard(
+                "knowledge",
+                "add",
+                "d",
+                f"{base}/",
+                "--crawl",
+                "--economy",
+                "--json",
+                environ=environ,
+            )
+        )
+    summary = (
+        report["added"],
+        report["left_out"]["count"],
+        [failure["url"].removeprefix(base) for failure in report["left_out"]["first"]],
     )
+    # Two pages are added, two fail, and the failed ones are listed in crawl order.
     proof.line(
-        "modelyard knowledge add --crawl", json.dumps(said["left_out"])[:200], told == (2, 2, ["/lost", "/gone"])
+        "modelyard knowledge add --crawl",
+        json.dumps(report["left_out"])[:200],
+        summary == (2, 2, ["/lost", "/gone"]),
     )
 
 
 def prove() -> Proof:
+    """Crawl all sites, once with and once without following `nofollow` links, and check
+    the command line."""
     proof = Proof()
     with ExitStack() as stack:
-        sites = [_Served(case, *served(stack, case.files)) for case in CASES.values()]
-        usual = [one for one in sites if not one.case.manners.get("follows_nofollow")]
-        lax = [one for one in sites if one.case.manners.get("follows_nofollow")]
-        good = asyncio.run(_crawled(proof, usual, follows_nofollow=False))
-        good += asyncio.run(_crawled(proof, lax, follows_nofollow=True))
+        sites = [
+            _Served(case, *serve_site(stack, case.files)) for case in CASES.values()
+        ]
+        # Following `nofollow` is a server-wide setting, so the cases are split by it.
+        usual = [
+            site for site in sites if not site.case.manners.get("follows_nofollow")
+        ]
+        lax = [site for site in sites if site.case.manners.get("follows_nofollow")]
+        passed_count = asyncio.run(_crawled(proof, usual, follows_nofollow=False))
+        passed_count += asyncio.run(_crawled(proof, lax, follows_nofollow=True))
     _command_line(proof)
-    proof.figures = {"cases": f"{good} of {len(CASES)}"}
+    proof.figures = {"cases": f"{passed_count} of {len(CASES)}"}
     return proof

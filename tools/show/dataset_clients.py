@@ -1,4 +1,5 @@
-"""Three clients of the knowledge API from PyPI, each in an environment of its own, against the server."""
+"""Three third-party clients of the knowledge API from PyPI, each in its own
+environment, against the server."""
 
 from tools.show.app_clients import prove_clients
 from tools.show.proof import Proof
@@ -11,4 +12,5 @@ CLIENTS = {
 
 
 def prove() -> Proof:
+    """Run the calls of every client."""
     return prove_clients(CLIENTS)

@@ -1,6 +1,6 @@
-"""One of three credentials is dead. On a clock that is told what time it is, with the real pipeline and a real server
-in the provider's place: callers do not notice, the provider is not burdened, and the credential is back when it lives.
-"""
+"""One of three credentials stops working. On a virtual clock, with the real pipeline
+and a local HTTP server as provider: callers see no errors, the provider gets few extra
+requests, and the credential returns to rotation after it recovers."""
 
 import asyncio
 import tempfile
@@ -9,24 +9,41 @@ from collections.abc import Callable
 from modelyard.app import Modelyard
 from modelyard.base.errors import ModelyardError
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
-from modelyard.testing import Answer, FakeClock, Upstream, UpstreamRequest, chat_answer, error_answer
+from modelyard.testing import (
+    Answer,
+    FakeClock,
+    Upstream,
+    UpstreamRequest,
+    chat_answer,
+    error_answer,
+)
 from tools.show.proof import Proof
 
 _CALLS = 3000
-_EVERY = 0.02
+_CALL_INTERVAL_SECONDS = 0.02
 """Seconds between two calls, on the virtual clock."""
 
 
 async def _run(upstream: Upstream, revive: Callable[[], None]) -> dict[str, float]:
+    """Send calls while one credential is dead, revive it, and return the measured rates
+    and times."""
     clock = FakeClock()
-    credentials = [CredentialSettings(name=name, values={"api_key": f"sk-{name}-key"}) for name in "abc"]
-    provider = ProviderSettings(name="openai", base_url=upstream.url, credentials=credentials)
+    credentials = [
+        CredentialSettings(name=name, values={"api_key": f"sk-{name}-key"})
+        for name in "abc"
+    ]
+    provider = ProviderSettings(
+        name="openai", base_url=upstream.url, credentials=credentials
+    )
     with tempfile.TemporaryDirectory(prefix="modelyard-show-") as home:
-        settings = Settings(home=home, providers=[provider], timeouts=_no_total())
+        settings = Settings(
+            home=home, providers=[provider], timeouts=_disabled_timeouts()
+        )
         async with Modelyard(settings, clock=clock, environ={}) as yard:
 
             async def ask() -> bool:
-                clock.advance(_EVERY)
+                """Advance the clock, send one call and return whether it succeeded."""
+                clock.advance(_CALL_INTERVAL_SECONDS)
                 try:
                     await yard.chat("hi", model="openai/gpt-5-mini")
                 except ModelyardError:
@@ -35,54 +52,81 @@ async def _run(upstream: Upstream, revive: Callable[[], None]) -> dict[str, floa
 
             served = 0
             ejected_after = 0
+            # Phase 1: the credential is dead. Count how soon it goes into cooldown.
             for number in range(1, _CALLS + 1):
                 served += await ask()
-                if not ejected_after and yard.services.providers.manager.health.resting():
+                if (
+                    not ejected_after
+                    and yard.services.providers.manager.health.in_cooldown()
+                ):
                     ejected_after = number
+            # Requests per call; 1.0 would mean no retry at all.
             load = len(upstream.requests) / _CALLS
             dead = sum(request.key == "sk-a-key" for request in upstream.requests)
-            before = len(upstream.requests)
-            while not any(request.key == "sk-a-key" for request in upstream.requests[before:]):
+            request_count = len(upstream.requests)
+            # Phase 2: wait until the dead credential has been probed again.
+            while not any(
+                request.key == "sk-a-key"
+                for request in upstream.requests[request_count:]
+            ):
                 await ask()
             revive()  # just after it was found dead once more: the longest that it can stay away
-            began, before = clock.now, len(upstream.requests)
-            while clock.now < began + 120:
+            revived_at, request_count = clock.now, len(upstream.requests)
+            # Phase 3: measure how long the revived credential stays out of rotation, at
+            # most 120 s.
+            while clock.now < revived_at + 120:
                 await ask()
-                if any(request.key == "sk-a-key" for request in upstream.requests[before:]):
+                if any(
+                    request.key == "sk-a-key"
+                    for request in upstream.requests[request_count:]
+                ):
                     break
-            back = clock.now - began
+            back = clock.now - revived_at
             keys = []
-            before = len(upstream.requests)
+            request_count = len(upstream.requests)
+            # Phase 4: measure its share of the traffic after recovery.
             for _ in range(30):
                 await ask()
-            keys = [request.key for request in upstream.requests[before:]]
+            keys = [request.key for request in upstream.requests[request_count:]]
     return {
-        "success": served / _CALLS, "ejected_after": ejected_after, "load": load, "asked_dead": dead, "back_s": back,
+        "success": served / _CALLS,
+        "ejected_after": ejected_after,
+        "load": load,
+        "asked_dead": dead,
+        "back_s": back,
         "share": keys.count("sk-a-key") / len(keys),
-    }  # fmt: skip
+    }
 
 
-def _no_total() -> object:
+def _disabled_timeouts() -> object:
+    """Return timeouts that are all disabled: the virtual clock would trigger them."""
     from modelyard.base.settings import TimeoutSettings
 
     return TimeoutSettings(total=0.0, first_token=0.0, between_tokens=0.0)
 
 
 class _Provider:
-    """One of its keys is dead until it is revived."""
+    """A simulated provider that fails for one key until `revive` is called."""
 
     def __init__(self, fate: Callable[[], Answer]) -> None:
         self._fate = fate
         self._is_dead = True
 
     def answer(self, request: UpstreamRequest) -> Answer:
-        return self._fate() if self._is_dead and request.key == "sk-a-key" else chat_answer("fine")
+        """Return the failure for the dead key, else a chat response."""
+        return (
+            self._fate()
+            if self._is_dead and request.key == "sk-a-key"
+            else chat_answer("fine")
+        )
 
     def revive(self) -> None:
+        """Let the failing key work again."""
         self._is_dead = False
 
 
 def prove() -> Proof:
+    """Measure ejection, load and recovery for four kinds of failure."""
     proof = Proof()
     fates: dict[str, Callable[[], Answer]] = {
         "refused (401)": lambda: error_answer(401, "this key was revoked"),
@@ -93,12 +137,33 @@ def prove() -> Proof:
     for name, fate in fates.items():
         provider = _Provider(fate)
         with Upstream(provider.answer) as upstream:
-            found = asyncio.run(_run(upstream, provider.revive))
-        proof.line(f"{name}: calls answered", f"{found['success']:.2%}", found["success"] >= 0.999)
-        proof.line(f"{name}: ejected after calls", found["ejected_after"], 0 < found["ejected_after"] <= 5)
-        proof.line(f"{name}: requests at the provider for a call", f"{found['load']:.3f}", found["load"] <= 1.2)
-        proof.line(f"{name}: asked while dead, in {_CALLS * _EVERY:.0f} s", found["asked_dead"])
-        proof.line(f"{name}: back after", f"{found['back_s']:.1f} s", found["back_s"] <= 30)
-        proof.line(f"{name}: its share then", f"{found['share']:.0%}", found["share"] >= 0.2)
-        proof.figures[name] = {key: round(value, 4) for key, value in found.items()}
+            metrics = asyncio.run(_run(upstream, provider.revive))
+        proof.line(
+            f"{name}: calls answered",
+            f"{metrics['success']:.2%}",
+            metrics["success"] >= 0.999,
+        )
+        proof.line(
+            f"{name}: ejected after calls",
+            metrics["ejected_after"],
+            0 < metrics["ejected_after"] <= 5,
+        )
+        proof.line(
+            f"{name}: requests at the provider for a call",
+            f"{metrics['load']:.3f}",
+            metrics["load"] <= 1.2,
+        )
+        proof.line(
+            f"{name}: asked while dead, in {_CALLS * _CALL_INTERVAL_SECONDS:.0f} s",
+            metrics["asked_dead"],
+        )
+        proof.line(
+            f"{name}: back after", f"{metrics['back_s']:.1f} s", metrics["back_s"] <= 30
+        )
+        proof.line(
+            f"{name}: its share then",
+            f"{metrics['share']:.0%}",
+            metrics["share"] >= 0.2,
+        )
+        proof.figures[name] = {key: round(value, 4) for key, value in metrics.items()}
     return proof

@@ -1,4 +1,5 @@
-"""Every form of an inner address through every feature that names one, in a network where everything inside answers."""
+"""Try every spelling of an internal address through every feature that accepts an
+address, in a network namespace in which all internal addresses answer."""
 
 import json
 import os
@@ -19,29 +20,47 @@ _NOT_TRIED = {
 
 
 def prove() -> Proof:
+    """Run `egress_world` in its own network namespace and report the result of each
+    feature. Needs root."""
     proof = Proof()
     if os.geteuid() != 0:
         proof.line("a network of its own", "needs root", ok=False)
         return proof
+    # `unshare -n` gives the process its own network, in which internal addresses can be
+    # simulated.
     command = ["unshare", "-n", sys.executable, "-m", "tools.show.egress_world"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        proof.line("a network of its own", (done.stderr or done.stdout)[-1500:], ok=False)
+    process = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        proof.line(
+            "a network of its own", (process.stderr or process.stdout)[-1500:], ok=False
+        )
         return proof
-    seen = json.loads(done.stdout.splitlines()[-1])
-    for name, one in seen.items():
-        said = f"{len(CASES)} forms twice: {one['connects']} connects, {len(one['reached'])} answers from inside"
-        said += f", {len(one['unhandled'])} unhandled" + (f" ({one['unhandled'][0]})" if one["unhandled"] else "")
-        said += f"; public address {'reached' if one['public'] else 'NOT reached'}"
-        is_shut = not one["connects"] and not one["reached"] and not one["unhandled"]
-        proof.line(name, said, is_shut and one["public"])
-    for name, why in _NOT_TRIED.items():
-        proof.line(name, f"not tried: {why}")
+    # The last line of the output is the JSON report; earlier lines may be logs.
+    results = json.loads(process.stdout.splitlines()[-1])
+    for name, result in results.items():
+        summary = f"{len(CASES)} forms twice: {result['connects']} connects, {len(result['reached'])} answers from inside"
+        summary += f", {len(result['unhandled'])} unhandled" + (
+            f" ({result['unhandled'][0]})" if result["unhandled"] else ""
+        )
+        summary += (
+            f"; public address {'reached' if result['public'] else 'NOT reached'}"
+        )
+        # A feature passes if it blocks all internal addresses and still reaches the
+        # public one.
+        is_shut = (
+            not result["connects"] and not result["reached"] and not result["unhandled"]
+        )
+        proof.line(name, summary, is_shut and result["public"])
+    for name, reason in _NOT_TRIED.items():
+        proof.line(name, f"not tried: {reason}")
     proof.figures |= {
-        "features": len(seen), "forms": len(CASES),
-        "connects": sum(one["connects"] for one in seen.values()),
-        "reached": sum(len(one["reached"]) for one in seen.values()),
-        "unhandled": sum(len(one["unhandled"]) for one in seen.values()),
-        "public": sum(one["public"] for one in seen.values()),
-    }  # fmt: skip
+        "features": len(results),
+        "forms": len(CASES),
+        "connects": sum(result["connects"] for result in results.values()),
+        "reached": sum(len(result["reached"]) for result in results.values()),
+        "unhandled": sum(len(result["unhandled"]) for result in results.values()),
+        "public": sum(result["public"] for result in results.values()),
+    }
     return proof

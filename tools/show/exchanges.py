@@ -1,4 +1,5 @@
-"""The recorded exchanges, each with the wire format that it is in, or why it is none of ours."""
+"""The recorded HTTP exchanges with model vendors. Each has its wire format, or the
+reason why it is not supported."""
 
 import base64
 import gzip
@@ -14,7 +15,8 @@ from modelyard.transport.aws_events import AwsEventStream
 
 FOLDER = Path(__file__).parents[2] / "tests" / "wire" / "recordings"
 
-# The end of a path → the format. What is not here is named below with the reason.
+# Pattern at the end of a path → wire format. Excluded paths and the reasons are listed
+# in `_NOT_CALLS`.
 _BY_PATH = (
     (r"/chat/completions$", "openai_chat"),
     (r"^/v1/chat$", "openai_chat"),  # Writer's
@@ -34,8 +36,14 @@ _BY_PATH = (
 )
 _NOT_CALLS = (
     (r"/threads|/assistants", "OpenAI's Assistants, retired in 2026"),
-    (r"/files|/fileSearchStores|/vector_stores|/upload|/cachedContents", "files and stores, not model calls"),
-    (r"/conversations|/realtime|/traces|/interactions", "sessions and traces, not model calls"),
+    (
+        r"/files|/fileSearchStores|/vector_stores|/upload|/cachedContents",
+        "files and stores, not model calls",
+    ),
+    (
+        r"/conversations|/realtime|/traces|/interactions",
+        "sessions and traces, not model calls",
+    ),
     (r"count.?tokens|countTokens|/input_tokens", "token counts"),
     (
         r"/models$|/schema|/meta|/nodes|/objects|/graphql|/indexes|/api/models|/predictions|/streams",
@@ -43,12 +51,16 @@ _NOT_CALLS = (
     ),
     (r"/complete$|/v1/generate$|/v1/chat$", "formats that their makers have retired"),
     (r"/guardrail/|/agents/", "guardrails and agents, not model calls"),
-    (r"/invoke|:predict$|:embedContent$", "models' own bodies behind Bedrock's invoke and Vertex's predict"),
+    (
+        r"/invoke|:predict$|:embedContent$",
+        "models' own bodies behind Bedrock's invoke and Vertex's predict",
+    ),
     (r"/stable-diffusion|/clipdraw|/versions/", "images"),
     (r"^/$", "one model's own server"),
 )
 
-# Folders of the fixtures → format. The others hold images, music, translation, agents' logs.
+# Fixture folders → wire format. The other folders contain images, music, translation
+# and agent logs.
 _FIXTURES = (
     ("anthropic/src/__fixtures__", "anthropic"),
     ("amazon-bedrock/src/__fixtures__", "bedrock"),
@@ -77,28 +89,32 @@ _FIXTURES = (
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
+    """A recorded request and its response."""
+
     id: str
     provider: str
-    """The recording's file: `openai`, `google` …"""
+    """The name of the recording's file: `openai`, `google` and so on."""
     format: str
-    """Ours; empty where it is none of ours, and `why` says why."""
+    """The wire format; empty if the exchange is not in a supported format. `why` then
+    gives the reason."""
     status: int
     request: Any
     response: Any
     events: tuple[dict[str, Any], ...] | None
-    """The response's events, where it is a stream."""
+    """The events of a streamed response; None if it is not a stream."""
     path: str = ""
     content_type: str = ""
     why: str = ""
 
     @property
     def is_stream(self) -> bool:
+        """Whether the response is a stream."""
         return self.events is not None
 
 
 @cache
 def exchanges() -> tuple[Exchange, ...]:
-    """All of them, in the order of the files."""
+    """Return all exchanges, in the order of the files."""
     return tuple(_read())
 
 
@@ -110,14 +126,21 @@ def _read() -> Iterator[Exchange]:
 
 
 def _exchange(raw: dict[str, Any], provider: str) -> Exchange:
+    """Convert a raw recording. Its format is determined from the path or the fixture's
+    folder."""
     path = (raw.get("path") or "").partition("?")[0]
-    name, why = _fixture_format(raw) if raw.get("response_only") else _format(path, provider, raw)
+    name, skip_reason = (
+        _fixture_format(raw)
+        if raw.get("response_only")
+        else _format(path, provider, raw)
+    )
     response = raw["response"]
     events: list[dict[str, Any]] | None = None
+    # Only successful responses are read as streams.
     if name and raw.get("status", 200) == 200:
         events = _events(response, name)
-        if reason := _unfit(response, events, name):
-            name, why = "", reason
+        if reason := _mismatch_reason(response, events, name):
+            name, skip_reason = "", reason
     return Exchange(
         id=raw["id"],
         provider=provider,
@@ -128,33 +151,51 @@ def _exchange(raw: dict[str, Any], provider: str) -> Exchange:
         events=None if events is None else tuple(events),
         path=raw.get("path") or "",
         content_type=raw.get("content_type") or "",
-        why=why,
+        why=skip_reason,
     )
 
 
 def _format(path: str, provider: str, raw: dict[str, Any]) -> tuple[str, str]:
-    if "count_tokens" in path or "/input_tokens" in path or "_count_tokens" in raw["id"].rpartition("/")[2]:
+    """Return the wire format for a request path, or an empty string and the reason."""
+    if (
+        "count_tokens" in path
+        or "/input_tokens" in path
+        or "_count_tokens" in raw["id"].rpartition("/")[2]
+    ):
         return "", "token counts"
     if provider == "cohere" and path == "/v1/chat":
         return "", "formats that their makers have retired"
     if "/threads/" in path or path.endswith("/threads"):
         return "", "OpenAI's Assistants, retired in 2026"
-    if path.endswith("/invoke") and "anthropic" in path and "content" in (raw["response"] or {}):
+    # Amazon Bedrock's invoke route takes the vendor's own body, which is supported for
+    # Claude.
+    if (
+        path.endswith("/invoke")
+        and "anthropic" in path
+        and "content" in (raw["response"] or {})
+    ):
         return "anthropic", ""  # Claude's own body behind Bedrock's invoke
+    # A GET request is a model call only if it retrieves a stored response by its id.
     if raw.get("method") == "GET" and not re.search(r"/responses/[^/]+$", path):
         return "", "lists, databases and job queues"
     for pattern, name in _BY_PATH:
         if re.search(pattern, path):
             return name, ""
-    reason = next((why for pattern, why in _NOT_CALLS if re.search(pattern, path)), None)
+    reason = next(
+        (reason for pattern, reason in _NOT_CALLS if re.search(pattern, path)), None
+    )
     return "", reason or f"no format of ours: {path}"
 
 
 def _fixture_format(raw: dict[str, Any]) -> tuple[str, str]:
-    name = next((name for folder, name in _FIXTURES if f"packages/{folder}" in raw["id"]), "")
+    """Return the wire format of a fixture that has a response but no request."""
+    name = next(
+        (name for folder, name in _FIXTURES if f"packages/{folder}" in raw["id"]), ""
+    )
     body = raw["response"]
     if isinstance(body, dict) and "cohere-embedding" in raw["id"]:
         return "embed:cohere", ""
+    # Some fixtures in the folders for Responses are in the chat format.
     if isinstance(body, dict) and "choices" in body and name == "openai_responses":
         return "openai_chat", ""
     if not name:
@@ -163,13 +204,19 @@ def _fixture_format(raw: dict[str, Any]) -> tuple[str, str]:
 
 
 def _events(response: Any, name: str) -> list[dict[str, Any]] | None:
+    """Return the events of a streamed response; None if it is not a stream."""
     if isinstance(response, list):
         return response if name == "gemini" else None
     if isinstance(response, dict):
+        # Amazon's binary event stream is stored in base64, since the recordings are
+        # JSON.
         if "$base64" not in response or name != "bedrock":
             return None
         data = base64.b64decode(response["$base64"])
-        return [{kind: json.loads(body)} for kind, body in AwsEventStream().feed(data)]
+        return [
+            {event_type: json.loads(body)}
+            for event_type, body in AwsEventStream().feed(data)
+        ]
     if name == "ollama":
         return [json.loads(line) for line in response.splitlines() if line.strip()]
     try:
@@ -179,36 +226,53 @@ def _events(response: Any, name: str) -> list[dict[str, Any]] | None:
 
 
 def _sse(text: str) -> Iterator[dict[str, Any]]:
-    """Events, or the bare lines of JSON that some fixtures are."""
+    """Yield the events of an SSE stream. Some fixtures are plain JSON lines, which are
+    parsed too."""
     if "data:" not in text:
         for line in text.splitlines():
             if line.strip():
                 yield json.loads(line)
         return
     for block in re.split(r"\r?\n\r?\n", text):
-        data = "\n".join(line[5:].lstrip(" ") for line in block.splitlines() if line.startswith("data:"))
+        data = "\n".join(
+            line[5:].lstrip(" ")
+            for line in block.splitlines()
+            if line.startswith("data:")
+        )
+        # `[DONE]` is OpenAI's end marker and is not JSON.
         if data and data != "[DONE]":
             yield json.loads(data)
 
 
-_MARKS = {
-    "openai_chat": "choices", "openai_responses": "output", "anthropic": "content", "bedrock": "output",
-    "cohere": "message", "openai_completions": "choices",
-}  # fmt: skip
+_REQUIRED_FIELDS = {
+    "openai_chat": "choices",
+    "openai_responses": "output",
+    "anthropic": "content",
+    "bedrock": "output",
+    "cohere": "message",
+    "openai_completions": "choices",
+}
 
 
-def _unfit(response: Any, events: list[dict[str, Any]] | None, name: str) -> str:
-    """Why this answer is in no format of ours, though its address says so."""
+def _mismatch_reason(
+    response: Any, events: list[dict[str, Any]] | None, name: str
+) -> str:
+    """Return why a response is not in the format that its path suggests; empty if it
+    is."""
     if events is not None:
         if not events:
             return "recorded without its body"
+        # More than one start event means that the recorder concatenated several
+        # responses.
         if sum(event.get("type") == "message_start" for event in events) > 1:
             return "several answers in one file"
-        shape = events[0].keys() & {"value"} or (name == "anthropic" and "type" not in events[0])
+        shape = events[0].keys() & {"value"} or (
+            name == "anthropic" and "type" not in events[0]
+        )
         return "a vendor's own stream behind a known path" if shape else ""
     if not isinstance(response, dict):
         return "recorded without its body"
-    mark = _MARKS.get(name)
+    mark = _REQUIRED_FIELDS.get(name)
     if mark and mark not in response and "error" not in response:
         return "a vendor's own answer behind a known path"
     return ""

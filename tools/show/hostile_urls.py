@@ -1,5 +1,10 @@
-"""Addresses that lead inside, in a network where everything inside answers. Run within `unshare -n`: the loopback there
-has the metadata services of clouds, private networks and their IPv6 likenesses, and a name server of our own."""
+"""Addresses that lead to internal hosts, and a network in which all internal hosts
+answer.
+
+Run with `unshare -n`: the loopback interface then carries the addresses of cloud
+metadata services and private networks, their IPv6 equivalents, and names resolve by
+script.
+"""
 
 import asyncio
 import ipaddress
@@ -15,69 +20,173 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 INSIDE = (
-    "169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1", "100.100.100.200", "168.63.129.16",
-    "192.0.0.192", "198.18.0.1", "224.0.0.1", "fd00:ec2::254", "fe80::1", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1",
-    "fc00::1", "::ffff:0:1",
-)  # fmt: skip
+    "169.254.169.254",
+    "10.0.0.1",
+    "192.168.1.1",
+    "172.16.0.1",
+    "100.64.0.1",
+    "100.100.100.200",
+    "168.63.129.16",
+    "192.0.0.192",
+    "198.18.0.1",
+    "224.0.0.1",
+    "fd00:ec2::254",
+    "fe80::1",
+    "64:ff9b::a9fe:a9fe",
+    "2002:a9fe:a9fe::1",
+    "fc00::1",
+    "::ffff:0:1",
+)
 PUBLIC = "93.184.215.14"
 NAMES: dict[str, list[str]] = {
-    "inside.test": ["169.254.169.254"], "metadata.test": ["169.254.169.254"], "many.test": [PUBLIC, "10.0.0.1"], "mapped.test": ["::ffff:10.0.0.1"],
-    "six.test": ["fd00:ec2::254"], "public.test": [PUBLIC], "loop.test": ["127.0.0.1"], "nat64.test": ["64:ff9b::a9fe:a9fe"],
-}  # fmt: skip
-"""`rebind.test` is public and inside by turns."""
+    "inside.test": ["169.254.169.254"],
+    "metadata.test": ["169.254.169.254"],
+    "many.test": [PUBLIC, "10.0.0.1"],
+    "mapped.test": ["::ffff:10.0.0.1"],
+    "six.test": ["fd00:ec2::254"],
+    "public.test": [PUBLIC],
+    "loop.test": ["127.0.0.1"],
+    "nat64.test": ["64:ff9b::a9fe:a9fe"],
+}
+"""Scripted names. `rebind.test` alternates between a public and an internal address."""
 
 CASES: tuple[str, ...] = (
     # loopback and its spellings
-    "http://127.0.0.1/", "http://127.1/", "http://127.0.1/", "http://2130706433/", "http://0x7f000001/", "http://0x7f.1/",
-    "http://0177.0.0.1/", "http://017700000001/", "http://0/", "http://0.0.0.0/", "http://localhost/", "http://LOCALHOST/",
-    "http://localhost./", "http://127.0.0.1./", "http://127.127.127.127/", "http://[::1]/", "http://[::]/",
-    "http://[0:0:0:0:0:0:0:1]/", "http://[::ffff:127.0.0.1]/", "http://[::ffff:7f00:1]/", "http://[::127.0.0.1]/",
-    "http://①②⑦.⓪.⓪.①/", "http://１２７.０.０.１/", "http://127。0。0。1/", "http://%31%32%37.0.0.1/",
+    "http://127.0.0.1/",
+    "http://127.1/",
+    "http://127.0.1/",
+    "http://2130706433/",
+    "http://0x7f000001/",
+    "http://0x7f.1/",
+    "http://0177.0.0.1/",
+    "http://017700000001/",
+    "http://0/",
+    "http://0.0.0.0/",
+    "http://localhost/",
+    "http://LOCALHOST/",
+    "http://localhost./",
+    "http://127.0.0.1./",
+    "http://127.127.127.127/",
+    "http://[::1]/",
+    "http://[::]/",
+    "http://[0:0:0:0:0:0:0:1]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://[::ffff:7f00:1]/",
+    "http://[::127.0.0.1]/",
+    "http://①②⑦.⓪.⓪.①/",
+    "http://１２７.０.０.１/",
+    "http://127。0。0。1/",
+    "http://%31%32%37.0.0.1/",
     # metadata services
-    "http://169.254.169.254/", "http://2852039166/", "http://0xa9fea9fe/", "http://0251.0376.0251.0376/",
-    "http://169.254.43518/", "http://[::ffff:169.254.169.254]/", "http://[::ffff:a9fe:a9fe]/", "http://[fd00:ec2::254]/",
-    "http://100.100.100.200/", "http://168.63.129.16/", "http://192.0.0.192/", "http://[64:ff9b::a9fe:a9fe]/",
-    "http://[64:ff9b:1::a9fe:a9fe]/", "http://[2002:a9fe:a9fe::1]/", "http://[::a9fe:a9fe]/", "http://[fe80::1%25lo]/",
-    "http://[fe80::1]/", "http://[2001:0:a9fe:a9fe::1]/",
+    "http://169.254.169.254/",
+    "http://2852039166/",
+    "http://0xa9fea9fe/",
+    "http://0251.0376.0251.0376/",
+    "http://169.254.43518/",
+    "http://[::ffff:169.254.169.254]/",
+    "http://[::ffff:a9fe:a9fe]/",
+    "http://[fd00:ec2::254]/",
+    "http://100.100.100.200/",
+    "http://168.63.129.16/",
+    "http://192.0.0.192/",
+    "http://[64:ff9b::a9fe:a9fe]/",
+    "http://[64:ff9b:1::a9fe:a9fe]/",
+    "http://[2002:a9fe:a9fe::1]/",
+    "http://[::a9fe:a9fe]/",
+    "http://[fe80::1%25lo]/",
+    "http://[fe80::1]/",
+    "http://[2001:0:a9fe:a9fe::1]/",
     # private networks
-    "http://10.0.0.1/", "http://172.16.0.1/", "http://192.168.1.1/", "http://100.64.0.1/", "http://198.18.0.1/",
-    "http://224.0.0.1/", "http://255.255.255.255/", "http://240.0.0.1/", "http://192.0.2.1/", "http://[fc00::1]/",
-    "http://[fec0::1]/", "http://[ff02::1]/", "http://[2001:db8::1]/", "http://[::ffff:0:169.254.169.254]/",
+    "http://10.0.0.1/",
+    "http://172.16.0.1/",
+    "http://192.168.1.1/",
+    "http://100.64.0.1/",
+    "http://198.18.0.1/",
+    "http://224.0.0.1/",
+    "http://255.255.255.255/",
+    "http://240.0.0.1/",
+    "http://192.0.2.1/",
+    "http://[fc00::1]/",
+    "http://[fec0::1]/",
+    "http://[ff02::1]/",
+    "http://[2001:db8::1]/",
+    "http://[::ffff:0:169.254.169.254]/",
     # names
-    "http://inside.test/", "http://many.test/", "http://mapped.test/", "http://six.test/", "http://loop.test/",
-    "http://nat64.test/", "http://rebind.test/", "http://INSIDE.TEST./",
+    "http://inside.test/",
+    "http://many.test/",
+    "http://mapped.test/",
+    "http://six.test/",
+    "http://loop.test/",
+    "http://nat64.test/",
+    "http://rebind.test/",
+    "http://INSIDE.TEST./",
     # what parsers read differently
-    "http://public.test@169.254.169.254/", "http://169.254.169.254#@public.test/", "http://public.test\\@169.254.169.254/",
-    "http://169.254.169.254\\.public.test/", "http:\\\\169.254.169.254/", "http:169.254.169.254/", "http:/169.254.169.254/",
-    "http:///169.254.169.254/", "//169.254.169.254/", "http://public.test:80@169.254.169.254/", "\thttp://169.254.169.254/",
-    "http://169.254.169.254\t/", "http://169.254.169.254%00.public.test/", "http://169.254.169.254?@public.test/",
-    "http://user:pass@127.0.0.1/", "http://[::1]public.test/", "http://public.test:22/", "http://169.254.169.254:80/",
+    "http://public.test@169.254.169.254/",
+    "http://169.254.169.254#@public.test/",
+    "http://public.test\\@169.254.169.254/",
+    "http://169.254.169.254\\.public.test/",
+    "http:\\\\169.254.169.254/",
+    "http:169.254.169.254/",
+    "http:/169.254.169.254/",
+    "http:///169.254.169.254/",
+    "//169.254.169.254/",
+    "http://public.test:80@169.254.169.254/",
+    "\thttp://169.254.169.254/",
+    "http://169.254.169.254\t/",
+    "http://169.254.169.254%00.public.test/",
+    "http://169.254.169.254?@public.test/",
+    "http://user:pass@127.0.0.1/",
+    "http://[::1]public.test/",
+    "http://public.test:22/",
+    "http://169.254.169.254:80/",
     # other schemes
-    "file:///etc/passwd", "gopher://127.0.0.1:80/_GET%20/", "ftp://127.0.0.1/", "dict://127.0.0.1:80/", "data:text/plain,x",
+    "file:///etc/passwd",
+    "gopher://127.0.0.1:80/_GET%20/",
+    "ftp://127.0.0.1/",
+    "dict://127.0.0.1:80/",
+    "data:text/plain,x",
     # redirects, from a public address
-    "http://public.test/to/http://169.254.169.254/", "http://public.test/to/http://127.0.0.1/", "http://public.test/to/http://[::1]/",
-    "http://public.test/to/http://inside.test/", "http://public.test/to///169.254.169.254/", "http://public.test/to/file:///etc/passwd",
-    "http://public.test/to/http://public.test/to/http://10.0.0.1/", "http://public.test/to/http://rebind.test/",
-    "http://public.test/loop", "http://public.test/to/http://[64:ff9b::a9fe:a9fe]/",
-    "http://public.test/to/http://[::ffff:10.0.0.1]/", "http://public.test/to/http://2852039166/",
+    "http://public.test/to/http://169.254.169.254/",
+    "http://public.test/to/http://127.0.0.1/",
+    "http://public.test/to/http://[::1]/",
+    "http://public.test/to/http://inside.test/",
+    "http://public.test/to///169.254.169.254/",
+    "http://public.test/to/file:///etc/passwd",
+    "http://public.test/to/http://public.test/to/http://10.0.0.1/",
+    "http://public.test/to/http://rebind.test/",
+    "http://public.test/loop",
+    "http://public.test/to/http://[64:ff9b::a9fe:a9fe]/",
+    "http://public.test/to/http://[::ffff:10.0.0.1]/",
+    "http://public.test/to/http://2852039166/",
     # more likenesses
-    "http://[64:ff9b::169.254.169.254]/", "http://0x0/", "http://[fd12:3456::1]/", "http://[::ffff:100.100.100.200]/",
-    "http://metadata.test/", "http://metadata.test.:80/",
-)  # fmt: skip
+    "http://[64:ff9b::169.254.169.254]/",
+    "http://0x0/",
+    "http://[fd12:3456::1]/",
+    "http://[::ffff:100.100.100.200]/",
+    "http://metadata.test/",
+    "http://metadata.test.:80/",
+)
 connects: list[str] = []
-"""Addresses inside that were connected to."""
+"""Internal addresses to which a connection was made."""
 publics: list[str] = []
-"""What was asked for at the public address."""
+"""Requests that arrived at the public address."""
 
 
-class _Inside(BaseHTTPRequestHandler):
-    """Answers a canary wherever it is reached inside; at the public address it says hello, or sends elsewhere."""
+class _CanaryHandler(BaseHTTPRequestHandler):
+    """Answer with a canary at internal addresses. At the public address, say hello or
+    redirect."""
 
     def do_GET(self) -> None:
+        """Answer a request according to the local address at which it arrived."""
+        # Read the body first, or the connection could not be reused.
         self.rfile.read(int(self.headers.get("content-length") or 0))
-        here = self.connection.getsockname()[0]
-        if ipaddress.ip_address(here.partition("%")[0]) != ipaddress.ip_address(PUBLIC):
-            self._say(200, b"canary")
+        local_address = self.connection.getsockname()[0]
+        # IPv6 link-local addresses have a zone suffix (`%lo`), which is not part of the
+        # address.
+        if ipaddress.ip_address(
+            local_address.partition("%")[0]
+        ) != ipaddress.ip_address(PUBLIC):
+            self._send_body(200, b"canary")
         elif self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("location", self.path[4:])
@@ -90,35 +199,42 @@ class _Inside(BaseHTTPRequestHandler):
             self.end_headers()
         else:
             publics.append(f"{self.command} {self.path}")
-            self._say(200, b"hello")
+            self._send_body(200, b"hello")
 
-    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815  the library's names
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
 
-    def _say(self, status: int, body: bytes) -> None:
+    def _send_body(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *details: Any) -> None: ...
+    def log_message(self, *details: Any) -> None:
+        """Suppress the request log."""
+        ...
 
 
 class _Server(ThreadingHTTPServer):
+    """HTTP server that records connections to internal addresses."""
+
     daemon_threads = True
 
     def get_request(self) -> Any:
+        """Accept a connection and record its local address if that is internal."""
         request, address = super().get_request()
-        here = request.getsockname()[0]
-        if here.removeprefix("::ffff:") != PUBLIC:
-            connects.append(here)
+        local_address = request.getsockname()[0]
+        # Reduce the IPv4-mapped IPv6 notation to plain IPv4 before the comparison.
+        if local_address.removeprefix("::ffff:") != PUBLIC:
+            connects.append(local_address)
         return request, address
 
 
 def set_up() -> None:
-    """Addresses on the loopback, and a server on all of them."""
+    """Add all addresses to the loopback interface and start a server on them."""
 
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=False, capture_output=True)
+    def ip(*arguments: str) -> None:
+        """Run the `ip` command. Errors are ignored."""
+        subprocess.run(["ip", *arguments], check=False, capture_output=True)
 
     ip("link", "set", "lo", "up")
     for address in (*INSIDE, PUBLIC):
@@ -128,46 +244,63 @@ def set_up() -> None:
             f"{address}/{128 if ':' in address else 32}",
             "dev",
             "lo",
+            # Without `nodad`, a new IPv6 address is unusable until duplicate address
+            # detection ends.
             *(["nodad"] if ":" in address else []),
         )
     for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-        kind = type("Server", (_Server,), {"address_family": family})
+        server_class = type("Server", (_Server,), {"address_family": family})
         if family == socket.AF_INET6:
-            kind = type("Server6", (kind,), {"server_bind": _only_six})
-        server = kind((host, 80), _Inside)
+            server_class = type("Server6", (server_class,), {"server_bind": _only_six})
+        server = server_class((host, 80), _CanaryHandler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
 def _only_six(server: Any) -> None:
+    """Bind to IPv6 only, so that the IPv4 server can use the same port."""
     server.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     ThreadingHTTPServer.server_bind(server)
 
 
-def scripted_names() -> Callable[..., Any]:
-    """In the place of getaddrinfo: our names, and what the system reads as an address."""
+def install_scripted_resolver() -> Callable[..., Any]:
+    """Replace `socket.getaddrinfo` with a scripted resolver and return the original
+    function."""
     real = socket.getaddrinfo
-    asked: dict[str, int] = {}
+    lookup_counts: dict[str, int] = {}
 
-    def look_up(host: Any, port: Any, *more: Any, **named: Any) -> Any:
-        name = (host.decode() if isinstance(host, bytes) else str(host)).rstrip(".").lower()
+    def look_up(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        """Resolve scripted names; pass everything else to the system's resolver."""
+        name = (
+            (host.decode() if isinstance(host, bytes) else str(host))
+            .rstrip(".")
+            .lower()
+        )
+        # DNS rebinding: the name is public at the check and internal at the connect.
         if name == "rebind.test":
-            asked[name] = asked.get(name, 0) + 1
-            found = [PUBLIC] if asked[name] % 2 else ["169.254.169.254"]
+            lookup_counts[name] = lookup_counts.get(name, 0) + 1
+            addresses = [PUBLIC] if lookup_counts[name] % 2 else ["169.254.169.254"]
         else:
-            found = NAMES.get(name, [])
-        if found:
-            return [answer for one in found for answer in real(one, port, *more, **named)]
-        return real(host, port, *more, **named)
+            addresses = NAMES.get(name, [])
+        if addresses:
+            return [
+                answer
+                for resolved_address in addresses
+                for answer in real(resolved_address, port, *args, **kwargs)
+            ]
+        return real(host, port, *args, **kwargs)
 
     socket.getaddrinfo = look_up  # type: ignore[assignment]
     return real
 
 
-def naive() -> int:
-    """How many a client reaches that looks at nothing."""
+def count_naive_hits() -> int:
+    """Return the number of addresses whose canary a client without any protection
+    reaches."""
     reached = 0
     for url in CASES:
         with suppress(Exception):
+            # Without an empty ProxyHandler, urllib would use a proxy from the
+            # environment.
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(url.strip(), timeout=2) as answer:
                 reached += b"canary" in answer.read()
@@ -175,10 +308,12 @@ def naive() -> int:
 
 
 async def guarded() -> tuple[list[str], int]:
-    from modelyard.transport.egress import Egress, EgressError
+    """Try all addresses with the egress client. Return those that it reached, and the
+    status of the public address (0 if blocked)."""
+    from modelyard.transport.egress import EgressClient, EgressError
 
     reached: list[str] = []
-    egress = Egress()
+    egress = EgressClient()
     for url in CASES:
         for _ in range(2):  # the second time a name may stand for another address
             try:
@@ -196,12 +331,24 @@ async def guarded() -> tuple[list[str], int]:
 
 
 def main() -> int:
+    """Compare an unprotected client with the egress client and print the result as
+    JSON."""
     set_up()
-    scripted_names()
-    without = naive()
+    install_scripted_resolver()
+    naive_reached = count_naive_hits()
+    # Discard the connects of the unprotected client.
     connects.clear()
     reached, public = asyncio.run(guarded())
-    print(json.dumps({"naive": without, "reached": reached, "connects": len(connects), "public": public}))
+    print(
+        json.dumps(
+            {
+                "naive": naive_reached,
+                "reached": reached,
+                "connects": len(connects),
+                "public": public,
+            }
+        )
+    )
     return 0
 
 

@@ -1,7 +1,8 @@
-"""The house: contracts kept, no arrow up, no circle, nothing too large; what it takes to add something; two anchors.
+"""Architecture checks: import contracts, no upward imports, no import cycles, size
+limits, and the cost of typical additions.
 
-Circles and arrows are counted over all imports, those inside functions and by strings too. The same figures of two
-well-made packages from the registry stand beside ours.
+All imports count, including lazy imports inside functions and imports by string. The
+same figures of two well-designed packages from PyPI are shown for comparison.
 """
 
 import re
@@ -14,20 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from tools.show.house_change import DATASET_FEATURE, ROUTE, Addition, add
-from tools.show.house_figures import Figures, Graph, figures_of, strongly_connected, typescript_graph
+from tools.show.house_figures import (
+    Figures,
+    Graph,
+    figures_of,
+    strongly_connected_components,
+    typescript_graph,
+)
 from tools.show.proof import ROOT, Proof
 
 COMPOSITION_ROOT = "modelyard.app"
-"""The package that exists to name all the others: how much a file of it imports is not asked."""
-MOST_METHODS, MOST_IMPORTS, MOST_SHARED, LEAST_CONTRACTS = 25, 30, 3, 12
+"""The composition root imports all other packages by design, so the limit on imports
+does not apply to its files."""
+MAX_METHODS, MAX_IMPORTS, MAX_SHARED_FILES, MIN_CONTRACTS = 25, 30, 3, 12
 ANCHORS = {"httpcore": "1.0.9", "procrastinate": "3.5.3"}
-"""Packages on the registry, of kinds that people point to: a transport, and an application with a database."""
+"""Packages on PyPI for comparison: a transport library, and an application with a
+database."""
 
 
 def documented_layers() -> list[str]:
-    """The numbered list in the page's section on layers."""
+    """Return the layers in the numbered list of docs/architecture.md, top to bottom."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     section = text.partition("## Layers")[2].partition("\n## ")[0]
+    # The package names are in backticks before the colon of each line.
     return [
         " | ".join(re.findall(r"`(\w+)`", line.partition(":")[0]))
         for line in section.splitlines()
@@ -36,41 +46,57 @@ def documented_layers() -> list[str]:
 
 
 def contracts() -> list[dict[str, Any]]:
-    """What `pyproject.toml` says of imports."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    """Return the import contracts in `pyproject.toml`."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
 
 
 def contracted_layers() -> list[str]:
-    """Top to bottom; `|` parts neighbours."""
-    return next(contract["layers"] for contract in contracts() if contract["id"] == "layers")
+    """Return the layers of the import contract, top to bottom; `|` separates packages
+    in the same layer."""
+    return next(
+        contract["layers"] for contract in contracts() if contract["id"] == "layers"
+    )
 
 
 def own_figures() -> Figures:
-    """Of this package."""
-    return figures_of(ROOT / "src" / "modelyard", "modelyard", leaving_out=f"{COMPOSITION_ROOT}.")
+    """Return the structure figures of this package."""
+    return figures_of(
+        ROOT / "src" / "modelyard", "modelyard", leaving_out=f"{COMPOSITION_ROOT}."
+    )
 
 
-def import_circles() -> list[list[str]]:
-    """Circles among all modules, however they import each other."""
+def import_cycles() -> list[list[str]]:
+    """Return the import cycles among all modules, lazy imports included."""
     return own_figures().circles
 
 
-def arrows_up(graph: Graph) -> list[str]:
-    """Imports from a layer into one above it, or into a neighbour of its own row."""
+def upward_imports(graph: Graph) -> list[str]:
+    """Return imports from a layer into a higher one, or into another package of the
+    same layer."""
     rows = [re.findall(r"\w+", row) for row in contracted_layers()]
-    height = {name: place for place, row in enumerate(rows) for name in row}
+    # The index grows downwards: a higher layer has a smaller index.
+    height = {name: layer_index for layer_index, row in enumerate(rows) for name in row}
     arrows: list[str] = []
     for importer, imported in graph.items():
-        for other in imported:
-            here, there = (name.split(".")[1] if "." in name else "" for name in (importer, other))
-            is_known = here in height and there in height
-            if is_known and here != there and height[there] <= height[here]:
-                arrows.append(f"{importer} → {other}")
+        for imported_name in imported:
+            importer_layer, imported_layer = (
+                name.split(".")[1] if "." in name else ""
+                for name in (importer, imported_name)
+            )
+            has_layers = importer_layer in height and imported_layer in height
+            if (
+                has_layers
+                and importer_layer != imported_layer
+                and height[imported_layer] <= height[importer_layer]
+            ):
+                arrows.append(f"{importer} → {imported_name}")
     return sorted(arrows)
 
 
 def prove() -> Proof:
-    """Everything at once; the additions take a few minutes."""
+    """Run all architecture checks. The additions take a few minutes."""
     proof = Proof()
     _contracts(proof)
     figures = own_figures()
@@ -84,68 +110,133 @@ def prove() -> Proof:
 
 
 def _contracts(proof: Proof) -> None:
+    """Compare documented and enforced layers, and check that all contracts hold without
+    exemptions."""
     documented, contracted = documented_layers(), contracted_layers()
-    proof.line("layers in docs/architecture.md", " → ".join(documented), documented == contracted)
-    linted = subprocess.run(
-        [Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
+    proof.line(
+        "layers in docs/architecture.md",
+        " → ".join(documented),
+        documented == contracted,
     )
-    kept = re.findall(r"^(.+?) (KEPT|BROKEN)(?: .*)?$", linted.stdout, re.MULTILINE)
-    for name, state in kept:
+    linted = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # The linter prints one line per contract with its state.
+    contract_states = re.findall(
+        r"^(.+?) (KEPT|BROKEN)(?: .*)?$", linted.stdout, re.MULTILINE
+    )
+    for name, state in contract_states:
         proof.line(f"contract: {name}", state.lower(), state == "KEPT")
-    exempt = [contract["name"] for contract in contracts() if contract.get("ignore_imports")]
+    exempt = [
+        contract["name"] for contract in contracts() if contract.get("ignore_imports")
+    ]
     proof.line("contracts with exemptions", ", ".join(exempt) or "none", not exempt)
-    is_enough = linted.returncode == 0 and len(kept) >= LEAST_CONTRACTS
-    proof.line("contracts kept", f"{len(kept)}, of at least {LEAST_CONTRACTS}", is_enough)
-    proof.figures |= {"layers": len(documented), "contracts_kept": len(kept), "exempt": len(exempt)}
+    # A deleted contract must not go unnoticed, so the count is checked too.
+    is_enough = linted.returncode == 0 and len(contract_states) >= MIN_CONTRACTS
+    proof.line(
+        "contracts kept",
+        f"{len(contract_states)}, of at least {MIN_CONTRACTS}",
+        is_enough,
+    )
+    proof.figures |= {
+        "layers": len(documented),
+        "contracts_kept": len(contract_states),
+        "exempt": len(exempt),
+    }
 
 
 def _structure(proof: Proof, figures: Figures) -> None:
-    up, circles = arrows_up(figures.graph), figures.circles
+    """Check upward imports, cycles, class sizes and import counts."""
+    up, circles = upward_imports(figures.graph), figures.circles
     proof.line("arrows up, lazy imports and strings counted", up[:3] or "none", not up)
-    proof.line("circles between files, the same counted", circles[:1] or "none", not circles)
+    proof.line(
+        "circles between files, the same counted", circles[:1] or "none", not circles
+    )
     methods, imports = figures.largest_class, figures.widest_file
-    said = f"{methods.count} methods, of at most {MOST_METHODS}: {methods.name}"
-    proof.line("the largest class", said, methods.count <= MOST_METHODS)
-    said = f"{imports.count} files of ours, of at most {MOST_IMPORTS}: {imports.name}"
-    proof.line("the file that imports most", said, imports.count <= MOST_IMPORTS)
-    lines = sum(len(path.read_text("utf-8").splitlines()) for path in (ROOT / "src").rglob("*.py"))
+    summary = f"{methods.count} methods, of at most {MAX_METHODS}: {methods.name}"
+    proof.line("the largest class", summary, methods.count <= MAX_METHODS)
+    summary = f"{imports.count} files of ours, of at most {MAX_IMPORTS}: {imports.name}"
+    proof.line("the file that imports most", summary, imports.count <= MAX_IMPORTS)
+    lines = sum(
+        len(path.read_text("utf-8").splitlines())
+        for path in (ROOT / "src").rglob("*.py")
+    )
     proof.line("the package", f"{lines:,} lines in {len(figures.graph)} files")
     proof.figures |= {
-        "arrows_up": len(up), "circles": len(circles), "most_methods": methods.count, "most_imports": imports.count,
-        "lines": lines, "files": len(figures.graph),
-    }  # fmt: skip
+        "upward_imports": len(up),
+        "circles": len(circles),
+        "most_methods": methods.count,
+        "most_imports": imports.count,
+        "lines": lines,
+        "files": len(figures.graph),
+    }
 
 
 def _typescript(proof: Proof) -> None:
+    """Check the console's TypeScript sources for import cycles."""
+    # The console is checked in the same way, from its TypeScript imports.
     graph = typescript_graph(ROOT / "console-ui" / "src")
-    circles = [circle for circle in strongly_connected(graph) if len(circle) > 1]
+    circles = [
+        circle for circle in strongly_connected_components(graph) if len(circle) > 1
+    ]
     arrows = sum(len(imported) for imported in graph.values())
-    proof.line("the console: files and imports", f"{len(graph)}, {arrows}", bool(graph and arrows))
+    proof.line(
+        "the console: files and imports",
+        f"{len(graph)}, {arrows}",
+        bool(graph and arrows),
+    )
     proof.line("the console: circles", circles[:1] or "none", not circles)
     proof.figures |= {"console_files": len(graph), "console_circles": len(circles)}
 
 
-def _anchors(proof: Proof, ours: Figures) -> None:
-    proof.figures["anchors"] = {"modelyard": _compared(proof, "modelyard", ours)}
+def _anchors(proof: Proof, project_figures: Figures) -> None:
+    """Compare the figures with those of well-designed packages."""
+    proof.figures["anchors"] = {
+        "modelyard": _report_figures(proof, "modelyard", project_figures)
+    }
     for package, version in ANCHORS.items():
         with tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder:
             figures = _from_registry(package, version, Path(folder))
-        proof.figures["anchors"][package] = _compared(proof, f"{package} {version}", figures)
+        proof.figures["anchors"][package] = _report_figures(
+            proof, f"{package} {version}", figures
+        )
 
 
-def _compared(proof: Proof, name: str, figures: Figures) -> dict[str, int]:
-    inside = max((len(circle) for circle in figures.circles), default=0)
+def _report_figures(proof: Proof, name: str, figures: Figures) -> dict[str, int]:
+    largest_cycle = max((len(circle) for circle in figures.circles), default=0)
     methods, imports = figures.largest_class.count, figures.widest_file.count
-    circles = f"{len(figures.circles)} circles (of {inside} files)"
-    said = f"{len(figures.graph)} files, {circles}, a class of {methods} methods, a file of {imports} imports"
-    proof.line(f"beside others: {name}", said)
-    return {"files": len(figures.graph), "circles": len(figures.circles), "methods": methods, "imports": imports}
+    circles = f"{len(figures.circles)} circles (of {largest_cycle} files)"
+    summary = f"{len(figures.graph)} files, {circles}, a class of {methods} methods, a file of {imports} imports"
+    proof.line(f"beside others: {name}", summary)
+    return {
+        "files": len(figures.graph),
+        "circles": len(figures.circles),
+        "methods": methods,
+        "imports": imports,
+    }
 
 
 def _from_registry(package: str, version: str, folder: Path) -> Figures:
-    """Of a package's wheel. Raises CalledProcessError where the registry does not have it."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "-q", "-d", str(folder)]
+    """Download a package's wheel and return its figures. Raises CalledProcessError if
+    the registry does not have it."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "-q",
+        "-d",
+        str(folder),
+    ]
     subprocess.run([*command, f"{package}=={version}"], check=True, capture_output=True)
+    # Exactly one wheel is expected, because dependencies are not downloaded.
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "whl")
@@ -153,27 +244,56 @@ def _from_registry(package: str, version: str, folder: Path) -> Figures:
 
 
 def _types(proof: Proof) -> None:
+    """Run the strict type checker."""
     types = subprocess.run(
-        [Path(sys.executable).with_name("basedpyright")], cwd=ROOT, capture_output=True, text=True, check=False
+        [Path(sys.executable).with_name("basedpyright")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    proof.line("strict types", types.stdout.strip().splitlines()[-1], types.returncode == 0)
+    proof.line(
+        "strict types", types.stdout.strip().splitlines()[-1], types.returncode == 0
+    )
 
 
 def _addition(proof: Proof, addition: Addition) -> None:
+    """Check that an addition works and how many shared files it had to edit."""
     outcome = add(addition)
     shared = ", ".join(outcome.shared)
-    proof.line(f"to add {addition.about}: it works", outcome.problem or "yes", not outcome.problem)
-    said = f"{len(outcome.shared)}, of at most {MOST_SHARED}: {shared}"
-    proof.line(f"to add {addition.about}: shared files", said, 0 < len(outcome.shared) <= MOST_SHARED)
-    by_hand = {Path(name).name for name in outcome.shared if not name.startswith("docs/reference/")}
+    proof.line(
+        f"to add {addition.about}: it works",
+        outcome.problem or "yes",
+        not outcome.problem,
+    )
+    summary = f"{len(outcome.shared)}, of at most {MAX_SHARED_FILES}: {shared}"
+    proof.line(
+        f"to add {addition.about}: shared files",
+        summary,
+        0 < len(outcome.shared) <= MAX_SHARED_FILES,
+    )
+    # Generated reference pages also change, but nobody edits them by hand.
+    by_hand = {
+        Path(name).name
+        for name in outcome.shared
+        if not name.startswith("docs/reference/")
+    }
     promised = promised_files(addition.about)
-    proof.line(f"to add {addition.about}: as the page says", ", ".join(sorted(promised)), by_hand == promised)
+    proof.line(
+        f"to add {addition.about}: as the page says",
+        ", ".join(sorted(promised)),
+        by_hand == promised,
+    )
     proof.figures[addition.about.replace(" ", "_")] = len(outcome.shared)
 
 
-def promised_files(about: str) -> set[str]:
-    """The names of shared files that docs/architecture.md names for an addition."""
+def promised_files(addition_name: str) -> set[str]:
+    """Return the names of the shared files that docs/architecture.md lists for an
+    addition."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    row = next(line for line in text.splitlines() if line.startswith(f"| {about} |"))
+    # The table has one row per addition; the third column lists the shared files.
+    row = next(
+        line for line in text.splitlines() if line.startswith(f"| {addition_name} |")
+    )
     shared = row.split("|")[3]
     return {Path(name).name for name in re.findall(r"`([\w/]+\.py)`", shared)}

@@ -1,7 +1,9 @@
-"""What it takes to add something: a route, and a feature of datasets, on a copy of the checkout.
+"""The cost of typical additions (a gateway route, a dataset feature), measured on a
+copy of the checkout.
 
-Each is written as a developer would write it, then tried: the copy's contracts and its tests of tables must pass, and
-the new route must answer. What is counted are the files that were there before and had to be edited.
+Each addition is written as a developer would write it. The copy's import contracts and
+table tests must pass, and the new route must answer. The result is the list of existing
+files that had to be edited.
 """
 
 import shutil
@@ -16,35 +18,38 @@ from tools.show.proof import ROOT
 
 _GATEWAY = "src/modelyard/gateway"
 _TESTS = ["tests/gateway/test_tables.py", "tests/house/test_house.py"]
-_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__", ".*_cache")
+_IGNORED = shutil.ignore_patterns(
+    ".git", ".venv", "node_modules", "__pycache__", ".*_cache"
+)
 _TRIED = "the_page_and_the_contract or reference or circle or every_row or table"
 
 
 @dataclass(frozen=True)
 class Addition:
-    """New files, and what is edited in files that all share."""
+    """New files, and edits to existing shared files."""
 
     about: str
     files: Mapping[str, str]
     edits: Mapping[str, tuple[tuple[str, str], ...]]
-    """A file → (what stands there, what takes its place)."""
-    asks: str
-    """A program that prints `answered` once the addition works."""
+    """File → pairs of existing text and its replacement."""
+    check_program: str
+    """A program that prints `answered` if the addition works."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an addition."""
+    """The result of an addition."""
 
     shared: list[str]
-    """Files of before that differ, those that are made by a program among them."""
+    """Existing files that changed, including generated ones."""
     problem: str
-    """Empty where all passed and the addition works."""
+    """The first problem; empty if all checks passed and the addition works."""
 
 
 ROUTE = Addition(
     about="a gateway route",
-    files={f"{_GATEWAY}/operations/version.py": '''"""Which version answers."""
+    files={
+        f"{_GATEWAY}/operations/version.py": '''"""Which version answers."""
 
 import msgspec
 
@@ -62,17 +67,24 @@ async def version(request: Request) -> Reply:
     """The version, for anybody."""
     del request
     return json_reply(msgspec.to_builtins(Version(__version__)))
-'''},
-    edits={f"{_GATEWAY}/operations/table.py": (
-        ("from modelyard.gateway.operations import health, metrics\n",
-         "from modelyard.gateway.operations import health, metrics\n"
-         "from modelyard.gateway.operations.version import Version, version\n"),
-        ('        Row(method="GET", path="/metrics"',
-         '        Row(method="GET", path="/health/version", auth=NOBODY_IN_PARTICULAR, handler=version,\n'
-         '            answer=Version, summary="Say which version runs."),\n'
-         '        Row(method="GET", path="/metrics"'),
-    )},
-    asks='''
+'''
+    },
+    edits={
+        f"{_GATEWAY}/operations/table.py": (
+            (
+                "from modelyard.gateway.operations import health, metrics\n",
+                "from modelyard.gateway.operations import health, metrics\n"
+                "from modelyard.gateway.operations.version import Version, version\n",
+            ),
+            (
+                '        Row(method="GET", path="/metrics"',
+                '        Row(method="GET", path="/health/version", auth=NO_AUTH, handler=version,\n'
+                '            answer=Version, summary="Say which version runs."),\n'
+                '        Row(method="GET", path="/metrics"',
+            ),
+        )
+    },
+    check_program="""
 import asyncio, tempfile, httpx
 from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
@@ -88,8 +100,8 @@ async def main():
             print("answered")
 
 asyncio.run(main())
-''',
-)  # fmt: skip
+""",
+)
 
 DATASET_FEATURE = Addition(
     about="a feature of datasets",
@@ -133,24 +145,35 @@ async def largest(asked: Asked) -> Reply:
     },
     edits={
         "src/modelyard/knowledge/stored/stored.py": (
-            ("from modelyard.knowledge.stored.library import Library\n",
-             "from modelyard.knowledge.stored.large_documents import LargeDocuments\n"
-             "from modelyard.knowledge.stored.library import Library\n"),
-            ("    integrity: Integrity\n", "    integrity: Integrity\n    large_documents: LargeDocuments\n"),
-            ("        searches=Searches(",
-             "        large_documents=LargeDocuments(database),\n        searches=Searches("),
+            (
+                "from modelyard.knowledge.stored.library import Library\n",
+                "from modelyard.knowledge.stored.large_documents import LargeDocuments\n"
+                "from modelyard.knowledge.stored.library import Library\n",
+            ),
+            (
+                "    integrity: Integrity\n",
+                "    integrity: Integrity\n    large_documents: LargeDocuments\n",
+            ),
+            (
+                "        searches=Searches(",
+                "        large_documents=LargeDocuments(database),\n        searches=Searches(",
+            ),
         ),
         f"{_GATEWAY}/knowledge/table.py": (
-            ("from modelyard.gateway.knowledge.metadata import",
-             "from modelyard.gateway.knowledge.large_documents import LARGEST, largest\n"
-             "from modelyard.gateway.knowledge.metadata import"),
-            ('    yield _row("GET", _DATASETS, calls.listed,',
-             '    yield _row("GET", f"{_DATASET}/largest-documents", largest, "List the largest documents.", LARGEST,\n'
-             '               query=_PAGE[1:])\n'
-             '    yield _row("GET", _DATASETS, calls.listed,'),
+            (
+                "from modelyard.gateway.knowledge.metadata import",
+                "from modelyard.gateway.knowledge.large_documents import LARGEST, largest\n"
+                "from modelyard.gateway.knowledge.metadata import",
+            ),
+            (
+                '    yield _row("GET", _DATASETS, calls.listed,',
+                '    yield _row("GET", f"{_DATASET}/largest-documents", largest, "List the largest documents.", LARGEST,\n'
+                "               query=_PAGE[1:])\n"
+                '    yield _row("GET", _DATASETS, calls.listed,',
+            ),
         ),
     },
-    asks='''
+    check_program="""
 import asyncio, tempfile, httpx
 from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
@@ -177,50 +200,87 @@ async def main():
             print("answered")
 
 asyncio.run(main())
-''',
-)  # fmt: skip
+""",
+)
 
 
 def add(addition: Addition) -> Outcome:
-    """Add it to a copy, and try it there."""
+    """Apply the addition to a copy of the checkout and check it there."""
     with tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder:
         copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=_LEFT_OUT)
+        shutil.copytree(ROOT, copy, ignore=_IGNORED)
+        # Commit the copy first: `git status` then lists exactly the files that the
+        # addition changed.
         _git(copy, "init", "-q")
         _git(copy, "add", "-A", "-f")
-        _git(copy, "-c", "user.name=proof", "-c", "user.email=proof@localhost", "commit", "-qm", "Before")
-        problem = _written(copy, addition) or _tried(copy, addition)
-        edited = [line[3:] for line in _git(copy, "status", "--porcelain").splitlines() if line.startswith(" M")]
+        _git(
+            copy,
+            "-c",
+            "user.name=proof",
+            "-c",
+            "user.email=proof@localhost",
+            "commit",
+            "-qm",
+            "Before",
+        )
+        problem = _apply(copy, addition) or _check(copy, addition)
+        # New files are marked `??` and do not count; only modified ones do.
+        edited = [
+            line[3:]
+            for line in _git(copy, "status", "--porcelain").splitlines()
+            if line.startswith(" M")
+        ]
         return Outcome(sorted(edited), problem)
 
 
-def _written(copy: Path, addition: Addition) -> str:
-    """Write it down; what could not be written, else empty."""
+def _apply(copy: Path, addition: Addition) -> str:
+    """Write the files and edits. Return the problem if an edit does not apply, else an
+    empty string."""
     for name, text in addition.files.items():
         (copy / name).write_text(text, "utf-8")
     for name, edits in addition.edits.items():
         text = (copy / name).read_text("utf-8")
-        for before, after in edits:
-            if before not in text:
-                return f"{name} has no {before.strip()[:60]!r}"
-            text = text.replace(before, after, 1)
+        for original, replacement in edits:
+            # Fail clearly if the source has changed since this addition was written.
+            if original not in text:
+                return f"{name} has no {original.strip()[:60]!r}"
+            text = text.replace(original, replacement, 1)
         (copy / name).write_text(text, "utf-8")
     return ""
 
 
-def _tried(copy: Path, addition: Addition) -> str:
-    """What failed of the copy's own checks; empty where nothing did."""
-    made = _python(copy, "-m", "tools.reference")
-    if made.returncode:
-        return f"the reference cannot be made: {made.stderr[-300:]}"
-    linted = _run(copy, str(Path(sys.executable).with_name("lint-imports")), "--no-cache")
+def _check(copy: Path, addition: Addition) -> str:
+    """Run the copy's own checks. Return the first failure, or an empty string."""
+    # Generate the reference first, because the tests compare it with the tables.
+    reference_process = _python(copy, "-m", "tools.reference")
+    if reference_process.returncode:
+        return f"the reference cannot be made: {reference_process.stderr[-300:]}"
+    linted = _run(
+        copy, str(Path(sys.executable).with_name("lint-imports")), "--no-cache"
+    )
     if linted.returncode:
         return f"a contract is broken: {linted.stdout[-300:]}"
-    tested = _python(copy, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *_TESTS, "-k", _TRIED)
+    tested = _python(
+        copy,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        *_TESTS,
+        "-k",
+        _TRIED,
+    )
     if tested.returncode:
         return f"a test fails: {tested.stdout[-300:]}"
-    asked = _python(copy, "-c", addition.asks)
-    return "" if "answered" in asked.stdout else f"it does not answer: {asked.stderr[-300:]}"
+    # The imports of the new code are checked above; now call the new route.
+    process = _python(copy, "-c", addition.check_program)
+    return (
+        ""
+        if "answered" in process.stdout
+        else f"it does not answer: {process.stderr[-300:]}"
+    )
 
 
 def _python(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -228,11 +288,20 @@ def _python(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _run(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """In the copy, with the copy's source before that of this checkout."""
-    environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{copy / 'src'}:{copy}", "HOME": str(copy.parent)}
-    return subprocess.run(command, cwd=copy, env=environ, capture_output=True, text=True, check=False)
+    """Run a command in the copy. PYTHONPATH puts the copy's source before the one of
+    this checkout."""
+    environ = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": f"{copy / 'src'}:{copy}",
+        "HOME": str(copy.parent),
+    }
+    return subprocess.run(
+        command, cwd=copy, env=environ, capture_output=True, text=True, check=False
+    )
 
 
 def _git(copy: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=copy, capture_output=True, text=True, check=True)
-    return done.stdout
+    process = subprocess.run(
+        ["git", *arguments], cwd=copy, capture_output=True, text=True, check=True
+    )
+    return process.stdout

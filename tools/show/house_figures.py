@@ -1,7 +1,8 @@
-"""The structure of a Python package and of TypeScript, from the source: who imports whom, and how large things are.
+"""Structure figures of Python packages and TypeScript folders, computed from the
+source: import graphs and sizes.
 
-Imports inside functions count, and so do modules that are imported by their names as strings; imports for type checkers
-alone do not, since nothing is imported by them when the program runs.
+Imports inside functions and modules imported by name as strings count. Imports under
+`TYPE_CHECKING` do not, because they do not happen at run time.
 """
 
 import ast
@@ -11,16 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Graph = Mapping[str, Set[str]]
-"""A module's name → the names of those that it imports."""
+"""Module name → the names of the modules that it imports."""
 
-_TS_IMPORT = re.compile(r"""^\s*(?:import|export)\s(?!type\s)[^"'`;]*?from\s+["']([^"']+)["']""", re.MULTILINE)
+# `import type` is erased by the compiler and creates no dependency at run time.
+_TS_IMPORT = re.compile(
+    r"""^\s*(?:import|export)\s(?!type\s)[^"'`;]*?from\s+["']([^"']+)["']""",
+    re.MULTILINE,
+)
 _TS_BARE = re.compile(r"""(?:^\s*import\s+|import\()["']([^"']+)["']""", re.MULTILINE)
 _TS_ENDINGS = ("", ".ts", ".tsx", "/index.ts", "/index.tsx")
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large something is, and which one it is."""
+    """A size and the name of what was measured."""
 
     count: int
     name: str
@@ -28,62 +33,91 @@ class Size:
 
 @dataclass(frozen=True)
 class Figures:
-    """What is asked of a package."""
+    """The structure figures of a package."""
 
     graph: Graph
     largest_class: Size
-    """By its methods."""
+    """The class with the most methods."""
     widest_file: Size
-    """By the modules of its own package that it imports."""
+    """The file that imports the most modules of its own package."""
 
     @property
     def circles(self) -> list[list[str]]:
-        """Modules that import each other, directly or by others."""
-        return [circle for circle in strongly_connected(self.graph) if len(circle) > 1]
+        """Groups of modules that import each other, directly or indirectly."""
+        return [
+            circle
+            for circle in strongly_connected_components(self.graph)
+            if len(circle) > 1
+        ]
 
 
 def figures_of(folder: Path, package: str, *, leaving_out: str = "-") -> Figures:
-    """Of the package in a folder. `leaving_out`: how the names of modules begin whose width is not asked."""
-    modules = {_module_of(path, folder, package): path for path in sorted(folder.rglob("*.py"))}
+    """Return the figures of the package in a folder. Modules whose names start with
+    `leaving_out` are not counted for `widest_file`."""
+    modules = {
+        _module_of(path, folder, package): path for path in sorted(folder.rglob("*.py"))
+    }
     trees = {name: ast.parse(path.read_bytes()) for name, path in modules.items()}
     graph = {name: _imported(name, tree, modules) for name, tree in trees.items()}
-    classes = [Size(_methods(node), f"{name}.{node.name}") for name, tree in trees.items() for node in _classes(tree)]
-    files = [Size(len(imported), name) for name, imported in graph.items() if not name.startswith(leaving_out)]
+    classes = [
+        Size(_methods(node), f"{name}.{node.name}")
+        for name, tree in trees.items()
+        for node in _classes(tree)
+    ]
+    files = [
+        Size(len(imported), name)
+        for name, imported in graph.items()
+        if not name.startswith(leaving_out)
+    ]
     return Figures(graph, _largest(classes), _largest(files))
 
 
 def typescript_graph(folder: Path) -> Graph:
-    """The same of TypeScript: files below a folder, by their paths."""
-    files = [path for ending in ("*.ts", "*.tsx") for path in sorted(folder.rglob(ending))]
+    """Return the import graph of the TypeScript files below a folder, by relative path."""
+    files = [
+        path for ending in ("*.ts", "*.tsx") for path in sorted(folder.rglob(ending))
+    ]
     names = {path.resolve(): path.relative_to(folder).as_posix() for path in files}
     graph: dict[str, set[str]] = {}
     for path, name in names.items():
         text = path.read_text("utf-8")
-        wanted = [*_TS_IMPORT.findall(text), *_TS_BARE.findall(text)]
-        found = (_resolved(path, address, names) for address in wanted if address.startswith("."))
-        graph[name] = {other for other in found if other is not None and other != name}
+        # Only relative addresses refer to files of this folder.
+        addresses = [*_TS_IMPORT.findall(text), *_TS_BARE.findall(text)]
+        resolved_names = (
+            _resolved(path, address, names)
+            for address in addresses
+            if address.startswith(".")
+        )
+        graph[name] = {
+            imported_name
+            for imported_name in resolved_names
+            if imported_name is not None and imported_name != name
+        }
     return graph
 
 
-def strongly_connected(graph: Graph) -> Iterator[list[str]]:
-    """Groups of modules each of which reaches the others: Tarjan's algorithm."""
+def strongly_connected_components(graph: Graph) -> Iterator[list[str]]:
+    """Yield the strongly connected components of a graph (Tarjan's algorithm)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
 
     def visit(name: str) -> Iterator[list[str]]:
+        """Visit a module depth-first and yield each component when its root is left."""
+        # `low` is the smallest index that the module reaches through the stack.
         index[name] = low[name] = len(index)
         stack.append(name)
-        for other in sorted(graph.get(name, ())):
-            if other not in index:
-                yield from visit(other)
-                low[name] = min(low[name], low[other])
-            elif other in stack:
-                low[name] = min(low[name], index[other])
+        for imported_name in sorted(graph.get(name, ())):
+            if imported_name not in index:
+                yield from visit(imported_name)
+                low[name] = min(low[name], low[imported_name])
+            elif imported_name in stack:
+                low[name] = min(low[name], index[imported_name])
+        # The module is the root of a component, which is on the stack above it.
         if low[name] == index[name]:
-            at = stack.index(name)
-            yield stack[at:]
-            del stack[at:]
+            stack_index = stack.index(name)
+            yield stack[stack_index:]
+            del stack[stack_index:]
 
     for name in graph:
         if name not in index:
@@ -91,7 +125,8 @@ def strongly_connected(graph: Graph) -> Iterator[list[str]]:
 
 
 def _resolved(path: Path, address: str, names: Mapping[Path, str]) -> str | None:
-    """The file that a relative address means; None where it is no TypeScript."""
+    """Return the file to which a relative import address resolves; None if it is not a
+    TypeScript file."""
     for ending in _TS_ENDINGS:
         candidate = (path.parent / f"{address}{ending}").resolve()
         if candidate in names:
@@ -100,9 +135,11 @@ def _resolved(path: Path, address: str, names: Mapping[Path, str]) -> str | None
 
 
 def _module_of(path: Path, folder: Path, package: str) -> str:
+    """Return the dotted module name of a file."""
     parts = path.relative_to(folder).with_suffix("").parts
-    inside = parts[:-1] if parts[-1] == "__init__" else parts
-    return ".".join((package, *inside))
+    # A package's module name does not contain `__init__`.
+    module_parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join((package, *module_parts))
 
 
 def _largest(sizes: list[Size]) -> Size:
@@ -114,13 +151,20 @@ def _classes(tree: ast.AST) -> Iterator[ast.ClassDef]:
 
 
 def _methods(node: ast.ClassDef) -> int:
-    """Definitions in the class's own body; overloads of one method are one."""
-    names = {inner.name for inner in node.body if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)}
+    """Return the number of distinct methods defined in the class body. Overloads count
+    once."""
+    # A set, so that several overloads of a method count once.
+    names = {
+        inner.name
+        for inner in node.body
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
     return len(names)
 
 
 def _imported(name: str, tree: ast.Module, modules: Mapping[str, Path]) -> set[str]:
-    """The modules of the package that one of them imports, wherever in it."""
+    """Return the modules of the package that a module imports, at any place in its
+    source."""
     is_package = modules[name].name == "__init__.py"
     imported: set[str] = set()
     for node in _without_type_checking(tree):
@@ -128,19 +172,30 @@ def _imported(name: str, tree: ast.Module, modules: Mapping[str, Path]) -> set[s
             imported |= {alias.name for alias in node.names if alias.name in modules}
         elif isinstance(node, ast.ImportFrom):
             imported |= set(_from(node, name, modules, is_package=is_package))
-    if "import_module" in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}:
+    # Only files that use `import_module` can import by string.
+    if "import_module" in {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name)
+    }:
         imported |= _by_string(name, tree, modules)
-    # A module is imported together with the packages that it lies in: that is no choice of whoever imports it.
+    # Python also imports the parent packages of a module. They are not counted, because
+    # the importer does not choose them.
     return imported - {name}
 
 
-def _from(node: ast.ImportFrom, name: str, modules: Mapping[str, Path], *, is_package: bool) -> Iterator[str]:
+def _from(
+    node: ast.ImportFrom, name: str, modules: Mapping[str, Path], *, is_package: bool
+) -> Iterator[str]:
+    """Yield the modules of the package that a `from … import` statement imports."""
     base = node.module or ""
+    # A relative import goes up one package per dot; a package's own `__init__` already
+    # is one level up.
     if node.level:
         up = node.level - 1 if is_package else node.level
         parents = name.split(".")[: len(name.split(".")) - up]
         base = ".".join([*parents, *([base] if base else [])])
     for alias in node.names:
+        # `from package import name` imports either a submodule or an attribute of the
+        # package.
         inner = f"{base}.{alias.name}"
         if inner in modules:
             yield inner
@@ -149,19 +204,25 @@ def _from(node: ast.ImportFrom, name: str, modules: Mapping[str, Path], *, is_pa
 
 
 def _by_string(name: str, tree: ast.Module, modules: Mapping[str, Path]) -> set[str]:
-    """Modules that stand as strings, whole or without the package's name, in a file that imports by name."""
+    """Return modules whose names occur as strings in the file, with or without the
+    package's name."""
     package = name.partition(".")[0]
-    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    texts = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
     candidates = texts | {f"{package}.{text}" for text in texts}
     return candidates & modules.keys()
 
 
 def _without_type_checking(tree: ast.Module) -> Iterator[ast.AST]:
-    """All nodes but those that only type checkers see."""
+    """Yield all nodes except those inside `if TYPE_CHECKING`."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
         yield node
+        # The `else` branch is the one that runs.
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             waiting += node.orelse
         else:

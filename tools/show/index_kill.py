@@ -1,4 +1,5 @@
-"""300 times kill -9 during indexing, update and delete: no document lost or doubled, index and database agree."""
+"""Kill the process 300 times with SIGKILL during indexing, update and delete. No
+document may be lost or duplicated, and index and database must agree."""
 
 import asyncio
 import os
@@ -15,168 +16,240 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.app import Modelyard
-from modelyard.app.knowledge import KnowledgeParts
+from modelyard.app.knowledge import KnowledgeServices
 from modelyard.base.settings import Settings
-from modelyard.knowledge.entities import Dataset, Document, RetrievalSettings, SearchMethod, Status
-from modelyard.knowledge.index.base import Space
+from modelyard.knowledge.entities import (
+    Dataset,
+    Document,
+    RetrievalSettings,
+    SearchMethod,
+    Status,
+)
+from modelyard.knowledge.index.base import IndexKey
 from modelyard.testing.knowledge import HashEmbedder
 from tools.show.proof import ROOT, Proof
 
 KILLS = 300
-_LIVE = 60
-_LARGE = 9  # every so many documents is large: indexed in several batches
+_MAX_LIVE_DOCUMENTS = 60
+# Large documents are indexed in several batches, so a kill can hit them halfway.
+_LARGE_DOCUMENT_INTERVAL = (
+    9  # every so many documents is large: indexed in several batches
+)
 
 
 @dataclass(frozen=True)
 class Step:
+    """One step of the plan: add, update or delete a document."""
+
     kind: str
     document: int
     version: int
 
 
 def steps(count: int) -> list[Step]:
-    """The same plan in every process."""
+    """Return the plan of the first `count` steps. It is the same in every process."""
+    # A fixed seed, because every worker process computes the plan again.
     chance = random.Random(7)
-    live: dict[int, int] = {}
-    found: list[Step] = []
+    live_versions: dict[int, int] = {}
+    plan: list[Step] = []
     added = 0
     for _ in range(count):
-        kind = chance.choice(("add", "add", "update", "delete") if len(live) < _LIVE else ("update", "delete"))
-        if kind == "add" or not live:
+        action = chance.choice(
+            ("add", "add", "update", "delete")
+            if len(live_versions) < _MAX_LIVE_DOCUMENTS
+            else ("update", "delete")
+        )
+        if action == "add" or not live_versions:
             number, added = added, added + 1
-            live[number] = 0
-            found.append(Step("add", number, 0))
+            live_versions[number] = 0
+            plan.append(Step("add", number, 0))
             continue
-        number = chance.choice(sorted(live))
-        if kind == "delete":
-            found.append(Step("delete", number, live.pop(number)))
+        number = chance.choice(sorted(live_versions))
+        if action == "delete":
+            plan.append(Step("delete", number, live_versions.pop(number)))
         else:
-            live[number] += 1
-            found.append(Step("update", number, live[number]))
-    return found
+            live_versions[number] += 1
+            plan.append(Step("update", number, live_versions[number]))
+    return plan
 
 
 def mark(number: int, version: int) -> str:
+    """Return a term that occurs only in this version of the document."""
     return f"d{number}v{version}x"
 
 
 def text_of(number: int, version: int) -> str:
-    count = 150 if number % _LARGE == 0 else 1 + number % 7
-    filler = " ".join(f"word{(number * 31 + at) % 977}" for at in range(150))
-    return "\n\n".join(f"# Part {at}\n\n{mark(number, version)} part{at} {filler}" for at in range(count))
+    """Return the document's text. Every part contains the mark and its own number."""
+    count = 150 if number % _LARGE_DOCUMENT_INTERVAL == 0 else 1 + number % 7
+    filler = " ".join(
+        f"word{(number * 31 + word_index) % 977}" for word_index in range(150)
+    )
+    return "\n\n".join(
+        f"# Part {part_index}\n\n{mark(number, version)} part{part_index} {filler}"
+        for part_index in range(count)
+    )
 
 
 def parts_of(number: int) -> int:
-    return 150 if number % _LARGE == 0 else 1 + number % 7
+    """Return the number of parts of a document."""
+    return 150 if number % _LARGE_DOCUMENT_INTERVAL == 0 else 1 + number % 7
 
 
-# ------------------------------------------------------------------------------------------------ the worker
+# --------------------------------------------------------------------------- the worker
 
 
-def _appended(path: Path, line: str) -> None:
+def _append_line(path: Path, line: str) -> None:
+    """Append a line and flush it to disk, so that it survives a kill."""
     with path.open("a") as file:
         file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-async def _opened(home: Path, counted: Path | None) -> tuple[Modelyard, KnowledgeParts]:
-    def told(texts: Sequence[str]) -> None:
-        if counted is not None:
-            with counted.open("a") as file:
-                file.writelines(f"{hash_of(one)}\n" for one in texts)
+async def _open(
+    home: Path, embed_log: Path | None
+) -> tuple[Modelyard, KnowledgeServices]:
+    """Open Modelyard with an embedder that logs each embedded text to `embed_log`."""
 
-    embedder = HashEmbedder(seconds=0.004, told=told)
+    def log_texts(texts: Sequence[str]) -> None:
+        """Append the hashes of embedded texts to the log."""
+        if embed_log is not None:
+            with embed_log.open("a") as file:
+                file.writelines(f"{hash_of(text)}\n" for text in texts)
+
+    embedder = HashEmbedder(seconds=0.004, on_embed=log_texts)
     yard = Modelyard(Settings(home=str(home)), environ={}, embedder=embedder)
     return yard, yard.knowledge
 
 
 def hash_of(text: str) -> str:
+    """Return the first seven words of a text, as its key in the embedding log."""
     return " ".join(text.split()[:7])
 
 
-async def work(home: Path) -> None:
-    yard, parts = await _opened(home, home / "embedded.log")
+async def run_worker(home: Path) -> None:
+    """Run the steps of the plan that are not done yet, until the process is killed."""
+    # Check consistency before anything else repairs it.
+    yard, parts = await _open(home, home / "embedded.log")
     async with yard:
-        await _agrees(parts)
+        await _check_consistency(parts)
         print("ready", flush=True)
         datasets = parts.datasets
-        parts.begin()
-        dataset = await parts.stored.datasets.named("default", "killed") or await datasets.create("default", "killed")
-        done = len((home / "done.log").read_text().splitlines()) if (home / "done.log").exists() else 0
-        for at, step in enumerate(steps(20_000)):
-            if at < done:
+        parts.start()
+        dataset = await parts.stored.datasets.find_by_name(
+            "default", "killed"
+        ) or await datasets.create("default", "killed")
+        # Completed steps are logged after they succeed; the step after the last one may
+        # be half done.
+        completed_steps = (
+            len((home / "done.log").read_text().splitlines())
+            if (home / "done.log").exists()
+            else 0
+        )
+        for step_index, step in enumerate(steps(20_000)):
+            if step_index < completed_steps:
                 continue
             await _step(parts, dataset, step)
-            _appended(home / "done.log", f"{at}")
+            _append_line(home / "done.log", f"{step_index}")
 
 
-async def _found(parts: KnowledgeParts, dataset: Dataset, number: int) -> Document | None:
-    found, _ = await parts.stored.documents.listed("default", dataset.id, keyword=f"<{number}>")
-    if len(found) > 1:
-        raise RuntimeError(f"document {number} is there {len(found)} times")
-    return found[0] if found else None
+async def _find_document(
+    parts: KnowledgeServices, dataset: Dataset, number: int
+) -> Document | None:
+    """Return the document with this number, or None. Raises RuntimeError if there are
+    several."""
+    # The angle brackets make the number unambiguous in a keyword search.
+    documents, _ = await parts.stored.documents.list_page(
+        "default", dataset.id, keyword=f"<{number}>"
+    )
+    if len(documents) > 1:
+        raise RuntimeError(f"document {number} is there {len(documents)} times")
+    return documents[0] if documents else None
 
 
-async def _step(parts: KnowledgeParts, dataset: Dataset, step: Step) -> None:
-    """As a caller that was cut off does it again: looks first, then does what is not done."""
-    datasets, known = parts.datasets, await _found(parts, dataset, step.document)
+async def _step(parts: KnowledgeServices, dataset: Dataset, step: Step) -> None:
+    """Perform a step as a caller who was interrupted would: check first, then do only
+    what is missing."""
+    datasets, document = (
+        parts.datasets,
+        await _find_document(parts, dataset, step.document),
+    )
     match step.kind:
         case "add":
-            if known is None:
-                (known,) = await datasets.add_texts(dataset, [(f"<{step.document}>", text_of(step.document, 0))])
+            if document is None:
+                (document,) = await datasets.add_texts(
+                    dataset, [(f"<{step.document}>", text_of(step.document, 0))]
+                )
         case "update":
-            assert known is not None, step
-            if known.metadata.get("version") != step.version:
-                known = await datasets.update_text(
-                    dataset, known, text=text_of(step.document, step.version), metadata={"version": step.version}
+            assert document is not None, step
+            # The metadata contains the version: if it matches, the update has already
+            # been applied.
+            if document.metadata.get("version") != step.version:
+                document = await datasets.update_text(
+                    dataset,
+                    document,
+                    text=text_of(step.document, step.version),
+                    metadata={"version": step.version},
                 )
         case _:
-            if known is not None:
-                await datasets.delete_documents(dataset, [known.id])
+            if document is not None:
+                await datasets.delete_documents(dataset, [document.id])
             return
-    (ended,) = await datasets.wait(dataset, known.batch)
+    (ended,) = await datasets.wait(dataset, document.batch)
     if ended.status is not Status.COMPLETED:
         raise RuntimeError(f"{step}: {ended.status} {ended.error}")
 
 
-async def _agrees(parts: KnowledgeParts) -> None:
-    """After every kill: what is found is whole, and of one version. Raises RuntimeError."""
-    dataset = await parts.stored.datasets.named("default", "killed")
+async def _check_consistency(parts: KnowledgeServices) -> None:
+    """Check the consistency of database and index after a kill. Raises RuntimeError."""
+    dataset = await parts.stored.datasets.find_by_name("default", "killed")
     if dataset is None:
         return
-    if wrong := await parts.stored.integrity.problems("default", dataset.id):
-        raise RuntimeError(f"the database does not agree with itself: {wrong}")
+    if problems := await parts.stored.integrity.problems("default", dataset.id):
+        raise RuntimeError(f"the database does not agree with itself: {problems}")
+    # Each entry in the database must have exactly one vector in the index.
     index = parts.indexes.of(dataset)
-    space = Space("default", dataset.id, dataset.space, dataset.dimensions, dataset.generation)
-    entries, indexed = await parts.stored.entries.count(dataset.id, dataset.space), await index.count(space)
+    space = IndexKey(
+        "default", dataset.id, dataset.space, dataset.dimensions, dataset.generation
+    )
+    entries, indexed = (
+        await parts.stored.entries.count(dataset.id, dataset.space),
+        await index.count(space),
+    )
     if entries != indexed:
         raise RuntimeError(f"{entries} entries, {indexed} in the index")
 
 
-# ------------------------------------------------------------------------------------------------ the proof
+# ---------------------------------------------------------------------------- the proof
 
 
 def prove() -> Proof:
+    """Kill the worker repeatedly, then compare the dataset with the plan."""
     proof = Proof()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
+        # Another seed than that of the plan; it only decides when to kill.
         chance = random.Random(11)
-        began = time.monotonic()
+        started_at = time.monotonic()
         problem = ""
         kills = 0
         while kills < KILLS and not problem:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tools.show.index_kill", str(home)], cwd=ROOT, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+                [sys.executable, "-m", "tools.show.index_kill", str(home)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             assert process.stdout is not None
             assert process.stderr is not None
+            # The worker prints `ready` after its consistency check.
             if process.stdout.readline().strip() != "ready":
                 problem = process.stderr.read()[-600:] or "it did not start"
                 process.kill()
             else:
                 time.sleep(chance.uniform(0.0, 0.35))
+                # A worker that ended by itself has failed.
                 if process.poll() is not None:
                     problem = process.stderr.read()[-600:]
                 process.send_signal(signal.SIGKILL)
@@ -184,92 +257,183 @@ def prove() -> Proof:
             process.wait()
             process.stdout.close()
             process.stderr.close()
-        proof.line("kills", f"{kills} in {time.monotonic() - began:.0f} s", kills == KILLS)
-        proof.line("at each start after one: database and index agree", problem or "always", not problem)
-        asyncio.run(_account(proof, home))
+        proof.line(
+            "kills", f"{kills} in {time.monotonic() - started_at:.0f} s", kills == KILLS
+        )
+        proof.line(
+            "at each start after one: database and index agree",
+            problem or "always",
+            not problem,
+        )
+        asyncio.run(_compare_with_plan(proof, home))
     proof.figures["kills"] = kills
     return proof
 
 
-async def _account(proof: Proof, home: Path) -> None:
-    """What should be there beside what is."""
-    done = len((home / "done.log").read_text().splitlines())
-    yard, parts = await _opened(home, home / "embedded.log")
+async def _compare_with_plan(proof: Proof, home: Path) -> None:
+    """Compare the expected documents with the actual ones and report the differences."""
+    completed_steps = len((home / "done.log").read_text().splitlines())
+    yard, parts = await _open(home, home / "embedded.log")
     async with yard:
-        dataset = await parts.datasets.find("default", "killed")
-        parts.begin()
-        # The step that was cut off, once more.
-        await _step(parts, dataset, steps(done + 1)[done])
+        dataset = await parts.datasets.get_by_id_or_name("default", "killed")
+        parts.start()
+        # Repeat the step that the last kill interrupted.
+        await _step(parts, dataset, steps(completed_steps + 1)[completed_steps])
+        # Replay the plan to get the expected version of each document.
         expected: dict[int, int] = {}
-        for step in steps(done + 1):
+        for step in steps(completed_steps + 1):
             if step.kind == "delete":
                 expected.pop(step.document)
             else:
                 expected[step.document] = step.version
-        documents, total = await parts.stored.documents.listed("default", dataset.id, most=100_000)
-        names = Counter(one.name for one in documents)
-        lost = [one for one in expected if f"<{one}>" not in names]
-        extra = [one for one in names if int(one.strip("<>")) not in expected]
-        doubled = [one for one, count in names.items() if count > 1]
-        proof.line("steps", f"{done + 1:,}: {dict(Counter(one.kind for one in steps(done + 1)))}")
-        proof.line("documents lost", lost or "0", not lost)
+        documents, total = await parts.stored.documents.list_page(
+            "default", dataset.id, limit=100_000
+        )
+        names = Counter(document.name for document in documents)
+        lost_numbers = [number for number in expected if f"<{number}>" not in names]
+        extra = [name for name in names if int(name.strip("<>")) not in expected]
+        doubled = [name for name, count in names.items() if count > 1]
+        proof.line(
+            "steps",
+            f"{completed_steps + 1:,}: {dict(Counter(step.kind for step in steps(completed_steps + 1)))}",
+        )
+        proof.line("documents lost", lost_numbers or "0", not lost_numbers)
         proof.line("documents that should be gone", extra or "0", not extra)
         proof.line("documents doubled", doubled or "0", not doubled)
-        wrong = await _wrong_content(parts, dataset, documents, expected)
-        proof.line("segments wrong, missing or doubled", wrong[:3] or "0", not wrong)
-        missed, stale = await _searched(parts, dataset, expected, steps(done + 1))
-        proof.line("documents not found by their own word", missed[:3] or "0", not missed)
-        proof.line("old versions and deleted documents that are found", stale[:3] or "0", not stale)
+        content_problems = await _wrong_content(parts, dataset, documents, expected)
+        proof.line(
+            "segments wrong, missing or doubled",
+            content_problems[:3] or "0",
+            not content_problems,
+        )
+        missed, stale = await _check_search(
+            parts, dataset, expected, steps(completed_steps + 1)
+        )
+        proof.line(
+            "documents not found by their own word", missed[:3] or "0", not missed
+        )
+        proof.line(
+            "old versions and deleted documents that are found",
+            stale[:3] or "0",
+            not stale,
+        )
         problems = await parts.stored.integrity.problems("default", dataset.id)
         proof.line("index and database", problems or "agree", not problems)
+        # Each text should be embedded once; duplicates are work repeated after a kill.
         counts = Counter((home / "embedded.log").read_text().splitlines())
-        again = sum(count - 1 for count in counts.values())
-        # One batch may be under way when the process is killed, in each of the groups that run at once.
-        most = KILLS * 64
-        proof.line("texts embedded, of those again after a kill", f"{sum(counts.values()):,}, {again:,}", again <= most)
+        repeated_count = sum(count - 1 for count in counts.values())
+        # At each kill one batch may be in progress in each of the concurrent groups,
+        # and is embedded again.
+        max_repeated = KILLS * 64
+        proof.line(
+            "texts embedded, of those again after a kill",
+            f"{sum(counts.values()):,}, {repeated_count:,}",
+            repeated_count <= max_repeated,
+        )
+        # Staged vectors are temporary and must be gone after recovery.
         left = [
-            row["document"] for row in await yard.services.storage.database.fetch("SELECT document FROM staged_vectors")
+            row["document"]
+            for row in await yard.services.storage.database.fetch(
+                "SELECT document FROM staged_vectors"
+            )
         ]
         proof.line("vectors left behind", len(left), not left)
         proof.figures.update(
-            documents=total, lost=len(lost), doubled=len(doubled), wrong=len(wrong), embedded=sum(counts.values()),
-            embedded_again=again, steps=done + 1,
-        )  # fmt: skip
+            documents=total,
+            lost=len(lost_numbers),
+            doubled=len(doubled),
+            wrong=len(content_problems),
+            embedded=sum(counts.values()),
+            embedded_again=repeated_count,
+            steps=completed_steps + 1,
+        )
 
 
 async def _wrong_content(
-    parts: KnowledgeParts, dataset: Dataset, documents: Sequence[Document], expected: dict[int, int]
+    parts: KnowledgeServices,
+    dataset: Dataset,
+    documents: Sequence[Document],
+    expected: dict[int, int],
 ) -> list[str]:
-    wrong: list[str] = []
-    for one in documents:
-        number = int(one.name.strip("<>"))
-        segments, count = await parts.stored.segments.listed("default", one.id, most=10_000)
-        wanted = mark(number, expected.get(number, -1))
-        told = [part for segment in segments for part in segment.content.split() if part.startswith("part")]
-        marks = {part for segment in segments for part in segment.content.split() if part.startswith(f"d{number}v")}
-        places = [int(part.removeprefix("part")) for part in told]
-        if marks != {wanted} or places != list(range(parts_of(number))) or count != one.segments:
-            wrong.append(f"{one.name}: {sorted(marks)[:2]}, {len(places)} parts of {parts_of(number)}")
-        entries = await parts.stored.entries.of(one.id, dataset.space)
-        if Counter(row["segment"] for row in entries) != Counter(segment.id for segment in segments):
-            wrong.append(f"{one.name}: {len(entries)} entries for {count} segments")
-    return wrong
+    """Return the documents whose segments or index entries are wrong, missing or
+    duplicated."""
+    problems: list[str] = []
+    for document in documents:
+        number = int(document.name.strip("<>"))
+        segments, count = await parts.stored.segments.list_page(
+            "default", document.id, limit=10_000
+        )
+        expected_mark = mark(number, expected.get(number, -1))
+        part_labels = [
+            part
+            for segment in segments
+            for part in segment.content.split()
+            if part.startswith("part")
+        ]
+        marks = {
+            part
+            for segment in segments
+            for part in segment.content.split()
+            if part.startswith(f"d{number}v")
+        }
+        part_indexes = [int(part.removeprefix("part")) for part in part_labels]
+        # The segments must be of one version, complete and in order.
+        if (
+            marks != {expected_mark}
+            or part_indexes != list(range(parts_of(number)))
+            or count != document.segments
+        ):
+            problems.append(
+                f"{document.name}: {sorted(marks)[:2]}, {len(part_indexes)} parts of {parts_of(number)}"
+            )
+        entries = await parts.stored.entries.list_of_document(
+            document.id, dataset.space
+        )
+        if Counter(row["segment"] for row in entries) != Counter(
+            segment.id for segment in segments
+        ):
+            problems.append(
+                f"{document.name}: {len(entries)} entries for {count} segments"
+            )
+    return problems
 
 
-async def _searched(
-    parts: KnowledgeParts, dataset: Dataset, expected: dict[int, int], plan: Sequence[Step]
+async def _check_search(
+    parts: KnowledgeServices,
+    dataset: Dataset,
+    expected: dict[int, int],
+    plan: Sequence[Step],
 ) -> tuple[list[str], list[str]]:
+    """Return the documents not found by their own mark, and the old or deleted versions
+    that are still found."""
     settings = RetrievalSettings(search_method=SearchMethod.FULL_TEXT, top_k=5)
 
-    async def names(word: str) -> set[Any]:
-        found = await parts.datasets.search("default", [dataset.id], word, settings=settings, counts=False)
-        return {hit.document.name for hit in found.hits}
+    async def names(term: str) -> set[Any]:
+        """Return the names of the documents that a full-text search for the term finds."""
+        result = await parts.datasets.search(
+            "default", [dataset.id], term, settings=settings, counts=False
+        )
+        return {hit.document.name for hit in result.hits}
 
-    missed = [one for one, version in expected.items() if await names(mark(one, version)) != {f"<{one}>"}]
-    old = {(step.document, step.version) for step in plan if expected.get(step.document) != step.version}
-    stale = [f"{one}" for one in sorted(old)[-400:] if await names(mark(*one))]
-    return [str(one) for one in missed], stale
+    # The mark of the current version must find exactly its own document.
+    missed = [
+        number
+        for number, version in expected.items()
+        if await names(mark(number, version)) != {f"<{number}>"}
+    ]
+    old = {
+        (step.document, step.version)
+        for step in plan
+        if expected.get(step.document) != step.version
+    }
+    # The 400 highest document numbers are enough as a sample.
+    stale = [
+        f"{number_and_version}"
+        for number_and_version in sorted(old)[-400:]
+        if await names(mark(*number_and_version))
+    ]
+    return [str(number) for number in missed], stale
 
 
 if __name__ == "__main__":
-    asyncio.run(work(Path(sys.argv[1])))
+    asyncio.run(run_worker(Path(sys.argv[1])))

@@ -1,10 +1,15 @@
-"""A database that takes its time holds up nobody but whoever asks it: the loop goes on, whatever is called.
+"""A slow database must delay only the caller that uses it; the event loop must keep
+running, whatever is called.
 
-First every route of every API, with a key, with a cookie that is nobody's and with neither, beside a database whose
-every statement takes a second and a half, SQLite and PostgreSQL. Two things are looked at: whether a statement is made
-on the loop's own thread, which is seen without a clock, and how long the loop stood still, by a task that ticks. What
-holds the loop holds it each time, and whatever else runs on the machine does not: a call that stood out is made again,
-and the least counts. Then the real case: usage is asked for in a ledger of 600,000 rows, and strangers show cookies.
+First, every route of every API is called with a key, with an invalid session cookie and
+with neither, while every database statement takes 1.5 seconds (SQLite and PostgreSQL).
+Two things are checked: whether a statement runs on the event loop's own thread, which
+needs no clock, and how long the loop stood still, measured by a ticking task. Code that
+blocks the loop blocks it every time, other load on the machine does not: a call that
+stands out is repeated, and its smallest stall counts.
+
+Then a realistic case: usage queries on a ledger of 600,000 rows, while strangers send
+invalid cookies.
 """
 
 import asyncio
@@ -19,7 +24,14 @@ import time
 import traceback
 import urllib.parse
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +41,7 @@ from typing import Any
 from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import Settings
-from modelyard.cli.serve import settle_process
+from modelyard.cli.serve import tune_process
 from modelyard.gateway.auth import SESSION_COOKIE
 from modelyard.gateway.server import Gateway
 from modelyard.storage import database as storage
@@ -37,56 +49,65 @@ from modelyard.storage.database import Connection, Engine, Row
 from modelyard.testing import Upstream
 from tools.show.fuzz import Case, make_world, start_cases, upstream_answer
 from tools.show.proof import ROOT, Proof
-from tools.show.restart import make
-from tools.show.tenancy import World
+from tools.show.restart import create_ledger
+from tools.show.tenancy import TenantWorld
 
 STATEMENT_SECONDS = float(os.environ.get("MODELYARD_SHOW_SECONDS", "1.5"))
 ROWS = int(os.environ.get("MODELYARD_SHOW_ROWS", "600000"))
 ROUNDS = int(os.environ.get("MODELYARD_SHOW_ROUNDS", "3"))
-_MOST_STALL = 0.05
+_MAX_STALL_SECONDS = 0.05
 _TICK_SECONDS = 0.005
-_LOOK_SECONDS = 0.01
-_AT_ONCE = 12
-_OPENING = ("BEGIN", "SAVEPOINT", "RELEASE")
-"""What says where work begins and ends takes no time: the statements between do, and so does the commit."""
+_CHECK_INTERVAL_SECONDS = 0.01
+_MAX_CONCURRENT_CALLS = 12
+_TRANSACTION_STATEMENTS = ("BEGIN", "SAVEPOINT", "RELEASE")
+"""Transaction control takes no time in the simulation: only the statements between and
+the commit do."""
 _STAY_SECONDS = 80 * STATEMENT_SECONDS
-"""So long a caller stays: streams without an end are left then."""
-_MOST_SECONDS = 300 * STATEMENT_SECONDS
+"""How long a caller stays connected: endless streams are left after this time."""
+_MAX_CALL_SECONDS = 300 * STATEMENT_SECONDS
 _UPKEEP_SECONDS = 4 * STATEMENT_SECONDS
 _KEY, _STRANGER, _NOBODY = "with a key", "with a stranger's cookie", "with neither"
 
 
-# ------------------------------------------------------------------------------------------------ watching a loop
+# ---------------------------------------------------------------------- watching a loop
 
 
 @dataclass(frozen=True)
 class Stall:
-    """The loop stood still: for how long, in whose task, and where the code stood meanwhile."""
+    """A period in which the event loop stood still: its duration, the responsible task
+    and the code location."""
 
     seconds: float
     who: str
     where: str
     worked: float = 0.0
-    """Of these seconds, those that the process was given a processor for: on a machine that others use, the rest is
-    theirs."""
+    """The part of these seconds in which this process had a CPU. On a shared machine
+    the remainder is due to other processes."""
 
 
-class Watch:
-    """Of the loop that it is entered on: how long it stood still, and who held it. A task ticks; a thread looks, and
-    where the tick is late it notes whose task runs and where."""
+class LoopMonitor:
+    """Observe the event loop on which it is created: how long it stands still, and
+    which task is responsible.
+
+    A task ticks. A thread checks the ticks and, if one is late, records the running
+    task and its code location.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        # Set in the loop's own thread, since the constructor runs there.
         self.thread = threading.get_ident()
         self._ticked = time.monotonic()
         self._is_over = threading.Event()
         self._late: tuple[str, str] | None = None
         self.stalls: list[Stall] = []
         self.statements: list[Stall] = []
-        """Those that were made on the loop."""
+        """Statements that ran on the event loop's thread."""
 
     @asynccontextmanager
     async def watching(self) -> AsyncGenerator[None, None]:
+        """Observe the loop inside the `async with` block."""
+        # Child tasks of a call must count for that call.
         self._loop.set_task_factory(_named_as_the_parent)
         looker = threading.Thread(target=self._look, daemon=True)
         looker.start()
@@ -100,40 +121,59 @@ class Watch:
             self._loop.set_task_factory(None)
 
     async def _tick(self) -> None:
+        """Sleep repeatedly and record a stall if a wake-up is late."""
         while True:
             self._late = None
             self._ticked, worked = time.monotonic(), time.process_time()
             await asyncio.sleep(_TICK_SECONDS)
+            # What exceeds the requested sleep is the time in which the loop did not run
+            # the tick.
             seconds = time.monotonic() - self._ticked - _TICK_SECONDS
-            if seconds > _MOST_STALL / 2:
+            if seconds > _MAX_STALL_SECONDS / 2:
                 who, where = self._late or ("nobody was seen", "")
-                self.stalls.append(Stall(seconds, who, where, min(seconds, time.process_time() - worked)))
+                # The stall cannot contain more CPU time than the process used.
+                self.stalls.append(
+                    Stall(
+                        seconds, who, where, min(seconds, time.process_time() - worked)
+                    )
+                )
 
     def _look(self) -> None:
-        while not self._is_over.wait(_LOOK_SECONDS):
-            if self._late is None and time.monotonic() - self._ticked > _MOST_STALL / 2:
+        """Thread: record the running task while a tick is late."""
+        while not self._is_over.wait(_CHECK_INTERVAL_SECONDS):
+            # Only the first look at a late tick counts: it shows the code that blocked.
+            if (
+                self._late is None
+                and time.monotonic() - self._ticked > _MAX_STALL_SECONDS / 2
+            ):
                 self._late = self.now()
 
     def now(self) -> tuple[str, str]:
-        """Whose task runs on the loop, and where."""
+        """Return the name of the task that runs on the loop, and its code location."""
         task = asyncio.current_task(self._loop)
         frame = sys._current_frames().get(self.thread)  # pyright: ignore[reportPrivateUsage]
-        return (task.get_name() if task is not None else "no task"), _place(frame)
+        return (task.get_name() if task is not None else "no task"), _code_location(
+            frame
+        )
 
     def note_statement(self) -> None:
-        """A statement begins: note it where it is on the loop."""
+        """Record a statement if it starts on the event loop's thread."""
+        # No clock is needed: a statement on this thread is wrong however fast it is.
         if threading.get_ident() == self.thread:
             self.statements.append(Stall(0.0, *self.now()))
 
-    def taken(self) -> list[Stall]:
-        """What was seen since it was asked last: statements on the loop, then when it stood still."""
-        seen = [*self.statements, *self.stalls]
+    def drain_stalls(self) -> list[Stall]:
+        """Return and reset the recorded statements on the loop and stalls."""
+        recorded_stalls = [*self.statements, *self.stalls]
         self.statements, self.stalls = [], []
-        return seen
+        return recorded_stalls
 
 
-def _named_as_the_parent(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> "asyncio.Task[Any]":
-    """A task that a call begins is that call's."""
+def _named_as_the_parent(
+    loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+) -> "asyncio.Task[Any]":
+    """Task factory: give a new task the name of its parent, so that it counts for the
+    same call."""
     parent = asyncio.current_task(loop)
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
     if parent is not None:
@@ -141,45 +181,66 @@ def _named_as_the_parent(loop: asyncio.AbstractEventLoop, coroutine: Any, **opti
     return task
 
 
-def _place(frame: FrameType | None) -> str:
-    """The product's innermost two lines, those of its storage left out where others asked for something of it."""
+def _code_location(frame: FrameType | None) -> str:
+    """Return the product's two innermost source lines. Lines of the storage layer are
+    left out if another layer called it."""
     source = ROOT / "src" / "modelyard"
-    ours = [one for one in traceback.extract_stack(frame) if Path(one.filename).is_relative_to(source)]
-    above = [one for one in ours if not Path(one.filename).is_relative_to(source / "storage")]
-    lines = [f"{Path(one.filename).relative_to(source)}:{one.lineno}" for one in (above or ours)[-2:]]
+    # Frames of libraries and the standard library do not identify the caller.
+    own_frames = [
+        frame_summary
+        for frame_summary in traceback.extract_stack(frame)
+        if Path(frame_summary.filename).is_relative_to(source)
+    ]
+    calling_frames = [
+        frame_summary
+        for frame_summary in own_frames
+        if not Path(frame_summary.filename).is_relative_to(source / "storage")
+    ]
+    lines = [
+        f"{Path(frame_summary.filename).relative_to(source)}:{frame_summary.lineno}"
+        for frame_summary in (calling_frames or own_frames)[-2:]
+    ]
     return " < ".join(reversed(lines))
 
 
-# ------------------------------------------------------------------------------------------------ a slow database
+# ---------------------------------------------------------------------- a slow database
 
 
 @dataclass
 class Pace:
-    """How long statements take, and who is told of each."""
+    """The duration of each statement, and a callback for it."""
 
     seconds: float = 0.0
     on_statement: Callable[[], None] = lambda: None
 
     def take_time(self, statement: str) -> None:
+        """Call the callback, then sleep unless the statement is transaction control."""
         self.on_statement()
-        if self.seconds and not statement.startswith(_OPENING):
+        if self.seconds and not statement.startswith(_TRANSACTION_STATEMENTS):
             time.sleep(self.seconds)
 
 
 class _SlowConnection:
+    """A database connection whose statements take time."""
+
     def __init__(self, connection: Connection, pace: Pace) -> None:
         self._connection = connection
         self._pace = pace
 
-    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+    def execute(
+        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[Row]:
+        """Execute a statement after the delay."""
         self._pace.take_time(statement)
         return self._connection.execute(statement, values)
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute a statement for many rows after the delay."""
         self._pace.take_time(statement)
         self._connection.execute_many(statement, rows)
 
     def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
     def __getattr__(self, name: str) -> Any:
@@ -187,11 +248,14 @@ class _SlowConnection:
 
 
 class _SlowEngine:
+    """A database engine that returns slow connections."""
+
     def __init__(self, engine: Engine, pace: Pace) -> None:
         self._engine = engine
         self._pace = pace
 
     def connect(self) -> Connection:
+        """Return a slow connection."""
         return _SlowConnection(self._engine.connect(), self._pace)
 
     def __getattr__(self, name: str) -> Any:
@@ -199,8 +263,8 @@ class _SlowEngine:
 
 
 @contextmanager
-def paced(pace: Pace) -> Generator[None]:
-    """Databases that are opened meanwhile have this pace."""
+def slow_databases(pace: Pace) -> Generator[None]:
+    """Make all databases that are opened inside the block slow."""
     usual = storage.open_engine
     storage.open_engine = lambda where: _SlowEngine(usual(where), pace)  # type: ignore[assignment,return-value]
     try:
@@ -209,71 +273,94 @@ def paced(pace: Pace) -> Generator[None]:
         storage.open_engine = usual
 
 
-# ------------------------------------------------------------------------------------------------ every route
+# -------------------------------------------------------------------------- every route
 
 
-def every_route(world: World) -> list[Case]:
-    """A request of every route of every API, by whoever may ask it, with the ids of what is there; those that take
-    something away last."""
-    ids = sorted({id_ for many in world.ids.values() for id_ in many}, key=len, reverse=True)
-    chosen: dict[tuple[str, str], Case] = {}
+def every_route(world: TenantWorld) -> list[Case]:
+    """Return one request for every route of every API, by an authorised caller and with
+    existing ids. Deletions come last."""
+    # Longer ids first, or an id that contains another would be replaced only in part.
+    ids = sorted(
+        {id_ for id_list in world.ids.values() for id_ in id_list},
+        key=len,
+        reverse=True,
+    )
+    case_by_route: dict[tuple[str, str], Case] = {}
     for (_, method, _), cases in start_cases(world).items():
         for case in cases:
             route = method, _pattern(case.path, ids)
-            if route not in chosen or _says(case) > _says(chosen[route]):
-                chosen[route] = case
-    return sorted(chosen.values(), key=lambda case: case.method == "DELETE")
+            # Prefer an authenticated request with a body: it runs the most code.
+            if route not in case_by_route or _request_rank(case) > _request_rank(
+                case_by_route[route]
+            ):
+                case_by_route[route] = case
+    # Deletions last, so that the other routes find their resources.
+    return sorted(case_by_route.values(), key=lambda case: case.method == "DELETE")
 
 
 def _pattern(path: str, ids: Sequence[str]) -> str:
-    """A path without its query and without the ids in it."""
-    bare = path.partition("?")[0].rstrip("/")
+    """Return a path without its query, with all ids replaced by `ID`."""
+    pattern = path.partition("?")[0].rstrip("/")
     for id_ in ids:
-        bare = bare.replace(id_, "ID")
-    return re.sub(r"(?<=/)(ID/?)+$", "ID", bare)
+        pattern = pattern.replace(id_, "ID")
+    return re.sub(r"(?<=/)(ID/?)+$", "ID", pattern)
 
 
-def _says(case: Case) -> tuple[bool, bool]:
-    """Whether somebody who may ask does, and whether they send something."""
+def _request_rank(case: Case) -> tuple[bool, bool]:
+    """Return a sort key: whether the request is authenticated, and whether it has a
+    body."""
     return bool(case.key), case.body is not None or case.raw is not None
 
 
 @dataclass
 class Call:
-    """A route, as somebody asks it."""
+    """A route, called by one kind of caller."""
 
     case: Case
     how: str
     is_first: bool = True
     first: float = 0.0
     stall: float = 0.0
-    """The least of the tries."""
+    """The smallest stall of all attempts, in seconds."""
     where: str = ""
     is_on_loop: bool = False
-    """Whether a statement was made on the loop."""
+    """Whether a statement ran on the event loop."""
     status: int = 0
 
     @property
     def name(self) -> str:
+        """The method, path and kind of caller. Also the name of the call's tasks."""
         return f"{self.case.method} {self.case.path.partition('?')[0]} {self.how}"
 
     @property
     def is_fine(self) -> bool:
-        return self.stall < _MOST_STALL and not self.is_on_loop
+        """Whether the call blocked the loop for no longer than the limit and without a
+        statement on it."""
+        return self.stall < _MAX_STALL_SECONDS and not self.is_on_loop
 
-    def seen(self, stalls: Sequence[Stall]) -> None:
-        mine = max((one for one in stalls if one.who == self.name), key=lambda one: one.seconds, default=None)
+    def record_stalls(self, stalls: Sequence[Stall]) -> None:
+        """Update the call with the stalls that its own tasks caused."""
+        mine = max(
+            (stall for stall in stalls if stall.who == self.name),
+            key=lambda stall: stall.seconds,
+            default=None,
+        )
         seconds = mine.seconds if mine is not None else 0.0
+        # Keep the first value separately: one-time imports and caches are reported, but
+        # do not fail.
         if self.is_first:
             self.first = self.stall = seconds
         self.stall = min(self.stall, seconds)
         self.is_first = False
-        self.is_on_loop |= any(one.who == self.name and one.seconds == 0 for one in stalls)
+        self.is_on_loop |= any(
+            stall.who == self.name and stall.seconds == 0 for stall in stalls
+        )
         if mine is not None:
             self.where = mine.where
 
 
-def every_call(world: World) -> Iterator[Call]:
+def every_call(world: TenantWorld) -> Iterator[Call]:
+    """Yield every route with a key, then with an invalid cookie and with neither."""
     routes = every_route(world)
     for case in routes:
         if case.key:
@@ -283,153 +370,247 @@ def every_call(world: World) -> Iterator[Call]:
         yield Call(replace(case, key=""), _NOBODY)
 
 
-def _headers(world: World, call: Call, data: bytes) -> list[tuple[bytes, bytes]]:
+def _headers(world: TenantWorld, call: Call, data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a call for its kind of caller."""
     names = {name for name, _ in call.case.headers}
-    headers = [(b"host", b"127.0.0.1"), (b"content-length", str(len(data)).encode()), *call.case.headers]
+    headers = [
+        (b"host", b"127.0.0.1"),
+        (b"content-length", str(len(data)).encode()),
+        *call.case.headers,
+    ]
     if b"content-type" not in names:
         headers.append((b"content-type", b"application/json"))
     if call.how == _KEY:
-        headers.append((b"authorization", f"Bearer {world.keys[call.case.key]}".encode()))
+        headers.append(
+            (b"authorization", f"Bearer {world.keys[call.case.key]}".encode())
+        )
     if call.how == _STRANGER:
-        headers.append((b"cookie", f"{SESSION_COOKIE}={secrets.token_urlsafe(32)}".encode()))
+        headers.append(
+            (b"cookie", f"{SESSION_COOKIE}={secrets.token_urlsafe(32)}".encode())
+        )
+        # Browsers send this header with requests from the console itself.
         headers.append((b"sec-fetch-site", b"same-origin"))
     return headers
 
 
-async def ask(gateway: Gateway, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], data: bytes) -> int:
-    """The answer's status; 0 where there was none. The caller leaves after a while."""
+async def ask(
+    gateway: Gateway,
+    method: str,
+    path: str,
+    headers: Sequence[tuple[bytes, bytes]],
+    data: bytes,
+) -> int:
+    """Send a request through ASGI and return the status; 0 if there was no response.
+    The caller disconnects after a while."""
     target, _, query = path.partition("?")
     scope = {
-        "type": "http", "method": method, "path": urllib.parse.unquote(target), "query_string": query.encode(),
-        "headers": headers, "client": ("127.0.0.1", 5), "scheme": "http", "http_version": "1.1",
-    }  # fmt: skip
+        "type": "http",
+        "method": method,
+        "path": urllib.parse.unquote(target),
+        "query_string": query.encode(),
+        "headers": headers,
+        "client": ("127.0.0.1", 5),
+        "scheme": "http",
+        "http_version": "1.1",
+    }
     messages = iter([{"type": "http.request", "body": data, "more_body": False}])
     statuses: list[int] = []
 
     async def receive() -> Any:
+        """ASGI receive: the body once, then a disconnect after a while."""
+        # Streams do not end by themselves, so the client disconnects.
         if (message := next(messages, None)) is not None:
             return message
         await asyncio.sleep(_STAY_SECONDS)
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
+        """ASGI send: record the status."""
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    with suppress(Exception):  # a stream that breaks is cut, as the server does it; the log has said why
-        await asyncio.wait_for(gateway(scope, receive, send), _MOST_SECONDS)
+    with suppress(
+        Exception
+    ):  # a stream that breaks is cut, as the server does it; the log has said why
+        await asyncio.wait_for(gateway(scope, receive, send), _MAX_CALL_SECONDS)
     return statuses[0] if statuses else 0
 
 
-async def _made(world: World, call: Call) -> None:
+async def _send_call(world: TenantWorld, call: Call) -> None:
+    """Send a call's request and store its status."""
     data = call.case.raw if call.case.raw is not None else b""
     if call.case.body is not None:
         data = json.dumps(call.case.body).encode()
     headers = _headers(world, call, data)
-    call.status = await ask(world.gateway, call.case.method, call.case.path, headers, data)
+    call.status = await ask(
+        world.gateway, call.case.method, call.case.path, headers, data
+    )
 
 
-async def _made_together(world: World, calls: Sequence[Call], watch: Watch) -> None:
-    """So many at once; each is charged with what its own tasks did."""
-    places = asyncio.Semaphore(_AT_ONCE)
+async def _run_concurrently(
+    world: TenantWorld, calls: Sequence[Call], watch: LoopMonitor
+) -> None:
+    """Run the calls with limited concurrency. Each is charged with the stalls of its
+    own tasks."""
+    # Limit the concurrency, so that the calls do not slow each other down too much.
+    slots = asyncio.Semaphore(_MAX_CONCURRENT_CALLS)
 
-    async def one(call: Call) -> None:
-        async with places:
-            await asyncio.create_task(_made_as(world, call))
+    async def run_call(call: Call) -> None:
+        """Run one call as soon as a slot is free."""
+        async with slots:
+            # A separate task for each call, so that it can have the call's name.
+            await asyncio.create_task(_run_named(world, call))
 
-    await asyncio.gather(*(one(call) for call in calls))
-    stalls = watch.taken()
+    await asyncio.gather(*(run_call(call) for call in calls))
+    stalls = watch.drain_stalls()
     for call in calls:
-        call.seen(stalls)
+        call.record_stalls(stalls)
 
 
-async def _made_as(world: World, call: Call) -> None:
+async def _run_named(world: TenantWorld, call: Call) -> None:
+    """Run a call in a task that has the call's name."""
     task = asyncio.current_task()
     assert task is not None
     task.set_name(call.name)
-    await _made(world, call)
+    await _send_call(world, call)
 
 
 @dataclass
 class Outcome:
+    """The calls and their stalls, and those of background work."""
+
     calls: list[Call]
     upkeep: list[Stall]
-    """What the server did to the loop by itself."""
+    """Stalls caused by the server's own background tasks."""
 
 
 async def slow_database(url: str) -> Outcome:
-    """Every call beside a slow database; `url` empty is SQLite in a folder of its own."""
+    """Run every call on a slow database. An empty `url` means SQLite in a temporary
+    folder."""
     pace = Pace()
     with (
-        tempfile.TemporaryDirectory(prefix="modelyard-show-", ignore_cleanup_errors=True) as home,
-        paced(pace),
+        tempfile.TemporaryDirectory(
+            prefix="modelyard-show-", ignore_cleanup_errors=True
+        ) as home,
+        slow_databases(pace),
         Upstream(upstream_answer) as upstream,
     ):
         world = await make_world(home, upstream.url, database=url)
-        watch = Watch()
+        watch = LoopMonitor()
         async with watch.watching():
             try:
-                pace.seconds, pace.on_statement = STATEMENT_SECONDS, watch.note_statement
+                # Set the pace only now: building the world on a slow database would
+                # take too long.
+                pace.seconds, pace.on_statement = (
+                    STATEMENT_SECONDS,
+                    watch.note_statement,
+                )
                 return await _every_call_made(world, watch)
             finally:
+                # Reset the pace, so that closing does not take minutes.
                 pace.seconds, pace.on_statement = 0.0, lambda: None
                 await world.yard.aclose()
 
 
-async def _every_call_made(world: World, watch: Watch) -> Outcome:
+async def _every_call_made(world: TenantWorld, watch: LoopMonitor) -> Outcome:
+    """Run the background tasks, then all calls, and repeat the suspicious ones twice."""
     upkeep = await _upkeep(world.yard, watch)
     calls = list(every_call(world))
-    await _made_together(world, calls, watch)
+    await _run_concurrently(world, calls, watch)
     for _ in range(2):
-        again = [call for call in calls if not call.is_fine and not call.is_on_loop]
-        await _made_together(world, again, watch)
+        # A statement on the loop is certain and needs no repetition; a stall may be due
+        # to other load.
+        retried_calls = [
+            call for call in calls if not call.is_fine and not call.is_on_loop
+        ]
+        await _run_concurrently(world, retried_calls, watch)
     return Outcome(calls, upkeep)
 
 
-async def _upkeep(yard: Modelyard, watch: Watch) -> list[Stall]:
-    watch.taken()
+async def _upkeep(yard: Modelyard, watch: LoopMonitor) -> list[Stall]:
+    """Run only the background tasks for a while and return their stalls."""
+    # Discard what was recorded during the preparation.
+    watch.drain_stalls()
     yard.services.upkeep.start()
     await asyncio.sleep(_UPKEEP_SECONDS)
     await yard.services.upkeep.stop()
-    return watch.taken()
+    return watch.drain_stalls()
 
 
-def _say(proof: Proof, engine: str, outcome: Outcome) -> None:
-    held = sorted((call for call in outcome.calls if not call.is_fine), key=lambda call: -call.stall)
-    for how in (_KEY, _STRANGER, _NOBODY):
-        those = [call for call in outcome.calls if call.how == how]
-        worst = max(those, key=lambda call: call.stall)
-        on_loop = sum(call.is_on_loop for call in those)
-        seen = f"{len(those)} routes, longest stall {worst.stall * 1000:.0f} ms, {on_loop} with a statement on the loop"
-        proof.line(f"{engine}, {how}", seen, all(call.is_fine for call in those))
-    for call in held:
-        note = "a statement on the loop" if call.is_on_loop else f"{call.stall * 1000:.0f} ms"
+def _report(proof: Proof, engine: str, outcome: Outcome) -> None:
+    """Report the stalls on one database engine."""
+    failing_calls = sorted(
+        (call for call in outcome.calls if not call.is_fine),
+        key=lambda call: -call.stall,
+    )
+    for caller_kind in (_KEY, _STRANGER, _NOBODY):
+        matching_calls = [call for call in outcome.calls if call.how == caller_kind]
+        worst_call = max(matching_calls, key=lambda call: call.stall)
+        on_loop = sum(call.is_on_loop for call in matching_calls)
+        summary = f"{len(matching_calls)} routes, longest stall {worst_call.stall * 1000:.0f} ms, {on_loop} with a statement on the loop"
+        proof.line(
+            f"{engine}, {caller_kind}",
+            summary,
+            all(call.is_fine for call in matching_calls),
+        )
+    for call in failing_calls:
+        note = (
+            "a statement on the loop"
+            if call.is_on_loop
+            else f"{call.stall * 1000:.0f} ms"
+        )
         proof.line(f"  {call.name}", f"{note}: {call.where}", False)
-    on_loop = [one for one in outcome.upkeep if one.seconds == 0]
-    longest = max((one.seconds for one in outcome.upkeep), default=0.0)
-    seen = f"longest stall {longest * 1000:.0f} ms, {len(on_loop)} statements on the loop"
-    proof.line(f"{engine}, the server by itself", seen, longest < _MOST_STALL and not on_loop)
-    for where in sorted({one.where for one in outcome.upkeep if one.seconds == 0 or one.seconds >= _MOST_STALL}):
+    on_loop = [stall for stall in outcome.upkeep if stall.seconds == 0]
+    longest = max((stall.seconds for stall in outcome.upkeep), default=0.0)
+    summary = (
+        f"longest stall {longest * 1000:.0f} ms, {len(on_loop)} statements on the loop"
+    )
+    proof.line(
+        f"{engine}, the server by itself",
+        summary,
+        longest < _MAX_STALL_SECONDS and not on_loop,
+    )
+    for where in sorted(
+        {
+            stall.where
+            for stall in outcome.upkeep
+            if stall.seconds == 0 or stall.seconds >= _MAX_STALL_SECONDS
+        }
+    ):
         proof.line("  the server by itself", where, False)
-    firsts = [call for call in outcome.calls if call.is_fine and call.first >= _MOST_STALL]
-    for call in firsts:  # what a first use reads or imports, or the machine: never again
+    firsts = [
+        call
+        for call in outcome.calls
+        if call.is_fine and call.first >= _MAX_STALL_SECONDS
+    ]
+    for (
+        call
+    ) in firsts:  # what a first use reads or imports, or the machine: never again
         proof.line(f"  {call.name}, once", f"{call.first * 1000:.0f} ms: {call.where}")
     for call in outcome.calls:
         if call.status == 0:
-            proof.line(f"  {call.name}", f"no answer within {_MOST_SECONDS:.0f} s", False)
+            proof.line(
+                f"  {call.name}", f"no answer within {_MAX_CALL_SECONDS:.0f} s", False
+            )
     statuses = Counter(call.status for call in outcome.calls)
-    proof.line(f"{engine}, answers", dict(sorted(statuses.items())), statuses[0] == 0 and statuses[200] > 0)
+    proof.line(
+        f"{engine}, answers",
+        dict(sorted(statuses.items())),
+        statuses[0] == 0 and statuses[200] > 0,
+    )
     proof.figures[engine] = {
-        "calls": len(outcome.calls), "held": len(held), "longest_ms": round(max(c.stall for c in outcome.calls) * 1000),
-    }  # fmt: skip
+        "calls": len(outcome.calls),
+        "held": len(failing_calls),
+        "longest_ms": round(max(c.stall for c in outcome.calls) * 1000),
+    }
 
 
-# ------------------------------------------------------------------------------------------------ a large ledger
+# ----------------------------------------------------------------------- a large ledger
 
 
 @dataclass
-class Asked:
-    """A way to ask for usage: what was seen of the loop meanwhile, each time."""
+class UsageQuery:
+    """A usage query and the stalls during each of its runs."""
 
     path: str
     times: list[Sequence[Stall]] = field(default_factory=list[Sequence[Stall]])
@@ -437,87 +618,125 @@ class Asked:
 
     @property
     def longest(self) -> float:
-        """Of the time when the loop stood still least, as for every other call."""
-        return min(max((one.worked for one in stalls), default=0.0) for stalls in self.times)
+        """The longest stall in the best run, in seconds, as for all other calls."""
+        # Count only CPU time of this process, so that other load on the machine does
+        # not matter.
+        return min(
+            max((stall.worked for stall in stalls), default=0.0)
+            for stalls in self.times
+        )
 
     @property
     def is_on_loop(self) -> bool:
-        return any(one.seconds == 0 for stalls in self.times for one in stalls)
+        """Whether a statement ran on the event loop in any run."""
+        return any(stall.seconds == 0 for stalls in self.times for stall in stalls)
 
 
 _READS = (
-    "/admin/v1/usage?since=0", "/admin/v1/usage?since=0&by=day,user", "/admin/v1/usage/rows?since=0",
-    "/admin/v1/usage/rows?since=0&format=csv", "/admin/v1/calls?since=0&limit=1000&offset=1000",
+    "/admin/v1/usage?since=0",
+    "/admin/v1/usage?since=0&by=day,user",
+    "/admin/v1/usage/rows?since=0",
+    "/admin/v1/usage/rows?since=0&format=csv",
+    "/admin/v1/calls?since=0&limit=1000&offset=1000",
     "/admin/v1/latency?since=0",
-)  # fmt: skip
+)
 
 
-async def large_ledger() -> tuple[list[Asked], int]:
-    """Each way to ask, and how many cookies strangers showed meanwhile."""
-    with tempfile.TemporaryDirectory(prefix="modelyard-show-", ignore_cleanup_errors=True) as home:
+async def large_ledger() -> tuple[list[UsageQuery], int]:
+    """Run each usage query on a large ledger. Return the queries and the number of
+    invalid cookies sent meanwhile."""
+    with tempfile.TemporaryDirectory(
+        prefix="modelyard-show-", ignore_cleanup_errors=True
+    ) as home:
         settings = Settings(home=home)
-        made = await asyncio.to_thread(make, Path(home), settings.database_url, ROWS)
-        _, key = made.keys["k1"]
+        # Filling the table takes long and must not block this loop.
+        ledger = await asyncio.to_thread(
+            create_ledger, Path(home), settings.database_url, ROWS
+        )
+        _, key = ledger.keys["k1"]
         pace = Pace()
-        with paced(pace):
+        # Statements are not delayed here, but each one reports the thread on which it
+        # runs.
+        with slow_databases(pace):
             yard = Modelyard(settings, environ={})
         gateway = gateway_for(yard.services)
-        settle_process()
-        watch = Watch()
+        tune_process()
+        watch = LoopMonitor()
         pace.on_statement = watch.note_statement
         try:
             async with watch.watching():
                 yard.services.upkeep.start()
-                return await _asked_in_every_way(gateway, key, watch)
+                return await _run_usage_queries(gateway, key, watch)
         finally:
             await yard.aclose()
 
 
-async def _asked_in_every_way(gateway: Gateway, key: str, watch: Watch) -> tuple[list[Asked], int]:
-    shown: Counter[str] = Counter()
-    strangers = asyncio.create_task(_strangers(gateway, shown))
+async def _run_usage_queries(
+    gateway: Gateway, key: str, watch: LoopMonitor
+) -> tuple[list[UsageQuery], int]:
+    """Run all queries for several rounds while strangers send invalid cookies."""
+    stranger_counts: Counter[str] = Counter()
+    strangers = asyncio.create_task(_strangers(gateway, stranger_counts))
     bearer = [(b"host", b"127.0.0.1"), (b"authorization", f"Bearer {key}".encode())]
-    ways = [Asked(path) for path in _READS]
+    queries = [UsageQuery(path) for path in _READS]
     for _ in range(ROUNDS):
-        for way in ways:
-            watch.taken()
-            way.statuses.add(await ask(gateway, "GET", way.path, bearer, b""))
-            way.times.append(watch.taken())
+        for query in queries:
+            watch.drain_stalls()
+            query.statuses.add(await ask(gateway, "GET", query.path, bearer, b""))
+            query.times.append(watch.drain_stalls())
     strangers.cancel()
     with suppress(asyncio.CancelledError):
         await strangers
-    return ways, shown["cookies"]
+    return queries, stranger_counts["cookies"]
 
 
-async def _strangers(gateway: Gateway, shown: Counter[str]) -> None:
+async def _strangers(gateway: Gateway, stranger_counts: Counter[str]) -> None:
+    """Send requests with invalid session cookies until cancelled."""
     while True:
         cookie = f"{SESSION_COOKIE}={secrets.token_urlsafe(32)}".encode()
-        headers = [(b"host", b"127.0.0.1"), (b"cookie", cookie), (b"sec-fetch-site", b"same-origin")]
+        headers = [
+            (b"host", b"127.0.0.1"),
+            (b"cookie", cookie),
+            (b"sec-fetch-site", b"same-origin"),
+        ]
         await ask(gateway, "GET", "/admin/v1/usage", headers, b"")
-        shown["cookies"] += 1
+        stranger_counts["cookies"] += 1
         await asyncio.sleep(0.02)
 
 
-def _say_of_ledger(proof: Proof, ways: Sequence[Asked], strangers: int) -> None:
-    for way in ways:
-        is_fine = way.longest < _MOST_STALL and not way.is_on_loop and way.statuses == {200}
-        note = ", a statement on the loop" if way.is_on_loop else ""
-        seen = f"longest stall {way.longest * 1000:.0f} ms, answered {sorted(way.statuses)}{note}"
-        proof.line(f"{ROWS:,} rows: GET {way.path}", seen, is_fine)
+def _report_ledger(proof: Proof, queries: Sequence[UsageQuery], strangers: int) -> None:
+    """Report the usage queries on the large ledger."""
+    for query in queries:
+        is_fine = (
+            query.longest < _MAX_STALL_SECONDS
+            and not query.is_on_loop
+            and query.statuses == {200}
+        )
+        note = ", a statement on the loop" if query.is_on_loop else ""
+        summary = f"longest stall {query.longest * 1000:.0f} ms, answered {sorted(query.statuses)}{note}"
+        proof.line(f"{ROWS:,} rows: GET {query.path}", summary, is_fine)
+    # The strangers must have sent enough requests for the result to mean anything.
     proof.line("strangers' cookies meanwhile", strangers, strangers >= 10 * ROUNDS)
-    longest = max(way.longest for way in ways)
-    proof.figures["ledger"] = {"rows": ROWS, "longest_ms": round(longest * 1000), "strangers": strangers}
+    longest = max(query.longest for query in queries)
+    proof.figures["ledger"] = {
+        "rows": ROWS,
+        "longest_ms": round(longest * 1000),
+        "strangers": strangers,
+    }
 
 
 def prove() -> Proof:
+    """Run the slow-database cases on SQLite and PostgreSQL, then the large ledger."""
     from tools.show.servers import Postgres
 
     proof = Proof()
-    _say(proof, "SQLite", asyncio.run(slow_database("")))
+    _report(proof, "SQLite", asyncio.run(slow_database("")))
     with (
-        tempfile.TemporaryDirectory(prefix="modelyard-pg-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(
+            prefix="modelyard-pg-", ignore_cleanup_errors=True
+        ) as folder,
         Postgres(Path(folder) / "data") as server,
     ):
-        _say(proof, "PostgreSQL", asyncio.run(slow_database(server.url)))
-    _say_of_ledger(proof, *asyncio.run(large_ledger()))
+        _report(proof, "PostgreSQL", asyncio.run(slow_database(server.url)))
+    _report_ledger(proof, *asyncio.run(large_ledger()))
     return proof

@@ -1,6 +1,7 @@
-"""100,000 requests through the real server: what its memory grows by after the first, and what is left of them.
+"""Send 100,000 requests through the real server and measure memory growth and leftover
+resources after a warm-up.
 
-MODELYARD_REQUESTS says how many.
+MODELYARD_REQUESTS sets the number of requests.
 """
 
 import os
@@ -9,53 +10,94 @@ import time
 import urllib.request
 from pathlib import Path
 
-from bench.gateway import load, memory_mb, started
+from bench.gateway import load, memory_mb, start_process
 
 from tools.show.proof import Proof, free_port
-from tools.show.truth_log import home_with, kill, ready, zygote
+from tools.show.truth_log import home_with, kill, server_forker, wait_until_healthy
 
 _WARM_UP = 20_000
 
 
-def _count(pid: int, what: str) -> int:
-    return len(list(Path(f"/proc/{pid}/{what}").iterdir()))
+def _count(pid: int, proc_entry: str) -> int:
+    """Return the number of entries in a folder of /proc, such as `task` (threads) or
+    `fd` (file descriptors)."""
+    return len(list(Path(f"/proc/{pid}/{proc_entry}").iterdir()))
 
 
 def _gauge(port: int, name: str) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    """Return the value of a gauge from the server's metrics."""
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{port}/metrics", timeout=5
+    ) as answer:
         lines = answer.read().decode().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
 def prove() -> Proof:
+    """Load the server and compare memory, threads, tasks and descriptors before and
+    after."""
     proof, port = Proof(), free_port()
-    wanted = int(os.environ.get("MODELYARD_REQUESTS", "100000"))
-    with tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder, started("bench.upstream") as (_, upstream):
+    request_count = int(os.environ.get("MODELYARD_REQUESTS", "100000"))
+    with (
+        tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder,
+        start_process("bench.upstream") as (_, upstream),
+    ):
+        # Limits are configured so that their counters are part of the measurement, but
+        # they are never reached.
         limits = {
             "rpm": {"unit": "requests", "amount": 1_000_000_000, "per": "key"},
             "spend": {"unit": "cost", "amount": 1_000_000, "window": "month"},
         }
-        environ = home_with(Path(folder), f"http://127.0.0.1:{upstream}/v1", limits=limits)
-        with zygote(environ) as servers:
+        environ = home_with(
+            Path(folder), f"http://127.0.0.1:{upstream}/v1", limits=limits
+        )
+        with server_forker(environ) as servers:
             server = servers.start("serve", "--port", str(port))
-            ready(port)
-            load(port, 16, min(_WARM_UP, wanted), "gpt-5-mini", stream=False)
+            wait_until_healthy(port)
+            # Caches and pools must be filled before the first measurement.
+            load(port, 16, min(_WARM_UP, request_count), "gpt-5-mini", stream=False)
             load(port, 16, 200, "gpt-5-mini", stream=True)
+            # Give the server time to finish the writes of the last requests.
             time.sleep(1.0)
-            threads, before, tasks = _count(server, "task"), memory_mb(server), _gauge(port, "modelyard_tasks")
-            load(port, 16, int(wanted * 0.95), "gpt-5-mini", stream=False)
-            load(port, 16, int(wanted * 0.05), "gpt-5-mini", stream=True)
+            threads, memory_before, tasks = (
+                _count(server, "task"),
+                memory_mb(server),
+                _gauge(port, "modelyard_tasks"),
+            )
+            load(port, 16, int(request_count * 0.95), "gpt-5-mini", stream=False)
+            load(port, 16, int(request_count * 0.05), "gpt-5-mini", stream=True)
             time.sleep(1.0)
-            after, threads_after, files_after = memory_mb(server), _count(server, "task"), _count(server, "fd")
-            tasks_after, in_flight = _gauge(port, "modelyard_tasks"), _gauge(port, "modelyard_in_flight")
-            grown = after - before
+            memory_after, threads_after, files_after = (
+                memory_mb(server),
+                _count(server, "task"),
+                _count(server, "fd"),
+            )
+            tasks_after, in_flight = (
+                _gauge(port, "modelyard_tasks"),
+                _gauge(port, "modelyard_in_flight"),
+            )
+            grown = memory_after - memory_before
             time.sleep(1.0)
             kill(server, 15)
-    proof.line("requests, a twentieth of them streams", wanted, True)
-    proof.line("resident memory before, after", f"{before:.1f} MB, {after:.1f} MB", grown < 5)
-    proof.line("threads before, after", f"{threads}, {threads_after}", threads_after <= threads)
-    proof.line("tasks before, after", f"{tasks:.0f}, {tasks_after:.0f}", tasks_after <= tasks)
+    proof.line("requests, a twentieth of them streams", request_count, True)
+    # 5 MB is the accepted growth; a real leak would be proportional to the requests.
+    proof.line(
+        "resident memory before, after",
+        f"{memory_before:.1f} MB, {memory_after:.1f} MB",
+        grown < 5,
+    )
+    proof.line(
+        "threads before, after", f"{threads}, {threads_after}", threads_after <= threads
+    )
+    proof.line(
+        "tasks before, after", f"{tasks:.0f}, {tasks_after:.0f}", tasks_after <= tasks
+    )
     proof.line("calls in flight after", f"{in_flight:.0f}", in_flight == 0)
     proof.line("descriptors after", files_after, files_after < 64)
-    proof.figures |= {"requests": wanted, "grown_mb": round(grown, 2), "mb": round(after, 1), "threads": threads_after}
+    proof.figures |= {
+        "requests": request_count,
+        "grown_mb": round(grown, 2),
+        "mb": round(memory_after, 1),
+        "threads": threads_after,
+    }
     return proof

@@ -1,5 +1,5 @@
-"""The cases of the node types and of the quirks, and the laws of the frontier: how many of each there are, and whether
-all hold."""
+"""Count the test cases of node types and compatibility quirks and the property tests of
+the workflow engine, and run them."""
 
 from collections import Counter
 from typing import Any
@@ -11,10 +11,12 @@ from tools.show.proof import ROOT, Proof, tests
 
 CASES = ROOT / "tests" / "workflow" / "cases"
 INSIDE = {"iteration-start", "loop-start"}
-"""What a container begins with. Files name them or do not; the cases of containers have both."""
+"""Start nodes inside containers. App files may omit them; the cases of the containers
+cover both forms."""
 
 
 def prove() -> Proof:
+    """Count the cases, find node types without a case, and run all tests."""
     proof = Proof()
     count: Counter[str] = Counter()
     per_type: Counter[str] = Counter()
@@ -29,12 +31,13 @@ def prove() -> Proof:
     proof.line(
         "node types with a case", f"{len(per_type)}; without: {', '.join(missing) or 'none'}", ok=not missing
     )  # fmt: skip
-    seen, passed = tests("tests/workflow/test_cases.py")
-    proof.line("all cases", seen, ok=passed and f"{count.total()} passed" in seen)
-    seen_laws, laws_hold = tests("tests/workflow/test_laws.py")
-    proof.line("laws on random graphs, templates, texts", seen_laws, ok=laws_hold)
+    summary, passed = tests("tests/workflow/test_cases.py")
+    # The count must match, or a case file might have been skipped.
+    proof.line("all cases", summary, ok=passed and f"{count.total()} passed" in summary)
+    laws_summary, laws_hold = tests("tests/workflow/test_laws.py")
+    proof.line("laws on random graphs, templates, texts", laws_summary, ok=laws_hold)
     proof.figures = {
-        "cases": count.total(), "node_types": len(per_type), "without_a_case": missing, "laws": seen_laws,
+        "cases": count.total(), "node_types": len(per_type), "without_a_case": missing, "laws": laws_summary,
         "by_type": dict(sorted(per_type.items())),
     }  # fmt: skip
     return proof

@@ -1,4 +1,5 @@
-"""A tenant with a hundred times the callers of another: the quiet one hardly notices."""
+"""One tenant has a hundred times as many callers as another. The quiet tenant's latency
+must hardly change."""
 
 import asyncio
 import json
@@ -13,7 +14,13 @@ import msgspec
 from modelyard.base.errors import InvokeError
 from modelyard.transport.http import HttpClient, Timeouts
 from tools.show.proof import Proof, free_port, modelyard
-from tools.show.truth_log import TruthfulUpstream, home_with, kill, ready, zygote
+from tools.show.truth_log import (
+    TruthfulUpstream,
+    home_with,
+    kill,
+    server_forker,
+    wait_until_healthy,
+)
 
 _QUIET, _NOISY = 2, 200
 _SECONDS = 8.0
@@ -21,31 +28,45 @@ _LATENCY = 0.1
 
 
 async def callers(port: int, key: str, count: int, seconds: float) -> dict[str, object]:
-    """Closed loops: each calls again as soon as it is answered."""
+    """Run `count` callers for some seconds. Each sends its next request as soon as the
+    previous one is answered.
+
+    Returns the number of calls, p50 and p99 in seconds, and the first errors.
+    """
     client = HttpClient(keep_idle=count, max_connections=count)
     times: list[float] = []
     errors: list[str] = []
     until = time.monotonic() + seconds
-    body = {"model": "openai/gpt-5-mini", "user": "u", "messages": [{"role": "user", "content": "hi"}]}
+    body = {
+        "model": "openai/gpt-5-mini",
+        "user": "u",
+        "messages": [{"role": "user", "content": "hi"}],
+    }
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
 
-    async def one() -> None:
+    async def caller() -> None:
+        """Send requests one after another until the time is over."""
         while time.monotonic() < until:
-            begun = time.monotonic()
+            started_at = time.monotonic()
             try:
                 response = await client.send(
-                    "POST", f"http://127.0.0.1:{port}/v1/chat/completions", headers=headers,
-                    body=[msgspec.json.encode(body)], timeouts=Timeouts(first_byte=30),
-                )  # fmt: skip
-                said = await response.read(most=1 << 20)
+                    "POST",
+                    f"http://127.0.0.1:{port}/v1/chat/completions",
+                    headers=headers,
+                    body=[msgspec.json.encode(body)],
+                    timeouts=Timeouts(first_byte=30),
+                )
+                response_body = await response.read(max_bytes=1 << 20)
                 if response.status != 200:
-                    errors.append(said.decode()[:200])
+                    errors.append(response_body.decode()[:200])
+                    # A short pause after an error, so that refusals do not become a
+                    # busy loop.
                     await asyncio.sleep(0.05)
             except InvokeError as error:
                 errors.append(str(error))
-            times.append(time.monotonic() - begun)
+            times.append(time.monotonic() - started_at)
 
-    await asyncio.gather(*(one() for _ in range(count)))
+    await asyncio.gather(*(caller() for _ in range(count)))
     await client.aclose()
     times.sort()
     return {
@@ -56,62 +77,113 @@ async def callers(port: int, key: str, count: int, seconds: float) -> dict[str, 
     }
 
 
-def _apart(port: int, key: str, count: int, seconds: float) -> "subprocess.Popen[str]":
-    """In a process of its own."""
-    code = "import asyncio, json, sys; from tools.show.noisy_tenant import callers; " + (
-        "print(json.dumps(asyncio.run(callers(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))))"
+def _start_callers(
+    port: int, key: str, count: int, seconds: float
+) -> "subprocess.Popen[str]":
+    """Run `callers` in a separate process."""
+    # A separate process, so that the noisy callers do not delay the measurement of the
+    # quiet ones.
+    code = (
+        "import asyncio, json, sys; from tools.show.noisy_tenant import callers; "
+        + (
+            "print(json.dumps(asyncio.run(callers(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))))"
+        )
     )
     command = [sys.executable, "-c", code, str(port), key, str(count), str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _said(process: "subprocess.Popen[str]") -> dict[str, object]:
-    out, _ = process.communicate(timeout=120)
-    return json.loads(out)
+def _read_result(process: "subprocess.Popen[str]") -> dict[str, object]:
+    """Wait for the process and return its result."""
+    output, _ = process.communicate(timeout=120)
+    return json.loads(output)
 
 
 def prove() -> Proof:
+    """Measure the quiet tenant alone and next to the noisy one."""
     proof, port = Proof(), free_port()
     with (
         tempfile.TemporaryDirectory(prefix="modelyard-show-") as folder,
         TruthfulUpstream(latency=_LATENCY) as upstream,
     ):
-        environ = home_with(Path(folder), upstream.url, queue={"capacity": 32, "waiting": 1000, "seconds": 30.0})
+        # 32 requests may run at once, so the noisy tenant's 200 callers fill the queue.
+        environ = home_with(
+            Path(folder),
+            upstream.url,
+            queue={"capacity": 32, "waiting": 1000, "seconds": 30.0},
+        )
         keys: dict[str, str] = {}
         for tenant in ("quiet", "noisy"):
             modelyard("tenants", "add", tenant, environ=environ)
-            made = modelyard("keys", "create", "k", "--tenant", tenant, "--role", "owner", "--json", environ=environ)
-            keys[tenant] = json.loads(made)["key"]
-        with zygote(environ) as servers:
+            key_json = modelyard(
+                "keys",
+                "create",
+                "k",
+                "--tenant",
+                tenant,
+                "--role",
+                "owner",
+                "--json",
+                environ=environ,
+            )
+            keys[tenant] = json.loads(key_json)["key"]
+        with server_forker(environ) as servers:
             server = servers.start("serve", "--port", str(port))
-            ready(port)
+            wait_until_healthy(port)
             asyncio.run(_give_credentials(port, keys, upstream.url))
-            alone = _said(_apart(port, keys["quiet"], _QUIET, _SECONDS))
-            noise = _apart(port, keys["noisy"], _NOISY, _SECONDS + 3)
+            alone = _read_result(_start_callers(port, keys["quiet"], _QUIET, _SECONDS))
+            # The noise starts earlier and lasts longer than the measurement.
+            noise = _start_callers(port, keys["noisy"], _NOISY, _SECONDS + 3)
             time.sleep(1.5)
-            beside = _said(_apart(port, keys["quiet"], _QUIET, _SECONDS))
-            noisy = _said(noise)
+            under_load = _read_result(
+                _start_callers(port, keys["quiet"], _QUIET, _SECONDS)
+            )
+            noisy = _read_result(noise)
             kill(server, 15)
-    ratio = float(str(beside["p99"])) / float(str(alone["p99"]))
-    for name, found in (("quiet alone", alone), ("quiet beside the noisy", beside), ("noisy", noisy)):
-        p50, p99 = float(str(found["p50"])) * 1000, float(str(found["p99"])) * 1000
-        proof.line(f"{name}: calls, p50, p99", f"{found['calls']}, {p50:.0f} ms, {p99:.0f} ms")
+    ratio = float(str(under_load["p99"])) / float(str(alone["p99"]))
+    for name, result in (
+        ("quiet alone", alone),
+        ("quiet beside the noisy", under_load),
+        ("noisy", noisy),
+    ):
+        p50, p99 = float(str(result["p50"])) * 1000, float(str(result["p99"])) * 1000
+        proof.line(
+            f"{name}: calls, p50, p99", f"{result['calls']}, {p50:.0f} ms, {p99:.0f} ms"
+        )
+    # The quiet tenant's p99 may grow by at most half.
     proof.line("p99 beside the noisy one", f"{ratio:.2f} times", ratio <= 1.5)
-    proof.line("errors that the quiet one saw", beside["errors"] or "none", not beside["errors"])
-    proof.figures |= {"ratio": round(ratio, 3), "alone": alone, "beside": beside, "noisy": noisy}
+    proof.line(
+        "errors that the quiet one saw",
+        under_load["errors"] or "none",
+        not under_load["errors"],
+    )
+    proof.figures |= {
+        "ratio": round(ratio, 3),
+        "alone": alone,
+        "beside": under_load,
+        "noisy": noisy,
+    }
     return proof
 
 
 async def _give_credentials(port: int, keys: dict[str, str], url: str) -> None:
-    """Each tenant has its own, through the admin API."""
+    """Create a credential for each tenant through the admin API."""
     client = HttpClient()
     for tenant, key in keys.items():
-        body = {"name": "main", "provider": "openai", "values": {"api_key": f"sk-{tenant}", "base_url": url}}
+        body = {
+            "name": "main",
+            "provider": "openai",
+            "values": {"api_key": f"sk-{tenant}", "base_url": url},
+        }
         response = await client.send(
-            "POST", f"http://127.0.0.1:{port}/admin/v1/credentials",
-            headers={"authorization": f"Bearer {key}", "content-type": "application/json"},
+            "POST",
+            f"http://127.0.0.1:{port}/admin/v1/credentials",
+            headers={
+                "authorization": f"Bearer {key}",
+                "content-type": "application/json",
+            },
             body=[msgspec.json.encode(body)],
-        )  # fmt: skip
+        )
         if response.status != 201:
             raise RuntimeError((await response.read()).decode())
         await response.read()

@@ -1,5 +1,9 @@
-"""Plugins that do what no plugin should. They speak the protocol by hand, without the SDK, so that each can break
-it."""
+"""Generate plugins that misbehave in one specific way each: they crash, hang, flood,
+fork or leak.
+
+They implement the plugin protocol by hand, without the SDK, so that each of them can
+violate it.
+"""
 
 from pathlib import Path
 
@@ -44,6 +48,8 @@ features: [{features}]
 model_properties: {{mode: chat, context_size: 4096}}
 pricing: {{input: "1", output: "1", unit: "0.001", currency: USD}}
 """
+# Runs inside the plugin process: helpers that read requests from stdin and write
+# protocol messages to stdout.
 _PROLOGUE = """import json
 import os
 import signal
@@ -114,6 +120,7 @@ def requests():
 
 
 """
+# Every request gets its own thread; the body of the behaviour is indented into `work`.
 _SERVE = """beat_on()
 for session, asked in requests():
     def work(session=session, asked=asked):
@@ -122,25 +129,35 @@ for session, asked in requests():
 """
 
 
-def _serving(body: str, before: str = "") -> str:
+def _program_for(body: str, prologue: str = "") -> str:
+    """Return a program that runs `body` for each request; `prologue` is code that runs
+    once, ahead of the loop."""
     lines = "\n".join(f"        {line}" for line in body.strip().splitlines())
-    return before + _SERVE.format(body=lines)
+    return prologue + _SERVE.format(body=lines)
 
 
 BEHAVIOURS: dict[str, str] = {
-    "fine": _serving("text(session, 'fine')\nend(session)"),
+    "fine": _program_for("text(session, 'fine')\nend(session)"),
     "crash": "sys.exit('I will not start')\n",
     "silent": "time.sleep(3600)\n",
-    "garbage": _serving(
+    # Writes bytes that are not protocol messages, then a valid response: the host must
+    # skip the invalid lines.
+    "garbage": _program_for(
         "print_me()\ntext(session, 'still here')\nend(session)",
         "def print_me():\n    write('this is no JSON\\n{\"half\": \\n\\x00\\xff\\n')\n\n\n",
     ),
-    "stranger": _serving("text('somebody-elses', 'boo')\nend('somebody-elses')\ntext(session, 'mine')\nend(session)"),
-    "flood": _serving("while True:\n    text(session, 'x' * 1_000_000)"),
-    "long": _serving("text(session, 'y' * 30_000_000)\nend(session)"),
-    "hang": _serving("time.sleep(3600)"),
-    "dies": _serving("chunk(session, 'half a ')\nchunk(session, 'sentence')\ntime.sleep(0.2)\nos._exit(3)"),
-    "polled": _serving(
+    "stranger": _program_for(
+        "text('somebody-elses', 'boo')\nend('somebody-elses')\ntext(session, 'mine')\nend(session)"
+    ),
+    "flood": _program_for("while True:\n    text(session, 'x' * 1_000_000)"),
+    "long": _program_for("text(session, 'y' * 30_000_000)\nend(session)"),
+    "hang": _program_for("time.sleep(3600)"),
+    "dies": _program_for(
+        "chunk(session, 'half a ')\nchunk(session, 'sentence')\ntime.sleep(0.2)\nos._exit(3)"
+    ),
+    # A model that is polled: its first three checks report "running", the state travels
+    # in `plugin_state`.
+    "polled": _program_for(
         """turns = asked.get("plugin_state", {}).get("turns", 0)
 if asked["action"] == "start_polling" or turns < 2:
     send(session, "stream", {"status": "running", "plugin_state": {"turns": turns + 1}, "next_check_after_seconds": 0})
@@ -150,13 +167,17 @@ else:
         "prompt_tokens": 3, "completion_tokens": 4}}})
 end(session)"""
     ),
-    "unending": _serving("text(session, 'never ends')"),
+    "unending": _program_for("text(session, 'never ends')"),
+    # Sends a single heartbeat and then none, so the host must notice that the
+    # heartbeats stopped.
     "mute": "heartbeat()\nfor session, asked in requests():\n    time.sleep(3600)\n",
-    "deaf": _serving(
+    "deaf": _program_for(
         "time.sleep(3600)",
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n",
     ),
-    "forks": _serving(
+    # The double fork with `setsid` detaches the grandchildren from the plugin's process
+    # group.
+    "forks": _program_for(
         """for _ in range(3):
     if os.fork() == 0:
         if os.fork() == 0:
@@ -166,15 +187,23 @@ end(session)"""
 text(session, 'forked')
 end(session)"""
     ),
-    "bomb": _serving("while True:\n    if os.fork() == 0:\n        time.sleep(3600)\n    time.sleep(0.005)"),
-    "leak": _serving("kept = []\nwhile True:\n    kept.append(bytearray(8 << 20))\n    time.sleep(0.02)"),
-    "spin": _serving("text(session, 'off')\nend(session)\ntime.sleep(0.3)\nos.nice(0)\nwhile True:\n    pass"),
-    "asks": _serving(
+    "bomb": _program_for(
+        "while True:\n    if os.fork() == 0:\n        time.sleep(3600)\n    time.sleep(0.005)"
+    ),
+    "leak": _program_for(
+        "kept = []\nwhile True:\n    kept.append(bytearray(8 << 20))\n    time.sleep(0.02)"
+    ),
+    "spin": _program_for(
+        "text(session, 'off')\nend(session)\ntime.sleep(0.3)\nos.nice(0)\nwhile True:\n    pass"
+    ),
+    "asks": _program_for(
         """say({"event": "session", "session_id": session, "data": {"type": "invoke", "data": {
     "type": asked.get("tool_parameters", {}).get("what", "storage"), "backwards_request_id": "a" * 32,
     "request": {"opt": "get", "key": "x"}}}})"""
     ),
-    "menace": _serving(
+    # Picks one of three resource attacks at random on every call: processes, memory or
+    # CPU time.
+    "menace": _program_for(
         """import random
 kind = random.randrange(3)
 if kind == 0:
@@ -191,18 +220,37 @@ while True:
     pass"""
     ),
 }
-"""Name → the rest of its program."""
+"""Behaviour name to the part of the plugin's program that follows the prologue."""
 
 
-def odd_plugin(folder: Path, behaviour: str, *, name: str = "", kind: str = "tools", permission: str = "{}") -> Path:
-    """Write one of them; its folder."""
+def odd_plugin(
+    folder: Path,
+    behaviour: str,
+    *,
+    name: str = "",
+    extension_type: str = "tools",
+    permission: str = "{}",
+) -> Path:
+    """Write a plugin with this behaviour below `folder` and return the plugin's folder.
+
+    `extension_type` is the section of the manifest that declares it: "tools" or
+    "models".
+    """
     name = name or behaviour
     target = folder / name
+    # All files are written for both kinds of plugin; the manifest decides which of them
+    # are read.
     files = {
-        "manifest.yaml": _MANIFEST.format(name=name, kind=kind, permission=permission),
-        "provider/odd.yaml": (_TOOLS if kind == "tools" else _MODELS).format(name=name),
+        "manifest.yaml": _MANIFEST.format(
+            name=name, kind=extension_type, permission=permission
+        ),
+        "provider/odd.yaml": (_TOOLS if extension_type == "tools" else _MODELS).format(
+            name=name
+        ),
         "provider/tool.yaml": _TOOL,
-        "provider/model/odd.yaml": _MODEL.format(features="polling" if behaviour == "polled" else ""),
+        "provider/model/odd.yaml": _MODEL.format(
+            features="polling" if behaviour == "polled" else ""
+        ),
         "provider/odd.py": "",
         "main.py": _PROLOGUE + BEHAVIOURS[behaviour],
         "requirements.txt": "dify_plugin>=0.7.4,<0.11\n",

@@ -1,4 +1,8 @@
-"""What is tried from inside a plugin, and from its installation. Each says what it got; nothing is what it should get."""
+"""Attack code that runs inside a plugin, and packages for attacks on plugin
+installation.
+
+Each attack stores what it obtained in `found`. In a correct sandbox it obtains nothing.
+"""
 
 import base64
 import hashlib
@@ -39,11 +43,14 @@ def proxied(text, more=b""):
     return answer.decode("latin-1")
 found = None
 """
-"""What all of them see first; then key, database, home, theirs, their_code, venv, victim, server, port, origin,
-abstract, hidden, datagrams, udp, segment and shared."""
+"""Code that runs before every attack.
 
-INSIDE: Mapping[str, str] = {
-    # files
+The host also defines these variables: key, database, home, theirs, their_code, venv,
+victim, server, port, origin, abstract, hidden, datagrams, udp, segment and shared.
+"""
+
+ISOLATION_ATTACKS: Mapping[str, str] = {
+    # Files and shared memory.
     "read the master key": "found = open(key).read()",
     "read the database": "found = open(database, 'rb').read(100)",
     "list the home folder": "found = os.listdir(home)",
@@ -64,7 +71,7 @@ INSIDE: Mapping[str, str] = {
     "make a program run as root": "p = os.environ['HOME'] + '/suid'\nopen(p, 'w').close()\nos.chmod(p, 0o4755)\ntry: os.chown(p, 0, 0)\nexcept OSError as error: raise PermissionError(str(error))\nassert os.stat(p).st_uid == 0 and os.getuid() != 0\nfound = 'made'",
     "share memory in files": "found = open(segment, 'rb').read()",
     "share memory by number": "found = call(30, shared, 0, 0)",
-    # processes
+    # Other processes: reading, tracing, signalling and rescheduling them.
     "read the server's environment": "found = open('/proc/%d/environ' % server, 'rb').read()",
     "read a neighbour's environment": "found = open('/proc/%d/environ' % victim, 'rb').read()",
     "read the parent's environment": "found = open('/proc/%d/environ' % os.getppid(), 'rb').read()",
@@ -82,7 +89,7 @@ INSIDE: Mapping[str, str] = {
     "let the server wait for all others": "os.sched_setscheduler(server, os.SCHED_OTHER, os.sched_param(0))\nfound = 'waits'",
     "lift a neighbour's limits": "import resource\nfound = resource.prlimit(victim, resource.RLIMIT_NOFILE, (64, 64))",
     "use a descriptor that was left open": "for n in range(3, 256):\n    try:\n        s = socket.socket(fileno=os.dup(n))\n        if s.family == socket.AF_UNIX and s.type == socket.SOCK_SEQPACKET: found = n\n        s.detach()\n    except OSError: pass\nif found is None: raise OSError('none')",
-    # rights
+    # Privileges and namespaces.
     "become root": "os.setuid(0)\nassert os.getuid() == 0\nopen('/etc/shadow').read()\nfound = 'root'",
     "become another user": "os.setresuid(65533, 65533, 65533)\nfound = os.getuid()",
     "make a user namespace": "found = call(272, 0x10000000)",
@@ -90,7 +97,7 @@ INSIDE: Mapping[str, str] = {
     "mount": "found = call(165, b'none', b'/mnt', b'tmpfs', 0, 0)",
     "change the root": "os.chroot('/')\nfound = 'changed'",
     "take back capabilities": "b = ctypes.create_string_buffer(b'\\x22\\x05\\x08\\x20\\0\\0\\0\\0', 8)\nd = ctypes.create_string_buffer(b'\\xff' * 24, 24)\nfound = call(126, b, d)",
-    # the kernel
+    # System calls that have a large kernel attack surface.
     "set up io_uring": "b = ctypes.create_string_buffer(256)\nfound = call(425, 4, b)",
     "load a program into the kernel": "found = call(321, 0, ctypes.create_string_buffer(128), 128)",
     "use the kernel's key rings": "found = call(250, 0, -3, 1)",
@@ -98,7 +105,7 @@ INSIDE: Mapping[str, str] = {
     "handle its own page faults": "found = call(323, 1)",
     "open a file by its handle": "b = ctypes.create_string_buffer(136)\nfound = call(303, -100, b'/', b, b, 0)",
     "type into the terminal": "import fcntl\nfcntl.ioctl(0, 0x5412, b'x')\nfound = 'typed'",
-    # connections
+    # Network connections, directly and through the egress proxy.
     "connect to a port of the machine": "found = socket.create_connection(('127.0.0.1', port), 2)",
     "call the server itself": "found = socket.create_connection(('127.0.0.1', int(origin.rpartition(':')[2])), 2)",
     "connect over IPv6": "found = socket.create_connection(('::1', port6), 2)",
@@ -121,13 +128,13 @@ INSIDE: Mapping[str, str] = {
     "go out to the machine by a number": "found = proxied('GET http://2130706433:%d/ HTTP/1.1\\r\\nHost: x\\r\\n' % port)",
     "go out to a cloud's metadata": "found = proxied('GET http://169.254.169.254/latest/meta-data/ HTTP/1.1\\r\\nHost: x\\r\\n')",
     "go out to a private network": "found = proxied('CONNECT 10.0.0.1:443 HTTP/1.1\\r\\n')",
-    # other tenants
+    # Data of other tenants that the same machine holds.
     "find what it kept of another tenant": "import builtins\nif not hasattr(builtins, 'canary'): raise OSError('nothing')\nfound = builtins.canary",
     "find another tenant's temporary files": "found = [p for f in ('/tmp', '/dev/shm', os.environ['TMPDIR'], '/var/tmp') if os.path.isdir(f) and os.access(f, os.R_OK) for p in os.listdir(f) if 'canary' in p][0:1] or 1/0",
-}  # fmt: skip
-"""Name → statements that end without an error where they work."""
+}
+"""Attack name to statements that finish without an error if the attack succeeds."""
 
-TOO_MUCH: Mapping[str, str] = {
+RESOURCE_ATTACKS: Mapping[str, str] = {
     "fork without end": "while True:\n    try:\n        if os.fork() == 0: time.sleep(3600)\n    except OSError: time.sleep(0.1)",
     "start threads without end": "while True:\n    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
     "take all memory": "kept = []\nwhile True:\n    kept.append(bytearray(16 << 20))\n    time.sleep(0.01)",
@@ -137,9 +144,12 @@ TOO_MUCH: Mapping[str, str] = {
     "open files without end": "kept = []\nwhile True: kept.append(open('/dev/null'))",
     "spin for ever": "while True: pass",
     "wait for ever": "time.sleep(3600)",
-}  # fmt: skip
-"""Name → statements that never end by themselves where nothing ends them."""
+}
+"""Attack name to statements that exhaust a resource and end only if the host stops
+them."""
 
+# Reports `refused` for errors that mean a refusal by the kernel or the host; other
+# errors mean that the attack code itself failed.
 _BODY = """code, around = asked["tool_parameters"]["code"], asked["tool_parameters"]["around"]
 text(session, "began")
 scope = dict(around)
@@ -154,41 +164,57 @@ text(session, json.dumps(answer))
 end(session)"""
 
 
-def attacker(folder: Path, name: str = "attacker", requirements: str = "dify_plugin\n") -> Path:
-    """A plugin that runs what it is told, and says what came of it."""
+def attacker(
+    folder: Path, name: str = "attacker", requirements: str = "dify_plugin\n"
+) -> Path:
+    """Write a plugin that runs the code of each request and reports the result; return
+    its folder."""
     import tools.show.odd_plugins as odd
 
-    odd.BEHAVIOURS["attacks"] = odd._serving(_BODY)
-    made = odd_plugin(folder, "attacks", name=name)
-    (made / "requirements.txt").write_text(requirements, "utf-8")
-    return made
+    odd.BEHAVIOURS["attacks"] = odd._program_for(_BODY)
+    plugin_folder = odd_plugin(folder, "attacks", name=name)
+    (plugin_folder / "requirements.txt").write_text(requirements, "utf-8")
+    return plugin_folder
 
 
 def wheel(folder: Path, name: str, version: str, files: Mapping[str, str]) -> Path:
-    """A wheel with these files."""
+    """Write a wheel with these files into `folder` and return its path."""
     info = f"{name}-{version}.dist-info"
     everything = {
         **files,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    lines = [f"{path},sha256={_digest(text)},{len(text.encode())}" for path, text in everything.items()]
+    # RECORD lists a digest and a size for every file except itself, as the wheel format
+    # requires.
+    lines = [
+        f"{path},sha256={_digest(text)},{len(text.encode())}"
+        for path, text in everything.items()
+    ]
     everything[f"{info}/RECORD"] = "\n".join([*lines, f"{info}/RECORD,,"]) + "\n"
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in everything.items():
             archive.writestr(path, text)
     folder.mkdir(parents=True, exist_ok=True)
-    made = folder / f"{name}-{version}-py3-none-any.whl"
-    made.write_bytes(out.getvalue())
-    return made
+    wheel_path = folder / f"{name}-{version}-py3-none-any.whl"
+    wheel_path.write_bytes(buffer.getvalue())
+    return wheel_path
 
 
 def _digest(text: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+    """Return the unpadded URL-safe base64 sha256 that RECORD uses."""
+    return (
+        base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
+        .rstrip(b"=")
+        .decode()
+    )
 
 
-def wheelhouse(folder: Path, **more: str) -> Path:
-    """A stand-in for the SDK, which no plugin here needs, so that nothing is fetched."""
-    wheel(folder, "dify_plugin", "9.9.9", {"dify_plugin/__init__.py": "", **more})
+def wheelhouse(folder: Path, **extra_files: str) -> Path:
+    """Write an empty stand-in for the plugin SDK, so that an installation needs no
+    network; return `folder`."""
+    wheel(
+        folder, "dify_plugin", "9.9.9", {"dify_plugin/__init__.py": "", **extra_files}
+    )
     return folder

@@ -1,7 +1,9 @@
-"""Attacks from inside a plugin and from its installation, on a real server, as root and as an ordinary user.
+"""Run attacks from inside a plugin and during its installation against a real server,
+as root and as an ordinary user.
 
-An attack counts as blocked where its line ran and was refused, or was ended; one that fell over its own feet does not.
-Beside each that does no harm outside runs the same, not shut in: it has to work there.
+An attack counts as blocked if its code ran and was refused or stopped. Code that failed
+for another reason does not count. Attacks that are harmless outside the sandbox also
+run there as a control: outside they have to succeed.
 """
 
 import contextlib
@@ -21,7 +23,14 @@ from typing import Any
 import httpx
 
 from tools.show.attacks import as_user
-from tools.show.plugin_attacks import INSIDE, PRELUDE, TOO_MUCH, attacker, wheel, wheelhouse
+from tools.show.plugin_attacks import (
+    ISOLATION_ATTACKS,
+    PRELUDE,
+    RESOURCE_ATTACKS,
+    attacker,
+    wheel,
+    wheelhouse,
+)
 from tools.show.proof import ROOT, Proof, free_port, running, serve_command
 
 KEY = "sk-escape-operator"
@@ -31,127 +40,232 @@ plugins: {{debug_port: 0, wheelhouse: {wheels}, memory_mb: 200, processes: 16, d
   start_seconds: 60}}
 """
 _SHM = 64
-HARMLESS_HERE = frozenset(INSIDE) - {
-    "use a descriptor that was left open", "type into the terminal", "change the root", "mount",
-    "make a program run as root", "become another user", "take back capabilities", "go out to a cloud's metadata",
-    "go out to a private network", "find what it kept of another tenant", "find another tenant's temporary files",
-    "write over the interpreter's library", "write over its own code", "replace its own code", "load a program into the kernel",
+# Everything that is not excluded here also runs outside the sandbox.
+HARMLESS_HERE = frozenset(ISOLATION_ATTACKS) - {
+    "use a descriptor that was left open",
+    "type into the terminal",
+    "change the root",
+    "mount",
+    "make a program run as root",
+    "become another user",
+    "take back capabilities",
+    "go out to a cloud's metadata",
+    "go out to a private network",
+    "find what it kept of another tenant",
+    "find another tenant's temporary files",
+    "write over the interpreter's library",
+    "write over its own code",
+    "replace its own code",
+    "load a program into the kernel",
     "write beside the interpreter's packages",
-    "kill by a signal on a descriptor", "connect without asking", "become root",
-    "read the parent's environment", "open a file by its handle", "make a namespace by a fork",
-    *(name for name in INSIDE if name.startswith("go out")),
-}  # fmt: skip
-"""Attacks that are tried outside, too. The others would do harm there, or need what only a plugin has."""
+    "kill by a signal on a descriptor",
+    "connect without asking",
+    "become root",
+    "read the parent's environment",
+    "open a file by its handle",
+    "make a namespace by a fork",
+    *(name for name in ISOLATION_ATTACKS if name.startswith("go out")),
+}
+"""Attacks that also run outside the sandbox. The others would do damage there or need
+something that only a plugin has."""
 
 
-class Attacked:
-    """A server with two tenants' plugins, and what is worth attacking around it."""
+class AttackedServer:
+    """A server with plugins of two tenants, and the targets around it that are worth
+    attacking."""
 
-    def __init__(self, folder: Path, home: Path, origin: str, around: dict[str, Any], server: int) -> None:
-        self.folder, self.home, self.origin, self.around, self.server = folder, home, origin, around, server
+    def __init__(
+        self,
+        folder: Path,
+        home: Path,
+        origin: str,
+        targets: dict[str, Any],
+        server: int,
+    ) -> None:
+        self.folder, self.home, self.origin, self.around, self.server = (
+            folder,
+            home,
+            origin,
+            targets,
+            server,
+        )
         self.key = (home / "plugin.key").read_text().strip()
 
-    def tell(
-        self, tenant: str, code: str, *, plugin: str = "attacker", seconds: float = 40, patience: int = 20
+    def run_code(
+        self,
+        tenant: str,
+        code: str,
+        *,
+        plugin: str = "attacker",
+        seconds: float = 40,
+        patience: int = 20,
     ) -> list[Any]:
-        """What a plugin said to a piece of code; the last is the server's word where the plugin came to its end."""
-        parameters = {"code": PRELUDE + code, "around": self.around}
-        data = {"provider": plugin, "tool": "odd", "credentials": {}, "tool_parameters": parameters}
-        answer = httpx.post(
-            f"{self.origin}/plugin/{tenant}/dispatch/tool/invoke", json={"user_id": "u", "data": data},
-            headers={"x-api-key": self.key, "x-plugin-id": f"odd/{plugin}"}, timeout=seconds,
-        )  # fmt: skip
-        if answer.status_code == 404 and patience:  # another process installed it: this one hears of it in a moment
-            time.sleep(0.5)
-            return self.tell(tenant, code, plugin=plugin, seconds=seconds, patience=patience - 1)
-        return [json.loads(line[6:]) for line in answer.text.split("\n\n") if line.startswith("data: ")]
+        """Run code in a tenant's plugin and return the events of the response.
 
-    def tried(self, tenant: str, code: str) -> tuple[bool, str]:
-        """(whether it was blocked, how)."""
-        until = time.monotonic() + 30
-        while "not started again" in str(events := self.tell(tenant, code)) and time.monotonic() < until:
+        If the plugin exits, the last event is the server's error. `patience` is the
+        number of retries while the server does not know the plugin yet.
+        """
+        parameters = {"code": PRELUDE + code, "around": self.around}
+        data = {
+            "provider": plugin,
+            "tool": "odd",
+            "credentials": {},
+            "tool_parameters": parameters,
+        }
+        answer = httpx.post(
+            f"{self.origin}/plugin/{tenant}/dispatch/tool/invoke",
+            json={"user_id": "u", "data": data},
+            headers={"x-api-key": self.key, "x-plugin-id": f"odd/{plugin}"},
+            timeout=seconds,
+        )
+        if (
+            answer.status_code == 404 and patience
+        ):  # another process installed it: this one hears of it in a moment
             time.sleep(0.5)
-        said = [one["data"]["message"]["text"] for one in events if one["code"] == 0]
-        if said[:1] != ["began"]:
+            return self.run_code(
+                tenant, code, plugin=plugin, seconds=seconds, patience=patience - 1
+            )
+        return [
+            json.loads(line[6:])
+            for line in answer.text.split("\n\n")
+            if line.startswith("data: ")
+        ]
+
+    def attack(self, tenant: str, code: str) -> tuple[bool, str]:
+        """Run one attack and return (whether it was blocked, how it ended)."""
+        # After a crash the host waits before it restarts a plugin; try again until it
+        # runs.
+        until = time.monotonic() + 30
+        while (
+            "not started again" in str(events := self.run_code(tenant, code))
+            and time.monotonic() < until
+        ):
+            time.sleep(0.5)
+        texts = [
+            event["data"]["message"]["text"] for event in events if event["code"] == 0
+        ]
+        if texts[:1] != ["began"]:
             return False, f"its line did not run: {events}"[:300]
-        if len(said) < 2:
+        # The plugin reported its start but no result, so the host ended it.
+        if len(texts) < 2:
             return True, f"ended: {json.loads(events[-1]['message'])['message']}"[:160]
-        answer = json.loads(said[1])
+        answer = json.loads(texts[1])
         if "got" in answer:
             return False, f"got {answer['got']}"
+        # Error number 22 (EINVAL) means that the arguments of the system call were
+        # invalid: the attack itself is wrong.
         if not answer["refused"] or answer["errno"] == 22:
             return False, f"its line did not run: {answer['how']}"
         return True, answer["how"]
 
 
 @contextlib.contextmanager
-def attacked() -> Generator[Attacked]:
-    with tempfile.TemporaryDirectory(prefix="modelyard-escape-", dir="/var/tmp") as name:
+def attacked() -> Generator[AttackedServer]:
+    """Start a server with attacker plugins of two tenants and everything that the
+    attacks aim at."""
+    with tempfile.TemporaryDirectory(
+        prefix="modelyard-escape-", dir="/var/tmp"
+    ) as name:
         folder = Path(name)
+        # The ordinary user has to reach the folder, so that only the sandbox stands in
+        # the way.
         folder.chmod(0o755)
         home, wheels = folder / "home", wheelhouse(folder / "wheels")
         home.mkdir()
-        (home / "modelyard.yaml").write_text(SETTINGS.format(key=KEY, wheels=wheels), "utf-8")
+        (home / "modelyard.yaml").write_text(
+            SETTINGS.format(key=KEY, wheels=wheels), "utf-8"
+        )
         environ = {**os.environ, "MODELYARD_HOME": str(home)}
-        for tenant, plugin in (("acme", "attacker"), ("globex", "attacker"), ("globex", "other")):
-            made = attacker(folder / "plugins", plugin)
+        for tenant, plugin in (
+            ("acme", "attacker"),
+            ("globex", "attacker"),
+            ("globex", "other"),
+        ):
+            plugin_folder = attacker(folder / "plugins", plugin)
             command = [
                 sys.executable,
                 "-m",
                 "modelyard",
                 "plugin",
                 "install",
-                str(made),
+                str(plugin_folder),
                 "--tenant",
                 tenant,
                 "--unsigned",
             ]
             subprocess.run(command, env=environ, check=True, capture_output=True)
-        with surroundings(folder) as around:
+        with machine_targets(folder) as targets:
             port = free_port()
             with running(serve_command(), port, environ=environ) as (process, _):
                 origin = f"http://127.0.0.1:{port}"
-                one = Attacked(folder, home, origin, around, process.pid)
-                around |= of_server(one, home, origin, process.pid)
-                yield one
+                gateway = AttackedServer(folder, home, origin, targets, process.pid)
+                # These targets exist only once the server runs; the attacks read the
+                # same dictionary.
+                targets |= server_targets(gateway, home, origin, process.pid)
+                yield gateway
                 assert process.poll() is None, "the server was killed"
 
 
-def of_server(one: Attacked, home: Path, origin: str, pid: int) -> dict[str, Any]:
-    """What lies in the home folder, with something of another tenant's."""
-    one.tell("globex", "open(os.environ['HOME'] + '/canary', 'w').write('canary')")
-    one.tell("globex", "import builtins\nbuiltins.canary = 'canary'")
-    one.tell("globex", "open(os.environ['TMPDIR'] + '/canary', 'w')")
-    one.tell("globex", "open('/tmp/canary', 'w'); open('/dev/shm/canary', 'w')")
-    one.tell("globex", "text = 'canary of globex'; os.write(1, (text + '\\n').encode())")
-    theirs = next(path for path in home.glob("plugins/work/globex/*attacker/*/canary"))
+def server_targets(
+    gateway: AttackedServer, home: Path, origin: str, pid: int
+) -> dict[str, Any]:
+    """Plant canaries as the other tenant and return the attack targets in the home
+    folder."""
+    gateway.run_code(
+        "globex", "open(os.environ['HOME'] + '/canary', 'w').write('canary')"
+    )
+    gateway.run_code("globex", "import builtins\nbuiltins.canary = 'canary'")
+    gateway.run_code("globex", "open(os.environ['TMPDIR'] + '/canary', 'w')")
+    gateway.run_code("globex", "open('/tmp/canary', 'w'); open('/dev/shm/canary', 'w')")
+    gateway.run_code(
+        "globex", "text = 'canary of globex'; os.write(1, (text + '\\n').encode())"
+    )
+    other_tenant_file = next(
+        path for path in home.glob("plugins/work/globex/*attacker/*/canary")
+    )
     code = next(path for path in home.glob("plugins/code/odd/other-*/main.py"))
     venv = next(path for path in home.glob("plugins/environments/*/bin")).parent
     key = home / "master.key"
     return {
-        "key": str(key), "database": str(home / "modelyard.db"), "home": str(home), "theirs": str(theirs),
-        "their_code": str(code), "venv": str(venv.resolve()), "server": pid, "origin": origin,
-    }  # fmt: skip
+        "key": str(key),
+        "database": str(home / "modelyard.db"),
+        "home": str(home),
+        "theirs": str(other_tenant_file),
+        "their_code": str(code),
+        "venv": str(venv.resolve()),
+        "server": pid,
+        "origin": origin,
+    }
 
 
 @contextlib.contextmanager
-def surroundings(folder: Path) -> Generator[dict[str, Any]]:
+def machine_targets(folder: Path) -> Generator[dict[str, Any]]:
+    """Provide targets on this machine: listening sockets, shared memory and a process
+    to attack."""
     import ctypes
 
     libc = ctypes.CDLL(None)
     shared = libc.shmget(0, 4096, 0o1666)
+    # Readable for everybody: only the sandbox may prevent access.
     segment = Path("/dev/shm") / f"modelyard-canary-{os.getpid()}"
     segment.write_text("canary")
     segment.chmod(0o666)
-    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], env={"SECRET": "canary"})
+    victim = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(3600)"],
+        env={"SECRET": "canary"},
+    )
     with contextlib.ExitStack() as stack:
         listening, six, hidden, abstract, datagrams, udp = (
-            stack.enter_context(socket.socket(family, kind)) for family, kind in (
-                (socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET6, socket.SOCK_STREAM),
-                (socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_STREAM),
-                (socket.AF_UNIX, socket.SOCK_DGRAM), (socket.AF_INET, socket.SOCK_DGRAM),
+            stack.enter_context(socket.socket(family, socket_type))
+            for family, socket_type in (
+                (socket.AF_INET, socket.SOCK_STREAM),
+                (socket.AF_INET6, socket.SOCK_STREAM),
+                (socket.AF_UNIX, socket.SOCK_STREAM),
+                (socket.AF_UNIX, socket.SOCK_STREAM),
+                (socket.AF_UNIX, socket.SOCK_DGRAM),
+                (socket.AF_INET, socket.SOCK_DGRAM),
             )
-        )  # fmt: skip
+        )
         listening.bind(("127.0.0.1", 0))
         six.bind(("::1", 0))
         udp.bind(("127.0.0.1", 0))
@@ -160,15 +274,21 @@ def surroundings(folder: Path) -> Generator[dict[str, Any]]:
         abstract.bind(f"\0modelyard-escape-{os.getpid()}")
         for path in ("hidden.sock", "datagrams.sock"):
             (folder / path).chmod(0o777)
-        for one in (listening, six, hidden, abstract):
-            one.listen(128)
+        for listener in (listening, six, hidden, abstract):
+            listener.listen(128)
         try:
             yield {
-                "victim": victim.pid, "port": listening.getsockname()[1], "port6": six.getsockname()[1],
-                "udp": udp.getsockname()[1], "hidden": str(folder / "hidden.sock"),
-                "datagrams": str(folder / "datagrams.sock"), "abstract": f"\0modelyard-escape-{os.getpid()}",
-                "segment": str(segment), "shared": shared,
-            }  # fmt: skip
+                "victim": victim.pid,
+                "port": listening.getsockname()[1],
+                "port6": six.getsockname()[1],
+                "udp": udp.getsockname()[1],
+                "hidden": str(folder / "hidden.sock"),
+                "datagrams": str(folder / "datagrams.sock"),
+                "abstract": f"\0modelyard-escape-{os.getpid()}",
+                "segment": str(segment),
+                "shared": shared,
+            }
+            # An attack that killed the process would otherwise be counted as blocked.
             assert victim.poll() is None, "the neighbour was killed"
         finally:
             victim.kill()
@@ -177,80 +297,131 @@ def surroundings(folder: Path) -> Generator[dict[str, Any]]:
             libc.shmctl(shared, 0, None)
 
 
-def outside(around: dict[str, Any], code: str) -> tuple[bool, str]:
-    """The same, not shut in: whether it works."""
-    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={"SECRET": "canary"})
+def run_unsandboxed(targets: dict[str, Any], code: str) -> tuple[bool, str]:
+    """Run the same attack outside the sandbox; return (whether it worked, last line of
+    its errors)."""
+    # A process of its own as the target: a successful attack may kill it.
+    victim = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], env={"SECRET": "canary"}
+    )
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        scope = json.dumps({**around, "victim": victim.pid})
+        scope = json.dumps({**targets, "victim": victim.pid})
         program = f"import json\nglobals().update(json.loads({scope!r}))\n{PRELUDE}{code}\nassert found is not None\n"
         try:
-            done = subprocess.run(
-                [sys.executable, "-c", program], cwd=folder, env={**os.environ, "HOME": folder, "TMPDIR": folder},
-                capture_output=True, text=True, timeout=20, check=False,
-            )  # fmt: skip
+            completed = subprocess.run(
+                [sys.executable, "-c", program],
+                cwd=folder,
+                env={**os.environ, "HOME": folder, "TMPDIR": folder},
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=False,
+            )
         finally:
             victim.kill()
             victim.wait()
-    return done.returncode == 0, (done.stderr.strip().splitlines() or [""])[-1][:160]
+    return completed.returncode == 0, (completed.stderr.strip().splitlines() or [""])[
+        -1
+    ][:160]
 
 
-def installs(one: Attacked) -> dict[str, tuple[bool, str]]:
-    """Packages whose installation would run, read or take what it must not."""
-    witness = one.folder / "ran"
+def installation_attacks(gateway: AttackedServer) -> dict[str, tuple[bool, str]]:
+    """Install packages that try to run code, read files or fetch from elsewhere; return
+    attack to (blocked, detail)."""
+    witness = gateway.folder / "ran"
     setup = f"open({str(witness)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='evil')\n"
-    found: dict[str, tuple[bool, str]] = {}
+    outcomes: dict[str, tuple[bool, str]] = {}
     cases = {
         "a folder in its requirements": "dify_plugin\n./evil\n",
-        "a folder by its address": f"dify_plugin\nevil @ file://{one.folder}/evil\n",
+        "a folder by its address": f"dify_plugin\nevil @ file://{gateway.folder}/evil\n",
         "itself, editable": "dify_plugin\n-e .\n",
-        "a repository": f"dify_plugin\ngit+file://{one.folder}/evil\n",
+        "a repository": f"dify_plugin\ngit+file://{gateway.folder}/evil\n",
         "another file of requirements": "dify_plugin\n-r evil/requirements.txt\n",
         "another index": "-i http://127.0.0.1:9/simple\ndify_plugin\n",
-        "another folder of wheels": f"--find-links {one.folder}\ndify_plugin\n",
+        "another folder of wheels": f"--find-links {gateway.folder}\ndify_plugin\n",
         "a source distribution": "dify_plugin\nevil_source\n",
-        "an archive": f"dify_plugin\n{one.folder}/wheels/evil_source-1.0.tar.gz\n",
+        "an archive": f"dify_plugin\n{gateway.folder}/wheels/evil_source-1.0.tar.gz\n",
     }
-    source_distribution(one.folder / "wheels", setup)
+    # A source distribution has to be built to be installed, which would run its
+    # setup.py.
+    source_distribution(gateway.folder / "wheels", setup)
     for number, (name, text) in enumerate(cases.items()):
-        made = attacker(one.folder / "installs", f"evil{number}", text)
-        (made / "evil").mkdir(exist_ok=True)
+        plugin_folder = attacker(gateway.folder / "installs", f"evil{number}", text)
+        (plugin_folder / "evil").mkdir(exist_ok=True)
         for path in ("evil/setup.py", "setup.py"):
-            (made / path).write_text(setup)
-        shutil.copytree(made / "evil", one.folder / "evil", dirs_exist_ok=True)
-        (made / "evil" / "requirements.txt").write_text(f"evil @ file://{one.folder}/evil\n")
-        found[f"install: {name}"] = install(one, made, witness)
+            (plugin_folder / path).write_text(setup)
+        # Some requirements name this folder by an absolute address, so it has to exist
+        # there too.
+        shutil.copytree(
+            plugin_folder / "evil", gateway.folder / "evil", dirs_exist_ok=True
+        )
+        (plugin_folder / "evil" / "requirements.txt").write_text(
+            f"evil @ file://{gateway.folder}/evil\n"
+        )
+        outcomes[f"install: {name}"] = install(gateway, plugin_folder, witness)
     for name, tables in {
         "a folder named in pyproject.toml": '[tool.uv.sources]\nevil = { path = "./evil" }\n',
         "a build of its own": '[build-system]\nrequires = []\nbuild-backend = "setup"\nbackend-path = ["."]\n'
-        '[tool.uv]\npackage = true\n',
-    }.items():  # fmt: skip
-        made = attacker(one.folder / "installs", "project" + str(len(found)))
-        (made / "requirements.txt").unlink()
+        "[tool.uv]\npackage = true\n",
+    }.items():
+        plugin_folder = attacker(
+            gateway.folder / "installs", "project" + str(len(outcomes))
+        )
+        (plugin_folder / "requirements.txt").unlink()
         needs = '"dify_plugin", "evil"' if "evil" in tables else '"dify_plugin"'
-        (made / "pyproject.toml").write_text(
+        (plugin_folder / "pyproject.toml").write_text(
             f'[project]\nname = "x"\nversion = "1"\ndependencies = [{needs}]\n{tables}'
         )
-        (made / "setup.py").write_text(setup)
-        is_fine = "evil" not in tables  # it may install: what must not be is that anything of it runs
-        found[f"install: {name}"] = install(one, made, witness, may_install=is_fine)
-    found |= hostile_wheel(one)
-    return found
+        (plugin_folder / "setup.py").write_text(setup)
+        is_fine = (
+            "evil" not in tables
+        )  # it may install: what must not be is that anything of it runs
+        outcomes[f"install: {name}"] = install(
+            gateway, plugin_folder, witness, may_install=is_fine
+        )
+    outcomes |= hostile_wheel(gateway)
+    return outcomes
 
 
-def install(one: Attacked, made: Path, witness: Path, *, may_install: bool = False) -> tuple[bool, str]:
-    environ = {**os.environ, "MODELYARD_HOME": str(one.home)}
-    command = [sys.executable, "-m", "modelyard", "plugin", "install", str(made), "--tenant", "acme", "--unsigned"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    how = (done.stderr.strip().splitlines() or [""])[-1][:160]
+def install(
+    gateway: AttackedServer,
+    plugin_folder: Path,
+    witness: Path,
+    *,
+    may_install: bool = False,
+) -> tuple[bool, str]:
+    """Install a plugin for tenant acme; return (whether the attack was blocked, last
+    line of the errors).
+
+    `witness` is a file that the attack creates if its code runs. `may_install` accepts
+    a successful installation.
+    """
+    environ = {**os.environ, "MODELYARD_HOME": str(gateway.home)}
+    command = [
+        sys.executable,
+        "-m",
+        "modelyard",
+        "plugin",
+        "install",
+        str(plugin_folder),
+        "--tenant",
+        "acme",
+        "--unsigned",
+    ]
+    completed = subprocess.run(
+        command, env=environ, capture_output=True, text=True, check=False
+    )
+    last_error_line = (completed.stderr.strip().splitlines() or [""])[-1][:160]
     if witness.exists():
         witness.unlink()
         return False, "its code ran"
-    if done.returncode == 0 and not may_install:
+    if completed.returncode == 0 and not may_install:
         return False, "it was installed"
-    return ("cannot be installed" in done.stderr or may_install), how
+    return ("cannot be installed" in completed.stderr or may_install), last_error_line
 
 
 def source_distribution(folder: Path, setup: str) -> None:
+    """Write a source distribution whose setup.py is the attack."""
     import io
     import tarfile
 
@@ -264,166 +435,275 @@ def source_distribution(folder: Path, setup: str) -> None:
             archive.addfile(info, io.BytesIO(text.encode()))
 
 
-def hostile_wheel(one: Attacked) -> dict[str, tuple[bool, str]]:
-    """One that runs code as soon as its Python starts, and that lies over the environment's own Python."""
-    tries = {"read the key": "open(KEY).read()", "signal the server": "__import__('os').kill(SERVER, 0)",
-             "call the server": "__import__('socket').create_connection(('127.0.0.1', PORT), 2)"}  # fmt: skip
+def hostile_wheel(gateway: AttackedServer) -> dict[str, tuple[bool, str]]:
+    """Install a wheel that runs code at interpreter start, and one that replaces the
+    environment's interpreter."""
+    # The code of a `.pth` file runs before the plugin does, so it has to be inside the
+    # sandbox already.
+    tries = {
+        "read the key": "open(KEY).read()",
+        "signal the server": "__import__('os').kill(SERVER, 0)",
+        "call the server": "__import__('socket').create_connection(('127.0.0.1', PORT), 2)",
+    }
     lines = "\n".join(
         f"try: {code}; seen[{name!r}] = 'worked'\nexcept OSError as e: seen[{name!r}] = 'refused: ' + str(e)\n"
         f"except BaseException as e: seen[{name!r}] = 'fell: ' + repr(e)"
         for name, code in tries.items()
     )
-    port = int(one.origin.rpartition(":")[2])
-    module = f"import builtins\nKEY, SERVER, PORT = {one.around['key']!r}, {one.server}, {port}\nseen = {{}}\n{lines}\nbuiltins.seen = seen\n"
-    witness = one.folder / "python-ran"
-    wheel(one.folder / "wheels", "evil_wheel", "1.0", {"evil_start.py": module, "evil.pth": "import evil_start\n"})
+    port = int(gateway.origin.rpartition(":")[2])
+    module = f"import builtins\nKEY, SERVER, PORT = {gateway.around['key']!r}, {gateway.server}, {port}\nseen = {{}}\n{lines}\nbuiltins.seen = seen\n"
+    witness = gateway.folder / "python-ran"
+    wheel(
+        gateway.folder / "wheels",
+        "evil_wheel",
+        "1.0",
+        {"evil_start.py": module, "evil.pth": "import evil_start\n"},
+    )
     program = f'#!/bin/sh\ntouch {witness}\nexec {sys.executable} "$@"\n'
-    wheel(one.folder / "wheels", "evil_python", "1.0", {"evil_python-1.0.data/data/bin/python": program})
-    over = attacker(one.folder / "installs", "over", "dify_plugin\nevil_python\n")
-    done = install(one, over, one.folder / "ran", may_install=True)
-    is_refused = "reserved name" in done[1]  # by uv; else it runs, shut in
-    told = done[1] if is_refused else str(one.tell("acme", "found = 1", plugin="over"))
-    ran = is_refused or "odd/over" in told or "began" in told
-    found = {"install: a wheel that lies over Python": (not witness.exists() and ran, told[:160])}
-    made = attacker(one.folder / "installs", "wheels", "dify_plugin\nevil_wheel\n")
-    done = install(one, made, one.folder / "ran", may_install=True)
-    events = one.tell("acme", "import builtins\nfound = json.dumps(builtins.seen)", plugin="wheels")
-    said = [each["data"]["message"]["text"] for each in events if each["code"] == 0]
-    if len(said) < 2:
-        events = [done, *events]
-        return found | {
-            f"a wheel that starts: {name}": (False, f"its line did not run: {events}"[:300]) for name in tries
+    # A wheel's `data/bin` folder is installed into `bin` of the environment, over the
+    # interpreter.
+    wheel(
+        gateway.folder / "wheels",
+        "evil_python",
+        "1.0",
+        {"evil_python-1.0.data/data/bin/python": program},
+    )
+    overwriting_plugin = attacker(
+        gateway.folder / "installs", "over", "dify_plugin\nevil_python\n"
+    )
+    outcome = install(
+        gateway, overwriting_plugin, gateway.folder / "ran", may_install=True
+    )
+    # uv refuses this wheel; if it did not, its interpreter would have to run inside the
+    # sandbox.
+    is_refused = "reserved name" in outcome[1]  # by uv; else it runs, shut in
+    description = (
+        outcome[1]
+        if is_refused
+        else str(gateway.run_code("acme", "found = 1", plugin="over"))
+    )
+    ran = is_refused or "odd/over" in description or "began" in description
+    outcomes = {
+        "install: a wheel that lies over Python": (
+            not witness.exists() and ran,
+            description[:160],
+        )
+    }
+    plugin_folder = attacker(
+        gateway.folder / "installs", "wheels", "dify_plugin\nevil_wheel\n"
+    )
+    outcome = install(gateway, plugin_folder, gateway.folder / "ran", may_install=True)
+    events = gateway.run_code(
+        "acme", "import builtins\nfound = json.dumps(builtins.seen)", plugin="wheels"
+    )
+    texts = [event["data"]["message"]["text"] for event in events if event["code"] == 0]
+    if len(texts) < 2:
+        events = [outcome, *events]
+        return outcomes | {
+            f"a wheel that starts: {name}": (
+                False,
+                f"its line did not run: {events}"[:300],
+            )
+            for name in tries
         }
-    seen = json.loads(json.loads(said[1])["got"])
-    for name, how in seen.items():
-        found[f"a wheel that starts: {name}"] = (how.startswith("refused"), how)
-    return found
+    result_by_attack = json.loads(json.loads(texts[1])["got"])
+    for name, result in result_by_attack.items():
+        outcomes[f"a wheel that starts: {name}"] = (
+            result.startswith("refused"),
+            result,
+        )
+    return outcomes
 
 
-def others(one: Attacked) -> dict[str, tuple[bool, str]]:
-    """What has to be looked at from outside."""
-    found: dict[str, tuple[bool, str]] = {}
+def external_attacks(gateway: AttackedServer) -> dict[str, tuple[bool, str]]:
+    """Run the attacks whose effect can only be observed from outside the plugin."""
+    outcomes: dict[str, tuple[bool, str]] = {}
     headers = {"authorization": f"Bearer {KEY}"}
 
     def logs(tenant: str) -> str:
-        admin = f"{one.origin}/admin/v1/plugins"
+        """Return the log of a tenant's attacker plugin, as the admin API shows it."""
+        admin = f"{gateway.origin}/admin/v1/plugins"
         listed = httpx.get(f"{admin}?tenant={tenant}", headers=headers).json()["data"]
-        name = next(each["id"] for each in listed if each["plugin_id"] == "odd/attacker")
+        name = next(
+            plugin["id"] for plugin in listed if plugin["plugin_id"] == "odd/attacker"
+        )
         return httpx.get(f"{admin}/{name}/logs?tenant={tenant}", headers=headers).text
 
-    one.tell("acme", "os.kill(-1, signal.SIGKILL)")
-    alive = [each["code"] for each in one.tell("globex", "found = 1")] == [0, 0] and Path(
-        f"/proc/{one.around['victim']}"
-    ).exists()
-    found["kill all that it may"] = (alive, "nobody else was hurt")
-    theirs, ours = logs("globex"), logs("acme")
-    found["read another tenant's logs"] = (
-        "canary of globex" in theirs and "canary of globex" not in ours,
+    # Signal -1 reaches every process that the plugin is allowed to signal.
+    gateway.run_code("acme", "os.kill(-1, signal.SIGKILL)")
+    alive = [event["code"] for event in gateway.run_code("globex", "found = 1")] == [
+        0,
+        0,
+    ] and Path(f"/proc/{gateway.around['victim']}").exists()
+    outcomes["kill all that it may"] = (alive, "nobody else was hurt")
+    other_tenant_logs, own_logs = logs("globex"), logs("acme")
+    outcomes["read another tenant's logs"] = (
+        "canary of globex" in other_tenant_logs and "canary of globex" not in own_logs,
         "own lines alone",
     )
+    # The mark in the command line identifies the detached grandchildren among all
+    # processes.
     mark = f"modelyard-orphan-{os.getpid()}"
     orphan = f"for _ in range(3):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0: os.execv(sys.executable, [sys.executable, '-c', 'import time; time.sleep(3600)', {mark!r}])\n        os._exit(0)\ntime.sleep(1)\nos.kill(0, 9) if 0 else os._exit(9)"
-    one.tell("acme", orphan)
+    gateway.run_code("acme", orphan)
     until = time.monotonic() + 10
     while (left := with_argument(mark)) and time.monotonic() < until:
         time.sleep(0.2)
-    found["outlive its process"] = (not left, f"left: {left}")
+    outcomes["outlive its process"] = (not left, f"left: {left}")
+    # Do not leave processes behind if the attack succeeded.
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    return found
+    return outcomes
 
 
 def with_argument(mark: str) -> list[int]:
-    found: list[int] = []
+    """Return the ids of the processes that have `mark` as one of their arguments."""
+    pids: list[int] = []
     for path in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if path.name.isdigit() and mark.encode() in (path / "cmdline").read_bytes().split(b"\0"):
-                found.append(int(path.name))
-    return found
+            if path.name.isdigit() and mark.encode() in (
+                path / "cmdline"
+            ).read_bytes().split(b"\0"):
+                pids.append(int(path.name))
+    return pids
 
 
-def neighbour_waits(one: Attacked) -> float:
-    """Seconds that another tenant's call takes beside a plugin that spins."""
+def neighbour_latency(gateway: AttackedServer) -> float:
+    """Return the seconds that a call of another tenant takes while a plugin uses all
+    its CPU time."""
     import threading
 
-    spinning = threading.Thread(target=one.tell, args=("acme", "while True: pass"))
+    spinning = threading.Thread(
+        target=gateway.run_code, args=("acme", "while True: pass")
+    )
     spinning.start()
     time.sleep(1.0)
-    begun = time.monotonic()
-    one.tell("globex", "found = 1")
-    took = time.monotonic() - begun
+    started_at = time.monotonic()
+    gateway.run_code("globex", "found = 1")
+    took = time.monotonic() - started_at
     spinning.join()
     return took
 
 
 def suite() -> dict[str, Any]:
-    seen: dict[str, Any] = {"attacks": {}, "control": {}}
-    with attacked() as one:
-        for name, code in INSIDE.items():
-            seen["attacks"][name] = one.tried("acme", code)
+    """Run all attacks and controls in this process and return their results as
+    JSON-compatible values."""
+    results: dict[str, Any] = {"attacks": {}, "control": {}}
+    with attacked() as gateway:
+        for name, code in ISOLATION_ATTACKS.items():
+            results["attacks"][name] = gateway.attack("acme", code)
             if name in HARMLESS_HERE:
-                seen["control"][name] = outside(one.around, code)
-        for name, code in TOO_MUCH.items():
-            seen["attacks"][name] = one.tried("acme", code)
-            answered = [each["code"] for each in one.tell("globex", "found = 1")]
+                results["control"][name] = run_unsandboxed(gateway.around, code)
+        for name, code in RESOURCE_ATTACKS.items():
+            results["attacks"][name] = gateway.attack("acme", code)
+            # After each resource attack the other tenant's plugin must still answer.
+            answered = [
+                event["code"] for event in gateway.run_code("globex", "found = 1")
+            ]
             if answered != [0, 0]:
-                seen["attacks"][f"{name}, and hold others up"] = (False, str(answered))
-        seen["attacks"] |= others(one)
-        seen["neighbour"] = round(neighbour_waits(one), 2)
-        seen["attacks"] |= installs(one)
-        mode = Path(one.around["key"]).stat().st_mode & 0o777
-        seen["attacks"]["change the key's mode"] = (mode == 0o600, oct(mode))
-    return seen
+                results["attacks"][f"{name}, and hold others up"] = (
+                    False,
+                    str(answered),
+                )
+        results["attacks"] |= external_attacks(gateway)
+        results["neighbour"] = round(neighbour_latency(gateway), 2)
+        results["attacks"] |= installation_attacks(gateway)
+        mode = Path(gateway.around["key"]).stat().st_mode & 0o777
+        results["attacks"]["change the key's mode"] = (mode == 0o600, oct(mode))
+    return results
 
 
 def prove() -> Proof:
+    """Run the suite as this user and as an ordinary user, and report both."""
     proof = Proof()
-    began = time.monotonic()
+    started_at = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="modelyard-escape-python-") as folder:
         Path(folder).chmod(0o755)
         runs = {"root" if os.geteuid() == 0 else "this user": [sys.executable]}
         if command := as_user(Path(folder)):
             runs["an ordinary user"] = command
         for who, command in runs.items():
-            _tried(proof, who, command)
-    proof.figures["seconds"] = round(time.monotonic() - began, 1)
+            _run_suite_as(proof, who, command)
+    proof.figures["seconds"] = round(time.monotonic() - started_at, 1)
     return proof
 
 
-def _tried(proof: Proof, who: str, command: list[str]) -> None:
-    packages = [str(ROOT / "src"), *(one for one in sys.path if "site-packages" in one), str(ROOT)]
-    with tempfile.TemporaryDirectory(prefix="modelyard-escape-home-", ignore_cleanup_errors=True) as home:
+def _run_suite_as(proof: Proof, who: str, command: list[str]) -> None:
+    """Run the suite as a subprocess with this command and report its result."""
+    # The command's interpreter may belong to another user, so it gets the import path
+    # of this one.
+    packages = [
+        str(ROOT / "src"),
+        *(import_path for import_path in sys.path if "site-packages" in import_path),
+        str(ROOT),
+    ]
+    with tempfile.TemporaryDirectory(
+        prefix="modelyard-escape-home-", ignore_cleanup_errors=True
+    ) as home:
         Path(home).chmod(0o777)
         environ = {
-            **os.environ, "HOME": home, "PYTHONPATH": os.pathsep.join(packages), "PYTHONDONTWRITEBYTECODE": "1",
+            **os.environ,
+            "HOME": home,
+            "PYTHONPATH": os.pathsep.join(packages),
+            "PYTHONDONTWRITEBYTECODE": "1",
             "PATH": f"/usr/local/bin:/usr/bin:/bin:{ROOT / '.venv' / 'bin'}",
-        }  # fmt: skip
-        inside = [*command, "-m", "tools.show.plugin_escape"]
-        done = subprocess.run(inside, cwd=ROOT, capture_output=True, text=True, check=False, env=environ)
-    if done.returncode:
-        proof.line(f"as {who}", (done.stderr or done.stdout)[-1500:], ok=False)
+        }
+        suite_command = [*command, "-m", "tools.show.plugin_escape"]
+        completed = subprocess.run(
+            suite_command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environ,
+        )
+    if completed.returncode:
+        proof.line(
+            f"as {who}", (completed.stderr or completed.stdout)[-1500:], ok=False
+        )
     else:
-        report(proof, who, json.loads(done.stdout.splitlines()[-1]))
+        report(proof, who, json.loads(completed.stdout.splitlines()[-1]))
 
 
-def report(proof: Proof, who: str, seen: dict[str, Any]) -> None:
-    through = {name: how for name, (blocked, how) in seen["attacks"].items() if not blocked}
-    total, worked = len(seen["attacks"]), [name for name, (works, _) in seen["control"].items() if works]
-    proof.line(
-        f"as {who}: attacks that were blocked", f"{total - len(through)} of {total}", not through and total >= 40
+def report(proof: Proof, who: str, results: dict[str, Any]) -> None:
+    """Add the lines and figures of one suite run to the proof."""
+    successful_attacks = {
+        name: detail
+        for name, (blocked, detail) in results["attacks"].items()
+        if not blocked
+    }
+    total, worked = (
+        len(results["attacks"]),
+        [name for name, (works, _) in results["control"].items() if works],
     )
-    for name, how in through.items():
-        proof.line(f"  {name}", how, ok=False)
-    is_root = who == "root"
     proof.line(
-        "  the same, not shut in, that worked", f"{len(worked)} of {len(seen['control'])}",
-        len(worked) == len(seen["control"]) if is_root else None,
-    )  # fmt: skip
-    for name, (works, how) in seen["control"].items():
+        f"as {who}: attacks that were blocked",
+        f"{total - len(successful_attacks)} of {total}",
+        not successful_attacks and total >= 40,
+    )
+    for name, detail in successful_attacks.items():
+        proof.line(f"  {name}", detail, ok=False)
+    is_root = who == "root"
+    # The controls are required only as root: an ordinary user is refused some of them
+    # anyway.
+    proof.line(
+        "  the same, not shut in, that worked",
+        f"{len(worked)} of {len(results['control'])}",
+        len(worked) == len(results["control"]) if is_root else None,
+    )
+    for name, (works, detail) in results["control"].items():
         if not works and is_root:
-            proof.line(f"    {name}", how, ok=False)
-    proof.line("  another tenant's call beside one that spins", f"{seen['neighbour']} s", seen["neighbour"] < 2)
-    proof.figures[who] = {"attacks": total, "blocked": total - len(through), "control": len(worked)}
+            proof.line(f"    {name}", detail, ok=False)
+    proof.line(
+        "  another tenant's call beside one that spins",
+        f"{results['neighbour']} s",
+        results["neighbour"] < 2,
+    )
+    proof.figures[who] = {
+        "attacks": total,
+        "blocked": total - len(successful_attacks),
+        "control": len(worked),
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""What people try in a jail, and what they may do there. Attacks say what they got; nothing is what they should get."""
+"""Programs for the sandbox checks: attacks in Python, JavaScript and templates, how
+each must end, and legitimate programs.
+
+An attack reports what it obtained. In a correct sandbox it obtains nothing.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,6 +26,8 @@ PYTHON: Mapping[str, str] = {
     "run a shell": "__import__('subprocess').run(['/bin/sh', '-c', 'id'], check=True)",
     "become another program": "__import__('os').execv('/bin/true', ['true'])",
     "kill the server": "__import__('os').kill(victim, 9)",
+    # The kernel can send a signal for I/O readiness on a descriptor; F_SETOWN and
+    # F_SETSIG choose the receiver and the signal.
     "kill it by a signal on a descriptor": "import os, fcntl\nr, w = os.pipe()\nfcntl.fcntl(r, 8, victim)\nfcntl.fcntl(r, 10, 9)\nfcntl.fcntl(r, 4, fcntl.fcntl(r, 3) | os.O_ASYNC)\nos.write(w, b'x')",
     "trace the server": "import ctypes\nassert ctypes.CDLL(None).ptrace(16, victim, 0, 0) == 0",
     "write its memory": "open('/proc/%d/mem' % victim, 'r+b')",
@@ -39,16 +45,22 @@ PYTHON: Mapping[str, str] = {
     "flood the answer": "found = 'x' * 50_000_000",
     "flood the standard output": "for _ in range(200): print('x' * 1_000_000)\nraise SystemExit",
     "start a thousand threads": "import threading, time\nfor _ in range(5000): threading.Thread(target=time.sleep, args=(60,)).start()",
+    # Small stacks, so that the thread limit and not the memory limit stops it.
     "start a thousand small threads": "import threading, time\nthreading.stack_size(32768)\nfor _ in range(1000): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
     "overrun the stack": "import ctypes, sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()\nf()",
     "crash the interpreter": "__import__('ctypes').string_at(0)",
     "use an inherited descriptor": "import os\nfor n in range(6, 256):\n    try:\n        os.fstat(n)\n        found = n\n        break\n    except OSError: pass\nelse: raise OSError('none')",
     "reach the loader through classes": "[c for c in ().__class__.__base__.__subclasses__() if c.__name__ == 'Popen'][0](['/bin/id'])",
+    # Numbers of system calls that ordinary programs do not need; none of them may
+    # succeed.
     "ask the kernel for what nobody needs": "import ctypes\nc = ctypes.CDLL(None, use_errno=True)\nnames = [272, 425, 321, 250, 298, 41, 165, 166, 155, 161, 175, 313, 246, 169, 103, 248, 304, 303, 101, 310, 311, 435, 308, 105, 56]\nworked = [n for n in names if c.syscall(n, 0, 0, 0, 0, 0) >= 0]\nassert worked\nfound = worked",
     "enter another namespace": "import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0",
     "take back its rights": "import ctypes\nassert ctypes.CDLL(None).setuid(0) == 0 and open('/etc/shadow').read()",
 }
-"""Name → statements that end without an error where they work. They see secret, folder, victim, port, abstract, log."""
+"""Attack name to Python statements that finish without an error if the attack succeeds.
+
+They see the variables secret, folder, victim, port, abstract and log.
+"""
 
 PYTHON_ENDS: Mapping[str, Sequence[str]] = {
     "find secrets in the environment": ["IndexError"],
@@ -64,26 +76,53 @@ PYTHON_ENDS: Mapping[str, Sequence[str]] = {
     "flood the standard output": ["SystemExit"],
     "start a thousand threads": ["RuntimeError", "MemoryError"],
     "start a thousand small threads": ["RuntimeError"],
-    "overrun the stack": ["RecursionError", "MemoryError", "SystemError", "crash", "time"],
+    "overrun the stack": [
+        "RecursionError",
+        "MemoryError",
+        "SystemError",
+        "crash",
+        "time",
+    ],
     "crash the interpreter": ["crash"],
     "ask the kernel for what nobody needs": ["AssertionError"],
     "enter another namespace": ["AssertionError"],
     "take back its rights": ["AssertionError"],
 }
-"""How an attack must end to count as blocked: by an error that its own line raised, or by what the jail says of the
-whole program. Where nothing is said: OSError, which is how the kernel refuses."""
+"""How an attack must end to count as blocked: an error raised by its own line, or the
+sandbox's verdict on the program.
 
-NOT_HARMLESS: Sequence[str] = (
-    "fork without end", "take all memory", "take all memory in one piece", "loop without end", "sleep without end",
-    "compute for ever in one instruction", "match for ever", "flood the answer", "flood the standard output",
-    "start a thousand threads", "start a thousand small threads", "overrun the stack", "crash the interpreter",
-    "ask the kernel for what nobody needs", "send one beside a pair of streams",
-)  # fmt: skip
-"""These are not tried outside of the jail, where all others must succeed (the last one never can)."""
-ONLY_SOMETIMES: Sequence[str] = (
-    "trace the server", "write its memory", "enter another namespace", "take back its rights", "resolve a name",
-)  # fmt: skip
-"""These need a right that not every user has outside of the jail either."""
+Attacks that are not listed must end with OSError, which is how the kernel refuses a
+call.
+"""
+
+SANDBOX_ONLY: Sequence[str] = (
+    "fork without end",
+    "take all memory",
+    "take all memory in one piece",
+    "loop without end",
+    "sleep without end",
+    "compute for ever in one instruction",
+    "match for ever",
+    "flood the answer",
+    "flood the standard output",
+    "start a thousand threads",
+    "start a thousand small threads",
+    "overrun the stack",
+    "crash the interpreter",
+    "ask the kernel for what nobody needs",
+    "send one beside a pair of streams",
+)
+"""Attacks that are not run outside the sandbox, where all others must succeed. The last
+one can never succeed."""
+NEEDS_PRIVILEGE: Sequence[str] = (
+    "trace the server",
+    "write its memory",
+    "enter another namespace",
+    "take back its rights",
+    "resolve a name",
+)
+"""Attacks that need a privilege which some users do not have outside the sandbox
+either."""
 
 JAVASCRIPT: Mapping[str, str] = {
     "import the standard module": "return import('std').then(m => m.loadFile('/etc/passwd'))",
@@ -97,6 +136,7 @@ JAVASCRIPT: Mapping[str, str] = {
     "fetch": "return fetch('http://127.0.0.1:' + port)",
     "open a socket": "return new WebSocket('ws://127.0.0.1:' + port).url",
     "compile assembly": "return new WebAssembly.Module(new Uint8Array([0,97,115,109,1,0,0,0]))",
+    # Exhausting memory and time, instead of escaping.
     "take all memory with strings": "let s = 'x'; while (true) s += s; return s",
     "take all memory with arrays": "const a = []; while (true) a.push(new Array(100000).fill(1)); return a",
     "take all memory with buffers": "const a = []; while (true) a.push(new ArrayBuffer(50000000)); return a",
@@ -108,21 +148,35 @@ JAVASCRIPT: Mapping[str, str] = {
     "flood the answer": "return 'x'.repeat(50000000)",
     "compute for ever in one instruction": "return (9n ** (9n ** 9n)).toString()",
 }
+"""Attack name to the body of a JavaScript function that returns something if the attack
+succeeds."""
 
 JAVASCRIPT_ENDS: Mapping[str, Sequence[str]] = {
     "take all memory with strings": ["InternalError", "out of memory", "time"],
     "take all memory with arrays": ["InternalError", "out of memory", "time"],
-    "take all memory with buffers": ["InternalError", "RangeError", "out of memory", "time"],
+    "take all memory with buffers": [
+        "InternalError",
+        "RangeError",
+        "out of memory",
+        "time",
+    ],
     "loop without end": ["time"],
     "match for ever": ["time"],
     "recurse without end": ["InternalError", "RangeError"],
     "promise for ever": ["a promise that never ends"],
     "wait for ever": ["TypeError", "ReferenceError", "time"],
     "flood the answer": ["output"],
-    "compute for ever in one instruction": ["RangeError", "InternalError", "time", "out of memory"],
+    "compute for ever in one instruction": [
+        "RangeError",
+        "InternalError",
+        "time",
+        "out of memory",
+    ],
 }
-"""The same. Where nothing is said: there is no such name, function or module."""
+"""How a JavaScript attack must end to count as blocked. The others must end with an
+error of `JAVASCRIPT_REFUSALS`."""
 JAVASCRIPT_REFUSALS: Sequence[str] = ("ReferenceError", "TypeError")
+"""Errors for a name, function or module that does not exist in the sandbox."""
 
 TEMPLATES: Mapping[str, str] = {
     "a string of a gigabyte": "{{ 'a' * 1000000000 }}",
@@ -134,10 +188,21 @@ TEMPLATES: Mapping[str, str] = {
     "a way out through globals": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
     "a file included": "{% include '/etc/passwd' %}",
 }
+"""Attack name to a Jinja template."""
 
 TEMPLATE_ENDS: Mapping[str, Sequence[str]] = {
-    "a string of a gigabyte": ["MemoryError", "Output length exceeds", "OverflowError", "time"],
-    "a string of a gigabyte by a filter": ["MemoryError", "Output length exceeds", "OverflowError", "time"],
+    "a string of a gigabyte": [
+        "MemoryError",
+        "Output length exceeds",
+        "OverflowError",
+        "time",
+    ],
+    "a string of a gigabyte by a filter": [
+        "MemoryError",
+        "Output length exceeds",
+        "OverflowError",
+        "time",
+    ],
     "loops in loops": ["Output length exceeds", "time"],
     "many copies": ["MemoryError", "Output length exceeds", "time"],
     "numbers without end": ["time", "MemoryError", "OverflowError"],
@@ -145,7 +210,8 @@ TEMPLATE_ENDS: Mapping[str, Sequence[str]] = {
     "a way out through globals": ["SecurityError", "UndefinedError"],
     "a file included": ["TypeError: no loader", "TemplateNotFound"],
 }
-"""What must be said of a template for it to count as blocked."""
+"""Texts of which one must appear in the error of a template for it to count as blocked.
+"""
 
 BENIGN: Sequence[str] = (
     "import asyncio\nasync def f(): await asyncio.sleep(0.01); return 1\nfound = asyncio.run(f())",
@@ -180,9 +246,11 @@ BENIGN: Sequence[str] = (
     "import email.message, mimetypes\nm = email.message.EmailMessage(); m['To'] = 'a'; found = m['To']",
     "import os\nfound = [os.path.exists('/nowhere'), os.getcwd(), list(os.walk('/nowhere'))]",
     "import signal, time\nsignal.alarm(5); signal.alarm(0); found = 1",
-)  # fmt: skip
+)
+"""Legitimate programs that have to run unchanged in the sandbox."""
 WITH_PACKAGES: Sequence[str] = (
     "import numpy\nfound = int(numpy.arange(4).sum())",
     "import pandas\nfound = pandas.DataFrame({'a': [1, 2]})['a'].sum()",
     "import sympy\nfound = str(sympy.diff('x**2', 'x'))",
 )
+"""Legitimate programs that need third-party packages."""

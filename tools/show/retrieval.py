@@ -1,4 +1,5 @@
-"""nDCG@10 on six collections: full text, semantic, hybrid, reranked, with local models."""
+"""Measure nDCG@10 on six collections: full text, semantic, hybrid and reranked search,
+with local models."""
 
 import asyncio
 import os
@@ -19,113 +20,199 @@ from modelyard.knowledge.entities import (
     Rules,
     Segmentation,
 )
-from modelyard.knowledge.evaluate import PRESETS, Collection, Scores, add_collection, evaluate, load_collection
+from modelyard.knowledge.evaluate import (
+    PRESETS,
+    Collection,
+    Scores,
+    add_collection,
+    evaluate,
+    load_collection,
+)
 from tools.show.proof import ROOT, Proof, weights_folder
 
 ENGLISH, MANY = "bge-small-en-v1.5", "use-multilingual-v3"
-# Whole abstracts and articles as one segment each, as the collections' published figures have them.
-WHOLE = ProcessRule(mode="structure", rules=Rules(segmentation=Segmentation(max_tokens=6000)))
+# One segment per abstract or article, as in the published figures of these collections.
+UNSPLIT = ProcessRule(
+    mode="structure", rules=Rules(segmentation=Segmentation(max_tokens=6000))
+)
 PARENTS = ProcessRule(mode="structure")
-_RERANKED = 40  # questions a set: the cross-encoder takes seconds each on long texts
+_MAX_RERANKED_QUERIES = (
+    40  # questions a set: the cross-encoder takes seconds each on long texts
+)
 SETS = {
-    "scifact": (ENGLISH, WHOLE, DocForm.TEXT), "xquad-en": (ENGLISH, WHOLE, DocForm.TEXT),
-    "tau2-banking-kb": (ENGLISH, WHOLE, DocForm.TEXT), "covidqa-long": (ENGLISH, PARENTS, DocForm.HIERARCHICAL),
-    "xquad-zh": (MANY, WHOLE, DocForm.TEXT), "cmrc2018-dev": (MANY, WHOLE, DocForm.TEXT),
-}  # fmt: skip
+    "scifact": (ENGLISH, UNSPLIT, DocForm.TEXT),
+    "xquad-en": (ENGLISH, UNSPLIT, DocForm.TEXT),
+    "tau2-banking-kb": (ENGLISH, UNSPLIT, DocForm.TEXT),
+    "covidqa-long": (ENGLISH, PARENTS, DocForm.HIERARCHICAL),
+    "xquad-zh": (MANY, UNSPLIT, DocForm.TEXT),
+    "cmrc2018-dev": (MANY, UNSPLIT, DocForm.TEXT),
+}
+# Lowest acceptable nDCG@10 by collection and search method.
 FLOORS = {
-    ("scifact", "full_text"): 0.675, ("scifact", "semantic"): 0.640, ("scifact", "hybrid"): 0.705,
-    ("xquad-zh", "full_text"): 0.965, ("cmrc2018-dev", "full_text"): 0.98,
-}  # fmt: skip
+    ("scifact", "full_text"): 0.675,
+    ("scifact", "semantic"): 0.640,
+    ("scifact", "hybrid"): 0.705,
+    ("xquad-zh", "full_text"): 0.965,
+    ("cmrc2018-dev", "full_text"): 0.98,
+}
 _HIT_5 = 0.75
 
 
 def data_folder() -> Path:
-    return Path(os.environ.get("MODELYARD_TEST_DATA", ROOT.parent / "shared" / "data")) / "ir"
+    """Return the folder with the retrieval collections; MODELYARD_TEST_DATA overrides
+    its parent."""
+    return (
+        Path(os.environ.get("MODELYARD_TEST_DATA", ROOT.parent / "shared" / "data"))
+        / "ir"
+    )
 
 
 def prove() -> Proof:
+    """Index and evaluate every collection in a temporary home folder."""
     proof = Proof()
     with tempfile.TemporaryDirectory() as home:
-        asyncio.run(_all(proof, home))
+        asyncio.run(_evaluate_all(proof, home))
     return proof
 
 
-async def _all(proof: Proof, home: str) -> None:
+async def _evaluate_all(proof: Proof, home: str) -> None:
+    """Create a dataset for each collection, index it and measure it."""
     settings = load_settings({})
     settings = msgspec.structs.replace(
-        settings, home=home, local=msgspec.structs.replace(settings.local, weights=str(weights_folder()), threads=2)
+        settings,
+        home=home,
+        local=msgspec.structs.replace(
+            settings.local, weights=str(weights_folder()), threads=2
+        ),
     )
-    proof.line("set", "full text  semantic    hybrid  by ranks | reranked (hybrid, same questions)")
+    proof.line(
+        "set",
+        "full text  semantic    hybrid  by ranks | reranked (hybrid, same questions)",
+    )
     async with Modelyard(settings) as yard:
-        for name, (model, rule, form) in SETS.items():
+        for name, (model, rule, doc_form) in SETS.items():
             collection = load_collection(data_folder() / name)
-            begun = time.monotonic()
-            chosen = DatasetSettings(
-                embedding_model=model, embedding_model_provider="local", process_rule=rule, doc_form=form
+            started_at = time.monotonic()
+            dataset_settings = DatasetSettings(
+                embedding_model=model,
+                embedding_model_provider="local",
+                process_rule=rule,
+                doc_form=doc_form,
             )
             datasets = yard.knowledge.datasets
-            dataset = await datasets.create("default", name, settings=chosen)
+            dataset = await datasets.create("default", name, settings=dataset_settings)
             await add_collection(datasets, dataset, collection)
-            await _measured(proof, datasets, dataset, collection, time.monotonic() - begun)
+            await _evaluate_collection(
+                proof, datasets, dataset, collection, time.monotonic() - started_at
+            )
             if name == "covidqa-long":
-                await _spans(proof, datasets, dataset, collection)
+                await _check_answer_spans(proof, datasets, dataset, collection)
 
 
-async def _measured(proof: Proof, datasets: Datasets, dataset: Dataset, collection: Collection, seconds: float) -> None:
-    found: dict[str, Scores] = {}
+async def _evaluate_collection(
+    proof: Proof,
+    datasets: Datasets,
+    dataset: Dataset,
+    collection: Collection,
+    seconds: float,
+) -> None:
+    """Evaluate every search preset on one collection and report the scores."""
+    scores: dict[str, Scores] = {}
     for name, settings in PRESETS.items():
-        most = _RERANKED if name == "reranked" else 0
-        found[name] = await evaluate(datasets, dataset, collection, settings, name=name, most=most)
-    same = await evaluate(datasets, dataset, collection, PRESETS["hybrid"], most=_RERANKED)
+        max_queries = _MAX_RERANKED_QUERIES if name == "reranked" else 0
+        scores[name] = await evaluate(
+            datasets,
+            dataset,
+            collection,
+            settings,
+            name=name,
+            max_questions=max_queries,
+        )
+    # Reranking is measured on fewer questions, so hybrid search is measured on the same
+    # ones for comparison.
+    hybrid_same_queries = await evaluate(
+        datasets,
+        dataset,
+        collection,
+        PRESETS["hybrid"],
+        max_questions=_MAX_RERANKED_QUERIES,
+    )
     set_name = collection.name
-    shown = "  ".join(f"{found[one].ndcg:>8.4f}" for one in ("full_text", "semantic", "hybrid", "hybrid_ranks"))
-    ok = all(found[leg].ndcg >= floor for (name, leg), floor in FLOORS.items() if name == set_name)
+    summary = "  ".join(
+        f"{scores[preset_name].ndcg:>8.4f}"
+        for preset_name in ("full_text", "semantic", "hybrid", "hybrid_ranks")
+    )
+    ok = all(
+        scores[leg].ndcg >= floor
+        for (name, leg), floor in FLOORS.items()
+        if name == set_name
+    )
+    # For English, hybrid search must also be at least as good as each of its two parts.
     is_english = SETS[set_name][0] == ENGLISH
     if is_english:
-        ok = ok and found["hybrid"].ndcg >= max(found["full_text"].ndcg, found["semantic"].ndcg)
-    reranked = f"{found['reranked'].ndcg:.4f} ({same.ndcg:.4f}), {found['reranked'].milliseconds:,.0f} ms"
+        ok = ok and scores["hybrid"].ndcg >= max(
+            scores["full_text"].ndcg, scores["semantic"].ndcg
+        )
+    reranked = f"{scores['reranked'].ndcg:.4f} ({hybrid_same_queries.ndcg:.4f}), {scores['reranked'].milliseconds:,.0f} ms"
     proof.line(
         set_name,
-        f"{shown} | {reranked}; {len(collection.corpus):,} documents in {seconds:,.0f} s, "
-        f"hybrid {found['hybrid'].milliseconds:.1f} ms",
+        f"{summary} | {reranked}; {len(collection.corpus):,} documents in {seconds:,.0f} s, "
+        f"hybrid {scores['hybrid'].milliseconds:.1f} ms",
         ok,
     )
-    proof.line("", f"hybrid recall@10 {found['hybrid'].recall:.3f}, MRR {found['hybrid'].mrr:.3f}")
-    proof.figures[set_name] = {name: one.ndcg for name, one in found.items()}
+    proof.line(
+        "",
+        f"hybrid recall@10 {scores['hybrid'].recall:.3f}, MRR {scores['hybrid'].mrr:.3f}",
+    )
+    proof.figures[set_name] = {name: score.ndcg for name, score in scores.items()}
 
 
-async def _spans(proof: Proof, datasets: Datasets, dataset: Dataset, collection: Collection) -> None:
-    """Of long papers: whether one of the first five segments holds the answer's very characters."""
+async def _check_answer_spans(
+    proof: Proof, datasets: Datasets, dataset: Dataset, collection: Collection
+) -> None:
+    """For long papers, report how often one of the first five segments contains the
+    exact characters of the answer."""
     import gzip
     import json
 
-    with gzip.open(data_folder() / collection.name / "answers.jsonl.gz", "rt", encoding="utf-8") as file:
-        answers = {one["qid"]: one for one in map(json.loads, file)}
-    texts = {one.id: one for one in collection.corpus}
-    for name, settings in (("full_text", PRESETS["full_text"]), ("hybrid", PRESETS["hybrid"])):
-        hits, asked = [0, 0], 0
+    with gzip.open(
+        data_folder() / collection.name / "answers.jsonl.gz", "rt", encoding="utf-8"
+    ) as file:
+        answers = {row["qid"]: row for row in map(json.loads, file)}
+    texts = {document.id: document for document in collection.corpus}
+    for name, settings in (
+        ("full_text", PRESETS["full_text"]),
+        ("hybrid", PRESETS["hybrid"]),
+    ):
+        hits, question_count = [0, 0], 0
         top = msgspec.structs.replace(settings, top_k=5)
         for query, answer in answers.items():
-            found = await datasets.search(
-                "default", [dataset.id], collection.queries[query], settings=top, counts=False
+            retrieval = await datasets.search(
+                "default",
+                [dataset.id],
+                collection.queries[query],
+                settings=top,
+                counts=False,
             )
             title = texts[answer["doc"]].title
+            # Indexed text starts with the title and a newline, so answer positions
+            # shift by that.
             start = answer["answer_start"] + (len(title) + 1 if title else 0)
             stop = start + len(answer["text"].rstrip())
-            places = [
-                at
-                for at, hit in enumerate(found.hits)
+            matching_indexes = [
+                index
+                for index, hit in enumerate(retrieval.hits)
                 if hit.document.metadata["id"] == answer["doc"]
                 and hit.segment.start <= start
                 and hit.segment.stop >= stop
             ]
-            asked += 1
-            hits[0] += bool(places and places[0] == 0)
-            hits[1] += bool(places)
-        share = hits[1] / asked
+            question_count += 1
+            hits[0] += bool(matching_indexes and matching_indexes[0] == 0)
+            hits[1] += bool(matching_indexes)
+        hit_rate = hits[1] / question_count
         proof.line(
             f"answers' characters, {name}",
-            f"hit@1 {hits[0] / asked:.3f}, hit@5 {share:.3f} of {asked:,}",
-            share >= _HIT_5 if name == "hybrid" else None,
+            f"hit@1 {hits[0] / question_count:.3f}, hit@5 {hit_rate:.3f} of {question_count:,}",
+            hit_rate >= _HIT_5 if name == "hybrid" else None,
         )
-        proof.figures[f"covidqa_hit5_{name}"] = round(share, 4)
+        proof.figures[f"covidqa_hit5_{name}"] = round(hit_rate, 4)

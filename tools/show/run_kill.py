@@ -1,7 +1,9 @@
-"""500 times kill -9 of a worker in the middle of runs. A server outside counts what the runs did to it.
+"""Kill a workflow worker with SIGKILL 500 times in the middle of runs, while an outside
+server counts the effects of the runs.
 
-The worker runs one workflow after the other: four requests that change something, one of them in a loop of three, with
-templates and a condition between. It is killed at any moment; the next one takes up what it left.
+The worker runs one workflow after the other: requests with effects, one of them in a
+loop of three, with templates and a condition between them. It is killed at random
+moments; the next worker recovers the runs.
 """
 
 import asyncio
@@ -27,13 +29,28 @@ from modelyard.workflow.engine import Status
 from tools.show.proof import Proof
 
 KILLS = int(os.environ.get("RUN_KILLS", "500"))
-STEPS = ("one", "two", "three", "each[0]/inner", "each[1]/inner", "each[2]/inner", "last")
-"""Those with effects."""
+STEPS = (
+    "one",
+    "two",
+    "three",
+    "each[0]/inner",
+    "each[1]/inner",
+    "each[2]/inner",
+    "last",
+)
+"""Keys of the steps that have an effect outside."""
 
 
 def app_text(url: str) -> str:
-    def post(name: str, more: str = "") -> dict[str, Any]:
-        body = {"type": "json", "data": [{"type": "text", "value": '{"step": "' + name + more + '"}'}]}
+    """Return the DSL of the test workflow, which sends its requests to `url`."""
+
+    def post(name: str, suffix: str = "") -> dict[str, Any]:
+        """Return an HTTP request node that reports its step's name to the counting
+        server."""
+        body = {
+            "type": "json",
+            "data": [{"type": "text", "value": '{"step": "' + name + suffix + '"}'}],
+        }
         return {
             "type": "http-request",
             "title": name,
@@ -45,27 +62,83 @@ def app_text(url: str) -> str:
     nodes: dict[str, Any] = {
         "start": {"type": "start", "variables": [{"variable": "n", "type": "number"}]},
         "one": post("one"),
-        "text": {"type": "template-transform", "template": "{{ b }}", "variables": [{"variable": "b", "value_selector": ["one", "body"]}]},
+        # Uses the response of the step before, so a wrong recorded output is visible in
+        # the run's result.
+        "text": {
+            "type": "template-transform",
+            "template": "{{ b }}",
+            "variables": [{"variable": "b", "value_selector": ["one", "body"]}],
+        },
         "two": post("two"),
-        "if": {"type": "if-else", "cases": [{"case_id": "yes", "logical_operator": "and", "conditions": [
-            {"variable_selector": ["two", "status_code"], "comparison_operator": "=", "value": "200"}]}]},
+        "if": {
+            "type": "if-else",
+            "cases": [
+                {
+                    "case_id": "yes",
+                    "logical_operator": "and",
+                    "conditions": [
+                        {
+                            "variable_selector": ["two", "status_code"],
+                            "comparison_operator": "=",
+                            "value": "200",
+                        }
+                    ],
+                }
+            ],
+        },
         "three": post("three"),
         "list": {"type": "parameter-list", "title": "list"},
-        "each": {"type": "iteration", "iterator_selector": ["start", "items"], "output_selector": ["inner", "body"], "start_node_id": "inner"},
+        # A loop of three iterations with one effect in each.
+        "each": {
+            "type": "iteration",
+            "iterator_selector": ["start", "items"],
+            "output_selector": ["inner", "body"],
+            "start_node_id": "inner",
+        },
         "inner": {**post("inner", "{{#each.index#}}"), "iteration_id": "each"},
         "last": post("last"),
-        "end": {"type": "end", "outputs": [
-            {"variable": name, "value_selector": [name, "body"]} for name in ("one", "two", "three", "last")
-        ] + [{"variable": "text", "value_selector": ["text", "output"]}, {"variable": "each", "value_selector": ["each", "output"]}]},
-    }  # fmt: skip
+        "end": {
+            "type": "end",
+            "outputs": [
+                {"variable": name, "value_selector": [name, "body"]}
+                for name in ("one", "two", "three", "last")
+            ]
+            + [
+                {"variable": "text", "value_selector": ["text", "output"]},
+                {"variable": "each", "value_selector": ["each", "output"]},
+            ],
+        },
+    }
     del nodes["list"]
     nodes["start"]["variables"].append({"variable": "items", "type": "array"})
-    edges = [("start", "one"), ("one", "text"), ("text", "two"), ("two", "if"), ("if", "three", "yes"), ("three", "each"),
-             ("each", "last"), ("last", "end")]  # fmt: skip
+    edges = [
+        ("start", "one"),
+        ("one", "text"),
+        ("text", "two"),
+        ("two", "if"),
+        ("if", "three", "yes"),
+        ("three", "each"),
+        ("each", "last"),
+        ("last", "end"),
+    ]
     graph = {
-        "nodes": [{"id": name, "data": data, **({"parentId": "each"} if name == "inner" else {})} for name, data in nodes.items()],
-        "edges": [{"source": one[0], "target": one[1], "sourceHandle": one[2] if len(one) > 2 else "source"} for one in edges],
-    }  # fmt: skip
+        "nodes": [
+            {
+                "id": name,
+                "data": data,
+                **({"parentId": "each"} if name == "inner" else {}),
+            }
+            for name, data in nodes.items()
+        ],
+        "edges": [
+            {
+                "source": edge[0],
+                "target": edge[1],
+                "sourceHandle": edge[2] if len(edge) > 2 else "source",
+            }
+            for edge in edges
+        ],
+    }
     return yaml.dump(
         {
             "kind": "app",
@@ -77,7 +150,8 @@ def app_text(url: str) -> str:
 
 
 class Effects(ThreadingHTTPServer):
-    """Counts what is done to it, in which life of the worker."""
+    """An HTTP server that records every request with the worker life in which it
+    arrived."""
 
     daemon_threads = True
 
@@ -85,17 +159,18 @@ class Effects(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.life = 0
         self.done: list[tuple[int, str, str, str]] = []
-        """(life, run, step, key)."""
+        """(worker life, run id, step, idempotency key) of each request."""
         self.lock = threading.Lock()
 
     def hold(self, number: int) -> None:
-        """Is asked before each answer."""
+        """Called before each response is sent; subclasses may delay it."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever asked was killed."""
+        """Ignore broken connections: their client was killed."""
 
     @property
     def url(self) -> str:
+        """The address of this server."""
         return f"http://127.0.0.1:{self.server_port}"
 
 
@@ -103,10 +178,20 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
+        """Record the request and respond with the step and a serial number."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         server: Any = self.server
+        # Record before responding, so that an effect counts even if the worker is
+        # killed before it reads the response.
         with server.lock:
-            server.done.append((server.life, self.path[1:], body["step"], self.headers["idempotency-key"]))
+            server.done.append(
+                (
+                    server.life,
+                    self.path[1:],
+                    body["step"],
+                    self.headers["idempotency-key"],
+                )
+            )
             number = len(server.done)
         server.hold(number)
         answer = f"{body['step']}#{number}".encode()
@@ -116,41 +201,52 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    def log_message(self, *details: Any) -> None: ...
+    def log_message(self, *details: Any) -> None:
+        """Suppress the access log."""
+        ...
 
 
-async def work(home: str, url: str, told: int, *, until_done: bool) -> None:
-    """Take up what was left, then run one after the other."""
+async def run_worker(home: str, url: str, write_fd: int, *, recover_only: bool) -> None:
+    """Recover interrupted runs, then start one run after the other.
+
+    Writes the id of each started run to the descriptor `write_fd`. With `until_done` it
+    returns once the recovered runs end.
+    """
     host = url.removeprefix("http://")
     settings = Settings(home=home, egress=EgressSettings(private=[host]))
     async with Modelyard(settings, environ={}) as yard:
         await yard.runs.recover()
-        if until_done:
+        if recover_only:
             while yard.runs.count:
                 await asyncio.sleep(0.01)
             return
-        found = yard.apps.find("default", "effects")
-        app = await yard.apps.app(found)
+        app_record = yard.apps.get_by_id_or_name("default", "effects")
+        app = await yard.apps.published_app(app_record)
         while True:
             while yard.runs.count:
                 await asyncio.sleep(0.001)
             run = await yard.services.workflows.chats.run(
-                found, app, inputs={"n": 1, "items": ["a", "b", "c"]}, user="u"
+                app_record, app, inputs={"n": 1, "items": ["a", "b", "c"]}, user="u"
             )
-            os.write(told, f"{run.id}\n".encode())
+            os.write(write_fd, f"{run.id}\n".encode())
 
 
-def child(home: str, url: str, told: int, *, until_done: bool = False) -> int:
-    return forked(lambda: work(home, url, told, until_done=until_done))
+def fork_worker(
+    home: str, url: str, write_fd: int, *, recover_only: bool = False
+) -> int:
+    """Fork a worker process and return its id."""
+    return run_forked(
+        lambda: run_worker(home, url, write_fd, recover_only=recover_only)
+    )
 
 
-def forked(make: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    """Work in a process of its own; its id."""
+def run_forked(make: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Run a coroutine in a forked process and return the process id."""
     pid = os.fork()
     if pid == 0:
         try:
             asyncio.run(make())
-        except BaseException as error:  # noqa: BLE001  said, and gone
+        except BaseException as error:  # noqa: BLE001
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             os._exit(1)
         os._exit(0)
@@ -158,82 +254,153 @@ def forked(make: Callable[[], Coroutine[Any, Any, None]]) -> int:
 
 
 def prove() -> Proof:
+    """Kill workers repeatedly, let a last one finish, and check every run."""
     proof = Proof()
     effects = Effects()
     with tempfile.TemporaryDirectory() as home:
         asyncio.run(_install(home, effects.url))
-        reading, told = os.pipe()
-        began = time.monotonic()
+        reading, write_fd = os.pipe()
+        started_at = time.monotonic()
         random.seed(7)
         ended_early = 0
-        # Serve from a thread only once the children are forked off a quiet process: a fork copies one thread alone.
+        # Serve from a thread only now. A fork copies just the calling thread, so the
+        # process should have no other threads that hold locks.
         threading.Thread(target=effects.serve_forever, daemon=True).start()
         for life in range(KILLS):
             effects.life = life
-            pid = child(home, effects.url, told)
+            pid = fork_worker(home, effects.url, write_fd)
+            # The length of a worker's life is random, so kills hit every phase of a
+            # run.
             time.sleep(random.uniform(0.1, 0.45))
             os.kill(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             ended_early += not os.WIFSIGNALED(status)
+        # The last worker is not killed: it finishes everything that was interrupted.
         effects.life = KILLS
-        pid = child(home, effects.url, told, until_done=True)
+        pid = fork_worker(home, effects.url, write_fd, recover_only=True)
         _, status = os.waitpid(pid, 0)
-        os.close(told)
+        os.close(write_fd)
         with os.fdopen(reading) as lines:
             started = lines.read().split()
-        proof.figures |= {"kills": KILLS, "seconds": round(time.monotonic() - began, 1)}
-        proof.line("workers killed", f"{KILLS}, {ended_early} had ended by themselves", ended_early == 0)
+        proof.figures |= {
+            "kills": KILLS,
+            "seconds": round(time.monotonic() - started_at, 1),
+        }
+        proof.line(
+            "workers killed",
+            f"{KILLS}, {ended_early} had ended by themselves",
+            ended_early == 0,
+        )
         asyncio.run(_judge(proof, home, effects, started))
     effects.shutdown()
     return proof
 
 
 async def _install(home: str, url: str) -> None:
+    """Validate the workflow and store it as an app."""
     loads(app_text(url))
     async with Modelyard(Settings(home=home), environ={}) as yard:
         await yard.apps.add("default", app_text(url))
 
 
 async def _judge(proof: Proof, home: str, effects: Effects, started: list[str]) -> None:
+    """Check the stored runs, their recorded steps and events against the effects that
+    the server counted."""
     async with Modelyard(Settings(home=home), environ={}) as yard:
         rows = await yard.services.storage.database.fetch("SELECT id, status FROM runs")
         status = {row["id"]: row["status"] for row in rows}
-        lost = [one for one in started if status.get(one) != Status.SUCCEEDED.value]
-        unfinished = [one for one, said in status.items() if said != Status.SUCCEEDED.value]
+        lost_runs = [
+            run_id for run_id in started if status.get(run_id) != Status.SUCCEEDED.value
+        ]
+        unfinished = [
+            run_id
+            for run_id, run_status in status.items()
+            if run_status != Status.SUCCEEDED.value
+        ]
         proof.line("runs", f"{len(status)} begun, {len(started)} told to their caller")
-        proof.line("  lost, or not ended well", len(lost) + len(unfinished), not lost and not unfinished)
+        proof.line(
+            "  lost, or not ended well",
+            len(lost_runs) + len(unfinished),
+            not lost_runs and not unfinished,
+        )
         by_step: dict[tuple[str, str], list[int]] = defaultdict(list)
         keys: dict[tuple[str, str], set[str]] = defaultdict(set)
         for life, run, step, key in effects.done:
             by_step[run, step].append(life)
             keys[run, step].add(key)
         names = {"inner0", "inner1", "inner2", "one", "two", "three", "last"}
-        missing = [(run, name) for run in status for name in names if (run, name) not in by_step]
+        missing = [
+            (run, name)
+            for run in status
+            for name in names
+            if (run, name) not in by_step
+        ]
+        # A step may be repeated if the worker was killed between its effect and its
+        # record; count that per kill.
         repeats = {step: lives for step, lives in by_step.items() if len(lives) > 1}
-        per_kill = Counter(life for lives in repeats.values() for life in sorted(lives)[1:])
-        most = max(per_kill.values(), default=0)
-        proof.line("effects", f"{len(effects.done)} of {len(by_step)} steps; {len(missing)} missing", not missing)
-        proof.line("  repeated", f"{sum(per_kill.values())} in all, at most {most} a kill", most <= 1)
-        several = [step for step, found in keys.items() if len(found) > 1]
-        proof.line("  with another key when repeated", len(several), not several)
-        wrong = doubled = 0
+        per_kill = Counter(
+            life for lives in repeats.values() for life in sorted(lives)[1:]
+        )
+        max_per_kill = max(per_kill.values(), default=0)
+        proof.line(
+            "effects",
+            f"{len(effects.done)} of {len(by_step)} steps; {len(missing)} missing",
+            not missing,
+        )
+        proof.line(
+            "  repeated",
+            f"{sum(per_kill.values())} in all, at most {max_per_kill} a kill",
+            max_per_kill <= 1,
+        )
+        # A repeated request has to carry the same idempotency key, so that a real
+        # server could ignore it.
+        steps_with_two_keys = [
+            step for step, step_keys in keys.items() if len(step_keys) > 1
+        ]
+        proof.line(
+            "  with another key when repeated",
+            len(steps_with_two_keys),
+            not steps_with_two_keys,
+        )
+        # The recorded outputs have to agree with the run's result, and no step or event
+        # may be recorded twice.
+        mismatches = doubled = 0
         for run in status:
             record = await yard.runs.find("default", run)
             history = await yard.runs.journal.history(record)
-            keys_seen = [one.key for one in history.steps]
-            doubled += len(keys_seen) - len(set(keys_seen))
-            kept = {one.key: one.outputs.get("body") for one in history.steps}
+            recorded_keys = [recorded_step.key for recorded_step in history.steps]
+            doubled += len(recorded_keys) - len(set(recorded_keys))
+            body_by_step = {
+                recorded_step.key: recorded_step.outputs.get("body")
+                for recorded_step in history.steps
+            }
             for name in ("one", "two", "three", "last"):
-                wrong += record.outputs.get(name) != kept.get(name)
-            wrong += record.outputs.get("text") != kept.get("one")
-            wrong += record.outputs.get("each") != [kept.get(f"each[{n}]/inner") for n in range(3)]
+                mismatches += record.outputs.get(name) != body_by_step.get(name)
+            mismatches += record.outputs.get("text") != body_by_step.get("one")
+            mismatches += record.outputs.get("each") != [
+                body_by_step.get(f"each[{n}]/inner") for n in range(3)
+            ]
             events = await yard.runs.journal.events(run, 0, 10_000)
-            done = Counter(event.id for _, event in events if type(event).__name__ == "NodeRunSucceeded")  # type: ignore[union-attr]
-            doubled += sum(count - 1 for count in done.values())
-            doubled += sum(type(event).__name__ == "GraphRunSucceeded" for _, event in events) != 1
-        proof.line("steps whose record is not what came of them", wrong, wrong == 0)
+            success_counts = Counter(
+                event.id
+                for _, event in events
+                if type(event).__name__ == "NodeRunSucceeded"
+            )  # type: ignore[union-attr]
+            doubled += sum(count - 1 for count in success_counts.values())
+            doubled += (
+                sum(type(event).__name__ == "GraphRunSucceeded" for _, event in events)
+                != 1
+            )
+        proof.line(
+            "steps whose record is not what came of them", mismatches, mismatches == 0
+        )
         proof.line("steps, or ends, that were recorded twice", doubled, doubled == 0)
         proof.figures |= {
-            "runs": len(status), "lost": len(lost) + len(unfinished), "effects": len(effects.done),
-            "repeated": sum(per_kill.values()), "most_a_kill": most, "wrong": wrong, "doubled": doubled,
-        }  # fmt: skip
+            "runs": len(status),
+            "lost": len(lost_runs) + len(unfinished),
+            "effects": len(effects.done),
+            "repeated": sum(per_kill.values()),
+            "most_a_kill": max_per_kill,
+            "wrong": mismatches,
+            "doubled": doubled,
+        }

@@ -1,7 +1,9 @@
-"""Whole answers in the format that they were recorded in: the gateway need not translate, so nothing may differ.
+"""Compare complete responses in the format in which they were recorded: no translation
+is needed, so nothing may differ.
 
-The facts of `truth` are a few of an answer; this sees everything else of it. What may differ stands in `EXCUSED` and
-`CHANGED`, each with its reason, and the proof prints how often each was needed.
+`truth` compares a few facts of a response; this module compares the rest. Accepted
+differences are in `EXCUSED` and `CHANGED`, each with its reason, and the proof prints
+how often each was used.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,12 +15,12 @@ JSON = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A place where the gateway's answer differs from the recorded one."""
+    """A position at which the gateway's response differs from the recorded one."""
 
     path: str
-    """Names with dots, `[]` for any place of a list."""
+    """Field names joined by dots; `[]` stands for any element of a list."""
     kind: str
-    """`lost`, `added`, `changed` or `length`."""
+    """`lost`, `added`, `changed`, or `length` for lists of different lengths."""
     before: Any = None
     after: Any = None
 
@@ -36,31 +38,53 @@ EXCUSED: dict[tuple[str, str, str], str] = {
     ("gemini", ".candidates[].index", "added"): SCHEMA,
     ("openai_chat", ".choices[].message", "added"): SCHEMA,
     ("openai_chat", ".choices[].message.tool_calls[].type", "added"): SCHEMA,
-    ("openai_chat", ".choices[].message.tool_calls[].index", "lost"): "a place in a stream, in an answer that is none",
+    # Providers put fields of a stream chunk into complete responses; the schema of
+    # those does not have them.
+    (
+        "openai_chat",
+        ".choices[].message.tool_calls[].index",
+        "lost",
+    ): "a place in a stream, in an answer that is none",
     ("openai_chat", ".choices[].message.reasoning", "lost"): THOUGHTS,
     ("openai_chat", ".choices[].message.reasoning_content", "added"): THOUGHTS,
-    ("openai_chat", ".choices[].message.reasoning_details[].data", "added"): "known fault: as the type of it",
-    ("openai_chat", ".choices[].message.reasoning_details[].signature", "lost"): "known fault: as the type of it",
+    # Known defects are listed too, so that the proof shows them until they are fixed.
+    (
+        "openai_chat",
+        ".choices[].message.reasoning_details[].data",
+        "added",
+    ): "known fault: as the type of it",
+    (
+        "openai_chat",
+        ".choices[].message.reasoning_details[].signature",
+        "lost",
+    ): "known fault: as the type of it",
     ("openai_completions", ".choices[].index", "added"): SCHEMA,
     ("openai_completions", ".created", "added"): SCHEMA,
     ("openai_completions", ".id", "added"): SCHEMA,
     ("openai_completions", ".object", "added"): SCHEMA,
     ("openai_completions", ".usage", "added"): "counted where the server does not",
-    ("openai_responses", ".output[].status", "lost"): "known fault: a thought's own status",
+    (
+        "openai_responses",
+        ".output[].status",
+        "lost",
+    ): "known fault: a thought's own status",
     ("openai_responses", ".status", "added"): OWN,
     ("openai_responses", ".model", "added"): OWN,
-}  # fmt: skip
-"""By format, path and kind of the change."""
+}
+"""Accepted additions and losses: (format, path, kind of change) to the reason."""
 
-Excuses = Callable[[Any, Any], bool]
-CHANGED: dict[tuple[str, str], tuple[Excuses, str]] = {
+Predicate = Callable[[Any, Any], bool]
+CHANGED: dict[tuple[str, str], tuple[Predicate, str]] = {
     ("anthropic", ".stop_reason"): (
         lambda before, after: (before, after) == ("end_turn", "tool_use"),
         "recorded as the end of a turn, though calls of the caller's tools came",
     ),
-    ("openai_chat", ".created"): (lambda before, after: isinstance(before, str) and after > 0, TYPED),
+    ("openai_chat", ".created"): (
+        lambda before, after: isinstance(before, str) and after > 0,
+        TYPED,
+    ),
     ("openai_chat", ".choices[].message.content"): (
-        lambda before, after: _without_thoughts(before) == (after or ""),
+        lambda before, after: _without_thinking(before) == (after or ""),
         THOUGHTS,
     ),
     ("openai_chat", ".choices[].message.reasoning_details[].index"): (
@@ -68,7 +92,9 @@ CHANGED: dict[tuple[str, str], tuple[Excuses, str]] = {
         "OpenRouter's number for the parts of one thought, which our parts have each of their own",
     ),
     ("openai_chat", ".choices[].message.reasoning_details[].type"): (
-        lambda before, after: (before, after) == ("reasoning.text", "reasoning.encrypted"),
+        lambda before, after: (
+            (before, after) == ("reasoning.text", "reasoning.encrypted")
+        ),
         "known fault: OpenRouter's signature without a text is read as an encrypted thought",
     ),
     ("openai_completions", ".object"): (
@@ -79,65 +105,100 @@ CHANGED: dict[tuple[str, str], tuple[Excuses, str]] = {
         lambda before, _: before is None,
         "a response that is still running, whose use was estimated",
     ),
-    ("openai_responses", ".object"): (lambda before, _: before == "response.compaction", OWN),
-    ("openai_responses", ".output[].role"): (lambda before, after: (before, after) == ("user", "assistant"), OWN),
-    ("openai_responses", ".output[].content[].type"): (lambda before, _: before == "input_text", OWN),
+    ("openai_responses", ".object"): (
+        lambda before, _: before == "response.compaction",
+        OWN,
+    ),
+    ("openai_responses", ".output[].role"): (
+        lambda before, after: (before, after) == ("user", "assistant"),
+        OWN,
+    ),
+    ("openai_responses", ".output[].content[].type"): (
+        lambda before, _: before == "input_text",
+        OWN,
+    ),
 }
-"""By format and path: whether these values are why, and why."""
+"""Accepted changes of a value: (format, path) to (predicate on the two values, reason).
+"""
 
-# Fields of a response that repeat the request, with what they are where nobody said anything else.
+# Response fields that repeat the request, with the values that they have if the request
+# did not set them.
 _DEFAULTS: dict[str, Any] = {
-    ".parallel_tool_calls": True, ".reasoning": {"effort": None, "summary": None}, ".store": False,
-    ".temperature": 1.0, ".text": {"format": {"type": "text"}}, ".tool_choice": "auto", ".top_p": 1.0,
-    ".truncation": "disabled", ".metadata": {},
-}  # fmt: skip
+    ".parallel_tool_calls": True,
+    ".reasoning": {"effort": None, "summary": None},
+    ".store": False,
+    ".temperature": 1.0,
+    ".text": {"format": {"type": "text"}},
+    ".tool_choice": "auto",
+    ".top_p": 1.0,
+    ".truncation": "disabled",
+    ".metadata": {},
+}
 
 
 def excuse(change: Change, name: str) -> str:
-    """Why this may be so in an answer of this format; empty where it may not."""
+    """Return why this change is acceptable in a response of format `name`; empty if it
+    is not."""
+    # Absence, null and an empty list mean the same in all formats.
     if change.kind == "lost" and change.before in (None, []):
         return NULL
     if change.kind == "added" and change.after in (None, []):
         return NULL
-    if change.kind == "changed" and change.path.endswith(".content") and (change.before, change.after) == ("", None):
+    if (
+        change.kind == "changed"
+        and change.path.endswith(".content")
+        and (change.before, change.after) == ("", None)
+    ):
         return NULL
     if change.kind == "changed":
-        is_excuse, why = CHANGED.get((name, change.path), (_never, ""))
-        return why if is_excuse(change.before, change.after) else ""
-    is_default = name == "openai_responses" and change.path in _DEFAULTS and change.after == _DEFAULTS[change.path]
+        is_excuse, reason = CHANGED.get((name, change.path), (_never, ""))
+        return reason if is_excuse(change.before, change.after) else ""
+    # The gateway fills in required fields that repeat the request; their defaults are
+    # accepted.
+    is_default = (
+        name == "openai_responses"
+        and change.path in _DEFAULTS
+        and change.after == _DEFAULTS[change.path]
+    )
     if change.kind == "added" and is_default:
         return SCHEMA
     return EXCUSED.get((name, change.path, change.kind), "")
 
 
 def _never(before: Any, after: Any) -> bool:
+    """The predicate for paths without an accepted change."""
     del before, after
     return False
 
 
-def _without_thoughts(content: Any) -> str | None:
-    """The text of a content that begins with a thought between tags, or holds one as a part; else None."""
+def _without_thinking(content: Any) -> str | None:
+    """Return the text of a content without its thinking; None if the content has none."""
     if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content if part.get("type") != "thinking")
+        return "".join(
+            part.get("text", "") for part in content if part.get("type") != "thinking"
+        )
     if isinstance(content, str) and content.startswith("<think>"):
         return content.partition("</think>")[2].lstrip()
     return None
 
 
 def changes(before: Any, after: Any, path: str = "") -> Iterator[Change]:
-    """Every place where two documents differ, to the type of a number."""
+    """Yield every difference between two documents."""
     if isinstance(before, dict) and isinstance(after, dict):
         yield from _changed_fields(before, after, path)
     elif isinstance(before, list) and isinstance(after, list):
         if len(before) != len(after):
             yield Change(path, "length", len(before), len(after))
-        for one, other in zip(before, after, strict=False):
-            yield from changes(one, other, f"{path}[]")
+        for before_element, after_element in zip(before, after, strict=False):
+            yield from changes(before_element, after_element, f"{path}[]")
+    # In Python True equals 1, so compare whether each is a boolean as well as the
+    # values.
     elif isinstance(before, bool) is not isinstance(after, bool) or before != after:
         yield Change(path, "changed", before, after)
 
 
 def _changed_fields(before: JSON, after: JSON, path: str) -> Iterator[Change]:
+    """Yield the differences of two objects, in the order of the recorded fields."""
     for name in dict.fromkeys([*before, *after]):
         inner = f"{path}.{name}"
         if name not in after:

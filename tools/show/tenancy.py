@@ -1,7 +1,7 @@
-"""Every route with every id of another tenant's, in every place where an id can stand; and secrets, looked for wherever
-words go.
+"""Tenant isolation: every route is called with every id of another tenant, in every
+position in which an id can stand. Secrets are searched for in all outputs.
 
-The matrix follows from the routes: one that is added is in it the same day.
+The cases are derived from the router, so a new route is covered as soon as it exists.
 """
 
 import asyncio
@@ -27,64 +27,106 @@ from modelyard.gateway.admin.resources import PLURALS
 from modelyard.gateway.admin.rows import PREFIX
 from modelyard.gateway.auth import TENANT
 from modelyard.gateway.server import Gateway
-from modelyard.knowledge.entities import DatasetSettings, DocForm, MetadataField, Technique
+from modelyard.knowledge.entities import (
+    DatasetSettings,
+    DocForm,
+    MetadataField,
+    Technique,
+)
 from modelyard.knowledge.evaluations import Evaluation, Question
 from modelyard.runtime.telemetry import OpenTelemetryCallback
 from modelyard.tenancy.caller import Caller, Role
-from modelyard.testing import Upstream, chat_answer, chat_events, error_answer, json_answer, stream_answer
+from modelyard.testing import (
+    Upstream,
+    chat_answer,
+    chat_events,
+    error_answer,
+    json_answer,
+    stream_answer,
+)
 from modelyard.workflow.dsl import AppMapping
 from modelyard.workflow.services import upload_id
 from tools.show.proof import Proof
 
 CANARY = "canary7731"
-"""In every name and value of the one tenant; the other must never see it."""
+"""Part of every name and value of tenant alpha; tenant beta must never see it."""
 SECRET = "sk-secretcanary-9f8e7d6c5b4a"
 _RESPONSE = {
-    "id": "resp_upstream", "object": "response", "status": "completed", "model": "m", "created_at": 1,
-    "output": [{
-        "type": "message", "role": "assistant", "id": "m1", "status": "completed",
-        "content": [{"type": "output_text", "text": "fine", "annotations": []}],
-    }],
+    "id": "resp_upstream",
+    "object": "response",
+    "status": "completed",
+    "model": "m",
+    "created_at": 1,
+    "output": [
+        {
+            "type": "message",
+            "role": "assistant",
+            "id": "m1",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "fine", "annotations": []}],
+        }
+    ],
     "usage": {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4},
-}  # fmt: skip
+}
 _OPERATOR = Caller(tenant="default")
 
 
 @dataclass
-class Seen:
+class GatewayResponse:
+    """The response to one request."""
+
     status: int
     headers: dict[str, str]
     body: bytes
 
 
 async def ask(
-    gateway: Gateway, method: str, path: str, key: str, body: Any = None, headers: Sequence[tuple[bytes, bytes]] = ()
-) -> Seen:
-    """A request, without a socket between."""
+    gateway: Gateway,
+    method: str,
+    path: str,
+    key: str,
+    body: Any = None,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> GatewayResponse:
+    """Send a request to the gateway over ASGI in this process and return the response."""
     data = json.dumps(body).encode() if body is not None else b""
     target, _, query = path.partition("?")
     scope = {
-        "type": "http", "method": method, "path": urllib.parse.unquote(target), "query_string": query.encode(),
+        "type": "http",
+        "method": method,
+        "path": urllib.parse.unquote(target),
+        "query_string": query.encode(),
         "headers": [
-            (b"host", b"127.0.0.1"), (b"content-type", b"application/json"),
-            (b"authorization", f"Bearer {key}".encode()), (b"content-length", str(len(data)).encode()), *headers,
+            (b"host", b"127.0.0.1"),
+            (b"content-type", b"application/json"),
+            (b"authorization", f"Bearer {key}".encode()),
+            (b"content-length", str(len(data)).encode()),
+            *headers,
         ],
-    }  # fmt: skip
+    }
     sent: list[Any] = []
     messages = iter([{"type": "http.request", "body": data, "more_body": False}])
 
     async def receive() -> Any:
+        """Return the request body once, then block: the caller stays connected."""
         if (message := next(messages, None)) is not None:
             return message
         await asyncio.sleep(3600)
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
+        """Collect a message of the response."""
         sent.append(message)
 
     await gateway(scope, receive, send)
-    found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return Seen(sent[0]["status"], found, b"".join(one.get("body", b"") for one in sent[1:]))
+    response_headers = {
+        name.decode(): value.decode() for name, value in sent[0]["headers"]
+    }
+    return GatewayResponse(
+        sent[0]["status"],
+        response_headers,
+        b"".join(message.get("body", b"") for message in sent[1:]),
+    )
 
 
 _APP = """
@@ -96,48 +138,80 @@ model_config: {model: {provider: openai, name: x, mode: chat, completion_params:
 
 
 @dataclass
-class World:
-    """Two tenants; the first has something of everything."""
+class TenantWorld:
+    """Two tenants; the first one, alpha, has at least one resource of every type."""
 
     yard: Modelyard
     gateway: Gateway
     keys: dict[str, str] = field(default_factory=dict[str, str])
-    """`tenant/role` → key."""
+    """`tenant/role` to API key."""
     ids: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """Kind → ids of the first tenant's things."""
+    """Resource type to the ids of tenant alpha."""
 
 
-async def build(home: str, url: str, callbacks: Sequence[Any], *, database: str = "") -> World:
-    """`database` empty is SQLite in the home folder."""
-    egress = EgressSettings(private=[urlsplit(url).netloc])  # the tenants' own provider lives on this machine
+async def build(
+    home: str, url: str, callbacks: Sequence[Any], *, database: str = ""
+) -> TenantWorld:
+    """Create the tenants and all resources of alpha. An empty `database` means SQLite
+    in the home folder."""
+    egress = EgressSettings(
+        private=[urlsplit(url).netloc]
+    )  # the tenants' own provider lives on this machine
     settings = Settings(home=home, database=database, retries=0, egress=egress)
     yard = Modelyard(settings, environ={}, callbacks=callbacks)
     await yard.open()
-    world = World(yard, gateway_for(yard.services))
+    world = TenantWorld(yard, gateway_for(yard.services))
     admin = yard.services.tenancy.administration
     for tenant in ("alpha", "beta"):
         await admin.create(
-            _OPERATOR, tenant, "tenant", tenant, {"label": f"{CANARY} label" if tenant == "alpha" else ""}
+            _OPERATOR,
+            tenant,
+            "tenant",
+            tenant,
+            {"label": f"{CANARY} label" if tenant == "alpha" else ""},
         )
         owner = Caller(tenant=tenant)
         for role in Role:
-            made = await admin.create(owner, tenant, "key", f"{tenant}-{role.value}", {"role": role.value})
-            world.keys[f"{tenant}/{role.value}"] = made["key"]
+            created = await admin.create(
+                owner, tenant, "key", f"{tenant}-{role.value}", {"role": role.value}
+            )
+            world.keys[f"{tenant}/{role.value}"] = created["key"]
     alpha = Caller(tenant="alpha")
     target = {"model": "openai/gpt-5-mini"}
-    for kind, given in (
+    # One resource of every type that tenants manage, each with the canary in its name.
+    for resource_type, fields in (
         ("user", {"email": f"{CANARY}@example.org"}),
         ("key", {"role": "viewer"}),
-        ("credential", {"provider": "openai", "values": {"api_key": SECRET, "base_url": url}}),
+        (
+            "credential",
+            {"provider": "openai", "values": {"api_key": SECRET, "base_url": url}},
+        ),
         ("limit", {"unit": "requests", "amount": 100_000}),
         ("route", {"targets": [target]}),
-        ("model", {"provider": "openai", "definition": {"name": f"{CANARY}-model", "context_size": 100}}),
+        (
+            "model",
+            {
+                "provider": "openai",
+                "definition": {"name": f"{CANARY}-model", "context_size": 100},
+            },
+        ),
     ):
-        made = await admin.create(alpha, "alpha", kind, f"{CANARY}-{kind}", given)
-        world.ids.setdefault(kind, []).append(made["id"])
-    await admin.create(Caller(tenant="beta"), "beta", "credential", "own", {
-        "provider": "openai", "values": {"api_key": "sk-beta-own-key", "base_url": url},
-    })  # fmt: skip
+        created = await admin.create(
+            alpha, "alpha", resource_type, f"{CANARY}-{resource_type}", fields
+        )
+        world.ids.setdefault(resource_type, []).append(created["id"])
+    # Beta needs a credential too, so that its calls get past the choice of a
+    # credential.
+    await admin.create(
+        Caller(tenant="beta"),
+        "beta",
+        "credential",
+        "own",
+        {
+            "provider": "openai",
+            "values": {"api_key": "sk-beta-own-key", "base_url": url},
+        },
+    )
     world.ids["tenant"] = ["alpha"]
     key = world.keys["alpha/owner"]
     chat = {
@@ -145,94 +219,157 @@ async def build(home: str, url: str, callbacks: Sequence[Any], *, database: str 
         "messages": [{"role": "user", "content": f"{CANARY} question"}],
         "user": CANARY,
     }
+    # A call and a stored response of alpha, whose ids are then tried by beta.
     called = await ask(world.gateway, "POST", "/v1/chat/completions", key, chat)
     world.ids["call"] = [called.headers["x-request-id"]]
-    kept = await ask(
-        world.gateway, "POST", "/v1/responses", key, {"model": "openai/gpt-5-mini", "input": f"{CANARY} input"}
+    response = await ask(
+        world.gateway,
+        "POST",
+        "/v1/responses",
+        key,
+        {"model": "openai/gpt-5-mini", "input": f"{CANARY} input"},
     )
-    world.ids["response"] = [json.loads(kept.body)["id"]]
+    world.ids["response"] = [json.loads(response.body)["id"]]
     await _documents(world)
     await _apps(world)
+    # The ledger writes in batches; the cases need its rows now.
     await yard.services.calls.ledger.flush()
     return world
 
 
-async def _apps(world: World) -> None:
-    """An app of each tenant's; the first one's has a draft, a key, a page, a conversation and a file."""
+async def _apps(world: TenantWorld) -> None:
+    """Create an app for each tenant; alpha's app has a draft, a key, a page, a
+    conversation and a file."""
     apps = world.yard.apps
     mapping = AppMapping(models={"*": "openai/gpt-5-mini"})
     for tenant in ("alpha", "beta"):
         text = _APP.replace("WORD", f"{CANARY} prompt" if tenant == "alpha" else "own")
-        found, _, _ = await apps.add(
-            tenant, text, name=f"{CANARY} app" if tenant == "alpha" else "own", mapping=mapping
+        app, _, _ = await apps.add(
+            tenant,
+            text,
+            name=f"{CANARY} app" if tenant == "alpha" else "own",
+            mapping=mapping,
         )
-        row, key = await apps.make_key(found)
+        row, key = await apps.make_key(app)
         world.keys[f"{tenant}/app"] = key
         if tenant == "beta":
             continue
-        await apps.set_page(found, is_on=True)
-        await apps.add(tenant, text + "\n# changed\n", name=found.name, publishes=False)
-        asked = {"query": f"{CANARY} query", "inputs": {}, "user": f"{CANARY} user"}
-        said = await ask(world.gateway, "POST", "/v1/chat-messages", key, asked)
-        told = json.loads(said.body)
+        await apps.set_page(app, is_on=True)
+        # Added again without publishing, which makes it a draft of the same app.
+        await apps.add(tenant, text + "\n# changed\n", name=app.name, publishes=False)
+        chat_body = {"query": f"{CANARY} query", "inputs": {}, "user": f"{CANARY} user"}
+        response = await ask(world.gateway, "POST", "/v1/chat-messages", key, chat_body)
+        answer = json.loads(response.body)
         file = await asyncio.to_thread(
-            world.yard.services.storage.files.add, tenant, "a.txt", f"{CANARY} file".encode()
+            world.yard.services.storage.files.add,
+            tenant,
+            "a.txt",
+            f"{CANARY} file".encode(),
         )
         world.ids |= {
-            "app": [found.id], "app key": [row], "conversation": [told["conversation_id"]],
-            "message": [told["message_id"]], "run": [told["task_id"]], "file": [upload_id(file.id)],
-        }  # fmt: skip
+            "app": [app.id],
+            "app key": [row],
+            "conversation": [answer["conversation_id"]],
+            "message": [answer["message_id"]],
+            "run": [answer["task_id"]],
+            "file": [upload_id(file.id)],
+        }
 
 
-def app_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
-    """What administrators of apps ask for, with the other's app; and what callers of an app ask for, with the other's
-    conversations, messages, runs and files."""
-    ids = {name: world.ids[name][0] for name in ("app", "app key", "conversation", "message", "run", "file")}
+def app_cases(world: TenantWorld) -> Iterator[tuple[str, str, Any, str]]:
+    """Yield cases for the administration of apps and evaluations with alpha's ids."""
+    ids = {
+        name: world.ids[name][0]
+        for name in ("app", "app key", "conversation", "message", "run", "file")
+    }
     app, key = ids["app"], ids["app key"]
-    for method, rest, body in (
-        ("GET", "/file", None), ("PUT", "/file", {"file": _APP}), ("POST", "/publish", {}),
-        ("POST", "/restore", {"version": "anything"}), ("GET", "/keys", None), ("POST", "/keys", {}),
-        ("DELETE", f"/keys/{key}", None), ("GET", "/triggers", None), ("GET", "/form", None), ("GET", "/runs", None),
-        ("GET", "/conversations", None), ("GET", f"/conversations/{ids['conversation']}", None),
-        ("GET", "/feedback", None), ("GET", "/annotations", None), ("POST", "/files", None),
-        ("POST", "/runs", {"query": "hi"}), ("PATCH", "", {"is_enabled": False, "page": {"is_on": False}}),
-    ):  # fmt: skip
-        yield method, f"/admin/v1/apps/{app}{rest}", body, app
+    for method, subpath, body in (
+        ("GET", "/file", None),
+        ("PUT", "/file", {"file": _APP}),
+        ("POST", "/publish", {}),
+        ("POST", "/restore", {"version": "anything"}),
+        ("GET", "/keys", None),
+        ("POST", "/keys", {}),
+        ("DELETE", f"/keys/{key}", None),
+        ("GET", "/triggers", None),
+        ("GET", "/form", None),
+        ("GET", "/runs", None),
+        ("GET", "/conversations", None),
+        ("GET", f"/conversations/{ids['conversation']}", None),
+        ("GET", "/feedback", None),
+        ("GET", "/annotations", None),
+        ("POST", "/files", None),
+        ("POST", "/runs", {"query": "hi"}),
+        ("PATCH", "", {"is_enabled": False, "page": {"is_on": False}}),
+    ):
+        yield method, f"/admin/v1/apps/{app}{subpath}", body, app
     dataset, evaluation = world.ids["dataset"][0], world.ids["evaluation"][0]
-    for method, rest, body in (
-        ("GET", f"/{evaluation}", None), ("POST", "", {"questions": [{"question": "?", "documents": ["x"]}]}),
-        ("POST", "/questions", {}), ("DELETE", f"/{evaluation}", None),
-    ):  # fmt: skip
-        yield method, f"/admin/v1/evaluations/{dataset}{rest}", body, dataset
-        if rest.startswith(f"/{evaluation}"):
-            own = world.ids["own dataset"][0]
-            yield method, f"/admin/v1/evaluations/{own}{rest}", body, evaluation
+    for method, subpath, body in (
+        ("GET", f"/{evaluation}", None),
+        ("POST", "", {"questions": [{"question": "?", "documents": ["x"]}]}),
+        ("POST", "/questions", {}),
+        ("DELETE", f"/{evaluation}", None),
+    ):
+        yield method, f"/admin/v1/evaluations/{dataset}{subpath}", body, dataset
+        # The foreign evaluation is also addressed below the caller's own dataset.
+        if subpath.startswith(f"/{evaluation}"):
+            own_dataset = world.ids["own dataset"][0]
+            yield (
+                method,
+                f"/admin/v1/evaluations/{own_dataset}{subpath}",
+                body,
+                evaluation,
+            )
 
 
-def call_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
+def call_cases(world: TenantWorld) -> Iterator[tuple[str, str, Any, str]]:
+    """Yield cases for callers of an app with alpha's conversations, messages, runs and
+    files."""
+    # The same end user name as in alpha's conversation: a user name alone must not give
+    # access.
     who = {"user": f"{CANARY} user"}
-    talk, said, run, file = (world.ids[name][0] for name in ("conversation", "message", "run", "file"))
+    talk, message_id, run, file = (
+        world.ids[name][0] for name in ("conversation", "message", "run", "file")
+    )
     query = f"user={urllib.parse.quote(who['user'])}"
     ask_again = {"query": "hi", "inputs": {}, **who}
-    attached = {"type": "document", "transfer_method": "local_file", "upload_file_id": file}
+    attached = {
+        "type": "document",
+        "transfer_method": "local_file",
+        "upload_file_id": file,
+    }
     for method, path, body, id_ in (
         ("GET", f"/messages?conversation_id={talk}&{query}", None, talk),
         ("GET", f"/conversations?last_id={talk}&{query}", None, talk),
         ("GET", f"/conversations/{talk}/variables?{query}", None, talk),
         ("POST", f"/conversations/{talk}/name", {**who, "name": "x"}, talk),
-        ("DELETE", f"/conversations/{talk}", who, talk), ("GET", f"/messages/{said}/suggested?{query}", None, said),
-        ("POST", f"/messages/{said}/feedbacks", {**who, "rating": "like"}, said),
-        ("POST", "/text-to-audio", {**who, "message_id": said}, said),
-        ("GET", f"/workflows/run/{run}", None, run), ("GET", f"/workflow/{run}/events?{query}", None, run),
-        ("POST", f"/chat-messages/{run}/stop", who, run), ("GET", f"/files/{file}/preview?{query}", None, file),
-        ("POST", "/chat-messages", {**ask_again, "conversation_id": talk, "response_mode": "blocking"}, talk),
+        ("DELETE", f"/conversations/{talk}", who, talk),
+        ("GET", f"/messages/{message_id}/suggested?{query}", None, message_id),
+        (
+            "POST",
+            f"/messages/{message_id}/feedbacks",
+            {**who, "rating": "like"},
+            message_id,
+        ),
+        ("POST", "/text-to-audio", {**who, "message_id": message_id}, message_id),
+        ("GET", f"/workflows/run/{run}", None, run),
+        ("GET", f"/workflow/{run}/events?{query}", None, run),
+        ("POST", f"/chat-messages/{run}/stop", who, run),
+        ("GET", f"/files/{file}/preview?{query}", None, file),
+        (
+            "POST",
+            "/chat-messages",
+            {**ask_again, "conversation_id": talk, "response_mode": "blocking"},
+            talk,
+        ),
         ("POST", "/chat-messages", {**ask_again, "files": [attached]}, file),
-    ):  # fmt: skip
+    ):
         yield method, f"/v1{path}", body, id_
 
 
-async def _documents(world: World) -> None:
-    """A dataset of each tenant's, with something of everything in the first one's."""
+async def _documents(world: TenantWorld) -> None:
+    """Create a dataset for each tenant; alpha's has a document, segments, metadata, a
+    tag and an evaluation."""
     datasets = world.yard.knowledge.datasets
     field_ = MetadataField(id=new_uuid(), name=f"{CANARY} field")
     for tenant in ("alpha", "beta"):
@@ -242,185 +379,341 @@ async def _documents(world: World) -> None:
             fields=[field_] if tenant == "alpha" else [],
         )
         name = f"{CANARY} dataset" if tenant == "alpha" else "own"
-        one = await datasets.create(tenant, name, settings=settings)
-        world.ids["dataset" if tenant == "alpha" else "own dataset"] = [one.id]
+        dataset = await datasets.create(tenant, name, settings=settings)
+        world.ids["dataset" if tenant == "alpha" else "own dataset"] = [dataset.id]
         if tenant == "beta":
             continue
         (document,) = await datasets.add_texts(
-            one, [(f"{CANARY} document", f"{CANARY} text of it")], batch="canarybatch"
+            dataset,
+            [(f"{CANARY} document", f"{CANARY} text of it")],
+            batch="canarybatch",
         )
-        await datasets.wait(one, document.batch)
-        (segment,), _ = await datasets.stored.segments.listed(tenant, document.id)
-        (child,), _ = await datasets.stored.segments.children(tenant, segment.id)
-        asked = [Question(question=f"{CANARY} question", documents=[document.id])]
-        async for told in world.yard.knowledge.evaluations.run(one, asked, ["full_text"], by=CANARY):
-            if isinstance(told, Evaluation):
-                world.ids["evaluation"] = [told.id]
-        tag = await datasets.stored.tags.add(tenant, f"{CANARY} tag")
-        await datasets.stored.tags.bind(tenant, one.id, [tag], is_on=True)
+        await datasets.wait(dataset, document.batch)
+        (segment,), _ = await datasets.store.segments.list_page(tenant, document.id)
+        (child,), _ = await datasets.store.segments.list_children(tenant, segment.id)
+        questions = [Question(question=f"{CANARY} question", documents=[document.id])]
+        async for event in world.yard.knowledge.evaluations.run(
+            dataset, questions, ["full_text"], by=CANARY
+        ):
+            if isinstance(event, Evaluation):
+                world.ids["evaluation"] = [event.id]
+        tag = await datasets.store.tags.add(tenant, f"{CANARY} tag")
+        await datasets.store.tags.bind(tenant, dataset.id, [tag], is_on=True)
         world.ids |= {
-            "document": [document.id], "segment": [segment.id], "child": [child.id], "tag": [tag], "field": [field_.id],
-        }  # fmt: skip
+            "document": [document.id],
+            "segment": [segment.id],
+            "child": [child.id],
+            "tag": [tag],
+            "field": [field_.id],
+        }
 
 
-def dataset_cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
-    """Every route of the knowledge API with the other's ids, and with the other's ids below a dataset of one's own."""
-    ids = {name: world.ids[name][0] for name in ("dataset", "document", "segment", "child", "field")}
-    names = {**ids, "batch": "canarybatch", "action": "enable", "command": "retry", "node": "files"}
+def dataset_cases(world: TenantWorld) -> Iterator[tuple[str, str, Any, str]]:
+    """Yield every route of the knowledge API with alpha's ids, and with them below the
+    caller's own dataset."""
+    ids = {
+        name: world.ids[name][0]
+        for name in ("dataset", "document", "segment", "child", "field")
+    }
+    names = {
+        **ids,
+        "batch": "canarybatch",
+        "action": "enable",
+        "command": "retry",
+        "node": "files",
+    }
     for api, row in world.gateway.router.rows():
         if api.name != "knowledge" or not row.path.startswith("/v1/datasets"):
             continue
         method, pattern = row.method, row.path.removeprefix("/v1/datasets").lstrip("/")
         if method == "POST" and pattern in ("", "tags"):
             continue  # they name nobody's things, and cannot be done twice
-        body: Any = {
-            "name": "made", "text": "made", "content": "made", "query": "text of it", "type": "string",
-            "segments": [{"content": "made"}], "segment": {"content": "made"}, "document_ids": [ids["document"]],
-            "tag_ids": [world.ids["tag"][0]], "tag_id": world.ids["tag"][0], "target_id": ids["dataset"],
-            "operation_data": [{"document_id": ids["document"], "metadata_list": []}],
-        } if method != "GET" else None  # fmt: skip
-        yield method, f"/v1/datasets/{pattern.format_map(names)}".rstrip("/"), body, ids["dataset"]
+        # One body with the fields of all routes; each route reads the ones that it
+        # knows.
+        body: Any = (
+            {
+                "name": "made",
+                "text": "made",
+                "content": "made",
+                "query": "text of it",
+                "type": "string",
+                "segments": [{"content": "made"}],
+                "segment": {"content": "made"},
+                "document_ids": [ids["document"]],
+                "tag_ids": [world.ids["tag"][0]],
+                "tag_id": world.ids["tag"][0],
+                "target_id": ids["dataset"],
+                "operation_data": [
+                    {"document_id": ids["document"], "metadata_list": []}
+                ],
+            }
+            if method != "GET"
+            else None
+        )
+        yield (
+            method,
+            f"/v1/datasets/{pattern.format_map(names)}".rstrip("/"),
+            body,
+            ids["dataset"],
+        )
+        # A foreign document below the caller's own dataset must not be found either.
         if "{document}" in pattern:
-            own = {**names, "dataset": world.ids["own dataset"][0]}
-            yield method, f"/v1/datasets/{pattern.format_map(own)}", body, ids["document"]
-    yield "POST", "/retrieval", {"knowledge_id": ids["dataset"], "query": "text of it"}, ids["dataset"]
+            own_names = {**names, "dataset": world.ids["own dataset"][0]}
+            yield (
+                method,
+                f"/v1/datasets/{pattern.format_map(own_names)}",
+                body,
+                ids["document"],
+            )
+    yield (
+        "POST",
+        "/retrieval",
+        {"knowledge_id": ids["dataset"], "query": "text of it"},
+        ids["dataset"],
+    )
 
 
-def cases(world: World) -> Iterator[tuple[str, str, Any, str]]:
-    """(method, path, body, the foreign id) for every route, every verb, every place where an id may stand."""
+def cases(world: TenantWorld) -> Iterator[tuple[str, str, Any, str]]:
+    """Yield (method, path, body, foreign id) for every route, method and position of an
+    id."""
     yield from dataset_cases(world)
     yield from app_cases(world)
-    every = [(kind, id_) for kind, many in world.ids.items() for id_ in many if kind != "own dataset"]
+    # Beta's own dataset is in the table too; it is not foreign.
+    foreign_ids = [
+        (resource_type, id_)
+        for resource_type, resource_ids in world.ids.items()
+        for id_ in resource_ids
+        if resource_type != "own dataset"
+    ]
     names = [f"{CANARY}-route", f"openai/{CANARY}-model", f"{CANARY}-model"]
     for _, row in world.gateway.router.rows():
         method, path = row.method, row.path
         body = _body(path) if method in ("POST", "PUT", "PATCH") else None
         if row.names:
-            for _, id_ in every:
-                yield method, _filled(path, id_), body, id_
-        yield method, f"{_filled(path, 'x')}?tenant=alpha", body, "alpha"
+            for _, id_ in foreign_ids:
+                yield method, _fill_path(path, id_), body, id_
+        yield method, f"{_fill_path(path, 'x')}?tenant=alpha", body, "alpha"
+        # Ids may also be accepted in the body, as a model name or in any other field.
         if body is not None:
             for name in names:
-                yield method, _filled(path, name), _with_model(body, name), name
-            for _, id_ in every:
-                yield method, _filled(path, "openai/gpt-5-mini"), {**body, **_ids(id_)}, id_
+                yield method, _fill_path(path, name), _with_model(body, name), name
+            for _, id_ in foreign_ids:
+                yield (
+                    method,
+                    _fill_path(path, "openai/gpt-5-mini"),
+                    {**body, **_ids(id_)},
+                    id_,
+                )
 
 
-def _filled(path: str, name: str) -> str:
-    """An address of a row, with the same in the place of each of its named parts."""
+def _fill_path(path: str, name: str) -> str:
+    """Return the path of a route with every path parameter replaced by `name`."""
     return re.sub(r"\{\w+(:path)?\}", name, path)
 
 
 def _ids(id_: str) -> dict[str, Any]:
+    """Return every body field that may refer to a resource, set to this id."""
     return {
-        "previous_response_id": id_, "id": id_, "tenant": "alpha", "user": id_, "conversation": id_, "key": id_,
+        "previous_response_id": id_,
+        "id": id_,
+        "tenant": "alpha",
+        "user": id_,
+        "conversation": id_,
+        "key": id_,
         "credential": id_,
-    }  # fmt: skip
+    }
 
 
 def _body(path: str) -> dict[str, Any]:
+    """Return a body that is valid for the route, or close enough to pass its first
+    checks."""
     if path.startswith(PREFIX):
         return {"name": "made", "label": "x"} if "tenants" in path else {"name": "made"}
     question = [{"role": "user", "content": "hi"}]
     return {
-        "model": "openai/gpt-5-mini", "messages": question, "input": "hi", "prompt": "hi", "max_tokens": 5,
-        "contents": [{"role": "user", "parts": [{"text": "hi"}]}], "query": "q", "documents": ["d"], "texts": ["t"],
-    }  # fmt: skip
+        "model": "openai/gpt-5-mini",
+        "messages": question,
+        "input": "hi",
+        "prompt": "hi",
+        "max_tokens": 5,
+        "contents": [{"role": "user", "parts": [{"text": "hi"}]}],
+        "query": "q",
+        "documents": ["d"],
+        "texts": ["t"],
+    }
 
 
 def _with_model(body: dict[str, Any], name: str) -> dict[str, Any]:
     return {**body, "model": name}
 
 
-async def _acting(world: World, foreign: list[str], differing: list[str]) -> int:
-    """Calls of one tenant's that name the other as whom they act for; how many."""
-    tried = 0
+async def _check_acting_for(
+    world: TenantWorld, foreign: list[str], differing: list[str]
+) -> int:
+    """Let every role of beta claim to act for alpha on every route; return the number
+    of cases.
+
+    Appends to `foreign` if the response contains alpha's data, and to `differing` if it
+    reveals that alpha exists.
+    """
+    case_count = 0
     for role in Role:
         for _, row in world.gateway.router.rows():
-            method, path = row.method, _filled(row.path, "x")
-            body, key = _body(path) if method in ("POST", "PUT", "PATCH") else None, world.keys[f"beta/{role.value}"]
-            seen, other = [
-                await ask(world.gateway, method, path, key, body, [(TENANT, name)]) for name in (b"alpha", b"zzpha")
+            method, path = row.method, _fill_path(row.path, "x")
+            body, key = (
+                _body(path) if method in ("POST", "PUT", "PATCH") else None,
+                world.keys[f"beta/{role.value}"],
+            )
+            # The second name belongs to no tenant: both responses have to be the same.
+            response, control_response = [
+                await ask(world.gateway, method, path, key, body, [(TENANT, name)])
+                for name in (b"alpha", b"zzpha")
             ]
-            tried += 1
-            what = f"beta/{role.value} for alpha {method} {path}: {seen.status} {seen.body[:160]!r}"
-            said = seen.body.replace(b"alpha", b"")
-            if CANARY.encode() in said or SECRET.encode() in seen.body:
-                foreign.append(what)
-            if (seen.status, _shape(seen, "alpha")) != (other.status, _shape(other, "zzpha")):
-                differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
-    return tried
+            case_count += 1
+            description = f"beta/{role.value} for alpha {method} {path}: {response.status} {response.body[:160]!r}"
+            visible_body = response.body.replace(b"alpha", b"")
+            if CANARY.encode() in visible_body or SECRET.encode() in response.body:
+                foreign.append(description)
+            if (response.status, _shape(response, "alpha")) != (
+                control_response.status,
+                _shape(control_response, "zzpha"),
+            ):
+                differing.append(
+                    f"{description} differs from {control_response.status} {control_response.body[:160]!r}"
+                )
+    return case_count
 
 
-async def matrix(world: World) -> tuple[int, list[str], list[str]]:
-    """(cases tried, foreign bytes seen, answers that differ from those to an id that never was)."""
-    tried, foreign, differing = 0, list[str](), list[str]()
-    before = await _alpha(world)
-    every = [(f"beta/{role.value}", case) for role in Role for case in cases(world)]
-    every += [("beta/app", case) for case in call_cases(world)]
-    for who, (method, path, body, id_) in every:
+async def matrix(world: TenantWorld) -> tuple[int, list[str], list[str]]:
+    """Run all cases; return (number of cases, responses with foreign data, responses
+    that reveal whether an id exists)."""
+    case_count, foreign, differing = 0, list[str](), list[str]()
+    # Alpha's state is compared at the end: no case may change anything of it.
+    state_before = await _alpha_state(world)
+    all_cases = [(f"beta/{role.value}", case) for role in Role for case in cases(world)]
+    all_cases += [("beta/app", case) for case in call_cases(world)]
+    for who, (method, path, body, id_) in all_cases:
         key = world.keys[who]
-        seen = await ask(world.gateway, method, path, key, body)
-        tried += 1
-        what = f"{who} {method} {path} {str(body)[:80]}: {seen.status} {seen.body[:160]!r}"
-        said = seen.body.replace(id_.encode(), b"").replace(urllib.parse.quote(id_).encode(), b"")
-        if CANARY.encode() in said or SECRET.encode() in seen.body or b"alpha-" in said:
-            foreign.append(what)
+        response = await ask(world.gateway, method, path, key, body)
+        case_count += 1
+        description = f"{who} {method} {path} {str(body)[:80]}: {response.status} {response.body[:160]!r}"
+        # The response may repeat the id that the caller sent; that is not a leak.
+        visible_body = response.body.replace(id_.encode(), b"").replace(
+            urllib.parse.quote(id_).encode(), b""
+        )
+        if (
+            CANARY.encode() in visible_body
+            or SECRET.encode() in response.body
+            or b"alpha-" in visible_body
+        ):
+            foreign.append(description)
+        # An id of the same form that does not exist is the control: a different
+        # response would reveal that the foreign id exists.
         owner, slash, name = id_.rpartition("/")
-        never = f"{owner}{slash}{'00' if name.count('-') == 4 else 'zz'}{name[2:]}"
-        other = await ask(world.gateway, method, path.replace(id_, never), key, _replaced(body, id_, never))
-        if (seen.status, _shape(seen, id_)) != (other.status, _shape(other, never)):
-            differing.append(f"{what} differs from {other.status} {other.body[:160]!r}")
-    tried += await _acting(world, foreign, differing)
-    if await _alpha(world) != before:
+        unused_id = f"{owner}{slash}{'00' if name.count('-') == 4 else 'zz'}{name[2:]}"
+        control_response = await ask(
+            world.gateway,
+            method,
+            path.replace(id_, unused_id),
+            key,
+            _replaced(body, id_, unused_id),
+        )
+        if (response.status, _shape(response, id_)) != (
+            control_response.status,
+            _shape(control_response, unused_id),
+        ):
+            differing.append(
+                f"{description} differs from {control_response.status} {control_response.body[:160]!r}"
+            )
+    case_count += await _check_acting_for(world, foreign, differing)
+    if await _alpha_state(world) != state_before:
         foreign.append("something of the first tenant's was changed")
-    return tried, foreign, differing
+    return case_count, foreign, differing
 
 
 _TABLES = (
-    "datasets", "documents", "segments", "children", "dataset_tags", "dataset_tag_bindings", "conversations",
+    "datasets",
+    "documents",
+    "segments",
+    "children",
+    "dataset_tags",
+    "dataset_tag_bindings",
+    "conversations",
     "messages",
-)  # fmt: skip
+)
 
 
-async def _alpha(world: World) -> list[Any]:
-    """All that the first tenant has, to be compared."""
+async def _alpha_state(world: TenantWorld) -> list[Any]:
+    """Return everything that alpha owns, for a comparison."""
     kinds = (*PLURALS.values(), "app", "app_key")
-    resources = [one for kind in kinds for one in await world.yard.services.storage.resources.all("alpha", kind)]
+    resources = [
+        resource
+        for resource_type in kinds
+        for resource in await world.yard.services.storage.resources.list(
+            "alpha", resource_type
+        )
+    ]
     rows: list[tuple[Any, ...]] = []
     for table in _TABLES:
         fetched = await world.yard.services.storage.database.fetch(
             f"SELECT * FROM {table} WHERE tenant = ?", ("alpha",)
         )
         rows += [tuple(row) for row in fetched]
-    return [*resources, *await world.yard.services.calls.ledger.usage.recent("alpha", most=1000), *rows]
+    return [
+        *resources,
+        *await world.yard.services.calls.ledger.usage.recent("alpha", limit=1000),
+        *rows,
+    ]
 
 
-def _replaced(body: Any, id_: str, never: str) -> Any:
-    return json.loads(json.dumps(body).replace(id_, never)) if body is not None else None
+def _replaced(body: Any, id_: str, unused_id: str) -> Any:
+    """Return the body with the id replaced everywhere."""
+    return (
+        json.loads(json.dumps(body).replace(id_, unused_id))
+        if body is not None
+        else None
+    )
 
 
-def _shape(seen: Seen, id_: str) -> str:
-    """The answer without what differs between any two calls."""
+def _shape(response: GatewayResponse, id_: str) -> str:
+    """Return the response without the parts that differ between any two calls."""
     try:
-        document = json.loads(seen.body)
+        document = json.loads(response.body)
     except ValueError:
-        return seen.body.decode("latin-1").replace(id_, "ID")[:40]
-    if seen.status < 400:
+        return response.body.decode("latin-1").replace(id_, "ID")[:40]
+    # Successful responses have contents of their own; only the success is compared.
+    if response.status < 400:
         return "fine"
     error = document.get("error", document)
-    words = error.get("message") if isinstance(error, dict) else document.get("message")
-    # What is near a name is looked for among what the caller has: the suggestion may differ, the refusal may not.
-    return str(words or document).replace(id_, "ID").partition(";")[0]
+    message = (
+        error.get("message") if isinstance(error, dict) else document.get("message")
+    )
+    # Suggestions of similar names come from the caller's own resources, so the
+    # suggestion may differ; the refusal may not.
+    return str(message or document).replace(id_, "ID").partition(";")[0]
 
 
-async def secrets_said(world: World, logs: io.StringIO, spans: Any, home: str) -> list[str]:
-    """Where the secret, or a form of it, can be read."""
+async def find_leaked_secrets(
+    world: TenantWorld, logs: io.StringIO, spans: Any, home: str
+) -> list[str]:
+    """Return the outputs in which a secret, or an encoding of it, can be read."""
     key = world.keys["alpha/owner"]
-    shown = [key]
-    for body in ({"model": "openai/gpt-5-mini", "messages": [{"role": "user", "content": f"my key is {SECRET}"}]},):
+    caller_keys = [key]
+    # The upstream refuses this request and repeats the secret in its error message.
+    for body in (
+        {
+            "model": "openai/gpt-5-mini",
+            "messages": [{"role": "user", "content": f"my key is {SECRET}"}],
+        },
+    ):
         for stream in (False, True):
-            await ask(world.gateway, "POST", "/v1/chat/completions", key, {**body, "stream": stream})
+            await ask(
+                world.gateway,
+                "POST",
+                "/v1/chat/completions",
+                key,
+                {**body, "stream": stream},
+            )
     paths = (
         "credentials",
         "keys",
@@ -432,39 +725,70 @@ async def secrets_said(world: World, logs: io.StringIO, spans: Any, home: str) -
         "usage/rows",
         "usage/rows?format=csv",
     )
-    answers = [(path, (await ask(world.gateway, "GET", f"{PREFIX}/{path}", key)).body) for path in paths]
+    answers = [
+        (path, (await ask(world.gateway, "GET", f"{PREFIX}/{path}", key)).body)
+        for path in paths
+    ]
     answers.append(("metrics", (await ask(world.gateway, "GET", "/metrics", key)).body))
-    answers.append(("openapi", (await ask(world.gateway, "GET", "/admin/openapi.json", key)).body))
+    answers.append(
+        ("openapi", (await ask(world.gateway, "GET", "/admin/openapi.json", key)).body)
+    )
     explained = f"{PREFIX}/calls/{world.ids['call'][0]}"
     answers.append(("explain", (await ask(world.gateway, "GET", explained, key)).body))
     await world.yard.services.calls.ledger.flush()
-    places = [(f"answer of {name}", body) for name, body in answers]
-    places += [("the log", logs.getvalue().encode())]
-    places += [("a trace", str([dict(one.attributes) for one in spans]).encode())]
-    places += [("a trace's events", str([[e.name, dict(e.attributes)] for one in spans for e in one.events]).encode())]
-    places += await asyncio.to_thread(_files, Path(home))
-    found = []
-    for name, text in places:
-        for secret in (SECRET, *shown):
-            forms = {secret, base64.b64encode(secret.encode()).decode(), urllib.parse.quote(secret), secret[:16]}
-            found += [
-                f"{name} says {form[:6]}…" for form in forms if form.encode() in text and name != "file master.key"
+    outputs = [(f"answer of {name}", body) for name, body in answers]
+    outputs += [("the log", logs.getvalue().encode())]
+    outputs += [("a trace", str([dict(span.attributes) for span in spans]).encode())]
+    outputs += [
+        (
+            "a trace's events",
+            str(
+                [[e.name, dict(e.attributes)] for span in spans for e in span.events]
+            ).encode(),
+        )
+    ]
+    outputs += await asyncio.to_thread(_files, Path(home))
+    leaks = []
+    # The prefix of a secret counts too: partial masking must not show this much. The
+    # master key file is a secret itself.
+    for name, text in outputs:
+        for secret in (SECRET, *caller_keys):
+            forms = {
+                secret,
+                base64.b64encode(secret.encode()).decode(),
+                urllib.parse.quote(secret),
+                secret[:16],
+            }
+            leaks += [
+                f"{name} says {encoded[:6]}…"
+                for encoded in forms
+                if encoded.encode() in text and name != "file master.key"
             ]
-    return sorted(set(found))
+    return sorted(set(leaks))
 
 
 def _files(home: Path) -> list[tuple[str, bytes]]:
-    return [(f"file {path.name}", path.read_bytes()) for path in home.rglob("*") if path.is_file()]
+    """Return the name and the contents of every file in the home folder."""
+    return [
+        (f"file {path.name}", path.read_bytes())
+        for path in home.rglob("*")
+        if path.is_file()
+    ]
 
 
 def prove() -> Proof:
+    """Run the isolation and the secrets check."""
     return asyncio.run(_prove())
 
 
 async def _prove() -> Proof:
+    """Build the tenants, run the cases, then search logs, traces, files and responses
+    for secrets."""
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
+        InMemorySpanExporter,
+    )
 
     proof = Proof()
     exporter = InMemorySpanExporter()
@@ -476,40 +800,70 @@ async def _prove() -> Proof:
     handlers[1].setFormatter(TextFormatter())
 
     def answer(request: Any) -> Any:
+        """The upstream: refuses requests that contain the secret, and responds to all
+        others."""
         if "secretcanary" in json.dumps(request.json):
-            return error_answer(401, f"the key {SECRET} is wrong")  # some providers repeat it
+            return error_answer(
+                401, f"the key {SECRET} is wrong"
+            )  # some providers repeat it
         if request.path.endswith("/responses"):
             return json_answer(_RESPONSE)
-        return stream_answer(chat_events(["fi", "ne"])) if request.json.get("stream") else chat_answer("fine")
+        return (
+            stream_answer(chat_events(["fi", "ne"]))
+            if request.json.get("stream")
+            else chat_answer("fine")
+        )
 
-    with tempfile.TemporaryDirectory(prefix="modelyard-show-") as home, Upstream(answer) as upstream:
+    with (
+        tempfile.TemporaryDirectory(prefix="modelyard-show-") as home,
+        Upstream(answer) as upstream,
+    ):
         traced = OpenTelemetryCallback(provider.get_tracer("x"), content=True)
         world = await build(home, upstream.url, [traced])
-        asked = {request.key for request in upstream.requests}
-        tried, foreign, differing = await matrix(world)
-        wrong = {request.key for request in upstream.requests} - asked - {"sk-beta-own-key"}
+        setup_keys = {request.key for request in upstream.requests}
+        case_count, foreign, differing = await matrix(world)
+        # Every key that the upstream saw during the cases must be one that setup used
+        # or beta's own.
+        foreign_keys = (
+            {request.key for request in upstream.requests}
+            - setup_keys
+            - {"sk-beta-own-key"}
+        )
         for handler in handlers:
             logger.addHandler(handler)
         level = logger.level
+        # At the most verbose level, where a leak into the log is most likely.
         logger.setLevel(logging.DEBUG)
         try:
-            said = await secrets_said(world, logs, exporter.get_finished_spans(), home)
+            leaks = await find_leaked_secrets(
+                world, logs, exporter.get_finished_spans(), home
+            )
         finally:
             logger.setLevel(level)
             for handler in handlers:
                 logger.removeHandler(handler)
         await world.yard.aclose()
     routes = sum(1 for _ in world.gateway.router.rows())
-    proof.line("routes, cases tried by four roles", f"{routes}, {tried}", tried > 1000)
+    proof.line(
+        "routes, cases tried by four roles",
+        f"{routes}, {case_count}",
+        case_count > 1000,
+    )
     proof.line("foreign bytes", foreign[:3] or "none", not foreign)
-    proof.line("answers unlike those to an id that never was", differing[:3] or "none", not differing)
-    proof.line("foreign credentials used upstream", wrong or "none", not wrong)
-    proof.line("places where a secret is said", said[:5] or "none", not said)
+    proof.line(
+        "answers unlike those to an id that never was",
+        differing[:3] or "none",
+        not differing,
+    )
+    proof.line(
+        "foreign credentials used upstream", foreign_keys or "none", not foreign_keys
+    )
+    proof.line("places where a secret is said", leaks[:5] or "none", not leaks)
     proof.figures |= {
         "routes": routes,
-        "cases": tried,
+        "cases": case_count,
         "foreign": len(foreign),
         "differing": len(differing),
-        "secrets": len(said),
+        "secrets": len(leaks),
     }
     return proof

@@ -1,4 +1,5 @@
-"""Three credentials of one provider: one is refused, one is limited, one works. Then the provider goes down."""
+"""Three credentials of one provider: one is refused, one is rate limited, one works.
+Then the whole provider goes down."""
 
 import time
 from decimal import Decimal
@@ -6,7 +7,15 @@ from decimal import Decimal
 import openai
 
 from modelyard.testing import Upstream, chat_answer, error_answer
-from tools.show.proof import Proof, free_port, modelyard, own_home, running, serve_command, spent
+from tools.show.proof import (
+    Proof,
+    cost_by_group,
+    free_port,
+    modelyard,
+    running,
+    serve_command,
+    temporary_home,
+)
 
 _SETTINGS = """
 failover: {{openai/gpt-5-mini: [local/qwen2.5-coder-0.5b]}}
@@ -22,6 +31,8 @@ providers:
 
 
 def prove() -> Proof:
+    """Check the order of the credentials, the cooldown, the failover and the costs in
+    the ledger."""
     proof = Proof()
     answers = {
         "sk-refused": error_answer(401, "this key was revoked"),
@@ -31,43 +42,75 @@ def prove() -> Proof:
     with Upstream(lambda request: answers[request.key]) as upstream:
         port = free_port()
         with (
-            own_home(modelyard=_SETTINGS.format(url=upstream.url)) as environ,
+            temporary_home(modelyard=_SETTINGS.format(url=upstream.url)) as environ,
             running(serve_command(), port, environ=environ),
         ):
-            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+            client = openai.OpenAI(
+                base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0
+            )
 
             def ask() -> str:
+                """Send one chat request and return the text of the answer."""
                 answer = client.chat.completions.create(
-                    model="openai/gpt-5-mini", messages=[{"role": "user", "content": "Hi"}], max_tokens=8
+                    model="openai/gpt-5-mini",
+                    messages=[{"role": "user", "content": "Hi"}],
+                    max_tokens=8,
                 )
                 return answer.choices[0].message.content or ""
 
             texts = [ask() for _ in range(4)]
+            # The refused and the limited credential are tried once each; after that
+            # they are in cooldown.
             order = [request.key.removeprefix("sk-") for request in upstream.requests]
-            wanted = ["refused", "limited", "works", "works", "works", "works"]
-            proof.line("four calls, every one answered", texts, texts == ["It works."] * 4)
-            proof.line("who was asked", ", ".join(order), order == wanted)
-            answers["sk-limited"] = chat_answer("The limit is over.", prompt=1000, completion=500)
+            expected_order = ["refused", "limited", "works", "works", "works", "works"]
+            proof.line(
+                "four calls, every one answered", texts, texts == ["It works."] * 4
+            )
+            proof.line("who was asked", ", ".join(order), order == expected_order)
+            answers["sk-limited"] = chat_answer(
+                "The limit is over.", prompt=1000, completion=500
+            )
+            # Just longer than the Retry-After of the limited credential.
             time.sleep(3.1)
             later = {ask() for _ in range(4)}
             proof.line(
-                "after Retry-After, 3 s", f"both serve: {sorted(later)}", later == {"It works.", "The limit is over."}
+                "after Retry-After, 3 s",
+                f"both serve: {sorted(later)}",
+                later == {"It works.", "The limit is over."},
             )
             for key in answers:
                 answers[key] = error_answer(503, "down for maintenance")
             rescued = ask()
-            proof.line("the provider down, failover to a local model", repr(rescued), bool(rescued))
+            proof.line(
+                "the provider down, failover to a local model",
+                repr(rescued),
+                bool(rescued),
+            )
+            # Ledger rows are written in batches; let the last one be written.
             time.sleep(0.2)
-            shown = modelyard("usage", "--by", "provider,credential,status", environ=environ)
+            usage_table = modelyard(
+                "usage", "--by", "provider,credential,status", environ=environ
+            )
             rows = modelyard("usage", "--rows", "20", environ=environ)
-            costs = spent("provider", "credential", "status", environ=environ)
+            costs = cost_by_group("provider", "credential", "status", environ=environ)
     print(rows)
-    print(shown)
-    proof.line("the ledger", "has the refusal, the limit, the outage and the failover", all(
-        word in shown for word in ("upstream_authorization", "rate_limit_exceeded", "upstream_unavailable", "local")
-    ))  # fmt: skip
-    # 8 answered calls of 1,000 tokens in at 0.25 dollars a million and 500 out at 2; what was refused costs nothing.
-    wanted_costs = {
+    print(usage_table)
+    proof.line(
+        "the ledger",
+        "has the refusal, the limit, the outage and the failover",
+        all(
+            term in usage_table
+            for term in (
+                "upstream_authorization",
+                "rate_limit_exceeded",
+                "upstream_unavailable",
+                "local",
+            )
+        ),
+    )
+    # 8 successful calls of 1,000 input tokens at 0.25 dollars per million and 500
+    # output tokens at 2; refused calls cost nothing.
+    expected_costs = {
         ("openai", "works", "ok"): (6 * Decimal("0.00125"), "USD"),
         ("openai", "limited", "ok"): (2 * Decimal("0.00125"), "USD"),
         ("openai", "limited", "rate_limit_exceeded"): (Decimal(0), "USD"),
@@ -75,7 +118,10 @@ def prove() -> Proof:
         ("openai", "works", "upstream_unavailable"): (Decimal(0), "USD"),
         ("local", "-", "ok"): (Decimal(0), "USD"),
     }
-    told = "; ".join(f"{' '.join(key)} {amount:f} {currency}" for key, (amount, currency) in sorted(costs.items()))
-    proof.line("the cost", told, costs == wanted_costs)
+    cost_summary = "; ".join(
+        f"{' '.join(key)} {amount:f} {currency}"
+        for key, (amount, currency) in sorted(costs.items())
+    )
+    proof.line("the cost", cost_summary, costs == expected_costs)
     proof.figures |= {"asked": order, "answered": len(texts) + 5}
     return proof

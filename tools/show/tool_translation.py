@@ -1,5 +1,9 @@
-"""All function-calling cases of BFCL through every chat format and back: tools, calls and results. What goes in must come
-out. A scripted model then makes the accepted calls in an agent's loop; and the local model tries some, for the record."""
+"""Translate all function-calling cases of BFCL (Berkeley Function Calling Leaderboard)
+into every chat format and back: tools, calls and results must be unchanged.
+
+A scripted model then makes the accepted calls in an agent loop, and the local model
+tries some cases for information.
+"""
 
 import asyncio
 import gzip
@@ -32,51 +36,72 @@ from modelyard.models.messages import (
     UserPromptMessage,
 )
 from modelyard.models.types import ModelType
-from modelyard.testing.agents import Replies
+from modelyard.testing.agents import ScriptedChatModel
 from modelyard.tools.entities import Tool, ToolContext, ToolEntity, text_message
 from modelyard.tools.manager import ToolManager
 from tools.show.proof import Proof, weights_folder
 
 SETS = ("simple_python", "multiple", "parallel", "parallel_multiple", "live_simple")
-FORMATS = [one for one in MODULES if one != "openai_completions"]
+FORMATS = [
+    format_name for format_name in MODULES if format_name != "openai_completions"
+]
 LIVE = int(os.environ.get("BFCL_LIVE", "40"))
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
 
 
 def data_folder() -> Path:
-    return Path(os.environ.get("MODELYARD_TEST_DATA", Path(__file__).parents[3] / "shared" / "data")) / "bfcl"
+    """Return the folder with the BFCL cases; MODELYARD_TEST_DATA overrides its parent."""
+    return (
+        Path(
+            os.environ.get(
+                "MODELYARD_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"
+            )
+        )
+        / "bfcl"
+    )
 
 
 def lines(name: str) -> list[dict[str, Any]]:
+    """Return the rows of one compressed file of the collection."""
     with gzip.open(data_folder() / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file if line.strip()]
 
 
 def schema(value: Any) -> Any:
-    """The collection's own words for types as JSON schema's."""
+    """Translate the collection's type names into those of JSON Schema, at every level."""
     if isinstance(value, dict):
-        found = {key: schema(one) for key, one in value.items()}
-        if isinstance(found.get("type"), str):
-            found["type"] = _TYPES.get(found["type"], found["type"])
-        return found
-    return [schema(one) for one in value] if isinstance(value, list) else value
+        converted = {key: schema(child) for key, child in value.items()}
+        if isinstance(converted.get("type"), str):
+            converted["type"] = _TYPES.get(converted["type"], converted["type"])
+        return converted
+    return [schema(child) for child in value] if isinstance(value, list) else value
 
 
-def plain(name: str) -> str:
+def model_safe_name(name: str) -> str:
+    """Return a function name that all vendors accept: letters, digits, `_` and `-`, at
+    most 64 characters."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
 
 
 def cases() -> list[tuple[str, LLMRequest, list[tuple[str, dict[str, Any]]]]]:
-    """(set, request, the calls that are accepted: of several values the first)."""
-    found: list[Any] = []
+    """Return (set, request, accepted calls); if several values are accepted, the first
+    is used."""
+    all_cases: list[Any] = []
     for name in (*SETS, "irrelevance"):
-        answers = {one["id"]: one["ground_truth"] for one in lines(f"{name}.answers")} if name in SETS else {}
+        # Cases of "irrelevance" have no answers: no tool fits, so no call is accepted.
+        answers = (
+            {row["id"]: row["ground_truth"] for row in lines(f"{name}.answers")}
+            if name in SETS
+            else {}
+        )
         for case in lines(name):
             tools = [
                 PromptMessageTool(
-                    name=plain(one["name"]), description=one["description"], parameters=schema(one["parameters"])
+                    name=model_safe_name(function["name"]),
+                    description=function["description"],
+                    parameters=schema(function["parameters"]),
                 )
-                for one in case["function"]
+                for function in case["function"]
             ]
             messages: list[AnyPromptMessage] = [
                 UserPromptMessage(content=one["content"])
@@ -84,175 +109,315 @@ def cases() -> list[tuple[str, LLMRequest, list[tuple[str, dict[str, Any]]]]]:
                 for one in turn
                 if one["role"] == "user"
             ]
-            needed = {plain(one["name"]): one["parameters"].get("required") or () for one in case["function"]}
+            # Required arguments must be present even if the answer also accepts their
+            # absence.
+            needed = {
+                model_safe_name(function["name"]): function["parameters"].get(
+                    "required"
+                )
+                or ()
+                for function in case["function"]
+            }
             calls = [
-                (plain(name), _first(given, needed.get(plain(name), ())))
-                for one in answers.get(case["id"], ())
-                for name, given in one.items()
+                (
+                    model_safe_name(name),
+                    _first_accepted(
+                        accepted_values, needed.get(model_safe_name(name), ())
+                    ),
+                )
+                for answer in answers.get(case["id"], ())
+                for name, accepted_values in answer.items()
             ]
-            found.append(
-                (name, LLMRequest(messages=messages, tools=tools, model_parameters={"max_tokens": 256}), calls)
+            all_cases.append(
+                (
+                    name,
+                    LLMRequest(
+                        messages=messages,
+                        tools=tools,
+                        model_parameters={"max_tokens": 256},
+                    ),
+                    calls,
+                )
             )
-    return found
+    return all_cases
 
 
-def _first(given: Mapping[str, Any], required: Any = ()) -> dict[str, Any]:
-    """Of the accepted values of each argument the first; an empty one says that it may be left out."""
-    found: dict[str, Any] = {}
-    for key, values in given.items():
-        usable = [one for one in values if one != ""]
+def _first_accepted(
+    accepted_values: Mapping[str, Any], required: Any = ()
+) -> dict[str, Any]:
+    """Return the first accepted value of each argument.
+
+    An empty string among the accepted values means that the argument may be omitted.
+    """
+    arguments: dict[str, Any] = {}
+    for key, values in accepted_values.items():
+        usable = [value for value in values if value != ""]
         if usable and ("" not in values or key in required):
-            found[key] = _plainly(usable[0])
-    return found
+            arguments[key] = _resolve_options(usable[0])
+    return arguments
 
 
-def _plainly(value: Any) -> Any:
-    """Objects inside hold lists of accepted values too."""
+def _resolve_options(value: Any) -> Any:
+    """Resolve lists of accepted values inside nested objects."""
     if isinstance(value, dict):
-        is_options = all(isinstance(one, list) for one in value.values())
-        return _first(value) if is_options else value
-    return [_plainly(one) for one in value] if isinstance(value, list) else value
+        is_options = all(isinstance(option, list) for option in value.values())
+        return _first_accepted(value) if is_options else value
+    return (
+        [_resolve_options(element) for element in value]
+        if isinstance(value, list)
+        else value
+    )
 
 
-def through(value: Any) -> Any:
+def json_round_trip(value: Any) -> Any:
+    """Return the value after a JSON round trip, as it would arrive over the network."""
     return json.loads(json.dumps(value))
 
 
-def translated(module: Any, request: LLMRequest, calls: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """What is not the same behind a format."""
-    wrong: list[str] = []
+def translated(
+    module: Any, request: LLMRequest, calls: list[tuple[str, dict[str, Any]]]
+) -> list[str]:
+    """Return what one format changed: names of tools, calls or results that differ
+    after the round trip."""
+    mismatches: list[str] = []
+    # Gemini has the choice of streaming in the URL and not in the body.
     extra = {"stream": False} if module.FORMAT == "gemini" else {}
-    again = module.parse_request(through(module.dump_request(request, "m", {})), **extra)
-    for mine, theirs in zip(request.tools, again.tools, strict=True):
-        if (mine.name, mine.description, mine.parameters) != (theirs.name, theirs.description, theirs.parameters):
-            wrong.append(f"tool {mine.name}")
-    made = [
-        ToolCall(id=f"call_{at}", function=ToolCallFunction(name=name, arguments=msgspec.json.encode(given).decode()))
-        for at, (name, given) in enumerate(calls)
-    ]
-    if not made:
-        return wrong
-    message = AssistantPromptMessage(tool_calls=made)
-    result = LLMResult(
-        id="r", model="m", choices=[LLMChoice(message=message, finish_reason="tool_calls")], usage=LLMUsage.of(5, 5)
+    parsed_request = module.parse_request(
+        json_round_trip(module.dump_request(request, "m", {})), **extra
     )
-    wanted = [(one.function.name, json.loads(one.function.arguments)) for one in made]
-    for how, got in (
-        ("whole", module.parse_result(through(module.dump_result(result)))),
-        ("streamed", fold(module.parse_stream(through(list(module.dump_stream(result.as_chunks())))))),
+    for mine, parsed_tool in zip(request.tools, parsed_request.tools, strict=True):
+        if (mine.name, mine.description, mine.parameters) != (
+            parsed_tool.name,
+            parsed_tool.description,
+            parsed_tool.parameters,
+        ):
+            mismatches.append(f"tool {mine.name}")
+    tool_calls = [
+        ToolCall(
+            id=f"call_{index}",
+            function=ToolCallFunction(
+                name=name, arguments=msgspec.json.encode(arguments).decode()
+            ),
+        )
+        for index, (name, arguments) in enumerate(calls)
+    ]
+    if not tool_calls:
+        return mismatches
+    message = AssistantPromptMessage(tool_calls=tool_calls)
+    result = LLMResult(
+        id="r",
+        model="m",
+        choices=[LLMChoice(message=message, finish_reason="tool_calls")],
+        usage=LLMUsage.of(5, 5),
+    )
+    expected_calls = [
+        (call.function.name, json.loads(call.function.arguments)) for call in tool_calls
+    ]
+    for mode, parsed_result in (
+        ("whole", module.parse_result(json_round_trip(module.dump_result(result)))),
+        (
+            "streamed",
+            fold(
+                module.parse_stream(
+                    json_round_trip(list(module.dump_stream(result.as_chunks())))
+                )
+            ),
+        ),
     ):
-        if [(one.function.name, json.loads(one.function.arguments or "{}")) for one in got.tool_calls] != wanted:
-            wrong.append(f"calls, {how}")
+        if [
+            (call.function.name, json.loads(call.function.arguments or "{}"))
+            for call in parsed_result.tool_calls
+        ] != expected_calls:
+            mismatches.append(f"calls, {mode}")
+    # The next request of a conversation repeats the calls and adds the results; both
+    # have to survive.
     turns: list[AnyPromptMessage] = [
-        *request.messages, message,
-        *(ToolPromptMessage(content=f"result {at}", tool_call_id=one.id, name=one.function.name) for at, one in enumerate(made)),
-    ]  # fmt: skip
-    asked = msgspec.structs.replace(request, messages=turns)
-    back = module.parse_request(through(module.dump_request(asked, "m", {})), **extra)
-    results = [one.text for one in back.messages if isinstance(one, ToolPromptMessage)]
-    if results != [f"result {at}" for at in range(len(made))]:
-        wrong.append("results")
-    called = [(one.function.name, json.loads(one.function.arguments)) for each in back.messages
-              if isinstance(each, AssistantPromptMessage) for one in each.tool_calls]  # fmt: skip
-    if called != wanted:
-        wrong.append("calls, told again")
-    return wrong
+        *request.messages,
+        message,
+        *(
+            ToolPromptMessage(
+                content=f"result {index}", tool_call_id=call.id, name=call.function.name
+            )
+            for index, call in enumerate(tool_calls)
+        ),
+    ]
+    followup_request = msgspec.structs.replace(request, messages=turns)
+    back = module.parse_request(
+        json_round_trip(module.dump_request(followup_request, "m", {})), **extra
+    )
+    results = [
+        parsed_message.text
+        for parsed_message in back.messages
+        if isinstance(parsed_message, ToolPromptMessage)
+    ]
+    if results != [f"result {index}" for index in range(len(tool_calls))]:
+        mismatches.append("results")
+    called = [
+        (call.function.name, json.loads(call.function.arguments))
+        for parsed_message in back.messages
+        if isinstance(parsed_message, AssistantPromptMessage)
+        for call in parsed_message.tool_calls
+    ]
+    if called != expected_calls:
+        mismatches.append("calls, told again")
+    return mismatches
 
 
-class Recorded(Tool):
-    """A case's tool: says what it was called with."""
+class EchoTool(Tool):
+    """A tool of a case that returns its name and arguments as its result."""
 
     def __init__(self, tool: PromptMessageTool) -> None:
-        self.entity = ToolEntity(name=tool.name, description=tool.description, schema=tool.parameters, kind="function")
+        self.entity = ToolEntity(
+            name=tool.name,
+            description=tool.description,
+            schema=tool.parameters,
+            kind="function",
+        )
 
     async def invoke(self, parameters: Mapping[str, Any], context: ToolContext) -> Any:
+        """Return the call's arguments as JSON text."""
         yield text_message(json.dumps({self.name: parameters}, sort_keys=True))
 
 
 def allowed(request: LLMRequest, calls: list[tuple[str, dict[str, Any]]]) -> bool:
-    """Whether the accepted calls satisfy the tools' own schemas: a few do not."""
-    schemas = {one.name: one.parameters for one in request.tools}
-    return all(Draft202012Validator(schemas[name]).is_valid(given) for name, given in calls)
+    """Return whether the accepted calls satisfy the tools' own schemas; in a few cases
+    they do not."""
+    schemas = {tool.name: tool.parameters for tool in request.tools}
+    return all(
+        Draft202012Validator(schemas[name]).is_valid(arguments)
+        for name, arguments in calls
+    )
 
 
-async def looped(request: LLMRequest, calls: list[tuple[str, dict[str, Any]]]) -> bool:
-    """Whether an agent whose model makes these calls has each tool called with just that."""
-    model = Replies(replies=[{"calls": [[name, given] for name, given in calls]}, "Done."], cut="signs")
-    agent = Agent(model, ToolManager(), tools=[Recorded(one) for one in request.tools])
-    seen: dict[str, ToolFinished] = {}
+async def run_agent_loop(
+    request: LLMRequest, calls: list[tuple[str, dict[str, Any]]]
+) -> bool:
+    """Return whether an agent calls the tools with exactly the arguments that its
+    scripted model generates."""
+    # The scripted model streams character by character, the hardest case for the
+    # parser.
+    model = ScriptedChatModel(
+        replies=[{"calls": [[name, arguments] for name, arguments in calls]}, "Done."],
+        cut="signs",
+    )
+    agent = Agent(
+        model, ToolManager(), tools=[EchoTool(tool) for tool in request.tools]
+    )
+    finished_calls: dict[str, ToolFinished] = {}
     async with aclosing(agent.stream(request.messages[-1].text)) as events:
-        async for one in events:
-            if isinstance(one, ToolFinished):
-                seen[one.call.id] = one
-    wanted = [json.dumps({name: given}, sort_keys=True) for name, given in calls]
-    results = [one.text for one in model.requests[1].messages if isinstance(one, ToolPromptMessage)]
-    return results == wanted
+        async for event in events:
+            if isinstance(event, ToolFinished):
+                finished_calls[event.call.id] = event
+    expected_results = [
+        json.dumps({name: arguments}, sort_keys=True) for name, arguments in calls
+    ]
+    # The second request of the model contains the results of the tools.
+    results = [
+        message.text
+        for message in model.requests[1].messages
+        if isinstance(message, ToolPromptMessage)
+    ]
+    return results == expected_results
 
 
-async def live(every: list[Any]) -> tuple[int, int, int, float]:
-    """(right name, right call, tried, seconds) of the local model on the first simple cases."""
-    settings = Settings(home=str(weights_folder().parent), local=LocalSettings(weights=str(weights_folder())))
-    answers = {one["id"]: one["ground_truth"][0] for one in lines("simple_python.answers")}
-    names = right = tried = 0
-    began = time.monotonic()
+async def live(all_cases: list[Any]) -> tuple[int, int, int, float]:
+    """Run the local model on the first simple cases; return (right name, right call,
+    tried, seconds)."""
+    settings = Settings(
+        home=str(weights_folder().parent),
+        local=LocalSettings(weights=str(weights_folder())),
+    )
+    answers = {
+        row["id"]: row["ground_truth"][0] for row in lines("simple_python.answers")
+    }
+    names = correct_calls = case_count = 0
+    started_at = time.monotonic()
     async with Modelyard(settings, environ={}) as yard:
         model = yard.services.calls.models.find("default", "default", ModelType.LLM)
-        for case, (_, request, _) in zip(lines("simple_python")[:LIVE], every, strict=False):
+        for case, (_, request, _) in zip(
+            lines("simple_python")[:LIVE], all_cases, strict=False
+        ):
             result = await model.invoke_llm(
-                msgspec.structs.replace(request, model_parameters={"max_tokens": 200, "temperature": 0})
+                msgspec.structs.replace(
+                    request, model_parameters={"max_tokens": 200, "temperature": 0}
+                )
             )
-            tried += 1
+            case_count += 1
             name, accepted = next(iter(answers[case["id"]].items()))
-            if not result.tool_calls or result.tool_calls[0].function.name != plain(name):
+            if not result.tool_calls or result.tool_calls[
+                0
+            ].function.name != model_safe_name(name):
                 continue
             names += 1
+            # A small model may generate arguments that are not valid JSON.
             try:
-                given = json.loads(result.tool_calls[0].function.arguments)
+                arguments = json.loads(result.tool_calls[0].function.arguments)
             except ValueError:
                 continue
-            fits = all(given.get(key, "") in values for key, values in accepted.items()) and set(given) <= set(accepted)
-            right += fits
-    return names, right, tried, time.monotonic() - began
+            is_accepted = all(
+                arguments.get(key, "") in values for key, values in accepted.items()
+            ) and set(arguments) <= set(accepted)
+            correct_calls += is_accepted
+    return names, correct_calls, case_count, time.monotonic() - started_at
 
 
 def prove() -> Proof:
+    """Check every format with every case, then the agent loop, then the local model."""
     proof = Proof()
-    every = cases()
-    if not every:
+    all_cases = cases()
+    if not all_cases:
         proof.line("data/bfcl", "is not here", ok=False)
         return proof
-    by_set = Counter(name for name, _, _ in every)
+    by_set = Counter(name for name, _, _ in all_cases)
     proof.line("cases", ", ".join(f"{name} {count}" for name, count in by_set.items()))
     for name in FORMATS:
         problems: Counter[str] = Counter()
-        for _, request, calls in every:
-            problems.update(one.partition(" ")[0] for one in translated(MODULES[name], request, calls))
-        bad = sum(problems.values())
+        for _, request, calls in all_cases:
+            problems.update(
+                mismatch.partition(" ")[0]
+                for mismatch in translated(MODULES[name], request, calls)
+            )
+        mismatch_count = sum(problems.values())
         proof.line(
             f"{name}: tools, calls whole and streamed, results",
-            f"{len(every)} cases, {bad} that differ {dict(problems) or ''}",
-            not bad,
+            f"{len(all_cases)} cases, {mismatch_count} that differ {dict(problems) or ''}",
+            not mismatch_count,
         )
-        proof.figures[name] = len(every) - bad
-    with_calls = [one for one in every if one[2] and allowed(one[1], one[2])]
-    forbidden = [one for one in every if one[2] and not allowed(one[1], one[2])]
-    good = asyncio.run(_all_looped(with_calls))
+        proof.figures[name] = len(all_cases) - mismatch_count
+    # Cases whose accepted calls violate their own schema are expected to be refused by
+    # the agent.
+    with_calls = [case for case in all_cases if case[2] and allowed(case[1], case[2])]
+    forbidden = [
+        case for case in all_cases if case[2] and not allowed(case[1], case[2])
+    ]
+    matching_count = asyncio.run(_all_looped(with_calls))
     passed = asyncio.run(_all_looped(forbidden))
-    told = f"{len(forbidden) - passed} of {len(forbidden)} refused"
-    proof.line("accepted answers that the tools' own schemas forbid", told, passed == 0)
+    summary = f"{len(forbidden) - passed} of {len(forbidden)} refused"
     proof.line(
-        "in an agent's loop, sign by sign", f"{good} of {len(with_calls)} called as accepted", good == len(with_calls)
+        "accepted answers that the tools' own schemas forbid", summary, passed == 0
     )
-    proof.figures |= {"cases": len(every), "looped": good}
+    proof.line(
+        "in an agent's loop, sign by sign",
+        f"{matching_count} of {len(with_calls)} called as accepted",
+        matching_count == len(with_calls),
+    )
+    proof.figures |= {"cases": len(all_cases), "looped": matching_count}
     if LIVE:
-        names, right, tried, seconds = asyncio.run(live(every))
+        names, correct_calls, case_count, seconds = asyncio.run(live(all_cases))
         proof.line(
             "the local 0.5B model, for the record",
-            f"{names} of {tried} the right tool, {right} the very call, {seconds:.0f} s",
+            f"{names} of {case_count} the right tool, {correct_calls} the very call, {seconds:.0f} s",
         )
-        proof.figures["live"] = {"right_tool": names, "right_call": right, "tried": tried}
+        proof.figures["live"] = {
+            "right_tool": names,
+            "right_call": correct_calls,
+            "tried": case_count,
+        }
     return proof
 
 
-async def _all_looped(every: list[Any]) -> int:
-    return sum([await looped(request, calls) for _, request, calls in every])
+async def _all_looped(all_cases: list[Any]) -> int:
+    """Return how many cases passed the agent loop."""
+    return sum(
+        [await run_agent_loop(request, calls) for _, request, calls in all_cases]
+    )

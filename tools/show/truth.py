@@ -1,6 +1,8 @@
-"""What an answer says, read straight from its bytes: an account of its own that shares no code with the product.
+"""Independent readers of vendor responses, which share no code with the product and
+serve as the reference for tests.
 
-Each reader takes one vendor's answer, whole or as the events of a stream, and returns a `Truth`.
+Each reader takes one vendor's response, complete or as the events of a stream, and
+returns a `Truth`.
 """
 
 import json
@@ -14,62 +16,85 @@ JSON = dict[str, Any]
 
 @dataclass
 class Truth:
+    """The facts of one response, independent of its format."""
+
     text: str = ""
     tools: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """Names and arguments, the arguments as canonical JSON."""
+    """(name, arguments) of each call, with the arguments as canonical JSON."""
     thinking: str = ""
     signatures: list[str] = field(default_factory=list[str])
     finish: str = ""
     usage: dict[str, int] = field(default_factory=dict[str, int])
-    """prompt, completion, cached, cache_write, reasoning: all that went in and came out, and how much of it was which."""
+    """Token counts: prompt and completion are totals; cached, cache_write and reasoning
+    are parts of them."""
     images: int = 0
 
     def without_tags(self) -> None:
-        """Some servers write thoughts into the text, between tags at its beginning."""
-        head, _, rest = self.text.lstrip().partition("</think>")
+        """Move thinking from the text to `thinking`: some servers write it between tags
+        at the start of the text."""
+        head, _, answer_text = self.text.lstrip().partition("</think>")
         if head.startswith("<think>"):  # an answer cut short may be all thought
             self.thinking += head.removeprefix("<think>")
-            self.text = rest.lstrip()
+            self.text = answer_text.lstrip()
 
     def settled(self) -> "Truth":
-        """Formats differ in whether a stop for calls is told apart: here it always is."""
+        """Return self with one spelling for the end at tool calls: not all formats
+        distinguish it from a normal stop."""
         if self.tools and self.finish == "stop":
             self.finish = "tool_calls"
         return self
 
 
 def canonical(arguments: Any) -> str:
+    """Return arguments as JSON with sorted keys; text that is not valid JSON is
+    returned unchanged."""
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments.strip() else {}
         except ValueError:
             return arguments
+    # Claude is given invalid arguments under this key; unwrap them again.
     if isinstance(arguments, dict) and arguments.keys() == {"INVALID_JSON"}:
         return str(arguments["INVALID_JSON"])
     return json.dumps(arguments or {}, sort_keys=True)
 
 
 def number(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    """Return a token count as an integer; 0 for anything that is not a finite number of
+    at least 0."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or value < 0
+    ):
         return 0
     return int(value)
 
 
 def dig(body: Any, *path: str) -> Any:
+    """Return the value at a path of keys; None if any step is missing."""
     for name in path:
         body = body.get(name) if isinstance(body, dict) else None
     return body
 
 
-# ------------------------------------------------------------------------------------------------ OpenAI chat
+# -------------------------------------------------------------------------- OpenAI chat
 
+# Other servers that use this format return finish reasons of their own.
 _CHAT_FINISH = {
-    "function_call": "tool_calls", "eos": "stop", "end_turn": "stop", "COMPLETE": "stop", "model_length": "length",
-    "MAX_TOKENS": "length", "max_tokens": "length",
-}  # fmt: skip
+    "function_call": "tool_calls",
+    "eos": "stop",
+    "end_turn": "stop",
+    "COMPLETE": "stop",
+    "model_length": "length",
+    "MAX_TOKENS": "length",
+    "max_tokens": "length",
+}
 
 
 def read_chat(body: JSON) -> Truth:
+    """Read a complete chat completion."""
     truth = Truth()
     choice = body["choices"][0]
     _add_chat_message(truth, choice.get("message") or {})
@@ -80,54 +105,82 @@ def read_chat(body: JSON) -> Truth:
 
 
 def _add_chat_message(truth: Truth, message: JSON) -> None:
+    """Add the facts of a message or of a stream's delta."""
     content = message.get("content")
+    # Servers differ in the field for thinking; a server that sends both fields repeats
+    # the text in them.
     thinking = message.get("reasoning_content") or message.get("reasoning") or ""
     if isinstance(content, list):
         for part in content:
             if part.get("type") == "text":
                 truth.text += part["text"]
             elif part.get("type") == "thinking":
-                thinking += "".join(one.get("text", "") for one in part["thinking"])
+                thinking += "".join(
+                    fragment.get("text", "") for fragment in part["thinking"]
+                )
     else:
         truth.text += content or ""
     truth.text += message.get("refusal") or ""
     details = message.get("reasoning_details") or ()
     if not thinking:
-        thinking = "".join(one.get("text") or one.get("summary") or "" for one in details)
+        thinking = "".join(
+            detail.get("text") or detail.get("summary") or "" for detail in details
+        )
     truth.thinking += thinking
     truth.signatures += [
-        one.get("signature") or one.get("data") for one in details if one.get("signature") or one.get("data")
+        detail.get("signature") or detail.get("data")
+        for detail in details
+        if detail.get("signature") or detail.get("data")
     ]
     for call in message.get("tool_calls") or ():
         inner = call.get("function") or call.get("custom") or {}
-        truth.tools.append((inner.get("name") or "", canonical(inner.get("arguments", inner.get("input")))))
+        truth.tools.append(
+            (
+                inner.get("name") or "",
+                canonical(inner.get("arguments", inner.get("input"))),
+            )
+        )
+    # The format's older way to call a function, which some servers still use.
     if old := message.get("function_call"):
         truth.tools.append((old["name"], canonical(old.get("arguments"))))
     truth.images += len(message.get("images") or ())
 
 
 def chat_usage(usage: Any) -> dict[str, int]:
+    """Read token counts of the chat completions format; empty if the response has none."""
     if not isinstance(usage, dict):
         return {}
-    apart = number(dig(usage, "completion_tokens_details", "reasoning_tokens"))
-    prompt, completion = number(usage.get("prompt_tokens")), number(usage.get("completion_tokens"))
-    is_apart = apart and number(usage.get("total_tokens")) == prompt + completion + apart  # so does xAI count
+    reasoning_tokens = number(
+        dig(usage, "completion_tokens_details", "reasoning_tokens")
+    )
+    prompt, completion = (
+        number(usage.get("prompt_tokens")),
+        number(usage.get("completion_tokens")),
+    )
+    is_apart = (
+        reasoning_tokens
+        and number(usage.get("total_tokens")) == prompt + completion + reasoning_tokens
+    )  # so does xAI count
     return {
         "prompt": prompt,
-        "completion": completion + (apart if is_apart else 0),
+        "completion": completion + (reasoning_tokens if is_apart else 0),
         "cached": number(dig(usage, "prompt_tokens_details", "cached_tokens"))
         or number(usage.get("prompt_cache_hit_tokens")),
-        "cache_write": number(dig(usage, "prompt_tokens_details", "cache_write_tokens")),
+        "cache_write": number(
+            dig(usage, "prompt_tokens_details", "cache_write_tokens")
+        ),
         "reasoning": number(dig(usage, "completion_tokens_details", "reasoning_tokens"))
         or number(usage.get("reasoning_tokens")),
     }
 
 
 def read_chat_stream(events: Sequence[JSON]) -> Truth:
+    """Read the chunks of a streamed chat completion. Only the first choice is read."""
     truth = Truth()
     calls: dict[int, list[str]] = {}
     last = -1
     for event in events:
+        # Groq reports usage in a field of its own.
         stated = event.get("usage") or dig(event, "x_groq", "usage")
         if stated:
             truth.usage = chat_usage(stated)
@@ -137,30 +190,45 @@ def read_chat_stream(events: Sequence[JSON]) -> Truth:
             delta = choice.get("delta") or {}
             for call in delta.get("tool_calls") or ():
                 inner = call.get("function") or call.get("custom") or {}
-                place = call.get("index")
-                if place is None:
-                    place = last + 1 if call.get("id") else last
-                last = place
-                entry = calls.setdefault(place, ["", ""])
-                entry[0] = entry[0] or inner.get("name") or ""  # some servers say it in every piece
-                given = inner.get("arguments", inner.get("input"))
-                entry[1] += given if isinstance(given, str) else json.dumps(given) if given else ""
+                index = call.get("index")
+                # Servers that send no index start a new call with each id and continue
+                # the last call without one.
+                if index is None:
+                    index = last + 1 if call.get("id") else last
+                last = index
+                entry = calls.setdefault(index, ["", ""])
+                entry[0] = (
+                    entry[0] or inner.get("name") or ""
+                )  # some servers say it in every piece
+                arguments_delta = inner.get("arguments", inner.get("input"))
+                entry[1] += (
+                    arguments_delta
+                    if isinstance(arguments_delta, str)
+                    else json.dumps(arguments_delta)
+                    if arguments_delta
+                    else ""
+                )
             if old := delta.get("function_call"):
                 entry = calls.setdefault(0, ["", ""])
                 entry[0] += old.get("name") or ""
                 entry[1] += old.get("arguments") or ""
-            rest = {key: value for key, value in delta.items() if key not in ("tool_calls", "function_call")}
-            _add_chat_message(truth, rest)
+            message_fields = {
+                key: value
+                for key, value in delta.items()
+                if key not in ("tool_calls", "function_call")
+            }
+            _add_chat_message(truth, message_fields)
             if reason := choice.get("finish_reason"):
                 truth.finish = _CHAT_FINISH.get(reason, reason)
     truth.tools = [(name, canonical(arguments)) for name, arguments in calls.values()]
     return truth.settled()
 
 
-# ------------------------------------------------------------------------------------------------ OpenAI Responses
+# OpenAI Responses
 
 
 def read_responses(body: JSON) -> Truth:
+    """Read a complete response of the Responses API."""
     truth = Truth()
     for item in body["output"]:
         _add_item(truth, item)
@@ -169,6 +237,7 @@ def read_responses(body: JSON) -> Truth:
 
 
 def _add_item(truth: Truth, item: JSON) -> None:
+    """Add the facts of one output item; other item types have none."""
     match item.get("type"):
         case "message":
             for part in item.get("content") or ():
@@ -178,7 +247,10 @@ def _add_item(truth: Truth, item: JSON) -> None:
         case "custom_tool_call":
             truth.tools.append((item["name"], canonical(item["input"])))
         case "reasoning":
-            texts = [one["text"] for one in (item.get("content") or item.get("summary") or ())]
+            texts = [
+                fragment["text"]
+                for fragment in (item.get("content") or item.get("summary") or ())
+            ]
             truth.thinking += "\n\n".join(texts)
             if item.get("encrypted_content"):
                 truth.signatures.append(item["encrypted_content"])
@@ -189,44 +261,67 @@ def _add_item(truth: Truth, item: JSON) -> None:
 
 
 def _end_response(truth: Truth, body: JSON) -> None:
-    why = dig(body, "incomplete_details", "reason")
-    truth.finish = {"max_output_tokens": "length", "content_filter": "content_filter"}.get(why or "", "stop")
+    """Add the finish reason and the token counts of the complete response."""
+    # The API reports a reason only for incomplete responses.
+    reason = dig(body, "incomplete_details", "reason")
+    truth.finish = {
+        "max_output_tokens": "length",
+        "content_filter": "content_filter",
+    }.get(reason or "", "stop")
     usage = body.get("usage")
     if isinstance(usage, dict):
         truth.usage = {
             "prompt": number(usage.get("input_tokens")),
             "completion": number(usage.get("output_tokens")),
             "cached": number(dig(usage, "input_tokens_details", "cached_tokens")),
-            "cache_write": number(dig(usage, "input_tokens_details", "cache_write_tokens")),
-            "reasoning": number(dig(usage, "output_tokens_details", "reasoning_tokens")),
+            "cache_write": number(
+                dig(usage, "input_tokens_details", "cache_write_tokens")
+            ),
+            "reasoning": number(
+                dig(usage, "output_tokens_details", "reasoning_tokens")
+            ),
         }
 
 
 def read_responses_stream(events: Sequence[JSON]) -> Truth:
-    """By the deltas, not by the whole answer that the last event repeats: clients show the deltas."""
+    """Read a stream by its deltas, which clients display, and not by the complete
+    response that the last event repeats."""
     truth = Truth()
     texts: dict[int, str] = {}
     calls: dict[int, str] = {}
     thoughts: dict[int, dict[int, str]] = {}
     for event in events:
-        place = event.get("output_index") or 0
+        output_index = event.get("output_index") or 0
         match event.get("type"):
             case "response.output_text.delta" | "response.refusal.delta":
-                texts[place] = texts.get(place, "") + event["delta"]
-            case "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta":
-                calls[place] = calls.get(place, "") + event["delta"]
-            case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
+                texts[output_index] = texts.get(output_index, "") + event["delta"]
+            case (
+                "response.function_call_arguments.delta"
+                | "response.custom_tool_call_input.delta"
+            ):
+                calls[output_index] = calls.get(output_index, "") + event["delta"]
+            case (
+                "response.reasoning_summary_text.delta"
+                | "response.reasoning_text.delta"
+            ):
                 number_ = event.get("summary_index", event.get("content_index")) or 0
-                mine = thoughts.setdefault(place, {})
+                mine = thoughts.setdefault(output_index, {})
                 mine[number_] = mine.get(number_, "") + event["delta"]
+            # The final item has the metadata; its text is replaced by the sum of the
+            # deltas.
             case "response.output_item.done":
                 item = dict(event["item"])
-                if place in texts:
-                    item["content"] = [{"text": texts[place]}]
-                if place in calls:
-                    item["arguments" if item["type"] == "function_call" else "input"] = calls[place]
-                if place in thoughts:
-                    item["content"] = [{"text": text} for _, text in sorted(thoughts[place].items())]
+                if output_index in texts:
+                    item["content"] = [{"text": texts[output_index]}]
+                if output_index in calls:
+                    item[
+                        "arguments" if item["type"] == "function_call" else "input"
+                    ] = calls[output_index]
+                if output_index in thoughts:
+                    item["content"] = [
+                        {"text": text}
+                        for _, text in sorted(thoughts[output_index].items())
+                    ]
                 _add_item(truth, item)
             case "response.completed" | "response.incomplete":
                 _end_response(truth, event["response"])
@@ -235,15 +330,22 @@ def read_responses_stream(events: Sequence[JSON]) -> Truth:
     return truth.settled()
 
 
-# ------------------------------------------------------------------------------------------------ Anthropic
+# Anthropic
 
 _ANTHROPIC_FINISH = {
-    "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls", "pause_turn": "pause", "refusal": "content_filter", "compaction": "pause",
-}  # fmt: skip
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "pause_turn": "pause",
+    "refusal": "content_filter",
+    "compaction": "pause",
+}
 
 
 def read_anthropic(body: JSON) -> Truth:
+    """Read a complete message."""
     truth = Truth()
     for block in body["content"]:
         _add_block(truth, block)
@@ -254,6 +356,7 @@ def read_anthropic(body: JSON) -> Truth:
 
 
 def _add_block(truth: Truth, block: JSON) -> None:
+    """Add the facts of one content block; other block types have none."""
     match block.get("type"):
         case "text":
             truth.text += block["text"]
@@ -261,6 +364,8 @@ def _add_block(truth: Truth, block: JSON) -> None:
             truth.thinking += block["thinking"]
             if block.get("signature"):
                 truth.signatures.append(block["signature"])
+        # Encrypted thinking has no text; it has to be sent back unchanged, like a
+        # signature.
         case "redacted_thinking":
             truth.signatures.append(block["data"])
         case "tool_use":
@@ -272,9 +377,14 @@ def _add_block(truth: Truth, block: JSON) -> None:
 
 
 def anthropic_usage(usage: Any) -> dict[str, int]:
+    """Read token counts; Anthropic's input tokens do not include the cached ones, so
+    they are added."""
     if not isinstance(usage, dict):
         return {}
-    read, write = number(usage.get("cache_read_input_tokens")), number(usage.get("cache_creation_input_tokens"))
+    read, write = (
+        number(usage.get("cache_read_input_tokens")),
+        number(usage.get("cache_creation_input_tokens")),
+    )
     return {
         "prompt": number(usage.get("input_tokens")) + read + write,
         "completion": number(usage.get("output_tokens")),
@@ -285,6 +395,7 @@ def anthropic_usage(usage: Any) -> dict[str, int]:
 
 
 def read_anthropic_stream(events: Sequence[JSON]) -> Truth:
+    """Read the events of a streamed message."""
     truth = Truth()
     usage: JSON = {}
     blocks: dict[int, JSON] = {}
@@ -302,20 +413,32 @@ def read_anthropic_stream(events: Sequence[JSON]) -> Truth:
                 if delta["type"] == "input_json_delta":
                     block["json"] += delta["partial_json"]
             case "message_delta":
-                usage.update({key: value for key, value in (event.get("usage") or {}).items() if value is not None})
+                # The last event repeats some counts as null, which must not overwrite
+                # the earlier ones.
+                usage.update(
+                    {
+                        key: value
+                        for key, value in (event.get("usage") or {}).items()
+                        if value is not None
+                    }
+                )
                 reason = event["delta"].get("stop_reason") or ""
                 truth.finish = _ANTHROPIC_FINISH.get(reason, reason)
             case _:
                 pass
+    # The input of a call arrives as fragments of JSON text and is complete only now.
     for _, block in sorted(blocks.items()):
         if block["json"] and block["type"] == "tool_use":
-            block["input"] = json.loads(block["json"]) if _is_json(block["json"]) else block["json"]
+            block["input"] = (
+                json.loads(block["json"]) if _is_json(block["json"]) else block["json"]
+            )
         _add_block(truth, block)
     truth.usage = anthropic_usage(usage)
     return truth.settled()
 
 
 def _is_json(text: str) -> bool:
+    """Return whether the text is valid JSON."""
     try:
         json.loads(text)
     except ValueError:
@@ -323,20 +446,29 @@ def _is_json(text: str) -> bool:
     return True
 
 
-# ------------------------------------------------------------------------------------------------ Google
+# Google
 
 _GOOGLE_FINISH = {"STOP": "stop", "MAX_TOKENS": "length", "": ""}
 _GOOGLE_FILTERS = {
-    "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY",
-    "IMAGE_PROHIBITED_CONTENT", "MODEL_ARMOR",
-}  # fmt: skip
+    "SAFETY",
+    "RECITATION",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "LANGUAGE",
+    "IMAGE_SAFETY",
+    "IMAGE_PROHIBITED_CONTENT",
+    "MODEL_ARMOR",
+}
 
 
 def read_gemini(body: JSON) -> Truth:
+    """Read a complete response, which has the same shape as one event of a stream."""
     return read_gemini_stream([body])
 
 
 def read_gemini_stream(events: Sequence[JSON]) -> Truth:
+    """Read the events of a streamed response. Only the first candidate is read."""
     truth = Truth()
     usage: Any = None
     calls: list[JSON] = []
@@ -352,15 +484,22 @@ def read_gemini_stream(events: Sequence[JSON]) -> Truth:
                     _add_google_call(calls, part["functionCall"])
                 else:
                     _add_google_part(truth, part)
-            if own := candidate.get("finishReason"):
-                truth.finish = "content_filter" if own in _GOOGLE_FILTERS else _GOOGLE_FINISH.get(own, "stop")
+            if reason := candidate.get("finishReason"):
+                truth.finish = (
+                    "content_filter"
+                    if reason in _GOOGLE_FILTERS
+                    else _GOOGLE_FINISH.get(reason, "stop")
+                )
+        # A blocked prompt has no candidates at all; the reason is in the feedback.
         if not event.get("candidates") and dig(event, "promptFeedback", "blockReason"):
             truth.finish = "content_filter"
     truth.tools = [(call["name"], canonical(call["args"])) for call in calls]
     if isinstance(usage, dict):
         thoughts = number(usage.get("thoughtsTokenCount"))
         truth.usage = {
-            "prompt": number(usage.get("promptTokenCount")) + number(usage.get("toolUsePromptTokenCount")),
+            # Google counts the prompts of built-in tools and the thinking separately.
+            "prompt": number(usage.get("promptTokenCount"))
+            + number(usage.get("toolUsePromptTokenCount")),
             "completion": number(usage.get("candidatesTokenCount")) + thoughts,
             "cached": number(usage.get("cachedContentTokenCount")),
             "cache_write": 0,
@@ -370,30 +509,58 @@ def read_gemini_stream(events: Sequence[JSON]) -> Truth:
 
 
 def _add_google_call(calls: list[JSON], part: JSON) -> None:
-    """A call, whole or a piece of the one that is open. Recorded pieces fill strings one level deep, and lists in them."""
+    """Add a complete call, or a fragment to the call that is open.
+
+    Fragments in the recordings extend strings one level deep and lists in them,
+    addressed by a JSON path.
+    """
     if part.get("name") or not calls:
-        calls.append({"name": part.get("name") or "", "args": dict(part.get("args") or {})})
-    for piece in part.get("partialArgs") or ():
-        here: Any = calls[-1]["args"]
-        steps = piece["jsonPath"].removeprefix("$.").replace("[", ".").replace("]", "").split(".")
-        value = next((piece[kind] for kind in ("stringValue", "numberValue", "boolValue") if kind in piece), None)
+        calls.append(
+            {"name": part.get("name") or "", "args": dict(part.get("args") or {})}
+        )
+    for partial in part.get("partialArgs") or ():
+        container: Any = calls[-1]["args"]
+        steps = (
+            partial["jsonPath"]
+            .removeprefix("$.")
+            .replace("[", ".")
+            .replace("]", "")
+            .split(".")
+        )
+        value = next(
+            (
+                partial[value_field]
+                for value_field in ("stringValue", "numberValue", "boolValue")
+                if value_field in partial
+            ),
+            None,
+        )
+        # Walk down the path and create the missing objects and lists on the way.
         for step, following in zip(steps, [*steps[1:], None], strict=True):
-            key: Any = int(step) if isinstance(here, list) else step
-            known = key < len(here) if isinstance(here, list) else key in here
+            key: Any = int(step) if isinstance(container, list) else step
+            exists = (
+                key < len(container)
+                if isinstance(container, list)
+                else key in container
+            )
             if following is not None:
-                if not known:
-                    fresh: Any = [] if following.isdigit() else {}
-                    here.append(fresh) if isinstance(here, list) else here.__setitem__(key, fresh)
-                here = here[key]
-            elif known and isinstance(value, str):
-                here[key] += value
-            elif isinstance(here, list) and not known:
-                here.append(value)
+                if not exists:
+                    new_container: Any = [] if following.isdigit() else {}
+                    container.append(new_container) if isinstance(
+                        container, list
+                    ) else container.__setitem__(key, new_container)
+                container = container[key]
+            # A later fragment for the same position continues the string.
+            elif exists and isinstance(value, str):
+                container[key] += value
+            elif isinstance(container, list) and not exists:
+                container.append(value)
             else:
-                here[key] = value
+                container[key] = value
 
 
 def _add_google_part(truth: Truth, part: JSON) -> None:
+    """Add the facts of a part that is not a call."""
     if signature := part.get("thoughtSignature"):
         truth.signatures.append(signature)
     if "text" in part:
@@ -405,10 +572,11 @@ def _add_google_part(truth: Truth, part: JSON) -> None:
         truth.images += 1
 
 
-# ------------------------------------------------------------------------------------------------ the others
+# Other vendors
 
 
 def read_bedrock(body: JSON) -> Truth:
+    """Read a complete Converse response."""
     truth = Truth()
     for block in body["output"]["message"]["content"]:
         _add_bedrock_block(truth, block)
@@ -417,29 +585,47 @@ def read_bedrock(body: JSON) -> Truth:
 
 
 def _add_bedrock_block(truth: Truth, block: JSON) -> None:
+    """Add the facts of one content block."""
     if "text" in block:
         truth.text += block["text"]
     elif "toolUse" in block:
+        # Tools that run on the server are not calls to the caller's tools.
         if block["toolUse"].get("type") != "server_tool_use":
-            truth.tools.append((block["toolUse"]["name"], canonical(block["toolUse"]["input"])))
+            truth.tools.append(
+                (block["toolUse"]["name"], canonical(block["toolUse"]["input"]))
+            )
     elif "citationsContent" in block:
-        truth.text += "".join(one.get("text", "") for one in block["citationsContent"].get("content") or ())
+        truth.text += "".join(
+            fragment.get("text", "")
+            for fragment in block["citationsContent"].get("content") or ()
+        )
     elif "reasoningContent" in block:
         thought = block["reasoningContent"]
         truth.thinking += dig(thought, "reasoningText", "text") or ""
-        signature = dig(thought, "reasoningText", "signature") or thought.get("redactedContent")
+        signature = dig(thought, "reasoningText", "signature") or thought.get(
+            "redactedContent"
+        )
         if signature:
             truth.signatures.append(signature)
 
 
 def _end_bedrock(truth: Truth, reason: Any, usage: Any) -> None:
+    """Add the finish reason and the token counts; cached tokens are not part of
+    Bedrock's input tokens."""
     truth.finish = {
-        "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls",
-        "guardrail_intervened": "content_filter", "content_filtered": "content_filter",
+        "end_turn": "stop",
+        "stop_sequence": "stop",
+        "max_tokens": "length",
+        "tool_use": "tool_calls",
+        "guardrail_intervened": "content_filter",
+        "content_filtered": "content_filter",
         "model_context_window_exceeded": "length",
-    }.get(reason or "", "stop")  # fmt: skip
+    }.get(reason or "", "stop")
     if isinstance(usage, dict):
-        read, write = number(usage.get("cacheReadInputTokens")), number(usage.get("cacheWriteInputTokens"))
+        read, write = (
+            number(usage.get("cacheReadInputTokens")),
+            number(usage.get("cacheWriteInputTokens")),
+        )
         truth.usage = {
             "prompt": number(usage.get("inputTokens")) + read + write,
             "completion": number(usage.get("outputTokens")),
@@ -450,14 +636,19 @@ def _end_bedrock(truth: Truth, reason: Any, usage: Any) -> None:
 
 
 def read_bedrock_stream(events: Sequence[JSON]) -> Truth:
+    """Read the events of a streamed Converse response."""
     truth = Truth()
     blocks: dict[int, JSON] = {}
     reason, usage = None, None
     for event in events:
         if start := event.get("contentBlockStart"):
             blocks[start["contentBlockIndex"]] = {**start.get("start", {}), "json": ""}
-        elif piece := event.get("contentBlockDelta"):
-            block, delta = blocks.setdefault(piece["contentBlockIndex"], {"json": ""}), piece["delta"]
+        elif block_delta := event.get("contentBlockDelta"):
+            # Text blocks have no start event, so the block may not exist yet.
+            block, delta = (
+                blocks.setdefault(block_delta["contentBlockIndex"], {"json": ""}),
+                block_delta["delta"],
+            )
             if "text" in delta:
                 block["text"] = block.get("text", "") + delta["text"]
             elif "toolUse" in delta:
@@ -467,7 +658,9 @@ def read_bedrock_stream(events: Sequence[JSON]) -> Truth:
                 inner = delta["reasoningContent"]
                 for name in ("text", "signature"):
                     if name in inner:
-                        thought["reasoningText"][name] = thought["reasoningText"].get(name, "") + inner[name]
+                        thought["reasoningText"][name] = (
+                            thought["reasoningText"].get(name, "") + inner[name]
+                        )
                 if "redactedContent" in inner:
                     thought["redactedContent"] = inner["redactedContent"]
         elif stop := event.get("messageStop"):
@@ -483,6 +676,7 @@ def read_bedrock_stream(events: Sequence[JSON]) -> Truth:
 
 
 def read_cohere(body: JSON) -> Truth:
+    """Read a complete chat response of the v2 API."""
     truth = Truth()
     _add_cohere_message(truth, body.get("message") or {})
     _end_cohere(truth, body.get("finish_reason"), body.get("usage"))
@@ -490,19 +684,28 @@ def read_cohere(body: JSON) -> Truth:
 
 
 def _add_cohere_message(truth: Truth, message: JSON) -> None:
+    """Add the facts of a message or of a stream's delta. The plan before tool calls
+    counts as thinking."""
     truth.thinking += message.get("tool_plan") or ""
     content = message.get("content") or ()
     for part in [content] if isinstance(content, dict) else content:
         truth.text += part.get("text") or ""
         truth.thinking += part.get("thinking") or ""
     for call in message.get("tool_calls") or ():
-        truth.tools.append((call["function"]["name"], canonical(call["function"]["arguments"])))
+        truth.tools.append(
+            (call["function"]["name"], canonical(call["function"]["arguments"]))
+        )
 
 
 def _end_cohere(truth: Truth, reason: Any, usage: Any) -> None:
-    truth.finish = {"COMPLETE": "stop", "STOP_SEQUENCE": "stop", "MAX_TOKENS": "length", "TOOL_CALL": "tool_calls"}.get(
-        reason or "", "stop"
-    )
+    """Add the finish reason and the token counts."""
+    truth.finish = {
+        "COMPLETE": "stop",
+        "STOP_SEQUENCE": "stop",
+        "MAX_TOKENS": "length",
+        "TOOL_CALL": "tool_calls",
+    }.get(reason or "", "stop")
+    # Some responses report only the billed tokens.
     tokens = dig(usage, "tokens") or dig(usage, "billed_units")
     if isinstance(tokens, dict):
         truth.usage = {
@@ -515,6 +718,7 @@ def _end_cohere(truth: Truth, reason: Any, usage: Any) -> None:
 
 
 def read_cohere_stream(events: Sequence[JSON]) -> Truth:
+    """Read the events of a streamed chat response."""
     truth = Truth()
     calls: dict[int, list[str]] = {}
     for event in events:
@@ -530,27 +734,40 @@ def read_cohere_stream(events: Sequence[JSON]) -> Truth:
                 entry[0] += function.get("name") or ""
                 entry[1] += function.get("arguments") or ""
             case "message-end":
-                _end_cohere(truth, event["delta"].get("finish_reason"), event["delta"].get("usage"))
+                _end_cohere(
+                    truth,
+                    event["delta"].get("finish_reason"),
+                    event["delta"].get("usage"),
+                )
             case _:
                 pass
-    truth.tools = [(name, canonical(arguments)) for _, (name, arguments) in sorted(calls.items())]
+    truth.tools = [
+        (name, canonical(arguments)) for _, (name, arguments) in sorted(calls.items())
+    ]
     return truth.settled()
 
 
 def read_ollama(body: JSON) -> Truth:
+    """Read a complete response, which has the same shape as one line of a stream."""
     return read_ollama_stream([body])
 
 
 def read_ollama_stream(events: Sequence[JSON]) -> Truth:
+    """Read the lines of a streamed response of the chat or generate endpoint."""
     truth = Truth()
     for event in events:
         message = event.get("message") or {}
         truth.text += message.get("content") or event.get("response") or ""
         truth.thinking += message.get("thinking") or event.get("thinking") or ""
         for call in message.get("tool_calls") or ():
-            truth.tools.append((call["function"]["name"], canonical(call["function"]["arguments"])))
+            truth.tools.append(
+                (call["function"]["name"], canonical(call["function"]["arguments"]))
+            )
+        # Only the last line has the reason and the counts.
         if event.get("done"):
-            truth.finish = {"length": "length"}.get(event.get("done_reason") or "stop", "stop")
+            truth.finish = {"length": "length"}.get(
+                event.get("done_reason") or "stop", "stop"
+            )
             truth.usage = {
                 "prompt": number(event.get("prompt_eval_count")),
                 "completion": number(event.get("eval_count")),
@@ -562,10 +779,12 @@ def read_ollama_stream(events: Sequence[JSON]) -> Truth:
 
 
 def read_completion(body: JSON) -> Truth:
+    """Read a complete text completion, which has the same shape as a chunk of a stream."""
     return read_completion_stream([body])
 
 
 def read_completion_stream(events: Sequence[JSON]) -> Truth:
+    """Read the chunks of a streamed text completion. Only the first choice is read."""
     truth = Truth()
     for event in events:
         if event.get("usage"):
@@ -580,6 +799,7 @@ def read_completion_stream(events: Sequence[JSON]) -> Truth:
 
 
 Reader = Callable[[Any], Truth]
+# Format to (reader of complete responses, reader of a stream's events).
 READERS: dict[str, tuple[Reader, Reader]] = {
     "openai_chat": (read_chat, read_chat_stream),
     "openai_responses": (read_responses, read_responses_stream),
@@ -592,36 +812,49 @@ READERS: dict[str, tuple[Reader, Reader]] = {
 }
 
 
-def differences(said: Truth, seen: Truth, seen_in: str, *, is_same: bool) -> list[str]:
-    """What the second account lacks or changes; nothing where both say the same.
+def differences(
+    expected: Truth, actual: Truth, actual_format: str, *, is_same: bool
+) -> list[str]:
+    """Return what `actual` lacks or changes compared with `expected`; empty if nothing.
 
-    `seen_in` is the format of the second: what it has no words for is not held against it. Google's has none for
-    writing to a cache, nor for a pause; OpenAI's chat none for a pause.
+    `actual_format` is the format of `actual`: what it cannot express is not a
+    difference. Google's format cannot express cache writes or a pause; OpenAI's chat
+    format cannot express a pause. `is_same` means that both have the same format.
     """
-    found: list[str] = []
-    if said.text != seen.text:
-        found.append(f"text {said.text[:60]!r} became {seen.text[:60]!r}")
-    if said.tools != seen.tools:
-        found.append(f"calls {said.tools} became {seen.tools}"[:200])
-    # Formats part thoughts in different ways; what stays in its own is sent back to its vendor byte by byte.
-    spaced = (said.thinking, seen.thinking)
+    problems: list[str] = []
+    if expected.text != actual.text:
+        problems.append(f"text {expected.text[:60]!r} became {actual.text[:60]!r}")
+    if expected.tools != actual.tools:
+        problems.append(f"calls {expected.tools} became {actual.tools}"[:200])
+    # Formats split thinking differently, so whitespace is ignored between formats. In
+    # the same format it must be unchanged: vendors get it back byte by byte.
+    spaced = (expected.thinking, actual.thinking)
     thoughts = spaced if is_same else tuple("".join(text.split()) for text in spaced)
     if thoughts[0] != thoughts[1]:
-        found.append(f"thinking {said.thinking[:60]!r} became {seen.thinking[:60]!r}")
-    if lost := [one[:20] for one in said.signatures if one not in seen.signatures]:
-        found.append(f"signatures lost: {lost[:3]}")
-    elif is_same and said.signatures != seen.signatures:
-        found.append("signatures stand in another order, or twice")
-    if said.images > seen.images:
-        found.append(f"{said.images} images became {seen.images}")
-    wanted = said.finish
-    if wanted == "pause" and not (is_same or seen_in == "anthropic"):
-        wanted = "tool_calls" if said.tools else "stop"
-    if wanted and wanted != seen.finish:
-        found.append(f"finish {wanted} became {seen.finish}")
-    for name, count in said.usage.items():
-        if name == "cache_write" and seen_in in ("gemini", "cohere", "ollama"):
+        problems.append(
+            f"thinking {expected.thinking[:60]!r} became {actual.thinking[:60]!r}"
+        )
+    if lost_signatures := [
+        signature[:20]
+        for signature in expected.signatures
+        if signature not in actual.signatures
+    ]:
+        problems.append(f"signatures lost: {lost_signatures[:3]}")
+    elif is_same and expected.signatures != actual.signatures:
+        problems.append("signatures stand in another order, or twice")
+    if expected.images > actual.images:
+        problems.append(f"{expected.images} images became {actual.images}")
+    expected_finish = expected.finish
+    # A pause in the middle of a turn reads as a normal end in formats that do not have
+    # it.
+    if expected_finish == "pause" and not (is_same or actual_format == "anthropic"):
+        expected_finish = "tool_calls" if expected.tools else "stop"
+    if expected_finish and expected_finish != actual.finish:
+        problems.append(f"finish {expected_finish} became {actual.finish}")
+    for name, count in expected.usage.items():
+        # These formats have no field for tokens written to a cache.
+        if name == "cache_write" and actual_format in ("gemini", "cohere", "ollama"):
             continue
-        if count != seen.usage.get(name, 0):
-            found.append(f"{name} tokens {count} became {seen.usage.get(name, 0)}")
-    return found
+        if count != actual.usage.get(name, 0):
+            problems.append(f"{name} tokens {count} became {actual.usage.get(name, 0)}")
+    return problems

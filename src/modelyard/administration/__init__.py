@@ -1,1 +1,2 @@
-"""Changing what tenants have set up: what may be written, by whom, and what is wrong with it."""
+"""Administration: creating and changing the resources of tenants, with validation and
+permissions."""

@@ -1,7 +1,8 @@
-"""Changing what tenants have set up: checked, encrypted where it is secret, and known to every process within a second.
+"""Creating and changing the resources of tenants. They are validated, secrets are
+encrypted, and every process sees a change within a second.
 
-Each method is given the tenant it acts for and reaches nothing else. What comes back holds no secret; a new API key is
-the one exception, and is shown that once.
+Each method takes the tenant it acts for and reaches nothing else. Results contain no
+secrets, except for a new API key, which is returned once.
 """
 
 import re
@@ -11,8 +12,18 @@ from typing import Any
 
 import msgspec
 
-from modelyard.administration.inputs import CredentialInput, InputChecks, KeyInput, read_input
-from modelyard.administration.ownership import Ownership, People, mark_after_change, mark_of
+from modelyard.administration.inputs import (
+    CredentialInput,
+    InputChecks,
+    KeyInput,
+    read_input,
+)
+from modelyard.administration.ownership import (
+    Ownership,
+    People,
+    mark_after_change,
+    set_by_mark,
+)
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.models.types import JSON
@@ -21,21 +32,33 @@ from modelyard.storage.resources import Resource, Resources
 from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy import api_keys
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, Role
-from modelyard.tenancy.directory import KEPT_BY_OPERATOR, Directory
+from modelyard.tenancy.directory import OPERATOR_MANAGED, Directory
 from modelyard.tenancy.kinds import KINDS, ApiKey, StoredCredential, Tenant, User
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
-WITH_SECRET: tuple[type[Any], ...] = tuple(one for one in KINDS.values() if "secret" in one.__struct_fields__)
-"""What holds something encrypted."""
-_OURS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
+WITH_SECRET: tuple[type[Any], ...] = tuple(
+    resource_class
+    for resource_class in KINDS.values()
+    if "secret" in resource_class.__struct_fields__
+)
+"""The resource types that contain an encrypted secret."""
+# Fields that only the server may set, by type; a change keeps them.
+_INTERNAL_FIELDS = {"key": ("digest", "revoked_at"), "credential": ("secret",)}
 
 
 class Administration:
+    """The administration service."""
+
     def __init__(
-        self, resources: Resources, directory: Directory, keys: KeyRing, providers: ProviderManager, clock: Clock
+        self,
+        resources: Resources,
+        directory: Directory,
+        keys: KeyRing,
+        providers: ProviderManager,
+        clock: Clock,
     ) -> None:
         self._resources = resources
         self._directory = directory
@@ -45,206 +68,356 @@ class Administration:
         self._checks = InputChecks(providers, clock)
         self._ownership = Ownership(directory, clock)
 
-    def use(self, people: People, has_house_keys: Callable[[], bool]) -> None:
-        """Who else gets in: accounts, and keys of the settings."""
+    def configure_ownership(
+        self, people: People, has_house_keys: Callable[[], bool]
+    ) -> None:
+        """Set the other ways in: accounts, and API keys in the settings."""
         self._ownership.use(people, has_house_keys)
 
     # reading
 
-    async def list(self, tenant: str, kind: str, *, after: str = "", most: int = 100) -> "list[JSON]":
-        """In the order of their names, from the one after `after`."""
-        found = await self._resources.all(tenant, kind, after=after, most=most)
-        return [shown(one) for one in found if _is_readable(one)]
+    async def list(
+        self, tenant: str, kind: str, *, after: str = "", limit: int = 100
+    ) -> "list[JSON]":
+        """Return a page of resources in the order of their names, starting after the
+        name `after`."""
+        rows = await self._resources.list(tenant, kind, after=after, limit=limit)
+        return [public_view(resource) for resource in rows if _is_readable(resource)]
 
     def tenants(self) -> "list[JSON]":
+        """Return all tenants."""
         return [
-            {"id": tenant, "name": tenant, **msgspec.to_builtins(value)} for tenant, value in self._directory.tenants()
+            {"id": tenant, "name": tenant, **msgspec.to_builtins(value)}
+            for tenant, value in self._directory.tenants()
         ]
 
-    async def get(self, tenant: str, kind: str, id: str) -> JSON:  # noqa: A002  the field's word
-        """Raises NotFoundError."""
-        return shown(await self._resources.one(tenant, kind, id))
+    async def get(self, tenant: str, kind: str, id: str) -> JSON:
+        """Return a resource. Raises NotFoundError."""
+        return public_view(await self._resources.get(tenant, kind, id))
 
     # changing
 
-    async def create(self, caller: Caller, tenant: str, kind: str, name: str, given: JSON) -> JSON:
-        """Raises InvokeBadRequestError that says what is wrong with it."""
+    async def create(
+        self, caller: Caller, tenant: str, kind: str, name: str, fields: JSON
+    ) -> JSON:
+        """Create a resource and return it. Raises InvokeBadRequestError with the reason
+        if it is not valid."""
         if kind == Tenant.kind:
-            return await self._create_tenant(caller, name, given)
+            return await self._create_tenant(caller, name, fields)
         if not _NAME.fullmatch(name):
-            raise InvokeBadRequestError("'name' must be 1 to 200 printable characters", param="name")
-        value = read_input(kind, given)
+            raise InvokeBadRequestError(
+                "'name' must be 1 to 200 printable characters", param="name"
+            )
+        value = read_input(kind, fields)
+        # A new row may replace one of the operator's by name or meaning, so this counts
+        # as a change of it.
         self._ownership.check_replacement(caller, tenant, kind, name, value)
         self._checks.check(caller, tenant, name, value)
         if isinstance(value, User):
             await self._ownership.check_switch_off(caller, tenant, name, value)
+        # A key has a digest instead of the input's values, and its text is part of the
+        # result.
         if isinstance(value, KeyInput):
             return await self._mint(caller, tenant, name, value)
         body = partial(self._body, tenant, value=value)
-        return shown(await self._known(self._resources.add(tenant, kind, name, body, set_by=mark_of(caller))))
+        return public_view(
+            await self._apply_write(
+                self._resources.add(
+                    tenant, kind, name, body, set_by=set_by_mark(caller)
+                )
+            )
+        )
 
-    async def _create_tenant(self, caller: Caller, name: str, given: JSON) -> JSON:
+    async def _create_tenant(self, caller: Caller, name: str, fields: JSON) -> JSON:
+        """Create a tenant. Its name is also its id."""
         if not _TENANT.fullmatch(name):
-            raise InvokeBadRequestError("a tenant's name is made of a-z, 0-9 and -, and at most 63 long", param="name")
-        value = read_input(Tenant.kind, given)
-        made = self._resources.add(name, Tenant.kind, name, lambda row: _dump(value), id=name, set_by=mark_of(caller))
-        return shown(await self._known(made))
+            raise InvokeBadRequestError(
+                "a tenant's name is made of a-z, 0-9 and -, and at most 63 long",
+                param="name",
+            )
+        value = read_input(Tenant.kind, fields)
+        operation = self._resources.add(
+            name,
+            Tenant.kind,
+            name,
+            lambda row: _dump(value),
+            id=name,
+            set_by=set_by_mark(caller),
+        )
+        return public_view(await self._apply_write(operation))
 
-    async def _mint(self, caller: Caller, tenant: str, name: str, value: KeyInput) -> JSON:
-        row, key = api_keys.mint()
-        stored = _key(value, self._keys.digest(key.encode()), api_keys.hint(key))
-        made = self._resources.add(tenant, ApiKey.kind, name, lambda _: _dump(stored), id=row, set_by=mark_of(caller))
-        return {**shown(await self._known(made)), "key": key}
+    async def _mint(
+        self, caller: Caller, tenant: str, name: str, value: KeyInput
+    ) -> JSON:
+        """Create an API key; the result contains the key itself."""
+        row, key = api_keys.generate_key()
+        api_key = _key(value, self._keys.digest(key.encode()), api_keys.hint(key))
+        operation = self._resources.add(
+            tenant,
+            ApiKey.kind,
+            name,
+            lambda _: _dump(api_key),
+            id=row,
+            set_by=set_by_mark(caller),
+        )
+        return {**public_view(await self._apply_write(operation)), "key": key}
 
-    async def change(self, caller: Caller, tenant: str, kind: str, id: str, given: JSON) -> JSON:  # noqa: A002
-        """Fields that are given take the place of those that were. Raises NotFoundError."""
-        old = await self._resources.one(tenant, kind, id)
+    async def change(
+        self, caller: Caller, tenant: str, kind: str, id: str, fields: JSON
+    ) -> JSON:
+        """Change the given fields of a resource; the others stay. Raises NotFoundError."""
+        old = await self._resources.get(tenant, kind, id)
         self._ownership.check_change(caller, old)
-        name = given.get("name", old.name)
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or (kind == Tenant.kind and name != old.name):
-            raise InvokeBadRequestError("'name' must be 1 to 200 printable characters; a tenant's stays", param="name")
-        before: JSON = msgspec.json.decode(old.body)
-        ours = {field: before.pop(field, None) for field in (*_OURS.get(kind, ()), "hint") if field in before}
-        value = read_input(kind, {**before, **{key: one for key, one in given.items() if key != "name"}})
+        name = fields.get("name", old.name)
+        if (
+            not isinstance(name, str)
+            or not _NAME.fullmatch(name)
+            or (kind == Tenant.kind and name != old.name)
+        ):
+            raise InvokeBadRequestError(
+                "'name' must be 1 to 200 printable characters; a tenant's stays",
+                param="name",
+            )
+        # Validate the merged fields as if they were new; internal fields are not part
+        # of the input.
+        old_fields: JSON = msgspec.json.decode(old.body)
+        internal_fields = {
+            field: old_fields.pop(field, None)
+            for field in (*_INTERNAL_FIELDS.get(kind, ()), "hint")
+            if field in old_fields
+        }
+        value = read_input(
+            kind,
+            {
+                **old_fields,
+                **{
+                    key: field_value
+                    for key, field_value in fields.items()
+                    if key != "name"
+                },
+            },
+        )
         self._ownership.check_replacement(caller, tenant, kind, name, value, but=id)
-        self._checks.check(caller, tenant, name, value, old=before)
+        self._checks.check(caller, tenant, name, value, old=old_fields)
         if isinstance(value, User):
             await self._ownership.check_switch_off(caller, tenant, name, value)
+        # Lowering the role of the last owner key would lock the tenant out.
         if isinstance(value, KeyInput) and value.role is not Role.OWNER:
-            await self._ownership.keep_an_owner(caller, tenant, without_key=id)
+            await self._ownership.require_owner(caller, tenant, without_key=id)
         if isinstance(value, KeyInput):
             body = _dump(
-                msgspec.structs.replace(_key(value, ours["digest"], ours["hint"]), revoked_at=ours.get("revoked_at"))
+                msgspec.structs.replace(
+                    _key(value, internal_fields["digest"], internal_fields["hint"]),
+                    revoked_at=internal_fields.get("revoked_at"),
+                )
             )
+        # Without new form values the stored secret stays.
         elif isinstance(value, CredentialInput) and not value.values:
-            body = _dump(_credential(value, ours["secret"]))
+            body = _dump(_credential(value, internal_fields["secret"]))
         else:
             body = self._body(tenant, id, value)
-        set_by = mark_after_change(caller, old, value, before)
-        return shown(await self._known(self._resources.change(old, name=name, body=body, set_by=set_by)))
+        set_by = mark_after_change(caller, old, value, old_fields)
+        return public_view(
+            await self._apply_write(
+                self._resources.change(old, name=name, body=body, set_by=set_by)
+            )
+        )
 
-    async def remove(self, caller: Caller, tenant: str, kind: str, id: str) -> None:  # noqa: A002
-        """Raises NotFoundError, ForbiddenError, InvokeBadRequestError."""
+    async def remove(self, caller: Caller, tenant: str, kind: str, id: str) -> None:
+        """Delete a resource. Raises NotFoundError, ForbiddenError or
+        InvokeBadRequestError."""
         if kind == Tenant.kind and id == DEFAULT_TENANT:
             raise InvokeBadRequestError("the default tenant stays")
-        self._ownership.check_change(caller, await self._resources.one(tenant, kind, id))
+        self._ownership.check_change(
+            caller, await self._resources.get(tenant, kind, id)
+        )
+        # Deleting the last owner key would lock the tenant out.
         if kind == ApiKey.kind:
-            await self._ownership.keep_an_owner(caller, tenant, without_key=id)
+            await self._ownership.require_owner(caller, tenant, without_key=id)
         await self._resources.remove(tenant, kind, id)
         await self._directory.refresh()
 
-    async def revoke(self, caller: Caller, tenant: str, id: str) -> JSON:  # noqa: A002
-        """The key serves nobody from now on; its row stays."""
-        await self._ownership.keep_an_owner(caller, tenant, without_key=id)
-        return await self._touch_key(
-            caller, tenant, id, lambda key: msgspec.structs.replace(key, revoked_at=self._clock.time())
+    async def revoke(self, caller: Caller, tenant: str, id: str) -> JSON:
+        """Revoke a key at once. Its row stays, so that usage can still be attributed to
+        it."""
+        await self._ownership.require_owner(caller, tenant, without_key=id)
+        return await self._change_key(
+            caller,
+            tenant,
+            id,
+            lambda key: msgspec.structs.replace(key, revoked_at=self._clock.time()),
         )
 
-    async def rotate(self, caller: Caller, tenant: str, id: str, *, grace_seconds: float = 0.0) -> JSON:  # noqa: A002
-        """A new key with the old one's rights; the old one serves for `grace_seconds` more."""
-        old = await self._resources.one(tenant, ApiKey.kind, id)
+    async def rotate(
+        self, caller: Caller, tenant: str, id: str, *, grace_seconds: float = 0.0
+    ) -> JSON:
+        """Create a new key with the old one's permissions. The old one stays valid for
+        `grace_seconds`."""
+        old = await self._resources.get(tenant, ApiKey.kind, id)
         self._ownership.check_change(caller, old)
         value = msgspec.json.decode(old.body, type=ApiKey)
         if value.revoked_at is not None:
             raise InvokeBadRequestError(f"key {id!r} was revoked; make a new one")
         until = self._clock.time() + grace_seconds
+        # The old key never becomes valid for longer than it was.
         ends = min(until, value.expires_at) if value.expires_at else until
-        await self._known(
+        # Names are unique, so the old key is renamed before the new one takes its name.
+        await self._apply_write(
             self._resources.change(
-                old, name=f"{old.name} (until {until:.0f})", body=_dump(msgspec.structs.replace(value, expires_at=ends))
+                old,
+                name=f"{old.name} (until {until:.0f})",
+                body=_dump(msgspec.structs.replace(value, expires_at=ends)),
             )
         )
-        given = KeyInput(
-            role=value.role, user=value.user, models=value.models, priority=value.priority, expires_at=value.expires_at
+        key_input = KeyInput(
+            role=value.role,
+            user=value.user,
+            models=value.models,
+            priority=value.priority,
+            expires_at=value.expires_at,
         )
-        return await self._mint(caller, tenant, old.name, given)
+        return await self._mint(caller, tenant, old.name, key_input)
 
-    async def _touch_key(self, caller: Caller, tenant: str, id: str, act: Callable[[ApiKey], ApiKey]) -> JSON:  # noqa: A002
-        old = await self._resources.one(tenant, ApiKey.kind, id)
+    async def _change_key(
+        self, caller: Caller, tenant: str, id: str, act: Callable[[ApiKey], ApiKey]
+    ) -> JSON:
+        """Apply a function to a stored key, and return the changed key."""
+        old = await self._resources.get(tenant, ApiKey.kind, id)
         self._ownership.check_change(caller, old)
         body = _dump(act(msgspec.json.decode(old.body, type=ApiKey)))
-        return shown(await self._known(self._resources.change(old, name=old.name, body=body)))
+        return public_view(
+            await self._apply_write(
+                self._resources.change(old, name=old.name, body=body)
+            )
+        )
 
-    async def _known(self, made: Awaitable[Resource]) -> Resource:
-        """Done, and known to this process at once."""
-        resource = await made
+    async def _apply_write(self, operation: Awaitable[Resource]) -> Resource:
+        """Wait for a write, and load it into this process's directory, so that it takes
+        effect at once."""
+        resource = await operation
         await self._directory.refresh()
         return resource
 
     # secrets
 
     def _body(self, tenant: str, row: str, value: Any) -> str:
+        """Return the JSON body of a row; a credential's values are validated and
+        encrypted."""
         if not isinstance(value, CredentialInput):
             return _dump(value)
-        accepted = self._providers.factory_of(tenant).validate_credentials(value.provider, value.values)
+        accepted = self._providers.factory_of(tenant).validate_credentials(
+            value.provider, value.values
+        )
         text = msgspec.json.encode(accepted).decode()
-        secret = self._keys.encrypt(text, tenant=tenant, kind=StoredCredential.kind, row=row)
+        secret = self._keys.encrypt(
+            text, tenant=tenant, kind=StoredCredential.kind, row=row
+        )
         return _dump(_credential(value, secret))
 
-    async def encrypt_anew(self, keys: KeyRing) -> int:
-        """Have everything encrypted with the ring's active key; how many rows were not."""
-        done = 0
+    async def reencrypt_all(self, keys: KeyRing) -> int:
+        """Encrypt all secrets with the ring's active key. Returns how many rows were
+        changed."""
+        count = 0
         for tenant in self.tenant_names():
-            for kind in WITH_SECRET:
-                for row in await self._resources.all(tenant, kind.kind, most=1_000_000):
-                    done += await self._encrypt_row(keys, kind, row)
+            for resource_class in WITH_SECRET:
+                for row in await self._resources.list(
+                    tenant, resource_class.kind, limit=1_000_000
+                ):
+                    count += await self._encrypt_row(keys, resource_class, row)
         self._keys = keys
         await self._directory.refresh()
-        return done
+        return count
 
     def tenant_names(self) -> "list[str]":
-        return [DEFAULT_TENANT, *(one for one, _ in self._directory.tenants() if one != DEFAULT_TENANT)]
+        """Return the names of all tenants, the default one first."""
+        return [
+            DEFAULT_TENANT,
+            *(
+                tenant
+                for tenant, _ in self._directory.tenants()
+                if tenant != DEFAULT_TENANT
+            ),
+        ]
 
-    async def _encrypt_row(self, keys: KeyRing, kind: type[Any], row: Resource) -> bool:
-        """Whether there was anything to do. Servers go on meanwhile: what one of them changes is read again."""
+    async def _encrypt_row(
+        self, keys: KeyRing, resource_class: type[Any], row: Resource
+    ) -> bool:
+        """Encrypt one row's secret with the active key; return False if it already is.
+
+        Servers keep running meanwhile, so a row that changes during the operation is
+        read again.
+        """
         while True:
-            value = msgspec.json.decode(row.body, type=kind)
+            value = msgspec.json.decode(row.body, type=resource_class)
             if not value.secret or keys.is_current(value.secret):
                 return False
-            plain = keys.decrypt(value.secret, tenant=row.tenant, kind=row.kind, row=row.id)
+            plain = keys.decrypt(
+                value.secret, tenant=row.tenant, kind=row.kind, row=row.id
+            )
             sealed = keys.encrypt(plain, tenant=row.tenant, kind=row.kind, row=row.id)
             body = _dump(msgspec.structs.replace(value, secret=sealed))
+            # Swaps only if the row is unchanged, so that a concurrent change is never
+            # overwritten.
             if await self._resources.swap(row, body):
                 return True
             try:
-                row = await self._resources.one(row.tenant, row.kind, row.id)
+                row = await self._resources.get(row.tenant, row.kind, row.id)
             except NotFoundError:  # it was removed
                 return False
 
 
 def _key(value: KeyInput, digest: str, hint: str) -> ApiKey:
+    """Return the stored form of a key."""
     return ApiKey(
-        digest=digest, hint=hint, role=value.role, user=value.user, models=value.models, priority=value.priority,
+        digest=digest,
+        hint=hint,
+        role=value.role,
+        user=value.user,
+        models=value.models,
+        priority=value.priority,
         expires_at=value.expires_at,
-    )  # fmt: skip
+    )
 
 
 def _credential(value: CredentialInput, secret: str) -> StoredCredential:
+    """Return the stored form of a credential."""
     return StoredCredential(
-        provider=value.provider, secret=secret, model=value.model, model_type=value.model_type, weight=value.weight,
-        priority=value.priority, domain=value.domain, is_enabled=value.is_enabled,
-    )  # fmt: skip
+        provider=value.provider,
+        secret=secret,
+        model=value.model,
+        model_type=value.model_type,
+        weight=value.weight,
+        priority=value.priority,
+        domain=value.domain,
+        is_enabled=value.is_enabled,
+    )
 
 
 def _dump(value: Any) -> str:
+    """Return a value as JSON text."""
     return msgspec.json.encode(value).decode()
 
 
-def _is_readable(one: Resource) -> bool:
-    """Whether a row's body is a JSON object: one that was damaged does not hide the others. The directory's log names
-    it."""
+def _is_readable(resource: Resource) -> bool:
+    """Return whether a row's body is a JSON object. A damaged row is left out, and the
+    directory logs it."""
     try:
-        return isinstance(msgspec.json.decode(one.body), dict)
+        return isinstance(msgspec.json.decode(resource.body), dict)
     except msgspec.MsgspecError:
         return False
 
 
-def shown(one: Resource) -> JSON:
-    """A resource as others see it: without what is secret."""
-    body: JSON = msgspec.json.decode(one.body)
+def public_view(resource: Resource) -> JSON:
+    """Return a resource as JSON without its secrets."""
+    body: JSON = msgspec.json.decode(resource.body)
     for field in ("digest", "secret"):
         body.pop(field, None)
-    set_by = {"set_by": one.set_by} if one.kind in KEPT_BY_OPERATOR else {}
+    set_by = {"set_by": resource.set_by} if resource.kind in OPERATOR_MANAGED else {}
     return {
-        "id": one.id, "name": one.name, **body, **set_by, "created_at": one.created_at, "updated_at": one.updated_at
-    }  # fmt: skip
+        "id": resource.id,
+        "name": resource.name,
+        **body,
+        **set_by,
+        "created_at": resource.created_at,
+        "updated_at": resource.updated_at,
+    }

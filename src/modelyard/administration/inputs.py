@@ -1,4 +1,5 @@
-"""What may be sent to set something up, and what is wrong with it. Changing it: `administration`."""
+"""Validation of what administrators send and of limits and routes in the settings. The
+changes themselves are in `administration`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,24 +12,34 @@ from modelyard.base.numbers import Priority, Weight, check_numbers
 from modelyard.models.types import JSON, ModelType
 from modelyard.providers.definition import read_model
 from modelyard.runtime.provider_manager import ProviderManager
-from modelyard.storage.resources import missing
+from modelyard.storage.resources import not_found
 from modelyard.tenancy.caller import Caller, ForbiddenError, Role
-from modelyard.tenancy.kinds import KINDS, CustomModel, DefaultModel, Limit, Route, Target, User
+from modelyard.tenancy.kinds import (
+    KINDS,
+    CustomModel,
+    DefaultModel,
+    Limit,
+    Route,
+    Target,
+    User,
+)
 
 
 class KeyInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be said of an API key; the rest is ours."""
+    """What an administrator may set of an API key; the server sets the other fields."""
 
     role: Role = Role.DEVELOPER
     user: str | None = None
     models: list[str] = []
-    """Patterns as `openai/*`; empty for all."""
+    """Patterns such as `openai/*`; empty for all models."""
     priority: Priority = 0
     expires_at: float | None = None
 
 
-class CredentialInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A filled-in form of a provider, and when it is to be used."""
+class CredentialInput(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """A provider's credential form with its values, and when the credential is used."""
 
     provider: str
     values: dict[str, Any] = {}
@@ -40,16 +51,22 @@ class CredentialInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     is_enabled: bool = True
 
 
-INPUTS: Mapping[str, type[Any]] = {**KINDS, "key": KeyInput, "credential": CredentialInput}
-"""Kind → what may be sent for one."""
+INPUTS: Mapping[str, type[Any]] = {
+    **KINDS,
+    "key": KeyInput,
+    "credential": CredentialInput,
+}
+"""Resource type to the type of its input."""
 
 
-def read_input(kind: str, given: JSON) -> Any:
-    """What was sent for a kind. Raises InvokeBadRequestError, NotFoundError for no kind."""
+def read_input(kind: str, fields: JSON) -> Any:
+    """Return the input for a resource type. Raises InvokeBadRequestError, or
+    NotFoundError for an unknown type."""
     if kind not in INPUTS:
-        raise missing("kind", kind)
+        raise not_found("kind", kind)
     try:
-        value = msgspec.convert(given, INPUTS[kind])
+        value = msgspec.convert(fields, INPUTS[kind])
+        # msgspec does not check for NaN and infinity, which JSON parsers may produce.
         check_numbers(value)
         return value
     except msgspec.ValidationError as error:
@@ -57,39 +74,71 @@ def read_input(kind: str, given: JSON) -> Any:
 
 
 class InputChecks:
-    """Whether what is sent makes sense beside what there is."""
+    """Checks an input against the existing resources."""
 
     def __init__(self, providers: ProviderManager, clock: Clock) -> None:
         self._providers = providers
         self._clock = clock
 
-    def check(self, caller: Caller, tenant: str, name: str, value: Any, *, old: JSON | None = None) -> None:
-        """Whether a caller may set a tenant's resource to this; `old` is what it was before, where it is changed.
+    def check(
+        self,
+        caller: Caller,
+        tenant: str,
+        name: str,
+        value: Any,
+        *,
+        old: JSON | None = None,
+    ) -> None:
+        """Check whether the caller may set a tenant's resource to `value`. `old` is its
+        previous state, None for a new one.
 
-        Raises InvokeBadRequestError, ForbiddenError, NotFoundError.
+        Raises InvokeBadRequestError, ForbiddenError or NotFoundError.
         """
         try:
-            self._refuse(caller, tenant, name, value, old=old)
-        except ConfigError as error:  # what is wrong is the request here, and not the deployment
+            self._check_input(caller, tenant, name, value, old=old)
+        except (
+            ConfigError
+        ) as error:  # what is wrong is the request here, and not the deployment
             raise InvokeBadRequestError(str(error)) from error
 
-    def _refuse(self, caller: Caller, tenant: str, name: str, value: Any, *, old: JSON | None = None) -> None:
+    def _check_input(
+        self,
+        caller: Caller,
+        tenant: str,
+        name: str,
+        value: Any,
+        *,
+        old: JSON | None = None,
+    ) -> None:
+        """Check one input by its type."""
         match value:
             case KeyInput() | User():
+                # Nobody can give a role above their own.
                 if not caller.role.covers(value.role):
-                    raise ForbiddenError(f"role {value.role.value!r} is given by its equals alone")
+                    raise ForbiddenError(
+                        f"role {value.role.value!r} is given by its equals alone"
+                    )
                 if (
                     isinstance(value, KeyInput)
                     and value.expires_at is not None
                     and value.expires_at <= self._clock.time()
                 ):
-                    raise InvokeBadRequestError("'expires_at' is in the past", param="expires_at")
+                    raise InvokeBadRequestError(
+                        "'expires_at' is in the past", param="expires_at"
+                    )
             case CredentialInput():
-                definition = self._providers.factory_of(tenant).get_definition(value.provider)
+                definition = self._providers.factory_of(tenant).get_definition(
+                    value.provider
+                )
+                # Without new values the stored secret stays, and was validated before.
                 if value.values or old is None:
-                    self._providers.factory_of(tenant).validate_credentials(definition.name, value.values)
+                    self._providers.factory_of(tenant).validate_credentials(
+                        definition.name, value.values
+                    )
                 if value.weight < 0:
-                    raise InvokeBadRequestError("'weight' must be 0 or more", param="weight")
+                    raise InvokeBadRequestError(
+                        "'weight' must be 0 or more", param="weight"
+                    )
             case Limit():
                 check_limit(value)
             case Route():
@@ -103,61 +152,94 @@ class InputChecks:
                 pass
 
     def _check_route(self, tenant: str, name: str, route: Route) -> None:
+        """Check that a route's models exist and that its name cannot be confused with a
+        model."""
         if not route.targets:
-            raise InvokeBadRequestError("'targets' must name at least one model", param="targets")
+            raise InvokeBadRequestError(
+                "'targets' must name at least one model", param="targets"
+            )
         for target in route.targets:
             self._check_target(target)
-        for model in [*(one.model for one in route.targets), *route.failover]:
+        for model in [*(target.model for target in route.targets), *route.failover]:
             provider, slash, _ = model.partition("/")
             if not slash:
-                raise InvokeBadRequestError(f"{model!r} must read 'provider/model'; a route may not lead to a route")
+                # A route that leads to a route could form a cycle.
+                raise InvokeBadRequestError(
+                    f"{model!r} must read 'provider/model'; a route may not lead to a route"
+                )
             self._providers.factory_of(tenant).get_definition(provider)
         if len({*route.failover}) != len(route.failover):
-            raise InvokeBadRequestError("'failover' names a model twice", param="failover")
+            raise InvokeBadRequestError(
+                "'failover' names a model twice", param="failover"
+            )
         if "/" in name and name.partition("/")[0] in {
-            one.provider for one in self._providers.factory_of(tenant).get_providers()
+            entity.provider
+            for entity in self._providers.factory_of(tenant).get_providers()
         }:
-            raise InvokeBadRequestError(f"{name!r} reads like a provider's model; choose another name", param="name")
+            raise InvokeBadRequestError(
+                f"{name!r} reads like a provider's model; choose another name",
+                param="name",
+            )
+        # Below the median, most calls would be sent twice.
         if route.hedge_after is not None and not 50 <= route.hedge_after < 100:
-            raise InvokeBadRequestError("'hedge_after' is a percentile from 50 to below 100", param="hedge_after")
+            raise InvokeBadRequestError(
+                "'hedge_after' is a percentile from 50 to below 100",
+                param="hedge_after",
+            )
 
     def _check_default(self, tenant: str, name: str, value: DefaultModel) -> None:
+        """Check that a default's name is a model type and that its model or route
+        exists."""
         if name not in {*ModelType}:
-            raise InvokeBadRequestError(f"'name' is a model type: {', '.join(ModelType)}; not {name!r}", param="name")
+            raise InvokeBadRequestError(
+                f"'name' is a model type: {', '.join(ModelType)}; not {name!r}",
+                param="name",
+            )
         provider, slash, model = value.model.partition("/")
         if self._providers.route(tenant, value.model) is not None:
             return
         if not slash:
-            raise InvokeBadRequestError(f"{value.model!r} must read 'provider/model', or name a route", param="model")
+            raise InvokeBadRequestError(
+                f"{value.model!r} must read 'provider/model', or name a route",
+                param="model",
+            )
         definition = self._providers.factory_of(tenant).get_definition(provider)
-        known = self._providers.schema(tenant, provider, ModelType(name), model)
-        if known is None and not definition.entity.is_customizable:
-            raise InvokeBadRequestError(f"{provider!r} has no {name} model {model!r}", param="model")
+        schema = self._providers.schema(tenant, provider, ModelType(name), model)
+        # A customisable provider accepts models that its catalogue does not list.
+        if schema is None and not definition.entity.is_customizable:
+            raise InvokeBadRequestError(
+                f"{provider!r} has no {name} model {model!r}", param="model"
+            )
 
     @staticmethod
     def _check_target(target: Target) -> None:
+        """Check a route's target."""
         if target.weight < 0:
-            raise InvokeBadRequestError(f"the weight of {target.model!r} must be 0 or more", param="targets")
+            raise InvokeBadRequestError(
+                f"the weight of {target.model!r} must be 0 or more", param="targets"
+            )
 
 
 def check_limit(limit: Limit) -> None:
-    """Raises InvokeBadRequestError for a limit that makes no sense."""
+    """Check that a limit makes sense. Raises InvokeBadRequestError."""
     if limit.amount < 0 and limit.amount != -1:
         raise InvokeBadRequestError(
-            f"'amount' must be 0 or more, or -1 for unlimited, not {limit.amount:g}", param="amount"
+            f"'amount' must be 0 or more, or -1 for unlimited, not {limit.amount:g}",
+            param="amount",
         )
     if limit.unit == "concurrency" and limit.amount == 0:
         raise InvokeBadRequestError(
-            "a concurrency of 0 would refuse every call; disable the key instead", param="amount"
+            "a concurrency of 0 would refuse every call; disable the key instead",
+            param="amount",
         )
-    if any(one < 0 for one in limit.credits.values()):
+    if any(credits_per_call < 0 for credits_per_call in limit.credits.values()):
         raise InvokeBadRequestError("'credits' must be 0 or more", param="credits")
 
 
-def configured_limit(name: str, given: Mapping[str, Any]) -> Limit:
-    """A limit from the settings. Raises ConfigError."""
+def configured_limit(name: str, fields: Mapping[str, Any]) -> Limit:
+    """Return a limit from the settings. Raises ConfigError."""
     try:
-        limit = msgspec.convert(dict(given), Limit)
+        limit = msgspec.convert(dict(fields), Limit)
         check_numbers(limit)
         check_limit(limit)
     except (msgspec.ValidationError, InvokeBadRequestError) as error:
@@ -165,26 +247,43 @@ def configured_limit(name: str, given: Mapping[str, Any]) -> Limit:
     return limit
 
 
-def configured_route(name: str, given: Mapping[str, Any]) -> Route:
-    """A route from the settings: targets may be names alone. Raises ConfigError."""
-    targets = given.get("targets")
+def configured_route(name: str, fields: Mapping[str, Any]) -> Route:
+    """Return a route from the settings, in which a target may be just a name. Raises
+    ConfigError."""
+    targets = fields.get("targets")
     spelled = (
-        [{"model": one} if isinstance(one, str) else one for one in targets] if isinstance(targets, list) else targets
+        # A short target becomes an object; anything else is left for the validation to
+        # refuse.
+        [{"model": target} if isinstance(target, str) else target for target in targets]
+        if isinstance(targets, list)
+        else targets
     )
     try:
-        route = msgspec.convert({**given, "targets": spelled}, Route)
+        route = msgspec.convert({**fields, "targets": spelled}, Route)
         check_numbers(route)
         return route
     except msgspec.ValidationError as error:
         raise ConfigError(f"route {name!r}: {error}") from error
 
 
-def cycle(failover: Mapping[str, Sequence[str]]) -> list[str]:
-    """A way from a model back to itself, by what it fails over to; empty where there is none."""
+def find_cycle(failover: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the first failover path that leads from a model back to itself; empty if
+    there is none."""
 
-    def walk(here: str, path: list[str]) -> list[str]:
-        if here in path:
-            return [*path[path.index(here) :], here]
-        return next((found for one in failover.get(here, ()) if (found := walk(one, [*path, here]))), [])
+    def walk(model: str, path: list[str]) -> list[str]:
+        """Follow the failover models depth first; return the cycle if the path meets
+        itself."""
+        if model in path:
+            return [*path[path.index(model) :], model]
+        return next(
+            (
+                cycle_path
+                for successor in failover.get(model, ())
+                if (cycle_path := walk(successor, [*path, model]))
+            ),
+            [],
+        )
 
-    return next((found for start in failover if (found := walk(start, []))), [])
+    return next(
+        (cycle_path for start in failover if (cycle_path := walk(start, []))), []
+    )

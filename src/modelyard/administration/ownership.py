@@ -1,4 +1,5 @@
-"""Who may change what: rows of the operator's, keys and users above the caller, the one owner that a tenant keeps."""
+"""Permissions for changes: rows of the operator, keys and users above the caller, and
+the last owner of a tenant."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -11,143 +12,247 @@ from modelyard.base.errors import InvokeBadRequestError
 from modelyard.models.types import JSON, ModelType
 from modelyard.storage.resources import Resource
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
-from modelyard.tenancy.directory import KEPT_BY_OPERATOR, OPERATOR, SETTINGS, TAKEN_BY_OPERATOR, Directory
+from modelyard.tenancy.directory import (
+    OPERATOR,
+    OPERATOR_CLAIMED,
+    OPERATOR_MANAGED,
+    SETTINGS,
+    Directory,
+)
 from modelyard.tenancy.kinds import KINDS, ApiKey, CustomModel, User
 
 
 class Person(Protocol):
-    @property
-    def email(self) -> str: ...
+    """A person who may sign in."""
 
     @property
-    def role(self) -> Role: ...
+    def email(self) -> str:
+        """The mail address, which is also the user name."""
+        ...
 
     @property
-    def is_enabled(self) -> bool: ...
+    def role(self) -> Role:
+        """The person's role."""
+        ...
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the person may sign in."""
+        ...
 
 
 class People(Protocol):
-    """Who may sign in."""
+    """The accounts of people."""
 
-    async def of(self, tenant: str) -> Sequence[Person]: ...
+    async def list_accounts(self, tenant: str) -> Sequence[Person]:
+        """Return the people of a tenant."""
+        ...
 
 
 class Ownership:
-    """Every method is given the tenant whose rows it is about."""
+    """Checks who may change which row. Every method takes the tenant whose rows it is
+    about."""
 
     def __init__(self, directory: Directory, clock: Clock) -> None:
         self._directory = directory
         self._clock = clock
         self._people: People | None = None
-        self._has_house_keys: Callable[[], bool] = lambda: False
+        self._has_configured_keys: Callable[[], bool] = lambda: False
 
     def use(self, people: People, has_house_keys: Callable[[], bool]) -> None:
-        """Who else gets in: accounts, and keys of the settings."""
+        """Set the other ways in: accounts, and API keys in the settings."""
         self._people = people
-        self._has_house_keys = has_house_keys
+        self._has_configured_keys = has_house_keys
 
     @staticmethod
     def check_change(caller: Caller, old: Resource) -> None:
-        """Raises ForbiddenError for what is above the caller as it is now, or is the operator's."""
+        """Raise ForbiddenError if the row's current role is above the caller's, or the
+        row belongs to the operator."""
         if old.kind in (ApiKey.kind, User.kind):
+            # The stored role is checked, not the requested one, or a caller could
+            # demote somebody above it.
             role = Role(msgspec.json.decode(old.body).get("role", Role.DEVELOPER))
             if not caller.role.covers(role):
-                raise ForbiddenError(f"a {old.kind} of role {role.value!r} is changed by its equals alone")
-        if is_kept_from(caller, old.tenant, old.kind, old.set_by):
-            raise ForbiddenError(f"this {old.kind} was set by the operator: a tenant does not change it")
+                raise ForbiddenError(
+                    f"a {old.kind} of role {role.value!r} is changed by its equals"
+                    " alone"
+                )
+        if is_operator_managed(caller, old.tenant, old.kind, old.set_by):
+            raise ForbiddenError(
+                f"this {old.kind} was set by the operator: a tenant does not change it"
+            )
 
     def check_replacement(
-        self, caller: Caller, tenant: str, kind: str, name: str, value: Any, *, but: str = ""
+        self,
+        caller: Caller,
+        tenant: str,
+        kind: str,
+        name: str,
+        value: Any,
+        *,
+        but: str = "",
     ) -> None:
-        """Raises ForbiddenError where a row would stand for what one of the operator's does."""
-        if kind not in KEPT_BY_OPERATOR or is_operator(caller):
-            return
-        for known, other in self._directory.of(tenant, KINDS[kind]):
-            is_same = known.name == name or (_stands_for(value) and _stands_for(value) == _stands_for(other))
-            if is_same and known.id != but and is_kept_from(caller, tenant, kind, known.set_by):
-                raise ForbiddenError(f"{kind} {known.name!r} was set by the operator: a tenant does not replace it")
+        """Raise ForbiddenError if a tenant's row would take the place of one that the
+        operator set.
 
-    async def check_switch_off(self, caller: Caller, tenant: str, name: str, user: User) -> None:
-        """A user that is switched off shuts out the keys and the account of that name: it takes a role that covers
-        theirs. Raises ForbiddenError, InvokeBadRequestError."""
+        `but` is the id of the row that is changed itself.
+        """
+        if kind not in OPERATOR_MANAGED or is_operator(caller):
+            return
+        for row, existing in self._directory.of(tenant, KINDS[kind]):
+            # A row replaces another by its name, or by being about the same model.
+            is_same = row.name == name or (
+                _identity(value) and _identity(value) == _identity(existing)
+            )
+            if (
+                is_same
+                and row.id != but
+                and is_operator_managed(caller, tenant, kind, row.set_by)
+            ):
+                raise ForbiddenError(
+                    f"{kind} {row.name!r} was set by the operator: a tenant does not"
+                    " replace it"
+                )
+
+    async def check_switch_off(
+        self, caller: Caller, tenant: str, name: str, user: User
+    ) -> None:
+        """Check that the caller may disable a user.
+
+        A disabled user shuts out the keys and the account of that name, so the caller's
+        role must cover theirs. Raises ForbiddenError or InvokeBadRequestError.
+        """
         if user.is_enabled:
             return
-        roles = [key.role for _, key in self._directory.of(tenant, ApiKey) if key.user == name]
+        roles = [
+            key.role
+            for _, key in self._directory.of(tenant, ApiKey)
+            if key.user == name
+        ]
         if self._people is not None:
-            roles += [one.role for one in await self._people.of(tenant) if one.email == name]
+            roles += [
+                person.role
+                for person in await self._people.list_accounts(tenant)
+                if person.email == name
+            ]
         for role in roles:
             if not caller.role.covers(role):
                 raise ForbiddenError(
-                    f"{name[:60]!r} has the role {role.value!r}, and is switched off by its equals alone"
+                    f"{name[:60]!r} has the role {role.value!r}, and is switched off by"
+                    " its equals alone"
                 )
         if Role.OWNER in roles:
-            await self.keep_an_owner(caller, tenant, without_user=name)
+            await self.require_owner(caller, tenant, without_user=name)
 
-    async def keep_an_owner(
-        self, caller: Caller, tenant: str, *, without_key: str = "", without_user: str = ""
-    ) -> None:  # fmt: skip
-        """Raises InvokeBadRequestError where nobody of a tenant could call as its owner any more.
+    async def require_owner(
+        self,
+        caller: Caller,
+        tenant: str,
+        *,
+        without_key: str = "",
+        without_user: str = "",
+    ) -> None:
+        """Raise InvokeBadRequestError if nobody could act as the tenant's owner any
+        more.
 
-        The operator may leave another tenant without, and whoever shows no key of ours (the command line, a key of the
-        settings) needs none.
+        The operator may leave another tenant without an owner. A caller without an API
+        key of ours (the command line, a key in the settings) does not need one.
         """
         if is_operator(caller) and (tenant != DEFAULT_TENANT or not caller.key):
             return
-        if tenant == DEFAULT_TENANT and self._has_house_keys():
+        if tenant == DEFAULT_TENANT and self._has_configured_keys():
             return
-        gone = self._directory.one(tenant, ApiKey, without_key) if without_key else None
-        if without_key and (gone is None or not self._is_way_in(tenant, gone)):
+        # Removing a key that gives no owner access changes nothing.
+        removed_key = (
+            self._directory.one(tenant, ApiKey, without_key) if without_key else None
+        )
+        if without_key and (
+            removed_key is None or not self._gives_owner_access(tenant, removed_key)
+        ):
             return
-        for known, key in self._directory.of(tenant, ApiKey):
-            is_other = known.id != without_key and not (without_user and key.user == without_user)
-            if is_other and self._is_way_in(tenant, key):
+        # First look for another owner key, then for an account with the owner role.
+        for row, key in self._directory.of(tenant, ApiKey):
+            is_remaining = row.id != without_key and not (
+                without_user and key.user == without_user
+            )
+            if is_remaining and self._gives_owner_access(tenant, key):
                 return
-        for one in await self._people.of(tenant) if self._people is not None else ():
-            is_owner = one.role is Role.OWNER and one.is_enabled and one.email != without_user
-            if is_owner and not self._directory.shuts_out(tenant, one.email):
+        for person in (
+            await self._people.list_accounts(tenant) if self._people is not None else ()
+        ):
+            is_owner = (
+                person.role is Role.OWNER
+                and person.is_enabled
+                and person.email != without_user
+            )
+            if is_owner and not self._directory.is_disabled(tenant, person.email):
                 return
-        raise InvokeBadRequestError("a tenant keeps one owner's key, or one owner who may sign in")
+        raise InvokeBadRequestError(
+            "a tenant keeps one owner's key, or one owner who may sign in"
+        )
 
-    def _is_way_in(self, tenant: str, key: ApiKey) -> bool:
-        """Whether an owner gets in by a key."""
-        is_good = key.revoked_at is None and (key.expires_at is None or key.expires_at > self._clock.time())
-        return is_good and key.role is Role.OWNER and not self._directory.shuts_out(tenant, key.user)
+    def _gives_owner_access(self, tenant: str, key: ApiKey) -> bool:
+        """Return whether an owner can get in with this key."""
+        is_good = key.revoked_at is None and (
+            key.expires_at is None or key.expires_at > self._clock.time()
+        )
+        return (
+            is_good
+            and key.role is Role.OWNER
+            and not self._directory.is_disabled(tenant, key.user)
+        )
 
 
 def is_operator(caller: Caller) -> bool:
-    """Whether the operator calls, for whichever tenant."""
+    """Return whether the caller is the operator, acting for any tenant."""
     return caller.is_operator or caller.is_acting
 
 
-def mark_of(caller: Caller) -> str:
-    """The mark of a row that this caller sets."""
+def set_by_mark(caller: Caller) -> str:
+    """Return the `set_by` mark of a row that this caller creates."""
     return OPERATOR if is_operator(caller) else ""
 
 
-def mark_after_change(caller: Caller, old: Resource, value: Any, before: JSON) -> str:
-    """Who set a row, after a change of it.
+def mark_after_change(
+    caller: Caller, old: Resource, value: Any, old_fields: JSON
+) -> str:
+    """Return the `set_by` mark of a row after a change.
 
-    A credential is the word of whoever filled its form in, or sent the form to another provider: what it is weighed
-    with changes nothing of that. Of other rows the operator takes some by changing them, and a tenant takes back none.
+    A credential belongs to whoever entered its form values or moved it to another
+    provider; changing its weight does not change that. Some other rows become the
+    operator's when it changes them; a tenant never takes one back.
     """
     if isinstance(value, CredentialInput):
-        is_filled_in = bool(value.values) or value.provider != before.get("provider")
-        return mark_of(caller) if is_filled_in else old.set_by
-    is_taken = old.kind in TAKEN_BY_OPERATOR and is_operator(caller)
-    return OPERATOR if is_taken else old.set_by
+        is_filled_in = bool(value.values) or value.provider != old_fields.get(
+            "provider"
+        )
+        return set_by_mark(caller) if is_filled_in else old.set_by
+    becomes_operators = old.kind in OPERATOR_CLAIMED and is_operator(caller)
+    return OPERATOR if becomes_operators else old.set_by
 
 
-def is_kept_from(caller: Caller, tenant: str, kind: str, set_by: str) -> bool:
-    """Whether a row is the operator's, and not this caller's to change or replace. What the operator stored in the
-    default tenant is open to its administrators; what the settings say is nobody else's."""
-    is_operators = set_by == SETTINGS or (set_by == OPERATOR and tenant != DEFAULT_TENANT)
-    return is_operators and kind in KEPT_BY_OPERATOR and not is_operator(caller)
+def is_operator_managed(caller: Caller, tenant: str, kind: str, set_by: str) -> bool:
+    """Return whether a row is the operator's and may not be changed or replaced by this
+    caller.
+
+    Administrators of the default tenant may change what the operator stored there.
+    Nobody may change what comes from the settings.
+    """
+    is_operators = set_by == SETTINGS or (
+        set_by == OPERATOR and tenant != DEFAULT_TENANT
+    )
+    return is_operators and kind in OPERATOR_MANAGED and not is_operator(caller)
 
 
-def _stands_for(value: Any) -> tuple[str, ...]:
-    """What a row is about beside its name: two models of one name at one provider are one model."""
+def _identity(value: Any) -> tuple[str, ...]:
+    """Return what a row is about apart from its name: two models of one name and type
+    at one provider are the same model."""
     if not isinstance(value, CustomModel):
         return ()
-    given = value.definition
-    kind = str(given.get("model_type") or ModelType.LLM.value)
-    return value.provider, kind, str(given.get("name") or given.get("model") or "")
+    definition = value.definition
+    model_type = str(definition.get("model_type") or ModelType.LLM.value)
+    return (
+        value.provider,
+        model_type,
+        str(definition.get("name") or definition.get("model") or ""),
+    )

@@ -1,1 +1,2 @@
-"""Agents: a model that calls tools until it has an answer. One loop, strategies as pure functions."""
+"""Agents: a model that calls tools until it has an answer. One loop; strategies are
+pure functions of the state."""

@@ -1,4 +1,5 @@
-"""`Agent`: a model, its tools and how it goes about things, ready to be asked; and as a tool of other agents."""
+"""`Agent`: a model with tools and a strategy. It can be run, streamed, or offered as a
+tool to other agents."""
 
 from __future__ import annotations
 
@@ -7,10 +8,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from modelyard.agents.events import AgentFinished, AnyAgentEvent, RoundFinished, ToolFinished
-from modelyard.agents.loop import AgentLoop, Approve, Record, Results, Store
+from modelyard.agents.events import (
+    AgentFinished,
+    AnyAgentEvent,
+    RoundFinished,
+    ToolFinished,
+)
+from modelyard.agents.loop import AgentLoop, Approve, Results, StepStore, Store
 from modelyard.agents.state import AgentLimits, Strategy, Task
-from modelyard.agents.strategies import strategy_of
+from modelyard.agents.strategies import get_strategy
 from modelyard.models.entities import ModelFeature
 from modelyard.models.llm import LLMUsage
 from modelyard.models.messages import (
@@ -19,31 +25,57 @@ from modelyard.models.messages import (
     PromptMessageContent,
     UserPromptMessage,
 )
-from modelyard.tools.entities import Message, Tool, ToolContext, ToolEntity, ToolInvokeError, json_message, text_message
+from modelyard.tools.entities import (
+    Message,
+    Tool,
+    ToolContext,
+    ToolEntity,
+    ToolInvokeError,
+    json_message,
+    text_message,
+)
 from modelyard.tools.manager import ToolManager
 
-_CALLS = frozenset({ModelFeature.TOOL_CALL, ModelFeature.MULTI_TOOL_CALL, ModelFeature.STREAM_TOOL_CALL})
+_TOOL_CALL_FEATURES = frozenset(
+    {
+        ModelFeature.TOOL_CALL,
+        ModelFeature.MULTI_TOOL_CALL,
+        ModelFeature.STREAM_TOOL_CALL,
+    }
+)
 
 
-def fitting_strategy(name: str, model: Any, *, is_completion: bool = False) -> Strategy:
-    """The strategy of that name, or the one that the model is able to: a model that cannot call tools writes down what
-    it wants. Raises NotFoundError."""
-    found = strategy_of(name if name not in ("", "auto") else "function_calling")
+def select_strategy(name: str, model: Any, *, is_completion: bool = False) -> Strategy:
+    """Return the strategy of that name; for "" or "auto", one that suits the model.
+
+    A model without tool calling falls back from `function_calling` to ReAct. Raises
+    NotFoundError.
+    """
+    strategy = get_strategy(name if name not in ("", "auto") else "function_calling")
     schema = getattr(model, "schema", None)
-    if found.name == "function_calling" and schema is not None and not _CALLS & frozenset(schema.features):
-        found = strategy_of("react")
-    return strategy_of("react_completion") if found.name == "react" and is_completion else found
+    # A model object without a schema is trusted to support tool calls.
+    if (
+        strategy.name == "function_calling"
+        and schema is not None
+        and not _TOOL_CALL_FEATURES & frozenset(schema.features)
+    ):
+        strategy = get_strategy("react")
+    return (
+        get_strategy("react_completion")
+        if strategy.name == "react" and is_completion
+        else strategy
+    )
 
 
 @dataclass(slots=True, kw_only=True)
 class AgentResult:
-    """What came of a question. `messages` go into the next question's `history`."""
+    """The outcome of one agent run. Pass `messages` as the next run's `history`."""
 
     text: str = ""
     value: Any = None
-    """The answer by the agent's schema."""
+    """The answer parsed according to the agent's schema; None without a schema."""
     reason: str = ""
-    """`answer`, or which limit ended it."""
+    """`answer`, or the name of the limit that ended the run."""
     thoughts: list[str] = field(default_factory=list[str])
     calls: list[ToolFinished] = field(default_factory=list[ToolFinished])
     usage: LLMUsage = field(default_factory=LLMUsage)
@@ -52,21 +84,33 @@ class AgentResult:
     sources: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     messages: list[AnyPromptMessage] = field(default_factory=list[AnyPromptMessage])
 
-    def take(self, event: AnyAgentEvent) -> None:
+    def add(self, event: AnyAgentEvent) -> None:
+        """Update the result from one event of the run."""
         match event:
             case RoundFinished() if event.thought:
                 self.thoughts.append(event.thought)
             case ToolFinished():
                 self.calls.append(event)
             case AgentFinished():
-                self.text, self.value, self.reason = event.text, event.value, event.reason
-                self.usage, self.rounds, self.seconds = event.usage, event.rounds, event.seconds
+                # The last event carries the totals, so nothing is added up here.
+                self.text, self.value, self.reason = (
+                    event.text,
+                    event.value,
+                    event.reason,
+                )
+                self.usage, self.rounds, self.seconds = (
+                    event.usage,
+                    event.rounds,
+                    event.seconds,
+                )
                 self.sources = event.sources
             case _:
                 pass
 
 
 class Agent:
+    """A model with its tools, strategy, instruction and limits."""
+
     def __init__(
         self,
         model: Any,
@@ -85,14 +129,15 @@ class Agent:
         results: Results | None = None,
         store: Store | None = None,
     ) -> None:
-        """`model` is a ModelInstance, or whatever has `stream_llm`. Raises NotFoundError for an unknown strategy."""
+        """`model` is a ModelInstance, or whatever has `stream_llm`. Raises
+        NotFoundError for an unknown strategy."""
         self.model = model
         self.tools = list(tools)
         self.name = name
         self.description = description or instruction.split("\n")[0][:200] or name
         self.limits = limits or AgentLimits()
         self._manager = manager
-        self._strategy = fitting_strategy(strategy, model)
+        self._strategy = select_strategy(strategy, model)
         self._instruction = instruction
         self._schema = schema
         self._parameters = dict(parameters or {})
@@ -107,54 +152,101 @@ class Agent:
         *,
         history: Sequence[AnyPromptMessage] = (),
         files: Sequence[PromptMessageContent] = (),
-        record: Record | None = None,
+        record: StepStore | None = None,
         context: ToolContext | None = None,
     ) -> AsyncGenerator[AnyAgentEvent, None]:
-        """Events as they happen, `AgentFinished` last. Closing the generator stops model and tools."""
+        """Run the agent and yield its events; `AgentFinished` is the last. Closing the
+        generator stops the model and the tools."""
         loop = AgentLoop(
-            self.model, self._strategy, self._manager, limits=self.limits, context=context or self._context,
-            record=record, approve=self._approve, store=self._store, results=self._results,
-        )  # fmt: skip
+            self.model,
+            self._strategy,
+            self._manager,
+            limits=self.limits,
+            context=context or self._context,
+            record=record,
+            approve=self._approve,
+            store=self._store,
+            results=self._results,
+        )
+        # The task gets copies, because the loop may add tools to it.
         return loop.run(
             Task(
-                query=query, instruction=self._instruction, history=list(history), files=list(files),
-                tools=list(self.tools), parameters=dict(self._parameters), schema=self._schema,
+                query=query,
+                instruction=self._instruction,
+                history=list(history),
+                files=list(files),
+                tools=list(self.tools),
+                parameters=dict(self._parameters),
+                schema=self._schema,
             )
-        )  # fmt: skip
+        )
 
     async def run(
-        self, query: str, *, history: Sequence[AnyPromptMessage] = (), files: Sequence[PromptMessageContent] = ()
+        self,
+        query: str,
+        *,
+        history: Sequence[AnyPromptMessage] = (),
+        files: Sequence[PromptMessageContent] = (),
     ) -> AgentResult:
-        found = AgentResult()
+        """Run the agent to its end and return the result."""
+        result = AgentResult()
+        # `aclosing` stops the model and the tools even if the caller is cancelled.
         async with aclosing(self.stream(query, history=history, files=files)) as events:
             async for event in events:
-                found.take(event)
-        found.messages = [*history, UserPromptMessage(content=query), AssistantPromptMessage(content=found.text)]
-        return found
+                result.add(event)
+        result.messages = [
+            *history,
+            UserPromptMessage(content=query),
+            AssistantPromptMessage(content=result.text),
+        ]
+        return result
 
     def as_tool(self, name: str = "", description: str = "") -> Tool:
-        """For other agents: they give it a task, it gives them its answer."""
+        """Return this agent as a tool that takes a task and returns the answer."""
         return AgentTool(self, name or self.name, description or self.description)
 
 
 class AgentTool(Tool):
+    """An agent offered as a tool to other agents."""
+
     def __init__(self, agent: Agent, name: str, description: str) -> None:
         self._agent = agent
         self.entity = ToolEntity(
-            name=name, kind="agent", description=description, seconds=600.0,
+            name=name,
+            kind="agent",
+            description=description,
+            seconds=600.0,
             schema={
                 "type": "object",
-                "properties": {"query": {"type": "string", "description": "The task, with all that must be known."}},
+                "properties": {
+                    "query": {
+                        "type": "string",
+                        "description": "The task, with all that must be known.",
+                    }
+                },
                 "required": ["query"],
             },
-        )  # fmt: skip
+        )
 
-    async def invoke(self, parameters: Mapping[str, Any], context: ToolContext) -> AsyncGenerator[Message, None]:
+    async def invoke(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> AsyncGenerator[Message, None]:
+        """Run the agent on `query` and yield its answer. Raises ToolInvokeError if
+        agents are nested too deeply."""
         if context.depth >= self._agent.limits.depth:
-            raise ToolInvokeError(f"agents call each other {context.depth} deep: that is the most")
-        found = AgentResult()
+            # Agents that call each other could otherwise recurse without end.
+            raise ToolInvokeError(
+                f"agents call each other {context.depth} deep: that is the most"
+            )
+        result = AgentResult()
         deeper = replace(context, depth=context.depth + 1)
-        async with aclosing(self._agent.stream(str(parameters["query"]), context=deeper)) as events:
+        async with aclosing(
+            self._agent.stream(str(parameters["query"]), context=deeper)
+        ) as events:
             async for event in events:
-                found.take(event)
-        yield json_message(found.value) if found.value is not None else text_message(found.text)
+                result.add(event)
+        yield (
+            json_message(result.value)
+            if result.value is not None
+            else text_message(result.text)
+        )

@@ -1,4 +1,4 @@
-"""Everything, wired: settings in, a server or a library out."""
+"""The composition of all parts: from settings to a server or a library."""
 
 from modelyard.app.modelyard import Modelyard
 

@@ -1,4 +1,4 @@
-"""Agents for programs and the command line: models and tools by their names."""
+"""Builds agents for programs and the command line from names of models and tools."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,22 +9,28 @@ from modelyard.app.named_tools import NamedTools
 from modelyard.base.ids import new_id
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.storage.kept import Kept
+from modelyard.storage.kept import ScopedStore
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.manager import ToolManager
-from modelyard.tools.results import KeptResults
+from modelyard.tools.results import StoredResults
 
 
 class Agents:
-    """Makes agents out of what a tenant has."""
+    """Builds agents with a tenant's models and tools."""
 
-    def __init__(self, models: ModelManager, manager: ToolManager, named: NamedTools, kept: Kept) -> None:
-        """`kept` holds results that are too long to be read at once."""
+    def __init__(
+        self,
+        models: ModelManager,
+        manager: ToolManager,
+        named_tools: NamedTools,
+        result_store: ScopedStore,
+    ) -> None:
+        """`result_store` holds tool results that are too long for one prompt."""
         self._models = models
         self._manager = manager
-        self._named = named
-        self._kept = kept
+        self._named = named_tools
+        self._kept = result_store
 
     async def make(
         self,
@@ -34,16 +40,22 @@ class Agents:
         tenant: str = DEFAULT_TENANT,
         user: str = "",
         limits: AgentLimits | dict[str, Any] | None = None,
-        **how: Any,
+        **options: Any,
     ) -> Agent:
-        """`how` is what `Agent` takes. Raises NotFoundError, ToolNotFoundError, StorageUnavailableError."""
+        """Return an agent; `options` are arguments of `Agent`.
+
+        Raises NotFoundError, ToolNotFoundError or StorageUnavailableError.
+        """
+        # The run id scopes the stored results and the idempotency keys of tool calls.
         run = new_id("agent")
         return Agent(
-            self._models.find(Caller(tenant=tenant, user=user or None), model, ModelType.LLM),
+            self._models.find(
+                Caller(tenant=tenant, user=user or None), model, ModelType.LLM
+            ),
             self._manager,
             tools=[await self._named.find(tool, tenant) for tool in tools],
             limits=AgentLimits(**limits) if isinstance(limits, dict) else limits,
             context=ToolContext(tenant=tenant, user=user, app="agent", key=run),
-            results=KeptResults(self._kept, tenant, run),
-            **how,
+            results=StoredResults(self._kept, tenant, run),
+            **options,
         )

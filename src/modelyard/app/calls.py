@@ -1,4 +1,5 @@
-"""Calls to models, wired: the policies around every call, and what they count, remember and write down."""
+"""Builds the model call pipeline: its policies, and the ledger, caches, metrics and
+traces that they use."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -6,16 +7,30 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from modelyard.administration.inputs import configured_limit, configured_route, cycle
+from modelyard.administration.inputs import (
+    configured_limit,
+    configured_route,
+    find_cycle,
+)
 from modelyard.app.live_settings import LiveSettings
-from modelyard.app.money import Admission, HostedQuotas, Seeds, price_of_lost
+from modelyard.app.money import (
+    Admission,
+    CounterInitialiser,
+    HostedQuotas,
+    price_lost_attempt,
+)
 from modelyard.app.recovery import Recovery
-from modelyard.app.storage import StorageParts, answers_for, counters_for
+from modelyard.app.storage import StorageParts, counters_for, response_cache_for
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.settings import Settings
 from modelyard.models.embedding import EmbeddingInputType, TextEmbeddingRequest
-from modelyard.models.entities import AIModelEntity, ModelFeature, ModelPropertyKey, PriceConfig
+from modelyard.models.entities import (
+    AIModelEntity,
+    ModelFeature,
+    ModelPropertyKey,
+    PriceConfig,
+)
 from modelyard.models.types import ModelType
 from modelyard.runtime.callbacks import Callback, LoggingCallback
 from modelyard.runtime.fair_queue import FairQueue
@@ -36,163 +51,223 @@ from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.runtime.response_store import ResponseStore
 from modelyard.runtime.retry_budget import RetryBudget
 from modelyard.runtime.traces import Traces
-from modelyard.storage.answers import Answers
+from modelyard.storage.answers import ResponseCache
 from modelyard.storage.counters import Counters
 from modelyard.tenancy.caller import DEFAULT_TENANT, acting_for
 from modelyard.tenancy.directory import Directory
 
 if TYPE_CHECKING:
-    from modelyard.app.telemetry import Traced
+    from modelyard.app.telemetry import TracingCallback
 
 _CACHE_ON_DEMAND = 3600.0
-"""Seconds that an answer is kept for whom asked for it, where the settings say nothing."""
+"""Seconds for which a response is cached if the request asks for caching and the
+settings do not set a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallParts:
-    """What a call goes through, and what is left of it."""
+class CallServices:
+    """The parts of the model call pipeline."""
 
     models: ModelManager
     ledger: Ledger
     responses: ResponseStore
     counters: Counters
-    answers: Answers
-    """Those that may be given again."""
+    answers: ResponseCache
+    """The response cache."""
     admission: Admission
     recovery: Recovery
     queue: FairQueue
     metrics: Metrics
     traces: Traces
-    exporter: "Traced | None"
-    """What sends traces to a collector; None where the settings name none."""
+    exporter: "TracingCallback | None"
+    """Sends traces to a collector; None if the settings name none."""
     schemas: "Schemas"
 
     def cache_seconds(self, tenant: str, route: str) -> float:
-        """How long answers to a route may be given again; 0 for not at all."""
+        """Return for how many seconds responses of a route are cached; 0 if they are
+        not."""
         return self.schemas.cache_seconds(tenant, route)
 
     async def aclose(self) -> None:
-        """Give back what is reserved, and send the last traces."""
+        """Release reservations and send the remaining traces."""
         await self.counters.aclose()
         if self.exporter is not None:
             await self.exporter.aclose()
 
 
 class Schemas:
-    """What policies ask about the model of a call, and about its route."""
+    """Answers the policies' questions about a call's model and route."""
 
-    def __init__(self, live: LiveSettings, providers: ProviderManager) -> None:
-        self._live = live
+    def __init__(self, live_settings: LiveSettings, providers: ProviderManager) -> None:
+        self._live = live_settings
         self._providers = providers
 
     def pricing(self, invocation: Invocation) -> PriceConfig | None:
-        """By the credential that serves the call; None where nobody knows."""
+        """Return the prices for the credential that serves the call; None if they are
+        unknown."""
         return self._providers.pricing(
-            invocation.tenant, invocation.provider, invocation.model_type, invocation.model, invocation.credential_id
+            invocation.tenant,
+            invocation.provider,
+            invocation.model_type,
+            invocation.model,
+            invocation.credential_id,
         )
 
     def features(self, invocation: Invocation) -> Collection[ModelFeature] | None:
-        """None where nothing is known of the model."""
+        """Return the features of the model; None if they are unknown."""
         schema = self._schema(invocation)
         return schema.features if schema else None
 
-    def most_texts(self, invocation: Invocation) -> int:
-        """How many texts an embedding model takes at once; models on this machine join calls themselves."""
+    def max_batch_size(self, invocation: Invocation) -> int:
+        """Return the maximum texts per embedding request; 0 for no limit."""
+        # The local runtime batches its calls itself.
         if invocation.provider == "local":
             return 0
         schema = self._schema(invocation)
-        stated = schema.model_properties.get(ModelPropertyKey.MAX_CHUNKS) if schema else None
+        stated = (
+            schema.model_properties.get(ModelPropertyKey.MAX_CHUNKS) if schema else None
+        )
         if stated:
+            # Catalogue entries without a limit fall back to the provider's definition.
             return int(stated)
-        definition = self._providers.factory_of(invocation.tenant).get_definition(invocation.provider)
+        definition = self._providers.factory_of(invocation.tenant).get_definition(
+            invocation.provider
+        )
         return int(definition.quirks.get("max_texts", 0))
 
     def cache_seconds(self, tenant: str, route: str) -> float:
-        """As the route has it, else as the settings."""
+        """Return the cache time of the route, or else of the settings, in seconds."""
         configured = self._providers.route(tenant, route) if route else None
         seconds = configured.cache_seconds if configured else 0.0
         return seconds or self._live.current.cache.seconds
 
     def seconds_to_keep(self, invocation: Invocation) -> float:
-        """How long the answer to a call may be given again; 0 for not at all."""
+        """Return for how many seconds the response of a call is cached; 0 if it is not."""
         seconds = self.cache_seconds(invocation.tenant, invocation.route)
+        # A request may ask for caching although nothing is configured.
         if seconds:
             return seconds
         return _CACHE_ON_DEMAND if invocation.cache in ("on", "refresh") else 0.0
 
     def _schema(self, invocation: Invocation) -> AIModelEntity | None:
-        return self._providers.schema(invocation.tenant, invocation.provider, invocation.model_type, invocation.model)
+        """Return the catalogue entry of the call's model; None if it is unknown."""
+        return self._providers.schema(
+            invocation.tenant,
+            invocation.provider,
+            invocation.model_type,
+            invocation.model,
+        )
 
 
 class NamedModels:
-    """Models that the settings name, for failover and routes: above the lists of what a key may call."""
+    """Models that the settings name for failover, routes and the cache. Model
+    permissions of API keys do not apply to them."""
 
-    def __init__(self, live: LiveSettings, models: ModelManager) -> None:
-        self._live = live
+    def __init__(self, live_settings: LiveSettings, models: ModelManager) -> None:
+        self._live = live_settings
         self._models = models
 
-    def resolve(self, tenant: str, name: str, kind: ModelType) -> tuple[str, str]:
-        """A name as (provider, model). Raises NotFoundError."""
+    def resolve(self, tenant: str, name: str, model_type: ModelType) -> tuple[str, str]:
+        """Return (provider, model) of a model name. Raises NotFoundError."""
+        # Without a caller, because its key need not have access to the operator's
+        # targets.
         with acting_for(None):
-            model = self._models.find(tenant, name, kind)
+            # Names resolve to a provider and a model of the operator.
+            model = self._models.find(tenant, name, model_type)
         return model.provider, model.model
 
-    def failover(self, tenant: str, provider: str, model: str, kind: ModelType) -> Sequence[tuple[str, str]]:
-        """Where calls go that a model cannot serve. Raises ConfigError for a name that is none."""
+    def failover(
+        self, tenant: str, provider: str, model: str, model_type: ModelType
+    ) -> Sequence[tuple[str, str]]:
+        """Return the failover targets of a model. Raises ConfigError if a configured
+        name is unknown."""
         names = self._live.current.failover.get(f"{provider}/{model}")
+        # The settings are those of the default tenant.
         if tenant != DEFAULT_TENANT or not names:
             return ()
         try:
-            return [self.resolve(tenant, name, kind) for name in names]
+            return [self.resolve(tenant, name, model_type) for name in names]
         except NotFoundError as error:  # the settings name it, not the caller
             raise ConfigError(f"failover of '{provider}/{model}': {error}") from error
 
     async def embed(self, tenant: str, text: str) -> Sequence[float]:
-        """The vector by which like questions are found in the cache."""
+        """Return the embedding with which similar questions are found in the cache."""
         with acting_for(None):
-            model = self._models.find(tenant, self._live.current.cache.semantic_model, ModelType.TEXT_EMBEDDING)
-        request = TextEmbeddingRequest(texts=[text], input_type=EmbeddingInputType.QUERY)
+            model = self._models.find(
+                tenant,
+                self._live.current.cache.semantic_model,
+                ModelType.TEXT_EMBEDDING,
+            )
+        request = TextEmbeddingRequest(
+            texts=[text], input_type=EmbeddingInputType.QUERY
+        )
         result = await model.invoke_text_embedding(request)
         return result.embeddings[0]
 
 
 def build_calls(
-    live: LiveSettings,
+    live_settings: LiveSettings,
     clock: Clock,
     *,
     storage: StorageParts,
     directory: Directory,
     providers: ProviderManager,
-    exporter: "Traced | None",
+    exporter: "TracingCallback | None",
     callbacks: Sequence[Callback],
-) -> CallParts:
-    """`exporter` sends traces to a collector, where there is one. Raises ConfigError for settings that are wrong."""
-    settings = live.current
-    ledger = Ledger(storage.database, settings.home_path / "ledger", price=partial(price_of_lost, providers))
+) -> CallServices:
+    """Build the pipeline. `exporter` sends traces to a collector. Raises ConfigError
+    for invalid settings."""
+    settings = live_settings.current
+    # The ledger needs prices to settle attempts of dead processes.
+    ledger = Ledger(
+        storage.database,
+        settings.home_path / "ledger",
+        price=partial(price_lost_attempt, providers),
+    )
     counters = counters_for(settings, storage, clock, ledger.owner)
     admission = Admission(directory, providers)
     recovery = Recovery(ledger, counters)
     queue = FairQueue(settings.queue.capacity, settings.queue.waiting)
-    answers = answers_for(settings, storage, clock)
+    answers = response_cache_for(settings, storage, clock)
     metrics = Metrics()
     traces = Traces(
-        storage.database, ledger.usage, clock, keep=settings.telemetry.decisions, records=settings.telemetry.record
+        storage.database,
+        ledger.usage,
+        clock,
+        keep=settings.telemetry.decisions,
+        records=settings.telemetry.record,
     )
-    schemas = Schemas(live, providers)
-    seen_by = (traces, *callbacks, *([exporter] if exporter is not None else ()))
+    schemas = Schemas(live_settings, providers)
+    # Built-in traces first, then callbacks of the program, then the exporter.
+    observers = (traces, *callbacks, *([exporter] if exporter is not None else ()))
 
     async def embed(tenant: str, text: str) -> Sequence[float]:
-        # Asked while calls run: by then there are models, which the policies themselves go around.
-        return await named.embed(tenant, text)
+        """Return an embedding for the semantic cache."""
+        # `named_models` is set further below: it needs the models, which need the
+        # policies.
+        return await named_models.embed(tenant, text)
 
+    # The semantic cache works only with an embedding model.
     cache = settings.cache
-    semantic = Semantic(embed=embed, threshold=cache.semantic_threshold) if cache.semantic_model else None
-    seeds = Seeds(counters, ledger, clock, recovery.first)
+    semantic = (
+        Semantic(embed=embed, threshold=cache.semantic_threshold)
+        if cache.semantic_model
+        else None
+    )
+    seeds = CounterInitialiser(counters, ledger, clock, recovery.wait_until_recovered)
     timeouts = settings.timeouts
-    policies: list[Policy] = [  # outermost first; why in this order: docs/architecture.md
-        Observe(clock, (LoggingCallback(), metrics, *seen_by)),
+    policies: list[
+        Policy
+    ] = [  # outermost first; why in this order: docs/architecture.md
+        Observe(clock, (LoggingCallback(), metrics, *observers)),
         Limits(
-            admission.applying, admission.estimate, counters, seeds.start, queue, clock, patience=settings.queue.seconds
+            admission.applying,
+            admission.estimate,
+            counters,
+            seeds.start,
+            queue,
+            clock,
+            patience=settings.queue.seconds,
         ),
         Cache(answers, schemas.seconds_to_keep, ledger, clock, semantic),
         Dispatch(
@@ -205,7 +280,7 @@ def build_calls(
         Structured(schemas.features),
         Meter(ledger, schemas.pricing, clock),
         Deadline(clock, timeouts.first_token or None, timeouts.between_tokens or None),
-        Batch(schemas.most_texts, settings.embedding_batch_ms / 1000),
+        Batch(schemas.max_batch_size, settings.embedding_batch_ms / 1000),
     ]
     models = ModelManager(
         providers,
@@ -213,83 +288,137 @@ def build_calls(
         clock,
         defaults=default_models(settings),
         total_timeout=timeouts.total or None,
-        passes_on=not any(_reads_along(callback) for callback in seen_by),
+        passes_on=not any(_needs_content(callback) for callback in observers),
     )
-    named = NamedModels(live, models)
-    providers.plan_with(named.failover, named.resolve)
-    directory.on_change(lambda touched: models.forget())
-    _follow(live, directory, queue, models)
+    named_models = NamedModels(live_settings, models)
+    # Set afterwards, because resolving names needs the models.
+    providers.configure_plans(named_models.failover, named_models.resolve)
+    # Any change of a tenant's resources may change what a model name leads to.
+    directory.on_change(lambda touched: models.clear_cache())
+    _follow(live_settings, directory, queue, models)
     _add_gauges(metrics, providers, queue, storage)
-    return CallParts(
-        models=models, ledger=ledger, responses=ResponseStore(storage.database, clock), counters=counters,
-        answers=answers, admission=admission, recovery=recovery, queue=queue, metrics=metrics, traces=traces,
-        exporter=exporter, schemas=schemas,
-    )  # fmt: skip
+    return CallServices(
+        models=models,
+        ledger=ledger,
+        responses=ResponseStore(storage.database, clock),
+        counters=counters,
+        answers=answers,
+        admission=admission,
+        recovery=recovery,
+        queue=queue,
+        metrics=metrics,
+        traces=traces,
+        exporter=exporter,
+        schemas=schemas,
+    )
 
 
 def check_settings(settings: Settings) -> None:
-    """Raises ConfigError for limits, routes, defaults or failover that are wrong."""
+    """Raise ConfigError if limits, routes, defaults or failover are invalid."""
     _check_failover(settings)
     _configured_resources(settings)
     default_models(settings)
 
 
 def default_models(settings: Settings) -> dict[ModelType, str]:
-    """Model type → the model that stands for it. Raises ConfigError for a type that is none."""
-    kinds = {kind.value: kind for kind in ModelType} | dict(ALIASES)
+    """Return model type → default model. Raises ConfigError for an unknown type."""
+    # Aliases are accepted besides the official type names.
+    kinds = {model_type.value: model_type for model_type in ModelType} | dict(ALIASES)
     defaults: dict[ModelType, str] = {}
     for name, model in settings.defaults.items():
         if name not in kinds:
-            known = ", ".join(kind.value for kind in ModelType)
-            raise ConfigError(f"defaults: {name!r} is no model type; there are {known}")
+            known_types = ", ".join(model_type.value for model_type in ModelType)
+            raise ConfigError(
+                f"defaults: {name!r} is no model type; there are {known_types}"
+            )
         defaults[kinds[name]] = model
     return defaults
 
 
-def _follow(live: LiveSettings, directory: Directory, queue: FairQueue, models: ModelManager) -> None:
-    """Take up limits, routes, the queue's size and defaults now, and when they change."""
+def _follow(
+    live_settings: LiveSettings,
+    directory: Directory,
+    queue: FairQueue,
+    models: ModelManager,
+) -> None:
+    """Apply limits, routes, queue size and defaults now and whenever the settings
+    change."""
 
-    def take_up(settings: Settings) -> None:
+    def apply(settings: Settings) -> None:
+        """Apply the settings. Raises ConfigError before anything is changed if the
+        failover is invalid."""
+        # Validated before anything is changed.
         _check_failover(settings)
-        models.use(default_models(settings), settings.timeouts.total or None)
+        models.apply_settings(default_models(settings), settings.timeouts.total or None)
         directory.configure(DEFAULT_TENANT, _configured_resources(settings))
-        queue.capacity, queue.most_waiting = settings.queue.capacity, settings.queue.waiting
+        queue.capacity, queue.max_waiting = (
+            settings.queue.capacity,
+            settings.queue.waiting,
+        )
 
-    live.follow(take_up)
+    live_settings.follow(apply)
 
 
 def _check_failover(settings: Settings) -> None:
-    """Raises ConfigError for models that fail over to each other in a circle."""
-    if path := cycle(settings.failover):
+    """Raise ConfigError if failover targets form a cycle."""
+    if path := find_cycle(settings.failover):
         raise ConfigError(f"failover goes round in a circle: {' → '.join(path)}")
 
 
 def _configured_resources(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Limits and routes of the settings, as resources of the default tenant. Raises ConfigError."""
-    limits = {name: configured_limit(name, limit) for name, limit in settings.limits.items()}
-    routes = {name: configured_route(name, route) for name, route in settings.routes.items()}
+    """Return the limits and routes of the settings as resources of the default tenant.
+    Raises ConfigError."""
+    # Both are validated by converting them.
+    limits = {
+        name: configured_limit(name, limit) for name, limit in settings.limits.items()
+    }
+    routes = {
+        name: configured_route(name, route) for name, route in settings.routes.items()
+    }
     return {"limit": limits, "route": routes}
 
 
-def _reads_along(callback: Callback) -> bool:
-    """Whether a callback wants to see what is said: then it has to be read."""
-    return callback.wants_result or type(callback).on_new_chunk is not Callback.on_new_chunk
+def _needs_content(callback: Callback) -> bool:
+    """Return whether a callback needs the content of responses, which then must be
+    parsed."""
+    return (
+        callback.wants_result
+        or type(callback).on_new_chunk is not Callback.on_new_chunk
+    )
 
 
-def _add_gauges(metrics: Metrics, providers: ProviderManager, queue: FairQueue, storage: StorageParts) -> None:
+def _add_gauges(
+    metrics: Metrics,
+    providers: ProviderManager,
+    queue: FairQueue,
+    storage: StorageParts,
+) -> None:
+    """Register the gauges of cooldowns, queue, database backlog and tasks."""
     database = storage.database
+    # Gauges are read when the metrics are requested.
     metrics.gauge(
-        "modelyard_resting", "Deployments and credentials that rest.", (),
-        lambda: {(): float(len(providers.health.resting()))},
-    )  # fmt: skip
-    metrics.gauge("modelyard_queue", "Calls that wait for a turn.", (), lambda: {(): float(queue.waiting)})
+        "modelyard_resting",
+        "Deployments and credentials that rest.",
+        (),
+        lambda: {(): float(len(providers.health.in_cooldown()))},
+    )
     metrics.gauge(
-        "modelyard_ledger_backlog", "Writes that wait for the database.", (), lambda: {(): float(database.backlog)}
+        "modelyard_queue",
+        "Calls that wait for a turn.",
+        (),
+        lambda: {(): float(queue.waiting)},
+    )
+    metrics.gauge(
+        "modelyard_ledger_backlog",
+        "Writes that wait for the database.",
+        (),
+        lambda: {(): float(database.backlog)},
     )
     metrics.gauge("modelyard_tasks", "Tasks of the event loop.", (), _tasks)
 
 
 def _tasks() -> Mapping[tuple[str, ...], float]:
+    """Return the number of tasks on the event loop; nothing outside the loop."""
     try:
         return {(): float(len(asyncio.all_tasks()))}
     except RuntimeError:  # asked outside the loop

@@ -1,4 +1,4 @@
-"""The gateway around the services: each API is mounted with what it needs."""
+"""Builds the gateway: mounts each API with the services that it needs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -9,16 +9,16 @@ import msgspec
 
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.services import Services
-from modelyard.app.upkeep import Upkeep
+from modelyard.app.upkeep import MaintenanceTasks
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.settings import Settings, load_settings
 from modelyard.gateway.a2a import table as a2a_table
 from modelyard.gateway.admin import table as admin_table
 from modelyard.gateway.admin.apps import ImportedApps
-from modelyard.gateway.admin.parts import AdminParts, ManageParts, ServerState
+from modelyard.gateway.admin.parts import AdminDependencies, AdminParts, ServerState
 from modelyard.gateway.anthropic import table as anthropic_table
-from modelyard.gateway.auth import Gatekeeper
+from modelyard.gateway.auth import Authenticator
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.chat_page import table as chat_page_table
 from modelyard.gateway.cohere import table as cohere_table
@@ -32,13 +32,13 @@ from modelyard.gateway.openai import table as openai_table
 from modelyard.gateway.openai.hosted_tools import HostedTools
 from modelyard.gateway.operations import table as operations_table
 from modelyard.gateway.plugins import content_table, daemon_table
-from modelyard.gateway.plugins.content_table import ContentParts
-from modelyard.gateway.plugins.daemon_calls import DaemonEntrance
-from modelyard.gateway.plugins.parts import PluginParts
+from modelyard.gateway.plugins.content_table import ContentDependencies
+from modelyard.gateway.plugins.daemon_calls import DaemonGateway
+from modelyard.gateway.plugins.parts import PluginDependencies
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.service import table as service_table
-from modelyard.gateway.service.entrance import Entrance
-from modelyard.gateway.service.parts import ServiceParts
+from modelyard.gateway.service.entrance import AppAuthenticator
+from modelyard.gateway.service.parts import ServiceDependencies
 from modelyard.gateway.table import Api
 from modelyard.gateway.tenant_content import ContentRules
 from modelyard.people.oidc import Oidc
@@ -53,47 +53,62 @@ def gateway_for(
     *,
     on_start: Callable[[], None] = lambda: None,
     is_draining: Callable[[], bool] = lambda: False,
-    others: Callable[[], Iterable[Mapping[str, Any]]] = lambda: (),
+    peer_metrics: Callable[[], Iterable[Mapping[str, Any]]] = lambda: (),
     settings_file: Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Gateway:
-    """Give it to any ASGI server; the services are closed as it ends.
+    """Return the ASGI application. It closes the services when it shuts down.
 
-    `others`: what the server's other processes counted; `settings_file` and `environ`: what the settings were read
-    from. Raises ConfigError for settings that are wrong.
+    `peer_metrics` returns the metrics of the server's other processes; `settings_file`
+    and `environ` are the source of the settings. Raises ConfigError for invalid
+    settings.
     """
     settings = services.settings.current
     readiness = Readiness(services.storage.database, services.upkeep, is_draining)
     keeper = _gatekeeper(services)
+    # Shared by the gateway and the table of tenants' content.
     content = _content_rules(services)
     read_from = SettingsSource(settings, settings_file, environ)
-    apis = _apis(services, keeper, content, readiness, read_from, others)
-    most = settings.max_body_mb << 20
+    apis = _apis(services, keeper, content, readiness, read_from, peer_metrics)
+    max_body_bytes = settings.max_body_mb << 20
+    # Memory for all request bodies that are being read at the same time.
     room = settings.connections.bodies_mb << 20
     return Gateway(
-        apis, keeper, content, max_body=most, bodies=BodyBudget(room, max(room // 4, 2 * most)),
-        prepare=services.tenancy.directory.refresh, on_start=on_start, on_close=services.aclose,
-    )  # fmt: skip
+        apis,
+        keeper,
+        content,
+        max_body=max_body_bytes,
+        bodies=BodyBudget(room, max(room // 4, 2 * max_body_bytes)),
+        prepare=services.tenancy.directory.refresh,
+        on_start=on_start,
+        on_close=services.aclose,
+    )
 
 
 def _apis(
     services: Services,
-    keeper: Gatekeeper,
+    keeper: Authenticator,
     content: ContentRules,
     readiness: "Readiness",
     read_from: "SettingsSource",
-    others: Callable[[], Iterable[Mapping[str, Any]]],
+    peer_metrics: Callable[[], Iterable[Mapping[str, Any]]],
 ) -> tuple[Api, ...]:
-    """All APIs, each with its table. The first one's words refuse what lies below nobody's prefix."""
+    """Return all APIs. The first one also answers requests outside every API's prefix."""
     models, clock, tools = services.calls.models, services.clock, services.tools
+    # A function, because the sandbox level is asked for at each request.
     accounts, jail = services.tenancy.accounts, lambda: tools.jail.level
     plugins, apps = _plugins(services), _service(services)
     datasets = _datasets(services, keeper)
-    entrance, app_rows = Entrance(apps.apps), service_table.rows(apps)
-    named = services.named_tools
-    hosted = HostedTools(tools.manager, lambda tenant, name: named.find(name, tenant))
-    daemon = DaemonEntrance(
-        plugins, services.plugins.key, services.settings.current.plugins.open_interface, services.addresses.content
+    entrance, app_rows = AppAuthenticator(apps.apps), service_table.rows(apps)
+    named_tools = services.named_tools
+    hosted = HostedTools(
+        tools.manager, lambda tenant, name: named_tools.find(name, tenant)
+    )
+    daemon = DaemonGateway(
+        plugins,
+        services.plugins.key,
+        services.settings.current.plugins.open_interface,
+        services.addresses.content,
     )
     apis = (
         openai_table.api(models, services.calls.responses, clock, hosted),
@@ -107,161 +122,274 @@ def _apis(
         _admin(services, plugins, apps, datasets, readiness, read_from),
         daemon_table.api(daemon),
         content_table.api(_content(services, plugins, keeper, content)),
-        mcp_table.api(McpServer(tools.manager), named.offer),
+        mcp_table.api(McpServer(tools.manager), named_tools.build_catalog),
         a2a_table.api(apps),
         chat_page_table.api(apps.apps, keeper, entrance, app_rows.for_visitors),
         console_table.api(accounts, keeper, _oidc(services)),
-        operations_table.api(jail, readiness.problem, services.calls.metrics, others),
+        operations_table.api(
+            jail, readiness.problem, services.calls.metrics, peer_metrics
+        ),
     )
+    # The documentation lists the other APIs, so it comes last.
     return (*apis, docs_table.api(apis))
 
 
 class Readiness:
-    """Whether calls should be sent to this process."""
+    """Whether this process can serve requests."""
 
-    def __init__(self, database: Database, upkeep: Upkeep, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        upkeep: MaintenanceTasks,
+        is_draining: Callable[[], bool],
+    ) -> None:
         self._database = database
         self._upkeep = upkeep
         self._is_draining = is_draining
 
     def problem(self) -> str | None:
-        """Why they should not; None where they may. What stands before the colon is for anybody: a full disk may be
-        said, a server's address may not."""
+        """Return why requests should not be sent here; None if they may be.
+
+        The part before the colon is public: it may mention a full disk but not a
+        server's address.
+        """
+        # Read once, so that message and decision agree.
         damage, trouble = self._database.damage, self._database.trouble
         if self._is_draining():
             return "the server is stopping"
         if damage is not None:
             return f"the database is damaged, and calls are refused until it is restored: {damage}"
+        # Callers are told about a full disk; details follow after the colon.
         if trouble is not None:
             cause = ", since the database's disk is full" if "full" in trouble else ""
             return f"what calls cost cannot be written down{cause}: {trouble}"
-        return None if self._upkeep.is_fresh else "changes to keys and limits are not heard of"
+        return (
+            None
+            if self._upkeep.is_fresh
+            else "changes to keys and limits are not heard of"
+        )
 
 
 class SettingsSource:
-    """The file and the variables that the settings came from."""
+    """The file and the environment variables that the settings were read from."""
 
-    def __init__(self, settings: Settings, file: Path | None, environ: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, settings: Settings, file: Path | None, environ: Mapping[str, str] | None
+    ) -> None:
         self.file = file or settings.home_path / "modelyard.yaml"
-        self._environ = environ if environ is not None else {"MODELYARD_HOME": settings.home}
+        self._environ = (
+            environ if environ is not None else {"MODELYARD_HOME": settings.home}
+        )
 
     @property
     def overriding(self) -> list[str]:
-        """Variables that say something else than the file may say."""
-        names = (name for name in self._environ if name.startswith("MODELYARD_") and name != "MODELYARD_HOME")
+        """Names of environment variables that override the settings file."""
+        # The home folder is not a setting of the file.
+        names = (
+            name
+            for name in self._environ
+            if name.startswith("MODELYARD_") and name != "MODELYARD_HOME"
+        )
         return sorted(names)
 
     def load(self, path: Path) -> Settings:
-        """What a file would say, with the variables' word over it. Raises ConfigError."""
+        """Return the settings of a file, overridden by the environment variables.
+        Raises ConfigError."""
         return load_settings(self._environ, config=str(path))
 
 
-def _gatekeeper(services: Services) -> Gatekeeper:
+def _gatekeeper(services: Services) -> Authenticator:
+    """Return the gatekeeper; it follows changes of the API keys."""
     settings, tenancy = services.settings.current, services.tenancy
-    keeper = Gatekeeper(
-        settings.api_keys, tenancy.directory, services.storage.keys, services.clock, tenancy.accounts,
+    keeper = Authenticator(
+        settings.api_keys,
+        tenancy.directory,
+        services.storage.keys,
+        services.clock,
+        tenancy.accounts,
         settings.trusted_proxies,
-    )  # fmt: skip
+    )
 
-    def take_up(changed: Settings) -> None:
+    def apply(changed: Settings) -> None:
+        """Replace the configured API keys."""
         keeper.keys = changed.api_keys
 
-    services.settings.on_change(take_up)
+    services.settings.on_change(apply)
     return keeper
 
 
 def _content_rules(services: Services) -> ContentRules:
-    live, plugin_key = services.settings, services.plugins.key
+    """Return the rules for tenants' content, such as plugin endpoints and webhooks."""
+    live_settings, plugin_key = services.settings, services.plugins.key
     return ContentRules(
         origin=services.addresses.own_content,
-        passes_authorization=lambda: live.current.content.pass_authorization,
-        keys=lambda: (*live.current.api_keys, plugin_key),
+        # Read at each request, because settings may change while the server runs.
+        passes_authorization=lambda: live_settings.current.content.pass_authorization,
+        keys=lambda: (*live_settings.current.api_keys, plugin_key),
     )
 
 
-def _service(services: Services) -> ServiceParts:
+def _service(services: Services) -> ServiceDependencies:
+    """Return the services of the app API."""
     workflows = services.workflows
-    return ServiceParts(
-        apps=workflows.apps, runs=workflows.runs, chats=workflows.chats, conversations=workflows.conversations,
-        files=services.storage.files, models=services.calls.models, features=workflows.features,
-        origin=services.addresses.server, content_origin=services.addresses.content,
-    )  # fmt: skip
+    return ServiceDependencies(
+        apps=workflows.apps,
+        runs=workflows.runs,
+        chats=workflows.chats,
+        conversations=workflows.conversations,
+        files=services.storage.files,
+        models=services.calls.models,
+        features=workflows.features,
+        origin=services.addresses.server,
+        content_origin=services.addresses.content,
+    )
 
 
-def _datasets(services: Services, keeper: Gatekeeper) -> DatasetParts:
+def _datasets(services: Services, keeper: Authenticator) -> DatasetParts:
+    """Return the services of the knowledge API."""
     knowledge = services.knowledge
     return DatasetParts(
-        datasets=knowledge.datasets, external=knowledge.external, models=knowledge.models,
-        answerer=knowledge.answerer, evaluations=knowledge.evaluations, pipelines=services.workflows.pipelines,
+        datasets=knowledge.datasets,
+        external=knowledge.external,
+        models=knowledge.models,
+        answerer=knowledge.answerer,
+        evaluations=knowledge.evaluations,
+        pipelines=services.workflows.pipelines,
         listed=partial(_models_by_provider, services.calls.models),
-        tenant_of_key=services.tenancy.dataset_keys.tenant_of, gatekeeper=keeper, files=services.storage.files,
+        tenant_of_key=services.tenancy.dataset_keys.tenant_of,
+        gatekeeper=keeper,
+        files=services.storage.files,
         origin=services.addresses.content,
-    )  # fmt: skip
+    )
 
 
-def _plugins(services: Services) -> PluginParts:
+def _plugins(services: Services) -> PluginDependencies:
+    """Return the services of the plugin API."""
     parts = services.plugins
-    return PluginParts(
-        host=parts.host, plugins=parts.plugins, packages=parts.packages, installations=parts.installations,
-        endpoints=parts.endpoints, subscriptions=parts.subscriptions, credentials=parts.credentials,
-        debugged=parts.debugged, market=parts.market,
-    )  # fmt: skip
+    return PluginDependencies(
+        host=parts.host,
+        plugins=parts.plugins,
+        packages=parts.packages,
+        installations=parts.installations,
+        endpoints=parts.endpoints,
+        subscriptions=parts.subscriptions,
+        credentials=parts.credentials,
+        debugged=parts.debugged,
+        market=parts.market,
+    )
 
 
-def _content(services: Services, plugins: PluginParts, keeper: Gatekeeper, rules: ContentRules) -> ContentParts:
+def _content(
+    services: Services,
+    plugins: PluginDependencies,
+    keeper: Authenticator,
+    rules: ContentRules,
+) -> ContentDependencies:
+    """Return the services of tenants' content."""
     workflows = services.workflows
-    return ContentParts(
-        plugins=plugins, triggers=workflows.triggers, runs=workflows.runs, files=services.storage.files,
-        files_of=workflows.files, sessions=services.plugins.sessions, on_event=services.triggers.listener,
-        origin=services.addresses.server, content_origin=services.addresses.content, rules=rules,
-        shuts_out=keeper.shuts_out,
-    )  # fmt: skip
+    return ContentDependencies(
+        plugins=plugins,
+        triggers=workflows.triggers,
+        runs=workflows.runs,
+        files=services.storage.files,
+        files_of=workflows.files,
+        sessions=services.plugins.sessions,
+        on_event=services.triggers.listener,
+        origin=services.addresses.server,
+        content_origin=services.addresses.content,
+        rules=rules,
+        is_disabled=keeper.is_disabled,
+    )
 
 
 def _admin(
     services: Services,
-    plugins: PluginParts,
-    apps: ServiceParts,
+    plugins: PluginDependencies,
+    apps: ServiceDependencies,
     datasets: DatasetParts,
     readiness: Readiness,
     read_from: SettingsSource,
 ) -> Api:
+    """Return the admin API."""
+    # Handlers of the admin API get functions where values may change.
     calls, tools, workflows = services.calls, services.tools, services.workflows
-    manage = ManageParts(
-        models=calls.models, directory=services.tenancy.directory, ledger=calls.ledger, traces=calls.traces,
-        clock=services.clock, weights=services.providers.weights, plugins=services.plugins.plugins,
-        counters=calls.counters, applying=calls.admission.applying, cache_seconds=calls.cache_seconds,
-        check=services.checks.credentials, server=partial(_server_state, services.settings),
-        settings_schema=partial(msgspec.json.schema, Settings), settings_file=read_from.file,
-        load_settings=read_from.load, overridden=read_from.overriding, database=services.storage.database.engine,
-        jail=lambda: tools.jail.level, problem=readiness.problem, services=workflows.services,
-        annotations=workflows.features.annotations, began=services.clock.monotonic(),
-    )  # fmt: skip
-    return admin_table.api(AdminParts(
-        administration=services.tenancy.administration, answers=calls.answers, manage=manage, plugins=plugins,
-        service=apps, datasets=datasets, tools=tools.manager, tool_providers=tools.providers,
-        apps=ImportedApps(apps.apps, workflows.pipelines, services.addresses.server),
-        origin=services.addresses.server, content_origin=services.addresses.content,
-    ))  # fmt: skip
+    manage = AdminDependencies(
+        models=calls.models,
+        directory=services.tenancy.directory,
+        ledger=calls.ledger,
+        traces=calls.traces,
+        clock=services.clock,
+        weights=services.providers.weights,
+        plugins=services.plugins.plugins,
+        counters=calls.counters,
+        applicable_limits=calls.admission.applying,
+        cache_seconds=calls.cache_seconds,
+        check=services.checks.credentials,
+        server=partial(_server_state, services.settings),
+        settings_schema=partial(msgspec.json.schema, Settings),
+        settings_file=read_from.file,
+        load_settings=read_from.load,
+        overridden=read_from.overriding,
+        database=services.storage.database.engine,
+        jail=lambda: tools.jail.level,
+        problem=readiness.problem,
+        services=workflows.services,
+        annotations=workflows.features.annotations,
+        started_at=services.clock.monotonic(),
+    )
+    return admin_table.api(
+        AdminParts(
+            administration=services.tenancy.administration,
+            answers=calls.answers,
+            manage=manage,
+            plugins=plugins,
+            service=apps,
+            datasets=datasets,
+            tools=tools.manager,
+            tool_providers=tools.providers,
+            apps=ImportedApps(
+                apps.apps, workflows.pipelines, services.addresses.server
+            ),
+            origin=services.addresses.server,
+            content_origin=services.addresses.content,
+        )
+    )
 
 
 def _oidc(services: Services) -> Oidc | None:
-    """Where people sign in elsewhere; None where nowhere. Raises ConfigError for a role that is none."""
-    chosen = services.settings.current.oidc
-    if not chosen.issuer:
+    """Return the OIDC sign-in; None if it is not configured. Raises ConfigError for an
+    unknown role."""
+    oidc_settings = services.settings.current.oidc
+    # Without an issuer there is no external sign-in.
+    if not oidc_settings.issuer:
         return None
-    role = Role(chosen.role) if chosen.role in ("viewer", "developer", "admin") else None
-    if chosen.role and role is None:
-        raise ConfigError(f"oidc.role is viewer, developer or admin, not {chosen.role!r}")
-    redaction.add([chosen.client_secret])
+    role = (
+        Role(oidc_settings.role)
+        if oidc_settings.role in ("viewer", "developer", "admin")
+        else None
+    )
+    if oidc_settings.role and role is None:
+        raise ConfigError(
+            f"oidc.role is viewer, developer or admin, not {oidc_settings.role!r}"
+        )
+    # The secret must not appear in logs.
+    redaction.add([oidc_settings.client_secret])
     return Oidc(
-        services.network.egress, services.clock, issuer=chosen.issuer, client_id=chosen.client_id,
-        client_secret=chosen.client_secret, label=chosen.label, role=role, domains=chosen.domains,
-    )  # fmt: skip
+        services.network.egress,
+        services.clock,
+        issuer=oidc_settings.issuer,
+        client_id=oidc_settings.client_id,
+        client_secret=oidc_settings.client_secret,
+        label=oidc_settings.label,
+        role=role,
+        domains=oidc_settings.domains,
+    )
 
 
-def _server_state(live: LiveSettings) -> ServerState:
-    settings = live.current
+def _server_state(live_settings: LiveSettings) -> ServerState:
+    """Return the server's state for the admin API."""
+    settings = live_settings.current
+    # The debug port works only with one worker.
     port = settings.plugins.debug_port if settings.workers == 1 else 0
     return ServerState(
         workers=settings.workers,
@@ -270,27 +398,46 @@ def _server_state(live: LiveSettings) -> ServerState:
     )
 
 
-def _models_by_provider(models: ModelManager, tenant: str, kind: str) -> Sequence[Mapping[str, Any]]:
-    """Models of a type as the knowledge API lists them: providers, each with those that it offers."""
+def _models_by_provider(
+    models: ModelManager, tenant: str, model_type: str
+) -> Sequence[Mapping[str, Any]]:
+    """Return the models of a type, grouped by provider, in the format of Dify's
+    knowledge API."""
+    # Group the tenant's models of this type by provider.
     offered: dict[str, list[Any]] = {}
     for provider, model in models.providers.get_models(tenant):
-        if model.model_type.value == kind:
+        if model.model_type.value == model_type:
             offered.setdefault(provider, []).append(model)
+    # Labels come from the provider definitions.
     factory = models.providers.factory_of(tenant)
-    labels = {name: msgspec.to_builtins(factory.get_definition(name).entity.label) for name in offered}
+    labels = {
+        name: msgspec.to_builtins(factory.get_definition(name).entity.label)
+        for name in offered
+    }
     return [
         {
-            "provider": name, "tenant_id": tenant, "label": labels[name], "icon_small": None, "icon_small_dark": None,
-            "status": "active", "models": [_listed_model(model, kind) for model in offered[name]],
+            "provider": name,
+            "tenant_id": tenant,
+            "label": labels[name],
+            "icon_small": None,
+            "icon_small_dark": None,
+            "status": "active",
+            "models": [_listed_model(model, model_type) for model in offered[name]],
         }
         for name in sorted(offered)
-    ]  # fmt: skip
+    ]
 
 
-def _listed_model(model: Any, kind: str) -> Mapping[str, Any]:
+def _listed_model(model: Any, model_type: str) -> Mapping[str, Any]:
+    """Return a model in the format of Dify's knowledge API."""
     return {
-        "model": model.model, "label": msgspec.to_builtins(model.label), "model_type": kind,
-        "features": [feature.value for feature in model.features or ()], "fetch_from": "predefined-model",
-        "model_properties": msgspec.to_builtins(model.model_properties), "deprecated": False, "status": "active",
+        "model": model.model,
+        "label": msgspec.to_builtins(model.label),
+        "model_type": model_type,
+        "features": [feature.value for feature in model.features or ()],
+        "fetch_from": "predefined-model",
+        "model_properties": msgspec.to_builtins(model.model_properties),
+        "deprecated": False,
+        "status": "active",
         "load_balancing_enabled": False,
-    }  # fmt: skip
+    }

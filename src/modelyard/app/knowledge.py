@@ -1,4 +1,5 @@
-"""Knowledge, wired: where documents come from, what reads and embeds them, where they are searched."""
+"""Builds the knowledge services: loading, reading, embedding, indexing and searching
+documents."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +12,9 @@ from modelyard.app.storage import StorageParts
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.base.settings import Settings
-from modelyard.jail.sandbox import Jail, JailLimits
+from modelyard.jail.sandbox import JailLimits, Sandbox
 from modelyard.knowledge.answer import Answerer
-from modelyard.knowledge.crawl import Gatherer
+from modelyard.knowledge.crawl import SourceLoader
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.edit import SegmentEditor
 from modelyard.knowledge.entities import Dataset, Document
@@ -22,74 +23,89 @@ from modelyard.knowledge.external import ExternalKnowledge
 from modelyard.knowledge.index.base import Index
 from modelyard.knowledge.index.memory import MemoryIndex
 from modelyard.knowledge.ingest import Indexer
-from modelyard.knowledge.models import RuntimeModels
+from modelyard.knowledge.models import KnowledgeModels
 from modelyard.knowledge.reindex import Reindexer
 from modelyard.knowledge.retrieve import Retriever
 from modelyard.knowledge.sources import SourceReader
-from modelyard.knowledge.stored.stored import Stored, stored_in
-from modelyard.knowledge.vectors import Embedder, Vectors
-from modelyard.knowledge.visits import Manners, Visitor
+from modelyard.knowledge.stored.stored import KnowledgeStore, open_store
+from modelyard.knowledge.vectors import DatasetEmbedder, Embedder
+from modelyard.knowledge.visits import CrawlPolicy, PageFetcher
 from modelyard.providers.local.provider import OCR
 from modelyard.providers.local.runtime import LocalRuntime
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.storage.database import Database
 from modelyard.tenancy.caller import Caller
 from modelyard.tenancy.directory import Directory
-from modelyard.transport.egress import Egress
+from modelyard.transport.egress import EgressClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KnowledgeParts:
-    """Datasets: what is in them, what reads it, and what finds and answers from it."""
+class KnowledgeServices:
+    """The knowledge services: datasets, indexing, retrieval and answers."""
 
-    stored: Stored
+    stored: KnowledgeStore
     datasets: Datasets
     indexer: Indexer
     indexes: "Indexes"
     retriever: Retriever
     answerer: Answerer
-    gatherer: Gatherer
+    gatherer: SourceLoader
     external: ExternalKnowledge
     evaluations: Evaluations
-    models: RuntimeModels
-    jail: Jail
-    """Where documents are read."""
+    models: KnowledgeModels
+    jail: Sandbox
+    """The sandbox in which documents are parsed."""
 
-    def begin(self) -> None:
-        """Take up documents that were left, on the running loop."""
-        self.indexer.begin()
+    def start(self) -> None:
+        """Resume the indexing of unfinished documents, on the running event loop."""
+        self.indexer.start()
 
     async def aclose(self) -> None:
-        """Leave off indexing, and close the stores."""
+        """Stop indexing and close the indexes."""
+        # The indexer goes first: it uses the indexes and the sandbox.
         await self.indexer.aclose()
         await self.indexes.aclose()
         await self.jail.aclose()
 
 
 class Indexes:
-    """Where datasets are searched: each kind of store is opened when a dataset first needs it."""
+    """The search indexes. Each index type is opened when a dataset first needs it."""
 
-    def __init__(self, live: LiveSettings, stored: Stored, database: Database, egress: Egress) -> None:
-        self._live = live
-        self._stored = stored
+    def __init__(
+        self,
+        live_settings: LiveSettings,
+        knowledge_store: KnowledgeStore,
+        database: Database,
+        egress: EgressClient,
+    ) -> None:
+        self._live = live_settings
+        self._stored = knowledge_store
         self._database = database
         self._egress = egress
         self._open: dict[str, Index] = {}
 
     def of(self, dataset: Dataset) -> Index:
-        """Raises ConfigError for a store that there is not."""
+        """Return the index of a dataset. Raises ConfigError for an unknown index type."""
+        # A dataset may name its own index type.
         name = dataset.settings.store or self._live.current.knowledge.store
+        # Opened once and shared by all datasets of this type.
         if name not in self._open:
-            self._open[name] = self._opened(name)
+            self._open[name] = self._open_index(name)
         return self._open[name]
 
-    def _opened(self, name: str) -> Index:
-        chosen = self._live.current.knowledge
+    def _open_index(self, name: str) -> Index:
+        """Open an index. Raises ConfigError."""
+        knowledge_settings = self._live.current.knowledge
         changes, followers = self._stored.entries.changes, self._stored.followers
         match name:
             case "memory":
-                return MemoryIndex(changes, megabytes=chosen.memory_mb, graph_from=chosen.graph_from)
+                return MemoryIndex(
+                    changes,
+                    megabytes=knowledge_settings.memory_mb,
+                    graph_from=knowledge_settings.graph_from,
+                )
             case "pgvector":
+                # Imported here, because most servers use only one type of index.
                 from modelyard.knowledge.index.pgvector import PgVectorIndex
                 from modelyard.storage.vectors import VectorTables
 
@@ -97,18 +113,26 @@ class Indexes:
             case "qdrant":
                 from modelyard.knowledge.index.qdrant import QdrantIndex
 
-                return QdrantIndex(changes, followers, self._egress, chosen.qdrant_url, chosen.qdrant_api_key)
+                return QdrantIndex(
+                    changes,
+                    followers,
+                    self._egress,
+                    knowledge_settings.qdrant_url,
+                    knowledge_settings.qdrant_api_key,
+                )
             case _:
-                raise ConfigError(f"knowledge.store {name!r} is none; memory, pgvector and qdrant are")
+                raise ConfigError(
+                    f"knowledge.store {name!r} is none; memory, pgvector and qdrant are"
+                )
 
     async def aclose(self) -> None:
-        """Close those that were opened."""
+        """Close the indexes that were opened."""
         for index in self._open.values():
             await index.aclose()
 
 
 def build_knowledge(
-    live: LiveSettings,
+    live_settings: LiveSettings,
     clock: Clock,
     *,
     network: NetworkParts,
@@ -117,58 +141,104 @@ def build_knowledge(
     models: ModelManager,
     local: LocalRuntime,
     embedder: Embedder | None = None,
-) -> KnowledgeParts:
-    """`embedder` takes the place of the runtime's embedding models."""
-    settings, egress = live.current, network.egress
-    stored = stored_in(storage.database, clock.time)
+) -> KnowledgeServices:
+    """Build the knowledge services. `embedder` replaces the embedding models of the
+    runtime."""
+    settings, egress = live_settings.current, network.egress
+    # One store of documents for all services.
+    knowledge_store = open_store(storage.database, clock.time)
     jail = _jail(settings)
-    asks = RuntimeModels(models)
-    embeds = embedder or asks
+    runtime_models = KnowledgeModels(models)
+    # The runtime's models serve embeddings, reranking and answers unless a program
+    # brings its own embedder.
+    embeds = embedder or runtime_models
+    # Documents are parsed in the sandbox, images are read by a local model.
     reader = SourceReader(
-        storage.files, jail, egress, most_mb=settings.knowledge.most_mb, ocr=partial(_text_in, local)
-    )  # fmt: skip
-    external = ExternalKnowledge(stored.externals, egress, storage.keys)
-    indexes = Indexes(live, stored, storage.database, egress)
+        storage.files,
+        jail,
+        egress,
+        max_mb=settings.knowledge.most_mb,
+        ocr=partial(_recognise_text, local),
+    )
+    external = ExternalKnowledge(knowledge_store.externals, egress, storage.keys)
+    indexes = Indexes(live_settings, knowledge_store, storage.database, egress)
     indexer = Indexer(
-        stored, embeds, reader, asks, at_once=settings.knowledge.at_once,
+        knowledge_store,
+        embeds,
+        reader,
+        runtime_models,
+        at_once=settings.knowledge.at_once,
         caller_of=partial(_caller_of, directory, clock),
-    )  # fmt: skip
-    retriever = Retriever(stored, indexes.of, embeds, asks, asks, external)
-    vectors = Vectors(embeds)
+    )
+    retriever = Retriever(
+        knowledge_store, indexes.of, embeds, runtime_models, runtime_models, external
+    )
+    vectors = DatasetEmbedder(embeds)
+    # Editing and reindexing share the same vectors.
     datasets = Datasets(
-        stored, indexer, retriever, storage.files, reader, indexes.of, SegmentEditor(stored, vectors),
-        Reindexer(stored, vectors),
-    )  # fmt: skip
-    return KnowledgeParts(
-        stored=stored, datasets=datasets, indexer=indexer, indexes=indexes, retriever=retriever,
-        answerer=Answerer(retriever, asks, asks, asks),
-        gatherer=Gatherer(egress, reader, Visitor(egress, jail, clock, _manners(settings))), external=external,
-        evaluations=Evaluations(storage.kept, datasets, asks, clock.time), models=asks, jail=jail,
-    )  # fmt: skip
+        knowledge_store,
+        indexer,
+        retriever,
+        storage.files,
+        reader,
+        indexes.of,
+        SegmentEditor(knowledge_store, vectors),
+        Reindexer(knowledge_store, vectors),
+    )
+    return KnowledgeServices(
+        stored=knowledge_store,
+        datasets=datasets,
+        indexer=indexer,
+        indexes=indexes,
+        retriever=retriever,
+        answerer=Answerer(retriever, runtime_models, runtime_models, runtime_models),
+        gatherer=SourceLoader(
+            egress, reader, PageFetcher(egress, jail, clock, _crawl_rules(settings))
+        ),
+        external=external,
+        evaluations=Evaluations(
+            storage.scoped_store, datasets, runtime_models, clock.time
+        ),
+        models=runtime_models,
+        jail=jail,
+    )
 
 
-def _jail(settings: Settings) -> Jail:
-    chosen = settings.knowledge
-    limits = JailLimits(memory_mb=chosen.document_memory_mb, document_seconds=chosen.document_seconds, at_once=2)
-    return Jail(limits, is_enabled=settings.workflows.code)
+def _jail(settings: Settings) -> Sandbox:
+    """Return the sandbox for documents; its limits differ from those for code nodes."""
+    knowledge_settings = settings.knowledge
+    limits = JailLimits(
+        memory_mb=knowledge_settings.document_memory_mb,
+        document_seconds=knowledge_settings.document_seconds,
+        at_once=2,
+    )
+    return Sandbox(limits, is_enabled=settings.workflows.code)
 
 
-def _manners(settings: Settings) -> Manners:
-    chosen = settings.knowledge
-    return Manners(
-        delay_seconds=chosen.crawl_delay_seconds, own_sites=frozenset(chosen.crawl_own_sites),
-        follows_nofollow=chosen.crawl_follows_nofollow,
-    )  # fmt: skip
+def _crawl_rules(settings: Settings) -> CrawlPolicy:
+    """Return the rules for crawling web sites."""
+    knowledge_settings = settings.knowledge
+    return CrawlPolicy(
+        delay_seconds=knowledge_settings.crawl_delay_seconds,
+        own_sites=frozenset(knowledge_settings.crawl_own_sites),
+        follows_nofollow=knowledge_settings.crawl_follows_nofollow,
+    )
 
 
 def _caller_of(directory: Directory, clock: Clock, document: Document) -> Caller | None:
-    """Whose call the indexing of a document is; the tenant's own if its key is no longer valid."""
+    """Return the caller of a document's indexing; None (the tenant itself) if its API
+    key is not valid any more."""
+    # Documents without a key belong to the tenant itself.
     if not document.api_key:
         return None
     caller = directory.caller_of_key(document.api_key, clock.time())
-    return msgspec.structs.replace(caller, tenant=document.tenant) if caller is not None else None
+    return (
+        msgspec.structs.replace(caller, tenant=document.tenant)
+        if caller is not None
+        else None
+    )
 
 
-async def _text_in(local: LocalRuntime, picture: bytes) -> str:
-    """What a picture says, line by line."""
-    return "\n".join(await local.only(OCR, "read", {"image": picture}))
+async def _recognise_text(local: LocalRuntime, picture: bytes) -> str:
+    """Return the text in an image, line by line."""
+    return "\n".join(await local.call_once(OCR, "read", {"image": picture}))

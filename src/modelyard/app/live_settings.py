@@ -1,4 +1,4 @@
-"""The settings as they are now: a file that changes is taken up while calls run."""
+"""The current settings: changes of the settings file are applied while the server runs."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ Listener = Callable[[Settings], None]
 
 
 class LiveSettings:
-    """The settings of the moment, and who wants to hear of others."""
+    """The current settings and the listeners for their changes."""
 
     def __init__(self, settings: Settings) -> None:
         self._current = settings
@@ -16,40 +16,43 @@ class LiveSettings:
 
     @property
     def current(self) -> Settings:
-        """Ask each time: a copy that is kept grows old."""
+        """The settings as of now. Read it each time; a stored copy becomes outdated."""
         return self._current
 
     def on_change(self, listener: Listener) -> None:
-        """Call the listener with the new settings, each time that they change; in the order of registration."""
+        """Call the listener with the new settings after each change, in the order of
+        registration."""
         self._listeners.append(listener)
 
     def follow(self, listener: Listener) -> None:
-        """Call the listener now, and each time that the settings change."""
+        """Call the listener now and after each change."""
         listener(self._current)
         self.on_change(listener)
 
     def replace(self, settings: Settings) -> None:
-        """Go on with other settings. They have been checked: listeners do not refuse them."""
+        """Replace the settings. They have been validated: listeners must not reject
+        them."""
+        # Set first, so that listeners that read `current` see the new settings.
         self._current = settings
         for listener in self._listeners:
             listener(settings)
 
 
 class Addresses:
-    """Where this server is reached."""
+    """The URLs of this server."""
 
     def __init__(self, settings: LiveSettings) -> None:
         self._settings = settings
 
     def server(self) -> str:
-        """From this machine, as `http://127.0.0.1:8790`."""
+        """Return the URL on this machine, such as `http://127.0.0.1:8790`."""
         settings = self._settings.current
         return f"http://{settings.host}:{settings.port}"
 
     def content(self) -> str:
-        """Where tenants' content is reached: plugins' addresses, webhooks, files."""
+        """Return the URL of tenants' content: plugin endpoints, webhooks, files."""
         return self.own_content() or self.server()
 
     def own_content(self) -> str:
-        """The same where it has an origin to itself; else empty."""
+        """Return the separate origin of tenants' content; empty if it has none."""
         return self._settings.current.content.origin.rstrip("/")

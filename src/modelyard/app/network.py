@@ -1,4 +1,5 @@
-"""How this process reaches others: the clients for what operators name, and the guarded ways for what tenants name."""
+"""Outgoing connections: clients for addresses of the operator, guarded clients for
+addresses of tenants."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,12 @@ from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.settings import NetworkSettings, ProviderSettings, Settings
 from modelyard.providers.definition import load_definition
-from modelyard.transport.egress import Egress, GuardedClient
+from modelyard.transport.egress import EgressClient, GuardedClient
 from modelyard.transport.http import HttpClient
 from modelyard.transport.proxies import (
     NO_PROXIES,
-    NONE,
-    Network,
+    NO_PROXY_SETTING,
+    NetworkConfig,
     Proxies,
     exceptions_from,
     parse_exceptions,
@@ -29,14 +30,14 @@ logger = logging.getLogger("modelyard.app")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkParts:
-    """Every way out of this process."""
+    """All clients for outgoing connections."""
 
     clients: "Clients"
-    """To what the operator named: providers, collectors of traces."""
+    """For addresses that the operator configured: providers, trace collectors."""
     guarded: GuardedClient
-    """Of model calls to addresses that tenants named."""
-    egress: Egress
-    """Of everything else that tenants named."""
+    """For model calls to addresses that tenants configured."""
+    egress: EgressClient
+    """For all other addresses that tenants name."""
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -45,81 +46,118 @@ class NetworkParts:
         await self.egress.aclose()
 
 
-def build_network(live: LiveSettings, environ: Mapping[str, str]) -> NetworkParts:
-    """Raises ConfigError for a proxy that cannot be read, or a file of certificates that is not there."""
-    settings = live.current
+def build_network(
+    live_settings: LiveSettings, environ: Mapping[str, str]
+) -> NetworkParts:
+    """Build the clients. Raises ConfigError for an invalid proxy or a missing
+    certificate file."""
+    settings = live_settings.current
     clients = Clients(settings, environ)
-    egress = Egress(egress_rules(settings), clients.network)
+    egress = EgressClient(egress_rules(settings), clients.network)
 
-    def take_up(changed: Settings) -> None:
+    def apply(changed: Settings) -> None:
+        """Apply changed egress rules and proxies."""
         egress.rules = egress_rules(changed)
         clients.use(proxies_of(changed.network, environ))
 
-    live.on_change(take_up)
+    live_settings.on_change(apply)
+    # The rules are read at each request, so that changes take effect at once.
     guarded = GuardedClient(lambda: egress.rules, clients.network)
     return NetworkParts(clients=clients, guarded=guarded, egress=egress)
 
 
 class Clients:
-    """`shared` serves all that has no proxy of its own, by what the settings and the variables say."""
+    """HTTP clients by proxy. `shared` is for everything that has no proxy of its own."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        """Raises ConfigError for a proxy that cannot be read, or a file of certificates that is not there."""
+        """Raise ConfigError for an invalid proxy or a missing certificate file."""
         self.network = network_of(settings, environ)
         self.shared = HttpClient(network=self.network)
         self._own: dict[str, HttpClient] = {}
         self.use(self.network.proxies)
 
     def use(self, proxies: Proxies) -> None:
-        """Go on by other proxies. Requests that are under way end as they began."""
+        """Switch to other proxies. Requests in progress are not affected."""
+        # Passwords in proxy URLs must not appear in logs.
         redaction.add(proxies.secrets)
         self.network.proxies = proxies
-        known = (proxies.http, proxies.https)
-        names = sorted({proxy.origin.authority for proxy in known if proxy is not None})
+        # Only for the log: names without passwords.
+        configured_proxies = (proxies.http, proxies.https)
+        names = sorted(
+            {
+                proxy.origin.authority
+                for proxy in configured_proxies
+                if proxy is not None
+            }
+        )
         if names:
-            logger.info("providers are reached by a proxy", extra={"fields": {"proxy": ", ".join(names)}})
+            logger.info(
+                "providers are reached by a proxy",
+                extra={"fields": {"proxy": ", ".join(names)}},
+            )
 
     def by(self, proxy: str) -> HttpClient:
-        """The client for a provider whose settings name a proxy; `shared` where they name none. Raises ConfigError."""
+        """Return the client for a proxy; `shared` for an empty one. Raises ConfigError."""
         if not proxy:
             return self.shared
+        # One client per proxy, so that its connections are reused.
         client = self._own.get(proxy)
         if client is None:
             proxies = _one_proxy(proxy, "a provider's 'proxy'")
             redaction.add(proxies.secrets)
-            client = HttpClient(network=Network(proxies, self.network.ca_file))
+            client = HttpClient(network=NetworkConfig(proxies, self.network.ca_file))
             self._own[proxy] = client
         return client
 
     async def aclose(self) -> None:
+        """Close the connections of all clients."""
         for client in (self.shared, *self._own.values()):
             await client.aclose()
 
 
-def network_of(settings: Settings, environ: Mapping[str, str]) -> Network:
-    """What settings and variables say of the network. Raises ConfigError."""
-    ca_file = settings.network.ca_file and str(Path(settings.network.ca_file).expanduser())
+def network_of(settings: Settings, environ: Mapping[str, str]) -> NetworkConfig:
+    """Return the network settings of the configuration and the environment. Raises
+    ConfigError."""
+    ca_file = settings.network.ca_file and str(
+        Path(settings.network.ca_file).expanduser()
+    )
+    # Reported at the start instead of at the first connection.
     if ca_file and not Path(ca_file).is_file():
         raise ConfigError(f"network.ca_file {ca_file!r} does not exist")
-    return Network(proxies_of(settings.network, environ), ca_file)
+    return NetworkConfig(proxies_of(settings.network, environ), ca_file)
 
 
 def proxies_of(network: NetworkSettings, environ: Mapping[str, str]) -> Proxies:
-    """By which proxies all is reached that has none to itself. Raises ConfigError."""
-    if network.proxy == NONE:
+    """Return the proxies for everything without a proxy of its own. Raises ConfigError."""
+    # Explicitly no proxy: the environment variables are ignored.
+    if network.proxy == NO_PROXY_SETTING:
         return NO_PROXIES
-    said = _one_proxy(network.proxy, "network.proxy") if network.proxy else proxies_from(environ)
-    exceptions, covers_nothing = parse_exceptions(network.no_proxy or exceptions_from(environ))
-    return Proxies(said.http, said.https, exceptions, covers_nothing)
+    base_proxies = (
+        _one_proxy(network.proxy, "network.proxy")
+        if network.proxy
+        else proxies_from(environ)
+    )
+    exceptions, covers_nothing = parse_exceptions(
+        network.no_proxy or exceptions_from(environ)
+    )
+    # Exceptions always apply, wherever the proxies come from.
+    return Proxies(base_proxies.http, base_proxies.https, exceptions, covers_nothing)
 
 
 def proxy_names(configured: Sequence[ProviderSettings]) -> dict[str, str]:
-    """The proxies that providers have to themselves, by the provider's name."""
-    return {one.name or load_definition(Path(one.path).expanduser()).name: one.proxy for one in configured if one.proxy}
+    """Return provider name → its own proxy."""
+    return {
+        provider.name
+        or load_definition(Path(provider.path).expanduser()).name: provider.proxy
+        for provider in configured
+        if provider.proxy
+    }
 
 
-def _one_proxy(text: str, named: str) -> Proxies:
-    if text == NONE:
+def _one_proxy(text: str, setting_name: str) -> Proxies:
+    """Return one proxy for both schemes. `setting_name` is used in error messages.
+    Raises ConfigError."""
+    if text == NO_PROXY_SETTING:
         return NO_PROXIES
-    proxy = parse_proxy(text, named)
+    proxy = parse_proxy(text, setting_name)
     return Proxies(proxy, proxy)

@@ -1,4 +1,5 @@
-"""Plugins, wired: where they lie, what they may take, what they may ask for, and who listens for those in debug."""
+"""Builds the plugin services: folders, resource limits, host calls and the server for
+plugins in debug mode."""
 
 import logging
 import os
@@ -15,7 +16,7 @@ from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.modes import private_folder
 from modelyard.base.settings import PluginSettings
-from modelyard.plugins.backwards import BackwardsCalls
+from modelyard.plugins.backwards import HostCallHandler
 from modelyard.plugins.debug import DebugServer
 from modelyard.plugins.environment import Environments
 from modelyard.plugins.host import PluginHost
@@ -23,7 +24,7 @@ from modelyard.plugins.market import Market
 from modelyard.plugins.process import ProcessOptions
 from modelyard.plugins.serverless import ServerlessRuntime, ServerlessSessions
 from modelyard.plugins.signature import read_keys
-from modelyard.plugins.way_out import WayOut
+from modelyard.plugins.way_out import EgressProxy
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.storage.plugin_storage import PluginStorage
@@ -42,15 +43,15 @@ from modelyard.tenant_plugins.subscriptions import PluginSubscriptions
 logger = logging.getLogger("modelyard.plugins")
 
 KEY = "plugin.key"
-"""In the home folder: what programs show to use the plugins' interface."""
+"""File in the home folder with the key of the plugin API."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginParts:
-    """Plugins: which there are, whose they are, and what they serve."""
+    """The plugin services: installed plugins, their tenants, and what they provide."""
 
     key: str
-    """What programs show to use the plugins' interface."""
+    """The key with which programs access the plugin API."""
     host: PluginHost
     plugins: Plugins
     models: PluginModels
@@ -63,20 +64,20 @@ class PluginParts:
     debugged: DebuggedPlugins
     market: Market
     sessions: ServerlessSessions
-    """Of plugins that are served elsewhere."""
+    """Sessions of plugins that run on another server."""
     services: PluginServices
-    """What plugins may ask for."""
+    """What plugins may request from the host."""
     debug: "DebugListener"
 
     async def aclose(self) -> None:
-        """Stop installations and processes."""
+        """Stop installations and plugin processes."""
         await self.debug.aclose()
         await self.installations.aclose()
         await self.host.aclose()
 
 
 def build_plugins(
-    live: LiveSettings,
+    live_settings: LiveSettings,
     clock: Clock,
     *,
     addresses: Addresses,
@@ -86,69 +87,112 @@ def build_plugins(
     providers: ProviderManager,
     models: ModelManager,
 ) -> PluginParts:
-    """Raises ConfigError where a key cannot be read or kept."""
-    chosen = live.current.plugins
-    key = _key(live.current.home_path)
+    """Build the plugin services. Raises ConfigError if the key or the public keys
+    cannot be read or stored."""
+    plugin_settings = live_settings.current.plugins
+    # Created before anything else, so that a missing permission is reported early.
+    key = _key(live_settings.current.home_path)
+    # The key must not appear in logs.
     redaction.add([key])
-    kept = PluginStorage(storage.database)
-    backwards = BackwardsCalls(kept)
-    sessions = ServerlessSessions(backwards, directory.shuts_out)
-    host = _host(live, clock, addresses, network, backwards, sessions)
+    plugin_storage = PluginStorage(storage.database)
+    backwards = HostCallHandler(plugin_storage)
+    sessions = ServerlessSessions(backwards, directory.is_disabled)
+    host = _host(live_settings, clock, addresses, network, backwards, sessions)
     debugged = DebuggedPlugins(host, directory, storage.keys)
     names = ProviderNames(directory, providers)
     plugins = Plugins(host, directory, debugged, names)
-    plugins.use_serverless(chosen.serverless)
+    plugins.use_serverless(plugin_settings.serverless)
     plugin_models = PluginModels(plugins, host)
     rows = SealedRows(storage.resources, directory, storage.keys)
     credentials = PluginCredentials(plugins, rows, directory, storage.keys, clock)
-    market = Market(chosen.markets, network.egress)
-    public_keys = read_keys([Path(path).expanduser() for path in chosen.public_keys])
+    market = Market(plugin_settings.markets, network.egress)
+    # Keys of authors whose signatures are accepted.
+    public_keys = read_keys(
+        [Path(path).expanduser() for path in plugin_settings.public_keys]
+    )
     packages = PluginPackages(
-        host, directory, market, public_keys=public_keys, must_be_signed=chosen.must_be_signed
-    )  # fmt: skip
-    installations = PluginInstallations(plugins, packages, host, storage.resources, directory, kept, names)
+        host,
+        directory,
+        market,
+        public_keys=public_keys,
+        must_be_signed=plugin_settings.must_be_signed,
+    )
+    installations = PluginInstallations(
+        plugins, packages, host, storage.resources, directory, plugin_storage, names
+    )
+    # Set later, because the host is needed to build the installations.
     host.neighbours = installations.identifiers
-    providers.add_from(plugin_models.added)
-    debugged.on_change(providers.forget)
-    debugged.on_change(models.forget)
-    services = PluginServices(models, plugins, plugin_models, credentials, storage.files, addresses.server)
-    backwards.serve_with(services)
+    # Providers and models from plugins appear and disappear with their plugins.
+    providers.add_providers_from(plugin_models.additional_providers)
+    debugged.on_change(providers.clear_cache)
+    debugged.on_change(models.clear_cache)
+    services = PluginServices(
+        models, plugins, plugin_models, credentials, storage.files, addresses.server
+    )
+    # Set later: the services need the plugins, whose host needs the host calls.
+    backwards.set_services(services)
     return PluginParts(
-        key=key, host=host, plugins=plugins, models=plugin_models, rows=rows, credentials=credentials,
+        key=key,
+        host=host,
+        plugins=plugins,
+        models=plugin_models,
+        rows=rows,
+        credentials=credentials,
         endpoints=PluginEndpoints(plugins, rows, storage.resources, directory),
         subscriptions=PluginSubscriptions(plugins, rows, directory),
-        packages=packages, installations=installations, debugged=debugged, market=market, sessions=sessions,
-        services=services, debug=DebugListener(live, DebugServer(debugged, backwards, clock.monotonic)),
-    )  # fmt: skip
+        packages=packages,
+        installations=installations,
+        debugged=debugged,
+        market=market,
+        sessions=sessions,
+        services=services,
+        debug=DebugListener(
+            live_settings, DebugServer(debugged, backwards, clock.monotonic)
+        ),
+    )
 
 
 def _host(
-    live: LiveSettings,
+    live_settings: LiveSettings,
     clock: Clock,
     addresses: Addresses,
     network: NetworkParts,
-    backwards: BackwardsCalls,
+    backwards: HostCallHandler,
     sessions: ServerlessSessions,
 ) -> PluginHost:
-    settings, chosen = live.current, live.current.plugins
+    """Build the host that runs plugin processes."""
+    settings, plugin_settings = live_settings.current, live_settings.current.plugins
+    # Environments and instances live below one folder.
     folder = settings.home_path / "plugins"
     environments = Environments(
         folder / "environments",
         os.environ,
-        offline=chosen.offline,
-        wheelhouse=Path(chosen.wheelhouse).expanduser() if chosen.wheelhouse else None,
-        index_url=chosen.index_url,
+        offline=plugin_settings.offline,
+        wheelhouse=Path(plugin_settings.wheelhouse).expanduser()
+        if plugin_settings.wheelhouse
+        else None,
+        index_url=plugin_settings.index_url,
     )
 
-    def way_out(tenant: str, token: str) -> WayOut:
-        # By the rules for all that tenants name.
-        return WayOut(lambda: network.egress.rules, addresses.server, token, tenant)
+    def egress_proxy_for(tenant: str, token: str) -> EgressProxy:
+        """Return the way to the network for a tenant's plugin."""
+        # The same rules as for all other addresses of tenants.
+        return EgressProxy(
+            lambda: network.egress.rules, addresses.server, token, tenant
+        )
 
     host = PluginHost(
-        folder, environments, backwards, clock, os.environ, _options(chosen), way_out=way_out,
-        needs_confinement=not chosen.unconfined,
-    )  # fmt: skip
+        folder,
+        environments,
+        backwards,
+        clock,
+        os.environ,
+        _options(plugin_settings),
+        egress_factory=egress_proxy_for,
+        needs_confinement=not plugin_settings.unconfined,
+    )
     timeouts = timeouts_of(settings)
+    # Plugins on another server use the shared HTTP client.
     host.serverless = lambda plugin, address: ServerlessRuntime(
         plugin, address, network.clients.shared, sessions, timeouts
     )
@@ -156,59 +200,72 @@ def _host(
 
 
 class DebugListener:
-    """Takes in plugins that their authors run, where the settings give them a port."""
+    """Accepts plugins that their authors run in debug mode, if the settings name a
+    port."""
 
-    def __init__(self, live: LiveSettings, server: DebugServer) -> None:
-        self._live = live
+    def __init__(self, live_settings: LiveSettings, server: DebugServer) -> None:
+        self._live = live_settings
         self._server = server
 
     async def listen(self) -> int | None:
-        """From now on: the port. None where that is switched off, or not possible."""
+        """Start to listen and return the port; None if it is disabled or not possible."""
         settings = self._live.current
         if not settings.plugins.debug_port:
             return None
+        # A plugin connects to one process, but calls arrive at all of them.
         if settings.workers > 1:
-            logger.info("plugins in debug need a server with one worker; none can connect")
+            logger.info(
+                "plugins in debug need a server with one worker; none can connect"
+            )
             return None
+        # A used port must not prevent the server from starting.
         try:
             return await self._server.start(settings.host, settings.plugins.debug_port)
         except OSError as error:
-            fields = {"port": settings.plugins.debug_port, "error": error.strerror or str(error)}
+            fields = {
+                "port": settings.plugins.debug_port,
+                "error": error.strerror or str(error),
+            }
             logger.warning("plugins in debug cannot connect", extra={"fields": fields})
             return None
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Close the connections and stop to listen."""
         await self._server.aclose()
 
 
 def _key(home: Path) -> str:
-    """Made at the first start; readable by its owner alone. Raises ConfigError where it cannot be kept."""
+    """Return the key; create it at the first start, readable only by its owner. Raises
+    ConfigError."""
     path = home / KEY
     try:
         if path.is_file():
             return path.read_text("ascii").strip()
         private_folder(home)
+        # `O_EXCL`: of several processes that start at once only one creates the key.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:  # another process was quicker
         return path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the key of the plugins' interface cannot be kept in {str(path)!r}: {error}") from error
+        raise ConfigError(
+            f"the key of the plugins' interface cannot be kept in {str(path)!r}: {error}"
+        ) from error
     key = secrets.token_urlsafe(32)
-    with os.fdopen(descriptor, "w") as out:
-        out.write(key + "\n")
+    with os.fdopen(descriptor, "w") as key_file:
+        key_file.write(key + "\n")
     return key
 
 
-def _options(chosen: PluginSettings) -> ProcessOptions:
+def _options(plugin_settings: PluginSettings) -> ProcessOptions:
+    """Return the resource limits of plugin processes."""
     return ProcessOptions(
-        instances=chosen.instances,
-        start_seconds=chosen.start_seconds,
-        idle_seconds=chosen.idle_seconds,
-        silence_seconds=chosen.silence_seconds,
-        max_memory=chosen.memory_mb << 20,
-        max_processes=chosen.processes,
-        max_disk=chosen.disk_mb << 20,
-        call_seconds=chosen.call_seconds,
-        running=chosen.running,
+        instances=plugin_settings.instances,
+        start_seconds=plugin_settings.start_seconds,
+        idle_seconds=plugin_settings.idle_seconds,
+        silence_seconds=plugin_settings.silence_seconds,
+        max_memory=plugin_settings.memory_mb << 20,
+        max_processes=plugin_settings.processes,
+        max_disk=plugin_settings.disk_mb << 20,
+        call_seconds=plugin_settings.call_seconds,
+        running=plugin_settings.running,
     )

@@ -1,4 +1,4 @@
-"""Asking a provider whether credentials are right."""
+"""Checks whether a provider accepts credentials."""
 
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -19,73 +19,122 @@ from modelyard.providers.local.weights import WeightStore
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.tenant_plugins.plugins import Plugins
 
-_SMALLEST: Mapping[ModelType, Any] = {
-    ModelType.LLM: LLMRequest(messages=[UserPromptMessage(content="hi")], model_parameters={"max_tokens": 1}),
+_MINIMAL_REQUESTS: Mapping[ModelType, Any] = {
+    ModelType.LLM: LLMRequest(
+        messages=[UserPromptMessage(content="hi")], model_parameters={"max_tokens": 1}
+    ),
     ModelType.TEXT_EMBEDDING: TextEmbeddingRequest(texts=["hi"]),
     ModelType.RERANK: RerankRequest(query="hi", docs=["hello"]),
 }
-"""The cheapest call of each type, for providers that list no models."""
+"""The cheapest request of each model type, for providers that do not list their models.
+"""
 
 
 class ProviderChecks:
-    """Costs nothing where the provider lists its models, else a token or two."""
+    """Checks credentials. It is free of charge if the provider lists its models;
+    otherwise it costs a token or two."""
 
     def __init__(
         self,
-        live: LiveSettings,
+        live_settings: LiveSettings,
         network: NetworkParts,
         providers: ProviderManager,
         weights: WeightStore,
         plugins: Plugins,
     ) -> None:
-        self._live = live
+        self._live = live_settings
         self._network = network
         self._providers = providers
         self._weights = weights
         self._plugins = plugins
 
     async def provider(self, tenant: str, provider: str) -> dict[str, list[str]]:
-        """Ask a provider, with each of its credentials, what it offers: credential's name → models.
+        """Return the models that a provider offers for each of its credentials:
+        credential name → models.
 
-        Raises the provider's own refusal; ConfigError where there is no credential.
+        Raises the provider's error, or ConfigError if there is no credential.
         """
+        # Local models have no credentials: their files are what matters.
         definition = self._providers.factory_of(tenant).get_definition(provider)
         if definition.wire == "local":
             return {"weights": self._present(definition)}
+        # The status includes the credentials of the settings and of the database.
         status = self._providers.get_provider(tenant, provider)
         if not status.is_ready:
-            raise ConfigError(f"provider {provider!r} has no credential; `modelyard providers add {provider}` adds one")
-        forms = {credential.name: credential.values for credential in status.credentials} or {"none needed": {}}
-        return {name: await self._offered(definition, values) for name, values in forms.items()}
+            raise ConfigError(
+                f"provider {provider!r} has no credential; `modelyard providers add"
+                f" {provider}` adds one"
+            )
+        # Some providers need no credentials at all.
+        forms = {
+            credential.name: credential.values for credential in status.credentials
+        } or {"none needed": {}}
+        return {
+            name: await self._list_remote_models(definition, values)
+            for name, values in forms.items()
+        }
 
-    async def credentials(self, tenant: str, provider: str, values: Mapping[str, Any]) -> list[str]:
-        """What a provider offers whoever shows these credentials. Raises its refusal; nothing is kept."""
+    async def credentials(
+        self, tenant: str, provider: str, values: Mapping[str, Any]
+    ) -> list[str]:
+        """Return the models that a provider offers for these credentials. Raises its
+        error. Nothing is stored."""
         definition = self._providers.factory_of(tenant).get_definition(provider)
         if definition.wire == "local":
             return self._present(definition)
         for plugin in self._plugins.installed(tenant):
-            if plugin.installation.provider != provider or plugin.declaration.model is None:
+            if (
+                plugin.installation.provider != provider
+                or plugin.declaration.model is None
+            ):
                 continue
-            data = {"provider": plugin.declaration.model.name, "credentials": dict(values)}
+            data = {
+                "provider": plugin.declaration.model.name,
+                "credentials": dict(values),
+            }
             action = "validate_provider_credentials"
-            await self._plugins.one(tenant, plugin.plugin_id, "model", action, data)
+            # The plugin validates the credentials itself and raises if they are
+            # refused.
+            await self._plugins.call_once(
+                tenant, plugin.plugin_id, "model", action, data
+            )
             return [model.model for model in definition.entity.models]
-        return await self._offered(definition, values)
+        return await self._list_remote_models(definition, values)
 
     def _present(self, definition: ProviderDefinition) -> list[str]:
-        """Local models whose files are here."""
-        return [model.model for model in definition.entity.models if self._weights.is_present(model.model)]
+        """Return the local models whose files are present."""
+        return [
+            model.model
+            for model in definition.entity.models
+            if self._weights.is_present(model.model)
+        ]
 
-    async def _offered(self, definition: ProviderDefinition, credentials: Credentials) -> list[str]:
-        """What a provider lists; where it has no list, one of its models after a call as small as can be."""
+    async def _list_remote_models(
+        self, definition: ProviderDefinition, credentials: Credentials
+    ) -> list[str]:
+        """Return the provider's list of models; if it has none, one model after a
+        minimal call."""
+        # An empty path in the definition means that the provider has no list.
         if definition.paths.get("list") != "":
             timeouts = timeouts_of(self._live.current)
-            endpoint = Endpoint(definition, self._network.clients.shared, timeouts, self._network.guarded)
+            # The same client as for real calls, so that proxies are tested too.
+            endpoint = Endpoint(
+                definition,
+                self._network.clients.shared,
+                timeouts,
+                self._network.guarded,
+            )
             return await endpoint.list_models(credentials)
         for model in definition.entity.models:
-            if (request := _SMALLEST.get(model.model_type)) is not None:
-                callee: Any = self._providers.factory.get_model(definition.name, model.model_type)
-                async with aclosing(callee.invoke(model.model, credentials, request)) as chunks:
+            # The first model that can be called cheaply decides.
+            if (request := _MINIMAL_REQUESTS.get(model.model_type)) is not None:
+                callee: Any = self._providers.factory.get_model(
+                    definition.name, model.model_type
+                )
+                async with aclosing(
+                    callee.invoke(model.model, credentials, request)
+                ) as chunks:
+                    # The answer is irrelevant; an invalid credential raises an error.
                     async for _ in chunks:
                         pass
                 return [model.model]

@@ -1,4 +1,5 @@
-"""Providers as the settings give them: the catalogue, changed and added to; credentials; what `providers add` wrote."""
+"""Providers from the settings: changes and additions to the catalogue, credentials, and
+the file of `providers add`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,174 +14,311 @@ from modelyard.base.modes import private_folder
 from modelyard.base.numbers import check_numbers
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
 from modelyard.models.types import ModelType
-from modelyard.providers.definition import ProviderDefinition, Wire, load_definition, read_model
+from modelyard.providers.definition import (
+    ProviderDefinition,
+    Wire,
+    load_definition,
+    read_model,
+)
 from modelyard.providers.factory import catalog_definition, catalog_names
 from modelyard.providers.formats import CHAT
-from modelyard.runtime.provider_manager import Given, ProviderManager
+from modelyard.runtime.provider_manager import ConfiguredCredential, ProviderManager
 from modelyard.tenancy.caller import DEFAULT_TENANT
 from modelyard.tenancy.kinds import Limit
 from modelyard.transport.egress import EgressRules
 from modelyard.transport.http import Timeouts
 
 ADDED_PROVIDERS = "providers.yaml"
-"""In the home folder: what `modelyard providers add` wrote. Holds secrets; readable by its owner alone."""
+"""File in the home folder that `modelyard providers add` writes. It holds secrets; only
+its owner can read it."""
 
 
 def added_providers(home: Path) -> list[ProviderSettings]:
-    """What `modelyard providers add` wrote."""
+    """Return the providers that `modelyard providers add` wrote. Raises ConfigError."""
     path = home / ADDED_PROVIDERS
     if not path.is_file():
         return []
     try:
-        found = msgspec.yaml.decode(path.read_bytes(), type=list[ProviderSettings], strict=False)
-        check_numbers(found)
-        return found
+        providers = msgspec.yaml.decode(
+            path.read_bytes(), type=list[ProviderSettings], strict=False
+        )
+        # Huge numbers pass the decoder but overflow later.
+        check_numbers(providers)
+        return providers
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
 def configured_providers(settings: Settings) -> list[ProviderSettings]:
-    """Those of the settings' file, then those that `modelyard providers add` wrote."""
+    """Return the providers of the settings file, then those of `modelyard providers
+    add`."""
     return [*settings.providers, *added_providers(settings.home_path)]
 
 
 def add_provider(home: Path, provider: ProviderSettings) -> None:
-    """Write a provider down, beside the others; its credentials go behind those that it has already."""
-    known = added_providers(home)
-    before = next((one for one in known if one.name == provider.name), None)
-    if before is not None:
-        provider = msgspec.structs.replace(provider, credentials=[*before.credentials, *provider.credentials])
+    """Add a provider to the file. Credentials of an existing provider are kept, the new
+    ones follow."""
+    existing_providers = added_providers(home)
+    # A provider is identified by its name.
+    existing = next(
+        (
+            candidate
+            for candidate in existing_providers
+            if candidate.name == provider.name
+        ),
+        None,
+    )
+    if existing is not None:
+        provider = msgspec.structs.replace(
+            provider, credentials=[*existing.credentials, *provider.credentials]
+        )
+    # The folder must not be readable by others.
     private_folder(home)
     path = home / ADDED_PROVIDERS
     partial_path = path.with_suffix(".partial")
+    # Written to a temporary file first, so that a crash never leaves half a file.
     descriptor = os.open(partial_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(msgspec.yaml.encode([*(one for one in known if one.name != provider.name), provider]))
+    with os.fdopen(descriptor, "wb") as partial_file:
+        partial_file.write(
+            msgspec.yaml.encode(
+                [
+                    *(
+                        candidate
+                        for candidate in existing_providers
+                        if candidate.name != provider.name
+                    ),
+                    provider,
+                ]
+            )
+        )
     partial_path.replace(path)
 
 
 def timeouts_of(settings: Settings) -> Timeouts:
+    """Return the timeouts of provider calls."""
     limits = settings.timeouts
-    return Timeouts(connect=limits.connect, first_byte=limits.first_byte, between_bytes=limits.between_bytes)
+    return Timeouts(
+        connect=limits.connect,
+        first_byte=limits.first_byte,
+        between_bytes=limits.between_bytes,
+    )
 
 
 def egress_rules(settings: Settings) -> EgressRules:
-    """What addresses of tenants may reach."""
+    """Return the rules for connections to addresses of tenants."""
     return EgressRules(
         ports=frozenset(settings.egress.ports),
-        private=frozenset(one.lower() for one in settings.egress.private),
+        private=frozenset(host.lower() for host in settings.egress.private),
         seconds=settings.egress.seconds,
     )
 
 
-def definitions_of(settings: Settings, configured: Sequence[ProviderSettings]) -> list[ProviderDefinition]:
-    """The catalogue, then what the settings add or change."""
-    found = {name: catalog_definition(name) for name in catalog_names() if name != "local" or settings.local.enabled}
-    for one in configured:
-        definition = _definition(one, found)
-        found[definition.name] = _with_models(definition, one)
-    return list(found.values())
+def definitions_of(
+    settings: Settings, configured: Sequence[ProviderSettings]
+) -> list[ProviderDefinition]:
+    """Return the catalogue with the additions and changes of the settings."""
+    definitions = {
+        name: catalog_definition(name)
+        for name in catalog_names()
+        if name != "local" or settings.local.enabled
+    }
+    for provider in configured:
+        # A later entry may change a provider that an earlier one added.
+        definition = _definition(provider, definitions)
+        definitions[definition.name] = _with_models(definition, provider)
+    return list(definitions.values())
 
 
-def _definition(one: ProviderSettings, known: Mapping[str, ProviderDefinition]) -> ProviderDefinition:
-    if one.path:
-        definition = load_definition(Path(one.path).expanduser(), wire=one.wire, base_url=one.base_url)
-        return _relaxed(_renamed(definition, one.name) if one.name else definition)
-    if not one.name:
-        raise ConfigError("a provider in the settings needs a 'name' from the catalogue, or a 'path'")
-    if one.name in known:
-        definition = known[one.name]
-        changed = replace(definition, base_url=one.base_url or definition.base_url)
-        changed = _spoken(changed, one.wire)
-        return _relaxed(_moved(changed)) if one.base_url else changed
-    if not one.base_url:
-        catalog_definition(one.name)  # says which names there are
-        raise NotFoundError(f"provider {one.name!r} is switched off; set local.enabled", code="provider_not_found")
-    # A new name with an address: one more server that speaks OpenAI's API.
+def _definition(
+    provider: ProviderSettings, catalogue: Mapping[str, ProviderDefinition]
+) -> ProviderDefinition:
+    """Return the definition of one configured provider. Raises ConfigError or
+    NotFoundError."""
+    # A definition file of the operator's own.
+    if provider.path:
+        definition = load_definition(
+            Path(provider.path).expanduser(),
+            wire=provider.wire,
+            base_url=provider.base_url,
+        )
+        return _with_optional_base_url(
+            _renamed(definition, provider.name) if provider.name else definition
+        )
+    if not provider.name:
+        raise ConfigError(
+            "a provider in the settings needs a 'name' from the catalogue, or a 'path'"
+        )
+    if provider.name in catalogue:
+        definition = catalogue[provider.name]
+        changed = replace(definition, base_url=provider.base_url or definition.base_url)
+        changed = _with_wire_format(changed, provider.wire)
+        # With an own address, the catalogue's addresses of single formats must not be
+        # used.
+        return (
+            _with_optional_base_url(_with_base_url(changed))
+            if provider.base_url
+            else changed
+        )
+    if not provider.base_url:
+        # A known provider that is disabled gives a different error than an unknown one.
+        catalog_definition(provider.name)  # says which names there are
+        raise NotFoundError(
+            f"provider {provider.name!r} is switched off; set local.enabled",
+            code="provider_not_found",
+        )
+    # An unknown name with an address is a server with an OpenAI-compatible API.
     template = catalog_definition("openai_api_compatible")
-    return _relaxed(_spoken(replace(_renamed(template, one.name), base_url=one.base_url), one.wire))
+    return _with_optional_base_url(
+        _with_wire_format(
+            replace(_renamed(template, provider.name), base_url=provider.base_url),
+            provider.wire,
+        )
+    )
 
 
-def _spoken(definition: ProviderDefinition, wire: str) -> ProviderDefinition:
-    """With another wire format for its chat models, where the settings name one; for all, where they all can."""
+def _with_wire_format(definition: ProviderDefinition, wire: str) -> ProviderDefinition:
+    """Return the definition with another wire format, for chat models only if it is a
+    chat format."""
     if not wire:
         return definition
+    # Not a chat format: all model types use it.
     if wire not in CHAT:
         return replace(definition, wire=wire, wires={}, paths={})
-    others = {kind: definition.wires_of(kind) for kind in ModelType if kind is not ModelType.LLM}
-    paths = {name: path for name, path in definition.paths.items() if not name.startswith("llm")}
-    return replace(definition, wire=wire, wires={**others, ModelType.LLM: (Wire(wire),)}, paths=paths)
+    # Other model types keep their formats.
+    other_wires = {
+        model_type: definition.wires_of(model_type)
+        for model_type in ModelType
+        if model_type is not ModelType.LLM
+    }
+    paths = {
+        name: path
+        for name, path in definition.paths.items()
+        if not name.startswith("llm")
+    }
+    return replace(
+        definition,
+        wire=wire,
+        wires={**other_wires, ModelType.LLM: (Wire(wire),)},
+        paths=paths,
+    )
 
 
-def _moved(definition: ProviderDefinition) -> ProviderDefinition:
-    """With another address for the provider, that is where all its formats are spoken: a key goes nowhere else."""
+def _with_base_url(definition: ProviderDefinition) -> ProviderDefinition:
+    """Return the definition with its base URL for all formats, so that the key is sent
+    to no other server."""
     wires = {
-        kind: [wire for wire in many if not wire.base_url] or [Wire(wire.name) for wire in many]
-        for kind, many in definition.wires.items()
+        model_type: [wire for wire in wires_of_type if not wire.base_url]
+        or [Wire(wire.name) for wire in wires_of_type]
+        for model_type, wires_of_type in definition.wires.items()
     }
     return replace(definition, wires=wires)
 
 
 def _renamed(definition: ProviderDefinition, name: str) -> ProviderDefinition:
+    """Return the definition under another name."""
     label = msgspec.structs.replace(definition.entity.label, en_us=name)
-    return replace(definition, entity=msgspec.structs.replace(definition.entity, provider=name, label=label))
+    return replace(
+        definition,
+        entity=msgspec.structs.replace(definition.entity, provider=name, label=label),
+    )
 
 
-def _relaxed(definition: ProviderDefinition) -> ProviderDefinition:
-    """With the address known, no credential needs to say it."""
+def _with_optional_base_url(definition: ProviderDefinition) -> ProviderDefinition:
+    """Return the definition without the required URL field in credentials if the base
+    URL is known."""
     field, schema = definition.url_field, definition.entity.provider_credential_schema
+    # Nothing to relax without a base URL or a credential form.
     if not definition.base_url or field is None or schema is None:
         return definition
     forms = [
-        msgspec.structs.replace(form, required=False, default=None) if form.variable == field else form
-        for form in schema.credential_form_schemas
+        msgspec.structs.replace(form_field, required=False, default=None)
+        if form_field.variable == field
+        else form_field
+        for form_field in schema.credential_form_schemas
     ]
     entity = msgspec.structs.replace(
         definition.entity,
-        provider_credential_schema=msgspec.structs.replace(schema, credential_form_schemas=forms),
+        provider_credential_schema=msgspec.structs.replace(
+            schema, credential_form_schemas=forms
+        ),
     )
     return replace(definition, entity=entity)
 
 
-def _with_models(definition: ProviderDefinition, one: ProviderSettings) -> ProviderDefinition:
-    if not one.models:
+def _with_models(
+    definition: ProviderDefinition, provider: ProviderSettings
+) -> ProviderDefinition:
+    """Return the definition with the models of the settings in front of its own."""
+    if not provider.models:
+        # The settings' models come before those of the catalogue.
         return definition
     entity = definition.entity
-    models = [read_model(model, definition.name) for model in one.models]
-    return replace(definition, entity=msgspec.structs.replace(entity, models=[*models, *entity.models]))
+    models = [read_model(model, definition.name) for model in provider.models]
+    return replace(
+        definition,
+        entity=msgspec.structs.replace(entity, models=[*models, *entity.models]),
+    )
 
 
 def configure_credentials(
-    providers: ProviderManager, configured: Sequence[ProviderSettings], environ: Mapping[str, str]
+    providers: ProviderManager,
+    configured: Sequence[ProviderSettings],
+    environ: Mapping[str, str],
 ) -> None:
-    """Credentials from the settings; for providers without any there, from the variables people keep keys in."""
-    given: dict[str, list[CredentialSettings]] = {}
-    for one in configured:
-        name = one.name or load_definition(Path(one.path).expanduser()).name
-        given.setdefault(name, []).extend(one.credentials)
+    """Set the credentials of the settings; of providers without any, those in
+    well-known environment variables."""
+    # Several entries may name the same provider.
+    credentials_by_provider: dict[str, list[CredentialSettings]] = {}
+    for provider in configured:
+        name = provider.name or load_definition(Path(provider.path).expanduser()).name
+        credentials_by_provider.setdefault(name, []).extend(provider.credentials)
     for entity in providers.factory.get_providers():
-        credentials = [_given(entity.provider, one) for one in given.get(entity.provider, ())]
+        credentials = [
+            _configured_credential(entity.provider, credential)
+            for credential in credentials_by_provider.get(entity.provider, ())
+        ]
         if not credentials:
-            found = {
-                form.variable: environ[form.env] for form in entity.credential_forms if form.env and form.env in environ
+            environment_values = {
+                form_field.variable: environ[form_field.env]
+                for form_field in entity.credential_forms
+                if form_field.env and form_field.env in environ
             }
-            required = {form.variable for form in entity.credential_forms if form.required}
-            if found and required <= found.keys():
-                credentials = [Given(values=found, name="environment")]
+            required = {
+                form_field.variable
+                for form_field in entity.credential_forms
+                if form_field.required
+            }
+            # Incomplete environment variables would give a provider that fails at each
+            # call.
+            if environment_values and required <= environment_values.keys():
+                credentials = [
+                    ConfiguredCredential(values=environment_values, name="environment")
+                ]
         if credentials:
             providers.configure(DEFAULT_TENANT, entity.provider, credentials)
 
 
-def _given(provider: str, one: CredentialSettings) -> Given:
+def _configured_credential(
+    provider: str, credential: CredentialSettings
+) -> ConfiguredCredential:
+    """Return a credential with its quota. Raises ConfigError for an invalid quota."""
     quotas: tuple[tuple[str, Limit], ...] = ()
-    if one.quota:
+    # A quota without a window counts since the beginning.
+    if credential.quota:
         try:
-            limit = msgspec.convert({"window": "total", **one.quota}, Limit)
+            limit = msgspec.convert({"window": "total", **credential.quota}, Limit)
             check_numbers(limit)
             check_limit(limit)
         except (msgspec.ValidationError, InvokeBadRequestError) as error:
-            raise ConfigError(f"the quota of a credential of {provider!r}: {error}") from error
-        quotas = ((f"hosted:{provider}:{one.name}", limit),)
-    return Given(
-        values=one.values, name=one.name, weight=one.weight, priority=one.priority, domain=one.domain, quotas=quotas
+            raise ConfigError(
+                f"the quota of a credential of {provider!r}: {error}"
+            ) from error
+        quotas = ((f"hosted:{provider}:{credential.name}", limit),)
+    return ConfiguredCredential(
+        values=credential.values,
+        name=credential.name,
+        weight=credential.weight,
+        priority=credential.priority,
+        domain=credential.domain,
+        quotas=quotas,
     )

@@ -1,4 +1,4 @@
-"""Providers, wired: their definitions, the local models, and the credentials of whoever may use them."""
+"""Builds the provider services: definitions, local models and credentials."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,12 @@ from typing import Any
 
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.network import NetworkParts, network_of, proxies_of, proxy_names
-from modelyard.app.provider_settings import configure_credentials, configured_providers, definitions_of, timeouts_of
+from modelyard.app.provider_settings import (
+    configure_credentials,
+    configured_providers,
+    definitions_of,
+    timeouts_of,
+)
 from modelyard.base.clock import Clock
 from modelyard.base.log import redaction
 from modelyard.base.settings import ProviderSettings, Settings
@@ -28,26 +33,26 @@ from modelyard.tenancy.kinds import StoredCredential
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Added:
-    """What a program adds in code to the providers that the settings name."""
+class AddedProviders:
+    """Providers that a program adds in code."""
 
     definitions: tuple[ProviderDefinition, ...] = ()
     builders: Mapping[str, Builder] = field(default_factory=dict[str, Builder])
-    """A wire format's name → who makes the models that speak it."""
+    """Wire format → builder of the models that use it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """Providers by other settings: tried, and not yet in use."""
+class PreparedProviders:
+    """Providers for changed settings: validated and not yet in use."""
 
     factory: ModelProviderFactory
     configured: Sequence[ProviderSettings]
-    """As they were tried: what lies in files may be another by the time that they are used."""
+    """As validated: files may have changed by the time the settings are applied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderParts:
-    """Who serves models, and with which credentials."""
+    """The providers, local models and credentials."""
 
     manager: ProviderManager
     weights: WeightStore
@@ -55,46 +60,63 @@ class ProviderParts:
     """Models that run on this machine."""
     factories: "Factories"
     environ: Mapping[str, str]
-    """Where people keep keys whose providers have no credential in the settings."""
+    """Environment variables with API keys, for providers without a credential in the
+    settings."""
 
-    def prepare(self, settings: Settings, clock: Clock) -> Prepared:
-        """Providers for other settings, after all was tried that can be wrong with them.
+    def prepare(self, settings: Settings, clock: Clock) -> PreparedProviders:
+        """Validate changed settings and return their providers.
 
-        Raises ConfigError, CredentialsValidateFailedError, NotFoundError; nothing is changed then.
+        Raises ConfigError, CredentialsValidateFailedError or NotFoundError; then
+        nothing is changed.
         """
+        # Read once; the same list is used when the settings are applied.
         configured = configured_providers(settings)
+        # Called only for its errors.
         proxies_of(settings.network, self.environ)
         factory = self.factories.make(settings, configured)
+        # Credentials are validated on a throw-away manager.
         trial = ProviderManager(factory, clock, on_secret=redaction.add)
         configure_credentials(trial, configured, self.environ)
-        return Prepared(factory, configured)
+        return PreparedProviders(factory, configured)
 
-    def use(self, prepared: Prepared) -> None:
-        """Go on with what `prepare` gave, and with the credentials of its settings."""
-        self.manager.use(prepared.factory)
+    def use(self, prepared: PreparedProviders) -> None:
+        """Switch to prepared providers and their credentials."""
+        # The credentials follow the factory that knows their providers.
+        self.manager.replace_factory(prepared.factory)
         configure_credentials(self.manager, prepared.configured, self.environ)
 
 
 class Factories:
-    """Makes the factory of providers that some settings ask for."""
+    """Builds provider factories from settings."""
 
-    def __init__(self, network: NetworkParts, local: LocalRuntime, added: Added) -> None:
+    def __init__(
+        self, network: NetworkParts, local: LocalRuntime, added: AddedProviders
+    ) -> None:
         self._network = network
         self._local = local
         self._added = added
 
-    def make(self, settings: Settings, configured: Sequence[ProviderSettings]) -> ModelProviderFactory:
-        """Raises ConfigError for a proxy, an address or a definition that is wrong."""
+    def make(
+        self, settings: Settings, configured: Sequence[ProviderSettings]
+    ) -> ModelProviderFactory:
+        """Return the factory of the configured providers. Raises ConfigError for an
+        invalid proxy, address or definition."""
         clients, guarded = self._network.clients, self._network.guarded
         proxies, timeouts = proxy_names(configured), timeouts_of(settings)
-        for proxy in proxies.values():  # what is wrong with one is found here, not at the first call
+        # Creates the clients now: an invalid proxy is reported at the start, not at the
+        # first call.
+        for proxy in (
+            proxies.values()
+        ):  # what is wrong with one is found here, not at the first call
             clients.by(proxy)
 
         def models(definition: ProviderDefinition) -> Mapping[ModelType, Any]:
+            """Return the models of a provider that is reached over HTTP."""
             client = clients.by(proxies.get(definition.name, ""))
             return http_models(definition, client, timeouts, guarded)
 
         definitions = [*definitions_of(settings, configured), *self._added.definitions]
+        # Builders of the program replace those with the same name.
         builders = {
             **dict.fromkeys(WIRES, models),
             "local": lambda definition: local_models(self._local),
@@ -104,20 +126,25 @@ class Factories:
 
 
 def build_providers(
-    live: LiveSettings,
+    live_settings: LiveSettings,
     environ: Mapping[str, str],
     clock: Clock,
     *,
     network: NetworkParts,
     keys: KeyRing,
     directory: Directory,
-    added: Added,
+    added: AddedProviders,
 ) -> ProviderParts:
-    """Raises ConfigError, CredentialsValidateFailedError, NotFoundError for settings that are wrong."""
-    settings = live.current
+    """Build the provider services.
+
+    Raises ConfigError, CredentialsValidateFailedError or NotFoundError for invalid
+    settings.
+    """
+    settings = live_settings.current
     weights = weight_store(settings, environ)
     local = LocalRuntime(weights, _local_options(settings))
     factories = Factories(network, local, added)
+    # Includes providers that the command line added.
     configured = configured_providers(settings)
     manager = ProviderManager(
         factories.make(settings, configured),
@@ -128,17 +155,36 @@ def build_providers(
         unlock=partial(_unlock, keys),
     )
     configure_credentials(manager, configured, environ)
-    return ProviderParts(manager=manager, weights=weights, local=local, factories=factories, environ=environ)
+    return ProviderParts(
+        manager=manager,
+        weights=weights,
+        local=local,
+        factories=factories,
+        environ=environ,
+    )
 
 
-def weight_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> WeightStore:
-    """Where the files of local models lie. Raises ConfigError for a proxy or a file of certificates that is wrong."""
-    named = Path(settings.local.weights).expanduser() if settings.local.weights else None
-    hub = hub_fetch(settings.local.hub, network_of(settings, environ)) if settings.local.hub else None
-    return WeightStore(settings.home_path / "models", named_folder=named, hub=hub)
+def weight_store(
+    settings: Settings, environ: Mapping[str, str] = os.environ
+) -> WeightStore:
+    """Return the store of local model files. Raises ConfigError for an invalid proxy or
+    certificate file."""
+    # An operator may keep the files of local models in another folder.
+    custom_folder = (
+        Path(settings.local.weights).expanduser() if settings.local.weights else None
+    )
+    hub = (
+        hub_fetch(settings.local.hub, network_of(settings, environ))
+        if settings.local.hub
+        else None
+    )
+    return WeightStore(
+        settings.home_path / "models", named_folder=custom_folder, hub=hub
+    )
 
 
 def _local_options(settings: Settings) -> LocalOptions:
+    """Return the options of the local runtime."""
     local = settings.local
     return LocalOptions(
         threads=local.threads,
@@ -150,10 +196,11 @@ def _local_options(settings: Settings) -> LocalOptions:
 
 
 def _is_present(weights: WeightStore, provider: str, model: str) -> bool:
-    """Whether a model can be called as far as this machine goes: all that others serve, and local ones with files."""
+    """Return whether a model can be called on this machine: any remote model, and local
+    ones whose files are present."""
     return provider != "local" or weights.is_present(model)
 
 
 def _unlock(keys: KeyRing, tenant: str, row: str, secret: str) -> str:
-    """Raises SecretError."""
+    """Decrypt a stored credential. Raises SecretError."""
     return keys.decrypt(secret, tenant=tenant, kind=StoredCredential.kind, row=row)

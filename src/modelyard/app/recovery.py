@@ -1,31 +1,40 @@
-"""Take over what processes that are gone have left: their rows, and what they had reserved of limits."""
+"""Recovery after crashes: settles the ledger rows and the reservations of dead
+processes."""
 
 import asyncio
 
 from modelyard.runtime.ledger import Ledger
-from modelyard.runtime.limits import taken
-from modelyard.storage.counters import NOTHING, Counters
+from modelyard.runtime.limits import settled_amounts
+from modelyard.storage.counters import NO_USAGE, Counters
 from modelyard.storage.database import StorageUnavailableError
 
-_SECONDS_FOR_ONE = 60.0
+_SETTLE_TIMEOUT_SECONDS = 60.0
 
 
 class Recovery:
+    """Settles what dead processes have left."""
+
     def __init__(self, ledger: Ledger, counters: Counters) -> None:
         self._ledger = ledger
         self._counters = counters
         self._is_done = False
         self._running = asyncio.Lock()
 
-    async def first(self) -> None:
-        """Wait until it was done once: before that, nobody knows what was used. Raises StorageUnavailableError."""
+    async def wait_until_recovered(self) -> None:
+        """Wait until the recovery has succeeded once. Before that, usage is unknown.
+        Raises StorageUnavailableError."""
         if not self._is_done:
             await self.run()
+        # The recovery did not complete: usage is still unknown.
         if not self._is_done:
-            raise StorageUnavailableError("what an earlier process left cannot be taken over yet")
+            raise StorageUnavailableError(
+                "what an earlier process left cannot be taken over yet"
+            )
 
     async def run(self) -> None:
-        """Take over what lies there now; of those who come at once, one does it and the others have waited for it."""
+        """Recover what is left now. Of simultaneous calls one works and the others wait
+        for it."""
+        # Another call does the work; waiting for its lock is enough.
         if self._running.locked():
             async with self._running:
                 return
@@ -33,12 +42,21 @@ class Recovery:
             self._is_done |= await self._ledger.recover(self._settle_in_time)
 
     async def _settle_in_time(self, owner: str) -> None:
-        """Raises TimeoutError: others' calls wait for this."""
-        await asyncio.wait_for(self._settle(owner), _SECONDS_FOR_ONE)
+        """Settle one process's reservations. Raises TimeoutError, because calls of
+        other processes wait for this."""
+        await asyncio.wait_for(self._settle(owner), _SETTLE_TIMEOUT_SECONDS)
 
     async def _settle(self, owner: str) -> None:
-        """Put in the place of what a process had reserved what its calls took, which their rows say by now."""
-        for name in await self._counters.held_by(owner):
-            took = await self._ledger.usage.took(name)
-            amounts = NOTHING if took is None else taken(tokens=took.tokens, nanos=took.nanos, is_served=took.is_served)
+        """Replace a dead process's reservations by the usage in its ledger rows."""
+        # Each reservation has the id of its attempt.
+        for name in await self._counters.reservations_of(owner):
+            # An attempt without a row used nothing.
+            took = await self._ledger.usage.call_usage(name)
+            amounts = (
+                NO_USAGE
+                if took is None
+                else settled_amounts(
+                    tokens=took.tokens, nanos=took.nanos, is_served=took.is_served
+                )
+            )
             await self._counters.settle_for(owner, name, amounts)

@@ -1,4 +1,4 @@
-"""Going on with other settings while calls run."""
+"""Applies changed settings while calls run."""
 
 from modelyard.app.calls import check_settings
 from modelyard.app.live_settings import LiveSettings
@@ -9,21 +9,25 @@ from modelyard.base.settings import Settings
 
 
 class Reload:
-    """Takes up providers, credentials, routes, limits, defaults and timeouts.
+    """Applies providers, credentials, routes, limits, defaults and timeouts.
 
-    Address, database, workers and what processes share are those of the start.
+    Address, database, workers and everything that processes share need a restart.
     """
 
-    def __init__(self, live: LiveSettings, clock: Clock, providers: ProviderParts) -> None:
-        self._live = live
+    def __init__(
+        self, live_settings: LiveSettings, clock: Clock, providers: ProviderParts
+    ) -> None:
+        self._live = live_settings
         self._clock = clock
         self._providers = providers
 
-    def take_up(self, settings: Settings) -> None:
-        """Raises ConfigError where they are wrong, and then everything goes on as before."""
+    def apply(self, settings: Settings) -> None:
+        """Apply changed settings. Raises ConfigError if they are invalid; then nothing
+        changes."""
+        # Both steps validate without changing anything.
         prepared = self._providers.prepare(settings, self._clock)
         check_settings(settings)
-        # From here on nothing can be wrong.
+        # All checks have passed: nothing below may fail.
         redaction.add(settings.api_keys)
         self._providers.use(prepared)
         self._live.replace(settings)

@@ -1,24 +1,25 @@
-"""The composition root: settings in, wired objects out. The only place that says what stands on what."""
+"""The composition root: builds all services from the settings, in the order of their
+dependencies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modelyard.app.agents import Agents
-from modelyard.app.calls import CallParts, build_calls
-from modelyard.app.knowledge import KnowledgeParts, build_knowledge
+from modelyard.app.calls import CallServices, build_calls
+from modelyard.app.knowledge import KnowledgeServices, build_knowledge
 from modelyard.app.live_settings import Addresses, LiveSettings
 from modelyard.app.named_tools import NamedTools
 from modelyard.app.network import NetworkParts, build_network
 from modelyard.app.plugins import PluginParts, build_plugins
 from modelyard.app.provider_checks import ProviderChecks
-from modelyard.app.providers import Added, ProviderParts, build_providers
+from modelyard.app.providers import AddedProviders, ProviderParts, build_providers
 from modelyard.app.reload import Reload
 from modelyard.app.storage import StorageParts, build_storage
 from modelyard.app.tenancy import TenancyParts, build_tenancy
 from modelyard.app.tools import ToolParts, build_tools
 from modelyard.app.trigger_listeners import TriggerListeners
-from modelyard.app.upkeep import Upkeep, build_upkeep
+from modelyard.app.upkeep import MaintenanceTasks, build_maintenance
 from modelyard.app.workflows import WorkflowParts, build_workflows
 from modelyard.base.clock import Clock
 from modelyard.base.settings import Settings
@@ -27,12 +28,12 @@ from modelyard.runtime.callbacks import Callback
 from modelyard.tenancy.directory import Directory
 
 if TYPE_CHECKING:
-    from modelyard.app.telemetry import Traced
+    from modelyard.app.telemetry import TracingCallback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything that a server or a program has, room by room; each stands on those before it alone."""
+    """All services of a server or a program. Each depends only on those before it."""
 
     settings: LiveSettings
     clock: Clock
@@ -41,20 +42,21 @@ class Services:
     storage: StorageParts
     providers: ProviderParts
     tenancy: TenancyParts
-    calls: CallParts
+    calls: CallServices
     plugins: PluginParts
     checks: ProviderChecks
     tools: ToolParts
-    knowledge: KnowledgeParts
+    knowledge: KnowledgeServices
     workflows: WorkflowParts
     named_tools: NamedTools
     agents: Agents
     triggers: TriggerListeners
-    upkeep: Upkeep
+    upkeep: MaintenanceTasks
     reload: Reload
 
     async def aclose(self) -> None:
-        """Stop the upkeep and the local models, close connections, commit what is waiting; the topmost room first."""
+        """Stop background tasks and local models, close connections and commit pending
+        writes, in reverse order."""
         await self.upkeep.stop()
         await self.knowledge.aclose()
         await self.workflows.aclose()
@@ -64,6 +66,7 @@ class Services:
         await self.calls.aclose()
         await self.network.aclose()
         await self.storage.aclose()
+        # The ledger is closed after the storage, which still commits pending writes.
         self.calls.ledger.close()
 
 
@@ -73,61 +76,129 @@ def build(
     clock: Clock,
     environ: Mapping[str, str],
     callbacks: Sequence[Callback] = (),
-    added: Added | None = None,
+    added: AddedProviders | None = None,
     embedder: Embedder | None = None,
 ) -> Services:
-    """`added`: providers in code; `embedder`: what embeds documents in the place of the runtime's models.
+    """Build all services. `added` are providers in code; `embedder` replaces the
+    embedding models.
 
-    Raises ConfigError for settings that are wrong, StorageUnavailableError where the database cannot be opened.
+    Raises ConfigError for invalid settings, StorageUnavailableError if the database
+    cannot be opened.
     """
-    live = LiveSettings(settings)
-    addresses = Addresses(live)
-    network = build_network(live, environ)
+    live_settings = LiveSettings(settings)
+    addresses = Addresses(live_settings)
+    # Services that follow changes get the live settings; the others take their part of
+    # `settings` once.
+    network = build_network(live_settings, environ)
     storage = build_storage(settings, clock)
+    # Empty until `refresh` reads it, which `Modelyard.open` does.
     directory = Directory(storage.resources)
     providers = build_providers(
-        live, environ, clock, network=network, keys=storage.keys, directory=directory, added=added or Added()
+        live_settings,
+        environ,
+        clock,
+        network=network,
+        keys=storage.keys,
+        directory=directory,
+        added=added or AddedProviders(),
     )
     manager = providers.manager
-    tenancy = build_tenancy(live, clock, storage, directory, manager)
+    tenancy = build_tenancy(live_settings, clock, storage, directory, manager)
     calls = build_calls(
-        live, clock, storage=storage, directory=directory, providers=manager, callbacks=callbacks,
+        live_settings,
+        clock,
+        storage=storage,
+        directory=directory,
+        providers=manager,
+        callbacks=callbacks,
         exporter=_exporter(settings, network),
-    )  # fmt: skip
+    )
+    # From here on every service may call models.
     models = calls.models
+    # Plugins provide models and tools, so both follow them.
     plugins = build_plugins(
-        live, clock, addresses=addresses, network=network, storage=storage, directory=directory, providers=manager,
+        live_settings,
+        clock,
+        addresses=addresses,
+        network=network,
+        storage=storage,
+        directory=directory,
+        providers=manager,
         models=models,
-    )  # fmt: skip
+    )
     tools = build_tools(
-        live, clock, network=network, storage=storage, directory=directory, models=models, plugins=plugins
+        live_settings,
+        clock,
+        network=network,
+        storage=storage,
+        directory=directory,
+        models=models,
+        plugins=plugins,
     )
     knowledge = build_knowledge(
-        live, clock, network=network, storage=storage, directory=directory, models=models, local=providers.local,
+        live_settings,
+        clock,
+        network=network,
+        storage=storage,
+        directory=directory,
+        models=models,
+        local=providers.local,
         embedder=embedder,
-    )  # fmt: skip
+    )
     workflows = build_workflows(
-        live, clock, addresses=addresses, network=network, storage=storage, directory=directory, models=models,
-        plugins=plugins, tools=tools, knowledge=knowledge,
-    )  # fmt: skip
+        live_settings,
+        clock,
+        addresses=addresses,
+        network=network,
+        storage=storage,
+        directory=directory,
+        models=models,
+        plugins=plugins,
+        tools=tools,
+        knowledge=knowledge,
+    )
+    # Names of tools may lead to datasets, which need the knowledge services.
     named_tools = NamedTools(tools.manager, knowledge.datasets)
-    upkeep = build_upkeep(
-        live, clock, network=network, storage=storage, directory=directory, providers=manager, calls=calls,
-        plugins=plugins, workflows=workflows, knowledge=knowledge,
-    )  # fmt: skip
+    upkeep = build_maintenance(
+        live_settings,
+        clock,
+        network=network,
+        storage=storage,
+        directory=directory,
+        providers=manager,
+        calls=calls,
+        plugins=plugins,
+        workflows=workflows,
+        knowledge=knowledge,
+    )
     return Services(
-        settings=live, clock=clock, addresses=addresses, network=network, storage=storage, providers=providers,
-        tenancy=tenancy, calls=calls, plugins=plugins, tools=tools, knowledge=knowledge, workflows=workflows,
-        checks=ProviderChecks(live, network, manager, providers.weights, plugins.plugins),
-        named_tools=named_tools, agents=Agents(models, tools.manager, named_tools, storage.kept),
-        triggers=TriggerListeners(), upkeep=upkeep, reload=Reload(live, clock, providers),
-    )  # fmt: skip
+        settings=live_settings,
+        clock=clock,
+        addresses=addresses,
+        network=network,
+        storage=storage,
+        providers=providers,
+        tenancy=tenancy,
+        calls=calls,
+        plugins=plugins,
+        tools=tools,
+        knowledge=knowledge,
+        workflows=workflows,
+        checks=ProviderChecks(
+            live_settings, network, manager, providers.weights, plugins.plugins
+        ),
+        named_tools=named_tools,
+        agents=Agents(models, tools.manager, named_tools, storage.scoped_store),
+        triggers=TriggerListeners(),
+        upkeep=upkeep,
+        reload=Reload(live_settings, clock, providers),
+    )
 
 
-def _exporter(settings: Settings, network: NetworkParts) -> "Traced | None":
-    """What sends traces to the collector that the settings name; None where they name none."""
+def _exporter(settings: Settings, network: NetworkParts) -> "TracingCallback | None":
+    """Return the trace exporter; None if the settings name no collector."""
     if not settings.telemetry.endpoint:
         return None
-    from modelyard.app.telemetry import Traced  # what it imports is an extra
+    from modelyard.app.telemetry import TracingCallback  # what it imports is an extra
 
-    return Traced(settings.telemetry, network.clients.shared)
+    return TracingCallback(settings.telemetry, network.clients.shared)

@@ -1,4 +1,5 @@
-"""Where this process keeps things: the database, files, the keys that encrypt, and what several processes share."""
+"""Storage of one process: database, files, encryption keys and the state shared between
+processes."""
 
 import asyncio
 import logging
@@ -13,12 +14,17 @@ from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.modes import repair
 from modelyard.base.settings import Settings
-from modelyard.storage.answers import Answers, DatabaseAnswers, MemoryAnswers, Patient
+from modelyard.storage.answers import (
+    DatabaseResponseCache,
+    FailSoftCache,
+    MemoryResponseCache,
+    ResponseCache,
+)
 from modelyard.storage.backups import files_of
 from modelyard.storage.counters import Counters, DatabaseCounters, MemoryCounters
 from modelyard.storage.database import Database, StorageUnavailableError
 from modelyard.storage.files import FileStore
-from modelyard.storage.kept import Kept
+from modelyard.storage.kept import ScopedStore
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing, load_key_ring
 
@@ -28,42 +34,55 @@ if TYPE_CHECKING:
 logger = logging.getLogger("modelyard.app")
 
 MASTER_KEY = "master.key"
-"""In the home folder: what encrypts credentials, where the settings hold none."""
+"""Name of the master key file in the home folder. It is used if the settings hold no
+key."""
 _VALKEY_SCHEMES = ("valkey://", "valkeys://", "redis://", "rediss://")
-_MOST_OFFERED = 256 << 20
-"""Bytes of what servers of tools have offered."""
+_MAX_CATALOG_BYTES = 256 << 20
+"""Maximum size of the cached tool catalogs of remote tool servers, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageParts:
-    """What lies on disk, or on the engines that the settings name."""
+    """Storage services of one process, on local disk or on the engines named in the
+    settings."""
 
     database: Database
     resources: Resources
-    """What tenants set up."""
+    """The resources that tenants configure: providers, keys, apps, datasets and so on.
+    """
     keys: KeyRing
-    """What encrypts secrets and signs addresses."""
+    """Encrypts secrets and signs URLs."""
     files: FileStore
-    kept: Kept
-    """Small things that are kept for a while: results of tools, samples, evaluations."""
-    offered: Kept
-    """What servers of tools said that they offer."""
+    scoped_store: ScopedStore
+    """Short-lived records: tool results, samples and evaluations."""
+    tool_catalogs: ScopedStore
+    """Cached tool catalogs that remote tool servers returned."""
     valkey: "Valkey | None"
-    """What processes share; None where the settings name no such server."""
+    """State shared between processes; None if the settings name no such server."""
 
     async def aclose(self) -> None:
-        """Commit what is waiting, and close."""
+        """Commit pending writes and close all connections."""
+        # Close Valkey first: the database close commits, and it must be the last step.
         if self.valkey is not None:
             await self.valkey.aclose()
         try:
             await asyncio.to_thread(self.database.close)
-        except RuntimeError:  # the interpreter ends: there are no threads to be had any more
+        except (
+            RuntimeError
+        ):  # the interpreter ends: there are no threads to be had any more
             self.database.close()
 
 
 def build_storage(settings: Settings, clock: Clock) -> StorageParts:
-    """Raises ConfigError, and StorageUnavailableError where the database cannot be opened."""
+    """Open all storage that the settings describe.
+
+    Raises ConfigError for invalid settings, and StorageUnavailableError if the database
+    cannot be opened.
+    """
+    # Register the secrets before anything else runs, so that no log line can contain
+    # them.
     redaction.add([*settings.api_keys, settings.master_key])
+    # Tighten file permissions before the database and the key file are opened.
     repair(_private_files(settings))
     database = Database(settings.database_url, may_upgrade=settings.upgrade_database)
     keys = load_key_ring(settings.home_path / MASTER_KEY, settings.master_key)
@@ -72,71 +91,111 @@ def build_storage(settings: Settings, clock: Clock) -> StorageParts:
         resources=Resources(database, clock),
         keys=keys,
         files=FileStore(settings.home_path / "files", keys.digest, keys.matches),
-        kept=Kept(database, clock),
-        offered=Kept(database, clock, most_bytes=_MOST_OFFERED),
+        scoped_store=ScopedStore(database, clock),
+        # Catalogs have their own store with a size limit, so that a large one cannot
+        # displace other records.
+        tool_catalogs=ScopedStore(database, clock, max_bytes=_MAX_CATALOG_BYTES),
         valkey=_valkey(settings),
     )
 
 
-def counters_for(settings: Settings, storage: StorageParts, clock: Clock, owner: str) -> Counters:
-    """Where limits are counted: in this process where it is alone, else where all processes see it.
+def counters_for(
+    settings: Settings, storage: StorageParts, clock: Clock, owner: str
+) -> Counters:
+    """Return the rate-limit counters: in memory for a single process, otherwise in a
+    store that all processes share.
 
-    `owner` names this process in what it has reserved.
+    `owner` identifies this process in the reservations that it makes.
     """
     shared = settings.shared
+    # Several workers must see the same counters. The database is the shared store that
+    # always exists.
     if not shared and (settings.workers > 1 or storage.database.is_shared):
         shared = "database"
     if not shared:
         return MemoryCounters(clock)
     if shared == "database":
         return DatabaseCounters(storage.database, clock, owner=owner)
+    # The Valkey client is imported only if it is configured: most installations do not
+    # need it.
     from modelyard.storage.valkey import ValkeyCounters
 
-    return ValkeyCounters(_needed(storage.valkey), clock, owner=owner)
+    return ValkeyCounters(_require_valkey(storage.valkey), clock, owner=owner)
 
 
-def answers_for(settings: Settings, storage: StorageParts, clock: Clock) -> Answers:
-    """Where answers lie that may be given again."""
+def response_cache_for(
+    settings: Settings, storage: StorageParts, clock: Clock
+) -> ResponseCache:
+    """Return the response cache that the settings select."""
     match settings.cache.store:
         case "memory":
-            return MemoryAnswers(clock, most_bytes=settings.cache.megabytes << 20)
+            return MemoryResponseCache(clock, max_bytes=settings.cache.megabytes << 20)
         case "database":
-            return Patient(DatabaseAnswers(storage.database, clock), _warn_of_cache)
+            # A cache that is unavailable must not fail a call, so remote stores are
+            # wrapped to log and continue.
+            return FailSoftCache(
+                DatabaseResponseCache(storage.database, clock), _log_cache_failure
+            )
         case "shared":
-            from modelyard.storage.valkey import ValkeyAnswers
+            from modelyard.storage.valkey import ValkeyResponseCache
 
-            return Patient(ValkeyAnswers(_needed(storage.valkey)), _warn_of_cache)
+            return FailSoftCache(
+                ValkeyResponseCache(_require_valkey(storage.valkey)), _log_cache_failure
+            )
 
 
 def _valkey(settings: Settings) -> "Valkey | None":
-    """Raises ConfigError for an address that is none."""
+    """Return the Valkey client, or None if neither the counters nor the cache need it.
+
+    Raises ConfigError if the address has an unknown scheme.
+    """
     shared = settings.shared
     is_needed = settings.cache.store == "shared" or shared not in ("", "database")
     if not is_needed:
         return None
     if not shared.startswith(_VALKEY_SCHEMES):
         scheme = shared.partition("://")[0]
-        raise ConfigError(f"shared {scheme!r} is not known; it is empty, 'database', or valkey://HOST:PORT")
+        raise ConfigError(
+            f"shared {scheme!r} is not known; it is empty, 'database', or valkey://HOST:PORT"
+        )
     from modelyard.storage.valkey import Valkey
 
     return Valkey(shared)
 
 
-def _needed(valkey: "Valkey | None") -> "Valkey":
+def _require_valkey(valkey: "Valkey | None") -> "Valkey":
+    """Return the client, or raise ConfigError if the settings name no server."""
     if valkey is None:
         raise ConfigError("shared names no server; it is valkey://HOST:PORT")
     return valkey
 
 
-def _warn_of_cache(error: StorageUnavailableError) -> None:
+def _log_cache_failure(error: StorageUnavailableError) -> None:
+    """Log that the response cache is unavailable; the call continues without it."""
     logger.warning("the cache cannot be used", extra={"fields": {"error": str(error)}})
 
 
 def _private_files(settings: Settings) -> list[Path]:
-    """What holds secrets, or what callers said: earlier versions left some of it to the system's usual modes."""
+    """Return the files and folders that hold secrets or callers' content.
+
+    Earlier versions created some of them with the default permissions of the system.
+    """
     home = settings.home_path
-    names = ["modelyard.yaml", "files", "ledger", "backups", "run", "serve.lock", ADDED_PROVIDERS]
-    if os.geteuid() != 0:  # as root, plugins may run as users of their own, who have to reach their folders
+    names = [
+        "modelyard.yaml",
+        "files",
+        "ledger",
+        "backups",
+        "run",
+        "serve.lock",
+        ADDED_PROVIDERS,
+    ]
+    if (
+        os.geteuid() != 0
+    ):  # as root, plugins may run as users of their own, who have to reach their folders
         names.append("plugins")
-    database = [] if "://" in settings.database_url else files_of(Path(settings.database_url))
+    # A database URL names an external server, which has no local files to protect.
+    database = (
+        [] if "://" in settings.database_url else files_of(Path(settings.database_url))
+    )
     return [*(home / name for name in names), *database]

@@ -1,4 +1,4 @@
-"""Tenants and people, wired: what is set up, who may change it, and who signs in."""
+"""Tenancy setup: configured resources, their administration, and user accounts."""
 
 from dataclasses import dataclass
 
@@ -14,27 +14,46 @@ from modelyard.tenancy.directory import Directory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenancyParts:
-    """Whose everything is."""
+    """Services for tenants, their resources and the people who administer them."""
 
     directory: Directory
-    """What tenants set up, in memory: calls look here and never wait for the database."""
+    """In-memory view of all tenants' resources. Calls read it and never wait for the
+    database."""
     administration: Administration
     accounts: Accounts
     dataset_keys: DatasetKeys
 
 
 def build_tenancy(
-    live: LiveSettings, clock: Clock, storage: StorageParts, directory: Directory, providers: ProviderManager
+    live_settings: LiveSettings,
+    clock: Clock,
+    storage: StorageParts,
+    directory: Directory,
+    providers: ProviderManager,
 ) -> TenancyParts:
-    """`providers` are asked what credentials and models that somebody sets up may be."""
+    """Build the tenancy services.
+
+    `providers` validates the credentials and custom models that administrators submit.
+    """
     keys, resources = storage.keys, storage.resources
     administration = Administration(resources, directory, keys, providers, clock)
     accounts = Accounts(
-        storage.database, clock.time, monotonic=clock.monotonic, admits=directory.admits, sign=keys.digest,
+        storage.database,
+        clock.time,
+        monotonic=clock.monotonic,
+        admits=directory.admits,
+        create_signature=keys.digest,
         is_signed=keys.matches,
-    )  # fmt: skip
-    administration.use(accounts, lambda: bool(live.current.api_keys))
+    )
+    # Administration needs to know whether API keys are configured; the settings can
+    # change at run time, so it asks each time.
+    administration.configure_ownership(
+        accounts, lambda: bool(live_settings.current.api_keys)
+    )
     dataset_keys = DatasetKeys(resources, directory, keys)
     return TenancyParts(
-        directory=directory, administration=administration, accounts=accounts, dataset_keys=dataset_keys
+        directory=directory,
+        administration=administration,
+        accounts=accounts,
+        dataset_keys=dataset_keys,
     )

@@ -1,4 +1,4 @@
-"""Tools, wired: what comes with us, plugins', and what tenants have added."""
+"""Tool setup: built-in tools, tools of plugins, and tools that tenants added."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from modelyard.app.plugins import PluginParts
 from modelyard.app.storage import StorageParts
 from modelyard.base.clock import Clock
 from modelyard.base.settings import Settings
-from modelyard.jail.sandbox import Jail, JailLimits
+from modelyard.jail.sandbox import JailLimits, Sandbox
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.tenancy.directory import Directory
-from modelyard.tools.builtin import Parts, tools_of
+from modelyard.tools.builtin import BuiltinDependencies, tools_of
 from modelyard.tools.entities import Tool, ToolEntity
 from modelyard.tools.manager import ToolManager, Tools
 from modelyard.tools.plugins import PluginTools
@@ -21,22 +21,22 @@ from modelyard.tools.providers import StdioServer, ToolProviders
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolParts:
-    """Tools of every kind, and who offers them."""
+    """Tools of all kinds and their providers."""
 
     manager: ToolManager
     providers: ToolProviders
-    """What tenants have added: APIs, MCP servers, extensions."""
-    jail: Jail
-    """Where programs run that tenants wrote."""
+    """Providers that tenants added: APIs, MCP servers and extensions."""
+    jail: Sandbox
+    """Sandbox in which programs written by tenants run."""
 
     async def aclose(self) -> None:
-        """Hang up on servers of tools, and end what runs in the jail."""
+        """Close the connections to tool servers and stop all sandboxed programs."""
         await self.providers.aclose()
         await self.jail.aclose()
 
 
 def build_tools(
-    live: LiveSettings,
+    live_settings: LiveSettings,
     clock: Clock,
     *,
     network: NetworkParts,
@@ -45,52 +45,84 @@ def build_tools(
     models: ModelManager,
     plugins: PluginParts,
 ) -> ToolParts:
-    """What apps are comes later, as one more source of tools."""
-    jail = _jail(live.current)
+    """Build the tool services. Apps are registered later as one more source of tools."""
+    jail = _build_sandbox(live_settings.current)
     manager = ToolManager()
-    parts = Parts(clock=clock, jail=jail, egress=network.egress, kept=storage.kept, models=models)
-    manager.add_source("builtin", _Lazily(parts))
+    parts = BuiltinDependencies(
+        clock=clock,
+        jail=jail,
+        egress=network.egress,
+        kept=storage.scoped_store,
+        models=models,
+    )
+    # The built-in tools are described lazily, because importing all of them slows the
+    # start.
+    manager.add_source("builtin", _LazyToolSource(parts))
     manager.add_source("plugin", PluginTools(plugins.plugins, plugins.credentials))
     providers = ToolProviders(
-        storage.resources, directory, plugins.rows, storage.offered, network.egress, _programs(live.current)
+        storage.resources,
+        directory,
+        plugins.rows,
+        storage.tool_catalogs,
+        network.egress,
+        _programs(live_settings.current),
     )
     manager.add_source("api", providers.apis())
     manager.add_source("mcp", providers.mcps())
-    live.on_change(lambda settings: providers.stdio.update(_programs(settings)))
+    # Registered MCP programs can change with the settings file; new calls use the new
+    # list.
+    live_settings.on_change(
+        lambda settings: providers.stdio.update(_programs(settings))
+    )
     return ToolParts(manager=manager, providers=providers, jail=jail)
 
 
-def _jail(settings: Settings) -> Jail:
-    chosen = settings.workflows
-    limits = JailLimits(seconds=chosen.code_seconds, memory_mb=chosen.code_memory_mb, at_once=chosen.code_at_once)
-    return Jail(limits, preload=chosen.preload, is_enabled=chosen.code)
+def _build_sandbox(settings: Settings) -> Sandbox:
+    """Return the sandbox with the limits of the workflow settings."""
+    workflow_settings = settings.workflows
+    limits = JailLimits(
+        seconds=workflow_settings.code_seconds,
+        memory_mb=workflow_settings.code_memory_mb,
+        at_once=workflow_settings.code_at_once,
+    )
+    return Sandbox(
+        limits, preload=workflow_settings.preload, is_enabled=workflow_settings.code
+    )
 
 
 def _programs(settings: Settings) -> dict[str, StdioServer]:
+    """Return the MCP servers that run as local programs, by registered name."""
     return {
-        name: StdioServer(command=one.command, arguments=one.args, environ=one.env)
-        for name, one in settings.tools.mcp_stdio.items()
+        name: StdioServer(
+            command=server.command, arguments=server.args, environ=server.env
+        )
+        for name, server in settings.tools.mcp_stdio.items()
     }
 
 
-class _Lazily(Tools):
-    """What comes with us; described when somebody first asks."""
+class _LazyToolSource(Tools):
+    """Built-in tools; they are loaded at the first request for them."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: BuiltinDependencies) -> None:
         super().__init__()
-        self._parts: Parts | None = parts
+        self._parts: BuiltinDependencies | None = parts
 
-    def _fill(self) -> None:
+    def _load_once(self) -> None:
+        """Register the built-in tools. Does nothing after the first call."""
         if self._parts is not None:
-            for provider, some in tools_of(self._parts).items():
-                for one in some:
-                    self.add(one, provider)
+            for provider, provider_tools in tools_of(self._parts).items():
+                for tool in provider_tools:
+                    self.add(tool, provider)
+            # Drop the parts: None marks that the tools are loaded.
             self._parts = None
 
     async def tools(self, tenant: str) -> Sequence[ToolEntity]:
-        self._fill()
+        """Return the descriptions of all built-in tools."""
+        self._load_once()
         return await super().tools(tenant)
 
     async def find(self, tenant: str, provider: str, name: str) -> Tool:
-        self._fill()
+        """Return one built-in tool; raises the error of the base class if there is
+        none."""
+        self._load_once()
         return await super().find(tenant, provider, name)

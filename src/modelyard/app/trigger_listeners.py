@@ -1,4 +1,5 @@
-"""Who hears of what trigger plugins report, beside the apps that begin with it."""
+"""Listeners for the events of trigger plugins, in addition to the apps that an event
+starts."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -7,24 +8,28 @@ from typing import Any
 logger = logging.getLogger("modelyard.app")
 
 TriggerListener = Callable[[str, str, str, dict[str, Any]], Awaitable[None]]
-"""(tenant, subscription, event, variables)."""
+"""Called with (tenant, subscription, event, variables)."""
 
 
 class TriggerListeners:
-    """Programs that have registered, in order."""
+    """The registered listeners, called in the order of registration."""
 
     def __init__(self) -> None:
         self._listeners: list[TriggerListener] = []
 
     def add(self, listener: TriggerListener) -> None:
-        """Call it at each event from now on."""
+        """Call `listener` for each event from now on."""
         self._listeners.append(listener)
 
     def listener(self) -> TriggerListener | None:
-        """What tells all of them; None where there are none."""
-        return self._tell if self._listeners else None
+        """Return a function that calls all listeners, or None if none is registered."""
+        # None lets the caller skip the preparation of events that nobody receives.
+        return self._notify_all if self._listeners else None
 
-    async def _tell(self, tenant: str, subscription: str, event: str, variables: dict[str, Any]) -> None:
+    async def _notify_all(
+        self, tenant: str, subscription: str, event: str, variables: dict[str, Any]
+    ) -> None:
+        """Log the event and call all listeners in order."""
         fields = {"tenant": tenant, "subscription": subscription, "event": event}
         logger.info("a trigger fired", extra={"fields": fields})
         for listener in self._listeners:

@@ -1,5 +1,5 @@
-"""What a server does beside answering: hear of others' changes, take over what the dead left, ask for health where that
-is wanted, and tidy up."""
+"""Background maintenance of a server: refresh shared state, recover the reservations of
+dead processes, run health checks and delete expired data."""
 
 import asyncio
 import logging
@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modelyard.app.calls import CallParts
-from modelyard.app.knowledge import KnowledgeParts
+from modelyard.app.calls import CallServices
+from modelyard.app.knowledge import KnowledgeServices
 from modelyard.app.live_settings import LiveSettings
 from modelyard.app.network import Clients, NetworkParts
 from modelyard.app.plugins import PluginParts
@@ -29,47 +29,51 @@ from modelyard.transport.http import Timeouts
 logger = logging.getLogger("modelyard.upkeep")
 
 _REFRESH_SECONDS = 0.4
-"""A key that is revoked anywhere serves nobody after a second."""
+"""A revoked key must stop working in all processes within one second."""
 _RECOVER_SECONDS = 5.0
 _SUM_SECONDS = 60.0
-_BETWEEN_CHUNKS = 0.02
+_CHUNK_PAUSE_SECONDS = 0.02
 _TIDY_SECONDS = 3600.0
 _CHECK_SECONDS = 10.0
 _TRIGGER_SECONDS = 1.0
 _FOLLOW_SECONDS = 1.0
 _DAY = 86_400.0
-_AFTER_LONGEST_CALL = 300.0
-"""Seconds after which a reservation is given back whose call must have ended long ago."""
+_RESERVATION_GRACE_SECONDS = 300.0
+"""Seconds after the longest possible call at which its reservation is released."""
 
 
-class Upkeep:
-    """Tasks that run again and again, from `start` on until `stop`."""
+class MaintenanceTasks:
+    """Periodic background tasks that run from `start` until `stop`."""
 
-    def __init__(self, freshness: "Freshness", begin: Callable[["Upkeep"], None]) -> None:
-        """`begin` adds the tasks that every server has, once there is a loop for them."""
+    def __init__(
+        self, freshness: "ChangePoller", add_tasks: Callable[["MaintenanceTasks"], None]
+    ) -> None:
+        """Create the task list. `add_tasks` registers the tasks of every server once an
+        event loop exists."""
         self._freshness = freshness
-        self._begin = begin
+        self._begin = add_tasks
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def is_fresh(self) -> bool:
-        """Whether changes of others are heard of."""
+        """Whether the last poll for changes of other processes succeeded."""
         return self._freshness.is_fresh
 
     def start(self) -> None:
-        """Begin, on the running loop."""
+        """Start the tasks on the running loop."""
         self._begin(self)
 
-    def every(self, seconds: float, act: Callable[[], "object"]) -> None:
-        """Have something done at once and again and again; a coroutine is waited for."""
-        self.run(_again(seconds, act))
+    def run_periodically(self, seconds: float, act: Callable[[], "object"]) -> None:
+        """Call `act` now and then every `seconds`; a coroutine that it returns is
+        awaited."""
+        self.add_task(_run_forever(seconds, act))
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have something go on beside the others."""
+    def add_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine as one more background task."""
         self._tasks.append(asyncio.create_task(work))
 
     async def stop(self) -> None:
-        """Cancel all of them, and wait until they have ended."""
+        """Cancel all tasks and wait until they have ended."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -77,62 +81,81 @@ class Upkeep:
         self._tasks.clear()
 
 
-async def _again(seconds: float, act: Callable[[], "object"]) -> None:
+async def _run_forever(seconds: float, act: Callable[[], "object"]) -> None:
+    """Call `act` forever with a pause of `seconds`; errors are logged and do not end
+    the loop."""
     while True:
         try:
-            done = act()
-            if asyncio.iscoroutine(done):
-                await done
+            # `act` may be a plain function or a coroutine function.
+            outcome = act()
+            if asyncio.iscoroutine(outcome):
+                await outcome
         except Exception:  # whatever is wrong this time, the next may be better
             logger.exception("upkeep failed")
         await asyncio.sleep(seconds)
 
 
-def build_upkeep(
-    live: LiveSettings,
+def build_maintenance(
+    live_settings: LiveSettings,
     clock: Clock,
     *,
     network: NetworkParts,
     storage: StorageParts,
     directory: Directory,
     providers: ProviderManager,
-    calls: CallParts,
+    calls: CallServices,
     plugins: PluginParts,
     workflows: WorkflowParts,
-    knowledge: KnowledgeParts,
-) -> Upkeep:
-    """What every server has done; nothing begins before `start`."""
-    freshness = Freshness(storage.keys, storage.resources, directory)
-    tidying = Tidying(live, clock, storage.resources, calls, plugins, workflows)
+    knowledge: KnowledgeServices,
+) -> MaintenanceTasks:
+    """Build the maintenance tasks of a server. Nothing runs before `start`."""
+    freshness = ChangePoller(storage.keys, storage.resources, directory)
+    tidying = RetentionCleanup(
+        live_settings, clock, storage.resources, calls, plugins, workflows
+    )
     health = HealthChecks(network.clients, providers)
 
-    def begin(upkeep: Upkeep) -> None:
-        upkeep.every(_REFRESH_SECONDS, freshness.refresh)
-        upkeep.every(_RECOVER_SECONDS, partial(_recover, live, clock, calls))
-        upkeep.every(_SUM_SECONDS, partial(sum_up, calls.ledger, clock))
-        upkeep.every(_TIDY_SECONDS, tidying.tidy)
-        upkeep.every(_TIDY_SECONDS, tidying.renew)
-        upkeep.every(_TIDY_SECONDS, tidying.forget_runs)
-        upkeep.run(watch_pages(storage.database, clock))
-        upkeep.run(_listen(plugins))
-        workflows.runs.begin_upkeep()
-        upkeep.every(_TRIGGER_SECONDS, workflows.triggers.tick)
-        knowledge.begin()
-        for provider in live.current.providers:
+    def add_tasks(upkeep: MaintenanceTasks) -> None:
+        """Register the tasks that every server has."""
+        # The refresh comes first: the other tasks read the state that it loads.
+        upkeep.run_periodically(_REFRESH_SECONDS, freshness.refresh)
+        upkeep.run_periodically(
+            _RECOVER_SECONDS, partial(_recover, live_settings, clock, calls)
+        )
+        upkeep.run_periodically(
+            _SUM_SECONDS, partial(aggregate_usage, calls.ledger, clock)
+        )
+        upkeep.run_periodically(_TIDY_SECONDS, tidying.delete_expired)
+        upkeep.run_periodically(_TIDY_SECONDS, tidying.renew_subscriptions)
+        upkeep.run_periodically(_TIDY_SECONDS, tidying.delete_old_runs)
+        # These two are loops of their own: their pause depends on the work, not on a
+        # fixed interval.
+        upkeep.add_task(check_database_forever(storage.database, clock))
+        upkeep.add_task(_listen(plugins))
+        workflows.runs.start_maintenance()
+        upkeep.run_periodically(_TRIGGER_SECONDS, workflows.triggers.tick)
+        knowledge.start()
+        # Only providers with a health URL are checked actively.
+        for provider in live_settings.current.providers:
             if provider.health_url:
-                upkeep.every(provider.health_seconds, partial(health.check, provider))
+                upkeep.run_periodically(
+                    provider.health_seconds, partial(health.check, provider)
+                )
 
-    return Upkeep(freshness, begin)
+    return MaintenanceTasks(freshness, add_tasks)
 
 
 async def _listen(plugins: PluginParts) -> None:
+    """Accept connections of plugins that are being debugged."""
     await plugins.debug.listen()
 
 
-class Freshness:
-    """Hears of what other processes changed."""
+class ChangePoller:
+    """Polls for the changes that other processes made."""
 
-    def __init__(self, keys: KeyRing, resources: Resources, directory: Directory) -> None:
+    def __init__(
+        self, keys: KeyRing, resources: Resources, directory: Directory
+    ) -> None:
         self._keys = keys
         self._resources = resources
         self._directory = directory
@@ -140,147 +163,202 @@ class Freshness:
         """Whether the last attempt succeeded."""
 
     async def refresh(self) -> None:
-        """Bring in what changed: the keys' file, and what tenants set up."""
+        """Reload the key file and the tenants' resources if they changed."""
         try:
-            await asyncio.to_thread(self._keys.read_again)
+            await asyncio.to_thread(self._keys.reload)
+            # The revision number is cheap to read, so the directory is reloaded only if
+            # it changed.
             if await self._resources.revision() != self._directory.revision:
                 await self._directory.refresh()
         except StorageUnavailableError as error:
+            # Log only the first failure of a series: this runs several times a second.
             if self.is_fresh:
-                logger.error("changes cannot be heard of", extra={"fields": {"error": str(error)}})
+                logger.error(
+                    "changes cannot be heard of",
+                    extra={"fields": {"error": str(error)}},
+                )
             self.is_fresh = False
             return
         self.is_fresh = True
 
 
-async def _recover(live: LiveSettings, clock: Clock, calls: CallParts) -> None:
-    """Take over what processes that are gone have left."""
+async def _recover(
+    live_settings: LiveSettings, clock: Clock, calls: CallServices
+) -> None:
+    """Settle the open reservations of processes that have exited."""
     await calls.recovery.run()
-    longest = (live.current.timeouts.total or _DAY) + _AFTER_LONGEST_CALL
+    # No call can run longer than the total timeout, so an older reservation belongs to
+    # a lost call.
+    longest = (
+        live_settings.current.timeouts.total or _DAY
+    ) + _RESERVATION_GRACE_SECONDS
     calls.counters.release_older(clock.time() - longest)
 
 
-async def sum_up(ledger: Ledger, clock: Clock) -> None:
-    """Bring rows from before there were sums into them, with pauses for others."""
+async def aggregate_usage(ledger: Ledger, clock: Clock) -> None:
+    """Add usage rows that are not aggregated yet to the sums, with pauses for other
+    work."""
     has_more = True
+    # One chunk at a time keeps write transactions short.
     while has_more:
-        has_more = await ledger.sums.sum_more(clock.time())
-        await asyncio.sleep(_BETWEEN_CHUNKS)
+        has_more = await ledger.sums.sum_next_span(clock.time())
+        await asyncio.sleep(_CHUNK_PAUSE_SECONDS)
     await ledger.sums.forget_moments(clock.time())
 
 
-async def watch_pages(database: Database, clock: Clock) -> None:
-    """Look whether the database's pages are whole, so seldom that it takes a fiftieth of the time at most."""
+async def check_database_forever(database: Database, clock: Clock) -> None:
+    """Check the integrity of the database forever, using at most one fiftieth of the
+    time."""
     while True:
-        begun = clock.monotonic()
+        started_at = clock.monotonic()
         try:
             await asyncio.to_thread(database.check)
         except StorageUnavailableError as error:
-            logger.warning("the database cannot be checked", extra={"fields": {"error": str(error)}})
+            logger.warning(
+                "the database cannot be checked",
+                extra={"fields": {"error": str(error)}},
+            )
         except Exception:  # whatever is wrong this time, the next may be better
             logger.exception("upkeep failed")
-        took = clock.monotonic() - begun
+        took = clock.monotonic() - started_at
+        # A pause of 50 times the duration bounds the load that the check causes on
+        # large databases.
         await asyncio.sleep(max(_CHECK_SECONDS, 50 * took))
 
 
-class Tidying:
-    """Forgets what the settings keep for a while only."""
+class RetentionCleanup:
+    """Deletes data whose retention period has passed."""
 
     def __init__(
         self,
-        live: LiveSettings,
+        live_settings: LiveSettings,
         clock: Clock,
         resources: Resources,
-        calls: CallParts,
+        calls: CallServices,
         plugins: PluginParts,
         workflows: WorkflowParts,
     ) -> None:
-        self._live = live
+        self._live = live_settings
         self._clock = clock
         self._resources = resources
         self._calls = calls
         self._plugins = plugins
         self._workflows = workflows
 
-    async def tidy(self) -> None:
-        """Traces, rows of usage, removed resources, and plugins' files that nobody has any more."""
-        now, telemetry = self._clock.time(), self._live.current.telemetry
-        self._calls.traces.forget(now - telemetry.decision_days * _DAY)
+    async def delete_expired(self) -> None:
+        """Delete old call traces, usage rows, deleted resources and unused plugin
+        packages."""
+        current_time, telemetry = self._clock.time(), self._live.current.telemetry
+        self._calls.traces.forget(current_time - telemetry.decision_days * _DAY)
+        # 0 days means that usage rows are kept forever.
         if telemetry.usage_days:
-            await self._calls.ledger.usage.forget(now - telemetry.usage_days * _DAY)
-        self._resources.forget(now - 7 * _DAY)
-        await asyncio.to_thread(self._plugins.host.packages.collect, older_than=7 * _DAY)
+            await self._calls.ledger.usage.delete_before(
+                current_time - telemetry.usage_days * _DAY
+            )
+        # The rows of deleted resources stay for a week.
+        self._resources.forget(current_time - 7 * _DAY)
+        await asyncio.to_thread(
+            self._plugins.host.packages.collect, older_than=7 * _DAY
+        )
 
-    async def renew(self) -> None:
-        """Subscriptions of triggers that end before the next time."""
+    async def renew_subscriptions(self) -> None:
+        """Renew the trigger subscriptions that expire before the next run of this task."""
+        # Twice the interval: one failed run still leaves a second attempt.
         await self._plugins.subscriptions.renew(self._clock.time() + 2 * _TIDY_SECONDS)
 
-    async def forget_runs(self) -> None:
-        """Old runs of workflows."""
+    async def delete_old_runs(self) -> None:
+        """Delete workflow runs that are older than the configured number of days."""
         days = self._live.current.workflows.keep_days
+        # 0 days means that runs are kept forever.
         if days:
-            await self._workflows.forget_old_runs(self._clock.time(), days)
+            await self._workflows.delete_old_runs(self._clock.time(), days)
 
 
-class SettingsFile:
-    """Has a file of settings taken up whenever it changes."""
+class SettingsFileWatcher:
+    """Watches a settings file and applies each change."""
 
-    def __init__(self, path: Path, load: Callable[[], Settings], take_up: Callable[[Settings], None]) -> None:
-        """`take_up` raises ConfigError for settings that are wrong, and goes on as before then."""
+    def __init__(
+        self,
+        path: Path,
+        load: Callable[[], Settings],
+        take_up: Callable[[Settings], None],
+    ) -> None:
+        """Watch `path`. `take_up` raises ConfigError for invalid settings and then
+        keeps the current ones."""
         self._path = path
         self._load = load
         self._take_up = take_up
-        self._seen = _stamp(path)
+        self._last_version = _file_version(path)
 
-    def begin(self, upkeep: Upkeep) -> None:
-        """Look at it every second."""
-        upkeep.every(_FOLLOW_SECONDS, self.look)
+    def start_watching(self, upkeep: MaintenanceTasks) -> None:
+        """Check the file every second from now on."""
+        upkeep.run_periodically(_FOLLOW_SECONDS, self.reload_if_changed)
 
-    async def look(self) -> None:
-        """Take the file up if it is another than the last time."""
-        stamp = await asyncio.to_thread(_stamp, self._path)
-        if stamp == self._seen or stamp is None:
+    async def reload_if_changed(self) -> None:
+        """Apply the file if it changed since the last check."""
+        stamp = await asyncio.to_thread(_file_version, self._path)
+        if stamp == self._last_version or stamp is None:
             return
-        self._seen = stamp
+        # Remember the version before loading: an invalid file is reported once, not
+        # every second.
+        self._last_version = stamp
         try:
             self._take_up(await asyncio.to_thread(self._load))
-            logger.info("the settings were taken up", extra={"fields": {"file": str(self._path)}})
+            logger.info(
+                "the settings were taken up",
+                extra={"fields": {"file": str(self._path)}},
+            )
         except ModelyardError as error:
             fields = {"file": str(self._path), "error": str(error)}
-            logger.error("the new settings are wrong; going on with the old ones", extra={"fields": fields})
+            logger.error(
+                "the new settings are wrong; going on with the old ones",
+                extra={"fields": fields},
+            )
 
 
 class HealthChecks:
-    """Asks providers' health addresses, and lets credentials rest while these do not answer with success."""
+    """Polls providers' health URLs and puts the credentials of an unhealthy provider in
+    cooldown."""
 
     def __init__(self, clients: Clients, providers: ProviderManager) -> None:
         self._clients = clients
         self._providers = providers
 
     async def check(self, provider: ProviderSettings) -> None:
-        """Ask one provider."""
+        """Check one provider and put its credentials in cooldown if it is unhealthy."""
         problem = await self._problem(provider)
         if not problem:
             return
-        logger.warning("a provider is not healthy", extra={"fields": {"provider": provider.name, "error": problem}})
+        logger.warning(
+            "a provider is not healthy",
+            extra={"fields": {"provider": provider.name, "error": problem}},
+        )
         for credential in self._providers.credentials("default", provider.name):
-            self._providers.health.rest(credential.id, provider.health_seconds * 1.5)
+            # The cooldown is longer than the check interval, so it lasts until the next
+            # check has run.
+            self._providers.health.cool_down(
+                credential.id, provider.health_seconds * 1.5
+            )
 
     async def _problem(self, provider: ProviderSettings) -> str:
-        """Why it is not healthy; empty where it is."""
+        """Return why the provider is unhealthy, or an empty string if it is healthy."""
         limits = Timeouts(connect=5.0, first_byte=5.0, between_bytes=5.0)
         try:
             client = self._clients.by(provider.proxy)
-            response = await client.send("GET", provider.health_url, headers={}, timeouts=limits)
+            response = await client.send(
+                "GET", provider.health_url, headers={}, timeouts=limits
+            )
         except (InvokeError, ConfigError) as error:
             return str(error)
         status = response.status
+        # Only the status matters; the body is not read.
         response.close()
         return "" if 200 <= status < 300 else f"HTTP status {status}"
 
 
-def _stamp(path: Path) -> tuple[float, int] | None:
-    """When the file was last written, and its size; None where there is none."""
+def _file_version(path: Path) -> tuple[float, int] | None:
+    """Return the modification time and the size of a file, or None if it does not
+    exist."""
     try:
         status = path.stat()
     except OSError:

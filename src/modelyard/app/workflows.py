@@ -1,11 +1,12 @@
-"""Workflows, wired: apps, their runs and conversations, what begins them, and what their nodes work with."""
+"""Workflow setup: apps, their runs and conversations, their triggers, and the services
+that nodes use."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from modelyard.app.knowledge import KnowledgeParts
+from modelyard.app.knowledge import KnowledgeServices
 from modelyard.app.live_settings import Addresses, LiveSettings
 from modelyard.app.network import NetworkParts
 from modelyard.app.plugins import PluginParts
@@ -18,7 +19,7 @@ from modelyard.runtime.model_manager import ModelManager
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 from modelyard.tenancy.directory import Directory
 from modelyard.workflow.annotations import Annotations
-from modelyard.workflow.apps import Apps, FoundApp
+from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.conversations import Conversations
 from modelyard.workflow.dsl import App, AppMapping
@@ -27,13 +28,18 @@ from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.node import Limits, Services
 from modelyard.workflow.pipelines import Pipelines
 from modelyard.workflow.runs import FindApp, Runs
-from modelyard.workflow.service_tools import AppTools, PluginCalls, TenantAgents, TenantTools
+from modelyard.workflow.service_tools import (
+    AppTools,
+    PluginCalls,
+    TenantAgents,
+    TenantTools,
+)
 from modelyard.workflow.services import (
-    JailedSandbox,
     StoredForms,
     TenantDatasets,
     TenantFiles,
     TenantModels,
+    TenantSandbox,
     mappings_of,
 )
 from modelyard.workflow.sources import TenantSources
@@ -45,7 +51,7 @@ _DAY = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowParts:
-    """Apps, and all that comes of running them."""
+    """Apps and everything that running them needs."""
 
     apps: Apps
     runs: Runs
@@ -58,47 +64,59 @@ class WorkflowParts:
     run_services: "RunServices"
 
     def services(self, app: App, run: RunRecord | None = None) -> Services:
-        """What the nodes of an app work with in a run of a tenant; without one, in a run that nobody keeps."""
+        """Return the services for the nodes of an app in a tenant's run.
+
+        Without `run`, the services belong to a run that is not stored.
+        """
         return self.run_services.services(app, run)
 
     def files(self, tenant: str, user: str = "") -> TenantFiles:
-        """The files that runs of a user work with."""
+        """Return the file store for the runs of a user."""
         return self.run_services.files(tenant, user)
 
-    async def forget_old_runs(self, now: float, days: float) -> None:
-        """Remove what the journal holds of runs that ended longer ago than that."""
-        await self.journal.forget(now - days * _DAY)
+    async def delete_old_runs(self, current_time: float, days: float) -> None:
+        """Delete the journal entries of runs that ended more than `days` ago."""
+        await self.journal.delete_ended_before(current_time - days * _DAY)
 
     async def aclose(self) -> None:
-        """Leave running apps as they are: another process takes them up."""
+        """Stop this process's part of the running apps; another process continues them."""
+        # Chats start runs, so they are closed before the runs.
         await self.chats.aclose()
         await self.runs.aclose()
 
 
-class Callers:
-    """On whose behalf runs call models."""
+class RunCallers:
+    """Resolves the caller on whose behalf a run calls models."""
 
     def __init__(self, directory: Directory, clock: Clock) -> None:
         self._directory = directory
         self._clock = clock
 
-    def of(self, run: RunRecord) -> Caller:
-        """The API key it was started with, or the app itself, which is a key of its own.
+    def caller_of(self, run: RunRecord) -> Caller:
+        """Return the API key that started the run, or the app itself as a key of its
+        own.
 
-        Raises WorkflowError if the key was revoked meanwhile.
+        Raises WorkflowError if the key has been revoked since.
         """
         app = f"app:{run.app}" if run.app else ""
+        # Runs without a key, for example scheduled ones, are charged to the app.
         if not run.api_key:
             return Caller(tenant=run.tenant, user=run.user or None, key=app)
         caller = self._directory.caller_of_key(run.api_key, self._clock.time())
+        # The key is read again on each use, so a revoked key also stops runs that are
+        # in progress. Operators' keys belong to the default tenant and may act for any
+        # other.
         if caller is None or caller.tenant not in (run.tenant, DEFAULT_TENANT):
             raise WorkflowError("the API key that started this run is no longer valid")
-        return msgspec.structs.replace(caller, tenant=run.tenant, user=run.user or caller.user, app=app)
+        return msgspec.structs.replace(
+            caller, tenant=run.tenant, user=run.user or caller.user, app=app
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunServices:
-    """What nodes of a run work with: each a tenant's, and no more than the app's mapping lets it have."""
+    """Builds the services of a run's nodes. Each is limited to the tenant and to the
+    mapping of the app."""
 
     live: LiveSettings
     addresses: Addresses
@@ -107,56 +125,95 @@ class RunServices:
     models: ModelManager
     plugins: PluginParts
     tools: ToolParts
-    knowledge: KnowledgeParts
+    knowledge: KnowledgeServices
     journal: DatabaseJournal
     conversations: Conversations
-    callers: Callers
+    callers: RunCallers
 
     def files(self, tenant: str, user: str = "") -> TenantFiles:
-        """The files that runs of a user work with."""
-        return TenantFiles(self.storage.files, self.network.egress, tenant, self.addresses.content(), user)
+        """Return the file store for the runs of a user."""
+        return TenantFiles(
+            self.storage.files,
+            self.network.egress,
+            tenant,
+            self.addresses.content(),
+            user,
+        )
 
     def sources(self, tenant: str, user: str = "") -> TenantSources:
-        """Where the documents of a pipeline come from."""
+        """Return the document sources of a knowledge pipeline."""
         reader, files = self.knowledge.datasets.reader, self.files(tenant, user)
-        return TenantSources(self.plugins.plugins, self.plugins.credentials, reader, files, tenant, user)
+        return TenantSources(
+            self.plugins.plugins, self.plugins.credentials, reader, files, tenant, user
+        )
 
     def services(self, app: App, run: RunRecord | None = None) -> Services:
-        """For a run of a tenant; without one, for the owner's own."""
-        tenant, user = (run.tenant, run.user) if run is not None else (DEFAULT_TENANT, "")
-        mappings = mappings_of(app.mapping, self._general())
-        caller = self.callers.of(run) if run is not None else Caller(tenant=tenant)
-        models = TenantModels(self.models, self.plugins.models, caller, mappings["models"])
+        """Return the services for a tenant's run; without `run`, for the default
+        tenant."""
+        tenant, user = (
+            (run.tenant, run.user) if run is not None else (DEFAULT_TENANT, "")
+        )
+        # The app's own mapping comes before the general one of the settings.
+        mappings = mappings_of(app.mapping, self._default_mapping())
+        caller = (
+            self.callers.caller_of(run) if run is not None else Caller(tenant=tenant)
+        )
+        models = TenantModels(
+            self.models, self.plugins.models, caller, mappings["models"]
+        )
         tools = self._tools(tenant, user, mappings["tools"], run)
         return Services(
             models=models,
-            sandbox=JailedSandbox(self.tools.jail, tenant),
+            sandbox=TenantSandbox(self.tools.jail, tenant),
             http=self.network.egress,
             files=self.files(tenant, user),
             tools=tools,
             agents=TenantAgents(self.plugins.plugins, tools, models, tenant, user),
-            memory=self.conversations.memory(run) if run is not None and run.conversation else None,
-            datasets=TenantDatasets(self.knowledge.datasets, tenant, app.name, mappings["datasets"]),
+            # Memory, sources and forms exist only if the run or the kind of app needs
+            # them.
+            memory=self.conversations.memory(run)
+            if run is not None and run.conversation
+            else None,
+            datasets=TenantDatasets(
+                self.knowledge.datasets, tenant, app.name, mappings["datasets"]
+            ),
             sources=self.sources(tenant, user) if app.kind == "rag_pipeline" else None,
-            forms=StoredForms(self.journal, run, self.addresses.server()) if run is not None else None,
+            forms=StoredForms(self.journal, run, self.addresses.server())
+            if run is not None
+            else None,
         )
 
-    def _general(self) -> AppMapping:
-        """What the settings say for all apps."""
-        chosen = self.live.current.workflows
-        return AppMapping(models=chosen.models, tools=chosen.tools, datasets=chosen.datasets)
+    def _default_mapping(self) -> AppMapping:
+        """Return the mapping of the settings that applies to all apps."""
+        workflow_settings = self.live.current.workflows
+        return AppMapping(
+            models=workflow_settings.models,
+            tools=workflow_settings.tools,
+            datasets=workflow_settings.datasets,
+        )
 
     def _tools(
-        self, tenant: str, user: str, mapping: Sequence[Mapping[str, str]], run: RunRecord | None
+        self,
+        tenant: str,
+        user: str,
+        mapping: Sequence[Mapping[str, str]],
+        run: RunRecord | None,
     ) -> TenantTools:
+        """Return the tools of a tenant, tagged with the run and its nesting depth."""
         return TenantTools(
-            self.tools.manager, tenant, user, mapping, app=run.app if run is not None else "",
-            run=run.id if run is not None else "", depth=run.depth if run is not None else 0, kept=self.storage.kept,
-        )  # fmt: skip
+            self.tools.manager,
+            tenant,
+            user,
+            mapping,
+            app=run.app if run is not None else "",
+            run=run.id if run is not None else "",
+            depth=run.depth if run is not None else 0,
+            store=self.storage.scoped_store,
+        )
 
 
 def build_workflows(
-    live: LiveSettings,
+    live_settings: LiveSettings,
     clock: Clock,
     *,
     addresses: Addresses,
@@ -166,65 +223,136 @@ def build_workflows(
     models: ModelManager,
     plugins: PluginParts,
     tools: ToolParts,
-    knowledge: KnowledgeParts,
+    knowledge: KnowledgeServices,
 ) -> WorkflowParts:
-    """Apps become tools for each other, and for plugins."""
-    chosen, now = live.current.workflows, clock.time
-    journal = DatabaseJournal(storage.database, now)
-    apps = Apps(storage.resources, directory, journal, storage.keys, now)
-    conversations = Conversations(storage.database, now, storage.kept)
-    callers = Callers(directory, clock)
+    """Build the workflow services, and register apps as tools for each other and for
+    plugins."""
+    workflow_settings, clock_time = live_settings.current.workflows, clock.time
+    journal = DatabaseJournal(storage.database, clock_time)
+    apps = Apps(storage.resources, directory, journal, storage.keys, clock_time)
+    conversations = Conversations(storage.database, clock_time, storage.scoped_store)
+    callers = RunCallers(directory, clock)
     run_services = RunServices(
-        live=live, addresses=addresses, network=network, storage=storage, models=models, plugins=plugins, tools=tools,
-        knowledge=knowledge, journal=journal, conversations=conversations, callers=callers,
-    )  # fmt: skip
-    annotations = Annotations(storage.database, storage.kept, _embedder(models), now)
+        live=live_settings,
+        addresses=addresses,
+        network=network,
+        storage=storage,
+        models=models,
+        plugins=plugins,
+        tools=tools,
+        knowledge=knowledge,
+        journal=journal,
+        conversations=conversations,
+        callers=callers,
+    )
+    annotations = Annotations(
+        storage.database, storage.scoped_store, _embedder(models), clock_time
+    )
     features = Features(models, annotations, tools.providers.extensions.extend)
-    limits = Limits(steps=chosen.steps, seconds=chosen.seconds, depth=chosen.depth)
-    runs = Runs(journal, _app_finder(apps), run_services.services, limits=limits, now=now, most=chosen.at_once)
+    limits = Limits(
+        steps=workflow_settings.steps,
+        seconds=workflow_settings.seconds,
+        depth=workflow_settings.depth,
+    )
+    # Runs look apps and services up lazily, because a run can outlive a publication.
+    runs = Runs(
+        journal,
+        _app_finder(apps),
+        run_services.services,
+        limits=limits,
+        clock=clock_time,
+        max_runs=workflow_settings.at_once,
+    )
     runs.check_output(_output_checks(apps, features))
-    runs.identify_callers(callers.of)
-    chats = Chats(runs, conversations, run_services.files, now, features)
+    runs.identify_callers(callers.caller_of)
+    chats = Chats(runs, conversations, run_services.files, clock_time, features)
+    # Apps become a source of tools only now: the tool manager existed before the apps.
     tools.manager.add_source("workflow", AppTools(apps, chats, runs))
     calls = PluginCalls(tools.manager, apps, chats, runs)
-    plugins.services.use(calls.tool, calls.app)
-    pipelines = Pipelines(apps, runs, knowledge.datasets, run_services.sources, run_services.files, now)
+    # Plugins may call tools and apps of their tenant through their host.
+    plugins.services.connect(calls.tool, calls.app)
+    pipelines = Pipelines(
+        apps,
+        runs,
+        knowledge.datasets,
+        run_services.sources,
+        run_services.files,
+        clock_time,
+    )
     triggers = Triggers(
-        apps, chats, directory, catch_up=lambda: live.current.workflows.catch_up_seconds, now=now
-    )  # fmt: skip
+        # The catch-up limit is read at each tick, so that a changed setting applies at
+        # once.
+        apps,
+        chats,
+        directory,
+        catch_up=lambda: live_settings.current.workflows.catch_up_seconds,
+        clock=clock_time,
+    )
     return WorkflowParts(
-        apps=apps, runs=runs, journal=journal, conversations=conversations, features=features, chats=chats,
-        pipelines=pipelines, triggers=triggers, run_services=run_services,
-    )  # fmt: skip
+        apps=apps,
+        runs=runs,
+        journal=journal,
+        conversations=conversations,
+        features=features,
+        chats=chats,
+        pipelines=pipelines,
+        triggers=triggers,
+        run_services=run_services,
+    )
 
 
 def _app_finder(apps: Apps) -> FindApp:
+    """Return a function that finds the app of a run."""
+
     async def find(run: RunRecord) -> App:
-        """The app as it was when the run began, with the mapping that it has now."""
+        """Return the app as it was when the run started, with its current mapping."""
         published = _published(apps, run)
-        return await apps.read(run.tenant, run.digest, published.stored.mapping if published else None)
+        # A removed app's runs can still finish: the content is read by its digest, only
+        # the mapping is lost.
+        return await apps.load_version(
+            run.tenant, run.digest, published.stored.mapping if published else None
+        )
 
     return find
 
 
-def _output_checks(apps: Apps, features: Features) -> Callable[[App, RunRecord], OutputCheck | None]:
+def _output_checks(
+    apps: Apps, features: Features
+) -> Callable[[App, RunRecord], OutputCheck | None]:
+    """Return a function that finds the output moderation of a run."""
+
     def check(app: App, run: RunRecord) -> OutputCheck | None:
+        """Return the output check of the run's app, or None if the app was removed."""
         published = _published(apps, run)
-        return features.output_check(published, app, run.user) if published is not None else None
+        return (
+            features.output_check(published, app, run.user)
+            if published is not None
+            else None
+        )
 
     return check
 
 
-def _published(apps: Apps, run: RunRecord) -> FoundApp | None:
-    """The app of a run; None where it was removed."""
-    return next((app for app in apps.all(run.tenant) if app.id == run.app), None)
+def _published(apps: Apps, run: RunRecord) -> AppRecord | None:
+    """Return the app of a run, or None if it was removed."""
+    return next((app for app in apps.list_all(run.tenant) if app.id == run.app), None)
 
 
-def _embedder(models: ModelManager) -> Callable[[str, str, Sequence[str]], Awaitable[list[Sequence[float]]]]:
-    async def embed(tenant: str, model: str, texts: Sequence[str]) -> list[Sequence[float]]:
-        """Vectors by which questions are compared with annotations."""
+def _embedder(
+    models: ModelManager,
+) -> Callable[[str, str, Sequence[str]], Awaitable[list[Sequence[float]]]]:
+    """Return a function that embeds texts for the annotation search."""
+
+    async def embed(
+        tenant: str, model: str, texts: Sequence[str]
+    ) -> list[Sequence[float]]:
+        """Return the vectors by which questions are compared with annotations."""
+        # The model is looked up at each call, because a tenant can change its
+        # credentials at any time.
         embeds = models.find(tenant, model, ModelType.TEXT_EMBEDDING)
-        result = await embeds.invoke_text_embedding(TextEmbeddingRequest(texts=list(texts)))
+        result = await embeds.invoke_text_embedding(
+            TextEmbeddingRequest(texts=list(texts))
+        )
         return list(result.embeddings)
 
     return embed

@@ -1,1 +1,2 @@
-"""What every layer may use: errors, settings, clock, ids, log. Knows nothing of models."""
+"""Shared foundations for every layer: errors, settings, clock, ids and logging. Does
+not depend on the model layer."""

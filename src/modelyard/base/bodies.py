@@ -1,9 +1,10 @@
-"""JSON that comes from outside, decoded in one place: how deep it goes is bounded, so that whatever walks over it later
-does not run out of stack half-way, and how many values it has, so that nobody waits for seconds while they are made.
+"""Decode JSON from outside within bounds on nesting depth and on the number of values.
 
-The decoder is compiled code that cannot be interrupted: three million empty lists, in ten megabytes, took two seconds,
-and whatever reads them afterwards takes several times as long. Sizes alone do not tell: ten megabytes of text take a
-hundredth of that. So what stands outside of texts is counted first.
+The depth limit keeps recursive consumers from exhausting the stack. The value limit
+keeps a small but dense body from blocking the event loop: the compiled decoder cannot
+be interrupted, and ten megabytes of empty lists (three million) take two seconds, while
+ten megabytes of text take a hundredth of that. Structural characters outside strings
+are therefore counted before decoding.
 """
 
 from collections.abc import Iterator
@@ -11,86 +12,126 @@ from typing import Any
 
 import msgspec
 
-MOST_DEPTH = 200
-MOST_VALUES = 300_000
-MOST_CONTAINERS = 50_000
-"""Lists and objects."""
-_MOST_LONG_NUMBERS = 8_000
-"""Numbers with more digits than a processor's own are read a hundred times slower."""
-_SMALL = 100_000
-"""Bytes that nobody waits for, whatever they are."""
-_PIECE = 256 << 10
+MAX_DEPTH = 200
+MAX_VALUES = 300_000
+MAX_CONTAINERS = 50_000
+"""Maximum number of lists and objects in one body."""
+_MAX_LONG_NUMBERS = 8_000
+"""Maximum count of numbers longer than 20 digits, which parse about a hundred times
+slower than machine integers."""
+_UNCHECKED_BYTES = 100_000
+"""Bodies below this many bytes are decoded without counting."""
+# The body is scanned in blocks of 256 KiB so that an excess can be reported early.
+_BLOCK_BYTES = 256 << 10
 _LONG_NUMBER = b"1" * 21
-_DIGITS = bytes(ord("1") if chr(code) in "0123456789." else ord(" ") for code in range(256))
+# Maps every character of a number to "1" and all others to a space, so that a run of
+# "1" is a long number.
+_DIGITS = bytes(
+    ord("1") if chr(code) in "0123456789." else ord(" ") for code in range(256)
+)
 _decode = msgspec.json.Decoder().decode
 
 
 class BodyError(ValueError):
-    """It is no JSON, or is nested too deeply. Its text says which, in words for whoever sent it."""
+    """The body is not valid JSON, or is too deep or too large. The message is written
+    for the sender."""
 
 
 def decode_body(data: bytes | str) -> Any:
-    """Plain values. Raises BodyError."""
-    check_amount(data)
+    """Decode a JSON body into plain Python values.
+
+    Raises BodyError if the body is invalid, nested too deeply or has too many values.
+    """
+    check_value_count(data)
     try:
         document = _decode(data)
         check_depth(document, data)
     except RecursionError as error:
-        raise BodyError(f"it is nested deeper than {MOST_DEPTH} levels") from error
+        raise BodyError(f"it is nested deeper than {MAX_DEPTH} levels") from error
     except (msgspec.DecodeError, UnicodeError) as error:
         raise BodyError(str(error)) from error
     return document
 
 
-def check_amount(data: bytes | str, *, containers: int = MOST_CONTAINERS, values: int = MOST_VALUES) -> None:
-    """Raises BodyError where more values would be made of it than is good for those who wait meanwhile."""
-    if len(data) < _SMALL:
+def check_value_count(
+    data: bytes | str, *, containers: int = MAX_CONTAINERS, values: int = MAX_VALUES
+) -> None:
+    """Raise BodyError if decoding would create more lists, objects or values than
+    allowed.
+
+    Counts only; nothing is decoded. `containers` limits lists and objects, `values` the
+    commas between values.
+    """
+    if len(data) < _UNCHECKED_BYTES:
         return
     if isinstance(data, str):
         data = data.encode("utf-8", "replace")
+    # Few structural characters in the raw bytes mean few values, even if all of them
+    # are outside strings.
     if data.count(b",") + data.count(b"[") + data.count(b"{") < 1_000:
         return
-    seen = commas = long_numbers = 0
-    for outside in _outside_texts(data):
-        seen += outside.count(b"[") + outside.count(b"{")
-        commas += outside.count(b",")
-        if seen > containers:
+    container_count = commas = long_numbers = 0
+    for fragment in _outside_texts(data):
+        container_count += fragment.count(b"[") + fragment.count(b"{")
+        commas += fragment.count(b",")
+        if container_count > containers:
             raise BodyError(f"it has more than {containers:,} lists and objects")
         if commas > values:
             raise BodyError(f"it has more than {values:,} values")
-        if values == MOST_VALUES:
-            long_numbers += outside.translate(_DIGITS).count(_LONG_NUMBER)
-        if long_numbers > _MOST_LONG_NUMBERS:
+        # Callers that pass their own limit on values do not want the check for long
+        # numbers.
+        if values == MAX_VALUES:
+            long_numbers += fragment.translate(_DIGITS).count(_LONG_NUMBER)
+        if long_numbers > _MAX_LONG_NUMBERS:
             raise BodyError("it has too many numbers with more than twenty digits")
 
 
 def _outside_texts(data: bytes) -> Iterator[bytes]:
-    """What stands between the texts, a piece of the body at a time: too much is often seen in the first."""
-    is_inside, begin = False, 0
-    while begin < len(data):
-        end = begin + _PIECE
-        while data[end - 1 : end] == b"\\":  # nor is what it stands before parted from it
+    """Yield the bytes outside JSON strings, one block at a time, so that an excess can
+    be found early."""
+    is_inside, start = False, 0
+    while start < len(data):
+        end = start + _BLOCK_BYTES
+        # Never end a block on a backslash: the escape and the character after it must
+        # stay together.
+        while (
+            data[end - 1 : end] == b"\\"
+        ):  # nor is what it stands before parted from it
             end += 1
-        piece = data[begin:end]
-        if b"\\" in piece:
-            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
-        parts = piece.split(b'"')
+        chunk = data[start:end]
+        # Remove escaped backslashes first, then escaped quotes; after that every
+        # remaining quote opens or closes a string.
+        if b"\\" in chunk:
+            chunk = chunk.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = chunk.split(b'"')
         yield b" ".join(parts[is_inside::2])
+        # An odd number of quotes (an even number of parts) flips whether the next block
+        # starts inside a string.
         is_inside ^= len(parts) % 2 == 0
-        begin = end
+        start = end
 
 
 def check_depth(document: Any, data: bytes | str) -> None:
-    """Raises BodyError. `data` is what it was decoded from: fewer brackets than levels cost nothing to see."""
-    brackets = data.count(b"[") + data.count(b"{") if isinstance(data, bytes) else data.count("[") + data.count("{")
-    if brackets > MOST_DEPTH and is_deeper(document, MOST_DEPTH):
-        raise BodyError(f"it is nested deeper than {MOST_DEPTH} levels")
+    """Raise BodyError if the document is nested deeper than MAX_DEPTH levels.
+
+    `data` is the encoded form: with fewer opening brackets than levels, the document is
+    not walked at all.
+    """
+    brackets = (
+        data.count(b"[") + data.count(b"{")
+        if isinstance(data, bytes)
+        else data.count("[") + data.count("{")
+    )
+    if brackets > MAX_DEPTH and is_deeper(document, MAX_DEPTH):
+        raise BodyError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
-def is_deeper(document: Any, most: int) -> bool:
-    """Whether lists and objects stand in each other more than `most` times."""
+def is_deeper(document: Any, max_depth: int) -> bool:
+    """Return whether lists and objects are nested more than `max_depth` levels deep."""
     level = [document] if isinstance(document, dict | list) else []
-    for _ in range(most):
+    # Walks breadth first, without recursion, and keeps only the containers of one
+    # level.
+    for _ in range(max_depth):
         level = [
             one
             for node in level

@@ -1,4 +1,5 @@
-"""Time as a dependency: tests of cooldowns, retries and deadlines take none."""
+"""Time as an injected dependency, so that tests of cooldowns, retries and deadlines
+need no real waiting."""
 
 import asyncio
 import time
@@ -7,64 +8,84 @@ from typing import Protocol
 
 
 class Clock(Protocol):
+    """Source of time used by all components."""
+
     def monotonic(self) -> float:
-        """Seconds that only go forward: for durations and deadlines."""
+        """Return seconds that never go backwards, for durations and deadlines."""
         ...
 
     def time(self) -> float:
-        """Seconds since 1970: for what is stored and shown."""
+        """Return seconds since the Unix epoch, for stored and displayed timestamps."""
         ...
 
-    async def sleep(self, seconds: float) -> None: ...
+    async def sleep(self, seconds: float) -> None:
+        """Wait for `seconds`."""
+        ...
 
 
-_NORMAL_STEP = 1.0
-"""Seconds: what a time service corrects is less, and is followed at once."""
-_DOUBT_SECONDS = 30.0
-"""So long the wall clock must stay where it jumped to before it is believed."""
+_NORMAL_STEP_SECONDS = 1.0
+"""Seconds. Smaller offsets are normal time synchronisation and are applied immediately.
+"""
+_SETTLE_SECONDS = 30.0
+"""Seconds that the wall clock must keep a changed offset before it is accepted."""
 
 
 class SteadyTime:
-    """The wall clock, without its jumps: one that lasts less than half a minute is never seen.
+    """The wall clock without short jumps: a jump that lasts less than half a minute is
+    never visible.
 
-    What lies between is told by the seconds since the machine started. Whoever stores or compares times would lock
-    somebody out, or forget what must be kept, for a clock that is a day ahead for a moment.
+    During a jump the time since boot is used to continue. Otherwise a clock that is a
+    day ahead for a moment would lock users out or expire data that must be retained.
     """
 
-    def __init__(self, wall: Callable[[], float], since_start: Callable[[], float]) -> None:
+    def __init__(
+        self, wall: Callable[[], float], since_start: Callable[[], float]
+    ) -> None:
         self._wall = wall
         self._since_start = since_start
         self._offset = wall() - since_start()
-        self._jump: tuple[float, float] | None = None  # when it was first seen, and the offset that it led to
+        self._jump: tuple[float, float] | None = (
+            None  # when it was first seen, and the offset that it led to
+        )
 
     def __call__(self) -> float:
-        now = self._since_start()
-        offset = self._wall() - now
-        if abs(offset - self._offset) <= _NORMAL_STEP:
+        boot_seconds = self._since_start()
+        # The offset between wall clock and boot clock is constant unless somebody sets
+        # the wall clock.
+        offset = self._wall() - boot_seconds
+        if abs(offset - self._offset) <= _NORMAL_STEP_SECONDS:
             self._offset, self._jump = offset, None
-        elif self._jump is None or abs(offset - self._jump[1]) > _NORMAL_STEP:
-            self._jump = now, offset
-        elif now - self._jump[0] >= _DOUBT_SECONDS:
+        elif self._jump is None or abs(offset - self._jump[1]) > _NORMAL_STEP_SECONDS:
+            # A jump starts, or jumps again: the waiting period starts over.
+            self._jump = boot_seconds, offset
+        elif boot_seconds - self._jump[0] >= _SETTLE_SECONDS:
+            # The new offset has been stable for long enough to be a real correction.
             self._offset, self._jump = offset, None
-        return now + self._offset
+        return boot_seconds + self._offset
 
 
 def _since_start() -> float:
-    """With the time that the machine slept, where the system tells it."""
+    """Return seconds since boot, including suspended time if the system reports it."""
     return time.clock_gettime(_BOOT_CLOCK)
 
 
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-_steady_time = SteadyTime(time.time, _since_start)  # one for the process: a jump is seen by whoever looks first
+_steady_time = SteadyTime(
+    time.time, _since_start
+)  # one for the process: a jump is seen by whoever looks first
 
 
 class SystemClock:
+    """The clock of the running machine."""
+
     def monotonic(self) -> float:
+        """Return the system's monotonic seconds."""
         return time.monotonic()
 
     def time(self) -> float:
-        """As SteadyTime tells it."""
+        """Return seconds since the Unix epoch, filtered through SteadyTime."""
         return _steady_time()
 
     async def sleep(self, seconds: float) -> None:
+        """Sleep on the event loop."""
         await asyncio.sleep(seconds)

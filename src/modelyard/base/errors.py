@@ -1,23 +1,21 @@
-"""Every error of ours, as one tree. A class answers "what can I do now?".
+"""The tree of all errors. Each class stands for a different reaction of the caller.
 
-ModelyardError
-├─ ConfigError                      the deployment is wrong; nothing was called
-├─ NotFoundError                    the caller named something that does not exist
-├─ InvokeError                      a model call failed
-│  ├─ InvokeConnectionError         never reached the provider
-│  │  └─ InvokeTimeoutError         reached it, and waited longer than allowed
-│  ├─ InvokeServerUnavailableError  the provider is down or overloaded
-│  │  └─ QueueFullError             too many requests wait for it already
-│  ├─ InvokeRateLimitError          the provider asks us to slow down
-│  ├─ InvokeAuthorizationError      our credential was refused
-│  ├─ InvokeBadRequestError         the request itself is wrong; do not retry
-│  │  ├─ ContextTooLongError        it does not fit the model's context
-│  │  └─ ContentFilterError         the provider will not answer this
-│  ├─ NotReadyError                 weights or packages of a local model are missing
-│  └─ NoCredentialAvailableError    all credentials are resting
-├─ PluginError                      a plugin died, broke its protocol, or was refused what it asked for
-│  └─ PackageError                  a plugin's package is damaged, or says what cannot be
-└─ CredentialsValidateFailedError   a credential form was filled in wrongly
+ModelyardError ├─ ConfigError                      the setup is wrong; nothing was
+called ├─ NotFoundError                    the caller named something that does not
+exist ├─ InvokeError                      a model call failed │  ├─
+InvokeConnectionError         the provider was not reached │  │  └─ InvokeTimeoutError
+it was reached, but did not answer in time │  ├─ InvokeServerUnavailableError  the
+provider is down or overloaded │  │  └─ QueueFullError             too many requests are
+already waiting for it │  ├─ InvokeRateLimitError          the provider's rate limit was
+exceeded │  ├─ InvokeAuthorizationError      the provider refused the credential │  ├─
+InvokeBadRequestError         the request itself is wrong; do not retry │  │  ├─
+ContextTooLongError        it does not fit the model's context window │  │  └─
+ContentFilterError         the provider's content filter refused it │  ├─ NotReadyError
+weights or packages of a local model are missing │  └─ NoCredentialAvailableError    all
+credentials are in cooldown ├─ PluginError                      a plugin died, violated
+its protocol, or was refused an operation │  └─ PackageError                  a plugin
+package is damaged or contradictory └─ CredentialsValidateFailedError   a credential
+form was filled in wrongly
 """
 
 import difflib
@@ -26,13 +24,14 @@ from typing import ClassVar
 
 
 class ModelyardError(Exception):
-    """The root. `code` is a short stable word for programs; the message is for people."""
+    """Root of all errors. `code` is a short stable identifier for programs; the message
+    is for people."""
 
     code: ClassVar[str] = "internal_error"
 
 
 class ConfigError(ModelyardError):
-    """The deployment is wrong; nothing was called."""
+    """The setup is wrong, for example a setting or a file. Nothing was called."""
 
     code = "configuration_error"
 
@@ -44,7 +43,8 @@ class CredentialsValidateFailedError(ConfigError):
 
 
 class NotFoundError(ModelyardError):
-    """The caller named a provider, model or voice that does not exist."""
+    """The caller named a resource that does not exist, such as a provider, model or
+    voice."""
 
     code = "not_found"
 
@@ -56,10 +56,10 @@ class NotFoundError(ModelyardError):
 class InvokeError(ModelyardError):
     """A model call failed.
 
-    `retryable`: the same again, with the same credential, may work.
-    `cooldown`: seconds that the credential should rest, 0 where it is not to blame.
-    `failover`: another model may succeed where this one did not.
-    `retry_after`: seconds that the provider asked for, where it did.
+    `retryable`: repeating the call with the same credential may succeed. `cooldown`:
+    seconds for which the credential is put in cooldown; 0 if it is not at fault.
+    `failover`: another model may succeed. `retry_after`: seconds requested by the
+    provider, or None.
     """
 
     retryable: ClassVar[bool] = False
@@ -67,19 +67,32 @@ class InvokeError(ModelyardError):
     failover: ClassVar[bool] = True
     code = "upstream_error"
 
-    def __init__(self, message: str, *, provider: str | None = None, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        # The provider's name goes into the message, so that logs and callers see it
+        # without further fields.
         super().__init__(f"[{provider}] {message}" if provider else message)
         self.provider = provider
         self.retry_after = retry_after
 
     @property
-    def rest(self) -> float:
-        """How long the credential should rest: the provider's own word first, else the class's."""
-        return self.retry_after if self.retry_after is not None and self.cooldown else self.cooldown
+    def cooldown_seconds(self) -> float:
+        """Return the cooldown of the credential in seconds. The provider's
+        `retry_after` takes precedence over the class default."""
+        return (
+            self.retry_after
+            if self.retry_after is not None and self.cooldown
+            else self.cooldown
+        )
 
 
 class InvokeConnectionError(InvokeError):
-    """Never reached the provider, or lost it on the way."""
+    """The provider was not reached, or the connection broke during the call."""
 
     retryable = True
     cooldown = 10.0
@@ -87,7 +100,8 @@ class InvokeConnectionError(InvokeError):
 
 
 class InvokeTimeoutError(InvokeConnectionError):
-    """Reached the provider, and waited longer than allowed. The same again would take as long."""
+    """The provider was reached but did not answer in time. Not retryable: a repeat
+    would take as long."""
 
     retryable = False
     code = "upstream_timeout"
@@ -101,14 +115,14 @@ class InvokeServerUnavailableError(InvokeError):
 
 
 class InvokeRateLimitError(InvokeError):
-    """The provider asks us to slow down."""
+    """The provider's rate limit was exceeded."""
 
     cooldown = 60.0
     code = "rate_limit_exceeded"
 
 
 class InvokeAuthorizationError(InvokeError):
-    """Our credential was refused."""
+    """The provider refused the credential."""
 
     cooldown = 10.0
     code = "upstream_authorization"
@@ -133,47 +147,58 @@ class InvokeBadRequestError(InvokeError):
 
 
 class ContextTooLongError(InvokeBadRequestError):
-    """The request does not fit the model's context. A model with a larger one may take it."""
+    """The request does not fit the model's context window. A model with a larger one
+    may accept it."""
 
     failover = True
     code = "context_length_exceeded"
 
 
 class ContentFilterError(InvokeBadRequestError):
-    """The provider's filter refuses to read this, or to answer it. Another provider may not."""
+    """The provider's content filter refused the request or its answer. Another provider
+    may accept it."""
 
     failover = True
     code = "content_filter"
 
 
 class NotReadyError(InvokeError):
-    """The model is known and cannot be called yet: weights or packages are missing, and the message says which."""
+    """The model exists but cannot be called yet: weights or packages are missing. The
+    message names them."""
 
     code = "model_not_ready"
 
 
 class QueueFullError(InvokeServerUnavailableError):
-    """Too many requests wait for the model already. Trying at once again would only lengthen the queue."""
+    """Too many requests are already waiting for the model. An immediate retry would
+    only lengthen the queue."""
 
     retryable = False
     code = "queue_full"
 
 
 class NoCredentialAvailableError(InvokeError):
-    """All credentials are resting, or there is none."""
+    """All credentials are in cooldown, or none is configured."""
 
     code = "no_credential_available"
 
 
 class PluginError(ModelyardError):
-    """A plugin died, broke its protocol, or reports an error of its own.
+    """A plugin died, violated its protocol, or reported an error of its own.
 
-    `kind` is the plugin's own word for it, where it gave one: the name of an exception's class.
+    `kind` is the exception class name that the plugin reported, or an empty string.
     """
 
     code = "plugin_error"
 
-    def __init__(self, message: str, *, plugin: str = "", kind: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        plugin: str = "",
+        kind: str = "",
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(f"plugin {plugin!r}: {message}" if plugin else message)
         self.plugin = plugin
         self.kind = kind
@@ -181,7 +206,7 @@ class PluginError(ModelyardError):
 
 
 class PackageError(PluginError):
-    """A plugin's package or folder is damaged, or says what cannot be."""
+    """A plugin's package or folder is damaged or contradicts itself."""
 
     code = "invalid_package"
 
@@ -196,63 +221,106 @@ _BY_STATUS: dict[int, type[InvokeError]] = {
     429: InvokeRateLimitError,
 }
 
-# What vendors call it, in error objects, in the middle of streams too. One table: the words do not clash.
-_BY_WORD: dict[str, type[InvokeError]] = {
-    word: kind
-    for kind, words in {
-        InvokeBadRequestError: "invalid_request_error invalid_request INVALID_ARGUMENT FAILED_PRECONDITION "
-        "ValidationException InvalidParameter not_found_error NOT_FOUND ResourceNotFoundException ModelNotFound "
-        "model_not_found request_too_large OUT_OF_RANGE",
+# Error types and codes of all vendors, from error objects and from inside streams. One
+# table is enough: the codes do not collide.
+_BY_CODE: dict[str, type[InvokeError]] = {
+    code: error_class
+    for error_class, codes in {
+        InvokeBadRequestError: (
+            "invalid_request_error invalid_request INVALID_ARGUMENT FAILED_PRECONDITION"
+            " ValidationException InvalidParameter not_found_error NOT_FOUND"
+            " ResourceNotFoundException ModelNotFound model_not_found request_too_large"
+            " OUT_OF_RANGE"
+        ),
         ContextTooLongError: "context_length_exceeded string_above_max_length",
-        ContentFilterError: "content_filter content_policy_violation DataInspectionFailed data_inspection_failed",
-        InvokeAuthorizationError: "authentication_error permission_error billing_error UNAUTHENTICATED "
-        "PERMISSION_DENIED AccessDeniedException UnrecognizedClientException ExpiredTokenException InvalidApiKey "
-        "invalid_api_key AccessDenied Arrearage insufficient_credits",
-        InvokeRateLimitError: "rate_limit_error rate_limit_exceeded tokens requests insufficient_quota "
-        "RESOURCE_EXHAUSTED ThrottlingException ServiceQuotaExceededException Throttling Throttling.RateQuota "
-        "Throttling.AllocationQuota too_many_requests",
-        InvokeServerUnavailableError: "overloaded_error api_error server_error internal_error timeout_error INTERNAL "
-        "UNAVAILABLE DEADLINE_EXCEEDED InternalServerException ServiceUnavailableException ModelTimeoutException "
-        "ModelStreamErrorException ModelErrorException ModelNotReadyException InternalError",
+        ContentFilterError: (
+            "content_filter content_policy_violation DataInspectionFailed"
+            " data_inspection_failed"
+        ),
+        InvokeAuthorizationError: (
+            "authentication_error permission_error billing_error UNAUTHENTICATED"
+            " PERMISSION_DENIED AccessDeniedException UnrecognizedClientException"
+            " ExpiredTokenException InvalidApiKey invalid_api_key AccessDenied"
+            " Arrearage insufficient_credits"
+        ),
+        InvokeRateLimitError: (
+            "rate_limit_error rate_limit_exceeded tokens requests insufficient_quota"
+            " RESOURCE_EXHAUSTED ThrottlingException ServiceQuotaExceededException"
+            " Throttling Throttling.RateQuota Throttling.AllocationQuota"
+            " too_many_requests"
+        ),
+        InvokeServerUnavailableError: (
+            "overloaded_error api_error server_error internal_error timeout_error"
+            " INTERNAL UNAVAILABLE DEADLINE_EXCEEDED InternalServerException"
+            " ServiceUnavailableException ModelTimeoutException"
+            " ModelStreamErrorException ModelErrorException ModelNotReadyException"
+            " InternalError"
+        ),
     }.items()
-    for word in words.split()
+    for code in codes.split()
 }
 
 
-def kind_of_error(status: int | None, *words: object) -> type[InvokeError]:
-    """Which of ours a provider's refusal is: by its own words for it (types and codes), then by its HTTP status."""
-    found = next((kind for word in words if (kind := _BY_WORD.get(str(word)))), None)
-    if found is not None and (status is None or status < 500 or not issubclass(found, InvokeBadRequestError)):
-        # A status is the surer word where the two disagree on whose credential it is.
+def error_class_for_status(status: int | None, *codes: object) -> type[InvokeError]:
+    """Return the error class for a provider's error, by its own types and codes first,
+    then by its HTTP status.
+
+    `status` is None for an error inside a stream. Without any match the class is
+    InvokeServerUnavailableError.
+    """
+    by_code = next(
+        (error_class for code in codes if (error_class := _BY_CODE.get(str(code)))),
+        None,
+    )
+    # With a 5xx status a bad-request code is ignored: the fault is the server's.
+    if by_code is not None and (
+        status is None or status < 500 or not issubclass(by_code, InvokeBadRequestError)
+    ):
+        # If a generic bad-request code and the status disagree, the status is more
+        # reliable, for example about a refused credential.
         by_status = _BY_STATUS.get(status) if status else None
-        return by_status if by_status and found is InvokeBadRequestError else found
+        return by_status if by_status and by_code is InvokeBadRequestError else by_code
     if status is None:
         return InvokeServerUnavailableError
     if (by_status := _BY_STATUS.get(status)) is not None:
         return by_status
-    return InvokeBadRequestError if 400 <= status < 500 else InvokeServerUnavailableError
+    # Unknown 4xx statuses are the caller's mistake, everything else the server's.
+    return (
+        InvokeBadRequestError if 400 <= status < 500 else InvokeServerUnavailableError
+    )
 
 
-_LONGEST_NAME = 200
+_MAX_NAME_LENGTH = 200
 
 
-def near(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:
-    """The names most like `word`, best first; case does not count. What is no name anybody would type has none."""
-    if len(word) > _LONGEST_NAME:
+def closest_names(
+    target: str, candidates: Iterable[str], *, max_results: int = 3
+) -> list[str]:
+    """Return the candidates most similar to `target`, best first, ignoring case.
+
+    A target that is too long to be a mistyped name has none.
+    """
+    if len(target) > _MAX_NAME_LENGTH:
         return []
-    by_fold = {name.casefold(): name for name in known}
-    folded = word.casefold()
-    close = difflib.get_close_matches(folded, by_fold, n=most, cutoff=0.5)
+    by_fold = {name.casefold(): name for name in candidates}
+    folded = target.casefold()
+    # Typing mistakes first, then names that contain the target.
+    close = difflib.get_close_matches(folded, by_fold, n=max_results, cutoff=0.5)
     close += [name for name in by_fold if folded in name and name not in close]
-    return [by_fold[name] for name in close[:most]]
+    return [by_fold[name] for name in close[:max_results]]
 
 
-def suggestion(word: str, known: Iterable[str], *, label: str = "it offers") -> str:
-    """The end of a "not found" message: near names where there are any, else a few known ones."""
-    names = list(known)
-    if close := near(word, names):
+def suggestion(
+    target: str, candidates: Iterable[str], *, label: str = "it offers"
+) -> str:
+    """Return the end of a "not found" message: similar names if there are any,
+    otherwise a few of the candidates."""
+    names = list(candidates)
+    if close := closest_names(target, names):
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"
     if not names:
         return f"{label} none"
-    shown = ", ".join(repr(name) for name in names[:8])
-    return f"{label} {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    listing = ", ".join(repr(name) for name in names[:8])
+    return f"{label} {listing}" + (
+        f" and {len(names) - 8} more" if len(names) > 8 else ""
+    )

@@ -1,4 +1,5 @@
-"""Reading foreign JSON: each getter names the field and what would be right when it does not fit."""
+"""Readers for fields of external JSON. Their errors name the field and the expected
+type."""
 
 from typing import Any, TypeVar
 
@@ -6,10 +7,10 @@ from modelyard.base.errors import InvokeBadRequestError
 
 T = TypeVar("T")
 
-MOST_TOOLS = 1024
-"""That one request declares. OpenAI takes 128, Google 512."""
+MAX_TOOLS = 1024
+"""Maximum number of tools in one request. OpenAI accepts 128, Google 512."""
 
-_WORDS: dict[Any, str] = {
+_TYPE_DESCRIPTIONS: dict[Any, str] = {
     str: "a string",
     bool: "true or false",
     int: "a whole number",
@@ -19,70 +20,120 @@ _WORDS: dict[Any, str] = {
 }
 
 
-def said(value: Any) -> str:
-    """A value as an error message shows it: never long."""
+def short_repr(value: Any) -> str:
+    """Return a shortened `repr` of a value for an error message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def wrong(name: str, value: Any, right: str) -> InvokeBadRequestError:
+def invalid_field(name: str, value: Any, expected: str) -> InvokeBadRequestError:
+    """Return the error for a missing or invalid field. `expected` describes the
+    accepted values."""
     if value is None:
-        return InvokeBadRequestError(f"{name!r} is required: {right}", param=name)
-    return InvokeBadRequestError(f"{name!r} must be {right}, not {said(value)}", param=name)
+        return InvokeBadRequestError(f"{name!r} is required: {expected}", param=name)
+    return InvokeBadRequestError(
+        f"{name!r} must be {expected}, not {short_repr(value)}", param=name
+    )
 
 
-def typed(value: Any, kind: type[T], name: str) -> T:
-    """The value, if it is a `kind`. A whole number passes as a number; true and false pass as neither."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+def expect_type(value: Any, expected_type: type[T], name: str) -> T:
+    """Return the value if it has the expected type, otherwise raise
+    InvokeBadRequestError.
+
+    An integer is accepted as a float. A bool is accepted neither as an integer nor as a
+    float.
+    """
+    # JSON has one number type, so `1` is a valid float.
+    if (
+        expected_type is float
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+    ):
         return float(value)  # pyright: ignore[reportReturnType]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise wrong(name, value, _WORDS[kind])
+    # `bool` is a subclass of `int`, so `isinstance` alone would accept true and false.
+    if not isinstance(value, expected_type) or (
+        isinstance(value, bool) and expected_type is not bool
+    ):
+        raise invalid_field(name, value, _TYPE_DESCRIPTIONS[expected_type])
+    # NaN is the only value that differs from itself.
     if isinstance(value, float) and value != value:
-        raise wrong(name, value, "a number")
+        raise invalid_field(name, value, "a number")
     return value
 
 
-def need(body: dict[str, Any], name: str, kind: type[T], where: str = "") -> T:
-    return typed(body.get(name), kind, where + name)
+def required_field(
+    body: dict[str, Any], name: str, expected_type: type[T], where: str = ""
+) -> T:
+    """Return a required field of `body`. `where` is the path prefix for error messages.
+
+    Raises InvokeBadRequestError if the field is missing or has another type.
+    """
+    return expect_type(body.get(name), expected_type, where + name)
 
 
-def may(body: dict[str, Any], name: str, kind: type[T], where: str = "") -> T | None:
+def optional_field(
+    body: dict[str, Any], name: str, expected_type: type[T], where: str = ""
+) -> T | None:
+    """Return an optional field of `body`, or None if it is missing or null.
+
+    Raises InvokeBadRequestError if the field has another type.
+    """
     value = body.get(name)
-    return None if value is None else typed(value, kind, where + name)
+    return None if value is None else expect_type(value, expected_type, where + name)
 
 
-def few(values: list[Any] | None, most: int, name: str) -> list[Any]:
-    """The values, none where nothing is given. Raises InvokeBadRequestError where there are more than that."""
-    if values and len(values) > most:
-        raise InvokeBadRequestError(f"{name!r} holds {len(values):,}; at most {most:,} at once", param=name)
+def limited_list(values: list[Any] | None, max_count: int, name: str) -> list[Any]:
+    """Return the values, or an empty list for None. Raises InvokeBadRequestError if
+    there are more than `max_count`."""
+    if values and len(values) > max_count:
+        raise InvokeBadRequestError(
+            f"{name!r} holds {len(values):,}; at most {max_count:,} at once", param=name
+        )
     return values or []
 
 
 def tools_of(body: dict[str, Any], name: str = "tools", where: str = "") -> list[Any]:
-    """What a request declares of tools. Raises InvokeBadRequestError where they are no list, or too many."""
-    return few(may(body, name, list, where), MOST_TOOLS, where + name)
+    """Return the tools that a request declares. Raises InvokeBadRequestError if they
+    are not a list, or too many."""
+    return limited_list(
+        optional_field(body, name, list, where), MAX_TOOLS, where + name
+    )
 
 
 def in_range(value: float | None, low: float, high: float, name: str) -> None:
+    """Raise InvokeBadRequestError if the value is outside `low` to `high`. None is
+    accepted."""
     if value is not None and not low <= value <= high:
-        raise wrong(name, value, f"between {low:g} and {high:g}")
+        raise invalid_field(name, value, f"between {low:g} and {high:g}")
 
 
 def count(value: Any) -> int | None:
-    """A count that another party states, or None where it is no count at all. Some write whole numbers as `12.0`."""
+    """Return a token or item count reported by another party, or None if it is not a
+    plausible count.
+
+    Some vendors write whole numbers as `12.0`.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40 else None
+    return (
+        value
+        if isinstance(value, int)
+        and not isinstance(value, bool)
+        and 0 <= value < 1 << 40
+        else None
+    )
 
 
 MAX_WHOLE_NUMBER = 2**53
-"""The largest whole number that JSON's readers agree on (RFC 8259, section 6)."""
+"""The largest integer that all JSON parsers represent exactly (RFC 8259, section 6)."""
 
 
 def whole_number(text: str, *, maximum: int = MAX_WHOLE_NUMBER) -> int | None:
-    """The number that ASCII digits from outside write; None for anything else, and beyond `maximum`.
+    """Parse a non-negative integer from ASCII digits. Returns None for any other text
+    and for values above `maximum`.
 
-    `str.isdigit` alone accepts digits that `int` refuses ('²') and numbers of a million digits.
+    `str.isdigit` alone accepts digits that `int` rejects ('²'), and numbers with a
+    million digits.
     """
     if not text.isascii() or not text.isdigit() or len(text) > 20:
         return None
@@ -90,8 +141,9 @@ def whole_number(text: str, *, maximum: int = MAX_WHOLE_NUMBER) -> int | None:
     return value if value <= maximum else None
 
 
-def counted(body: Any, *path: str) -> int:
-    """The count at the end of the path; 0 where there is none that can be believed."""
+def nested_count(body: Any, *path: str) -> int:
+    """Return the count at the end of a path of nested keys, or 0 if there is no
+    plausible one."""
     for name in path:
         if not isinstance(body, dict):
             return 0
@@ -99,16 +151,28 @@ def counted(body: Any, *path: str) -> int:
     return count(body) or 0
 
 
-def beyond(body: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """What stands in the object beside the known names."""
-    return {key: value for key, value in body.items() if key not in known} if body.keys() - known else {}
+def unknown_fields(body: dict[str, Any], known_names: frozenset[str]) -> dict[str, Any]:
+    """Return the fields of an object whose names are not in `known_names`."""
+    # In the common case there are none: the set difference avoids a copy.
+    return (
+        {key: value for key, value in body.items() if key not in known_names}
+        if body.keys() - known_names
+        else {}
+    )
 
 
-def kept(format_name: str, rest: dict[str, Any]) -> dict[str, Any]:
-    """What is left over, under the name of the format that it came in; nothing where nothing is."""
-    return {format_name: rest} if rest else {}
+def passthrough_fields(
+    format_name: str, extra_fields: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the extra fields nested under the name of their wire format, or an empty
+    dict if there are none."""
+    return {format_name: extra_fields} if extra_fields else {}
 
 
-def compact(**fields: Any) -> dict[str, Any]:
-    """The fields that say something."""
-    return {name: value for name, value in fields.items() if value is not None and value != "" and value != []}
+def without_empty(**fields: Any) -> dict[str, Any]:
+    """Return the fields that are neither None, nor an empty string, nor an empty list."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if value is not None and value != "" and value != []
+    }

@@ -1,4 +1,4 @@
-"""Files that people name."""
+"""Access to files that users name."""
 
 from pathlib import Path
 
@@ -6,8 +6,11 @@ from modelyard.base.errors import ConfigError
 
 
 def read_file(path: Path) -> bytes:
-    """Raises ConfigError that says what is wrong with the path."""
+    """Return the content of a file. Raises ConfigError with the path and the reason if
+    it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"file {str(path)!r} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"file {str(path)!r} cannot be read: {error.strerror}"
+        ) from error

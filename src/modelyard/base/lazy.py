@@ -1,4 +1,5 @@
-"""Modules that come with an extra: loaded when something of them is first used, so that all else works without them."""
+"""Modules of optional dependencies, imported at first use so that everything else works
+without them."""
 
 from importlib import import_module
 from typing import Any
@@ -6,20 +7,28 @@ from typing import Any
 from modelyard.base.errors import ConfigError
 
 
-class _Lazy:
+class _LazyModule:
     def __init__(self, name: str, extra: str) -> None:
+        # Written to `__dict__` directly: the attributes must exist without
+        # `__getattr__` being called.
         self.__dict__.update(_name=name, _extra=extra)
 
     def __getattr__(self, attribute: str) -> Any:
         try:
             module = import_module(self._name)
         except ImportError as missing:
-            raise ConfigError(f"this needs {self._name}: pip install 'modelyard[{self._extra}]'") from missing
-        found = getattr(module, attribute)
-        self.__dict__[attribute] = found  # the next time it is a plain look-up
-        return found
+            raise ConfigError(
+                f"this needs {self._name}: pip install 'modelyard[{self._extra}]'"
+            ) from missing
+        member = getattr(module, attribute)
+        self.__dict__[attribute] = member  # the next time it is a plain look-up
+        return member
 
 
-def lazy(name: str, *, extra: str) -> Any:
-    """Stands for a module. Raises ConfigError, which says what to install, at the first use where it is not there."""
-    return _Lazy(name, extra)
+def lazy_module(name: str, *, extra: str) -> Any:
+    """Return a stand-in for a module that is imported when an attribute is first read.
+
+    Raises ConfigError at first use, naming the extra to install, if the module is
+    missing.
+    """
+    return _LazyModule(name, extra)

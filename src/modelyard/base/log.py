@@ -1,7 +1,8 @@
-"""Structured logs on standard error: words for people, JSON for machines. Secrets never get this far.
+"""Structured logs on standard error, as text for people or JSON for machines, with
+secrets redacted.
 
-`logger.info("call", extra={"fields": {...}})` carries the fields. What is registered in `secrets` is struck out of
-every line, whatever brought it there.
+`logger.info("call", extra={"fields": {...}})` attaches fields. Every value registered
+with `redaction` is replaced in every line, wherever it comes from.
 """
 
 import json
@@ -14,38 +15,49 @@ from typing import Any
 _MASK = "[redacted]"
 
 
-class Redaction(logging.Filter):
-    """Strikes live secrets out of records: values, not names, since a secret travels under any name."""
+class Redactor(logging.Filter):
+    """Replaces known secrets in log output. It matches values, not field names, since a
+    secret can appear under any name."""
 
     def __init__(self) -> None:
         super().__init__()
         self._secrets: set[str] = set()
 
     def add(self, values: Iterable[Any]) -> None:
-        # Shorter values would blank out ordinary words.
-        self._secrets.update(value for value in values if isinstance(value, str) and len(value) >= 8)
+        """Register values to redact. Anything but strings of at least 8 characters is
+        ignored."""
+        # Shorter values would redact ordinary words.
+        self._secrets.update(
+            value for value in values if isinstance(value, str) and len(value) >= 8
+        )
 
-    def strike(self, text: str) -> str:
+    def redact(self, text: str) -> str:
+        """Return the text with every registered secret replaced by a mask."""
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, _MASK)
         return text
 
 
-redaction = Redaction()
+redaction = Redactor()
 
-# As a library we say nothing until somebody asks.
+# A library must not log unless its user configures logging.
 logging.getLogger("modelyard").addHandler(logging.NullHandler())
 
 
 def fields_of(record: logging.LogRecord) -> Mapping[str, Any]:
+    """Return the structured fields attached to a record, or an empty mapping."""
     return getattr(record, "fields", {})
 
 
 class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object per line."""
+
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a JSON line, redacted."""
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -53,26 +65,50 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return redaction.strike(json.dumps(line, ensure_ascii=False, default=str))
+        # Redact the finished line: a secret may be in the message, a field or a
+        # traceback.
+        return redaction.redact(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class TextFormatter(logging.Formatter):
+    """Formats a record as one readable line, with a traceback if there is one."""
+
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text, redacted."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        pairs = " ".join(f"{key}={value}" for key, value in fields_of(record).items() if value is not None)
-        line = f"{clock} {record.levelname.lower():<7} {record.getMessage()}" + (f"  {pairs}" if pairs else "")
+        pairs = " ".join(
+            f"{key}={value}"
+            for key, value in fields_of(record).items()
+            if value is not None
+        )
+        line = f"{clock} {record.levelname.lower():<7} {record.getMessage()}" + (
+            f"  {pairs}" if pairs else ""
+        )
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
-        return redaction.strike(line)
+        return redaction.redact(line)
 
 
-def configure_logging(level: str = "info", form: str = "text") -> None:
-    """Send `modelyard.*` and the server's warnings to standard error. Called by the command line, never on import."""
+def configure_logging(level: str = "info", output_format: str = "text") -> None:
+    """Send the `modelyard` logs and the server's warnings to standard error.
+
+    Called by the command line, never on import. `output_format` is `text` or `json`.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    others = (("uvicorn", "WARNING"), ("asyncio", "WARNING"), ("opentelemetry", "WARNING"))
-    for name, at in (("modelyard", level.upper()), *others):
+    handler.setFormatter(
+        JsonFormatter() if output_format == "json" else TextFormatter()
+    )
+    # Libraries log warnings only; their info level would drown the application's own
+    # lines.
+    dependency_loggers = (
+        ("uvicorn", "WARNING"),
+        ("asyncio", "WARNING"),
+        ("opentelemetry", "WARNING"),
+    )
+    for name, level_name in (("modelyard", level.upper()), *dependency_loggers):
         logger = logging.getLogger(name)
+        # Replace the handlers, so that configuring twice does not print every line
+        # twice.
         logger.handlers[:] = [handler]
-        logger.setLevel(at)
+        logger.setLevel(level_name)
         logger.propagate = False

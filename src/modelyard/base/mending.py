@@ -1,9 +1,10 @@
-"""JSON that is nearly JSON, as models write it: mended where that takes little, never at any price.
+"""Repair of almost-valid JSON as models write it, within a bounded amount of work.
 
-The mender reads back and forth: on a hostile text its time grows with the square of the length, and a tool call of
-61 kB kept a process busy for over a minute. Every character that it looks at is counted here, and a text that takes too
-many is left as it is. On an event loop only short texts are mended; callers hand long ones to `apart`, where others go
-on meanwhile.
+The repair parser looks back and forth: on hostile input its time grows with the square
+of the length, and one tool call of 61 kB occupied a process for over a minute. Every
+character it reads is therefore counted here, and a text that needs too many is
+rejected. On an event loop only short texts are repaired; callers pass long ones through
+`apart`, which uses a thread.
 """
 
 import asyncio
@@ -14,42 +15,58 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from modelyard.base import computing
 
-MOST_CHARACTERS = 64 << 10
-MOST_ON_A_LOOP = 4 << 10
-_LOOKS_BEFORE_THE_CLOCK = 20_000
-"""What is done in a hundredth of a second needs no clock: it comes out the same on every machine."""
-_MOST_SECONDS = 0.2
-"""Of a processor's time, off the loop. Sixty kilobytes that a model cut off in the middle take three quarters of it."""
+MAX_CHARACTERS = 64 << 10
+MAX_CHARACTERS_ON_LOOP = 4 << 10
+_UNTIMED_READS = 20_000
+"""Character reads without a time check, about a hundredth of a second. Up to here the
+result is the same on every machine."""
+_MAX_SECONDS = 0.2
+"""CPU seconds allowed off the event loop. Sixty kilobytes that a model truncated take
+about three quarters of it."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class NotMendedError(ValueError):
-    """The text is too long, too deep or too broken."""
+class RepairError(ValueError):
+    """The text is too long, too deep or too damaged to be repaired."""
 
 
-def mended(text: str) -> Any:
-    """What a nearly-JSON text means. Raises NotMendedError, ImportError where the mender is not installed."""
-    most = MOST_ON_A_LOOP if is_on_a_loop() else MOST_CHARACTERS
-    if len(text) > most:
-        raise NotMendedError(f"{len(text):,} characters that are no JSON; at most {most:,} are mended")
+def repair_json(text: str) -> Any:
+    """Parse almost-valid JSON.
+
+    Raises RepairError if it cannot be repaired, ImportError if the repair package is
+    not installed.
+    """
+    # The shorter limit applies where a repair would block the event loop.
+    max_characters = MAX_CHARACTERS_ON_LOOP if is_on_a_loop() else MAX_CHARACTERS
+    if len(text) > max_characters:
+        raise RepairError(
+            f"{len(text):,} characters that are no JSON; at most {max_characters:,} are mended"
+        )
     try:
         return _parser()(text, None, False, try_valid_json_suffix=True).parse()
-    except NotMendedError:
+    except RepairError:
         raise
     except (ValueError, RecursionError, IndexError) as error:
-        raise NotMendedError(f"it is no JSON and cannot be mended: {str(error)[:200]}") from error
+        # The repair parser raises any of these on input that it cannot handle.
+        raise RepairError(
+            f"it is no JSON and cannot be mended: {str(error)[:200]}"
+        ) from error
 
 
-async def apart(size: int, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
-    """What reads a text of `size` characters and may mend it: in a thread where that may take long."""
-    if size <= MOST_ON_A_LOOP:
-        return work(*given, **more)
-    return await computing.apart(work, *given, **more)
+async def run_in_thread_if_large(
+    size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Run `work`, which reads a text of `size` characters and may repair it, in a
+    thread if that could take long."""
+    if size <= MAX_CHARACTERS_ON_LOOP:
+        return work(*args, **kwargs)
+    return await computing.run_in_thread(work, *args, **kwargs)
 
 
 def is_on_a_loop() -> bool:
+    """Return whether an event loop is running in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -58,25 +75,29 @@ def is_on_a_loop() -> bool:
 
 
 class _Budget:
-    """How much may still be read: so many characters, and after them as many as the time allows off a loop."""
+    """Work left for one repair: a fixed number of reads, then, off an event loop, as
+    many as the time limit allows."""
 
     __slots__ = ("_is_on_a_loop", "_left", "_until")
 
     def __init__(self) -> None:
-        self._left = _LOOKS_BEFORE_THE_CLOCK
+        self._left = _UNTIMED_READS
         self._is_on_a_loop = is_on_a_loop()
-        self._until = time.thread_time() + _MOST_SECONDS
+        self._until = time.thread_time() + _MAX_SECONDS
 
     def spend(self, looks: int) -> None:
+        """Charge `looks` character reads. Raises RepairError if the budget is
+        exhausted."""
         self._left -= looks
+        # The clock is read only once per thousand reads: reading it is expensive.
         if self._left < 0:
             if self._is_on_a_loop or time.thread_time() > self._until:
-                raise NotMendedError("it is too broken to be mended")
+                raise RepairError("it is too broken to be mended")
             self._left += 1_000
 
 
-class _Counted(str):
-    """A text that counts how much of it is read, and stops whoever reads too much."""
+class _CountingString(str):
+    """A string that charges every read to a budget and so aborts excessive parsing."""
 
     __slots__ = ("budget",)
     budget: _Budget
@@ -85,19 +106,23 @@ class _Counted(str):
         self.budget.spend(looks)
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
-        found = str.__getitem__(self, key)
-        self._spend(1 + len(found) // 32)
-        return found
+        characters = str.__getitem__(self, key)
+        # A slice is copied by compiled code, so it is cheaper per character than a
+        # single read.
+        self._spend(1 + len(characters) // 32)
+        return characters
 
     def __iter__(self) -> Any:
         self._spend(len(self))
         return str.__iter__(self)
 
-    def find(self, *given: Any) -> int:
-        found = str.find(self, *given)
-        start = given[1] if len(given) > 1 else 0
-        self._spend(1 + ((found if found >= 0 else len(self)) - start) // 32)
-        return found
+    def find(self, *args: Any) -> int:
+        """Return the index of a substring like `str.find`, charging the characters
+        searched."""
+        index = str.find(self, *args)
+        start = args[1] if len(args) > 1 else 0
+        self._spend(1 + ((index if index >= 0 else len(self)) - start) // 32)
+        return index
 
 
 @cache
@@ -107,18 +132,24 @@ def _parser() -> Any:
     base: Any = JSONParser
 
     class Parser(base):
-        def __init__(self, text: str, *given: Any, **more: Any) -> None:
-            self._budget = _Budget()
-            super().__init__(text, *given, **more)
+        """The repair parser with a read budget."""
 
+        def __init__(self, text: str, *args: Any, **kwargs: Any) -> None:
+            self._budget = _Budget()
+            super().__init__(text, *args, **kwargs)
+
+        # The base class stores and replaces its text in `json_str`; the property wraps
+        # each version in a counting string.
         @property
         def json_str(self) -> str:
+            """Return the text that is being parsed."""
             return self._text
 
         @json_str.setter
         def json_str(self, text: Any) -> None:
+            """Replace the text that is being parsed, charging the copy."""
             self._budget.spend(len(text) // 32)  # it was written anew
-            self._text = _Counted(text)
+            self._text = _CountingString(text)
             self._text.budget = self._budget
 
     return Parser

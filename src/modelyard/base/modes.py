@@ -1,4 +1,5 @@
-"""Files and folders that their owner alone may read: keys, what callers said, what they handed in."""
+"""Files and folders that only their owner may access: keys, recorded calls, uploaded
+files."""
 
 import logging
 import os
@@ -8,46 +9,62 @@ from pathlib import Path
 
 logger = logging.getLogger("modelyard.modes")
 
-_OTHERS = 0o077
+# All permission bits of the group and of other users.
+_OTHER_USERS_MASK = 0o077
 
 
 def private_folder(path: Path) -> Path:
-    """The folder; where it had to be made, others cannot look into it."""
-    missing = [one for one in (path, *path.parents) if not one.exists()]
-    for one in reversed(missing):
-        one.mkdir(mode=0o700, exist_ok=True)
+    """Create a folder with its parents if missing, accessible to the owner only, and
+    return it.
+
+    Existing folders keep their mode.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    # `mkdir(parents=True)` would create the parents with the default mode.
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file that its owner alone may read, from its first byte on."""
+    """Write a file that is readable by its owner only from the moment it exists."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(data)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
 
 
 def make_private(path: Path) -> bool:
-    """Take everybody else's rights to a file or folder away; whether there were any. What is not ours stays."""
+    """Remove all access of other users to a file or folder; return whether there was
+    any.
+
+    Symbolic links and files of other users are left alone.
+    """
     try:
-        seen = path.lstat()
-        if stat.S_ISLNK(seen.st_mode) or not seen.st_mode & _OTHERS or seen.st_uid != os.geteuid():
+        file_status = path.lstat()
+        if (
+            stat.S_ISLNK(file_status.st_mode)
+            or not file_status.st_mode & _OTHER_USERS_MASK
+            or file_status.st_uid != os.geteuid()
+        ):
             return False
-        path.chmod(stat.S_IMODE(seen.st_mode) & ~_OTHERS)
+        path.chmod(stat.S_IMODE(file_status.st_mode) & ~_OTHER_USERS_MASK)
     except OSError:
         return False
     return True
 
 
 def repair(paths: Iterable[Path]) -> None:
-    """Make them private, and say in the log which were not."""
+    """Make the paths private, and log a warning with those that were not."""
     repaired = [str(path) for path in paths if make_private(path)]
     if repaired:
         fields = {"files": len(repaired), "first": repaired[:5]}
-        logger.warning("files that others could read are private now", extra={"fields": fields})
+        logger.warning(
+            "files that others could read are private now", extra={"fields": fields}
+        )
 
 
 def open_to_others(path: Path) -> Iterator[str]:
-    """In words, what others may do with a file or folder."""
+    """Yield a description of each group of users that may access a file or folder."""
     try:
         mode = path.stat().st_mode
     except OSError:

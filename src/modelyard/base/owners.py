@@ -1,4 +1,5 @@
-"""Who owns what is being worked on: a process, named so that anybody on its machine can tell whether it is gone."""
+"""Identity of a process, written so that any process on the same machine can tell
+whether it has exited."""
 
 import os
 import socket
@@ -13,24 +14,37 @@ def _boot() -> str:
 
 
 def _started_at(pid: int) -> str:
-    """When a process began, in the kernel's count: a number that comes again is another process."""
+    """Return a process's start time in kernel ticks, which distinguishes it from a
+    later process with the same id.
+
+    Returns an empty string if it does not exist.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[19]
+        # The command name in parentheses may contain spaces, so fields are counted
+        # after the last one. Field 22 of stat is `starttime` (proc(5)).
+        return (
+            Path(f"/proc/{pid}/stat")
+            .read_text("ascii", "replace")
+            .rpartition(")")[2]
+            .split()[19]
+        )
     except (OSError, IndexError):
         return ""
 
 
 def owner_name() -> str:
-    """This process: machine, boot, number, beginning."""
+    """Return the identity of this process: `host:boot:pid:start time`."""
     pid = os.getpid()
     return f"{socket.gethostname()}:{_boot()}:{pid}:{_started_at(pid)}"
 
 
-def is_gone(owner: str) -> bool | None:
-    """Whether a process of this machine has ended; None for one of another machine."""
+def has_exited(owner: str) -> bool | None:
+    """Return whether a process of this machine has exited, or None if it belongs to
+    another machine."""
     host, boot, pid, started = ([*owner.split(":"), "", "", "", ""])[:4]
     if host != socket.gethostname():
         return None
+    # After a reboot no process of the earlier boot exists, even if its id does.
     if boot != _boot():
         return True
     return not pid.isdigit() or _started_at(int(pid)) != started

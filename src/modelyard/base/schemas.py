@@ -1,9 +1,11 @@
-"""Values held to JSON schemas that others wrote: nothing is fetched, and the work is bounded before it is done.
+"""Validation against user-supplied JSON schemas: nothing is fetched, and the work is
+bounded in advance.
 
-The validator is compiled code that cannot be interrupted, and a schema of a few hundred bytes can ask for more work
-than there is time in the world: references that double at each step, patterns with large repetitions, `anyOf` that
-tries each branch at each level of a tree. So the work is added up first (`_Work`), each pair of a schema's node and a
-value's node once, and what would be too much is refused.
+The validator is compiled code that cannot be interrupted, and a schema of a few hundred
+bytes can require unlimited work: references that double at each step, patterns with
+large repetitions, `anyOf` that tries every branch at every level of a tree. The work is
+therefore estimated first (`_Work`), counting each pair of schema node and value node
+once, and excessive work is refused.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,108 +19,149 @@ from modelyard.base import computing
 from modelyard.base.errors import ModelyardError
 from modelyard.base.patterns import PatternError, compile_pattern
 
-MOST_SCHEMA_BYTES = 256 << 10
-MOST_SCHEMA_DEPTH = 100
-MOST_VALUE_DEPTH = 200
-_MOST_WORK = 4_000_000
-"""About a twentieth of a second: a node held to a keyword is a unit, and so is half a step of a pattern."""
-MOST_PAIRS = 30_000
-MOST_PAIRS_APART = 1_000_000
-_FEW = 2_000
-"""Pairs that are added up faster than a thread is started."""
+MAX_SCHEMA_BYTES = 256 << 10
+MAX_SCHEMA_DEPTH = 100
+MAX_VALUE_DEPTH = 200
+_MAX_WORK = 4_000_000
+"""About a twentieth of a second. One unit is a node checked against a keyword, or half
+a step of a pattern."""
+# The larger limit applies to estimates that run in a thread.
+MAX_PAIRS = 30_000
+MAX_PAIRS_IN_THREAD = 1_000_000
+_SMALL_COUNT = 2_000
+"""Up to this many pairs, estimating is faster than starting a thread."""
 _PATTERN_BYTES = 256 << 10
-_MOST_PATTERNS = 200
-_MOST_PATTERN_STEPS = 10_000
+_MAX_PATTERNS = 200
+_MAX_PATTERN_STEPS = 10_000
 _UNKNOWN_STEPS = 2_000
-_MOST_BACKTRACKS = 1_000
-"""Each may look at the rest of a text, in a third of a hundredth of a microsecond for each character."""
+_MAX_BACKTRACKS = 1_000
+"""Maximum backtracks per match. Each may scan the rest of a text, at about 3 ns per
+character."""
 _BACKTRACKING_STEPS = 200
 
 Draft = Literal["7", "2020-12"]
 
 
 class SchemaError(ModelyardError):
-    """A schema that is none, or one that cannot be followed within bounds."""
+    """The schema is invalid, or cannot be evaluated within bounds."""
 
     code = "invalid_schema"
 
 
 class TooMuchWorkError(SchemaError):
-    """A value is too large to be held to this schema."""
+    """The value is too large to be validated against this schema."""
 
     code = "too_large_for_schema"
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Where a value does not fit, and why, in words for whoever wrote it."""
+    """Location and reason of the first violation, worded for the author of the value."""
 
     path: tuple[str | int, ...]
     message: str
 
-    def where(self, separator: str, whole: str) -> str:
-        return separator.join(str(step) for step in self.path) or whole
+    def where(self, separator: str, root_label: str) -> str:
+        """Return the path joined by `separator`, or `root_label` if the value as a
+        whole does not fit."""
+        return separator.join(str(step) for step in self.path) or root_label
 
 
 class Schema:
-    """A compiled schema. Make it with `compiled`."""
+    """A compiled schema. Create it with `compiled`."""
 
     __slots__ = ("_document", "_is_simple", "_size", "_validator")
 
     def __init__(self, document: Any, draft: Draft) -> None:
         self._document = document
         nodes = list(_schemas_in(document))
-        self._is_simple = not any("$ref" in one or "pattern" in one or "patternProperties" in one for one in nodes)
-        self._size = _count(document, MOST_SCHEMA_BYTES)
-        backtracks = any(_backtracks(pattern) for one in nodes for pattern in _patterns_of(one))
-        self._validator = _validator(document, draft, _backtracking() if backtracks else _linear())
+        # Without references and patterns the work is at most schema size times value
+        # size.
+        self._is_simple = not any(
+            "$ref" in node or "pattern" in node or "patternProperties" in node
+            for node in nodes
+        )
+        self._size = _count(document, MAX_SCHEMA_BYTES)
+        # The backtracking engine is slower, so it is used only if a pattern requires
+        # it.
+        backtracks = any(
+            _backtracks(pattern) for node in nodes for pattern in _patterns_of(node)
+        )
+        self._validator = _validator(
+            document, draft, _backtracking() if backtracks else _linear()
+        )
 
-    def mismatch(self, value: Any, *, most: int = MOST_PAIRS) -> Mismatch | None:
-        """The first thing that does not fit; None where all does. Raises TooMuchWorkError, SchemaError.
+    def mismatch(self, value: Any, *, max_pairs: int = MAX_PAIRS) -> Mismatch | None:
+        """Return the first violation, or None if the value is valid.
 
-        Off the loop `most` may be MOST_PAIRS_APART."""
-        self._check_work(value, most)
-        return self._first(value)
+        `max_pairs` may be MAX_PAIRS_IN_THREAD outside an event loop. Raises
+        TooMuchWorkError or SchemaError.
+        """
+        self._check_work(value, max_pairs)
+        return self._first_mismatch(value)
 
-    async def mismatch_apart(self, value: Any) -> Mismatch | None:
-        """As `mismatch`, for larger values: the adding up, which is most of it, is done off the loop."""
-        if _count(value, _FEW + 1) <= _FEW and self._size <= _FEW:
+    async def mismatch_async(self, value: Any) -> Mismatch | None:
+        """Validate like `mismatch`, for larger values: the estimate, which is most of
+        the work, runs in a thread."""
+        if (
+            _count(value, _SMALL_COUNT + 1) <= _SMALL_COUNT
+            and self._size <= _SMALL_COUNT
+        ):
             return self.mismatch(value)
-        await computing.apart(self._check_work, value, MOST_PAIRS_APART)
-        return self._first(value)
+        await computing.run_in_thread(self._check_work, value, MAX_PAIRS_IN_THREAD)
+        return self._first_mismatch(value)
 
-    def _check_work(self, value: Any, most_pairs: int) -> None:
+    def _check_work(self, value: Any, max_pairs: int) -> None:
         try:
-            nodes = _count(value, most_pairs + 1)
-            if nodes > most_pairs:
-                raise TooMuchWorkError(f"more than {most_pairs:,} values are too many to be held to a JSON schema")
-            if not self._is_simple or self._size * nodes > _MOST_WORK:
-                _Work(self._document, most_pairs).of(self._document, value)
+            nodes = _count(value, max_pairs + 1)
+            if nodes > max_pairs:
+                raise TooMuchWorkError(
+                    f"more than {max_pairs:,} values are too many to be held to a JSON"
+                    " schema"
+                )
+            # A cheap upper bound first; the exact estimate only if the bound is too
+            # high.
+            if not self._is_simple or self._size * nodes > _MAX_WORK:
+                _WorkEstimate(self._document, max_pairs).estimate(self._document, value)
         except RecursionError as error:
-            raise TooMuchWorkError("it is nested too deeply to be held to a JSON schema") from error
+            raise TooMuchWorkError(
+                "it is nested too deeply to be held to a JSON schema"
+            ) from error
 
-    def _first(self, value: Any) -> Mismatch | None:
+    def _first_mismatch(self, value: Any) -> Mismatch | None:
         try:
+            # Only the first error is needed, so the iterator is not exhausted.
             error: Any = next(iter(self._validator.iter_errors(value)), None)
         except RecursionError as error:
-            raise TooMuchWorkError("it is nested too deeply to be held to a JSON schema") from error
+            raise TooMuchWorkError(
+                "it is nested too deeply to be held to a JSON schema"
+            ) from error
         except (ValueError, TypeError, UnicodeError) as error:
-            raise SchemaError(f"it cannot be held to a JSON schema: {str(error)[:200]}") from error
-        return None if error is None else Mismatch(tuple(error.instance_path), error.message[:300])
+            raise SchemaError(
+                f"it cannot be held to a JSON schema: {str(error)[:200]}"
+            ) from error
+        return (
+            None
+            if error is None
+            else Mismatch(tuple(error.instance_path), error.message[:300])
+        )
 
 
 def is_large(value: Any) -> bool:
-    """Whether holding it to a schema takes longer than starting a thread for that."""
+    """Return whether validation would take longer than starting a thread for it."""
     try:
-        return _count(value, _FEW + 1) > _FEW
+        return _count(value, _SMALL_COUNT + 1) > _SMALL_COUNT
     except TooMuchWorkError:
         return False  # it is refused at once
 
 
-def compiled(schema: Any, *, draft: Draft = "2020-12", is_lenient: bool = False) -> Schema:
-    """A schema, made once for each content. Raises SchemaError that says what is wrong with it.
+def compile_schema(
+    schema: Any, *, draft: Draft = "2020-12", is_lenient: bool = False
+) -> Schema:
+    """Compile a schema, cached by content. Raises SchemaError if it is invalid.
 
-    Patterns that cannot be matched in linear time are given up after some steps; `is_lenient` leaves them out.
+    Patterns that cannot be matched in linear time are aborted after a number of steps;
+    `is_lenient` removes them instead.
     """
     try:
         body = msgspec.json.encode(schema)
@@ -126,18 +169,22 @@ def compiled(schema: Any, *, draft: Draft = "2020-12", is_lenient: bool = False)
         raise SchemaError("the schema is nested too deeply") from error
     except (TypeError, ValueError, OverflowError, UnicodeError) as error:
         raise SchemaError(f"the schema is no JSON: {str(error)[:200]}") from error
-    if len(body) > MOST_SCHEMA_BYTES:
-        raise SchemaError(f"a schema of {len(body):,} bytes; {MOST_SCHEMA_BYTES:,} are the most")
-    return _compiled(body, draft, is_lenient)
+    if len(body) > MAX_SCHEMA_BYTES:
+        raise SchemaError(
+            f"a schema of {len(body):,} bytes; {MAX_SCHEMA_BYTES:,} are the most"
+        )
+    return _compile_cached(body, draft, is_lenient)
 
 
 @lru_cache(256)
-def _compiled(body: bytes, draft: Draft, is_lenient: bool) -> Schema:
+def _compile_cached(body: bytes, draft: Draft, is_lenient: bool) -> Schema:
+    # Decoded from the bytes: the cached schema must not share objects that a caller may
+    # modify.
     document = msgspec.json.decode(body)
     if not isinstance(document, dict | bool):
         raise SchemaError("a schema must be an object, true or false")
-    if _depth(document) > MOST_SCHEMA_DEPTH:
-        raise SchemaError(f"the schema is nested deeper than {MOST_SCHEMA_DEPTH} levels")
+    if _depth(document) > MAX_SCHEMA_DEPTH:
+        raise SchemaError(f"the schema is nested deeper than {MAX_SCHEMA_DEPTH} levels")
     for node in _schemas_in(document):
         _check_references(node, is_root=node is document)
     _check_patterns(document, is_lenient=is_lenient)
@@ -147,120 +194,174 @@ def _compiled(body: bytes, draft: Draft, is_lenient: bool) -> Schema:
 def _linear() -> Any:
     import jsonschema_rs
 
-    return jsonschema_rs.RegexOptions(size_limit=_PATTERN_BYTES, dfa_size_limit=_PATTERN_BYTES)
+    return jsonschema_rs.RegexOptions(
+        size_limit=_PATTERN_BYTES, dfa_size_limit=_PATTERN_BYTES
+    )
 
 
 def _backtracking() -> Any:
-    """Lookaround and back-references, as exported apps have them in `^(?=.*\\d).{8,}$`; given up after some steps."""
+    r"""Return options for lookaround and back-references, as in `^(?=.*\d).{8,}$` of
+    imported apps, with a backtrack limit."""
     import jsonschema_rs
 
     return jsonschema_rs.FancyRegexOptions(
-        backtrack_limit=_MOST_BACKTRACKS, size_limit=_PATTERN_BYTES, dfa_size_limit=_PATTERN_BYTES
+        backtrack_limit=_MAX_BACKTRACKS,
+        size_limit=_PATTERN_BYTES,
+        dfa_size_limit=_PATTERN_BYTES,
     )
 
 
 def _validator(document: Any, draft: Draft, limits: Any) -> Any:
     import jsonschema_rs
 
-    kind = jsonschema_rs.Draft7Validator if draft == "7" else jsonschema_rs.Draft202012Validator
+    validator_class = (
+        jsonschema_rs.Draft7Validator
+        if draft == "7"
+        else jsonschema_rs.Draft202012Validator
+    )
     try:
-        return kind(document, offline=True, validate_formats=False, pattern_options=limits)
+        # `offline` keeps the validator from fetching remote references.
+        return validator_class(
+            document, offline=True, validate_formats=False, pattern_options=limits
+        )
     except jsonschema_rs.ValidationError as error:
         where = "/".join(str(step) for step in error.instance_path)
-        raise SchemaError(f"{where}: {error.message[:300]}" if where else error.message[:300]) from error
+        raise SchemaError(
+            f"{where}: {error.message[:300]}" if where else error.message[:300]
+        ) from error
     except (jsonschema_rs.ReferencingError, ValueError, TypeError) as error:
         raise SchemaError(str(error)[:300]) from error
 
 
-# ------------------------------------------------------------------------------------------ what is in a schema
+# ------------------------------------------------------------------ what is in a schema
 
-_HERE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
-"""Keywords whose schemas are held against the same value."""
-_HERE_BY_NAME = ("dependentSchemas", "dependencies")
-_BELOW = (
-    "additionalProperties", "unevaluatedProperties", "propertyNames", "items", "prefixItems", "additionalItems",
-    "unevaluatedItems", "contains",
-)  # fmt: skip
-_BY_NAME = ("properties", "patternProperties", "$defs", "definitions", *_HERE_BY_NAME)
+_SAME_VALUE_KEYWORDS = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
+"""Keywords whose schemas apply to the same value."""
+_SAME_VALUE_BY_NAME = ("dependentSchemas", "dependencies")
+# Keywords whose schemas apply to members or elements of the value.
+_CHILD_KEYWORDS = (
+    "additionalProperties",
+    "unevaluatedProperties",
+    "propertyNames",
+    "items",
+    "prefixItems",
+    "additionalItems",
+    "unevaluatedItems",
+    "contains",
+)
+_KEYWORDS_BY_NAME = (
+    "properties",
+    "patternProperties",
+    "$defs",
+    "definitions",
+    *_SAME_VALUE_BY_NAME,
+)
 
 
-def _each(value: Any) -> Sequence[Any]:
+def _as_list(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else (value,)
 
 
-def _named(node: Mapping[str, Any], keyword: str) -> Mapping[str, Any]:
-    found = node.get(keyword)
-    return found if isinstance(found, dict) else {}
+def _subschemas(node: Mapping[str, Any], keyword: str) -> Mapping[str, Any]:
+    subschemas = node.get(keyword)
+    return subschemas if isinstance(subschemas, dict) else {}
 
 
 def _schemas_in(document: Any) -> Iterator[dict[str, Any]]:
-    """All objects that stand where a schema does, whatever a property is called."""
+    """Yield all objects in schema position, whatever the property names are."""
     waiting = [document]
     while waiting:
         node = waiting.pop()
         if not isinstance(node, dict):
             continue
         yield node
-        for keyword in (*_HERE, *_BELOW):
+        for keyword in (*_SAME_VALUE_KEYWORDS, *_CHILD_KEYWORDS):
             if keyword in node:
-                waiting.extend(_each(node[keyword]))
-        for keyword in _BY_NAME:
-            waiting.extend(_named(node, keyword).values())
+                waiting.extend(_as_list(node[keyword]))
+        for keyword in _KEYWORDS_BY_NAME:
+            waiting.extend(_subschemas(node, keyword).values())
 
 
 def _check_references(node: Mapping[str, Any], *, is_root: bool) -> None:
-    """Only what stands in the schema itself is followed."""
+    """Raise SchemaError for references that leave the schema itself."""
     if "$dynamicRef" in node or "$recursiveRef" in node:
-        raise SchemaError("$dynamicRef and $recursiveRef are not supported; $ref with '#/…' is")
+        raise SchemaError(
+            "$dynamicRef and $recursiveRef are not supported; $ref with '#/…' is"
+        )
     reference = node.get("$ref")
-    if reference is not None and not (isinstance(reference, str) and reference.startswith("#")):
-        raise SchemaError(f"$ref {str(reference)[:100]!r} leads elsewhere; only '#/…' in the schema itself is followed")
-    if not is_root and isinstance(node.get("$id"), str) and not node["$id"].startswith("#"):
-        raise SchemaError(f"$id {node['$id'][:100]!r} inside a schema is not supported; only '#/…' is followed")
+    if reference is not None and not (
+        isinstance(reference, str) and reference.startswith("#")
+    ):
+        raise SchemaError(
+            f"$ref {str(reference)[:100]!r} leads elsewhere; only '#/…' in the schema"
+            " itself is followed"
+        )
+    # A nested `$id` would change what `#` refers to below it.
+    if (
+        not is_root
+        and isinstance(node.get("$id"), str)
+        and not node["$id"].startswith("#")
+    ):
+        raise SchemaError(
+            f"$id {node['$id'][:100]!r} inside a schema is not supported; only '#/…' is"
+            " followed"
+        )
 
 
 def _check_patterns(document: Any, *, is_lenient: bool) -> None:
-    """Holds each pattern, and all of them together, to what can be matched in linear time."""
+    """Check each pattern, and all of them together, against the limits for linear-time
+    matching."""
     count = steps = 0
     for node in list(_schemas_in(document)):
         for pattern in _patterns_of(node):
             count += 1
             steps += _steps(pattern)
-            fits = steps <= _MOST_PATTERN_STEPS and count <= _MOST_PATTERNS
-            problem = _problem_of(pattern, is_linear=is_lenient) if fits else _TOO_MANY
+            # The totals count across the whole schema, since every pattern may run on
+            # every value.
+            is_within_limits = steps <= _MAX_PATTERN_STEPS and count <= _MAX_PATTERNS
+            problem = (
+                _problem_of(pattern, is_linear=is_lenient)
+                if is_within_limits
+                else _TOO_MANY
+            )
             if problem and not is_lenient:
                 raise SchemaError(problem)
             if problem:
-                _leave_out(node, pattern)
+                _remove_pattern(node, pattern)
 
 
 _TOO_MANY = (
-    f"the schema's patterns are too many or too large; at most {_MOST_PATTERNS} of {_MOST_PATTERN_STEPS:,} steps "
-    "together can be used"
+    f"the schema's patterns are too many or too large; at most {_MAX_PATTERNS} of"
+    f" {_MAX_PATTERN_STEPS:,} steps together can be used"
 )
 
 
 def _patterns_of(node: Mapping[str, Any]) -> list[str]:
-    own = node.get("pattern")
-    return [*([own] if isinstance(own, str) else []), *_named(node, "patternProperties")]
+    pattern = node.get("pattern")
+    return [
+        *([pattern] if isinstance(pattern, str) else []),
+        *_subschemas(node, "patternProperties"),
+    ]
 
 
-def _leave_out(node: dict[str, Any], pattern: str) -> None:
+def _remove_pattern(node: dict[str, Any], pattern: str) -> None:
     if node.get("pattern") == pattern:
         del node["pattern"]
-    if pattern in _named(node, "patternProperties"):
+    if pattern in _subschemas(node, "patternProperties"):
         del node["patternProperties"][pattern]
+        # The property names covered by the removed pattern are unknown now, so
+        # `additionalProperties` would reject valid ones.
         node.pop("additionalProperties", None)  # nobody knows which ones are left
 
 
 def _problem_of(pattern: str, *, is_linear: bool) -> str | None:
     if _can_be_read(pattern, _linear) or (not is_linear and _backtracks(pattern)):
         return None
-    return _words_for(pattern)
+    return _pattern_error(pattern)
 
 
 def _backtracks(pattern: str) -> bool:
-    """Whether a pattern can be matched, but not in linear time."""
+    """Return whether a pattern can be matched, but only by the backtracking engine."""
     return not _can_be_read(pattern, _linear) and _can_be_read(pattern, _backtracking)
 
 
@@ -269,13 +370,16 @@ def _can_be_read(pattern: str, limits: Callable[[], Any]) -> bool:
     import jsonschema_rs
 
     try:
-        jsonschema_rs.Draft202012Validator({"pattern": pattern}, offline=True, pattern_options=limits())
+        # The only reliable test is to compile the pattern in the engine itself.
+        jsonschema_rs.Draft202012Validator(
+            {"pattern": pattern}, offline=True, pattern_options=limits()
+        )
     except (jsonschema_rs.ValidationError, ValueError):
         return False
     return True
 
 
-def _words_for(pattern: str) -> str:
+def _pattern_error(pattern: str) -> str:
     try:
         compile_pattern(pattern)
     except PatternError as error:
@@ -285,11 +389,12 @@ def _words_for(pattern: str) -> str:
 
 @lru_cache(1024)
 def _steps(pattern: str) -> int:
-    """How many steps a pattern may take for each character of a text."""
+    """Return the maximum number of steps a pattern may take per character of text."""
     try:
         return compile_pattern(pattern).size
     except PatternError:
-        # The other engine may know it, this one does not.
+        # The pattern may be valid in the other engine but not in RE2: use a fixed
+        # estimate.
         return _BACKTRACKING_STEPS if _backtracks(pattern) else _UNKNOWN_STEPS
 
 
@@ -299,134 +404,178 @@ def _depth(document: Any) -> int:
         node, depth = waiting.pop()
         deepest = max(deepest, depth)
         if isinstance(node, dict):
-            waiting.extend((one, depth + 1) for one in node.values())
+            waiting.extend((child, depth + 1) for child in node.values())
         elif isinstance(node, list):
-            waiting.extend((one, depth + 1) for one in node)
+            waiting.extend((child, depth + 1) for child in node)
     return deepest
 
 
-def _count(document: Any, most: int) -> int:
-    """How many values are in it; counts no further than `most`. Raises TooMuchWorkError where it goes too deep."""
+def _count(document: Any, limit: int) -> int:
+    """Return the number of values in a document, counting no further than `limit`.
+
+    Raises TooMuchWorkError if it is nested too deeply.
+    """
     count, level, depth = 1, [document], 0
-    while level and count <= most:
+    # Breadth first without recursion, so that deep input cannot exhaust the stack.
+    while level and count <= limit:
         depth += 1
-        if depth > MOST_VALUE_DEPTH:
-            raise TooMuchWorkError(f"it is nested deeper than {MOST_VALUE_DEPTH} levels")
-        below: list[Any] = []
+        if depth > MAX_VALUE_DEPTH:
+            raise TooMuchWorkError(f"it is nested deeper than {MAX_VALUE_DEPTH} levels")
+        children: list[Any] = []
         for node in level:
             if isinstance(node, dict):
-                below.extend(node.values())
+                children.extend(node.values())
             elif isinstance(node, list):
-                below.extend(node)
-        count += len(below)
-        level = [one for one in below if isinstance(one, dict | list)]
+                children.extend(node)
+        count += len(children)
+        level = [child for child in children if isinstance(child, dict | list)]
     return count
 
 
-# ---------------------------------------------------------------------------------------------- adding up
+# ---------------------------------------------------------------------------- adding up
 
 
-class _Work:
-    """How much a validator has to do at most. Raises TooMuchWorkError, SchemaError for references in a circle."""
+class _WorkEstimate:
+    """Upper bound of a validator's work. Raises TooMuchWorkError, or SchemaError for
+    circular references."""
 
-    def __init__(self, root: Any, most_pairs: int) -> None:
+    def __init__(self, root: Any, max_pairs: int) -> None:
         self._root = root
-        self._left = most_pairs
-        self._known: dict[tuple[int, int], int | None] = {}
-        self._kept: list[Any] = []
+        self._left = max_pairs
+        self._totals: dict[tuple[int, int], int | None] = {}
+        # Referenced nodes are held so that their `id` stays unique while pairs are
+        # cached by it.
+        self._referenced: list[Any] = []
 
-    def of(self, node: Any, value: Any) -> int:
+    def estimate(self, node: Any, value: Any) -> int:
+        """Return the work units for checking `value` against the schema `node`."""
         if not isinstance(node, dict):
             return 1
         pair = (id(node), id(value))
-        if pair in self._known:
-            known = self._known[pair]
-            if known is None:
+        if pair in self._totals:
+            cached_total = self._totals[pair]
+            if cached_total is None:
                 raise SchemaError("the schema's references go round in a circle")
-            return known
+            return cached_total
+        # Each pair is evaluated once; None marks one in progress, so meeting it again
+        # is a cycle.
         self._left -= 1
         if self._left < 0:
             raise TooMuchWorkError("it is too large to be held to this JSON schema")
-        self._known[pair] = None
-        total = self._here(node, value)
+        self._totals[pair] = None
+        total = self._same_value_work(node, value)
         if isinstance(value, dict):
-            total += self._object(node, value)
+            total += self._object_work(node, value)
         elif isinstance(value, list):
-            total += self._list(node, value)
-        if total > _MOST_WORK:
-            raise TooMuchWorkError("it takes too much work to hold this to its JSON schema")
-        self._known[pair] = total
+            total += self._list_work(node, value)
+        if total > _MAX_WORK:
+            raise TooMuchWorkError(
+                "it takes too much work to hold this to its JSON schema"
+            )
+        self._totals[pair] = total
         return total
 
-    def _here(self, node: dict[str, Any], value: Any) -> int:
+    def _same_value_work(self, node: dict[str, Any], value: Any) -> int:
         total = 1 + len(node)
         if isinstance(value, str) and isinstance(node.get("pattern"), str):
+            # Two units per step of a pattern, for each character.
             total += 2 * _steps(node["pattern"]) * len(value)
         options = node.get("enum")
         if isinstance(options, list):
             total += len(options)
         if "$ref" in node:
-            total += self.of(self._target(node["$ref"]), value)
-        for keyword in _HERE:
+            total += self.estimate(self._target(node["$ref"]), value)
+        for keyword in _SAME_VALUE_KEYWORDS:
             if keyword in node:
-                total += sum(self.of(one, value) for one in _each(node[keyword]))
-        for keyword in _HERE_BY_NAME:
-            total += sum(self.of(one, value) for one in _named(node, keyword).values())
+                total += sum(
+                    self.estimate(subschema, value)
+                    for subschema in _as_list(node[keyword])
+                )
+        for keyword in _SAME_VALUE_BY_NAME:
+            total += sum(
+                self.estimate(subschema, value)
+                for subschema in _subschemas(node, keyword).values()
+            )
         return total
 
-    def _object(self, node: dict[str, Any], value: dict[str, Any]) -> int:
+    def _object_work(self, node: dict[str, Any], value: dict[str, Any]) -> int:
         total = len(value)
-        properties = _named(node, "properties")
-        few, other = (properties, value) if len(properties) < len(value) else (value, properties)
-        total += sum(self.of(properties[name], value[name]) for name in few if name in other)
+        properties = _subschemas(node, "properties")
+        # Iterate over the smaller of the two mappings.
+        smaller, larger = (
+            (properties, value) if len(properties) < len(value) else (value, properties)
+        )
+        total += sum(
+            self.estimate(properties[name], value[name])
+            for name in smaller
+            if name in larger
+        )
         names = sum(len(name) for name in value)
-        for pattern, rule in _named(node, "patternProperties").items():
+        for pattern, rule in _subschemas(node, "patternProperties").items():
             total += 2 * _steps(pattern) * names
-            total += sum(self.of(rule, one) for one in value.values())
+            total += sum(self.estimate(rule, member) for member in value.values())
         for keyword in ("additionalProperties", "unevaluatedProperties"):
             if isinstance(node.get(keyword), dict):
-                total += sum(self.of(node[keyword], one) for one in value.values())
+                total += sum(
+                    self.estimate(node[keyword], member) for member in value.values()
+                )
         if isinstance(node.get("propertyNames"), dict):
-            total += sum(self.of(node["propertyNames"], name) for name in value)
+            total += sum(self.estimate(node["propertyNames"], name) for name in value)
         return total
 
-    def _list(self, node: dict[str, Any], value: list[Any]) -> int:
+    def _list_work(self, node: dict[str, Any], value: list[Any]) -> int:
         total = len(value)
         for keyword in ("items", "prefixItems"):
+            # A list of schemas applies by position, a single schema to all elements.
             rules = node.get(keyword)
             if isinstance(rules, list):
-                total += sum(self.of(rule, one) for rule, one in zip(rules, value, strict=False))
+                total += sum(
+                    self.estimate(rule, element)
+                    for rule, element in zip(rules, value, strict=False)
+                )
         for keyword in ("items", "additionalItems", "unevaluatedItems", "contains"):
             if isinstance(node.get(keyword), dict):
-                total += sum(self.of(node[keyword], one) for one in value)
+                total += sum(self.estimate(node[keyword], element) for element in value)
         return total
 
     def _target(self, reference: str) -> Any:
-        found = _pointed(self._root, reference)
-        self._kept.append(found)
-        return found
+        target = _resolve_reference(self._root, reference)
+        self._referenced.append(target)
+        return target
 
 
-def _pointed(root: Any, reference: str) -> Any:
-    """What `#`, `#/a/b` or `#name` leads to. Raises SchemaError."""
+def _resolve_reference(root: Any, reference: str) -> Any:
+    """Return the node that `#`, `#/a/b` or `#name` refers to. Raises SchemaError if
+    there is none."""
     from urllib.parse import unquote
 
     path = unquote(reference[1:])
     if not path:
         return root
     if not path.startswith("/"):
-        named = (one for one in _schemas_in(root) if path in (one.get("$anchor"), str(one.get("$id", ""))[1:]))
-        found = next(named, None)
-        if found is None:
+        matches = (
+            node
+            for node in _schemas_in(root)
+            if path in (node.get("$anchor"), str(node.get("$id", ""))[1:])
+        )
+        target = next(matches, None)
+        if target is None:
             raise SchemaError(f"$ref {reference[:100]!r} leads nowhere")
-        return found
-    here = root
+        return target
+    current_node = root
     for step in path[1:].split("/"):
+        # Unescape a JSON pointer token; `~1` must come first (RFC 6901, section 4).
         name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(here, dict) and name in here:
-            here = here[name]
-        elif isinstance(here, list) and name.isascii() and name.isdigit() and len(name) < 7 and int(name) < len(here):
-            here = here[int(name)]
+        if isinstance(current_node, dict) and name in current_node:
+            current_node = current_node[name]
+        elif (
+            isinstance(current_node, list)
+            and name.isascii()
+            and name.isdigit()
+            and len(name) < 7
+            and int(name) < len(current_node)
+        ):
+            current_node = current_node[int(name)]
         else:
             raise SchemaError(f"$ref {reference[:100]!r} leads nowhere")
-    return here
+    return current_node

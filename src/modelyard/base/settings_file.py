@@ -1,6 +1,8 @@
-"""The settings' file as text: its secrets struck out for whoever looks, and put back in what comes from there.
+"""The settings file as text, with secrets masked for display and restored in an edited
+version.
 
-What is a secret is known by its place: keys of callers, of the database, of providers. `${NAME}` stays as it is.
+Secrets are recognised by their path: keys of callers, of the database, of providers.
+References such as `${NAME}` are not masked.
 """
 
 import re
@@ -11,64 +13,94 @@ import yaml
 
 from modelyard.base.errors import ConfigError
 
-STRUCK = "********"
+MASK = "********"
 _SECRET = re.compile(
     r"(^|\.)(api_keys\[\d+\]|master_key|client_secret|qdrant_api_key|env\.\w+)$|(^|\.)credentials\[\d+\]\.values\.(?!.*(url|endpoint|region|version|name)$)"
 )
 _PASSWORD = re.compile(r"(?P<before>\w+://[^:/@\s]*:)(?P<secret>[^@/\s]+)@")
 _PROXY = re.compile(r"(^|\.)proxy$")
-"""Struck out whole where somebody is named: proxies are written without a scheme too, and with a token alone."""
+"""Proxy values are masked completely if they contain a user: they may lack a scheme,
+and may hold a bare token."""
 
 
-def struck(text: str) -> str:
-    """The file without its secrets. Raises ConfigError where it is no YAML."""
-    pieces: list[str] = []
-    at = 0
-    for begin, end, _, value in sorted(_secrets(text)):
-        hidden = _PASSWORD.sub(rf"\g<before>{STRUCK}@", value) if _PASSWORD.search(value) else STRUCK
-        pieces += [text[at:begin], f'"{hidden}"']
-        at = end
-    return "".join([*pieces, text[at:]])
+def mask_secrets(text: str) -> str:
+    """Return the file's text with secrets masked. Raises ConfigError if it is not YAML."""
+    fragments: list[str] = []
+    position = 0
+    for start, end, _, value in sorted(_secrets(text)):
+        # Only the password is masked in a URL, so that host and user stay readable.
+        hidden = (
+            _PASSWORD.sub(rf"\g<before>{MASK}@", value)
+            if _PASSWORD.search(value)
+            else MASK
+        )
+        fragments += [text[position:start], f'"{hidden}"']
+        position = end
+    return "".join([*fragments, text[position:]])
 
 
-def restored(text: str, old: str) -> str:
-    """What was edited, with the secrets that stand in `old` at the places where they are still struck out.
+def unmask_secrets(text: str, old: str) -> str:
+    """Return an edited text with the masked secrets replaced by those at the same paths
+    of `old`.
 
-    Raises ConfigError where it is no YAML, or strikes out what was not there.
+    Raises ConfigError if it is not YAML, or if it masks a value that did not exist
+    before.
     """
-    known = {path: old[begin:end] for begin, end, path, _ in _secrets(old)}
-    pieces: list[str] = []
-    at = 0
-    for begin, end, path, value in sorted(_scalars(text)):
-        if STRUCK not in value:
+    # Source text including quotes, so that it can be inserted unchanged.
+    secrets_by_path = {path: old[start:end] for start, end, path, _ in _secrets(old)}
+    fragments: list[str] = []
+    position = 0
+    for start, end, path, value in sorted(_scalars(text)):
+        if MASK not in value:
             continue
-        if path not in known:
-            raise ConfigError(f"{path} is {STRUCK}, and there is nothing to keep at that place: write the value")
-        pieces += [text[at:begin], known[path]]
-        at = end
-    return "".join([*pieces, text[at:]])
+        if path not in secrets_by_path:
+            raise ConfigError(
+                f"{path} is {MASK}, and there is nothing to keep at that place: write"
+                " the value"
+            )
+        fragments += [text[position:start], secrets_by_path[path]]
+        position = end
+    return "".join([*fragments, text[position:]])
 
 
 def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
-    for begin, end, path, value in _scalars(text):
-        is_reference = value.startswith("${") and value.endswith("}") and ":-" not in value
+    for start, end, path, value in _scalars(text):
+        # `${NAME:-default}` may contain the secret itself, so it is masked.
+        is_reference = (
+            value.startswith("${") and value.endswith("}") and ":-" not in value
+        )
         names_somebody = bool(_PROXY.search(path)) and "@" in value
-        if value and not is_reference and (names_somebody or _SECRET.search(path) or _PASSWORD.search(value)):
-            yield begin, end, path, value
+        if (
+            value
+            and not is_reference
+            and (names_somebody or _SECRET.search(path) or _PASSWORD.search(value))
+        ):
+            yield start, end, path, value
 
 
 def _scalars(text: str) -> Iterator[tuple[int, int, str, str]]:
-    """(where it begins and ends in the text, its path, its value) of every value."""
+    """Yield (start offset, end offset, path, value) of every scalar in the text."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"this is not YAML: {error}") from error
     todo: list[tuple[str, Any]] = [("", node)]
     while todo:
-        path, one = todo.pop()
-        if isinstance(one, yaml.MappingNode):
-            todo += [(f"{path}.{key.value}".lstrip("."), value) for key, value in one.value]
-        elif isinstance(one, yaml.SequenceNode):
-            todo += [(f"{path}[{place}]", value) for place, value in enumerate(one.value)]
-        elif isinstance(one, yaml.ScalarNode):
-            yield one.start_mark.index, one.end_mark.index, path, one.value
+        path, current_node = todo.pop()
+        if isinstance(current_node, yaml.MappingNode):
+            todo += [
+                (f"{path}.{key.value}".lstrip("."), value)
+                for key, value in current_node.value
+            ]
+        elif isinstance(current_node, yaml.SequenceNode):
+            todo += [
+                (f"{path}[{index}]", value)
+                for index, value in enumerate(current_node.value)
+            ]
+        elif isinstance(current_node, yaml.ScalarNode):
+            yield (
+                current_node.start_mark.index,
+                current_node.end_mark.index,
+                path,
+                current_node.value,
+            )

@@ -1,11 +1,12 @@
-"""Addresses that others wrote, taken together without an exception."""
+"""Joining of external URLs without exceptions."""
 
 from urllib.parse import urljoin
 
 
-def join(base: str, given: str) -> str:
-    """Where `given` leads, seen from `base`; empty where that cannot be read, as `http://[::1`."""
+def join(base: str, reference: str) -> str:
+    """Resolve `reference` against `base` (RFC 3986, section 5). Returns an empty string
+    if it is malformed, such as `http://[::1`."""
     try:
-        return urljoin(base, given)
+        return urljoin(base, reference)
     except ValueError:
         return ""

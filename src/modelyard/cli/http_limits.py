@@ -1,16 +1,21 @@
-"""How large a request's head may be, and how slowly its body may come."""
+"""Limits for request heads (size) and request bodies (speed)."""
 
 from collections.abc import Sequence
 
 from modelyard.base.settings import ConnectionSettings
-from modelyard.gateway.http import HeadTooLargeError, RefusedError, TargetTooLongError
+from modelyard.gateway.http import (
+    HeadersTooLargeError,
+    RefusedError,
+    TargetTooLongError,
+)
 
 _LINE_COST = 4
-"""Of a header beside its name and value."""
+"""Bytes that a header takes in addition to name and value: colon, space, CR and LF."""
 
 
 class HeadLimits:
-    """Of heads: bytes, headers, and bytes of the address. One object a server."""
+    """Limits for request heads: total bytes, number of headers, and length of the
+    target. One object per server."""
 
     __slots__ = ("_settings", "harmless", "most_bytes", "most_headers", "most_target")
 
@@ -20,55 +25,83 @@ class HeadLimits:
         self.most_headers = settings.headers
         self.most_target = settings.target_kb << 10
         self.harmless = min(self.most_bytes, self.most_target)
-        """A head that came in no more bytes than these is not too large in any way, but for its headers' number."""
+        """A head of at most this size can only exceed the number of headers. Allows
+        skipping the exact check."""
 
-    def broken_by_part(self, url: bytes, came: int) -> RefusedError | None:
-        """What is wrong with a head of which so many bytes came, and which is not complete."""
-        if came <= self.most_bytes:
+    def broken_by_part(self, url: bytes, received_bytes: int) -> RefusedError | None:
+        """Return the error for an incomplete head of which `received_bytes` have
+        arrived, or None."""
+        if received_bytes <= self.most_bytes:
             return None
+        # The URL is known in part already; it decides between 414 and 431.
         return self._too_long() if len(url) > self.most_target else self._too_large()
 
-    def broken_by(self, url: bytes, headers: Sequence[tuple[bytes, bytes]], came: int) -> RefusedError | None:
-        """What is wrong with a complete head, which came within so many bytes."""
+    def broken_by(
+        self, url: bytes, headers: Sequence[tuple[bytes, bytes]], received_bytes: int
+    ) -> RefusedError | None:
+        """Return the error for a complete head that arrived within `received_bytes`, or
+        None."""
         if len(url) > self.most_target:
             return self._too_long()
         if len(headers) > self.most_headers:
             return self._too_large()
-        # The read that completes a head may hold more than it, so that only its parts say how large it was.
-        if came > self.most_bytes and _size(url, headers) > self.most_bytes:
+        # The read that completes a head may contain more than it, so the size is
+        # computed from the parts.
+        if received_bytes > self.most_bytes and _size(url, headers) > self.most_bytes:
             return self._too_large()
         return None
 
     def _too_large(self) -> RefusedError:
+        """Return the error for a head that is too large (431)."""
         settings = self._settings
-        return HeadTooLargeError(f"a request may have {settings.headers} headers, and {settings.head_kb} kB of them")
+        return HeadersTooLargeError(
+            f"a request may have {settings.headers} headers, and {settings.head_kb} kB of them"
+        )
 
     def _too_long(self) -> RefusedError:
-        return TargetTooLongError(f"a request's address may have {self._settings.target_kb} kB")
+        """Return the error for a target that is too long (414)."""
+        return TargetTooLongError(
+            f"a request's address may have {self._settings.target_kb} kB"
+        )
 
 
 def _size(url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> int:
-    return len(url) + sum(len(name) + len(value) + _LINE_COST for name, value in headers)
+    """Return the size of a parsed head in bytes."""
+    return len(url) + sum(
+        len(name) + len(value) + _LINE_COST for name, value in headers
+    )
 
 
-class Pace:
-    """Of one body. Patience with it is lost with time, and won by bytes."""
+class BodyRateMeter:
+    """Measures the speed of one body. Patience decreases with time and is restored by
+    arriving bytes."""
 
     __slots__ = ("_came", "_looked_at", "_patience", "_settings")
 
-    def __init__(self, settings: ConnectionSettings, now: float, came: int) -> None:
-        """`came`: bytes of it that are here already."""
+    def __init__(
+        self, settings: ConnectionSettings, current_time: float, received_bytes: int
+    ) -> None:
+        """`received_bytes`: how much of the body has arrived already."""
         self._settings = settings
+        # Starts full, so that a slow start is tolerated.
         self._patience = settings.body_seconds
-        self._looked_at = now
-        self._came = came
+        self._looked_at = current_time
+        self._came = received_bytes
 
-    def is_slow(self, now: float, came: int, *, is_held: bool) -> bool:
-        """Whether patience is at its end. `is_held`: it is we who keep it waiting, which costs nothing."""
-        elapsed, self._looked_at = now - self._looked_at, now
-        fresh, self._came = came - self._came, came
+    def is_slow(
+        self, current_time: float, received_bytes: int, *, is_held: bool
+    ) -> bool:
+        """Tell whether patience is used up. `is_held`: the server paused reading, so
+        the time does not count."""
+        elapsed, self._looked_at = current_time - self._looked_at, current_time
+        new_bytes, self._came = received_bytes - self._came, received_bytes
         if is_held:
             return False
-        most = self._settings.body_seconds
-        self._patience = min(most, self._patience - elapsed + fresh / self._settings.body_rate)
+        max_patience = self._settings.body_seconds
+        # Capped at the start value: a fast beginning does not permit a long stall
+        # later.
+        self._patience = min(
+            max_patience,
+            self._patience - elapsed + new_bytes / self._settings.body_rate,
+        )
         return self._patience < 0

@@ -1,7 +1,8 @@
-"""uvicorn's HTTP protocol with a door before it: limits of time, size and number hold before anybody is known.
+"""uvicorn's HTTP protocol with limits of time, size and number that apply before a
+client is authenticated.
 
-What a request is, and how answers are written, stays uvicorn's. Here is what it has no hooks for: when a head or a body
-takes too long or too much. How large they may be is in `http_limits`, what is said then in `http_ending`.
+Parsing and response writing remain uvicorn's. This module adds what has no hooks there.
+Sizes are in `http_limits`, closing is in `http_ending`.
 """
 
 import asyncio
@@ -14,35 +15,56 @@ from urllib.parse import unquote
 import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 from uvicorn.server import ServerState
 
-from modelyard.cli.door import Door, Origin
-from modelyard.cli.http_ending import BODY, HEAD, OVER, WHOLE, Ending, Lingering, Refusal
-from modelyard.cli.http_limits import HeadLimits, Pace
-from modelyard.gateway.http import SMALL_BODY, RefusedError, RequestTimeoutError, ServerBusyError
+from modelyard.cli.door import ClientNetwork, ConnectionLimiter
+from modelyard.cli.http_ending import (
+    BODY,
+    HEAD,
+    OVER,
+    WHOLE,
+    ConnectionEnding,
+    Lingering,
+    Refusal,
+)
+from modelyard.cli.http_limits import BodyRateMeter, HeadLimits
+from modelyard.gateway.http import (
+    SMALL_BODY,
+    RefusedError,
+    RequestTimeoutError,
+    ServerBusyError,
+)
 from modelyard.gateway.server import Gateway
 
+# Allowance for the first chunk sizes and extensions of any body.
 _SPARE = 1 << 14
 _PER_BYTE = 8
-"""Of chunked bodies: bytes that may be around each byte of content. One of a byte takes five."""
+"""Overhead bytes allowed per content byte of a chunked body. A one-byte chunk has five.
+"""
 
 
-class _Nowhere:
-    """Takes trailers, which nobody here asks for: headers that come behind the body would pass for those before it."""
+class _DiscardedHeaders:
+    """Discards trailers: headers after the body must not be mistaken for those before
+    it."""
 
     def append(self, pair: tuple[bytes, bytes]) -> None:
+        """Discard a header."""
         pass
 
     def __iter__(self) -> Any:
         return iter(())
 
 
-_NOWHERE = _Nowhere()
+_NOWHERE = _DiscardedHeaders()
 
 
-class _Cycle(RequestResponseCycle):
-    """One request and its answer. What is the same for every one when it begins is the class's."""
+class _RequestCycle(RequestResponseCycle):
+    """One request and its response. Initial values shared by all requests are class
+    attributes, to save memory."""
 
     access_log = False
     disconnected = False
@@ -52,7 +74,7 @@ class _Cycle(RequestResponseCycle):
     chunked_encoding: bool | None = None
     expected_content_length = 0
     error: RefusedError | None = None
-    """Why no more of the request is taken."""
+    """Why no more of the request is accepted."""
 
     def __init__(self, protocol: "GuardedProtocol") -> None:  # pyright: ignore[reportMissingSuperCall]
         self.protocol = protocol
@@ -64,18 +86,24 @@ class _Cycle(RequestResponseCycle):
         self.message_event = asyncio.Event()
         self.on_response = protocol.on_response_complete
         self.waiting_for_100_continue = protocol.expect_100_continue
-        self.keep_alive = self.scope["http_version"] != "1.0" and protocol.parser.should_keep_alive()
+        # HTTP/1.0 connections are always closed after the response.
+        self.keep_alive = (
+            self.scope["http_version"] != "1.0" and protocol.parser.should_keep_alive()
+        )
         self.body = bytearray()
 
     def await_body(self) -> None:
-        """Its body is not complete, and its answer may begin before it is.
+        """Mark that the response may start before the body is complete.
 
-        The task that runs it begins after the read that it came with: it sees no other class.
+        The application's task starts after this read, so it only ever sees the new
+        class.
         """
-        self.__class__ = _Unfinished  # pyright: ignore[reportAttributeAccessIssue]  of its own kind
+        # Changing the class keeps the common case, a complete body, free of extra
+        # checks.
+        self.__class__ = _IncompleteCycle  # pyright: ignore[reportAttributeAccessIssue]  of its own kind
 
     def fail(self, error: RefusedError) -> None:
-        """Tell the application instead of the rest of the request."""
+        """Deliver an error to the application instead of the remaining request."""
         self.await_body()
         self.error = error
         self.body = bytearray()
@@ -83,46 +111,66 @@ class _Cycle(RequestResponseCycle):
         self.message_event.set()
 
     def close_after(self) -> None:
-        """The connection ends with this answer, although more of the request may come."""
+        """Close the connection after this response, although more of the request may
+        arrive."""
         self.keep_alive = False
         self.transport = Lingering(self.protocol.transport, self.protocol.ending)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class _Unfinished(_Cycle):
-    """A request whose body was not complete when its answer began to be made."""
+class _IncompleteCycle(_RequestCycle):
+    """A request whose body was incomplete when its response was started."""
 
-    def receive(self) -> Coroutine[Any, Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]  # as good
+    def receive(
+        self,
+    ) -> Coroutine[Any, Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]  # as good
+        """Return the next body message, or a disconnect that carries the error."""
         return self._refused() if self.error is not None else super().receive()
 
     async def _refused(self) -> dict[str, Any]:
         return {"type": "http.disconnect", "error": self.error}
 
     def send(self, message: Any) -> Coroutine[Any, Any, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Send a response message; the first one decides whether the connection
+        survives."""
         if self.more_body and not self.response_started:
             self._answer_early()
         return super().send(message)
 
     def _answer_early(self) -> None:
-        """The answer begins before the request is complete. A small rest of it is read; else the connection ends."""
+        """Called if the response starts before the request is complete. A small
+        remainder is read; otherwise the connection closes."""
         if self.error is not None:
             return
-        length = next((value for name, value in self.scope["headers"] if name == b"content-length"), b"")
-        rest = int(length) - self.protocol.content if length.isdigit() else SMALL_BODY + 1
-        if self.waiting_for_100_continue or rest > SMALL_BODY:
+        length = next(
+            (
+                value
+                for name, value in self.scope["headers"]
+                if name == b"content-length"
+            ),
+            b"",
+        )
+        # Without a content length the remainder is unknown and counts as too large.
+        remaining_bytes = (
+            int(length) - self.protocol.content if length.isdigit() else SMALL_BODY + 1
+        )
+        # A client that waits for 100 Continue has not sent the body, and may never do
+        # so.
+        if self.waiting_for_100_continue or remaining_bytes > SMALL_BODY:
             self.close_after()
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection. See `door.Connection`.
+    """One connection with its limits. Implements `door.Connection`.
 
-    Ten thousand of them may be open and idle, so each holds what is its own alone: what is the server's is the class's,
-    of which `protocol_of` makes one a server, and what a request needs is there while there is one.
+    Ten thousand may be idle at once, so an instance holds only what is its own.
+    Server-wide values are attributes of the class that `protocol_class` creates per
+    server, and request state exists only during a request.
     """
 
-    door: Door
+    door: ConnectionLimiter
     limits: HeadLimits
     refusal: Refusal
-    origin: Origin
+    origin: ClientNetwork
     server_state: ServerState = None  # type: ignore[assignment]
     timeout_keep_alive_task = None
 
@@ -134,18 +182,18 @@ class GuardedProtocol(HttpToolsProtocol):
     url = b""
     expect_100_continue = False
     cycle: Any = None
-    """The newest request's, a `_Cycle`; None where all are answered."""
-    _running: _Cycle | None = None
-    """Whose answer is written: the first of those that are not complete."""
+    """Cycle of the newest request, a `_RequestCycle`; None if all requests are answered."""
+    _running: _RequestCycle | None = None
+    """The request whose response is being written: the first incomplete one."""
     state = HEAD
     fed = 0
-    """Bytes of the head, or of the body with what is around it, of the reads since it began."""
+    """Bytes read since the current head, or body including its chunk framing, began."""
     content = 0
-    """Bytes of the body."""
-    _pace: Pace
-    """Of a body that took more than one read."""
+    """Content bytes of the body."""
+    _pace: BodyRateMeter
+    """Speed of a body that needed more than one read."""
     _refused_by: RefusedError | None = None
-    """Why the parser was stopped."""
+    """The error with which the parser was stopped."""
 
     def __init__(  # pyright: ignore[reportMissingSuperCall]  it sets what is the class's here
         self,
@@ -154,6 +202,7 @@ class GuardedProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        # The first connection of a server fills the class; later ones only compare.
         if self.server_state is not server_state:
             self._share(config, server_state, app_state, _loop)
 
@@ -165,24 +214,41 @@ class GuardedProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:
-        """Take what uvicorn's protocol sets for every connection, once."""
-        whole = HttpToolsProtocol(config, server_state, app_state, loop)
-        for name, value in vars(whole).items():
-            if name not in vars(GuardedProtocol) and name not in ("transport", "flow", "server", "client", "scheme"):
+        """Store what uvicorn's protocol sets per connection as class attributes, once
+        per server."""
+        template = HttpToolsProtocol(config, server_state, app_state, loop)
+        for name, value in vars(template).items():
+            # Attributes of a single connection, and those that this class defines, are
+            # not shared.
+            if name not in vars(GuardedProtocol) and name not in (
+                "transport",
+                "flow",
+                "server",
+                "client",
+                "scheme",
+            ):
                 setattr(cls, name, value)
         cls.server_state = server_state
         cls.limits = HeadLimits(cls.door.settings)
 
-    # uvicorn's callbacks
+    # uvicorn's callbacks.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Register a new connection; answer 503 if there is no room."""
         super().connection_made(transport)
-        if not self.door.enter(self, self.client[0] if self.client else ""):
-            self.ending.say(ServerBusyError("the server has as many connections as it can have; try again in a moment"))
+        if not self.door.register(self, self.client[0] if self.client else ""):
+            self.ending.reply_and_close(
+                ServerBusyError(
+                    "the server has as many connections as it can have; try again in a"
+                    " moment"
+                )
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Unregister the connection and tell the running application that its client is
+        gone."""
         self.state = OVER
-        self.door.exit(self)
+        self.door.unregister(self)
         self.pipeline = ()
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
@@ -190,28 +256,39 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parse input and check the limits of the part that is not complete yet."""
         if self.state == OVER:
-            self.ending.drop(data)
+            self.ending.discard(data)
             return
         self.fed += len(data)
         if self.parser is None:
+            # Created with the first byte: idle connections hold no parser.
             self.parser = httptools.HttpRequestParser(self)
-            # What is pipelined behind a request that closes the connection is not answered, nor is it an error.
+            # Ignore data that is pipelined after a request with `Connection: close`,
+            # instead of treating it as an error.
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # to nothing that is spoken here: it is answered as the plain request that it is as well
+            # to nothing that is spoken here: it is answered as the plain request that
+            # it is as well
+            pass
         except httptools.HttpParserError:
-            # Without one of ours behind it, what came is not HTTP.
-            self.ending.refuse(self._refused_by or RefusedError("the request is not HTTP/1.1 as RFC 9112 has it"))
+            # If a limit stopped the parser, its error explains more than a syntax
+            # error.
+            self.ending.refuse(
+                self._refused_by
+                or RefusedError("the request is not HTTP/1.1 as RFC 9112 has it")
+            )
             return
+        # If neither applies, a request was completed by this read.
         if self.state == BODY:
             self._check_body()
         elif self.state == HEAD:
             self._check_head()
 
     def on_message_begin(self) -> None:
+        """Start a new request."""
         self.url, self.expect_100_continue, self.headers = b"", False, []
         self.scope = {
             "type": "http",
@@ -224,13 +301,25 @@ class GuardedProtocol(HttpToolsProtocol):
             "headers": self.headers,
             "state": self.app_state.copy(),
         }
+        # At least 1: `fed` being zero means that nothing was sent at all.
         self.state, self.fed = HEAD, self.fed or 1
 
     def on_headers_complete(self) -> None:
+        """Check the complete head, build the ASGI scope, and start the request or queue
+        it."""
         limits = self.limits
-        if self.fed > limits.harmless or self.pipeline or len(self.headers) > limits.most_headers:
+        # Small heads skip the exact check; most requests do.
+        if (
+            self.fed > limits.harmless
+            or self.pipeline
+            or len(self.headers) > limits.most_headers
+        ):
             self._check_whole_head()
-        scope, version, url = self.scope, self.parser.get_http_version(), httptools.parse_url(self.url)
+        scope, version, url = (
+            self.scope,
+            self.parser.get_http_version(),
+            httptools.parse_url(self.url),
+        )
         path = url.path.decode("ascii")
         scope["method"] = self.parser.get_method().decode("ascii")
         if version != "1.1":
@@ -239,18 +328,24 @@ class GuardedProtocol(HttpToolsProtocol):
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
         is_free = self.cycle is None or self.cycle.response_complete
-        cycle = self.cycle = _Cycle(self)
+        cycle = self.cycle = _RequestCycle(self)
         self.state, self.fed, self.content = BODY, 0, 0
+        # From here on, trailers would be appended to the headers.
         self.headers = _NOWHERE
         if is_free:
             self._start(cycle)
         else:
+            # HTTP/1.1 responses must be in order: a pipelined request waits, and no
+            # more is read.
             self.flow.pause_reading()
             self.pipeline = deque((cycle, *self.pipeline))
 
     def on_body(self, body: bytes) -> None:
+        """Add content to the body; pause reading if the application does not consume
+        it."""
         self.content += len(body)
         cycle = self.cycle
+        # The application has answered already: discard the body.
         if cycle.response_complete:
             return
         cycle.body += body
@@ -259,120 +354,156 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        """The request is complete."""
         self.state, self.fed = WHOLE, 0
-        self.door.answer(self)
+        self.door.start_response(self)
         cycle = self.cycle
         if cycle.response_complete:
-            self._rest()
+            self._become_idle()
         else:
             cycle.more_body = False
             cycle.message_event.set()
 
     def on_response_complete(self) -> None:
+        """Start the next pipelined request, or wait for more input."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
+            # `pop` takes the oldest: new requests are put in front.
             self._start(self.pipeline.pop())
         elif self.state == WHOLE:
-            self._rest()
+            self._become_idle()
         elif self.state == HEAD:
-            self.door.begin(self)
+            self.door.start_head(self)
 
-    def _start(self, cycle: _Cycle) -> None:
+    def _start(self, cycle: _RequestCycle) -> None:
+        """Run the application for a request. The server holds the task until it ends."""
         self._running = cycle
         task = self.loop.create_task(cycle.run_asgi(self.app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def _rest(self) -> None:
+    def _become_idle(self) -> None:
+        """Release the state of the answered request and wait for the next one."""
         self.cycle = self._running = self.scope = None
         self.headers = _NOWHERE
-        self.door.rest(self)
+        self.door.mark_idle(self)
 
     def pause_writing(self) -> None:
+        """The write buffer is full: start measuring whether the client reads."""
         super().pause_writing()
-        self.door.block(self)
+        self.door.mark_unread(self)
 
     def resume_writing(self) -> None:
+        """The client reads again."""
         super().resume_writing()
-        self.door.unblock(self)
+        self.door.clear_unread(self)
 
     def _should_upgrade(self) -> bool:
+        """Never upgrade: there is no WebSocket on this server."""
         return False
 
-    # the door's
+    # Callbacks of the connection limits.
 
     def end_head(self) -> None:
+        """Answer 408 to an incomplete head, or close silently if nothing was sent."""
         if not self.fed:  # nothing was asked, so there is nothing to be answered
             self.abort()
             return
         seconds = self.door.settings.head_seconds
-        self.ending.refuse(RequestTimeoutError(f"the request's head was not complete after {seconds:g} seconds"))
+        self.ending.refuse(
+            RequestTimeoutError(
+                f"the request's head was not complete after {seconds:g} seconds"
+            )
+        )
 
-    def is_body_slow(self, now: float) -> bool:
+    def is_body_slow(self, current_time: float) -> bool:
+        """Tell whether the body arrives too slowly. Time during which the server does
+        not read does not count."""
         is_held = self.flow.read_paused or self.cycle.waiting_for_100_continue
-        return self._pace.is_slow(now, self.content, is_held=is_held)
+        return self._pace.is_slow(current_time, self.content, is_held=is_held)
 
     def end_body(self) -> None:
-        self.ending.fail_body(RequestTimeoutError("the request's body comes too slowly, or not at all"))
+        """Answer 408 to a request with a slow body."""
+        self.ending.fail_body(
+            RequestTimeoutError("the request's body comes too slowly, or not at all")
+        )
 
     def unread(self) -> int:
+        """Return the number of response bytes in the write buffer."""
         return self.transport.get_write_buffer_size()
 
     def abort(self) -> None:
+        """Close at once."""
         self.state = OVER
         self.transport.abort()
 
-    # what is too much
+    # Size limits.
 
     @cached_property
-    def ending(self) -> Ending:
-        """How it ends, once something ends it."""
-        return Ending(self, type(self).refusal, self.fed)
+    def ending(self) -> ConnectionEnding:
+        """The ending of this connection, created when it is first needed."""
+        return ConnectionEnding(self, type(self).refusal, self.fed)
 
     def _check_head(self) -> None:
-        """After a read that did not complete it."""
+        """Check a head that the last read did not complete."""
         if (error := self.limits.broken_by_part(self.url, self.fed)) is not None:
             self.ending.refuse(error)
         elif self.cycle is None or self.cycle.response_complete:
-            self.door.begin(self)
+            self.door.start_head(self)
 
     def _check_whole_head(self) -> None:
-        """When it is complete. Raises, which stops the parser."""
+        """Check a complete head. Raises the error, which stops the parser."""
         error = self.limits.broken_by(self.url, self.headers, self.fed)
         if error is None and len(self.pipeline) >= self.door.settings.pipelined:
-            error = ServerBusyError("too many requests were sent before the first was answered")
+            error = ServerBusyError(
+                "too many requests were sent before the first was answered"
+            )
         if error is not None:
+            # The parser hides the exception's type, so it is remembered.
             self._refused_by = error
             raise error
 
     def _check_body(self) -> None:
-        """After a read that did not complete it."""
+        """Check a body that the last read did not complete."""
+        # Tiny chunks cost more to parse than they carry.
         if self.fed - self.content > _SPARE + _PER_BYTE * self.content:
-            self.ending.fail_body(RefusedError("the request's body has too much around its chunks"))
-        elif self.door.send(self):
+            self.ending.fail_body(
+                RefusedError("the request's body has too much around its chunks")
+            )
+        # Only the first incomplete read of a body starts the measurement.
+        elif self.door.start_body(self):
             self.cycle.await_body()
-            self._pace = Pace(self.door.settings, self.door.now(), self.content)
+            self._pace = BodyRateMeter(
+                self.door.settings, self.door.now(), self.content
+            )
 
 
-def protocol_of(door: Door, refusal: Refusal) -> type[GuardedProtocol]:
-    """For one server."""
-    return type("Protocol", (GuardedProtocol,), {"door": door, "refusal": staticmethod(refusal)})
+def protocol_class(door: ConnectionLimiter, refusal: Refusal) -> type[GuardedProtocol]:
+    """Return the protocol class for one server."""
+    # One class per server, because shared state is stored on the class.
+    return type(
+        "Protocol", (GuardedProtocol,), {"door": door, "refusal": staticmethod(refusal)}
+    )
 
 
 class GuardedConfig(uvicorn.Config):
-    """How servers of ours run on uvicorn, whoever starts them."""
+    """uvicorn configuration for running the gateway."""
 
-    def __init__(self, gateway: Gateway, door: Door, **options: Any) -> None:
+    def __init__(
+        self, gateway: Gateway, door: ConnectionLimiter, **options: Any
+    ) -> None:
         super().__init__(
             gateway,  # pyright: ignore[reportArgumentType]  uvicorn's types of scopes are its own
-            http=protocol_of(door, gateway.refusal),
+            http=protocol_class(door, gateway.refusal),
             ws="none",
             lifespan="on",
             log_config=None,
             access_log=False,
+            # The gateway writes its own headers and evaluates proxy headers, because it
+            # knows the trusted proxies.
             server_header=False,
             date_header=False,
             proxy_headers=False,  # nobody may say for others who they are

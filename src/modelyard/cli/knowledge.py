@@ -1,4 +1,5 @@
-"""`modelyard knowledge`: documents that can be asked, from the command line and without a server."""
+"""`modelyard knowledge`: index documents, search them and ask questions, without a
+running server."""
 
 import asyncio
 import sys
@@ -13,7 +14,16 @@ import msgspec
 
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.ids import new_uuid
-from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, texts_given
+from modelyard.cli.show import (
+    failure_text,
+    input_texts,
+    json_option,
+    print_json,
+    print_note,
+    print_table,
+    run_with_modelyard,
+    success_text,
+)
 from modelyard.cli.usage import tenant_option
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -21,100 +31,211 @@ _METHODS = ("hybrid_search", "semantic_search", "full_text_search", "keyword_sea
 
 
 def _search_options(command: Any) -> Any:
-    for option in reversed((
-        click.option("--top", "top_k", default=5, show_default=True, type=click.IntRange(1, 1000), help="How many."),
-        click.option("--method", type=click.Choice(_METHODS), default="hybrid_search", show_default=True),
-        click.option("--rerank/--no-rerank", default=False, help="Order them by the default rerank model."),
-        click.option("--threshold", type=click.FloatRange(0, 1), help="Least score: 0 to 1."),
-    )):  # fmt: skip
+    """Add the options of a search to a command."""
+    # Reversed, because decorators apply from the inside out and help lists options in
+    # order.
+    for option in reversed(
+        (
+            click.option(
+                "--top",
+                "top_k",
+                default=5,
+                show_default=True,
+                type=click.IntRange(1, 1000),
+                help="How many.",
+            ),
+            click.option(
+                "--method",
+                type=click.Choice(_METHODS),
+                default="hybrid_search",
+                show_default=True,
+            ),
+            click.option(
+                "--rerank/--no-rerank",
+                default=False,
+                help="Order them by the default rerank model.",
+            ),
+            click.option(
+                "--threshold", type=click.FloatRange(0, 1), help="Least score: 0 to 1."
+            ),
+        )
+    ):
         command = option(command)
     return command
 
 
 def _settings(top_k: int, method: str, rerank: bool, threshold: float | None) -> Any:
+    """Return retrieval settings for the options of a search."""
     from modelyard.knowledge.entities import RetrievalSettings, SearchMethod
 
     return RetrievalSettings(
-        top_k=top_k, search_method=SearchMethod(method), reranking_enable=rerank, score_threshold=threshold,
+        top_k=top_k,
+        search_method=SearchMethod(method),
+        reranking_enable=rerank,
+        score_threshold=threshold,
         score_threshold_enabled=threshold is not None,
-    )  # fmt: skip
+    )
 
 
 @click.group()
 def knowledge() -> None:
-    """Knowledge: add documents, search them, ask them, measure what is found. No server is needed."""
+    """Knowledge: add documents, search them, ask them, measure what is found. No server
+    is needed."""
 
 
 @knowledge.command()
 @click.argument("dataset")
 @click.argument("sources", nargs=-1, required=True)
-@click.option("--model", "embedding", default="", help="Embedding model of a new dataset, as provider/model.")
-@click.option("--economy", is_flag=True, help="A new dataset of words alone: no model is called.")
 @click.option(
-    "--form", type=click.Choice(["text", "hierarchical", "qa"]), default="text", show_default=True,
-    help="Of a new dataset: segments; children that lead to their parents; questions with answers.",
-)  # fmt: skip
-@click.option("--crawl", is_flag=True, help="Follow addresses to the pages of the same site.")
+    "--model",
+    "embedding",
+    default="",
+    help="Embedding model of a new dataset, as provider/model.",
+)
+@click.option(
+    "--economy", is_flag=True, help="A new dataset of words alone: no model is called."
+)
+@click.option(
+    "--form",
+    type=click.Choice(["text", "hierarchical", "qa"]),
+    default="text",
+    show_default=True,
+    help=(
+        "Of a new dataset: segments; children that lead to their parents; questions"
+        " with answers."
+    ),
+)
+@click.option(
+    "--crawl", is_flag=True, help="Follow addresses to the pages of the same site."
+)
 @click.option("--sitemap", is_flag=True, help="Addresses are sitemaps.")
 @click.option("--feed", is_flag=True, help="Addresses are RSS or Atom feeds.")
 @click.option("--most", default=100, show_default=True, help="Pages at most.")
-@click.option("--sql", metavar="QUERY", help="SOURCES are databases; a document a row of this SELECT.")
-@click.option("--key", default="id", show_default=True, help="The column, or the field, that says which is which.")
-@click.option("--json-path", metavar="PATH", help="SOURCES are HTTP APIs; a document a value at PATH, as $.items[*].")
-@click.option("--watch", is_flag=True, help="Go on: take up what changes in the folders.")
+@click.option(
+    "--sql",
+    metavar="QUERY",
+    help="SOURCES are databases; a document a row of this SELECT.",
+)
+@click.option(
+    "--key",
+    default="id",
+    show_default=True,
+    help="The column, or the field, that says which is which.",
+)
+@click.option(
+    "--json-path",
+    metavar="PATH",
+    help="SOURCES are HTTP APIs; a document a value at PATH, as $.items[*].",
+)
+@click.option(
+    "--watch", is_flag=True, help="Go on: take up what changes in the folders."
+)
 @tenant_option
 @json_option
 @click.pass_context
 def add(
-    ctx: click.Context, dataset: str, sources: tuple[str, ...], embedding: str, economy: bool, form: str, crawl: bool,
-    sitemap: bool, feed: bool, most: int, sql: str | None, key: str, json_path: str | None, watch: bool, tenant: str,
+    ctx: click.Context,
+    dataset: str,
+    sources: tuple[str, ...],
+    embedding: str,
+    economy: bool,
+    form: str,
+    crawl: bool,
+    sitemap: bool,
+    feed: bool,
+    most: int,
+    sql: str | None,
+    key: str,
+    json_path: str | None,
+    watch: bool,
+    tenant: str,
     as_json: bool,
-) -> int:  # fmt: skip
-    """Put SOURCES into DATASET: files, folders, addresses. The dataset is made when it is not there.
+) -> int:
+    """Add SOURCES (files, folders, URLs) to DATASET. The dataset is created if it does
+    not exist.
 
-    Added again, what did not change is left alone, what changed is indexed anew, and what is gone from a folder is
-    deleted.
+    Adding again skips unchanged documents, indexes changed ones again, and deletes
+    those that no longer exist in a folder.
     """
 
     async def work(yard: Any) -> int:
+        """Add all sources, wait for indexing, and repeat with --watch."""
         parts = yard.knowledge
-        one = await _dataset(yard, tenant, dataset, embedding, economy=economy, form=form)
+        dataset_record = await _dataset(
+            yard, tenant, dataset, embedding, economy=economy, form=form
+        )
         while True:
-            from modelyard.knowledge.crawl import Report
+            from modelyard.knowledge.crawl import CrawlReport
 
-            told = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
-            batch, report = new_uuid(), Report()
+            totals = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
+            # One batch id per round, so that the documents of a round can be told
+            # apart.
+            batch, report = new_uuid(), CrawlReport()
             for source in sources:
-                gatherer, found = parts.gatherer, None
+                gatherer, page_source = parts.gatherer, None
+                # The options decide how a source is read; otherwise its form does: URL,
+                # folder or file.
                 if sql:
-                    found = ("sql", gatherer.rows(source, sql, key=key))
+                    page_source = ("sql", gatherer.rows(source, sql, key=key))
                 elif json_path:
-                    found = ("api", gatherer.values(source, json_path, key=key))
+                    page_source = ("api", gatherer.values(source, json_path, key=key))
                 elif source.startswith(("http://", "https://")):
-                    kind = _kind(crawl=crawl, sitemap=sitemap, feed=feed)
-                    memory = await _remembered(parts, one, kind, source)
-                    found = (kind, _pages(gatherer, kind, source, most, memory, report))
-                counts = await _gathered(parts, one, source, found, batch, report)
-                told = {name: told[name] + counts[name] for name in told}
-            failed = await _shown(parts, one, quiet=as_json)
+                    source_type = _source_type(crawl=crawl, sitemap=sitemap, feed=feed)
+                    memory = await _previous_crawl(
+                        parts, dataset_record, source_type, source
+                    )
+                    page_source = (
+                        source_type,
+                        _pages(gatherer, source_type, source, most, memory, report),
+                    )
+                # Without a page source the source is a local path.
+                counts = await _sync_source(
+                    parts, dataset_record, source, page_source, batch, report
+                )
+                totals = {name: totals[name] + counts[name] for name in totals}
+            failed = await _wait_for_indexing(parts, dataset_record, quiet=as_json)
             if as_json:
-                left_out = {"count": report.count, "first": [msgspec.to_builtins(each) for each in report.first]}
+                left_out = {
+                    "count": report.count,
+                    "first": [
+                        msgspec.to_builtins(omission) for omission in report.first
+                    ],
+                }
                 errors = [{"name": d.name, "error": d.error} for d in failed]
-                print_json({"dataset": one.id, **told, "failed": errors, "left_out": left_out})
+                print_json(
+                    {
+                        "dataset": dataset_record.id,
+                        **totals,
+                        "failed": errors,
+                        "left_out": left_out,
+                    }
+                )
             else:
-                said = ", ".join(f"{count} {name}" for name, count in told.items() if count) or "nothing to do"
-                click.echo(f"{one.name}: {said}")
-                for each in failed:
-                    click.echo(click.style(f"  {each.name}: ", fg="red") + each.error, err=True)
+                summary = (
+                    ", ".join(
+                        f"{count} {name}" for name, count in totals.items() if count
+                    )
+                    or "nothing to do"
+                )
+                click.echo(f"{dataset_record.name}: {summary}")
+                for document in failed:
+                    click.echo(
+                        click.style(f"  {document.name}: ", fg="red") + document.error,
+                        err=True,
+                    )
                 _show_left_out(report)
             if not watch:
                 return 1 if failed else 0
+            # Folders are polled; there is no portable way to be notified.
             await asyncio.sleep(2)
 
-    return run_with_yard(ctx, work)
+    return run_with_modelyard(ctx, work)
 
 
-async def _dataset(yard: Any, tenant: str, name: str, embedding: str, *, economy: bool, form: str) -> Any:
+async def _dataset(
+    yard: Any, tenant: str, name: str, embedding: str, *, economy: bool, form: str
+) -> Any:
+    """Return the dataset, creating it with these settings if it does not exist."""
     from modelyard.knowledge.entities import DatasetSettings, DocForm, Technique
 
     datasets = yard.knowledge.datasets
@@ -123,26 +244,33 @@ async def _dataset(yard: Any, tenant: str, name: str, embedding: str, *, economy
     except NotFoundError:
         provider, _, model = embedding.rpartition("/")
         settings = DatasetSettings(
-            indexing_technique=Technique.ECONOMY if economy else Technique.HIGH_QUALITY, embedding_model=model,
-            embedding_model_provider=provider, doc_form=DocForm(f"{form}_model"),
-        )  # fmt: skip
-        note(f"made dataset {name!r}")
+            indexing_technique=Technique.ECONOMY if economy else Technique.HIGH_QUALITY,
+            embedding_model=model,
+            embedding_model_provider=provider,
+            doc_form=DocForm(f"{form}_model"),
+        )
+        print_note(f"made dataset {name!r}")
         return await datasets.create(tenant, name, settings=settings)
 
 
 def _show_left_out(report: Any) -> None:
+    """Print which pages were left out, and why."""
     if not report.count:
         return
     click.echo(click.style(f"  {report.count:,} left out", fg="yellow"), err=True)
-    for each in report.first:
-        click.echo(f"    {each.url}: {each.reason}", err=True)
+    for omission in report.first:
+        click.echo(f"    {omission.url}: {omission.reason}", err=True)
     if report.count > len(report.first):
         click.echo(f"    … and {report.count - len(report.first):,} more", err=True)
+    # After an incomplete crawl a missing page may still exist, so nothing was deleted.
     if not report.is_whole:
-        click.echo("    Nothing was deleted: some of it may come another time.", err=True)
+        click.echo(
+            "    Nothing was deleted: some of it may come another time.", err=True
+        )
 
 
-def _kind(*, crawl: bool, sitemap: bool, feed: bool) -> str:
+def _source_type(*, crawl: bool, sitemap: bool, feed: bool) -> str:
+    """Return how a URL is read: sitemap, feed, site or single page."""
     if sitemap:
         return "sitemap"
     if feed:
@@ -150,59 +278,103 @@ def _kind(*, crawl: bool, sitemap: bool, feed: bool) -> str:
     return "site" if crawl else "page"
 
 
-async def _remembered(parts: Any, dataset: Any, kind: str, source: str) -> Any:
-    from modelyard.knowledge.crawl import remembered
+async def _previous_crawl(
+    parts: Any, dataset: Any, source_type: str, source: str
+) -> Any:
+    """Return what the previous crawl recorded about a source, so that unchanged pages
+    can be skipped."""
+    from modelyard.knowledge.crawl import remembered_pages
 
-    return await remembered(parts.datasets, dataset, f"{kind} {source}")
+    return await remembered_pages(parts.datasets, dataset, f"{source_type} {source}")
 
 
-def _pages(gatherer: Any, kind: str, url: str, most: int, memory: Any, report: Any) -> AsyncGenerator[Any, None]:
-    match kind:
+def _pages(
+    gatherer: Any, source_type: str, url: str, max_pages: int, memory: Any, report: Any
+) -> AsyncGenerator[Any, None]:
+    """Return the stream of pages of a URL."""
+    match source_type:
         case "sitemap":
-            return gatherer.sitemap(url, most=most, memory=memory, report=report)
+            return gatherer.sitemap(url, most=max_pages, memory=memory, report=report)
         case "feed":
-            return gatherer.feed(url, most=most, memory=memory, report=report)
+            return gatherer.feed(url, most=max_pages, memory=memory, report=report)
         case "site":
-            return gatherer.pages(url, most=most, memory=memory, report=report)
+            return gatherer.pages(url, most=max_pages, memory=memory, report=report)
         case _:
+            # A single page is a crawl of depth 0.
             return gatherer.pages(url, most=1, depth=0, memory=memory, report=report)
 
 
-async def _gathered(
-    parts: Any, dataset: Any, source: str, found: tuple[str, AsyncGenerator[Any, None]] | None, batch: str, report: Any
+async def _sync_source(
+    parts: Any,
+    dataset: Any,
+    source: str,
+    page_source: tuple[str, AsyncGenerator[Any, None]] | None,
+    batch: str,
+    report: Any,
 ) -> dict[str, int]:
-    from modelyard.knowledge.crawl import gather
+    """Add one source to the dataset and return the counts by outcome. Raises
+    ConfigError for an unknown path."""
+    from modelyard.knowledge.crawl import sync_sources
 
-    if found is not None:
-        kind, pages = found
-        deletes = kind in ("site", "sitemap", "sql", "api")
-        return await gather(parts.datasets, dataset, f"{kind} {source}", pages, deletes=deletes, report=report)
+    if page_source is not None:
+        source_type, pages = page_source
+        # Sources that list everything they have: what is missing there was deleted. A
+        # feed shows only recent entries.
+        deletes = source_type in ("site", "sitemap", "sql", "api")
+        return await sync_sources(
+            parts.datasets,
+            dataset,
+            f"{source_type} {source}",
+            pages,
+            deletes=deletes,
+            report=report,
+        )
     path = Path(source)
     if not path.exists():  # noqa: ASYNC240
         raise ConfigError(f"{source!r} is no file, no folder and no address")
     return await parts.datasets.sync_folder(dataset, path, batch=batch)
 
 
-async def _shown(parts: Any, dataset: Any, *, quiet: bool) -> list[Any]:
-    """A bar while documents are indexed; those that failed."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+async def _wait_for_indexing(parts: Any, dataset: Any, *, quiet: bool) -> list[Any]:
+    """Wait until all documents are indexed, with a progress bar at a terminal, and
+    return those that failed."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
-    stored = parts.stored
+    store = parts.stored
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        disable=quiet or not sys.stderr.isatty(), transient=True,
-    ) as bar:  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        disable=quiet or not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
         task = bar.add_task("indexing", total=None)
         while True:
-            counts = (await stored.documents.counts(dataset.tenant, dataset.id)).get(dataset.id)
-            _, waiting = await stored.documents.listed(dataset.tenant, dataset.id, state="queuing", most=1)
-            _, working = await stored.documents.listed(dataset.tenant, dataset.id, state="indexing", most=1)
+            counts = (await store.documents.counts(dataset.tenant, dataset.id)).get(
+                dataset.id
+            )
+            # One row each is enough: `listed` also returns the total.
+            _, waiting = await store.documents.listed(
+                dataset.tenant, dataset.id, state="queuing", most=1
+            )
+            _, working = await store.documents.listed(
+                dataset.tenant, dataset.id, state="indexing", most=1
+            )
             total = int(counts["documents"]) if counts else 0
             bar.update(task, total=total, completed=total - waiting - working)
             if not waiting + working:
                 break
             await asyncio.sleep(0.1)
-    failed, _ = await stored.documents.listed(dataset.tenant, dataset.id, state="error", most=1000)
+    failed, _ = await store.documents.listed(
+        dataset.tenant, dataset.id, state="error", most=1000
+    )
     return failed
 
 
@@ -212,45 +384,76 @@ async def _shown(parts: Any, dataset: Any, *, quiet: bool) -> list[Any]:
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, dataset: str | None, tenant: str, as_json: bool) -> None:
-    """Datasets; or one's documents, and how far each is."""
+    """List the datasets, or the documents of one dataset with their status."""
 
     async def work(yard: Any) -> None:
-        stored = yard.knowledge.stored
+        """Print datasets or documents."""
+        store = yard.knowledge.stored
         if dataset is None:
-            counts = await stored.documents.counts(tenant)
+            counts = await store.documents.counts(tenant)
             rows = [
-                (one.name, counts.get(one.id, {"documents": 0})["documents"], counts.get(one.id, {"words": 0})["words"],
-                 one.model or one.settings.indexing_technique.value, one.id)
-                for one in await stored.datasets.of(tenant)
-            ]  # fmt: skip
+                (
+                    dataset_record.name,
+                    counts.get(dataset_record.id, {"documents": 0})["documents"],
+                    counts.get(dataset_record.id, {"words": 0})["words"],
+                    dataset_record.model
+                    or dataset_record.settings.indexing_technique.value,
+                    dataset_record.id,
+                )
+                for dataset_record in await store.datasets.of(tenant)
+            ]
             if as_json:
                 print_json(
-                    [dict(zip(("name", "documents", "characters", "model", "id"), row, strict=True)) for row in rows]
+                    [
+                        dict(
+                            zip(
+                                ("name", "documents", "characters", "model", "id"),
+                                row,
+                                strict=True,
+                            )
+                        )
+                        for row in rows
+                    ]
                 )
                 return
             print_table(
-                "", ("dataset", "documents", "characters", "model", "id"), rows, right=("documents", "characters")
+                "",
+                ("dataset", "documents", "characters", "model", "id"),
+                rows,
+                right_aligned=("documents", "characters"),
             )
             return
-        one = await yard.knowledge.datasets.find(tenant, dataset)
-        documents, _ = await stored.documents.listed(tenant, one.id, most=100_000)
+        dataset_record = await yard.knowledge.datasets.find(tenant, dataset)
+        documents, _ = await store.documents.listed(
+            tenant, dataset_record.id, most=100_000
+        )
         if as_json:
-            print_json([msgspec.to_builtins(each) for each in documents])
+            print_json([msgspec.to_builtins(document) for document in documents])
             return
         rows = [
             (
-                each.name,
-                bad("error") if each.error else good(each.status.value),
-                each.segments,
-                each.hits,
-                each.error[:80],
-                each.id,
+                document.name,
+                (
+                    failure_text("error")
+                    if document.error
+                    else success_text(document.status.value)
+                ),
+                document.segments,
+                document.hits,
+                document.error[:80],
+                document.id,
             )
-            for each in reversed(documents)
+            # Oldest first, unlike the store's order.
+            for document in reversed(documents)
         ]
-        print_table("", ("document", "status", "segments", "hits", "why", "id"), rows, right=("segments", "hits"))
+        print_table(
+            "",
+            ("document", "status", "segments", "hits", "why", "id"),
+            rows,
+            right_aligned=("segments", "hits"),
+        )
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)
 
 
 @knowledge.command()
@@ -261,124 +464,225 @@ def list_(ctx: click.Context, dataset: str | None, tenant: str, as_json: bool) -
 @json_option
 @click.pass_context
 def search(
-    ctx: click.Context, dataset: str, query: tuple[str, ...], top_k: int, method: str, rerank: bool,
-    threshold: float | None, tenant: str, as_json: bool,
-) -> None:  # fmt: skip
-    """What DATASET holds on QUERY, best first, with each stage's score."""
-    asked = " ".join(texts_given(query, "query"))
+    ctx: click.Context,
+    dataset: str,
+    query: tuple[str, ...],
+    top_k: int,
+    method: str,
+    rerank: bool,
+    threshold: float | None,
+    tenant: str,
+    as_json: bool,
+) -> None:
+    """Search DATASET for QUERY and print the hits, best first, with the score of each
+    stage."""
+    query_text = " ".join(input_texts(query, "query"))
 
     async def work(yard: Any) -> None:
+        """Search and print the hits."""
         datasets = yard.knowledge.datasets
-        one = await datasets.find(tenant, dataset)
-        found = await datasets.search(tenant, [one.id], asked, settings=_settings(top_k, method, rerank, threshold))
+        dataset_record = await datasets.find(tenant, dataset)
+        retrieval = await datasets.search(
+            tenant,
+            [dataset_record.id],
+            query_text,
+            settings=_settings(top_k, method, rerank, threshold),
+        )
         if as_json:
             hits = [
-                {"score": hit.score, "scores": hit.scores, "document": hit.document.name, "page": hit.segment.page,
-                 "start": hit.segment.start, "stop": hit.segment.stop, "text": hit.text}
-                for hit in found.hits
-            ]  # fmt: skip
-            print_json({"hits": hits, "notes": found.notes, "milliseconds": found.milliseconds})
+                {
+                    "score": hit.score,
+                    "scores": hit.scores,
+                    "document": hit.document.name,
+                    "page": hit.segment.page,
+                    "start": hit.segment.start,
+                    "stop": hit.segment.stop,
+                    "text": hit.text,
+                }
+                for hit in retrieval.hits
+            ]
+            print_json(
+                {
+                    "hits": hits,
+                    "notes": retrieval.notes,
+                    "milliseconds": retrieval.milliseconds,
+                }
+            )
             return
-        for place, hit in enumerate(found.hits):
+        for index, hit in enumerate(retrieval.hits):
             page = f", page {hit.segment.page}" if hit.segment.page else ""
-            scores = "  ".join(f"{name} {score:.3f}" for name, score in hit.scores.items())
+            scores = "  ".join(
+                f"{name} {score:.3f}" for name, score in hit.scores.items()
+            )
             click.echo(
-                click.style(f"{place + 1}  {hit.score:.3f}  {hit.document.name}{page}", bold=True) + f"   {scores}"
+                click.style(
+                    f"{index + 1}  {hit.score:.3f}  {hit.document.name}{page}",
+                    bold=True,
+                )
+                + f"   {scores}"
             )
             click.echo("   " + " ".join(hit.text.split())[:300])
-        for line in found.notes:
-            note(line)
-        note(f"{found.milliseconds['whole']:.0f} ms")
+        for line in retrieval.notes:
+            print_note(line)
+        print_note(f"{retrieval.milliseconds['whole']:.0f} ms")
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)
 
 
 @knowledge.command()
 @click.argument("dataset")
 @click.argument("query", nargs=-1)
-@click.option("--model", default="default", show_default=True, help="The model that answers.")
-@click.option("--check", type=click.Choice(["off", "words", "model"]), default="words", show_default=True,
-              help="Hold each sentence against its sources: by words, or by the model's judgement too.")  # fmt: skip
+@click.option(
+    "--model", default="default", show_default=True, help="The model that answers."
+)
+@click.option(
+    "--check",
+    type=click.Choice(["off", "words", "model"]),
+    default="words",
+    show_default=True,
+    help=(
+        "Hold each sentence against its sources: by words, or by the model's judgement"
+        " too."
+    ),
+)
 @tenant_option
 @json_option
 @click.pass_context
 def ask(
-    ctx: click.Context, dataset: str, query: tuple[str, ...], model: str, check: str, tenant: str, as_json: bool
+    ctx: click.Context,
+    dataset: str,
+    query: tuple[str, ...],
+    model: str,
+    check: str,
+    tenant: str,
+    as_json: bool,
 ) -> int:
-    """An answer out of DATASET's documents, with its sources; 3 is the exit code where they do not say."""
-    asked = " ".join(texts_given(query, "question"))
+    """Answer a question from DATASET's documents, with citations. Exits with 3 if they
+    do not contain the answer."""
+    question = " ".join(input_texts(query, "question"))
 
     async def work(yard: Any) -> int:
-        from modelyard.knowledge.answer import Manner
-        from modelyard.knowledge.retrieve import Asking
+        """Stream the answer, then print its citations and unsupported claims."""
+        from modelyard.knowledge.answer import AnswerOptions
+        from modelyard.knowledge.retrieve import SearchRequest
 
-        one = await yard.knowledge.datasets.find(tenant, dataset)
-        manner = Manner(model=model, checks=check)  # pyright: ignore[reportArgumentType]  click holds it to the choices
+        dataset_record = await yard.knowledge.datasets.find(tenant, dataset)
+        manner = AnswerOptions(model=model, checks=check)  # pyright: ignore[reportArgumentType]  click holds it to the choices
         answer: Any = None
-        stream = yard.knowledge.answerer.stream([one.id], Asking(tenant=tenant, query=asked, source="app"), manner)
+        stream = yard.knowledge.answerer.stream(
+            [dataset_record.id],
+            SearchRequest(tenant=tenant, query=question, source="app"),
+            manner,
+        )
+        # aclosing cancels the model call if the output pipe is closed.
         async with aclosing(stream) as events:
-            async for kind, value in events:
-                if kind == "text" and not as_json:
+            async for event_type, value in events:
+                if event_type == "text" and not as_json:
                     click.echo(value, nl=False)
-                elif kind == "answer":
+                elif event_type == "answer":
                     answer = value
         if as_json:
             print_json(msgspec.to_builtins(answer))
             return 0 if answer.is_found else 3
         click.echo()
+        # Extractive answers were printed in full; repeat the quoted sentence.
         if answer.notes and "the sentence is a quotation" in answer.notes[-1]:
             click.echo(f"→ {answer.text}")
-        for each in answer.citations:
-            page = f", page {each.page}" if each.page else ""
+        for citation in answer.citations:
+            page = f", page {citation.page}" if citation.page else ""
             click.echo(
                 click.style(
-                    f"  [{each.number}] {each.document_name}{page}, characters {each.start} to {each.stop}", dim=True
+                    f"  [{citation.number}] {citation.document_name}{page}, characters"
+                    f" {citation.start} to {citation.stop}",
+                    dim=True,
                 )
             )
         for claim in answer.claims:
             if not claim.is_supported:
                 click.echo(
-                    click.style(f"  not supported ({claim.score:.2f}): {claim.text} – {claim.reason}", fg="yellow")
+                    click.style(
+                        f"  not supported ({claim.score:.2f}): {claim.text} –"
+                        f" {claim.reason}",
+                        fg="yellow",
+                    )
                 )
         return 0 if answer.is_found else 3
 
-    return run_with_yard(ctx, work)
+    return run_with_modelyard(ctx, work)
 
 
 @knowledge.command("eval")
 @click.argument("folder", type=_FOLDER)
-@click.option("--model", "embedding", default="", help="Embedding model, as provider/model.")
+@click.option(
+    "--model", "embedding", default="", help="Embedding model, as provider/model."
+)
 @click.option("--questions", "most", default=0, help="The first so many; all where 0.")
-@click.option("--only", multiple=True, help="One of the settings that are compared; may be said again.")
+@click.option(
+    "--only",
+    multiple=True,
+    help="One of the settings that are compared; may be said again.",
+)
 @json_option
 @click.pass_context
-def evaluate(ctx: click.Context, folder: Path, embedding: str, most: int, only: tuple[str, ...], as_json: bool) -> None:
-    """Measure retrieval on FOLDER, a collection in BEIR's layout: nDCG, recall, MRR and time, settings side by side."""
+def evaluate(
+    ctx: click.Context,
+    folder: Path,
+    embedding: str,
+    most: int,
+    only: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure retrieval on FOLDER, a collection in BEIR's layout: nDCG, recall, MRR and
+    time for each preset."""
 
     async def work(yard: Any) -> None:
+        """Index the collection in a temporary dataset, evaluate the presets, and delete
+        it."""
         from modelyard.knowledge.entities import DatasetSettings
-        from modelyard.knowledge.evaluate import PRESETS, add_collection, evaluate, load_collection
+        from modelyard.knowledge.evaluate import (
+            PRESETS,
+            add_collection,
+            evaluate,
+            load_collection,
+        )
 
-        if unknown := [one for one in only if one not in PRESETS]:
+        if unknown := [
+            preset_name for preset_name in only if preset_name not in PRESETS
+        ]:
             raise click.UsageError(f"{unknown[0]!r} is none of {', '.join(PRESETS)}")
         collection = load_collection(folder)
         datasets = yard.knowledge.datasets
         provider, _, model = embedding.rpartition("/")
-        settings = DatasetSettings(embedding_model=model, embedding_model_provider=provider)
-        one = await datasets.create("default", f"eval {new_uuid()[:23]}", settings=settings)
-        began = time.monotonic()
+        settings = DatasetSettings(
+            embedding_model=model, embedding_model_provider=provider
+        )
+        # A unique name, so that parallel evaluations do not collide.
+        dataset_record = await datasets.create(
+            "default", f"eval {new_uuid()[:23]}", settings=settings
+        )
+        started_at = time.monotonic()
         try:
-            await add_collection(datasets, one, collection)
-            note(f"{len(collection.corpus):,} documents in {time.monotonic() - began:.0f} s")
+            await add_collection(datasets, dataset_record, collection)
+            print_note(
+                f"{len(collection.corpus):,} documents in"
+                f" {time.monotonic() - started_at:.0f} s"
+            )
             rows = [
                 await evaluate(
-                    datasets, one, collection, preset, name=name, most=most, spent=lambda: yard.knowledge.models.cost
+                    datasets,
+                    dataset_record,
+                    collection,
+                    preset,
+                    name=name,
+                    max_questions=most,
+                    spent=lambda: yard.knowledge.models.cost,
                 )
                 for name, preset in PRESETS.items()
                 if not only or name in only
             ]
         finally:
-            await datasets.delete("default", one.id)
+            # The temporary dataset is removed even if the evaluation fails.
+            await datasets.delete("default", dataset_record.id)
         if as_json:
             print_json([msgspec.to_builtins(row) for row in rows])
             return
@@ -395,37 +699,66 @@ def evaluate(ctx: click.Context, folder: Path, embedding: str, most: int, only: 
             "p95",
             "cost",
         )
-        shown = [
-            (row.settings, row.questions, f"{row.ndcg:.4f}", f"{row.recall:.4f}", f"{row.recall_100:.4f}",
-             f"{row.mrr:.4f}", f"{row.hit_1:.3f}", f"{row.hit_5:.3f}", f"{row.milliseconds:.1f}",
-             f"{row.milliseconds_95:.1f}", f"{row.cost:.4f}")
+        table_rows = [
+            (
+                row.settings,
+                row.questions,
+                f"{row.ndcg:.4f}",
+                f"{row.recall:.4f}",
+                f"{row.recall_100:.4f}",
+                f"{row.mrr:.4f}",
+                f"{row.hit_1:.3f}",
+                f"{row.hit_5:.3f}",
+                f"{row.milliseconds:.1f}",
+                f"{row.milliseconds_95:.1f}",
+                f"{row.cost:.4f}",
+            )
             for row in rows
-        ]  # fmt: skip
-        print_table(collection.name, columns, shown, right=columns[1:])
+        ]
+        print_table(collection.name, columns, table_rows, right_aligned=columns[1:])
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)
 
 
 @knowledge.command()
 @click.argument("dataset")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--questions", default=50, show_default=True, help="How many, one a document.")
-@click.option("--model", default="default", show_default=True, help="The model that writes them.")
+@click.option(
+    "--questions", default=50, show_default=True, help="How many, one a document."
+)
+@click.option(
+    "--model", default="default", show_default=True, help="The model that writes them."
+)
 @tenant_option
 @click.pass_context
-def questions(ctx: click.Context, dataset: str, folder: Path, questions: int, model: str, tenant: str) -> None:
-    """Have a model write a question a document of DATASET, as a collection in FOLDER to measure by."""
+def questions(
+    ctx: click.Context,
+    dataset: str,
+    folder: Path,
+    questions: int,
+    model: str,
+    tenant: str,
+) -> None:
+    """Generate one question per document of DATASET with a model, and save them in
+    FOLDER as a collection for `eval`."""
 
     async def work(yard: Any) -> None:
-        from modelyard.knowledge.evaluate import questions_of, save_collection
+        """Generate and save the questions."""
+        from modelyard.knowledge.evaluate import generate_questions, save_collection
 
         parts = yard.knowledge
-        one = await parts.datasets.find(tenant, dataset)
-        made = await questions_of(parts.datasets, one, parts.models, most=questions, model=model)
-        save_collection(made, folder)
-        click.echo(f"{len(made.queries)} questions in {folder}")
+        dataset_record = await parts.datasets.find(tenant, dataset)
+        collection = await generate_questions(
+            parts.datasets,
+            dataset_record,
+            parts.models,
+            max_questions=questions,
+            model=model,
+        )
+        save_collection(collection, folder)
+        click.echo(f"{len(collection.queries)} questions in {folder}")
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)
 
 
 @knowledge.command()
@@ -434,16 +767,22 @@ def questions(ctx: click.Context, dataset: str, folder: Path, questions: int, mo
 @tenant_option
 @click.pass_context
 def export(ctx: click.Context, dataset: str, file: Path, tenant: str) -> None:
-    """DATASET as one FILE, vectors and all."""
+    """Export DATASET to one FILE, including its vectors."""
 
     async def work(yard: Any) -> None:
+        """Export the dataset and print the counts."""
         from modelyard.knowledge.transfer import export_dataset
 
         datasets = yard.knowledge.datasets
-        told = await export_dataset(datasets, await datasets.find(tenant, dataset), file)
-        click.echo(f"{file}: " + ", ".join(f"{count:,} {name}" for name, count in told.items()))
+        record_counts = await export_dataset(
+            datasets, await datasets.find(tenant, dataset), file
+        )
+        click.echo(
+            f"{file}: "
+            + ", ".join(f"{count:,} {name}" for name, count in record_counts.items())
+        )
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)
 
 
 @knowledge.command("import")
@@ -452,16 +791,24 @@ def export(ctx: click.Context, dataset: str, file: Path, tenant: str) -> None:
 @tenant_option
 @click.pass_context
 def import_(ctx: click.Context, file: Path, name: str, tenant: str) -> None:
-    """A dataset out of a FILE that `export` wrote; no model is called."""
+    """Import a dataset from a FILE written by `export`. Calls no model."""
 
     async def work(yard: Any) -> None:
+        """Import the dataset and print its name."""
         from modelyard.knowledge.transfer import import_dataset
 
-        one = await import_dataset(yard.knowledge.datasets, tenant, file, name=name)
-        counts = (await yard.knowledge.stored.documents.counts(tenant, one.id)).get(one.id, {"documents": 0})
-        click.echo(f"{one.name}: {counts['documents']} documents, {one.id}")
+        dataset_record = await import_dataset(
+            yard.knowledge.datasets, tenant, file, name=name
+        )
+        counts = (
+            await yard.knowledge.stored.documents.counts(tenant, dataset_record.id)
+        ).get(dataset_record.id, {"documents": 0})
+        click.echo(
+            f"{dataset_record.name}: {counts['documents']} documents,"
+            f" {dataset_record.id}"
+        )
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)
 
 
 @knowledge.command()
@@ -470,98 +817,154 @@ def import_(ctx: click.Context, file: Path, name: str, tenant: str) -> None:
 @tenant_option
 @click.pass_context
 def delete(ctx: click.Context, dataset: str, document: str | None, tenant: str) -> None:
-    """DATASET and all that is in it, or one of its documents."""
+    """Delete DATASET with all its documents, or one document."""
 
     async def work(yard: Any) -> None:
+        """Delete the document or the dataset."""
         datasets = yard.knowledge.datasets
-        one = await datasets.find(tenant, dataset)
+        dataset_record = await datasets.find(tenant, dataset)
         if document:
-            found = await datasets.stored.documents.get(tenant, one.id, document)
-            await datasets.delete_documents(one, [found.id])
-            click.echo(f"deleted {found.name}")
+            document_record = await datasets.stored.documents.get(
+                tenant, dataset_record.id, document
+            )
+            await datasets.delete_documents(dataset_record, [document_record.id])
+            click.echo(f"deleted {document_record.name}")
             return
-        await datasets.delete(tenant, one.id)
-        click.echo(f"deleted {one.name}")
+        await datasets.delete(tenant, dataset_record.id)
+        click.echo(f"deleted {dataset_record.name}")
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)
 
 
 @knowledge.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--separator", help="Split by this, as Dify does; else by headings, tables and code.")
+@click.option(
+    "--separator",
+    help="Split by this, as Dify does; else by headings, tables and code.",
+)
 @click.option("--size", default=0, help="Characters of a segment.")
-@click.option("--form", type=click.Choice(["text", "hierarchical"]), default="text", show_default=True)
+@click.option(
+    "--form",
+    type=click.Choice(["text", "hierarchical"]),
+    default="text",
+    show_default=True,
+)
 @json_option
 @click.pass_context
-def preview(ctx: click.Context, file: Path, separator: str | None, size: int, form: str, as_json: bool) -> None:
-    """How FILE would be split. Nothing is kept."""
+def preview(
+    ctx: click.Context,
+    file: Path,
+    separator: str | None,
+    size: int,
+    form: str,
+    as_json: bool,
+) -> None:
+    """Show how FILE would be split into segments. Nothing is stored."""
 
     async def work(yard: Any) -> None:
-        from modelyard.knowledge.entities import DocForm, ProcessRule, Rules, Segmentation
+        """Split the file and print the segments."""
+        from modelyard.knowledge.entities import (
+            DocForm,
+            ProcessRule,
+            Rules,
+            Segmentation,
+        )
 
         mode = "custom" if separator is not None else "structure"
-        cut = Segmentation(separator=separator or "\n", max_tokens=size or (500 if separator is not None else 2000))
+        # Default size: 500 characters with a separator, 2000 for segments by structure.
+        cut = Segmentation(
+            separator=separator or "\n",
+            max_tokens=size or (500 if separator is not None else 2000),
+        )
         rule = ProcessRule(mode=mode, rules=Rules(segmentation=cut))
         data = await asyncio.to_thread(file.read_bytes)
-        pieces = await yard.knowledge.datasets.preview(file.name, data, rule=rule, form=DocForm(f"{form}_model"))
+        segments = await yard.knowledge.datasets.preview(
+            file.name, data, rule=rule, form=DocForm(f"{form}_model")
+        )
         if as_json:
-            print_json([msgspec.to_builtins(one) for one in pieces])
+            print_json([msgspec.to_builtins(segment) for segment in segments])
             return
-        for place, one in enumerate(pieces):
-            click.echo(click.style(f"{place + 1}  characters {one.start} to {one.stop}  {one.heading}", bold=True))
-            click.echo(one.text)
+        for index, segment in enumerate(segments):
+            click.echo(
+                click.style(
+                    f"{index + 1}  characters {segment.start} to {segment.stop} "
+                    f" {segment.heading}",
+                    bold=True,
+                )
+            )
+            click.echo(segment.text)
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)
 
 
 @knowledge.command()
 @tenant_option
 @click.pass_context
 def key(ctx: click.Context, tenant: str) -> None:
-    """A key for clients of the knowledge API (`dataset-…`); it is shown this once."""
+    """Create a key for clients of the knowledge API (`dataset-…`). It is shown only
+    once."""
 
     async def work(yard: Any) -> None:
+        """Print the new key."""
         click.echo(await yard.services.tenancy.dataset_keys.make(tenant))
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)
 
 
 @knowledge.command()
 @click.argument("name", required=False)
 @click.argument("endpoint", required=False)
-@click.option("--knowledge-id", help="Make a dataset NAME of the knowledge that the server knows by this id.")
+@click.option(
+    "--knowledge-id",
+    help="Make a dataset NAME of the knowledge that the server knows by this id.",
+)
 @click.option("--delete", "gone", metavar="ID", help="Forget a server.")
 @tenant_option
 @click.pass_context
 def external(
-    ctx: click.Context, name: str | None, endpoint: str | None, knowledge_id: str | None, gone: str | None, tenant: str
+    ctx: click.Context,
+    name: str | None,
+    endpoint: str | None,
+    knowledge_id: str | None,
+    gone: str | None,
+    tenant: str,
 ) -> None:
-    """Other servers' knowledge (the external knowledge API): list them, or add NAME at ENDPOINT.
+    """Manage external knowledge servers (external knowledge API): list them, or add
+    NAME at ENDPOINT.
 
-    The key is asked for, or read from a pipe.
+    The key is prompted for, or read from a pipe.
     """
     from modelyard.cli.show import piped_input
 
     async def work(yard: Any) -> None:
-        known = yard.knowledge.external
+        """Delete, list or add an external server."""
+        external_store = yard.knowledge.external
         if gone:
-            await known.delete(tenant, gone)
+            await external_store.delete(tenant, gone)
             click.echo(f"forgot {gone}")
             return
         if name is None or endpoint is None:
-            rows = [(one["name"], one["endpoint"], one["id"]) for one in await known.listed(tenant)]
+            rows = [
+                (server["name"], server["endpoint"], server["id"])
+                for server in await external_store.listed(tenant)
+            ]
             print_table("", ("name", "endpoint", "id"), rows)
             return
+        # Keys are not accepted as arguments: those are visible in the process list.
         secret = piped_input().strip() or click.prompt("Key", hide_input=True)
-        api = await known.add(tenant, name, endpoint, secret)
+        api = await external_store.add(tenant, name, endpoint, secret)
         click.echo(api)
         if knowledge_id:
             from modelyard.knowledge.entities import DatasetSettings
 
             settings = DatasetSettings(
-                provider="external", external_knowledge_api_id=api, external_knowledge_id=knowledge_id
+                provider="external",
+                external_knowledge_api_id=api,
+                external_knowledge_id=knowledge_id,
             )
-            one = await yard.knowledge.datasets.create(tenant, name, settings=settings)
-            click.echo(f"dataset {one.name}: {one.id}")
+            dataset_record = await yard.knowledge.datasets.create(
+                tenant, name, settings=settings
+            )
+            click.echo(f"dataset {dataset_record.name}: {dataset_record.id}")
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)

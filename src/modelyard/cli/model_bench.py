@@ -1,4 +1,4 @@
-"""How fast the local models are on this machine: one figure a type."""
+"""Benchmark of the local models: one figure per model type."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -14,63 +14,91 @@ _PASSAGE = " ".join([_TEXT] * 5)
 
 
 async def measure(yard: Modelyard, seconds: float) -> list[dict[str, Any]]:
-    """For each type that has a local model: seconds to load, and the speed once loaded."""
-    found: list[dict[str, Any]] = []
-    for kind, (unit, work) in _WORK.items():
+    """Measure each model type whose default model is local: seconds to load, and
+    throughput once loaded."""
+    measurements: list[dict[str, Any]] = []
+    for model_type, (unit, work) in _WORK.items():
         try:
-            instance = yard.services.calls.models.get_default_model_instance(DEFAULT_TENANT, kind)
+            instance = yard.services.calls.models.get_default_model_instance(
+                DEFAULT_TENANT, model_type
+            )
         except NotFoundError:
             continue
         if instance.provider != "local":
             continue
+        # The first call loads the model, so it is not part of the measured rate.
         await work(yard)
         process = yard.services.providers.local.process_of(instance.model)
         speed = await _rate(lambda work=work: work(yard), seconds)
-        line = {"type": kind.value, "model": instance.name, "speed": round(speed, 2), "unit": unit}
-        found.append({**line, "load_seconds": round(process.load_seconds, 2) if process else 0.0})
-    return found
+        line = {
+            "type": model_type.value,
+            "model": instance.name,
+            "speed": round(speed, 2),
+            "unit": unit,
+        }
+        measurements.append(
+            {**line, "load_seconds": round(process.load_seconds, 2) if process else 0.0}
+        )
+    return measurements
 
 
 async def _rate(work: Callable[[], Awaitable[float]], seconds: float) -> float:
-    begun, done = time.monotonic(), 0.0
-    while time.monotonic() - begun < seconds:
-        done += await work()
-    return done / (time.monotonic() - begun)
+    """Repeat the operation for the given seconds and return units per second."""
+    start_time, processed_units = time.monotonic(), 0.0
+    while time.monotonic() - start_time < seconds:
+        processed_units += await work()
+    return processed_units / (time.monotonic() - start_time)
 
 
 async def _chat(yard: Modelyard) -> float:
-    result = await yard.chat("Write a short story about a fox.", max_tokens=48, temperature=0)
+    """Generate text and return the number of tokens."""
+    result = await yard.chat(
+        "Write a short story about a fox.", max_tokens=48, temperature=0
+    )
     return result.usage.completion_tokens
 
 
 async def _embed(yard: Modelyard) -> float:
-    return len((await yard.embed([f"{_TEXT} {number}" for number in range(64)])).embeddings)
+    """Embed 64 different sentences and return their number. They differ, so that no
+    cache helps."""
+    return len(
+        (await yard.embed([f"{_TEXT} {number}" for number in range(64)])).embeddings
+    )
 
 
 async def _rerank(yard: Modelyard) -> float:
+    """Rerank 8 passages and return their number."""
     return len((await yard.rerank("Where does the dog sleep?", [_PASSAGE] * 8)).docs)
 
 
 async def _speak(yard: Modelyard) -> float:
+    """Synthesise speech and return its length in seconds."""
+    # PCM: 2 bytes per sample, 24,000 samples per second.
     return (len(await yard.speak(_TEXT, format="pcm")) / 2) / 24_000
 
 
 async def _moderate(yard: Modelyard) -> float:
-    return len((await yard.moderate([f"{_TEXT} {number}" for number in range(32)])).verdicts)
+    """Moderate 32 texts and return their number."""
+    return len(
+        (await yard.moderate([f"{_TEXT} {number}" for number in range(32)])).verdicts
+    )
 
 
 class _Recording:
-    """Made once, by the speaker."""
+    """The recording for the transcription benchmark. It is synthesised once and then
+    reused."""
 
     wav: bytes = b""
 
 
 async def _transcribe(yard: Modelyard) -> float:
+    """Transcribe the recording and return its length in seconds."""
     if not _Recording.wav:
         _Recording.wav = await yard.speak(_PASSAGE)
     return (await yard.transcribe(_Recording.wav)).usage.seconds
 
 
+# Model type → (unit, operation). An operation returns how many units it processed.
 _WORK: dict[ModelType, tuple[str, Callable[[Modelyard], Awaitable[float]]]] = {
     ModelType.LLM: ("tokens/s", _chat),
     ModelType.TEXT_EMBEDDING: ("sentences/s", _embed),

@@ -1,4 +1,4 @@
-"""`modelyard plugin`: make, try, debug, pack, sign and install plugins."""
+"""`modelyard plugin`: create, test, debug, package, sign and install plugins."""
 
 import asyncio
 import json
@@ -14,13 +14,30 @@ import click
 import msgspec
 
 from modelyard.base.errors import ConfigError, ModelyardError, PackageError
-from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
+from modelyard.cli.show import (
+    failure_text,
+    json_option,
+    print_json,
+    print_note,
+    print_table,
+    run_with_modelyard,
+    settings_of,
+    success_text,
+)
 from modelyard.cli.usage import tenant_option
 from modelyard.models.types import JSON
 from modelyard.plugins.conversation import PluginCall
 from modelyard.plugins.market import add_to_folder
-from modelyard.plugins.package import MAX_BYTES, Package, checksum, folder_files, load_package, package_folder, save
-from modelyard.plugins.scaffold import CATEGORIES, PERMISSIONS, Answers, create
+from modelyard.plugins.package import (
+    MAX_BYTES,
+    Package,
+    checksum,
+    folder_files,
+    load_package,
+    package_folder,
+    save,
+)
+from modelyard.plugins.scaffold import CATEGORIES, PERMISSIONS, ScaffoldOptions, create
 from modelyard.plugins.signature import CATEGORIES as SIGNERS
 from modelyard.plugins.signature import generate_keys, read_keys, sign, verify
 from modelyard.tenant_plugins.packages import Installer
@@ -30,7 +47,10 @@ _MB = 1 << 20
 _unsigned_option = click.option(
     "--unsigned",
     is_flag=True,
-    help="Trust it although nobody trusted signed it; needed where there are several tenants.",
+    help=(
+        "Trust it although nobody trusted signed it; needed where there are several"
+        " tenants."
+    ),
 )
 
 
@@ -39,7 +59,7 @@ def plugin() -> None:
     """Plugins: make one, try it, debug it, pack and sign it, install it."""
 
 
-# ------------------------------------------------------------------------------------------------ making
+# ------------------------------------------------------------ create and package
 
 
 @plugin.command()
@@ -48,64 +68,128 @@ def plugin() -> None:
 @click.option("--author", help="Who makes it.")
 @click.option("--description", help="What it does, in a sentence.")
 @click.option("--category", type=click.Choice(list(CATEGORIES)), help="What it is.")
-@click.option("--permission", "permissions", multiple=True, type=click.Choice(PERMISSIONS), help="What it may ask for.")
-@click.option("--storage-size", type=int, default=1_048_576, show_default=True, help="Bytes that it may keep.")
+@click.option(
+    "--permission",
+    "permissions",
+    multiple=True,
+    type=click.Choice(PERMISSIONS),
+    help="What it may ask for.",
+)
+@click.option(
+    "--storage-size",
+    type=int,
+    default=1_048_576,
+    show_default=True,
+    help="Bytes that it may keep.",
+)
 @click.option("--quick", is_flag=True, help="Ask nothing.")
 def init(
-    folder: Path | None, quick: bool, permissions: tuple[str, ...], storage_size: int, **given: str | None
+    folder: Path | None,
+    quick: bool,
+    permissions: tuple[str, ...],
+    storage_size: int,
+    **options: str | None,
 ) -> None:
-    """Make a plugin that runs at once. Asks for what is not said."""
-    named = folder.name if folder else ""
-    asks = not quick and sys.stdin.isatty()
-    name = given["name"] or (click.prompt("Name", default=named or None) if asks else named)
-    author = given["author"] or (click.prompt("Author", default=os.environ.get("USER", "me")) if asks else "me")
-    about = given["description"] or (click.prompt("What it does", default="") if asks else "")
+    """Create a plugin project that runs at once. Prompts for missing options at a
+    terminal."""
+    folder_name = folder.name if folder else ""
+    is_interactive = not quick and sys.stdin.isatty()
+    name = options["name"] or (
+        click.prompt("Name", default=folder_name or None)
+        if is_interactive
+        else folder_name
+    )
+    author = options["author"] or (
+        click.prompt("Author", default=os.environ.get("USER", "me"))
+        if is_interactive
+        else "me"
+    )
+    description = options["description"] or (
+        click.prompt("What it does", default="") if is_interactive else ""
+    )
     kinds = click.Choice(list(CATEGORIES))
-    category = given["category"] or (click.prompt("What it is", type=kinds, default="tool") if asks else "")
+    category = options["category"] or (
+        click.prompt("What it is", type=kinds, default="tool") if is_interactive else ""
+    )
     if not name or not category:
-        raise click.UsageError("--name and --category must be said where nobody can be asked")
-    if asks and not permissions:
-        permissions = tuple(word for word in PERMISSIONS if click.confirm(f"May it ask for {word}?", default=False))
-    answers = Answers(
-        name=name, author=author, category=category, description=about, permissions=permissions,
+        raise click.UsageError(
+            "--name and --category must be said where nobody can be asked"
+        )
+    # Permissions given as options are complete; there are no further questions.
+    if is_interactive and not permissions:
+        permissions = tuple(
+            permission_name
+            for permission_name in PERMISSIONS
+            if click.confirm(f"May it ask for {permission_name}?", default=False)
+        )
+    answers = ScaffoldOptions(
+        name=name,
+        author=author,
+        category=category,
+        description=description,
+        permissions=permissions,
         storage_size=storage_size,
-    )  # fmt: skip
+    )
     target = folder or Path(name)
     for path in create(target, answers):
         click.echo(path)
-    note(f"try it with `modelyard plugin test {target}`, install it with `modelyard plugin install {target}`")
+    print_note(
+        f"try it with `modelyard plugin test {target}`, install it with `modelyard"
+        f" plugin install {target}`"
+    )
 
 
 @plugin.command()
 @click.argument("folder", type=_PATH)
-@click.option("-o", "--output", type=_PATH, help="The package's file.  [NAME-VERSION.difypkg]")
-@click.option("--max-size", type=int, default=MAX_BYTES // _MB, show_default=True, help="Megabytes.")
+@click.option(
+    "-o", "--output", type=_PATH, help="The package's file.  [NAME-VERSION.difypkg]"
+)
+@click.option(
+    "--max-size",
+    type=int,
+    default=MAX_BYTES // _MB,
+    show_default=True,
+    help="Megabytes.",
+)
 def package(folder: Path, output: Path | None, max_size: int) -> None:
-    """Pack a plugin's folder into one file. What .difyignore or .gitignore names is left out."""
-    packed = package_folder(folder, most=max_size * _MB)
+    """Package a plugin's folder into one file. Files named in .difyignore or .gitignore
+    are left out."""
+    packed = package_folder(folder, max_bytes=max_size * _MB)
     target = output or Path(f"{packed.manifest.name}-{packed.manifest.version}.difypkg")
     save(target, packed.data)
     click.echo(target)
-    note(f"{packed.identifier}, {len(packed.files)} files, {len(packed.data):,} bytes")
+    print_note(
+        f"{packed.identifier}, {len(packed.files)} files, {len(packed.data):,} bytes"
+    )
 
 
 @plugin.command("checksum")
 @click.argument("path", type=_PATH)
 def show_checksum(path: Path) -> None:
-    """The checksum of a package, or of what a folder would be packed to."""
-    click.echo(checksum(folder_files(path)) if path.is_dir() else load_package(path).checksum)
+    """Print the checksum of a package, or of the package that a folder would give."""
+    # A folder's checksum is computed over the files that would be packaged.
+    click.echo(
+        checksum(folder_files(path)) if path.is_dir() else load_package(path).checksum
+    )
 
 
 @plugin.command()
 @click.argument("name", type=_PATH)
 def keygen(name: Path) -> None:
-    """Make a pair of keys: NAME.private.pem signs, NAME.public.pem is for those who verify."""
+    """Generate a key pair: NAME.private.pem signs, NAME.public.pem verifies."""
     private, public = generate_keys()
-    for kind, data, mode in (("private", private, 0o600), ("public", public, 0o644)):
-        path = name.with_name(f"{name.name}.{kind}.pem")
+    for key_type, data, mode in (
+        ("private", private, 0o600),
+        ("public", public, 0o644),
+    ):
+        path = name.with_name(f"{name.name}.{key_type}.pem")
+        # Overwriting a key would make packages signed with it unverifiable.
         if path.exists():
-            raise ConfigError(f"{str(path)!r} is there already; a key is not written over")
+            raise ConfigError(
+                f"{str(path)!r} is there already; a key is not written over"
+            )
         save(path, data)
+        # The private key is readable by its owner only.
         path.chmod(mode)
         click.echo(path)
 
@@ -113,41 +197,69 @@ def keygen(name: Path) -> None:
 @plugin.command("sign")
 @click.argument("path", type=_PATH)
 @click.option("--key", "key", type=_PATH, required=True, help="NAME.private.pem.")
-@click.option("--category", type=click.Choice(SIGNERS), default="community", show_default=True, help="Who signs.")
-@click.option("-o", "--output", type=_PATH, help="The signed package.  [NAME.signed.difypkg]")
+@click.option(
+    "--category",
+    type=click.Choice(SIGNERS),
+    default="community",
+    show_default=True,
+    help="Who signs.",
+)
+@click.option(
+    "-o", "--output", type=_PATH, help="The signed package.  [NAME.signed.difypkg]"
+)
 def sign_package(path: Path, key: Path, category: str, output: Path | None) -> None:
-    """Sign a package."""
+    """Sign a package and write the signed copy to a new file."""
     data = load_package(path).data
     try:
         private = key.read_bytes()
     except OSError as error:
-        raise ConfigError(f"key {str(key)!r} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"key {str(key)!r} cannot be read: {error.strerror}"
+        ) from error
     target = output or path.with_name(f"{path.stem}.signed.difypkg")
-    save(target, sign(data, private, category=category, now=int(time.time())))
+    save(target, sign(data, private, category=category, signed_at=int(time.time())))
     click.echo(target)
 
 
 @plugin.command("verify")
 @click.argument("path", type=_PATH)
-@click.option("--key", "keys", type=_PATH, multiple=True, help="NAME.public.pem; else those of plugins.public_keys.")
+@click.option(
+    "--key",
+    "keys",
+    type=_PATH,
+    multiple=True,
+    help="NAME.public.pem; else those of plugins.public_keys.",
+)
 @json_option
 @click.pass_context
-def verify_package(ctx: click.Context, path: Path, keys: tuple[Path, ...], as_json: bool) -> None:
-    """Say who signed a package; exit 1 where nobody did, or it was changed since."""
-    named = [Path(one).expanduser() for one in settings_of(ctx).plugins.public_keys]
-    found = verify(load_package(path).data, read_keys(keys or named))
+def verify_package(
+    ctx: click.Context, path: Path, keys: tuple[Path, ...], as_json: bool
+) -> None:
+    """Print who signed a package. Exits with 1 if it is not signed by a trusted key or
+    was changed."""
+    configured_keys = [
+        Path(key_path).expanduser() for key_path in settings_of(ctx).plugins.public_keys
+    ]
+    # Keys on the command line replace the configured ones.
+    signature = verify(load_package(path).data, read_keys(keys or configured_keys))
     if as_json:
-        print_json({"key": found.key, "category": found.category, "signed_at": found.signed_at})
+        print_json(
+            {
+                "key": signature.key,
+                "category": signature.category,
+                "signed_at": signature.signed_at,
+            }
+        )
         return
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.signed_at))
-    click.echo(f"signed with {found.key} on {when}, category {found.category}")
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(signature.signed_at))
+    click.echo(f"signed with {signature.key} on {when}, category {signature.category}")
 
 
-# ------------------------------------------------------------------------------------------------ trying
+# ------------------------------------------------------------ test and debug
 
 
-async def _ready(yard: Any, path: Path) -> Package:
-    """The plugin, installed on this machine for nobody."""
+async def _install_for_test(yard: Any, path: Path) -> Package:
+    """Install the plugin on this machine without adding it to a tenant."""
     packed = await asyncio.to_thread(load_package, path)
     with closing(_Progress(packed.manifest.id)) as step:
         await yard.services.plugins.host.packages.install(packed, step)
@@ -156,39 +268,63 @@ async def _ready(yard: Any, path: Path) -> Package:
 
 @plugin.command()
 @click.argument("path", type=_PATH)
-@click.option("--credential", "credentials", multiple=True, metavar="NAME=VALUE", help="A field of the credentials.")
+@click.option(
+    "--credential",
+    "credentials",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A field of the credentials.",
+)
 @json_option
 @click.pass_context
-def test(ctx: click.Context, path: Path, credentials: Sequence[str], as_json: bool) -> None:
-    """Try a plugin: it loads, starts, answers, streams, stops, and maps its errors. Exit 1 where something is wrong."""
-    from modelyard.plugins.conformity import Finding, examine
+def test(
+    ctx: click.Context, path: Path, credentials: Sequence[str], as_json: bool
+) -> None:
+    """Test a plugin: load, start, call, stream, stop, and error mapping. Exits with 1
+    if a check fails."""
+    from modelyard.plugins.conformity import Finding, run_checks
 
     async def work(yard: Any) -> list[Finding]:
-        packed = await _ready(yard, path)
+        """Install the plugin, run the checks, and remove it again."""
+        packed = await _install_for_test(yard, path)
         identifier = str(packed.identifier)
         try:
-            return await examine(
+            return await run_checks(
                 yard.services.plugins.host.packages.declaration(identifier),
                 lambda call: yard.services.plugins.host.call(identifier, call),
-                _pairs(credentials),
+                _parse_assignments(credentials),
             )
         finally:
             await yard.services.plugins.installations.drop_unused(identifier)
 
-    findings = run_with_yard(ctx, work)
+    findings = run_with_modelyard(ctx, work)
     if as_json:
-        print_json([one._asdict() for one in findings])
+        print_json([finding._asdict() for finding in findings])
     else:
-        states = {True: good("good"), False: bad("wrong"), None: "not tried"}
-        print_table("", ("", "what", "detail"), [(states[one.is_good], one.what, one.detail) for one in findings])
-    if any(one.is_good is False for one in findings):
+        states = {
+            True: success_text("good"),
+            False: failure_text("wrong"),
+            None: "not tried",
+        }
+        print_table(
+            "",
+            ("", "what", "detail"),
+            [
+                (states[finding.has_passed], finding.check_name, finding.detail)
+                for finding in findings
+            ],
+        )
+    if any(finding.has_passed is False for finding in findings):
         ctx.exit(1)
 
 
-def _pairs(given: Sequence[str]) -> dict[str, str]:
-    pairs = [one.partition("=") for one in given]
-    if wrong := next((name for name, sign, _ in pairs if not sign), None):
-        raise click.UsageError(f"--credential wants NAME=VALUE, not {wrong!r}")
+def _parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+    """Parse NAME=VALUE options. Raises click.UsageError."""
+    pairs = [assignment.partition("=") for assignment in assignments]
+    if invalid_name := next(
+        (name for name, separator, _ in pairs if not separator), None
+    ):
+        raise click.UsageError(f"--credential wants NAME=VALUE, not {invalid_name!r}")
     return {name: value for name, _, value in pairs}
 
 
@@ -196,51 +332,75 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
 @click.argument("path", type=_PATH)
 @click.pass_context
 def run(ctx: click.Context, path: Path) -> None:
-    """Run a plugin and speak with it: a line of JSON in is a request, lines of JSON out are its answers.
+    """Run a plugin and talk to it: a line of JSON in is a request, lines of JSON out
+    are its responses.
 
-    In: {"invoke_id": "1", "type": "tool", "action": "invoke_tool", "request": {...}}
+    Request: {"invoke_id": "1", "type": "tool", "action": "invoke_tool", "request":
+    {...}}
     """
 
     async def work(yard: Any) -> None:
-        packed = await _ready(yard, path)
+        """Serve requests from standard input until it is closed."""
+        packed = await _install_for_test(yard, path)
         identifier, permissions = str(packed.identifier), packed.manifest.permissions
 
-        async def answer(asked: JSON) -> None:
-            name = asked.get("invoke_id")
+        async def answer(request: JSON) -> None:
+            """Run one request and print its responses, its end or its error."""
+            name = request.get("invoke_id")
             call = PluginCall(
-                tenant="default", plugin=packed.manifest.id, permissions=permissions, user="cli",
-                type=str(asked.get("type")), action=str(asked.get("action")), data=asked.get("request") or {},
-            )  # fmt: skip
+                tenant="default",
+                plugin=packed.manifest.id,
+                permissions=permissions,
+                user="cli",
+                type=str(request.get("type")),
+                action=str(request.get("action")),
+                data=request.get("request") or {},
+            )
             try:
-                async with aclosing(yard.services.plugins.host.call(identifier, call)) as answers:
-                    async for one in answers:
-                        _line(name, "plugin_response", one)
-                _line(name, "plugin_invoke_end", {})
+                async with aclosing(
+                    yard.services.plugins.host.call(identifier, call)
+                ) as answers:
+                    async for message in answers:
+                        _print_message(name, "plugin_response", message)
+                _print_message(name, "plugin_invoke_end", {})
             except ModelyardError as error:
-                _line(name, "error", {"error": str(error), "kind": getattr(error, "kind", "")})
+                _print_message(
+                    name,
+                    "error",
+                    {"error": str(error), "kind": getattr(error, "kind", "")},
+                )
 
-        _line(None, "plugin_ready", {"plugin": identifier})
+        _print_message(None, "plugin_ready", {"plugin": identifier})
+        # The event loop holds tasks only weakly; the set keeps them alive.
         tasks: set[asyncio.Task[None]] = set()
         async for line in _lines():
             try:
-                asked = json.loads(line)
-                task = asyncio.create_task(answer(asked))
+                request = json.loads(line)
+                task = asyncio.create_task(answer(request))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
             except (ValueError, AttributeError) as error:
-                _line(None, "error", {"error": f"this is no request: {error}"})
+                _print_message(None, "error", {"error": f"this is no request: {error}"})
+        # Standard input is closed: let running requests finish.
         if tasks:
             await asyncio.wait(tasks)
         await yard.services.plugins.installations.drop_unused(identifier)
 
-    run_with_yard(ctx, work)
+    run_with_modelyard(ctx, work)
 
 
-def _line(name: Any, kind: str, response: Any) -> None:
-    click.echo(msgspec.json.encode({"invoke_id": name, "type": kind, "response": response}).decode())
+def _print_message(name: Any, message_type: str, response: Any) -> None:
+    """Print one message as a line of JSON."""
+    click.echo(
+        msgspec.json.encode(
+            {"invoke_id": name, "type": message_type, "response": response}
+        ).decode()
+    )
 
 
 async def _lines() -> AsyncGenerator[str, None]:
+    """Yield the lines of standard input that are not blank, without blocking the event
+    loop."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         if line.strip():
             yield line
@@ -248,53 +408,84 @@ async def _lines() -> AsyncGenerator[str, None]:
 
 @plugin.command()
 @click.argument("folder", type=_PATH, default=Path())
-@click.option("--start/--no-start", default=True, help="Run it too, in an environment made for it.")
+@click.option(
+    "--start/--no-start",
+    default=True,
+    help="Run it too, in an environment made for it.",
+)
 @tenant_option
 @click.pass_context
 def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
-    """Connect the plugin in a folder to the running server: its models and tools are there while it runs.
+    """Connect the plugin in a folder to the running server. Its models and tools are
+    available while it runs.
 
     Writes .env, with which `python -m main` connects too.
     """
     settings = settings_of(ctx)
 
     async def work(yard: Any) -> tuple[str, str]:
+        """Return the tenant's debugging key, and the Python of the plugin's environment
+        if it is to be started."""
         packed = await asyncio.to_thread(package_folder, folder)
         key = yard.services.plugins.debugged.key(tenant)
         if not start:
             return key, ""
-        note(f"{packed.manifest.id}: making its environment")
-        environment = await yard.services.plugins.host.environments.prepare(folder, name=packed.manifest.id)
+        print_note(f"{packed.manifest.id}: making its environment")
+        environment = await yard.services.plugins.host.environments.prepare(
+            folder, name=packed.manifest.id
+        )
         return key, str(environment.python)
 
-    key, python = run_with_yard(ctx, work)
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104  compared, not bound
-    told = {
+    key, python = run_with_modelyard(ctx, work)
+    # A server that listens on all interfaces is reached by the loopback address.
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    variables = {
         "INSTALL_METHOD": "remote",
         "REMOTE_INSTALL_URL": f"{host}:{settings.plugins.debug_port}",
         "REMOTE_INSTALL_KEY": key,
     }
     path = folder / ".env"
-    save(path, "".join(f"{name}={value}\n" for name, value in told.items()).encode())
+    save(
+        path, "".join(f"{name}={value}\n" for name, value in variables.items()).encode()
+    )
+    # The file contains the debugging key.
     path.chmod(0o600)
     click.echo(path)
     if not start:
-        note("run it with `python -m main` in its folder, in an environment that has dify_plugin")
+        print_note(
+            "run it with `python -m main` in its folder, in an environment that has"
+            " dify_plugin"
+        )
         return
-    note("it runs until Ctrl-C; edit its files and start it again to see what changed")
+    print_note(
+        "it runs until Ctrl-C; edit its files and start it again to see what changed"
+    )
+    # The plugin replaces this process, so that Ctrl-C and the terminal are its own.
     os.chdir(folder)
-    os.execve(python, [python, "-m", "main"], {**os.environ, **told})  # noqa: S606  the plugin itself, in our place
+    os.execve(python, [python, "-m", "main"], {**os.environ, **variables})  # noqa: S606
 
 
-# ------------------------------------------------------------------------------------------------ installing
+# ------------------------------------------------------------ install
 
 
 @plugin.command()
 @click.argument("what", nargs=-1, required=True)
-@click.option("--version", "version", default="", help="From a market: this version; the newest where nothing is said.")
-@click.option("--verify", "must", is_flag=True, help="Refuse what nobody trusted has signed.")
+@click.option(
+    "--version",
+    "version",
+    default="",
+    help="From a market: this version; the newest where nothing is said.",
+)
+@click.option(
+    "--verify", "must", is_flag=True, help="Refuse what nobody trusted has signed."
+)
 @_unsigned_option
-@click.option("--grant", "granted", multiple=True, help="Allow no more than this of what it asks for.")
+@click.option(
+    "--grant",
+    "granted",
+    multiple=True,
+    help="Allow no more than this of what it asks for.",
+)
 @tenant_option
 @json_option
 @click.pass_context
@@ -308,90 +499,141 @@ def install(
     tenant: str,
     as_json: bool,
 ) -> None:
-    """Install plugins: files, folders, bundles, addresses, owner/repo:VERSION/file on GitHub, or author/name from a
-    market."""
+    """Install plugins: files, folders, bundles, URLs, owner/repo:VERSION/file on
+    GitHub, or author/name from a market."""
 
+    # Whoever runs the command line has the operator's rights.
     by = Installer(is_operator=True, allows_unsigned=unsigned)
 
     async def work(yard: Any) -> list[Any]:
-        done: list[Any] = []
-        for one in what:
-            for data in await _fetched(yard, one, version, by):
-                packed, _ = await yard.services.plugins.packages.upload(data, by, verify_signature=must)
+        """Upload and install each package; a bundle may contain several."""
+        installed_plugins: list[Any] = []
+        for source in what:
+            for data in await _fetch_packages(yard, source, version, by):
+                packed, _ = await yard.services.plugins.packages.upload(
+                    data, by, verify_signature=must
+                )
+                # None grants everything that the plugin asks for; a list restricts it.
                 grant = list(granted) if granted else None
                 with closing(_Progress(packed.manifest.id)) as step:
-                    done.append(await yard.services.plugins.installations.add(tenant, packed, granted=grant, step=step))
-        return done
+                    installed_plugins.append(
+                        await yard.services.plugins.installations.add(
+                            tenant, packed, granted=grant, step=step
+                        )
+                    )
+        return installed_plugins
 
-    found = run_with_yard(ctx, work)
+    installed_plugins = run_with_modelyard(ctx, work)
     if as_json:
-        print_json([{"id": one.id, "identifier": one.identifier} for one in found])
+        print_json(
+            [
+                {"id": installed_plugin.id, "identifier": installed_plugin.identifier}
+                for installed_plugin in installed_plugins
+            ]
+        )
         return
-    for one in found:
-        offers = [f"{one.installation.provider}/{each.model}" for each in one.declaration.model.entity.models] \
-            if one.declaration.model else one.declaration.providers  # fmt: skip
-        click.echo(f"{one.plugin_id} {one.declaration.manifest.version}: {', '.join(offers[:6])}")
-        if words := one.permissions.words():
-            note(f"it may ask for {', '.join(words)}; `modelyard plugin permission {one.plugin_id} --grant …` for less")
+    for installed_plugin in installed_plugins:
+        offers = (
+            [
+                f"{installed_plugin.installation.provider}/{model.model}"
+                for model in installed_plugin.declaration.model.entity.models
+            ]
+            if installed_plugin.declaration.model
+            else installed_plugin.declaration.providers
+        )
+        click.echo(
+            f"{installed_plugin.plugin_id}"
+            f" {installed_plugin.declaration.manifest.version}: {', '.join(offers[:6])}"
+        )
+        if permission_labels := installed_plugin.permissions.words():
+            print_note(
+                f"it may ask for {', '.join(permission_labels)}; `modelyard plugin"
+                f" permission {installed_plugin.plugin_id} --grant …` for less"
+            )
 
 
 class _Progress:
-    """A bar for each plugin that is installed; lines where nobody watches."""
+    """Progress of one installation: a bar at a terminal, otherwise one line per step."""
 
-    _STEPS: ClassVar[Sequence[str]] = ("waiting", "unpacking", "installing dependencies", "installed")
+    _STEPS: ClassVar[Sequence[str]] = (
+        "waiting",
+        "unpacking",
+        "installing dependencies",
+        "installed",
+    )
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._begun = time.monotonic()
         self._bar: Any = None
 
-    def __call__(self, what: str) -> None:
-        done = self._STEPS.index(what) if what in self._STEPS else 0
-        is_last = done == len(self._STEPS) - 1
+    def __call__(self, step_name: str) -> None:
+        """Report the step that starts now."""
+        # An unknown step is shown at the beginning of the bar.
+        step_index = self._STEPS.index(step_name) if step_name in self._STEPS else 0
+        is_last = step_index == len(self._STEPS) - 1
         if not sys.stderr.isatty():
-            note(
-                f"{self._name}: {what} ({time.monotonic() - self._begun:.1f} s)"
+            print_note(
+                f"{self._name}: {step_name} ({time.monotonic() - self._begun:.1f} s)"
                 if is_last
-                else f"{self._name}: {what} …"
+                else f"{self._name}: {step_name} …"
             )
             return
         if self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = (TextColumn(self._name), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            columns = (
+                TextColumn(self._name),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True))
-            self._bar.add_task(what, total=len(self._STEPS) - 1)
+            self._bar.add_task(step_name, total=len(self._STEPS) - 1)
             self._bar.start()
-        self._bar.update(0, description=what, completed=done)
+        self._bar.update(0, description=step_name, completed=step_index)
         if is_last:
             self.close()
 
     def close(self) -> None:
+        """End the bar, if there is one. May be called repeatedly."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
-def _here(what: str) -> Path | None:
-    """The file or folder that a word names, where there is one."""
-    path = Path(what).expanduser()
+def _local_path(source: str) -> Path | None:
+    """Return the local file or folder with this name, or None."""
+    path = Path(source).expanduser()
     return path if path.exists() else None
 
 
-async def _fetched(yard: Any, what: str, version: str, by: Installer) -> list[bytes]:
-    """The packages that a word stands for."""
-    path = _here(what)
+async def _fetch_packages(
+    yard: Any, source: str, version: str, by: Installer
+) -> list[bytes]:
+    """Return the packages of a source: a local path, a URL, a GitHub file, or a plugin
+    of a market."""
+    path = _local_path(source)
     if path is not None:
         if path.suffix == ".difybndl":
             data = await asyncio.to_thread(path.read_bytes)
-            return [one.data for one in await yard.services.plugins.packages.upload_bundle(data, by)]
+            return [
+                bundled_package.data
+                for bundled_package in (
+                    await yard.services.plugins.packages.upload_bundle(data, by)
+                )
+            ]
         return [(await asyncio.to_thread(load_package, path)).data]
-    if what.startswith(("http://", "https://")) or (what.endswith(".difypkg") and ":" in what):
-        return [await yard.services.plugins.market.github(what, is_operators=True)]
-    if what.endswith((".difypkg", ".difybndl")):
-        raise PackageError(f"file {what!r} does not exist")
-    return [await yard.services.plugins.market.fetch(what, version)]
+    # `owner/repo:VERSION/file.difypkg` names a release file on GitHub.
+    if source.startswith(("http://", "https://")) or (
+        source.endswith(".difypkg") and ":" in source
+    ):
+        return [await yard.services.plugins.market.github(source, is_operators=True)]
+    # A missing file must not be looked up in a market.
+    if source.endswith((".difypkg", ".difybndl")):
+        raise PackageError(f"file {source!r} does not exist")
+    return [await yard.services.plugins.market.fetch(source, version)]
 
 
 @plugin.command("list")
@@ -399,30 +641,46 @@ async def _fetched(yard: Any, what: str, version: str, by: Installer) -> list[by
 @json_option
 @click.pass_context
 def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
-    """A tenant's plugins."""
+    """List a tenant's plugins."""
 
     async def work(yard: Any) -> list[Any]:
+        """Return the tenant's plugins."""
         return yard.services.plugins.plugins.installed(tenant)
 
-    found = run_with_yard(ctx, work)
+    installed_plugins = run_with_modelyard(ctx, work)
     if as_json:
-        print_json([
-            {
-                "id": one.id, "plugin": one.plugin_id, "version": one.declaration.manifest.version,
-                "identifier": one.identifier, "category": one.declaration.manifest.category,
-                "source": one.installation.source, "provider": one.installation.provider or None,
-                "permissions": one.permissions.words(),
-            }
-            for one in found
-        ])  # fmt: skip
+        print_json(
+            [
+                {
+                    "id": installed_plugin.id,
+                    "plugin": installed_plugin.plugin_id,
+                    "version": installed_plugin.declaration.manifest.version,
+                    "identifier": installed_plugin.identifier,
+                    "category": installed_plugin.declaration.manifest.category,
+                    "source": installed_plugin.installation.source,
+                    "provider": installed_plugin.installation.provider or None,
+                    "permissions": installed_plugin.permissions.words(),
+                }
+                for installed_plugin in installed_plugins
+            ]
+        )
         return
     columns = ("plugin", "version", "kind", "offers", "may ask for", "from")
-    print_table("", columns, [
-        (one.plugin_id, one.declaration.manifest.version, one.declaration.manifest.category,
-         ", ".join(one.declaration.providers) or "-", ", ".join(one.permissions.words()) or "-",
-         one.installation.source)
-        for one in found
-    ])  # fmt: skip
+    print_table(
+        "",
+        columns,
+        [
+            (
+                installed_plugin.plugin_id,
+                installed_plugin.declaration.manifest.version,
+                installed_plugin.declaration.manifest.category,
+                ", ".join(installed_plugin.declaration.providers) or "-",
+                ", ".join(installed_plugin.permissions.words()) or "-",
+                installed_plugin.installation.source,
+            )
+            for installed_plugin in installed_plugins
+        ],
+    )
 
 
 @plugin.command()
@@ -431,24 +689,36 @@ def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
 @_unsigned_option
 @tenant_option
 @click.pass_context
-def upgrade(ctx: click.Context, name: str, what: str, unsigned: bool, tenant: str) -> None:
-    """Put another version in the place of an installed one: WHAT is a file, a folder, or a version in a market."""
+def upgrade(
+    ctx: click.Context, name: str, what: str, unsigned: bool, tenant: str
+) -> None:
+    """Replace an installed plugin by another version. WHAT is a file, a folder, or a
+    version in a market."""
     by = Installer(is_operator=True, allows_unsigned=unsigned)
 
     async def work(yard: Any) -> Any:
+        """Fetch the package and install it over the old version."""
         old = yard.services.plugins.plugins.find(tenant, name)
-        is_version = _here(what) is None and what[0].isdigit()
+        # A local path takes precedence over a version number.
+        is_version = _local_path(what) is None and what[0].isdigit()
         (data,) = (
-            [await yard.services.plugins.market.fetch(name, what)] if is_version else await _fetched(yard, what, "", by)
+            [await yard.services.plugins.market.fetch(name, what)]
+            if is_version
+            else await _fetch_packages(yard, what, "", by)
         )
         packed, _ = await yard.services.plugins.packages.upload(data, by)
+        # Another plugin would inherit the old one's data and permissions.
         if packed.manifest.id != old.plugin_id:
-            raise PackageError(f"{packed.manifest.id!r} is no version of {old.plugin_id!r}")
+            raise PackageError(
+                f"{packed.manifest.id!r} is no version of {old.plugin_id!r}"
+            )
         with closing(_Progress(name)) as step:
-            return await yard.services.plugins.installations.add(tenant, packed, step=step)
+            return await yard.services.plugins.installations.add(
+                tenant, packed, step=step
+            )
 
-    done = run_with_yard(ctx, work)
-    note(f"{name} is at {done.declaration.manifest.version}")
+    upgraded_plugin = run_with_modelyard(ctx, work)
+    print_note(f"{name} is at {upgraded_plugin.declaration.manifest.version}")
 
 
 @plugin.command()
@@ -456,91 +726,147 @@ def upgrade(ctx: click.Context, name: str, what: str, unsigned: bool, tenant: st
 @tenant_option
 @click.pass_context
 def uninstall(ctx: click.Context, name: str, tenant: str) -> None:
-    """Remove a plugin, with all that it kept."""
-    run_with_yard(ctx, lambda yard: yard.services.plugins.installations.uninstall(tenant, name))
-    note(f"{name} is gone")
+    """Uninstall a plugin and delete its stored data."""
+    run_with_modelyard(
+        ctx, lambda yard: yard.services.plugins.installations.uninstall(tenant, name)
+    )
+    print_note(f"{name} is gone")
 
 
 @plugin.command()
 @click.argument("name")
-@click.option("--grant", "granted", multiple=True, help="Allow this, and nothing that is not named.")
+@click.option(
+    "--grant",
+    "granted",
+    multiple=True,
+    help="Allow this, and nothing that is not named.",
+)
 @click.option("--all", "everything", is_flag=True, help="Allow all that it asks for.")
 @click.option("--none", "nothing", is_flag=True, help="Allow nothing.")
 @tenant_option
 @json_option
 @click.pass_context
 def permission(
-    ctx: click.Context, name: str, granted: Sequence[str], everything: bool, nothing: bool, tenant: str, as_json: bool
+    ctx: click.Context,
+    name: str,
+    granted: Sequence[str],
+    everything: bool,
+    nothing: bool,
+    tenant: str,
+    as_json: bool,
 ) -> None:
-    """What a plugin asks for, and what of that it is granted."""
-    words = None if everything else list(granted)
+    """Show what a plugin asks for and what it is granted; with options, change that."""
+    # None grants all requested permissions; an empty list grants none.
+    granted_permissions = None if everything else list(granted)
 
     async def work(yard: Any) -> Any:
+        """Change the permissions if an option asks for it, and return the plugin."""
         if granted or everything or nothing:
-            return await yard.services.plugins.installations.grant(tenant, name, words)
+            return await yard.services.plugins.installations.grant(
+                tenant, name, granted_permissions
+            )
         return yard.services.plugins.plugins.find(tenant, name)
 
-    one = run_with_yard(ctx, work)
-    asked, allowed = one.declaration.manifest.permissions.words(), one.permissions.words()
+    installed_plugin = run_with_modelyard(ctx, work)
+    requested_permissions, allowed = (
+        installed_plugin.declaration.manifest.permissions.words(),
+        installed_plugin.permissions.words(),
+    )
     if as_json:
-        print_json({"asks": asked, "granted": allowed})
+        print_json({"asks": requested_permissions, "granted": allowed})
         return
-    states = [(word, good("granted") if word in allowed else bad("refused")) for word in asked]
+    states = [
+        (
+            permission_label,
+            (
+                success_text("granted")
+                if permission_label in allowed
+                else failure_text("refused")
+            ),
+        )
+        for permission_label in requested_permissions
+    ]
     print_table("", ("asks for", ""), states)
 
 
-# ------------------------------------------------------------------------------------------------ endpoints, market
+# ---------------------------------------- credentials, endpoints, markets
 
 
 @plugin.group()
 def credential() -> None:
-    """What tools and datasources are called with, where another plugin or an agent calls them."""
+    """Credentials with which tools and data sources are called."""
 
 
 @credential.command("add")
 @click.argument("provider")
-@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A field of its form.")
+@click.option(
+    "--set", "given", multiple=True, metavar="NAME=VALUE", help="A field of its form."
+)
 @click.option("--label", default="default", show_default=True)
 @tenant_option
 @click.pass_context
-def add_credential(ctx: click.Context, provider: str, given: Sequence[str], label: str, tenant: str) -> None:
-    """Check a credential with its plugin, and keep it, encrypted. PROVIDER is author/plugin/provider."""
+def add_credential(
+    ctx: click.Context, provider: str, given: Sequence[str], label: str, tenant: str
+) -> None:
+    """Validate a credential with its plugin and store it encrypted. PROVIDER is
+    author/plugin/provider."""
 
     async def work(yard: Any) -> str:
-        return await yard.services.plugins.credentials.add(tenant, provider, label, _pairs(given))
+        """Store the credential and return its id."""
+        return await yard.services.plugins.credentials.add(
+            tenant, provider, label, _parse_assignments(given)
+        )
 
-    click.echo(run_with_yard(ctx, work))
+    click.echo(run_with_modelyard(ctx, work))
 
 
 @credential.command("client")
 @click.argument("provider")
-@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A field of the client's form.")
+@click.option(
+    "--set",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A field of the client's form.",
+)
 @tenant_option
 @click.pass_context
-def set_client(ctx: click.Context, provider: str, given: Sequence[str], tenant: str) -> None:
-    """Keep the OAuth client that PROVIDER knows this server by; prints the address to register with it."""
+def set_client(
+    ctx: click.Context, provider: str, given: Sequence[str], tenant: str
+) -> None:
+    """Store the OAuth client for PROVIDER and print the redirect URI to register with
+    it."""
 
     async def work(yard: Any) -> str:
-        await yard.services.plugins.credentials.set_client(tenant, provider, _pairs(given))
+        """Store the client and return the redirect URI."""
+        await yard.services.plugins.credentials.set_client(
+            tenant, provider, _parse_assignments(given)
+        )
         return f"{yard.services.addresses.server()}/oauth/callback/{provider}"
 
-    click.echo(run_with_yard(ctx, work))
+    click.echo(run_with_modelyard(ctx, work))
 
 
 @credential.command("connect")
 @click.argument("provider")
-@click.option("--user", default="", help="For this user alone; else for all of the tenant's.")
+@click.option(
+    "--user", default="", help="For this user alone; else for all of the tenant's."
+)
 @click.option("--label", default="default", show_default=True)
 @tenant_option
 @click.pass_context
-def connect(ctx: click.Context, provider: str, user: str, label: str, tenant: str) -> None:
-    """Print an address that a browser opens to let tools act on PROVIDER. It is good for a quarter of an hour."""
+def connect(
+    ctx: click.Context, provider: str, user: str, label: str, tenant: str
+) -> None:
+    """Print an address that a browser opens to authorise tools on PROVIDER. It is valid
+    for 15 minutes."""
 
     async def work(yard: Any) -> str:
+        """Return the address with a signed ticket."""
         ticket = yard.services.plugins.credentials.ticket(tenant, provider, label, user)
         return f"{yard.services.addresses.server()}/oauth/begin/{ticket}"
 
-    click.echo(run_with_yard(ctx, work))
+    click.echo(run_with_modelyard(ctx, work))
 
 
 @credential.command("remove")
@@ -548,44 +874,64 @@ def connect(ctx: click.Context, provider: str, user: str, label: str, tenant: st
 @tenant_option
 @click.pass_context
 def remove_credential(ctx: click.Context, credential_id: str, tenant: str) -> None:
-    """Forget a credential."""
-    run_with_yard(ctx, lambda yard: yard.services.plugins.rows.remove(tenant, "tool_credential", credential_id))
-    note(f"{credential_id} is gone")
+    """Delete a credential."""
+    run_with_modelyard(
+        ctx,
+        lambda yard: yard.services.plugins.rows.remove(
+            tenant, "tool_credential", credential_id
+        ),
+    )
+    print_note(f"{credential_id} is gone")
 
 
 @plugin.group()
 def endpoint() -> None:
-    """Addresses that plugins serve."""
+    """Manage the HTTP endpoints that plugins serve."""
 
 
 @endpoint.command("add")
 @click.argument("name")
-@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="One of its settings.")
+@click.option(
+    "--set", "given", multiple=True, metavar="NAME=VALUE", help="One of its settings."
+)
 @click.option("--label", default="endpoint", show_default=True)
 @tenant_option
 @click.pass_context
-def add_endpoint(ctx: click.Context, name: str, given: Sequence[str], label: str, tenant: str) -> None:
-    """Serve a plugin's endpoints; prints where."""
+def add_endpoint(
+    ctx: click.Context, name: str, given: Sequence[str], label: str, tenant: str
+) -> None:
+    """Create an endpoint of a plugin and print its address."""
 
     async def work(yard: Any) -> str:
-        made = await yard.services.plugins.endpoints.set_up(tenant, name, label, _pairs(given))
-        return f"{yard.services.addresses.content()}/e/{made}"
+        """Create the endpoint and return its address."""
+        endpoint_id = await yard.services.plugins.endpoints.set_up(
+            tenant, name, label, _parse_assignments(given)
+        )
+        return f"{yard.services.addresses.content()}/e/{endpoint_id}"
 
-    click.echo(run_with_yard(ctx, work))
+    click.echo(run_with_modelyard(ctx, work))
 
 
 @endpoint.command("list")
 @tenant_option
 @click.pass_context
 def list_endpoints(ctx: click.Context, tenant: str) -> None:
-    """A tenant's endpoints."""
+    """List a tenant's endpoints."""
 
     async def work(yard: Any) -> list[Any]:
+        """Return (address, name, endpoint) rows."""
         endpoints = yard.services.plugins.endpoints.all(tenant)
-        return [(f"{yard.services.addresses.content()}/e/{row}", name, endpoint) for row, name, endpoint in endpoints]
+        return [
+            (f"{yard.services.addresses.content()}/e/{row}", name, endpoint)
+            for row, name, endpoint in endpoints
+        ]
 
-    rows = run_with_yard(ctx, work)
-    print_table("", ("address", "name", "plugin"), [(where, name, one.plugin) for where, name, one in rows])
+    rows = run_with_modelyard(ctx, work)
+    print_table(
+        "",
+        ("address", "name", "plugin"),
+        [(where, name, endpoint.plugin) for where, name, endpoint in rows],
+    )
 
 
 @endpoint.command("remove")
@@ -593,15 +939,17 @@ def list_endpoints(ctx: click.Context, tenant: str) -> None:
 @tenant_option
 @click.pass_context
 def remove_endpoint(ctx: click.Context, endpoint_id: str, tenant: str) -> None:
-    """Serve it no more."""
+    """Delete an endpoint, given its id or its address."""
     name = endpoint_id.rpartition("/")[2]
-    run_with_yard(ctx, lambda yard: yard.services.plugins.endpoints.remove(tenant, name))
-    note(f"{name} is gone")
+    run_with_modelyard(
+        ctx, lambda yard: yard.services.plugins.endpoints.remove(tenant, name)
+    )
+    print_note(f"{name} is gone")
 
 
 @plugin.group()
 def market() -> None:
-    """Where packages are listed: plugins.markets in the settings."""
+    """Manage plugin markets (plugins.markets in the settings)."""
 
 
 @market.command("search")
@@ -609,21 +957,38 @@ def market() -> None:
 @json_option
 @click.pass_context
 def search_market(ctx: click.Context, words: Sequence[str], as_json: bool) -> None:
-    """Plugins that all the words are said of; all where nothing is said."""
-    found = run_with_yard(ctx, lambda yard: yard.services.plugins.market.search(" ".join(words)))
+    """Search the markets for plugins that match all WORDS; without WORDS, list all."""
+    listings = run_with_modelyard(
+        ctx, lambda yard: yard.services.plugins.market.search(" ".join(words))
+    )
     if as_json:
-        print_json([{"place": place, **msgspec.to_builtins(one)} for place, one in found])
+        print_json(
+            [
+                {"place": market_location, **msgspec.to_builtins(listing)}
+                for market_location, listing in listings
+            ]
+        )
         return
-    print_table("", ("plugin", "version", "kind", "what it does"), [
-        (one.plugin, one.version, one.category, one.description or one.label) for _, one in found
-    ])  # fmt: skip
+    print_table(
+        "",
+        ("plugin", "version", "kind", "what it does"),
+        [
+            (
+                listing.plugin,
+                listing.version,
+                listing.category,
+                listing.description or listing.label,
+            )
+            for _, listing in listings
+        ],
+    )
 
 
 @market.command("add")
 @click.argument("folder", type=_PATH)
 @click.argument("packages", type=_PATH, nargs=-1, required=True)
 def add_to_market(folder: Path, packages: Sequence[Path]) -> None:
-    """Put packages, or plugins' folders, into a market in a folder, and write its index."""
+    """Add packages or plugin folders to a market in a folder and update its index."""
     for path in packages:
         listed = add_to_folder(folder, path)
         click.echo(f"{listed.identifier}")

@@ -1,4 +1,4 @@
-"""`modelyard prices`: what models cost, and where price lists disagree."""
+"""`modelyard prices`: show model prices and compare them with another price list."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -6,20 +6,40 @@ from typing import Any
 
 import click
 
-from modelyard.base.errors import ConfigError, NotFoundError, near
-from modelyard.cli.show import json_option, note, print_json, print_table
+from modelyard.base.errors import ConfigError, NotFoundError, closest_names
+from modelyard.cli.show import json_option, print_json, print_note, print_table
 from modelyard.models.entities import AIModelEntity, PriceConfig
 from modelyard.providers.factory import catalog_definition, catalog_names
 
-# Our provider → the names that genai-prices has for it.
+# Provider of the catalogue → its names in the package genai-prices.
 _LISTS = {
-    "openai": ["openai"], "anthropic": ["anthropic"], "gemini": ["google"], "vertex_ai": ["google"],
-    "bedrock": ["aws"], "deepseek": ["deepseek"], "mistral": ["mistral"], "cohere": ["cohere"], "groq": ["groq"],
-    "openrouter": ["openrouter"], "xai": ["x-ai"], "moonshot": ["moonshotai"], "zhipuai": ["zhipuai"],
-    "minimax": ["minimax"], "fireworks": ["fireworks"], "together": ["together"], "perplexity": ["perplexity"],
-    "cerebras": ["cerebras"], "voyage": ["voyageai"], "elevenlabs": ["elevenlabs"],
-}  # fmt: skip
-_FIELDS = (("input", "input_mtok"), ("output", "output_mtok"), ("cached", "cache_read_mtok"))
+    "openai": ["openai"],
+    "anthropic": ["anthropic"],
+    "gemini": ["google"],
+    "vertex_ai": ["google"],
+    "bedrock": ["aws"],
+    "deepseek": ["deepseek"],
+    "mistral": ["mistral"],
+    "cohere": ["cohere"],
+    "groq": ["groq"],
+    "openrouter": ["openrouter"],
+    "xai": ["x-ai"],
+    "moonshot": ["moonshotai"],
+    "zhipuai": ["zhipuai"],
+    "minimax": ["minimax"],
+    "fireworks": ["fireworks"],
+    "together": ["together"],
+    "perplexity": ["perplexity"],
+    "cerebras": ["cerebras"],
+    "voyage": ["voyageai"],
+    "elevenlabs": ["elevenlabs"],
+}
+# (field of the catalogue, field of genai-prices).
+_FIELDS = (
+    ("input", "input_mtok"),
+    ("output", "output_mtok"),
+    ("cached", "cache_read_mtok"),
+)
 
 
 @click.group()
@@ -31,91 +51,186 @@ def prices() -> None:
 @click.argument("model")
 @json_option
 def show(model: str, as_json: bool) -> None:
-    """What MODEL costs with every provider of the catalogue that offers it."""
-    found = [(provider, one) for provider, one in _models() if model in (one.model, f"{provider}/{one.model}")]
-    if not found:
-        names = [one.model for _, one in _models()]
-        raise NotFoundError(f"no provider lists {model!r}; near: {', '.join(near(model, names)) or 'none'}")
+    """Show the price of MODEL at every provider of the catalogue that offers it."""
+    offers = [
+        (provider, entity)
+        for provider, entity in _models()
+        if model in (entity.model, f"{provider}/{entity.model}")
+    ]
+    if not offers:
+        names = [entity.model for _, entity in _models()]
+        raise NotFoundError(
+            f"no provider lists {model!r}; near:"
+            f" {', '.join(closest_names(model, names)) or 'none'}"
+        )
     if as_json:
-        print_json([{"provider": provider, "model": one.model, "pricing": one.pricing} for provider, one in found])
+        print_json(
+            [
+                {"provider": provider, "model": entity.model, "pricing": entity.pricing}
+                for provider, entity in offers
+            ]
+        )
         return
-    columns = ("provider", "model", "input", "output", "cached", "per", "currency", "source")
-    print_table("", columns, [_row(provider, one) for provider, one in found], right=columns[2:5])
+    columns = (
+        "provider",
+        "model",
+        "input",
+        "output",
+        "cached",
+        "per",
+        "currency",
+        "source",
+    )
+    print_table(
+        "",
+        columns,
+        [_row(provider, entity) for provider, entity in offers],
+        right_aligned=columns[2:5],
+    )
 
 
-def _row(provider: str, one: AIModelEntity) -> tuple[str, ...]:
-    pricing = one.pricing
+def _row(provider: str, entity: AIModelEntity) -> tuple[str, ...]:
+    """Return a table row with the prices of one model."""
+    pricing = entity.pricing
     if pricing is None:
-        return (provider, one.model, "?", "?", "?", "", "", "nobody says")
-    per = pricing.per.value if pricing.unit == 1 else f"{1 / pricing.unit:,.0f} {pricing.per.value}s"
+        return (provider, entity.model, "?", "?", "?", "", "", "nobody says")
+    per = (
+        pricing.per.value
+        if pricing.unit == 1
+        else f"{1 / pricing.unit:,.0f} {pricing.per.value}s"
+    )
     amounts = (pricing.input, pricing.output, pricing.rates.get("cached"))
-    shown = ("" if amount is None else f"{amount:f}" for amount in amounts)
-    return (provider, one.model, *shown, per, pricing.currency, pricing.source)
+    amount_texts = ("" if amount is None else f"{amount:f}" for amount in amounts)
+    return (
+        provider,
+        entity.model,
+        *amount_texts,
+        per,
+        pricing.currency,
+        pricing.source,
+    )
 
 
 @prices.command("check")
 @click.option("--provider", help="Only this provider.")
 @json_option
 def check(provider: str | None, as_json: bool) -> None:
-    """Compare the catalogue with genai-prices, and name the rows whose sources disagreed when they were written."""
+    """Compare the catalogue with genai-prices, and list prices whose sources disagreed
+    when they were recorded."""
     checked = differing = unpriced = 0
     rows: list[dict[str, Any]] = []
-    for owner, one in _models(provider):
-        if one.pricing is None:
+    for owner, entity in _models(provider):
+        # A model without a price is counted, not compared.
+        if entity.pricing is None:
             unpriced += 1
             continue
         checked += 1
-        found = list(_disagreements(owner, one, one.pricing))
-        differing += bool(found)
-        rows += found
+        disagreements = list(_disagreements(owner, entity, entity.pricing))
+        differing += bool(disagreements)
+        rows += disagreements
     if as_json:
-        print_json({"checked": checked, "disagree": differing, "unpriced": unpriced, "rows": rows})
+        print_json(
+            {
+                "checked": checked,
+                "disagree": differing,
+                "unpriced": unpriced,
+                "rows": rows,
+            }
+        )
         return
     columns = ("model", "price", "catalogue", "other", "what")
-    print_table("", columns, [tuple(str(row[name]) for name in columns) for row in rows], right=columns[2:4])
-    note(f"{checked:,} prices, {differing:,} of them disputed; {unpriced:,} models whose price nobody says")
+    print_table(
+        "",
+        columns,
+        [tuple(str(row[name]) for name in columns) for row in rows],
+        right_aligned=columns[2:4],
+    )
+    print_note(
+        f"{checked:,} prices, {differing:,} of them disputed; {unpriced:,} models whose"
+        " price nobody says"
+    )
 
 
 def _models(provider: str | None = None) -> Iterator[tuple[str, AIModelEntity]]:
+    """Yield (provider, model) for one provider or the whole catalogue."""
     for name in [provider] if provider else catalog_names():
         for model in catalog_definition(name).entity.models:
             yield name, model
 
 
-def _disagreements(owner: str, one: AIModelEntity, pricing: PriceConfig) -> Iterator[dict[str, Any]]:
-    name = f"{owner}/{one.model}"
+def _disagreements(
+    owner: str, entity: AIModelEntity, pricing: PriceConfig
+) -> Iterator[dict[str, Any]]:
+    """Yield the differences between a model's price and other sources."""
+    name = f"{owner}/{entity.model}"
     if "differs" in pricing.source:
         yield {
-            "model": name, "price": "input", "catalogue": f"{pricing.input:f}", "other": "",
+            "model": name,
+            "price": "input",
+            "catalogue": f"{pricing.input:f}",
+            "other": "",
             "what": f"sources disagree: {pricing.source}",
-        }  # fmt: skip
-    listed = _listed(owner, one.model)
-    for ours, theirs in _FIELDS:
-        mine = pricing.rates.get(ours) if ours == "cached" else getattr(pricing, ours)
-        other = listed.get(theirs)
-        if mine is None or other is None or pricing.per.value != "token":
+        }
+    listed = _listed(owner, entity.model)
+    for catalogue_field, listed_field in _FIELDS:
+        mine = (
+            pricing.rates.get(catalogue_field)
+            if catalogue_field == "cached"
+            else getattr(pricing, catalogue_field)
+        )
+        listed_price = listed.get(listed_field)
+        # Only token prices are comparable; genai-prices states them per million tokens.
+        if mine is None or listed_price is None or pricing.per.value != "token":
             continue
-        if abs(mine * pricing.unit * 1_000_000 - other) > Decimal("0.01") * max(mine, other):
-            what = "genai-prices has another price by now"
-            yield {"model": name, "price": ours, "catalogue": f"{mine:f}", "other": f"{other:f}", "what": what}
+        # A difference of up to 1 % is rounding.
+        if abs(mine * pricing.unit * 1_000_000 - listed_price) > Decimal("0.01") * max(
+            mine, listed_price
+        ):
+            explanation = "genai-prices has another price by now"
+            yield {
+                "model": name,
+                "price": catalogue_field,
+                "catalogue": f"{mine:f}",
+                "other": f"{listed_price:f}",
+                "what": explanation,
+            }
 
 
 def _listed(owner: str, model: str) -> dict[str, Decimal]:
-    """The prices in genai-prices today, for a million tokens."""
+    """Return the current prices in genai-prices, per million tokens. Empty if it does
+    not list the model."""
     try:
         from genai_prices.data import providers
     except ImportError as error:
         raise ConfigError(
-            "comparing prices needs the package 'genai-prices': pip install 'modelyard[prices]'"
+            "comparing prices needs the package 'genai-prices': pip install"
+            " 'modelyard[prices]'"
         ) from error
     names = _LISTS.get(owner, ())
-    for one in providers:
-        found = next((entry for entry in one.models if entry.match.is_match(model)), None) if one.id in names else None
-        if found is None:
+    for listed_provider in providers:
+        matching_entry = (
+            next(
+                (
+                    entry
+                    for entry in listed_provider.models
+                    if entry.match.is_match(model)
+                ),
+                None,
+            )
+            if listed_provider.id in names
+            else None
+        )
+        if matching_entry is None:
             continue
-        known: Any = found.prices if not isinstance(found.prices, list) else found.prices[-1].prices
-        amounts = {field: getattr(known, field, None) for _, field in _FIELDS}
+        # Models with a price history have a list; the last entry is the current one.
+        current_prices: Any = (
+            matching_entry.prices
+            if not isinstance(matching_entry.prices, list)
+            else matching_entry.prices[-1].prices
+        )
+        amounts = {field: getattr(current_prices, field, None) for _, field in _FIELDS}
         return {
+            # Tiered prices have a base price.
             field: Decimal(str(getattr(amount, "base", amount)))
             for field, amount in amounts.items()
             if amount is not None

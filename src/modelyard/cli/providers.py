@@ -1,4 +1,5 @@
-"""`modelyard providers`: which there are, what they want, adding and checking credentials."""
+"""`modelyard providers`: list providers, show their credential forms, add and check
+credentials."""
 
 import sys
 from typing import Any
@@ -8,7 +9,16 @@ import click
 from modelyard.app.provider_settings import add_provider
 from modelyard.base.errors import ConfigError, suggestion
 from modelyard.base.settings import CredentialSettings, ProviderSettings
-from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard, settings_of
+from modelyard.cli.show import (
+    failure_text,
+    json_option,
+    print_json,
+    print_note,
+    print_table,
+    run_with_modelyard,
+    settings_of,
+    success_text,
+)
 from modelyard.models.credentials import ProviderCredentialSchemaValidator
 from modelyard.models.provider import CredentialFormSchema, FormType, ProviderEntity
 from modelyard.providers.factory import catalog_definition, catalog_names
@@ -24,35 +34,45 @@ def providers() -> None:
 @json_option
 @click.pass_context
 def list_providers(ctx: click.Context, as_json: bool) -> None:
-    """Every provider, and whether it is ready."""
+    """List all providers and whether each is ready to be called."""
 
     async def rows(yard: Any) -> list[dict[str, Any]]:
+        """Return the providers as rows for the table and for JSON."""
         return [
             {
                 "provider": status.entity.provider,
                 "label": status.entity.label.en_us,
-                "types": [kind.value for kind in status.entity.supported_model_types],
-                "credentials": [one.name for one in status.credentials],
+                "types": [
+                    model_type.value
+                    for model_type in status.entity.supported_model_types
+                ],
+                "credentials": [credential.name for credential in status.credentials],
                 "ready": status.is_ready,
             }
             for status in yard.services.providers.manager.get_providers(DEFAULT_TENANT)
         ]
 
-    found = run_with_yard(ctx, rows)
+    provider_rows = run_with_modelyard(ctx, rows)
     if as_json:
-        print_json(found)
+        print_json(provider_rows)
         return
     print_table(
         "",
         ("provider", "types", "credentials", "ready"),
         [
             (
-                one["provider"],
-                ", ".join(one["types"]),
-                ", ".join(one["credentials"]) or "-",
-                good("yes") if one["ready"] else bad(f"modelyard providers add {one['provider']}"),
+                provider_row["provider"],
+                ", ".join(provider_row["types"]),
+                ", ".join(provider_row["credentials"]) or "-",
+                (
+                    success_text("yes")
+                    if provider_row["ready"]
+                    else failure_text(
+                        f"modelyard providers add {provider_row['provider']}"
+                    )
+                ),
             )
-            for one in found
+            for provider_row in provider_rows
         ],
     )
 
@@ -62,12 +82,13 @@ def list_providers(ctx: click.Context, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def show(ctx: click.Context, name: str, as_json: bool) -> None:
-    """What a provider offers, and what its credential form asks for."""
+    """Show a provider's models and the fields of its credential form."""
 
     async def entity_of(yard: Any) -> ProviderEntity:
+        """Return the provider's definition. Raises NotFoundError."""
         return yard.services.providers.manager.factory.get_definition(name).entity
 
-    entity = run_with_yard(ctx, entity_of)
+    entity = run_with_modelyard(ctx, entity_of)
     if as_json:
         print_json(entity)
         return
@@ -77,25 +98,56 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     if entity.help:
         click.echo(f"{entity.help.title.en_us}: {entity.help.url.en_us}")
     rows = [
-        (form.variable, form.label.en_us, "yes" if form.required else "no", form.env or "")
-        for form in entity.credential_forms
+        (
+            field_schema.variable,
+            field_schema.label.en_us,
+            "yes" if field_schema.required else "no",
+            field_schema.env or "",
+        )
+        for field_schema in entity.credential_forms
     ]
     if rows:
         click.echo()
-        print_table("Credential", ("field", "label", "required", "or from variable"), rows)
+        print_table(
+            "Credential", ("field", "label", "required", "or from variable"), rows
+        )
     if entity.models:
         click.echo()
-        print_table("Models", ("model", "type"), [(model.model, model.model_type.value) for model in entity.models])
+        print_table(
+            "Models",
+            ("model", "type"),
+            [(model.model, model.model_type.value) for model in entity.models],
+        )
     if entity.is_customizable:
-        note("any other model name is passed on as it is")
+        print_note("any other model name is passed on as it is")
 
 
 @providers.command()
 @click.argument("name")
-@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="A field of the credential form.")
-@click.option("--api-key", help="Short for --set api_key=…; asked for where it is needed and not given.")
-@click.option("--base-url", help="Where the server is. With a new NAME: one more server that speaks OpenAI's API.")
-@click.option("--as", "credential", default="", help="What to call this credential; several are balanced.")
+@click.option(
+    "--set",
+    "fields",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="A field of the credential form.",
+)
+@click.option(
+    "--api-key",
+    help="Short for --set api_key=…; asked for where it is needed and not given.",
+)
+@click.option(
+    "--base-url",
+    help=(
+        "Where the server is. With a new NAME: one more server that speaks OpenAI's"
+        " API."
+    ),
+)
+@click.option(
+    "--as",
+    "credential",
+    default="",
+    help="What to call this credential; several are balanced.",
+)
 @json_option
 @click.pass_context
 def add(
@@ -115,12 +167,16 @@ def add(
       modelyard providers add my-vllm --base-url http://127.0.0.1:8000/v1
     """
     settings = settings_of(ctx)
+    # A name outside the catalogue adds an OpenAI-compatible server under that name.
     is_new = name not in catalog_names()
     if is_new and not base_url:
         raise ConfigError(
-            f"provider {name!r} is not in the catalogue; {suggestion(name, catalog_names(), label='it holds')}; "
-            "or give --base-url for a server that speaks OpenAI's API"
+            f"provider {name!r} is not in the catalogue;"
+            f" {suggestion(name, catalog_names(), label='it holds')}; or give"
+            " --base-url for a server that speaks OpenAI's API"
         )
+    # Providers name their key and URL fields differently; the definition knows which
+    # they are.
     definition = catalog_definition("openai_api_compatible" if is_new else name)
     values = dict(_split(field) for field in fields)
     if api_key:
@@ -130,35 +186,62 @@ def add(
     forms = definition.entity.credential_forms
     if not forms:
         raise ConfigError(f"provider {name!r} needs no credential")
-    values |= {form.variable: _ask(form) for form in forms if form.required and form.variable not in values}
-    unknown = values.keys() - {form.variable for form in forms}
+    # Only required fields are prompted for; optional ones are set with --set.
+    values |= {
+        field_schema.variable: _ask(field_schema)
+        for field_schema in forms
+        if field_schema.required and field_schema.variable not in values
+    }
+    unknown = values.keys() - {field_schema.variable for field_schema in forms}
     if unknown:
-        known = ", ".join(form.variable for form in forms)
-        raise ConfigError(f"the form of {name!r} has no field {', '.join(sorted(unknown))}; it has {known}")
-    accepted = ProviderCredentialSchemaValidator(forms, provider=name).validate_and_filter(values)
-    one = CredentialSettings(name=credential, values=accepted)
+        field_names = ", ".join(field_schema.variable for field_schema in forms)
+        raise ConfigError(
+            f"the form of {name!r} has no field {', '.join(sorted(unknown))}; it has"
+            f" {field_names}"
+        )
+    # Validate before writing, so that the settings never contain an invalid credential.
+    accepted = ProviderCredentialSchemaValidator(
+        forms, provider=name
+    ).validate_and_filter(values)
+    credential_settings = CredentialSettings(name=credential, values=accepted)
     add_provider(
-        settings.home_path, ProviderSettings(name=name, base_url=(base_url or "") if is_new else "", credentials=[one])
+        settings.home_path,
+        ProviderSettings(
+            name=name,
+            base_url=(base_url or "") if is_new else "",
+            credentials=[credential_settings],
+        ),
     )
     if as_json:
         print_json({"provider": name, "credential": credential or None})
     else:
-        note(f"{name} is set up. `modelyard providers check {name}` asks whether it works.")
+        print_note(
+            f"{name} is set up. `modelyard providers check {name}` asks whether it"
+            " works."
+        )
 
 
 def _split(field: str) -> tuple[str, str]:
+    """Split FIELD=VALUE. Raises click.UsageError."""
     name, equals, value = field.partition("=")
     if not equals:
         raise click.UsageError(f"--set wants FIELD=VALUE, not {field!r}")
     return name, value
 
 
-def _ask(form: CredentialFormSchema) -> str:
-    if form.default is not None:
-        return form.default
+def _ask(field_schema: CredentialFormSchema) -> str:
+    """Return a required field's value: its default, or from a prompt. Raises
+    ConfigError without a terminal."""
+    if field_schema.default is not None:
+        return field_schema.default
     if not sys.stdin.isatty():
-        raise ConfigError(f"{form.variable!r} ({form.label.en_us}) is required; give it with --set {form.variable}=…")
-    return click.prompt(form.label.en_us, hide_input=form.type is FormType.SECRET_INPUT)
+        raise ConfigError(
+            f"{field_schema.variable!r} ({field_schema.label.en_us}) is required; give"
+            f" it with --set {field_schema.variable}=…"
+        )
+    return click.prompt(
+        field_schema.label.en_us, hide_input=field_schema.type is FormType.SECRET_INPUT
+    )
 
 
 @providers.command()
@@ -166,11 +249,16 @@ def _ask(form: CredentialFormSchema) -> str:
 @json_option
 @click.pass_context
 def check(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Ask a provider, with each credential, what it offers. Calls no model and costs nothing."""
-    found = run_with_yard(ctx, lambda yard: yard.check_provider(name))
+    """Check each credential of a provider by listing its models. Calls no model and
+    costs nothing."""
+    models_by_credential = run_with_modelyard(
+        ctx, lambda yard: yard.check_provider(name)
+    )
     if as_json:
-        print_json(found)
+        print_json(models_by_credential)
         return
-    for credential, offered in found.items():
-        head = ", ".join(offered[:6]) + (f" and {len(offered) - 6} more" if len(offered) > 6 else "")
+    for credential, offered in models_by_credential.items():
+        head = ", ".join(offered[:6]) + (
+            f" and {len(offered) - 6} more" if len(offered) > 6 else ""
+        )
         click.echo(f"{credential}: works, {len(offered)} models: {head}")

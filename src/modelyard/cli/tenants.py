@@ -1,4 +1,5 @@
-"""`modelyard keys`, `tenants`, `limits` and `secrets`: what the admin API does, on this machine."""
+"""`modelyard keys`, `tenants`, `limits` and `secrets`: the functions of the admin API
+for the local installation."""
 
 import asyncio
 import time
@@ -11,21 +12,33 @@ import click
 from modelyard.app import Modelyard
 from modelyard.app.storage import MASTER_KEY
 from modelyard.base.errors import ConfigError
-from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard
+from modelyard.cli.show import (
+    failure_text,
+    json_option,
+    print_json,
+    print_note,
+    print_table,
+    run_with_modelyard,
+    success_text,
+)
 from modelyard.cli.usage import tenant_option
 from modelyard.models.types import JSON
 from modelyard.storage.secrets import KeyRing, load_key_ring, rotating, save_key_ring
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, Role
 
+# Whoever can run the command line owns the installation, so no key is needed.
 _OPERATOR = Caller(tenant=DEFAULT_TENANT)
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-def _run(ctx: click.Context, work: Callable[[Modelyard], Coroutine[Any, Any, Any]]) -> Any:
-    return run_with_yard(ctx, work)
+def _run(
+    ctx: click.Context, work: Callable[[Modelyard], Coroutine[Any, Any, Any]]
+) -> Any:
+    """Run an operation with the opened library."""
+    return run_with_modelyard(ctx, work)
 
 
-# keys
+# Keys.
 
 
 @click.group()
@@ -35,34 +48,71 @@ def keys() -> None:
 
 @keys.command("create")
 @click.argument("name")
-@click.option("--role", type=click.Choice([role.value for role in Role]), default="developer", show_default=True)
-@click.option("--model", "models", multiple=True, help="What it may call, as openai/*; all where nothing is said.")
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default="developer",
+    show_default=True,
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="What it may call, as openai/*; all where nothing is said.",
+)
 @click.option("--user", help="Whose it is.")
-@click.option("--priority", type=int, default=0, help="Higher goes first where calls have to wait.")
+@click.option(
+    "--priority",
+    type=int,
+    default=0,
+    help="Higher goes first where calls have to wait.",
+)
 @click.option("--expires", help="In how long, as 12h or 30d.")
 @tenant_option
 @json_option
 @click.pass_context
-def create_key(ctx: click.Context, name: str, tenant: str, as_json: bool, expires: str | None, **how: Any) -> None:
-    """Make a key. It is shown this once."""
-    given: JSON = {key: list(value) if key == "models" else value for key, value in how.items() if value}
+def create_key(
+    ctx: click.Context,
+    name: str,
+    tenant: str,
+    as_json: bool,
+    expires: str | None,
+    **options: Any,
+) -> None:
+    """Create an API key. The key is shown only once."""
+    # Options that were not set are left out, so that the defaults of the API apply.
+    fields: JSON = {
+        key: list(value) if key == "models" else value
+        for key, value in options.items()
+        if value
+    }
     if expires:
-        given["expires_at"] = time.time() + _seconds(expires)
+        fields["expires_at"] = time.time() + _seconds(expires)
 
     async def work(yard: Modelyard) -> JSON:
-        return await yard.services.tenancy.administration.create(_OPERATOR, tenant, "key", name, given)
+        """Create the key and return its record with the secret."""
+        return await yard.services.tenancy.administration.create(
+            _OPERATOR, tenant, "key", name, fields
+        )
 
-    made = _run(ctx, work)
+    created_key = _run(ctx, work)
     if as_json:
-        print_json(made)
+        print_json(created_key)
         return
-    click.echo(made["key"])
-    note(f"{made['id']}, role {made['role']}, tenant {tenant}: keep it now, it is not shown again")
+    # Only the key goes to standard output, so that scripts can capture it.
+    click.echo(created_key["key"])
+    print_note(
+        f"{created_key['id']}, role {created_key['role']}, tenant {tenant}: keep it"
+        " now, it is not shown again"
+    )
 
 
 def _seconds(text: str) -> float:
+    """Parse a period such as 30d. Raises click.UsageError."""
     if not text[:-1].isdigit() or text[-1:] not in _UNITS:
-        raise click.UsageError(f"--expires wants a number and m, h, d or w, as 30d, not {text!r}")
+        raise click.UsageError(
+            f"--expires wants a number and m, h, d or w, as 30d, not {text!r}"
+        )
     return int(text[:-1]) * _UNITS[text[-1]]
 
 
@@ -71,30 +121,52 @@ def _seconds(text: str) -> float:
 @json_option
 @click.pass_context
 def list_keys(ctx: click.Context, tenant: str, as_json: bool) -> None:
-    """A tenant's keys."""
+    """List a tenant's keys."""
 
     async def work(yard: Modelyard) -> list[JSON]:
-        return await yard.services.tenancy.administration.list(tenant, "key", most=1000)
+        """Return the tenant's keys."""
+        return await yard.services.tenancy.administration.list(
+            tenant, "key", limit=1000
+        )
 
-    found = _run(ctx, work)
+    key_records = _run(ctx, work)
     if as_json:
-        print_json(found)
+        print_json(key_records)
         return
     columns = ("id", "name", "key", "role", "user", "models", "state")
-    print_table("", columns, [
-        (one["id"], one["name"], one["hint"], one["role"], one["user"] or "-", ", ".join(one["models"]) or "all",
-         _state(one))
-        for one in found
-    ])  # fmt: skip
+    print_table(
+        "",
+        columns,
+        [
+            (
+                key_record["id"],
+                key_record["name"],
+                key_record["hint"],
+                key_record["role"],
+                key_record["user"] or "-",
+                ", ".join(key_record["models"]) or "all",
+                _state(key_record),
+            )
+            for key_record in key_records
+        ],
+    )
 
 
-def _state(one: JSON) -> Any:
-    if one["revoked_at"]:
-        return bad("revoked")
-    if one["expires_at"] and one["expires_at"] < time.time():
-        return bad("expired")
-    until = datetime.fromtimestamp(one["expires_at"]).astimezone().strftime("%Y-%m-%d") if one["expires_at"] else ""
-    return good(f"until {until}" if until else "good")
+def _state(key_record: JSON) -> Any:
+    """Return the display form of a key's state."""
+    # Revocation takes precedence over expiry.
+    if key_record["revoked_at"]:
+        return failure_text("revoked")
+    if key_record["expires_at"] and key_record["expires_at"] < time.time():
+        return failure_text("expired")
+    until = (
+        datetime.fromtimestamp(key_record["expires_at"])
+        .astimezone()
+        .strftime("%Y-%m-%d")
+        if key_record["expires_at"]
+        else ""
+    )
+    return success_text(f"until {until}" if until else "good")
 
 
 @keys.command("revoke")
@@ -102,9 +174,14 @@ def _state(one: JSON) -> Any:
 @tenant_option
 @click.pass_context
 def revoke_key(ctx: click.Context, key_id: str, tenant: str) -> None:
-    """Have a key serve nobody: within a second, on every server."""
-    _run(ctx, lambda yard: yard.services.tenancy.administration.revoke(_OPERATOR, tenant, key_id))
-    note(f"{key_id} is revoked")
+    """Revoke a key. Takes effect within one second on every server."""
+    _run(
+        ctx,
+        lambda yard: yard.services.tenancy.administration.revoke(
+            _OPERATOR, tenant, key_id
+        ),
+    )
+    print_note(f"{key_id} is revoked")
 
 
 @keys.command("rotate")
@@ -113,16 +190,22 @@ def revoke_key(ctx: click.Context, key_id: str, tenant: str) -> None:
 @tenant_option
 @json_option
 @click.pass_context
-def rotate_key(ctx: click.Context, key_id: str, grace: str, tenant: str, as_json: bool) -> None:
-    """Make a new key with the rights of an old one."""
+def rotate_key(
+    ctx: click.Context, key_id: str, grace: str, tenant: str, as_json: bool
+) -> None:
+    """Create a new key with the rights of an old one, which stops working after the
+    grace period."""
     seconds = _seconds(grace)
-    made = _run(
-        ctx, lambda yard: yard.services.tenancy.administration.rotate(_OPERATOR, tenant, key_id, grace_seconds=seconds)
+    created_key = _run(
+        ctx,
+        lambda yard: yard.services.tenancy.administration.rotate(
+            _OPERATOR, tenant, key_id, grace_seconds=seconds
+        ),
     )
-    print_json(made) if as_json else click.echo(made["key"])
+    print_json(created_key) if as_json else click.echo(created_key["key"])
 
 
-# tenants
+# Tenants.
 
 
 @click.group()
@@ -135,28 +218,52 @@ def tenants() -> None:
 @click.option("--label", default="", help="For people.")
 @click.pass_context
 def add_tenant(ctx: click.Context, name: str, label: str) -> None:
-    """Add a tenant. It starts with nothing: give it keys, and credentials through the admin API."""
+    """Add a tenant. It has no keys or credentials yet; credentials are added through
+    the admin API."""
     _run(
-        ctx, lambda yard: yard.services.tenancy.administration.create(_OPERATOR, name, "tenant", name, {"label": label})
+        ctx,
+        lambda yard: yard.services.tenancy.administration.create(
+            _OPERATOR, name, "tenant", name, {"label": label}
+        ),
     )
-    note(f"{name} is there; `modelyard keys create NAME --tenant {name} --role owner` makes its first key")
+    print_note(
+        f"{name} is there; `modelyard keys create NAME --tenant {name} --role owner`"
+        " makes its first key"
+    )
 
 
 @tenants.command("list")
 @json_option
 @click.pass_context
 def list_tenants(ctx: click.Context, as_json: bool) -> None:
-    """All tenants."""
+    """List all tenants."""
 
     async def work(yard: Modelyard) -> list[JSON]:
+        """Return the tenants, without the default tenant."""
         return yard.services.tenancy.administration.tenants()
 
-    found = _run(ctx, work)
+    tenant_records = _run(ctx, work)
     if as_json:
-        print_json(found)
+        print_json(tenant_records)
     else:
-        rows = [(one["id"], one["label"], good("on") if one["is_enabled"] else bad("off")) for one in found]
-        print_table("", ("tenant", "label", "state"), [("default", "this machine's owner", good("on")), *rows])
+        rows = [
+            (
+                tenant_record["id"],
+                tenant_record["label"],
+                (
+                    success_text("on")
+                    if tenant_record["is_enabled"]
+                    else failure_text("off")
+                ),
+            )
+            for tenant_record in tenant_records
+        ]
+        # The default tenant always exists and has no record.
+        print_table(
+            "",
+            ("tenant", "label", "state"),
+            [("default", "this machine's owner", success_text("on")), *rows],
+        )
 
 
 @tenants.command("switch")
@@ -164,12 +271,17 @@ def list_tenants(ctx: click.Context, as_json: bool) -> None:
 @click.argument("state", type=click.Choice(["on", "off"]))
 @click.pass_context
 def switch_tenant(ctx: click.Context, name: str, state: str) -> None:
-    """Switch a tenant on or off: with all its keys."""
-    given = {"is_enabled": state == "on"}
-    _run(ctx, lambda yard: yard.services.tenancy.administration.change(_OPERATOR, name, "tenant", name, given))
+    """Switch a tenant with all its keys on or off."""
+    changes = {"is_enabled": state == "on"}
+    _run(
+        ctx,
+        lambda yard: yard.services.tenancy.administration.change(
+            _OPERATOR, name, "tenant", name, changes
+        ),
+    )
 
 
-# limits
+# Limits.
 
 
 @click.group()
@@ -180,27 +292,45 @@ def limits() -> None:
 @limits.command("set")
 @click.argument("name")
 @click.option(
-    "--unit", type=click.Choice(["requests", "tokens", "cost", "concurrency", "credits", "times"]), required=True
+    "--unit",
+    type=click.Choice(
+        ["requests", "tokens", "cost", "concurrency", "credits", "times"]
+    ),
+    required=True,
 )
 @click.option("--amount", type=float, required=True, help="-1 is unlimited.")
-@click.option("--window", type=click.Choice(["minute", "hour", "day", "month", "total"]), default="minute")
 @click.option(
-    "--per", type=click.Choice(["tenant", "key", "user", "model"]), default="tenant", help="A counter for each."
+    "--window",
+    type=click.Choice(["minute", "hour", "day", "month", "total"]),
+    default="minute",
+)
+@click.option(
+    "--per",
+    type=click.Choice(["tenant", "key", "user", "model"]),
+    default="tenant",
+    help="A counter for each.",
 )
 @click.option("--key", default="", help="For this key alone, by its id.")
 @click.option("--user", default="")
 @click.option("--model", default="", help="For models that fit, as openai/*.")
 @tenant_option
 @click.pass_context
-def set_limit(ctx: click.Context, name: str, tenant: str, **given: Any) -> None:
-    """Set a limit; one of that name is changed."""
+def set_limit(ctx: click.Context, name: str, tenant: str, **fields: Any) -> None:
+    """Create a limit, or change the existing one with this name."""
 
     async def work(yard: Modelyard) -> JSON:
-        known = await yard.services.tenancy.administration.list(tenant, "limit", most=1000)
-        old = next((one for one in known if one["name"] == name), None)
+        """Create or change the limit."""
+        existing_limits = await yard.services.tenancy.administration.list(
+            tenant, "limit", limit=1000
+        )
+        old = next((limit for limit in existing_limits if limit["name"] == name), None)
         if old is not None:
-            return await yard.services.tenancy.administration.change(_OPERATOR, tenant, "limit", old["id"], given)
-        return await yard.services.tenancy.administration.create(_OPERATOR, tenant, "limit", name, given)
+            return await yard.services.tenancy.administration.change(
+                _OPERATOR, tenant, "limit", old["id"], fields
+            )
+        return await yard.services.tenancy.administration.create(
+            _OPERATOR, tenant, "limit", name, fields
+        )
 
     _run(ctx, work)
 
@@ -210,17 +340,27 @@ def set_limit(ctx: click.Context, name: str, tenant: str, **given: Any) -> None:
 @json_option
 @click.pass_context
 def list_limits(ctx: click.Context, tenant: str, as_json: bool) -> None:
-    """A tenant's limits."""
+    """List a tenant's limits."""
 
     async def work(yard: Modelyard) -> list[JSON]:
-        return await yard.services.tenancy.administration.list(tenant, "limit", most=1000)
+        """Return the tenant's limits."""
+        return await yard.services.tenancy.administration.list(
+            tenant, "limit", limit=1000
+        )
 
-    found = _run(ctx, work)
+    limit_records = _run(ctx, work)
     if as_json:
-        print_json(found)
+        print_json(limit_records)
         return
     columns = ("name", "unit", "amount", "window", "per", "key", "user", "model")
-    print_table("", columns, [[str(one[column]) for column in columns] for one in found])
+    print_table(
+        "",
+        columns,
+        [
+            [str(limit_record[column]) for column in columns]
+            for limit_record in limit_records
+        ],
+    )
 
 
 @limits.command("remove")
@@ -231,58 +371,83 @@ def remove_limit(ctx: click.Context, name: str, tenant: str) -> None:
     """Remove a limit."""
 
     async def work(yard: Modelyard) -> None:
-        for one in await yard.services.tenancy.administration.list(tenant, "limit", most=1000):
-            if one["name"] == name:
-                await yard.services.tenancy.administration.remove(_OPERATOR, tenant, "limit", one["id"])
+        """Delete the limit. Raises ConfigError if there is none with this name."""
+        for limit_record in await yard.services.tenancy.administration.list(
+            tenant, "limit", limit=1000
+        ):
+            if limit_record["name"] == name:
+                await yard.services.tenancy.administration.remove(
+                    _OPERATOR, tenant, "limit", limit_record["id"]
+                )
                 return
-        raise ConfigError(f"tenant {tenant!r} has no limit {name!r}; `modelyard limits list` shows what there is")
+        raise ConfigError(
+            f"tenant {tenant!r} has no limit {name!r}; `modelyard limits list` shows"
+            " what there is"
+        )
 
     _run(ctx, work)
 
 
-# secrets
+# Secrets.
 
 
 @click.group()
 def secrets() -> None:
-    """The master key that encrypts credentials and stands behind API keys."""
+    """Manage the master key, which encrypts credentials and protects API keys."""
 
 
 @secrets.command("rotate")
 @click.pass_context
 def rotate_secrets(ctx: click.Context) -> None:
-    """Make a new master key and encrypt every credential with it. Old keys stay in the file: API keys made under them
-    are checked with them. Servers that run with this home folder go on, and take the new key up by themselves."""
+    """Create a new master key and encrypt every credential with it.
+
+    Old keys stay in the file, because API keys created under them are verified with
+    them. Running servers with this home folder pick up the new key by themselves.
+    """
 
     async def work(yard: Modelyard) -> int:
+        """Rotate the key file and return the number of re-encrypted credentials."""
+        # Keys in the settings cannot be rotated from here: every server must know the
+        # new one before it is used.
         if yard.settings.master_key:
             raise ConfigError(
-                "the master key is in the settings: put a new id:KEY behind the others there on every server, restart "
-                "them, then move it to the front, restart them again, and run `modelyard secrets verify`"
+                "the master key is in the settings: put a new id:KEY behind the others"
+                " there on every server, restart them, then move it to the front,"
+                " restart them again, and run `modelyard secrets verify`"
             )
         path = yard.settings.home_path / MASTER_KEY
         with rotating(path):
             ring = load_key_ring(path).rotated()
+            # Saved before anything is encrypted with it: a crash must not lose the new
+            # key.
             await asyncio.to_thread(save_key_ring, path, ring)
-            return await _encrypt_anew(yard, ring)
+            return await _reencrypt_all(yard, ring)
 
-    note(f"{_run(ctx, work)} credentials are encrypted with the new key")
+    print_note(f"{_run(ctx, work)} credentials are encrypted with the new key")
 
 
-async def _encrypt_anew(yard: Modelyard, ring: KeyRing) -> int:
-    done = await yard.services.tenancy.administration.encrypt_anew(ring)
+async def _reencrypt_all(yard: Modelyard, ring: KeyRing) -> int:
+    """Re-encrypt all credentials with the active key and return how many were changed."""
+    changed_count = await yard.services.tenancy.administration.reencrypt_all(ring)
     for tenant in yard.services.tenancy.administration.tenant_names():
-        done += await yard.knowledge.external.encrypt_anew(tenant, ring)
-    return done
+        # Keys of external knowledge servers are stored separately.
+        changed_count += await yard.knowledge.external.reencrypt_all(tenant, ring)
+    return changed_count
 
 
 @secrets.command("verify")
 @click.pass_context
 def verify_secrets(ctx: click.Context) -> None:
-    """Whether every credential can be read, and which key each is encrypted with."""
+    """Check that every credential can be decrypted; those under old keys are
+    re-encrypted with the active one."""
 
     async def work(yard: Modelyard) -> int:
-        return await _encrypt_anew(yard, yard.services.storage.keys)
+        """Re-encrypt what is not under the active key. Fails if a credential cannot be
+        decrypted."""
+        return await _reencrypt_all(yard, yard.services.storage.keys)
 
     changed = _run(ctx, work)
-    note("every credential can be read" + (f"; {changed} were encrypted with the active key" if changed else ""))
+    print_note(
+        "every credential can be read"
+        + (f"; {changed} were encrypted with the active key" if changed else "")
+    )

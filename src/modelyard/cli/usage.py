@@ -1,4 +1,5 @@
-"""`modelyard usage` and `modelyard explain`: what was used, what it cost, and why calls went where they went."""
+"""`modelyard usage` and `modelyard explain`: usage, costs, and routing decisions of
+calls."""
 
 import asyncio
 import re
@@ -13,60 +14,107 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, settings_of
+from modelyard.cli.show import (
+    failure_text,
+    json_option,
+    print_json,
+    print_note,
+    print_table,
+    settings_of,
+    success_text,
+)
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.usage_row import UsageRow
-from modelyard.runtime.usage_table import GROUPINGS, Spending, UsageTable
+from modelyard.runtime.usage_table import GROUPINGS, UsageSummary, UsageTable
 from modelyard.tenancy.caller import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from modelyard.base.settings import Settings
     from modelyard.storage.database import Database
 
+# Suffix of a period → seconds.
 _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-tenant_option = click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose.")
+tenant_option = click.option(
+    "--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose."
+)
 
 
 @click.command()
-@click.option("--by", default="provider,model", show_default=True, help=f"Add up by these: {', '.join(GROUPINGS)}.")
-@click.option("--since", default="30d", show_default=True, help="How far back, as 90m, 24h, 30d.")
 @click.option(
-    "--rows", "most", type=click.IntRange(1, 100_000), help="The latest attempts, one a line, instead of sums."
+    "--by",
+    default="provider,model",
+    show_default=True,
+    help=f"Add up by these: {', '.join(GROUPINGS)}.",
 )
-@click.option("--export", type=click.Choice(["jsonl", "csv"]), help="Every attempt, to standard output.")
+@click.option(
+    "--since", default="30d", show_default=True, help="How far back, as 90m, 24h, 30d."
+)
+@click.option(
+    "--rows",
+    "most",
+    type=click.IntRange(1, 100_000),
+    help="The latest attempts, one a line, instead of sums.",
+)
+@click.option(
+    "--export",
+    type=click.Choice(["jsonl", "csv"]),
+    help="Every attempt, to standard output.",
+)
 @tenant_option
 @json_option
 @click.pass_context
 def usage(
-    ctx: click.Context, by: str, since: str, most: int | None, export: str | None, tenant: str, as_json: bool
+    ctx: click.Context,
+    by: str,
+    since: str,
+    most: int | None,
+    export: str | None,
+    tenant: str,
+    as_json: bool,
 ) -> None:
-    """What was used, and what it cost. Every attempt counts, failed ones too."""
-    begin = time.time() - _seconds(since)
+    """Show usage and costs. Every attempt counts, including failed ones."""
+    start_time = time.time() - _seconds(since)
     names = _fields(by)
     with _ledger(ctx) as (ledger, _):
+        # The three forms exclude each other: an export, single attempts, or sums.
         if export is not None:
-            asyncio.run(_export(ledger.usage, tenant, begin, export))
+            asyncio.run(_export(ledger.usage, tenant, start_time, export))
         elif most is not None:
-            rows = asyncio.run(ledger.usage.recent(tenant, most=most, since=begin))
-            print_json([row.as_dict() for row in rows]) if as_json else _print_rows(rows)
+            rows = asyncio.run(
+                ledger.usage.recent(tenant, limit=most, since=start_time)
+            )
+            print_json([row.as_dict() for row in rows]) if as_json else _print_rows(
+                rows
+            )
         else:
-            sums = asyncio.run(ledger.usage.summary(tenant, by=names, since=begin))
+            sums = asyncio.run(ledger.usage.summary(tenant, by=names, since=start_time))
             if as_json:
-                print_json([{**dict(zip(names, one.key, strict=True)), **_sum(one)} for one in sums])
+                print_json(
+                    [
+                        {
+                            **dict(zip(names, summary.key, strict=True)),
+                            **_amounts(summary),
+                        }
+                        for summary in sums
+                    ]
+                )
             else:
                 _print_sums(names, sums)
 
 
 @contextmanager
 def _ledger(ctx: click.Context) -> "Generator[tuple[Ledger, Database]]":
-    """The ledger, with what killed processes left taken over, and the database that it is in."""
+    """Open the ledger and its database, after importing records of processes that were
+    killed."""
     from modelyard.storage.database import Database
 
     settings = settings_of(ctx)
     database = Database(settings.database_url)
     ledger: Ledger | None = None
     try:
-        _take_over(settings)
+        # Before the ledger opens, so that sums include what a killed server did not
+        # write.
+        _import_orphaned_records(settings)
         ledger = Ledger(database)
         yield ledger, database
     finally:
@@ -75,13 +123,16 @@ def _ledger(ctx: click.Context) -> "Generator[tuple[Ledger, Database]]":
         database.close()
 
 
-def _take_over(settings: "Settings") -> None:
+def _import_orphaned_records(settings: "Settings") -> None:
+    """Import usage records that processes left on disk, if there are any."""
     folder = Path(settings.home_path) / "ledger"
+    # Opening the whole runtime is slow; usually there is nothing to import.
     if not any(folder.glob("*.lock")):
         return
     from modelyard.app import Modelyard
 
     async def take_over() -> None:
+        """Run the recovery."""
         async with Modelyard(settings) as yard:
             await yard.services.calls.recovery.run()
 
@@ -89,77 +140,126 @@ def _take_over(settings: "Settings") -> None:
 
 
 def _seconds(text: str) -> float:
+    """Parse a period such as 24h. Raises click.UsageError."""
     match = re.fullmatch(r"(\d+)([mhdw])", text)
     if match is None:
-        raise click.UsageError(f"--since wants a number and m, h, d or w, as 24h, not {text!r}")
+        raise click.UsageError(
+            f"--since wants a number and m, h, d or w, as 24h, not {text!r}"
+        )
     return int(match[1]) * _UNITS[match[2]]
 
 
 def _fields(by: str) -> list[str]:
+    """Parse the list of groupings. Raises click.UsageError for an unknown or empty one."""
     names = [name.strip() for name in by.split(",") if name.strip()]
-    if wrong := [name for name in names if name not in GROUPINGS] or (not names and ["nothing"]):
-        raise click.UsageError(f"--by cannot add up by {', '.join(wrong)}; it knows {', '.join(GROUPINGS)}")
+    if invalid_names := [name for name in names if name not in GROUPINGS] or (
+        not names and ["nothing"]
+    ):
+        raise click.UsageError(
+            f"--by cannot add up by {', '.join(invalid_names)}; it knows {', '.join(GROUPINGS)}"
+        )
     return names
 
 
-async def _export(usage: UsageTable, tenant: str, since: float, form: str) -> None:
+async def _export(
+    usage: UsageTable, tenant: str, since: float, export_format: str
+) -> None:
+    """Write all attempts to standard output, page by page."""
     from modelyard.gateway.admin.usage import as_csv, as_lines
 
-    write = as_csv if form == "csv" else as_lines
+    write = as_csv if export_format == "csv" else as_lines
     is_first = True
+    # A time in the distant future, for an export without an end.
     async with aclosing(usage.export(tenant, since=since, until=1e12)) as pages:
         async for page in pages:
+            # CSV needs a header line before the first page.
             sys.stdout.buffer.write(write(page, is_first))
             is_first = False
     sys.stdout.flush()
 
 
-def _sum(one: Spending) -> dict[str, object]:
-    built = msgspec.to_builtins(one)
+def _amounts(summary: UsageSummary) -> dict[str, object]:
+    """Return a sum's amounts without its key."""
+    built = msgspec.to_builtins(summary)
     return {key: value for key, value in built.items() if key != "key"}
 
 
-def _print_sums(names: list[str], sums: list[Spending]) -> None:
+def _print_sums(names: list[str], sums: list[UsageSummary]) -> None:
+    """Print sums as a table."""
     if not sums:
-        note("nothing was used in that time")
+        print_note("nothing was used in that time")
         return
     columns = (*names, "calls", "attempts", "failed", "tokens in", "tokens out", "cost")
-    others = [one for one in _OTHER_UNITS if any(getattr(line, one) for line in sums)]
+    # Units of other model types get a column only if they occur.
+    used_units = [
+        unit for unit in _OTHER_UNITS if any(getattr(line, unit) for line in sums)
+    ]
     rows = [
         (
-            *(_shown(name, value) for name, value in zip(names, one.key, strict=True)),
-            f"{one.calls:,}",
-            f"{one.attempts:,}",
-            f"{one.failed:,}",
-            f"{one.prompt_tokens:,}",
-            f"{one.completion_tokens:,}",
-            f"{one.cost:f} {one.currency}" + (f" + {one.unpriced:,} unpriced" if one.unpriced else ""),
-            *(f"{getattr(one, unit):,g}" for unit in others),
+            *(
+                _display_value(name, value)
+                for name, value in zip(names, summary.key, strict=True)
+            ),
+            f"{summary.calls:,}",
+            f"{summary.attempts:,}",
+            f"{summary.failed:,}",
+            f"{summary.prompt_tokens:,}",
+            f"{summary.completion_tokens:,}",
+            f"{summary.cost:f} {summary.currency}"
+            + (f" + {summary.unpriced:,} unpriced" if summary.unpriced else ""),
+            *(f"{getattr(summary, unit):,g}" for unit in used_units),
         )
-        for one in sums
+        for summary in sums
     ]
-    print_table("", (*columns, *others), rows, right=(*columns[len(names) :], *others))
+    print_table(
+        "",
+        (*columns, *used_units),
+        rows,
+        right_aligned=(*columns[len(names) :], *used_units),
+    )
 
 
 _OTHER_UNITS = ("characters", "seconds", "searches")
 
 
-def _shown(name: str, value: str) -> str:
-    return datetime.fromtimestamp(int(value) * 86_400, UTC).strftime("%Y-%m-%d") if name == "day" else value
+def _display_value(name: str, value: str) -> str:
+    """Return the display form of a grouping value; days are stored as days since 1970."""
+    return (
+        datetime.fromtimestamp(int(value) * 86_400, UTC).strftime("%Y-%m-%d")
+        if name == "day"
+        else value
+    )
 
 
 def _print_rows(rows: list[UsageRow]) -> None:
+    """Print attempts as a table. `~` marks an estimated token count, `?` an unknown
+    price."""
     print_table(
         "",
-        ("time", "call", "try", "model", "credential", "status", "in", "out", "cost", "ms"),
+        (
+            "time",
+            "call",
+            "try",
+            "model",
+            "credential",
+            "status",
+            "in",
+            "out",
+            "cost",
+            "ms",
+        ),
         [
             (
-                datetime.fromtimestamp(row.created_at).astimezone().strftime("%m-%d %H:%M:%S"),
+                datetime.fromtimestamp(row.created_at)
+                .astimezone()
+                .strftime("%m-%d %H:%M:%S"),
                 row.invocation[-6:],
                 row.attempt,
                 f"{row.provider}/{row.model}",
                 row.credential or "-",
-                good(row.status) if row.status in ("ok", "cached") else bad(row.status),
+                success_text(row.status)
+                if row.status in ("ok", "cached")
+                else failure_text(row.status),
                 row.prompt_tokens,
                 f"{row.completion_tokens}{'~' if row.estimated else ''}",
                 "?" if row.total_price is None else f"{row.total_price:f}",
@@ -167,7 +267,7 @@ def _print_rows(rows: list[UsageRow]) -> None:
             )
             for row in rows
         ],
-        right=("try", "in", "out", "cost", "ms"),
+        right_aligned=("try", "in", "out", "cost", "ms"),
     )
 
 
@@ -177,26 +277,57 @@ def _print_rows(rows: list[UsageRow]) -> None:
 @json_option
 @click.pass_context
 def explain(ctx: click.Context, call: str, tenant: str, as_json: bool) -> None:
-    """Why a call went where it went: CALL is its x-request-id, or the call that `modelyard usage --rows 20 --json`
-    shows."""
+    """Explain how a call was routed. CALL is its x-request-id, or a call from
+    `modelyard usage --rows 20 --json`."""
     from modelyard.base.clock import SystemClock
     from modelyard.runtime.traces import Traces
 
     with _ledger(ctx) as (ledger, database):
-        found = asyncio.run(Traces(database, ledger.usage, SystemClock()).explain(tenant, call))
+        explanation = asyncio.run(
+            Traces(database, ledger.usage, SystemClock()).explain(tenant, call)
+        )
     if as_json:
-        print_json(found)
+        print_json(explanation)
         return
-    click.secho(f"{call}  {found.get('asked_for', '')}  {found.get('status', '')}", bold=True)
-    steps = [(step.get("ms", ""), step["what"], ", ".join(_details(step))) for step in found["decisions"]]
-    print_table("", ("ms", "what", "why"), [(ms, what, why) for ms, what, why in steps], right=("ms",))
+    click.secho(
+        f"{call}  {explanation.get('asked_for', '')}  {explanation.get('status', '')}",
+        bold=True,
+    )
+    # Decisions have different fields; all beyond time and name are listed as text.
+    steps = [
+        (step.get("ms", ""), step["what"], ", ".join(_details(step)))
+        for step in explanation["decisions"]
+    ]
+    print_table(
+        "",
+        ("ms", "what", "why"),
+        [(ms, decision, reason) for ms, decision, reason in steps],
+        right_aligned=("ms",),
+    )
     columns = (
-        "attempt", "model", "credential", "status", "ms", "first_chunk_ms", "prompt_tokens", "completion_tokens",
-        "counted_by", "cost",
-    )  # fmt: skip
-    rows = [[str(one[name] if one[name] is not None else "-") for name in columns] for one in found["attempts"]]
+        "attempt",
+        "model",
+        "credential",
+        "status",
+        "ms",
+        "first_chunk_ms",
+        "prompt_tokens",
+        "completion_tokens",
+        "counted_by",
+        "cost",
+    )
+    rows = [
+        [str(attempt[name] if attempt[name] is not None else "-") for name in columns]
+        for attempt in explanation["attempts"]
+    ]
     print_table("", columns, rows)
 
 
 def _details(step: dict[str, Any]) -> list[str]:
-    return [f"{key.rstrip('_')} {value}" for key, value in step.items() if key not in ("ms", "what") and value != {}]
+    """Return a decision's details as text. Trailing underscores of field names are
+    removed."""
+    return [
+        f"{key.rstrip('_')} {value}"
+        for key, value in step.items()
+        if key not in ("ms", "what") and value != {}
+    ]

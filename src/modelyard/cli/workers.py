@@ -1,4 +1,4 @@
-"""Several processes that answer on one address, and what they tell each other."""
+"""Several worker processes on one address, and the exchange of their metrics."""
 
 import json
 import os
@@ -15,19 +15,23 @@ import click
 
 
 class Peers:
-    """What each process counted, as files that the others read."""
+    """Metrics of each worker, stored as files that the others read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._own = folder / f"metrics-{os.getpid()}.json"
 
     def tell(self, snapshot: Mapping[str, Any]) -> None:
+        """Publish this process's metrics, replacing the earlier ones."""
         self._folder.mkdir(parents=True, exist_ok=True)
         unseen = self._own.with_suffix(".new")
         unseen.write_text(json.dumps(snapshot), "utf-8")
+        # Renaming is atomic: readers never see a half-written file.
         unseen.replace(self._own)
 
     def others(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the metrics of the other living workers. Files of dead ones are
+        deleted."""
         for path in self._folder.glob("metrics-*.json"):
             if path == self._own:
                 continue
@@ -36,28 +40,39 @@ class Peers:
                 continue
             try:
                 yield json.loads(path.read_text("utf-8"))
+            # The file was removed or is damaged; the next round publishes it again.
             except (OSError, ValueError):
                 continue
 
     def leave(self) -> None:
+        """Delete this process's metrics, at its end."""
         self._own.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:
+    """Tell whether a process exists."""
     try:
+        # Signal 0 only checks whether a signal could be sent.
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
+        # The process exists but belongs to another user.
         return True
     return True
 
 
 class Supervisor:
-    """Starts workers on one listening socket, starts those anew that die, and stops them all."""
+    """Starts workers on one listening socket, replaces those that exit, and stops all
+    of them."""
 
     def __init__(
-        self, listening: socket.socket, count: int, arguments: Sequence[str], *, patience: float = 30.0
+        self,
+        listening: socket.socket,
+        count: int,
+        arguments: Sequence[str],
+        *,
+        patience: float = 30.0,
     ) -> None:
         self._patience = patience
         self._listening = listening
@@ -67,19 +82,23 @@ class Supervisor:
         self._is_stopping = False
 
     def run(self) -> None:
-        """Until a signal ends it. Workers get what time they need to drain; a second signal ends them and this."""
+        """Run until a signal arrives. Workers get time to drain; a second signal kills
+        them and exits."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        # Workers inherit the socket; the kernel distributes connections among them.
         os.set_inheritable(self._listening.fileno(), True)
         for _ in range(self._count):
             self._start()
         while not self._is_stopping:
-            self._look()
+            self._replace_exited()
             time.sleep(0.1)
-        # Else whoever connects now would wait in the queue of a socket that nobody takes callers from.
+        # Close the socket first: otherwise new clients would wait in its queue without
+        # anybody accepting them.
         self._listening.close()
         for worker in self._workers.values():
             worker.terminate()
+        # One deadline for all workers: they drain at the same time.
         until = time.monotonic() + self._patience
         for worker in self._workers.values():
             try:
@@ -89,21 +108,38 @@ class Supervisor:
                 worker.wait()
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "modelyard", *self._arguments, "--worker", str(self._listening.fileno())]
+        """Start one worker."""
+        command = [
+            sys.executable,
+            "-m",
+            "modelyard",
+            *self._arguments,
+            "--worker",
+            str(self._listening.fileno()),
+        ]
         command += ["--supervisor", str(os.getpid())]
-        # In a group of its own: what a terminal sends to all of its group reaches workers through this process alone.
-        worker = subprocess.Popen(command, pass_fds=[self._listening.fileno()], process_group=0)
+        # An own process group: signals from the terminal reach workers only through the
+        # supervisor.
+        worker = subprocess.Popen(
+            command, pass_fds=[self._listening.fileno()], process_group=0
+        )
         self._workers[worker.pid] = worker
 
-    def _look(self) -> None:
+    def _replace_exited(self) -> None:
+        """Replace workers that have exited."""
         for pid, worker in list(self._workers.items()):
             if (status := worker.poll()) is not None:
                 del self._workers[pid]
-                click.echo(f"worker {pid} ended with status {status}; starting another", err=True)
+                click.echo(
+                    f"worker {pid} ended with status {status}; starting another",
+                    err=True,
+                )
+                # Avoids a busy loop if workers fail at start.
                 time.sleep(0.5)
                 self._start()
 
     def _stop(self, number: int, frame: object) -> None:
+        """Signal handler: request the stop, or kill everything at the second signal."""
         if self._is_stopping:
             for worker in self._workers.values():
                 worker.kill()

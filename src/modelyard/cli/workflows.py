@@ -1,4 +1,5 @@
-"""`modelyard workflow` and `modelyard app`: run exported apps, draw and check them, import and serve them."""
+"""`modelyard workflow` and `modelyard app`: run, draw and check exported apps; import
+and manage apps."""
 
 import asyncio
 import sys
@@ -13,7 +14,15 @@ import msgspec
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.files import read_file
-from modelyard.cli.show import bad, good, json_option, note, print_json, print_table, run_with_yard
+from modelyard.cli.show import (
+    failure_text,
+    json_option,
+    print_json,
+    print_note,
+    print_table,
+    run_with_modelyard,
+    success_text,
+)
 from modelyard.cli.usage import tenant_option
 from modelyard.workflow.draw import mermaid, svg
 from modelyard.workflow.dsl import App, AppMapping, DslError, load, load_mapping
@@ -38,26 +47,40 @@ from modelyard.workflow.variables import File
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _mapping_options = (
-    click.option("--map", "mapping", type=_FILE, help="A YAML file: models, tools, datasets → what stands in."),
-    click.option("--model", help="Stands in for every model that the file names, as local/qwen3."),
+    click.option(
+        "--map",
+        "mapping",
+        type=_FILE,
+        help="A YAML file: models, tools, datasets → what stands in.",
+    ),
+    click.option(
+        "--model", help="Stands in for every model that the file names, as local/qwen3."
+    ),
 )
 
 
 def _with_mapping(command: Any) -> Any:
+    """Add the mapping options to a command."""
+    # Reversed, because decorators apply from the inside out and help lists options in
+    # order.
     for option in reversed(_mapping_options):
         command = option(command)
     return command
 
 
 def _mapping(path: Path | None, model: str | None) -> AppMapping | None:
-    found = load_mapping(path) if path is not None else None
+    """Return the mapping from the options, or None if there is none. `model` replaces
+    every model of the app."""
+    app_mapping = load_mapping(path) if path is not None else None
     if model:
-        found = found or AppMapping()
-        found = msgspec.structs.replace(found, models={**found.models, "*": model})
-    return found
+        app_mapping = app_mapping or AppMapping()
+        app_mapping = msgspec.structs.replace(
+            app_mapping, models={**app_mapping.models, "*": model}
+        )
+    return app_mapping
 
 
-# ------------------------------------------------------------------------------------------------ workflow
+# ----------------------------------------------------------------------------- workflow
 
 
 @click.group()
@@ -67,76 +90,123 @@ def workflow() -> None:
 
 @workflow.command()
 @click.argument("file", type=_FILE)
-@click.option("--input", "-i", "inputs", multiple=True, metavar="NAME=VALUE", help="NAME=@FILE hands a file over.")
+@click.option(
+    "--input",
+    "-i",
+    "inputs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="NAME=@FILE hands a file over.",
+)
 @click.option("--query", "-q", default="", help="What the user says, for a chat.")
 @click.option("--quiet", is_flag=True, help="Show the answer alone, not the nodes.")
 @_with_mapping
 @json_option
 @click.pass_context
 def run(
-    ctx: click.Context, file: Path, inputs: tuple[str, ...], query: str, quiet: bool, mapping: Path | None,
-    model: str | None, as_json: bool,
-) -> int:  # fmt: skip
-    """Run FILE and watch it: nodes with their times on the side, what it says as it says it."""
+    ctx: click.Context,
+    file: Path,
+    inputs: tuple[str, ...],
+    query: str,
+    quiet: bool,
+    mapping: Path | None,
+    model: str | None,
+    as_json: bool,
+) -> int:
+    """Run the app in FILE. Nodes and their times are printed to standard error, output
+    text as it is produced."""
     app = load(file, _mapping(mapping, model))
 
     async def work(yard: Any) -> int:
-        view = _View(quiet=quiet or as_json)
+        """Run the app, print its events and return the exit code."""
+        # JSON output must not be mixed with progress.
+        view = _RunPrinter(quiet=quiet or as_json)
         last: AnyEvent | None = None
-        given = await _inputs(yard, app, inputs)
-        async with aclosing(stream(app, yard, inputs=given, query=query)) as events:
+        input_values = await _inputs(yard, app, inputs)
+        async with aclosing(
+            stream(app, yard, inputs=input_values, query=query)
+        ) as events:
             async for event in events:
                 last = event
                 view.show(event)
         outcome = outcome_of(last)
         if as_json:
-            print_json({"status": outcome.status, "outputs": outcome.outputs, "error": outcome.error or None})
+            print_json(
+                {
+                    "status": outcome.status,
+                    "outputs": outcome.outputs,
+                    "error": outcome.error or None,
+                }
+            )
         else:
             view.end(outcome.outputs)
         if outcome.status in (Status.FAILED, Status.STOPPED) and not as_json:
-            click.echo(click.style("error: ", fg="red", bold=True) + outcome.error, err=True)
-            if isinstance(last, GraphRunFailed) and "mapping" in outcome.error and not model:
-                note("`--model default` runs it on the model that is here")
+            click.echo(
+                click.style("error: ", fg="red", bold=True) + outcome.error, err=True
+            )
+            # Models that are not available here are the most common reason for a
+            # failure.
+            if (
+                isinstance(last, GraphRunFailed)
+                and "mapping" in outcome.error
+                and not model
+            ):
+                print_note("`--model default` runs it on the model that is here")
         return 0 if outcome.status in (Status.SUCCEEDED, Status.PARTIAL) else 1
 
-    return run_with_yard(ctx, work)
+    return run_with_modelyard(ctx, work)
 
 
-async def _inputs(yard: Any, app: App, given: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE as the form has them. Raises UsageError."""
+async def _inputs(yard: Any, app: App, assignments: Sequence[str]) -> dict[str, Any]:
+    """Return the input values for NAME=VALUE options, converted as the app's form
+    declares. Raises UsageError."""
     node = app.graph().nodes[app.roots[0]]
-    forms = {one.variable: one for one in form_of(node)}
-    found: dict[str, Any] = {}
-    for one in given:
-        name, equals, text = one.partition("=")
+    # An app without a form accepts any input.
+    forms = {field.variable: field for field in form_of(node)}
+    input_values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
         if not equals:
-            raise click.UsageError(f"{one!r} is no input; write NAME=VALUE")
+            raise click.UsageError(f"{assignment!r} is no input; write NAME=VALUE")
         if forms and name not in forms:
-            raise click.UsageError(f"{name!r} is no input of {app.name!r}; it takes {', '.join(forms) or 'none'}")
-        kind = forms[name].type if name in forms else ""
+            raise click.UsageError(
+                f"{name!r} is no input of {app.name!r}; it takes"
+                f" {', '.join(forms) or 'none'}"
+            )
+        field_type = forms[name].type if name in forms else ""
         value: Any = text
         if text.startswith("@"):
             value = await _file(yard, Path(text[1:]))
-        elif kind in ("json_object", "") or kind == "checkbox":
+        # Without a declared type the value may be JSON; otherwise text is what the
+        # field expects.
+        elif field_type in ("json_object", "") or field_type == "checkbox":
             try:
                 value = msgspec.json.decode(text)
             except msgspec.DecodeError:
                 value = text
-        if kind == "file-list":
-            found.setdefault(name, []).append(value)
+        # A file list is filled by repeating the option.
+        if field_type == "file-list":
+            input_values.setdefault(name, []).append(value)
         else:
-            found[name] = value
-    return found
+            input_values[name] = value
+    return input_values
 
 
 async def _file(yard: Any, path: Path) -> File:
+    """Store a local file and return its reference."""
     data = await asyncio.to_thread(read_file, path)
     file = await yard.services.workflows.files("default").save(path.name, data)
-    return msgspec.structs.replace(file, transfer_method="local_file", type=file_kind(file.extension, file.mime_type))
+    # The app must treat it as an upload, and the type decides which nodes accept it.
+    return msgspec.structs.replace(
+        file,
+        transfer_method="local_file",
+        type=file_kind(file.extension, file.mime_type),
+    )
 
 
-class _View:
-    """Nodes on standard error with their times, text on standard output as it comes."""
+class _RunPrinter:
+    """Prints a run: nodes with times on standard error, text on standard output as it
+    arrives."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._is_quiet = quiet
@@ -145,6 +215,7 @@ class _View:
         self._is_at_start = True
 
     def show(self, event: AnyEvent) -> None:
+        """Print one event."""
         match event:
             case NodeRunStarted():
                 self._began[event.id] = time.monotonic()
@@ -153,28 +224,36 @@ class _View:
             case NodeRunException() | NodeRunFailed():
                 self._line("✗", "red", event, event.error)
             case NodeRunRetry():
-                self._line("↻", "yellow", event, f"try {event.retry_index}: {event.error}")
+                self._line(
+                    "↻", "yellow", event, f"try {event.retry_index}: {event.error}"
+                )
             case NodeRunIterationNext() | NodeRunLoopNext():
                 self._note(f"    {event.title} · round {event.round + 1}")
             case NodeRunStreamChunk():
                 self._say(event.chunk)
             case TextReplaced():
+                # Replaced text cannot be removed from a terminal; the final text is
+                # compared in `end`.
                 self._said = [event.text]
             case _:
                 pass
 
-    def _line(self, sign: str, colour: str, event: Any, more: str = "") -> None:
+    def _line(self, symbol: str, colour: str, event: Any, detail: str = "") -> None:
+        """Print a node's end with its duration."""
         seconds = time.monotonic() - self._began.get(event.id, time.monotonic())
-        shown = f"{seconds * 1000:8.1f} ms" if seconds < 1 else f"{seconds:8.2f} s "
+        duration = f"{seconds * 1000:8.1f} ms" if seconds < 1 else f"{seconds:8.2f} s "
         tokens = event.metadata.get("total_tokens")
         extra = f"  {tokens} tokens" if tokens else ""
-        inside = "    " if event.in_iteration_id or event.in_loop_id else ""
+        # Nodes inside an iteration or loop are indented.
+        indent = "    " if event.in_iteration_id or event.in_loop_id else ""
         text = (
-            f"{inside}{click.style(sign, fg=colour)} {shown}  {event.title}  {click.style(event.node_type, dim=True)}"
+            f"{indent}{click.style(symbol, fg=colour)} {duration}  {event.title} "
+            f" {click.style(event.node_type, dim=True)}"
         )
-        self._note(f"{text}{extra}{f'  {more}' if more else ''}")
+        self._note(f"{text}{extra}{f'  {detail}' if detail else ''}")
 
     def _note(self, text: str) -> None:
+        """Print a line to standard error; ends an unfinished line of output first."""
         if self._is_quiet:
             return
         if not self._is_at_start:
@@ -183,19 +262,27 @@ class _View:
         click.echo(text, err=True)
 
     def _say(self, text: str) -> None:
+        """Print a text chunk. Into a pipe, only the final outputs are printed."""
         self._said.append(text)
         if sys.stdout.isatty() and not self._is_quiet and text:
             click.echo(text, nl=False)
             self._is_at_start = text.endswith("\n")
 
     def end(self, outputs: dict[str, Any]) -> None:
-        """What came of it, where it was not said already."""
+        """Print the outputs unless they were streamed already."""
         if not self._is_at_start:
             click.echo("")
-        said = "".join(self._said)
+        streamed_text = "".join(self._said)
         texts = [value for value in outputs.values() if isinstance(value, str)]
-        if sys.stdout.isatty() and not self._is_quiet and len(outputs) == 1 and texts and texts[0] == said:
+        if (
+            sys.stdout.isatty()
+            and not self._is_quiet
+            and len(outputs) == 1
+            and texts
+            and texts[0] == streamed_text
+        ):
             return
+        # Chat apps have only an answer: print it as text instead of JSON.
         if set(outputs) <= {"answer", "files"}:
             click.echo(outputs.get("answer", ""))
         elif outputs:
@@ -204,12 +291,27 @@ class _View:
 
 @workflow.command()
 @click.argument("file", type=_FILE)
-@click.option("--format", "form", type=click.Choice(["svg", "mermaid"]), help="[from the output's name; svg]")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Where to; else it is printed.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["svg", "mermaid"]),
+    help="[from the output's name; svg]",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="Where to; else it is printed.",
+)
 def draw(file: Path, form: str | None, output: Path | None) -> None:
     """Draw FILE as SVG, or as a Mermaid flowchart."""
     app = load(file)
-    form = form or ("mermaid" if output is not None and output.suffix in (".mmd", ".md", ".mermaid") else "svg")
+    # Without --format the name of the output file decides.
+    form = form or (
+        "mermaid"
+        if output is not None and output.suffix in (".mmd", ".md", ".mermaid")
+        else "svg"
+    )
     text = svg(app) if form == "svg" else mermaid(app)
     if output is None:
         click.echo(text, nl=False)
@@ -217,8 +319,10 @@ def draw(file: Path, form: str | None, output: Path | None) -> None:
     try:
         output.write_text(text, "utf-8")
     except OSError as error:
-        raise ConfigError(f"{str(output)!r} cannot be written: {error.strerror}") from error
-    note(f"{output}: {app.graph().size()} nodes")
+        raise ConfigError(
+            f"{str(output)!r} cannot be written: {error.strerror}"
+        ) from error
+    print_note(f"{output}: {app.graph().size()} nodes")
 
 
 @workflow.command()
@@ -226,47 +330,68 @@ def draw(file: Path, form: str | None, output: Path | None) -> None:
 @_with_mapping
 @json_option
 @click.pass_context
-def check(ctx: click.Context, files: tuple[Path, ...], mapping: Path | None, model: str | None, as_json: bool) -> int:
-    """Say what is wrong with FILES, and what they need that may not be here."""
-    given = _mapping(mapping, model)
+def check(
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    mapping: Path | None,
+    model: str | None,
+    as_json: bool,
+) -> int:
+    """Check FILES and list their requirements. Exits with 1 if a file has problems."""
+    app_mapping = _mapping(mapping, model)
     reports: list[dict[str, Any]] = []
     for file in files:
         try:
-            app = load(file, given)
+            app = load(file, app_mapping)
         except DslError as error:
-            reports.append({"file": str(file), "ok": False, "problems": [str(one) for one in error.problems]})
+            reports.append(
+                {
+                    "file": str(file),
+                    "ok": False,
+                    "problems": [str(problem) for problem in error.problems],
+                }
+            )
             continue
-        reports.append({
-            "file": str(file), "ok": True, "mode": app.mode, "version": app.version,
-            "nodes": sum(len(level.nodes) for level in app.levels.values()),
-            "warnings": [str(one) for one in app.warnings],
-            "needs": [f"{one.kind} {one.name}" for one in app.needs],
-        })  # fmt: skip
+        reports.append(
+            {
+                "file": str(file),
+                "ok": True,
+                "mode": app.mode,
+                "version": app.version,
+                "nodes": sum(len(level.nodes) for level in app.levels.values()),
+                "warnings": [str(warning) for warning in app.warnings],
+                "needs": [
+                    f"{requirement.kind} {requirement.name}"
+                    for requirement in app.requirements
+                ],
+            }
+        )
     if as_json:
         print_json(reports)
     else:
         for report in reports:
             _show_report(report)
-    return 0 if all(one["ok"] for one in reports) else 1
+    return 0 if all(report["ok"] for report in reports) else 1
 
 
 def _show_report(report: dict[str, Any]) -> None:
+    """Print the report of one file."""
     if not report["ok"]:
         click.echo(f"{click.style('✗', fg='red')} {report['file']}")
         for problem in report["problems"]:
             click.echo(f"    {problem}")
         return
     click.echo(
-        f"{click.style('✓', fg='green')} {report['file']}  {report['mode']}, version {report['version']}, "
-        f"{report['nodes']} nodes"
+        f"{click.style('✓', fg='green')} {report['file']}  {report['mode']}, version"
+        f" {report['version']}, {report['nodes']} nodes"
     )
     for warning in report["warnings"]:
         click.echo(f"    {click.style('!', fg='yellow')} {warning}")
-    for need in report["needs"]:
-        click.echo(f"    needs {need}")
+    for requirement in report["needs"]:
+        click.echo(f"    needs {requirement}")
 
 
-# ------------------------------------------------------------------------------------------------ app
+# ---------------------------------------------------------------------------------- app
 
 
 @click.group()
@@ -276,73 +401,122 @@ def app() -> None:
 
 @app.command("import")
 @click.argument("files", type=_FILE, nargs=-1, required=True)
-@click.option("--key/--no-key", default=True, help="Make a key for an app that has none.  [yes]")
-@click.option("--draft", is_flag=True, help="Keep it as a draft: callers get what they got before.")
+@click.option(
+    "--key/--no-key", default=True, help="Make a key for an app that has none.  [yes]"
+)
+@click.option(
+    "--draft",
+    is_flag=True,
+    help="Keep it as a draft: callers get what they got before.",
+)
 @_with_mapping
 @tenant_option
 @json_option
 @click.pass_context
 def import_(
-    ctx: click.Context, files: tuple[Path, ...], key: bool, draft: bool, mapping: Path | None, model: str | None,
-    tenant: str, as_json: bool,
-) -> int:  # fmt: skip
-    """Import FILES: what has the name of an app takes its place. A running server serves them within a second."""
-    given = _mapping(mapping, model)
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    key: bool,
+    draft: bool,
+    mapping: Path | None,
+    model: str | None,
+    tenant: str,
+    as_json: bool,
+) -> int:
+    """Import FILES. An app with the same name is replaced. A running server uses them
+    within one second."""
+    app_mapping = _mapping(mapping, model)
 
     async def work(yard: Any) -> int:
-        shown: list[dict[str, Any]] = []
+        """Import the files and return the exit code."""
+        import_reports: list[dict[str, Any]] = []
         for file in files:
             text = _text(file)
             try:
-                found, read, was_there = await yard.apps.add(
-                    tenant, text, file=file.name, mapping=given, publishes=not draft
+                imported_app, read, was_replaced = await yard.apps.add(
+                    tenant,
+                    text,
+                    file=file.name,
+                    mapping=app_mapping,
+                    publishes=not draft,
                 )
                 dataset = None
+                # A RAG pipeline fills a dataset, which is created with it.
                 if read.kind == "rag_pipeline":
-                    dataset = (await yard.services.workflows.pipelines.dataset_for(found, read)).id
+                    dataset = (
+                        await yard.services.workflows.pipelines.dataset_for(
+                            imported_app, read
+                        )
+                    ).id
+            # One invalid file does not keep the others from being imported.
             except DslError as error:
-                shown.append({"file": str(file), "error": str(error)})
+                import_reports.append({"file": str(file), "error": str(error)})
                 continue
-            made = (await yard.apps.make_key(found))[1] if key and not yard.apps.keys(found) else None
-            shown.append({
-                "file": str(file), "id": found.id, "name": found.name, "mode": found.stored.mode,
-                "replaced": was_there, "draft": draft, "dataset": dataset, "key": made,
-                "warnings": [str(one) for one in read.warnings],
-                "needs": [f"{one.kind} {one.name}" for one in read.needs],
-            })  # fmt: skip
+            # Reimporting must not create a second key.
+            new_key = (
+                (await yard.apps.make_key(imported_app))[1]
+                if key and not yard.apps.keys(imported_app)
+                else None
+            )
+            import_reports.append(
+                {
+                    "file": str(file),
+                    "id": imported_app.id,
+                    "name": imported_app.name,
+                    "mode": imported_app.stored.mode,
+                    "replaced": was_replaced,
+                    "draft": draft,
+                    "dataset": dataset,
+                    "key": new_key,
+                    "warnings": [str(warning) for warning in read.warnings],
+                    "needs": [
+                        f"{requirement.kind} {requirement.name}"
+                        for requirement in read.needs
+                    ],
+                }
+            )
         if as_json:
-            print_json(shown)
+            print_json(import_reports)
         else:
-            for one in shown:
-                _show_import(one)
-        return 1 if any("error" in one for one in shown) else 0
+            for import_report in import_reports:
+                _show_import(import_report)
+        return (
+            1
+            if any("error" in import_report for import_report in import_reports)
+            else 0
+        )
 
-    return run_with_yard(ctx, work)
+    return run_with_modelyard(ctx, work)
 
 
 def _text(file: Path) -> str:
+    """Read a text file, with or without a byte-order mark. Raises ConfigError."""
     try:
         return file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"file {str(file)!r} cannot be read: {error}") from error
 
 
-def _show_import(one: dict[str, Any]) -> None:
-    if "error" in one:
-        click.echo(f"{click.style('✗', fg='red')} {one['error']}", err=True)
+def _show_import(import_report: dict[str, Any]) -> None:
+    """Print the result of one import."""
+    if "error" in import_report:
+        click.echo(f"{click.style('✗', fg='red')} {import_report['error']}", err=True)
         return
-    said = "updated" if one["replaced"] else "imported"
-    if one["draft"]:
-        said += " as a draft,"
-    click.echo(f"{click.style('✓', fg='green')} {one['name']}  {one['mode']}, {said} as {one['id']}")
-    if one["key"]:
-        click.echo(f"    key  {one['key']}")
-    if one["dataset"]:
-        click.echo(f"    fills dataset {one['dataset']}")
-    for warning in one["warnings"]:
+    outcome = "updated" if import_report["replaced"] else "imported"
+    if import_report["draft"]:
+        outcome += " as a draft,"
+    click.echo(
+        f"{click.style('✓', fg='green')} {import_report['name']} "
+        f" {import_report['mode']}, {outcome} as {import_report['id']}"
+    )
+    if import_report["key"]:
+        click.echo(f"    key  {import_report['key']}")
+    if import_report["dataset"]:
+        click.echo(f"    fills dataset {import_report['dataset']}")
+    for warning in import_report["warnings"]:
         click.echo(f"    {click.style('!', fg='yellow')} {warning}")
-    if one["needs"]:
-        click.echo(f"    needs {', '.join(one['needs'])}")
+    if import_report["needs"]:
+        click.echo(f"    needs {', '.join(import_report['needs'])}")
 
 
 @app.command("list")
@@ -350,49 +524,66 @@ def _show_import(one: dict[str, Any]) -> None:
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, tenant: str, as_json: bool) -> None:
-    """The apps that are here."""
+    """List the tenant's apps."""
 
     async def work(yard: Any) -> list[dict[str, Any]]:
+        """Return the apps as rows for the table and for JSON."""
         return [
-            {"id": one.id, "name": one.name, "mode": one.stored.mode, "enabled": one.stored.is_enabled,
-             "keys": [key.hint for _, key in yard.apps.keys(one)]}
-            for one in yard.apps.all(tenant)
-        ]  # fmt: skip
+            {
+                "id": app_version.id,
+                "name": app_version.name,
+                "mode": app_version.stored.mode,
+                "enabled": app_version.stored.is_enabled,
+                "keys": [key.hint for _, key in yard.apps.keys(app_version)],
+            }
+            for app_version in yard.apps.all(tenant)
+        ]
 
-    found = run_with_yard(ctx, work)
+    app_rows = run_with_modelyard(ctx, work)
     if as_json:
-        print_json(found)
+        print_json(app_rows)
         return
     rows = [
         (
-            one["name"],
-            one["mode"],
-            one["id"],
-            ", ".join(one["keys"]) or "none",
-            _on(is_on=one["enabled"]),
+            app_row["name"],
+            app_row["mode"],
+            app_row["id"],
+            ", ".join(app_row["keys"]) or "none",
+            _state_text(is_on=app_row["enabled"]),
         )
-        for one in found
+        for app_row in app_rows
     ]
     print_table("", ("name", "mode", "id", "keys", ""), rows)
 
 
-def _on(*, is_on: bool) -> Any:
-    return good("on") if is_on else bad("off")
+def _state_text(*, is_on: bool) -> Any:
+    """Return the display form of an app's state."""
+    return success_text("on") if is_on else failure_text("off")
 
 
 @app.command()
 @click.argument("name")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Where to; else it is printed.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="Where to; else it is printed.",
+)
 @click.option("--secrets", is_flag=True, help="With the values of secret variables.")
 @tenant_option
 @click.pass_context
-def export(ctx: click.Context, name: str, output: Path | None, secrets: bool, tenant: str) -> None:
-    """The app NAME as a file that can be imported."""
+def export(
+    ctx: click.Context, name: str, output: Path | None, secrets: bool, tenant: str
+) -> None:
+    """Export the app NAME as a file that can be imported."""
 
     async def work(yard: Any) -> str:
-        return await yard.apps.export(yard.apps.find(tenant, name), with_secrets=secrets)
+        """Return the app's file."""
+        return await yard.apps.export(
+            yard.apps.find(tenant, name), with_secrets=secrets
+        )
 
-    text = run_with_yard(ctx, work)
+    text = run_with_modelyard(ctx, work)
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -407,11 +598,12 @@ def remove(ctx: click.Context, name: str, tenant: str) -> None:
     """Remove the app NAME and its keys."""
 
     async def work(yard: Any) -> str:
-        found = yard.apps.find(tenant, name)
-        await yard.apps.remove(found)
-        return found.name
+        """Remove the app and return its name."""
+        app_version = yard.apps.find(tenant, name)
+        await yard.apps.remove(app_version)
+        return app_version.name
 
-    click.echo(f"removed {run_with_yard(ctx, work)}")
+    click.echo(f"removed {run_with_modelyard(ctx, work)}")
 
 
 @app.command()
@@ -421,29 +613,43 @@ def remove(ctx: click.Context, name: str, tenant: str) -> None:
 @tenant_option
 @json_option
 @click.pass_context
-def key(ctx: click.Context, name: str, revoke: str | None, is_list: bool, tenant: str, as_json: bool) -> None:
-    """Make a key for callers of the app NAME; or list, or revoke them."""
+def key(
+    ctx: click.Context,
+    name: str,
+    revoke: str | None,
+    is_list: bool,
+    tenant: str,
+    as_json: bool,
+) -> None:
+    """Create a key for callers of the app NAME, or list or revoke its keys."""
 
     async def work(yard: Any) -> Any:
-        found = yard.apps.find(tenant, name)
+        """List, revoke or create keys."""
+        app_version = yard.apps.find(tenant, name)
         if is_list:
-            return [{"id": one.id, "hint": stored.hint} for one, stored in yard.apps.keys(found)]
+            return [
+                {"id": resource.id, "hint": app_key.hint}
+                for resource, app_key in yard.apps.keys(app_version)
+            ]
         if revoke:
-            await yard.apps.revoke_key(found, revoke)
+            await yard.apps.revoke_key(app_version, revoke)
             return {"revoked": revoke}
-        row, made = await yard.apps.make_key(found)
-        return {"id": row, "key": made}
+        row, new_key = await yard.apps.make_key(app_version)
+        return {"id": row, "key": new_key}
 
-    shown = run_with_yard(ctx, work)
+    result = run_with_modelyard(ctx, work)
     if as_json:
-        print_json(shown)
+        print_json(result)
     elif is_list:
-        print_table("", ("id", "key"), [(one["id"], one["hint"]) for one in shown])
+        print_table(
+            "", ("id", "key"), [(key_row["id"], key_row["hint"]) for key_row in result]
+        )
     elif revoke:
         click.echo(f"revoked {revoke}")
     else:
-        click.echo(shown["key"])
-        note("shown this once; callers send it as 'Authorization: Bearer KEY'")
+        # Only the key goes to standard output, so that scripts can capture it.
+        click.echo(result["key"])
+        print_note("shown this once; callers send it as 'Authorization: Bearer KEY'")
 
 
 @app.command()
@@ -452,14 +658,22 @@ def key(ctx: click.Context, name: str, revoke: str | None, is_list: bool, tenant
 @click.option("--note", default="", help="What is new in it.")
 @tenant_option
 @click.pass_context
-def publish(ctx: click.Context, name: str, version: str, note: str, tenant: str) -> None:
-    """Give callers of the app NAME its draft. Runs that have begun go on with what they began with."""
+def publish(
+    ctx: click.Context, name: str, version: str, note: str, tenant: str
+) -> None:
+    """Publish the draft of the app NAME. Running runs finish with the version they
+    started with."""
 
     async def work(yard: Any) -> Any:
-        return await yard.apps.publish(yard.apps.find(tenant, name), name=version, note=note)
+        """Publish the draft and return the app."""
+        return await yard.apps.publish(
+            yard.apps.find(tenant, name), name=version, note=note
+        )
 
-    done = run_with_yard(ctx, work)
-    click.echo(f"published {done.name} {version or done.stored.digest[:8]}")
+    published_app = run_with_modelyard(ctx, work)
+    click.echo(
+        f"published {published_app.name} {version or published_app.stored.digest[:8]}"
+    )
 
 
 @app.command()
@@ -468,28 +682,42 @@ def publish(ctx: click.Context, name: str, version: str, note: str, tenant: str)
 @json_option
 @click.pass_context
 def versions(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
-    """What was published of the app NAME, the newest first."""
+    """List the published versions of the app NAME, newest first."""
 
     async def work(yard: Any) -> Any:
-        stored = yard.apps.find(tenant, name).stored
-        kept = [
-            {"digest": one.digest, "name": one.name, "note": one.note, "published_at": one.at,
-             "is_current": one.digest == stored.digest}
-            for one in reversed(stored.versions)
-        ]  # fmt: skip
-        return {"draft": stored.draft or None, "versions": kept}
+        """Return the versions and the draft."""
+        app_record = yard.apps.find(tenant, name).stored
+        version_rows = [
+            {
+                "digest": app_version.digest,
+                "name": app_version.name,
+                "note": app_version.note,
+                "published_at": app_version.at,
+                "is_current": app_version.digest == app_record.digest,
+            }
+            for app_version in reversed(app_record.versions)
+        ]
+        return {"draft": app_record.draft or None, "versions": version_rows}
 
-    shown = run_with_yard(ctx, work)
+    result = run_with_modelyard(ctx, work)
     if as_json:
-        print_json(shown)
+        print_json(result)
         return
     rows = [
-        (one["digest"][:8], one["name"], time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["published_at"])),
-         one["note"][:60], good("published") if one["is_current"] else "")
-        for one in shown["versions"]
-    ]  # fmt: skip
-    if shown["draft"]:
-        rows.insert(0, (shown["draft"][:8], "", "", "", "draft"))
+        (
+            version_row["digest"][:8],
+            version_row["name"],
+            time.strftime(
+                "%Y-%m-%d %H:%M:%S", time.localtime(version_row["published_at"])
+            ),
+            version_row["note"][:60],
+            success_text("published") if version_row["is_current"] else "",
+        )
+        for version_row in result["versions"]
+    ]
+    # The draft is newer than every version, so it comes first.
+    if result["draft"]:
+        rows.insert(0, (result["draft"][:8], "", "", "", "draft"))
     print_table("", ("version", "name", "published", "note", ""), rows)
 
 
@@ -499,32 +727,53 @@ def versions(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
 @tenant_option
 @click.pass_context
 def restore(ctx: click.Context, name: str, version: str, tenant: str) -> None:
-    """Make VERSION the draft of the app NAME again; `publish` gives it to callers."""
+    """Make VERSION the draft of the app NAME; `publish` makes it available to callers."""
 
     async def work(yard: Any) -> Any:
+        """Restore the version and return the app."""
         return await yard.apps.restore(yard.apps.find(tenant, name), version)
 
-    done = run_with_yard(ctx, work)
-    click.echo(f"{done.name}: {version} is " + ("the draft" if done.stored.draft else "what is published already"))
+    restored_app = run_with_modelyard(ctx, work)
+    # Restoring the published version leaves no draft.
+    click.echo(
+        f"{restored_app.name}: {version} is "
+        + ("the draft" if restored_app.stored.draft else "what is published already")
+    )
 
 
 @app.command()
 @click.argument("name")
-@click.option("--off", is_flag=True, help="Take the page away; its address stays reserved.")
 @click.option(
-    "--origin", "origins", multiple=True, help="A site that may embed it, as https://shop.example; repeat it."
+    "--off", is_flag=True, help="Take the page away; its address stays reserved."
+)
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    help="A site that may embed it, as https://shop.example; repeat it.",
 )
 @tenant_option
 @json_option
 @click.pass_context
-def page(ctx: click.Context, name: str, off: bool, origins: tuple[str, ...], tenant: str, as_json: bool) -> None:
-    """Let people use the app NAME on a page of its own."""
+def page(
+    ctx: click.Context,
+    name: str,
+    off: bool,
+    origins: tuple[str, ...],
+    tenant: str,
+    as_json: bool,
+) -> None:
+    """Switch the web page of the app NAME on or off, and print its address."""
 
     async def work(yard: Any) -> Any:
-        found = await yard.apps.set_page(
-            yard.apps.find(tenant, name), is_on=not off, origins=list(origins) if origins else None
+        """Change the page and return its address."""
+        app_version = await yard.apps.set_page(
+            # None leaves the allowed origins unchanged.
+            yard.apps.find(tenant, name),
+            is_on=not off,
+            origins=list(origins) if origins else None,
         )
-        token = found.stored.page.token
+        token = app_version.stored.page.token
         return {
             "url": f"{yard.services.addresses.server()}/chat/{token}",
             "token": token,
@@ -532,14 +781,17 @@ def page(ctx: click.Context, name: str, off: bool, origins: tuple[str, ...], ten
             "origin": yard.services.addresses.server(),
         }
 
-    shown = run_with_yard(ctx, work)
+    result = run_with_modelyard(ctx, work)
     if as_json:
-        print_json(shown)
+        print_json(result)
     elif off:
         click.echo(f"the page of {name} is off")
     else:
-        click.echo(shown["url"])
-        note(f'embed it: <script src="{shown["origin"]}/chat/-/embed.js" data-token="{shown["token"]}" defer></script>')
+        click.echo(result["url"])
+        print_note(
+            f'embed it: <script src="{result["origin"]}/chat/-/embed.js"'
+            f' data-token="{result["token"]}" defer></script>'
+        )
 
 
 @app.command()
@@ -548,36 +800,61 @@ def page(ctx: click.Context, name: str, off: bool, origins: tuple[str, ...], ten
 @json_option
 @click.pass_context
 def triggers(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
-    """What begins runs of the app NAME without a caller: webhooks' addresses, times, events."""
+    """List what starts runs of the app NAME automatically: webhooks, schedules and
+    events."""
     from modelyard.gateway.tenant_content import WEBHOOK
     from modelyard.workflow.trigger_nodes import next_times
 
     async def work(yard: Any) -> Any:
-        stored, hooks = yard.apps.find(tenant, name).stored, f"{yard.services.addresses.content()}{WEBHOOK}"
+        """Return the triggers of the published version."""
+        app_record, hooks = (
+            yard.apps.find(tenant, name).stored,
+            f"{yard.services.addresses.content()}{WEBHOOK}",
+        )
         return [
-            {"node": one.title, "type": one.type, "cron": one.cron, "timezone": one.timezone,
-             "next": next_times(one, yard.services.clock.time()) if one.type == "schedule" else [],
-             "address": hooks + stored.webhooks.get(one.node, "") if one.type == "webhook" else "",
-             "provider": one.provider, "event": one.event}
-            for one in stored.triggers
-        ]  # fmt: skip
+            {
+                "node": trigger.title,
+                "type": trigger.type,
+                "cron": trigger.cron,
+                "timezone": trigger.timezone,
+                "next": (
+                    next_times(trigger, yard.services.clock.time())
+                    if trigger.type == "schedule"
+                    else []
+                ),
+                "address": (
+                    hooks + app_record.webhooks.get(trigger.node, "")
+                    if trigger.type == "webhook"
+                    else ""
+                ),
+                "provider": trigger.provider,
+                "event": trigger.event,
+            }
+            for trigger in app_record.triggers
+        ]
 
-    shown = run_with_yard(ctx, work)
+    trigger_rows = run_with_modelyard(ctx, work)
     if as_json:
-        print_json(shown)
+        print_json(trigger_rows)
         return
-    for one in shown:
-        match one["type"]:
+    for trigger_row in trigger_rows:
+        match trigger_row["type"]:
             case "webhook":
-                said = one["address"]
+                description = trigger_row["address"]
             case "schedule":
-                times = ", ".join(time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) for at in one["next"])
-                said = f"{one['cron']} ({one['timezone']}), next {times} of this machine's time"
+                times = ", ".join(
+                    time.strftime("%Y-%m-%d %H:%M", time.localtime(timestamp))
+                    for timestamp in trigger_row["next"]
+                )
+                description = (
+                    f"{trigger_row['cron']} ({trigger_row['timezone']}), next {times}"
+                    " of this machine's time"
+                )
             case _:
-                said = f"{one['event']} of {one['provider']}"
-        click.echo(f"{one['node']}: {said}")
-    if not shown:
-        note(f"nothing of what is published of {name} begins runs by itself")
+                description = f"{trigger_row['event']} of {trigger_row['provider']}"
+        click.echo(f"{trigger_row['node']}: {description}")
+    if not trigger_rows:
+        print_note(f"nothing of what is published of {name} begins runs by itself")
 
 
 @app.command()
@@ -587,23 +864,45 @@ def triggers(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def runs(ctx: click.Context, name: str, limit: int, tenant: str, as_json: bool) -> None:
-    """The newest runs of the app NAME."""
+    """List the newest runs of the app NAME."""
 
     async def work(yard: Any) -> Any:
-        found, _ = await yard.runs.journal.list(tenant, yard.apps.find(tenant, name).id, most=limit)
+        """Return the runs as rows for the table and for JSON."""
+        run_records, _ = await yard.runs.journal.list(
+            tenant, yard.apps.find(tenant, name).id, most=limit
+        )
         return [
-            {"id": one.id, "status": one.status.value, "created_at": one.created_at, "elapsed": round(one.elapsed, 3),
-             "steps": one.total_steps, "tokens": one.total_tokens, "error": one.error}
-            for one in found
-        ]  # fmt: skip
+            {
+                "id": run_record.id,
+                "status": run_record.status.value,
+                "created_at": run_record.created_at,
+                "elapsed": round(run_record.elapsed, 3),
+                "steps": run_record.total_steps,
+                "tokens": run_record.total_tokens,
+                "error": run_record.error,
+            }
+            for run_record in run_records
+        ]
 
-    shown = run_with_yard(ctx, work)
+    run_rows = run_with_modelyard(ctx, work)
     if as_json:
-        print_json(shown)
+        print_json(run_rows)
         return
     rows = [
-        (one["id"], one["status"], time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one["created_at"])),
-         f"{one['elapsed']:.2f} s", one["steps"], one["tokens"], one["error"][:60])
-        for one in shown
-    ]  # fmt: skip
-    print_table("", ("run", "status", "started", "took", "steps", "tokens", "error"), rows, right=("took", "steps"))
+        (
+            run_row["id"],
+            run_row["status"],
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run_row["created_at"])),
+            f"{run_row['elapsed']:.2f} s",
+            run_row["steps"],
+            run_row["tokens"],
+            run_row["error"][:60],
+        )
+        for run_row in run_rows
+    ]
+    print_table(
+        "",
+        ("run", "status", "started", "took", "steps", "tokens", "error"),
+        rows,
+        right_aligned=("took", "steps"),
+    )

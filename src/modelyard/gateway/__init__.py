@@ -1,1 +1,2 @@
-"""HTTP for other people's clients: plain ASGI, one file a route."""
+"""HTTP gateway for clients of all supported APIs: plain ASGI, one module per route
+group."""

@@ -1,7 +1,8 @@
-"""Who is calling. Without keys everybody on this machine may, and nobody else can reach the server.
+"""Authentication of callers. Without API keys, only this machine can use the server.
 
-What decides is looked at in this order, on every request: whether the server is open, and then who may call an open
-server; the bearer; the browser's session. Only bearers that were issued are ever remembered.
+Each request is checked in this order: whether the server is open and who may call an
+open server; the bearer key; the browser session. Only keys that were found valid are
+cached.
 """
 
 import asyncio
@@ -27,28 +28,36 @@ from modelyard.tenancy.directory import Directory
 
 
 class UnauthorizedError(ModelyardError):
+    """The request has no valid API key or session."""
+
     code = "invalid_api_key"
 
 
 class OriginError(ModelyardError):
+    """The request comes from a web page of another site, or from another machine while
+    no key is set."""
+
     code = "origin_not_allowed"
 
 
 Headers = Sequence[tuple[bytes, bytes]]
 Scope = Mapping[str, Any]
-"""A request as ASGI describes it: headers, method, and the client's address."""
+"""A request in ASGI form: headers, method and client address."""
 
-_MOST_KNOWN = 4096
+_MAX_CACHED_CALLERS = 4096
 _OWNER_SECONDS = 0.5
-"""For so long is believed that nobody owns the server: somebody may have set it up in another process."""
+"""Seconds for which "the server has no owner" is cached: another process may create the
+owner."""
 TENANT = b"x-modelyard-tenant"
-"""Whom the operator acts for in a call."""
+"""Header that names the tenant for which an operator acts."""
 _FORWARDED = (b"x-forwarded-for", b"x-real-ip", b"forwarded", b"via")
-"""What proxies add: behind one, the client's address says nothing about who calls."""
+"""Headers that proxies add. Behind a proxy the client address does not identify the
+caller."""
 
 
-class Gatekeeper:
-    """Knows callers by their API keys: those in the settings, which are the owner's, and those that tenants made."""
+class Authenticator:
+    """Authenticates callers by the API keys of the settings, which belong to the owner,
+    and by those of tenants."""
 
     def __init__(
         self,
@@ -59,94 +68,120 @@ class Gatekeeper:
         accounts: Accounts | None = None,
         trusted_proxies: Sequence[str] = (),
     ) -> None:
-        """`trusted_proxies`: addresses and networks whose `X-Forwarded-For` is believed. Raises ConfigError."""
+        """Set up authentication. `trusted_proxies` are the addresses and networks whose
+        `X-Forwarded-For` is trusted.
+
+        Raises ConfigError for an invalid network.
+        """
         self._directory = directory
         self._ring = ring
         self._clock = clock or SystemClock()
         self.accounts = accounts
-        self._known: dict[bytes, Caller] = {}
-        self._known_at: tuple[int, int] = (-1, -1)
+        self._cached_callers: dict[bytes, Caller] = {}
+        self._cache_version: tuple[int, int] = (-1, -1)
         self._key_changes = 0
         self._keys: Sequence[str] = ()
         self.keys = keys
         self._is_owned = False
         self._owned_at = float("-inf")
-        self._looking: asyncio.Task[None] | None = None
-        self._proxies = [_network(one) for one in trusted_proxies]
+        self._owner_check: asyncio.Task[None] | None = None
+        # Parsed once, so that a wrong network is reported at the start.
+        self._proxies = [_network(proxy) for proxy in trusted_proxies]
 
     @property
     def keys(self) -> Sequence[str]:
-        """Those of the settings."""
+        """The API keys of the settings."""
         return self._keys
 
     @keys.setter
     def keys(self, keys: Sequence[str]) -> None:
+        """Replace the keys of the settings; cached callers are dropped."""
         self._keys = tuple(keys)
         self._key_changes += 1
 
-    # the mode
+    # Open mode
 
     @property
     def is_open(self) -> bool:
-        """Whether no key is needed: there is none, and nobody owns the server, as of the last look."""
+        """Whether no key is required: there is none and, as of the last check, the
+        server has no owner."""
         return not self.has_keys and not self._is_owned
 
     @property
     def has_keys(self) -> bool:
-        return bool(self._keys) or (self._directory is not None and self._directory.has_keys)
+        """Whether any API key exists, in the settings or of a tenant."""
+        return bool(self._keys) or (
+            self._directory is not None and self._directory.has_keys
+        )
 
     @property
     def has_owner(self) -> bool:
-        """Whether somebody has an account as owner, as of the last look."""
+        """Whether an owner account exists, as of the last check."""
         return self._is_owned
 
-    async def look(self) -> None:
-        """Learn whether somebody owns the server, where that may have changed. Who comes meanwhile waits for it.
+    async def refresh_owner(self) -> None:
+        """Check whether the server has an owner, if that may have changed. Concurrent
+        requests share one check.
 
         Raises StorageUnavailableError.
         """
+        # Once an owner has been found, the answer is treated as final.
         if self._is_owned or self.accounts is None:
             return
         if self._clock.monotonic() - self._owned_at <= _OWNER_SECONDS:
             return
-        if self._looking is None:
-            self._looking = asyncio.ensure_future(self._look(self.accounts))
-        await asyncio.shield(self._looking)
+        if self._owner_check is None:
+            self._owner_check = asyncio.ensure_future(self._query_owner(self.accounts))
+        # A cancelled request must not cancel the check for the others that wait for it.
+        await asyncio.shield(self._owner_check)
 
-    async def _look(self, accounts: Accounts) -> None:
+    async def _query_owner(self, accounts: Accounts) -> None:
+        """Query the accounts and store the result."""
         try:
             if await accounts.has_owner():
                 self._is_owned = True
             self._owned_at = self._clock.monotonic()
         finally:
-            self._looking = None
+            self._owner_check = None
 
-    def learn_owner(self) -> None:
-        """Somebody has become the owner just now."""
+    def mark_owned(self) -> None:
+        """Record that an owner account has just been created in this process."""
         self._is_owned = True
 
     async def check_open(self, scope: Scope) -> None:
-        """Raises OriginError while no key is needed, unless somebody at this machine calls, and no other site's page.
+        """Raise OriginError if no key is required and the call is not a local one, or
+        comes from another site's page.
 
-        Before anything else is looked at: an open server makes its owner of whoever passes.
+        This is checked first: everyone who reaches an open server has the owner's
+        rights.
         """
+        # Servers with keys are never open, so they need no query for the owner.
         if not self.has_keys:
-            await self.look()
+            await self.refresh_owner()
         if self.is_open:
             check_origin(scope)
 
-    # callers
+    # Callers
 
     def address_of(self, scope: Scope) -> str:
-        """Where a call comes from: the connection's other end, or whom a trusted proxy names."""
+        """Return the client address: the peer of the connection, or the client that a
+        trusted proxy names."""
         client = scope.get("client")
         address = str(client[0]) if client else ""
         if not self._proxies or not self._is_proxy(address):
             return address
-        named = ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for")
-        for part in reversed(named.split(",")):
+        forwarded = ",".join(
+            value.decode("latin-1")
+            for name, value in scope["headers"]
+            if name == b"x-forwarded-for"
+        )
+        # Each proxy appends an address, so the list is read from the right until an
+        # untrusted hop.
+        for part in reversed(forwarded.split(",")):
             hop = part.strip().strip("[]")
-            if _ip(hop) is None:  # a proxy that we trust writes addresses: what is none, somebody else wrote
+            if (
+                _ip(hop) is None
+            ):  # a proxy that we trust writes addresses: what is none, somebody else wrote
                 break
             address = hop
             if not self._is_proxy(hop):
@@ -154,91 +189,159 @@ class Gatekeeper:
         return address
 
     def _is_proxy(self, address: str) -> bool:
+        """Return whether an address belongs to a trusted proxy."""
         ip = _ip(address)
-        return ip is not None and any(ip in network for network in self._proxies if network.version == ip.version)
+        return ip is not None and any(
+            ip in network for network in self._proxies if network.version == ip.version
+        )
 
     async def session_of(self, scope: Scope) -> Session | None:
-        """Whose browser is calling, by its cookie; None for those that are switched off.
+        """Return the session of the request's cookie; None if there is none or the
+        account is disabled.
 
-        Raises OriginError where another site's page made it call.
+        Raises OriginError if another site's page sent the request.
         """
         token = cookie_of(scope["headers"], SESSION_COOKIE)
-        session = await self.accounts.sessions.of_token(token) if token and self.accounts is not None else None
+        session = (
+            await self.accounts.sessions.of_token(token)
+            if token and self.accounts is not None
+            else None
+        )
         if session is None:
             return None
+        # Cookies are sent by the browser itself, so the origin has to be checked
+        # against CSRF.
         check_same_origin(scope["headers"], scope["method"])
-        return session if self.admits(session.account.tenant, session.account.email) else None
+        return (
+            session
+            if self.admits(session.account.tenant, session.account.email)
+            else None
+        )
 
     def admits(self, tenant: str, user: str | None) -> bool:
-        """Whether neither the tenant nor the user is switched off."""
+        """Return whether neither the tenant nor the user is disabled."""
         return self._directory is None or self._directory.admits(tenant, user)
 
-    def shuts_out(self, tenant: str, user: str | None = None) -> bool:
-        """Whether a tenant was removed or switched off, or a user of it was."""
-        return self._directory is not None and self._directory.shuts_out(tenant, user)
+    def is_disabled(self, tenant: str, user: str | None = None) -> bool:
+        """Return whether the tenant, or its user, was removed or disabled."""
+        return self._directory is not None and self._directory.is_disabled(tenant, user)
 
     async def caller_of(self, scope: Scope) -> Caller:
-        """Raises OriginError, UnauthorizedError where a key is needed and none that fits is shown, NotFoundError where
-        a tenant is named that is not the caller's to act for."""
+        """Return the caller of a request.
+
+        Raises OriginError; UnauthorizedError if a key is required and no valid one is
+        presented; NotFoundError if the request names a tenant for which the caller may
+        not act.
+        """
         caller = await self._caller_of(scope)
         for name, value in scope["headers"]:
             if name == TENANT:
-                return self._within(caller, value.decode("latin-1"))
+                return self._act_for(caller, value.decode("latin-1"))
         return caller
 
-    def _within(self, caller: Caller, tenant: str) -> Caller:
-        """The operator, as the owner of another tenant."""
+    def _act_for(self, caller: Caller, tenant: str) -> Caller:
+        """Return the caller acting as the owner of another tenant.
+
+        Raises NotFoundError if the caller is not an operator or the tenant does not
+        exist.
+        """
         if tenant == caller.tenant:
             return caller
-        known = self._directory.tenants() if self._directory is not None and caller.is_operator else ()
-        if tenant not in {name for name, _ in known}:
-            raise NotFoundError(f"tenant {tenant[:80]!r} does not exist", code="tenant_not_found")
+        # Only operators see other tenants; for everyone else the list is empty.
+        tenants = (
+            self._directory.tenants()
+            if self._directory is not None and caller.is_operator
+            else ()
+        )
+        if tenant not in {name for name, _ in tenants}:
+            raise NotFoundError(
+                f"tenant {tenant[:80]!r} does not exist", code="tenant_not_found"
+            )
         return msgspec.structs.replace(caller, tenant=tenant, is_acting=True)
 
     async def _caller_of(self, scope: Scope) -> Caller:
+        """Return the caller by key or session, without regard to the tenant header."""
         await self.check_open(scope)
-        if self.is_open:  # clients insist on sending a bearer; whatever it is, it says nothing about who calls
+        # clients insist on sending a bearer; whatever it is, it says nothing about who
+        # calls
+        if self.is_open:
             return _OWNER
-        shown = _shown(scope["headers"])
-        if shown:
-            return self._by_key(shown)
+        # A presented key comes before the session, so that a wrong key is an error even
+        # in a signed-in browser.
+        presented_key = _presented_key(scope["headers"])
+        if presented_key:
+            return self._caller_by_key(presented_key)
         session = await self.session_of(scope)
         if session is None:
-            raise UnauthorizedError("this server needs an API key: send it as 'Authorization: Bearer KEY'")
+            raise UnauthorizedError(
+                "this server needs an API key: send it as 'Authorization: Bearer KEY'"
+            )
         return session.account.caller
 
-    def _by_key(self, shown: bytes) -> Caller:
-        """Remembered by the digest of all of it (keys themselves do not stay in memory), until keys, users or tenants
-        change."""
-        now = (self._key_changes, self._directory.changes if self._directory is not None else 0)
-        if self._known_at != now:
-            self._known.clear()
-            self._known_at = now
-        digest = hashlib.sha256(shown).digest()
-        caller = self._known.get(digest)
+    def _caller_by_key(self, presented_key: bytes) -> Caller:
+        """Return the caller of an API key.
+
+        Callers are cached by the digest of the key, so that keys are not kept in
+        memory, until keys, users or tenants change.
+        """
+        current_version = (
+            self._key_changes,
+            self._directory.changes if self._directory is not None else 0,
+        )
+        # Any change drops the whole cache: a revoked key must stop working at once.
+        if self._cache_version != current_version:
+            self._cached_callers.clear()
+            self._cache_version = current_version
+        digest = hashlib.sha256(presented_key).digest()
+        caller = self._cached_callers.get(digest)
         if caller is None:
-            caller = self._looked_up(shown)
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[digest] = caller
+            caller = self._look_up_key(presented_key)
+            # The cache is small enough to be rebuilt, so it is emptied instead of
+            # evicting single entries.
+            if len(self._cached_callers) >= _MAX_CACHED_CALLERS:
+                self._cached_callers.clear()
+            self._cached_callers[digest] = caller
+        # The expiry is checked at each request, because it needs no change to take
+        # effect.
         if caller.expires_at is not None and caller.expires_at <= self._clock.time():
             raise UnauthorizedError("this API key has expired")
         return caller
 
-    def _looked_up(self, shown: bytes) -> Caller:
-        # Every key is compared, in constant time each: how long it takes says nothing about how much fits.
-        if sum(hmac.compare_digest(shown, key.encode()) for key in self._keys):
+    def _look_up_key(self, presented_key: bytes) -> Caller:
+        """Return the caller of an API key that is not cached.
+
+        Raises UnauthorizedError.
+        """
+        # All keys are compared, each in constant time, so that the duration reveals
+        # nothing about partial matches.
+        if sum(hmac.compare_digest(presented_key, key.encode()) for key in self._keys):
             return _OWNER
-        text = shown.decode("latin-1")
-        if self._directory is not None and self._ring is not None and (row := api_keys.id_of(text)) is not None:
-            return self._stored(row, shown, self._directory, self._ring)
+        text = presented_key.decode("latin-1")
+        if (
+            self._directory is not None
+            and self._ring is not None
+            and (row := api_keys.id_of(text)) is not None
+        ):
+            return self._caller_of_stored_key(
+                row, presented_key, self._directory, self._ring
+            )
         raise UnauthorizedError("the API key is not known here")
 
-    def _stored(self, row: str, shown: bytes, directory: Directory, ring: KeyRing) -> Caller:
-        found = directory.key(row)
-        if found is None or not ring.matches(shown, found[1].digest):
+    def _caller_of_stored_key(
+        self, row: str, presented_key: bytes, directory: Directory, ring: KeyRing
+    ) -> Caller:
+        """Return the caller of a tenant's API key.
+
+        Raises UnauthorizedError if the key is unknown, revoked, or its tenant or user
+        is disabled.
+        """
+        owner_and_key = directory.key(row)
+        # An unknown key and a wrong secret give the same error.
+        if owner_and_key is None or not ring.matches(
+            presented_key, owner_and_key[1].digest
+        ):
             raise UnauthorizedError("the API key is not known here")
-        tenant, key = found
+        tenant, key = owner_and_key
         if key.revoked_at is not None:
             raise UnauthorizedError("this API key was revoked")
         if not directory.is_enabled(tenant):
@@ -255,107 +358,172 @@ _DEVICE_SECONDS = 365 * 86_400
 
 
 def session_cookie(token: str, *, is_https: bool) -> str:
-    """A cookie that no script reads, and that no other site's page sends; an empty one is taken away."""
+    """Return the Set-Cookie value of a session. An empty token deletes the cookie.
+
+    The cookie is invisible to scripts and is not sent from other sites' pages.
+    """
+    # Max-Age 0 makes the browser delete the cookie.
     age = int(SESSION_SECONDS) if token else 0
-    return f"{SESSION_COOKIE}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{'; Secure' if is_https else ''}"
+    return (
+        f"{SESSION_COOKIE}={token}; Path=/; Max-Age={age}; HttpOnly;"
+        f" SameSite=Strict{'; Secure' if is_https else ''}"
+    )
 
 
 def device_cookie(token: str, path: str, *, is_https: bool) -> str:
-    """What a browser that somebody signed in with shows the next time: it is no sign-in, others' tries do not count
-    against it."""
+    """Return the Set-Cookie value that marks a browser from which a user has signed in.
+
+    It does not authenticate, but failed sign-ins from elsewhere do not count against
+    this browser.
+    """
     secure = "; Secure" if is_https else ""
-    return f"{DEVICE_COOKIE}={token}; Path={path}; Max-Age={_DEVICE_SECONDS}; HttpOnly; SameSite=Strict{secure}"
+    return (
+        f"{DEVICE_COOKIE}={token}; Path={path}; Max-Age={_DEVICE_SECONDS}; HttpOnly;"
+        f" SameSite=Strict{secure}"
+    )
 
 
-def cookie_of(headers: Headers, wanted: str) -> str:
-    """Empty where there is none."""
+def cookie_of(headers: Headers, cookie_name: str) -> str:
+    """Return the value of a cookie, or an empty string if it was not sent."""
     for name, value in headers:
         if name == b"cookie":
             for part in value.decode("latin-1").split(";"):
-                key, _, said = part.strip().partition("=")
-                if key == wanted:
-                    return said
+                key, _, cookie_value = part.strip().partition("=")
+                if key == cookie_name:
+                    return cookie_value
     return ""
 
 
 def check_same_origin(headers: Headers, method: str) -> None:
-    """Raises OriginError where a browser's call comes from another site's page.
+    """Raise OriginError if another site's page made the browser send the request.
 
-    Browsers name the page's origin with every call that changes something, and with every call across sites.
+    Browsers send the page's origin with each request that changes something and with
+    each cross-site request.
     """
-    origin, host = _only(headers, b"origin"), _only(headers, b"host") or ""
+    origin, host = (
+        _single_header(headers, b"origin"),
+        _single_header(headers, b"host") or "",
+    )
     if origin is not None:
         if not host or origin.partition("://")[2].lower() != host.lower():
-            raise OriginError(f"calls from {origin[:100]!r} are refused: they come from another site")
+            raise OriginError(
+                f"calls from {origin[:100]!r} are refused: they come from another site"
+            )
         return
-    site = _only(headers, b"sec-fetch-site")
-    if site in ("cross-site", "same-site") or (method not in ("GET", "HEAD") and site not in ("same-origin", "none")):
-        raise OriginError("this call does not say which page it comes from: it is refused")
+    # Without an Origin header, Sec-Fetch-Site tells whether the request is safe.
+    site = _single_header(headers, b"sec-fetch-site")
+    if site in ("cross-site", "same-site") or (
+        method not in ("GET", "HEAD") and site not in ("same-origin", "none")
+    ):
+        raise OriginError(
+            "this call does not say which page it comes from: it is refused"
+        )
 
 
 def check_origin(scope: Scope) -> None:
-    """Raises OriginError unless somebody at this machine calls, and no page of another site.
+    """Raise OriginError unless the request is a local one and does not come from
+    another site's page.
 
-    Without keys, whoever reaches the server may use it, and a browser on this machine reaches it for any page it shows:
-    such a request names the page's origin, or, when the page's host name was bent to point here, that host.
+    Without keys, everyone who reaches the server may use it, and a browser on this
+    machine reaches it for any page. Such a request names the page's origin or, after
+    DNS rebinding, the page's host name.
     """
     headers = scope["headers"]
     client = scope.get("client")
     if client and not is_loopback(str(client[0])):
-        raise OriginError(f"calls from {str(client[0])!r} are refused while no API key is set; set api_keys")
-    if through := next((name for name, _ in headers if name in _FORWARDED), None):
         raise OriginError(
-            f"calls through a proxy ({through.decode()}) are refused while no API key is set; set api_keys"
+            f"calls from {str(client[0])!r} are refused while no API key is set; set"
+            " api_keys"
         )
-    host, origin = _only(headers, b"host"), _only(headers, b"origin")
+    # A proxy on this machine would make every client look local.
+    if proxy_header := next((name for name, _ in headers if name in _FORWARDED), None):
+        raise OriginError(
+            f"calls through a proxy ({proxy_header.decode()}) are refused while no API"
+            " key is set; set api_keys"
+        )
+    # The Host check defends against DNS rebinding, the Origin check against other
+    # sites' pages.
+    host, origin = _single_header(headers, b"host"), _single_header(headers, b"origin")
     for caller in (host or "", origin):
         if caller is not None and not _names_loopback(caller):
             raise OriginError(
-                f"calls from {caller[:100]!r} are refused while no API key is set; set api_keys, and show one"
+                f"calls from {caller[:100]!r} are refused while no API key is set; set"
+                " api_keys, and show one"
             )
-    is_navigation = scope["method"] == "GET" and _only(headers, b"sec-fetch-mode") == "navigate"
-    if origin is None and not is_navigation and _only(headers, b"sec-fetch-site") == "cross-site":
-        raise OriginError("calls from other sites' pages are refused while no API key is set; set api_keys")
+    # Following a link from another site to the console is allowed; embedded requests
+    # are not.
+    is_navigation = (
+        scope["method"] == "GET"
+        and _single_header(headers, b"sec-fetch-mode") == "navigate"
+    )
+    if (
+        origin is None
+        and not is_navigation
+        and _single_header(headers, b"sec-fetch-site") == "cross-site"
+    ):
+        raise OriginError(
+            "calls from other sites' pages are refused while no API key is set; set"
+            " api_keys"
+        )
 
 
-def _only(headers: Headers, wanted: bytes) -> str | None:
-    """A header's value; None where it was not sent. Raises OriginError for several: which of them holds?"""
-    values = [value for name, value in headers if name == wanted]
+def _single_header(headers: Headers, header_name: bytes) -> str | None:
+    """Return the value of a header, or None if it was not sent.
+
+    Raises OriginError if it was sent several times: a proxy might have checked another
+    one.
+    """
+    values = [value for name, value in headers if name == header_name]
     if len(values) > 1:
-        raise OriginError(f"the header {wanted.decode()!r} was sent {len(values)} times; send it once")
+        raise OriginError(
+            f"the header {header_name.decode()!r} was sent {len(values)} times; send it"
+            " once"
+        )
     return values[0].decode("latin-1") if values else None
 
 
-_HOST = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::\d{1,5})?")
-"""A host as `Host` and `Origin` name one, with its port and scheme; nothing else may stand in it."""
+_HOST = re.compile(
+    r"(?:[a-z][a-z0-9+.-]*://)?(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::\d{1,5})?"
+)
+"""A host as in `Host` and `Origin`, with optional scheme and port, and nothing else."""
 
 
 @lru_cache(256)
 def _names_loopback(text: str) -> bool:
+    """Return whether a Host or Origin value names this machine."""
     match = _HOST.fullmatch(text.lower())
     return match is not None and is_loopback(match[1] or match[2])
 
 
-def _shown(headers: Headers) -> bytes | None:
+def _presented_key(headers: Headers) -> bytes | None:
+    """Return the API key of a request, or None. Accepts the headers of OpenAI's,
+    Anthropic's and Google's clients."""
     for name, value in headers:
         if name == b"authorization":
+            # Only the bearer scheme is supported; Basic credentials are not a key.
             scheme, _, key = value.partition(b" ")
             return key.strip() if scheme.lower() == b"bearer" else None
-        if name in (b"x-api-key", b"x-goog-api-key"):  # how Anthropic's and Google's clients show theirs
+        if name in (
+            b"x-api-key",
+            b"x-goog-api-key",
+        ):  # how Anthropic's and Google's clients show theirs
             return value.strip()
     return None
 
 
 def check_bind(host: str, *, is_open: bool) -> None:
-    """Raises ConfigError for an address that others can reach, where no key is needed."""
+    """Raise ConfigError for a listen address that others can reach, if no key is
+    required."""
     if is_open and not is_loopback(host):
         raise ConfigError(
-            f"refusing to listen on {host} without an API key: others could use your models. "
-            "Make one with `modelyard keys create NAME --role owner`, set MODELYARD_API_KEYS, or listen on 127.0.0.1"
+            f"refusing to listen on {host} without an API key: others could use your"
+            " models. Make one with `modelyard keys create NAME --role owner`, set"
+            " MODELYARD_API_KEYS, or listen on 127.0.0.1"
         )
 
 
 def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     ip = _ip(host)
     if ip is None:
         return host in ("localhost", "localhost.")
@@ -363,17 +531,26 @@ def is_loopback(host: str) -> bool:
 
 
 def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address; an IPv4 one that is written as IPv6 is that. None for what is none."""
+    """Parse an IP address, or return None. An IPv4-mapped IPv6 address is returned as
+    IPv4."""
     try:
         ip = ipaddress.ip_address(text)
     except ValueError:
         return None
+    # Dual-stack sockets report IPv4 clients in this form.
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return mapped or ip
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Parse a network.
+
+    Raises ConfigError.
+    """
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:
-        raise ConfigError(f"trusted_proxies: {text[:60]!r} is no address and no network, as 10.0.0.0/8") from error
+        raise ConfigError(
+            f"trusted_proxies: {text[:60]!r} is no address and no network, as"
+            " 10.0.0.0/8"
+        ) from error

@@ -1,4 +1,5 @@
-"""How much of unfinished bodies is held in memory, by all callers together. Pure: no network, no clock."""
+"""Memory budget for request bodies that are still being received, over all callers.
+Performs no I/O."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -6,61 +7,81 @@ from dataclasses import dataclass
 
 
 class BodyBudget:
-    """A caller may hold so many times what is still free: whoever comes next always finds some. Callers who are not
-    known have a part of their own, so that they take nothing from those who are."""
+    """Memory budget for incomplete request bodies.
 
-    def __init__(self, known: int = 1 << 28, strangers: int = 1 << 26) -> None:
-        self._known = _Pool(known, 3)
-        self._strangers = _Pool(strangers, 1)
+    A caller may hold a multiple of what is still free, so there is always room for the
+    next caller. Unauthenticated callers have a pool of their own and cannot exhaust
+    that of the others.
+    """
+
+    def __init__(
+        self, authenticated_bytes: int = 1 << 28, strangers: int = 1 << 26
+    ) -> None:
+        self._authenticated = _Pool(authenticated_bytes, 3)
+        self._anonymous = _Pool(strangers, 1)
 
     @contextmanager
     def share(self, payer: tuple[str, bool]) -> "Generator[Share]":
-        """What one body takes, for as long as it is not complete. `payer`: who, and whether they are known."""
-        who, is_known = payer
-        share = Share(self._known if is_known else self._strangers, who)
+        """Reserve memory for one body while it is being received.
+
+        `payer` is the caller's name and whether it is authenticated.
+        """
+        who, is_authenticated = payer
+        share = Share(self._authenticated if is_authenticated else self._anonymous, who)
         try:
             yield share
         finally:
-            share.pool.give(who, share.held)
+            # The body is complete or has failed: return everything that it reserved.
+            share.pool.release(who, share.held)
 
     @property
     def held(self) -> int:
-        return self._known.held + self._strangers.held
+        """Bytes that are reserved at the moment."""
+        return self._authenticated.held + self._anonymous.held
 
 
 class _Pool:
+    """A memory pool in which each caller may hold `times` what is still free."""
+
     def __init__(self, total: int, times: int) -> None:
         self._total = total
         self._times = times
         self._by: dict[str, int] = {}
         self.held = 0
 
-    def take(self, who: str, count: int) -> bool:
+    def reserve(self, who: str, count: int) -> bool:
+        """Reserve bytes for a caller, or return False if its share would be too large."""
         mine = self._by.get(who, 0) + count
+        # The free amount is measured after this reservation, so the last bytes are
+        # never given away.
         if mine > self._times * (self._total - self.held - count):
             return False
         self._by[who] = mine
         self.held += count
         return True
 
-    def give(self, who: str, count: int) -> None:
+    def release(self, who: str, count: int) -> None:
+        """Return bytes of a caller to the pool."""
         self.held -= count
         left = self._by.get(who, 0) - count
         if left > 0:
             self._by[who] = left
         else:
+            # Drop callers without reservations, so that the table does not grow.
             self._by.pop(who, None)
 
 
 @dataclass(slots=True)
 class Share:
+    """The reservation of one body."""
+
     pool: _Pool
     who: str
     held: int = 0
 
     def grow(self, count: int) -> bool:
-        """Whether there is room for so much more; then it is taken."""
-        if not self.pool.take(self.who, count):
+        """Reserve `count` more bytes, or return False if there is no room."""
+        if not self.pool.reserve(self.who, count):
             return False
         self.held += count
         return True

@@ -1,4 +1,5 @@
-"""Our errors as HTTP: the status that a caller can act on, in the shape that the caller's client reads."""
+"""Errors as HTTP responses: a status on which the caller can act, in the format of the
+caller's client."""
 
 import math
 from typing import Literal
@@ -38,13 +39,17 @@ from modelyard.tenancy.caller import ForbiddenError, ModelNotAllowedError
 from modelyard.tools.entities import ToolError, ToolNotFoundError, ToolParameterError
 from modelyard.tools.openapi import DescriptionError
 from modelyard.tools.providers import OriginChangedError
-from modelyard.transport.egress import EgressError, EgressRefusedError, EgressTimeoutError
+from modelyard.transport.egress import (
+    EgressError,
+    EgressRefusedError,
+    EgressTimeoutError,
+)
 from modelyard.wire import anthropic, cohere, gemini
 from modelyard.workflow.apps import DraftChangedError
 from modelyard.workflow.runs import TooManyRunsError
 from modelyard.workflow.variables import WorkflowError
 
-# The first class that fits decides: children before their parents.
+# The first matching class wins, so subclasses come before their base classes.
 _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (UnauthorizedError, 401, "authentication_error"),
     (TooManyTriesError, 429, "rate_limit_error"),
@@ -65,10 +70,12 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (OriginChangedError, 409, "invalid_request_error"),
     (InvokeBadRequestError, 400, "invalid_request_error"),
     (InvokeRateLimitError, 429, "rate_limit_error"),
+    # 503 and not 429: the caller sent nothing wrong, but no credential is available.
     (NoCredentialAvailableError, 503, "server_error"),
     (InvokeTimeoutError, 504, "server_error"),
     (InvokeConnectionError, 502, "server_error"),
-    # The provider refused our credential, not the caller's: 401 would send the caller looking at the wrong key.
+    # The provider refused the server's credential, not the caller's; 401 would make the
+    # caller check the wrong key.
     (InvokeAuthorizationError, 502, "server_error"),
     (InvokeError, 503, "server_error"),
     (PluginError, 502, "server_error"),
@@ -86,24 +93,41 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (EgressTimeoutError, 504, "server_error"),
     (EgressError, 502, "server_error"),
     (CredentialsValidateFailedError, 400, "invalid_request_error"),
-    # What was asked for is right, and this server is not set up for it: its operator can say why.
+    # The request is valid, but the server is not configured for it; its operator can
+    # find the cause.
     (ConfigError, 503, "server_error"),
 )
-"""Every error of ours that a caller can see has its status here: 500 is for faults of ours."""
+"""Each error that a caller can see has its status here; 500 means a bug."""
 
 
 def status_of(error: ModelyardError) -> tuple[int, str]:
-    stated = getattr(error, "status", None)  # refusals of the server and errors of the service API say theirs
+    """Return the HTTP status and the OpenAI error type of an error; 500 for an unknown
+    class."""
+    stated = getattr(
+        error, "status", None
+    )  # refusals of the server and errors of the service API say theirs
+    # These errors carry their own status, so they need no entry in the table.
     if isinstance(stated, int):
         return stated, "invalid_request_error" if stated < 500 else "server_error"
-    return next(((status, kind) for one, status, kind in _STATUS if isinstance(error, one)), (500, "server_error"))
+    return next(
+        (
+            (status, error_type)
+            for error_class, status, error_type in _STATUS
+            if isinstance(error, error_class)
+        ),
+        (500, "server_error"),
+    )
 
 
 Shape = Literal["openai", "anthropic", "gemini", "cohere"]
 
 
-def error_document(error: ModelyardError, shape: Shape = "openai", request_id: str = "") -> JSON:
-    status, kind = status_of(error)
+def error_document(
+    error: ModelyardError, shape: Shape = "openai", request_id: str = ""
+) -> JSON:
+    """Return the body of an error response in a format. Anthropic and Cohere include
+    the request id."""
+    status, error_type = status_of(error)
     match shape:
         case "anthropic":
             return anthropic.dump_error(status, str(error), request_id)
@@ -113,25 +137,42 @@ def error_document(error: ModelyardError, shape: Shape = "openai", request_id: s
             return cohere.dump_error(status, str(error), request_id)
         case "openai":
             param = getattr(error, "param", None)
-            return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+            return {
+                "error": {
+                    "message": str(error),
+                    "type": error_type,
+                    "param": param,
+                    "code": error.code,
+                }
+            }
 
 
-def error_reply(error: ModelyardError, shape: Shape = "openai", request_id: str = "") -> Reply:
+def error_reply(
+    error: ModelyardError, shape: Shape = "openai", request_id: str = ""
+) -> Reply:
+    """Return an error response."""
     status, _ = status_of(error)
-    return json_reply(error_document(error, shape, request_id), status=status, headers=error_headers(error))
+    return json_reply(
+        error_document(error, shape, request_id),
+        status=status,
+        headers=error_headers(error),
+    )
 
 
 def error_headers(error: ModelyardError) -> dict[str, str]:
-    """What an error says in headers: when to come again, what a path takes."""
+    """Return the headers of an error: Retry-After, and those that the error brings
+    itself."""
     headers = dict(getattr(error, "headers", None) or {})
     retry_after = getattr(error, "retry_after", None)
     if retry_after is not None:
+        # Retry-After has whole seconds; round up, so that a retry does not come too
+        # early.
         headers["retry-after"] = str(math.ceil(retry_after))
     return headers
 
 
 def _object(**properties: JSON) -> JSON:
-    """The schema of an object that has all of these."""
+    """Return the JSON schema of an object with these properties, all required."""
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
@@ -140,9 +181,13 @@ _TEXT_OR_NONE: JSON = {"type": ["string", "null"]}
 
 OPENAI = ErrorShape(
     lambda error, request_id: error_reply(error, "openai", request_id),
-    _object(error=_object(message=_TEXT, type=_TEXT, param=_TEXT_OR_NONE, code=_TEXT_OR_NONE)),
+    _object(
+        error=_object(
+            message=_TEXT, type=_TEXT, param=_TEXT_OR_NONE, code=_TEXT_OR_NONE
+        )
+    ),
 )
-"""As OpenAI's clients read errors; the admin API's are the same."""
+"""OpenAI's error format, which the admin API uses too."""
 ANTHROPIC = ErrorShape(
     lambda error, request_id: error_reply(error, "anthropic", request_id),
     _object(type={"const": "error"}, error=_object(type=_TEXT, message=_TEXT)),

@@ -1,4 +1,4 @@
-"""Forms with files in them, as browsers and clients upload them."""
+"""Multipart forms with files, as browsers and clients upload them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +9,7 @@ from python_multipart.multipart import parse_options_header
 
 from modelyard.base.errors import InvokeBadRequestError
 
+# Limits against forms that cost more to parse than they contain.
 _MAX_PARTS = 64
 _MAX_FIELD = 1 << 20
 _MAX_BOUNDARY = 200
@@ -16,28 +17,40 @@ _MAX_BOUNDARY = 200
 
 @dataclass(frozen=True, slots=True)
 class Upload:
+    """An uploaded file."""
+
     filename: str
     data: bytes
 
 
 @dataclass(slots=True)
 class Form:
+    """A parsed form: text fields and files."""
+
     fields: dict[str, str]
     file: bytes | None = None
     filename: str = ""
     files: dict[str, Upload] = field(default_factory=dict[str, Upload])
-    """Where no field is the one for a file: all parts that have a file's name."""
+    """All files by field, if the form was parsed without one particular file field."""
 
 
-def parse_form(content_type: str, body: bytes, *, wanted: str, file: str | None = "file") -> Form:
-    """A multipart form with one file in it, in the field `file`; with None, with files in any of its fields.
+def parse_form(
+    content_type: str, body: bytes, *, error_message: str, file: str | None = "file"
+) -> Form:
+    """Parse a multipart form with one file in the field `file`; with None, files may be
+    in any field.
 
-    Raises InvokeBadRequestError, which says what is wanted, where it is none, or has too many parts.
+    Raises InvokeBadRequestError: with `error_message` if it is not a multipart form,
+    otherwise with what is wrong.
     """
-    kind, options = parse_options_header(content_type)
+    media_type, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
-    if kind != b"multipart/form-data" or not boundary or len(boundary) > _MAX_BOUNDARY:
-        raise InvokeBadRequestError(wanted)
+    if (
+        media_type != b"multipart/form-data"
+        or not boundary
+        or len(boundary) > _MAX_BOUNDARY
+    ):
+        raise InvokeBadRequestError(error_message)
     reader = _FormReader(file)
     parser = MultipartParser(boundary, reader.callbacks())
     try:
@@ -45,30 +58,38 @@ def parse_form(content_type: str, body: bytes, *, wanted: str, file: str | None 
         parser.finalize()
     except FormParserError as error:
         raise InvokeBadRequestError(f"the form cannot be read: {error}") from error
-    if not reader.is_whole:
+    # A body that was cut off parses without an error, but has no closing boundary.
+    if not reader.is_complete:
         raise InvokeBadRequestError("the form breaks off before its end")
     return reader.form
 
 
 def file_form(
-    content_type: str, body: bytes, *, what: str = "the file", file: str = "file"
+    content_type: str, body: bytes, *, description: str = "the file", file: str = "file"
 ) -> tuple[Upload, dict[str, str]]:
-    """What the field `file` of a form holds, and its other fields. Raises InvokeBadRequestError where it is missing."""
+    """Return the file in the field `file` and the other fields.
+
+    Raises InvokeBadRequestError if the file is missing; `description` names what it
+    should be.
+    """
     form = parse_form(
-        content_type, body, wanted=f"send {what} as multipart/form-data, in the field {file!r}", file=file
+        content_type,
+        body,
+        error_message=f"send {description} as multipart/form-data, in the field {file!r}",
+        file=file,
     )
     if form.file is None:
-        raise InvokeBadRequestError(f"{file!r} is missing: {what}", param=file)
+        raise InvokeBadRequestError(f"{file!r} is missing: {description}", param=file)
     return Upload(form.filename, form.file), form.fields
 
 
 class _FormReader:
-    """Gathers the parts of a form as the parser finds them."""
+    """Collects the parts of a form from the parser's callbacks."""
 
     def __init__(self, file: str | None) -> None:
         self.form = Form({})
         self._file = file
-        self.is_whole = False
+        self.is_complete = False
         self._parts = 0
         self._header = b""
         self._value = b""
@@ -76,41 +97,62 @@ class _FormReader:
         self._data = bytearray()
 
     def callbacks(self) -> Any:
-        names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end", "end")
+        """Return the callbacks under the names that the parser expects."""
+        names = (
+            "part_begin",
+            "part_data",
+            "part_end",
+            "header_field",
+            "header_value",
+            "header_end",
+            "end",
+        )
         return {f"on_{name}": getattr(self, f"on_{name}") for name in names}
 
     def on_part_begin(self) -> None:
+        """Start a part; refuse forms with too many parts."""
         self._parts += 1
         if self._parts > _MAX_PARTS:
             raise InvokeBadRequestError(f"the form has more than {_MAX_PARTS} parts")
         self._disposition, self._data = b"", bytearray()
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        """Append to a header's name. The parser may deliver it in several chunks."""
         self._header += data[start:end]
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        """Append to a header's value."""
         self._value += data[start:end]
 
     def on_header_end(self) -> None:
+        """Remember the Content-Disposition; other headers of a part do not matter."""
         if self._header.lower() == b"content-disposition":
             self._disposition = self._value
         self._header = self._value = b""
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """Append to the content of a part."""
         self._data += data[start:end]
 
     def on_part_end(self) -> None:
+        """Store a completed part as a file or as a field."""
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
         filename = options.get(b"filename", b"").decode("utf-8", "replace")
+        # The file field is the only part that may be large.
         if name == self._file:
             self.form.file, self.form.filename = bytes(self._data), filename
         elif self._file is None and name and filename:
+            # Without a particular file field, every part with a file name is a file.
             self.form.files[name] = Upload(filename, bytes(self._data))
         elif len(self._data) > _MAX_FIELD:
-            raise InvokeBadRequestError(f"field {name[:40]!r} of the form is longer than {_MAX_FIELD:,} bytes")
+            raise InvokeBadRequestError(
+                f"field {name[:40]!r} of the form is longer than {_MAX_FIELD:,} bytes"
+            )
         elif name:
+            # Parts without a name are ignored.
             self.form.fields[name] = self._data.decode("utf-8", "replace")
 
     def on_end(self) -> None:
-        self.is_whole = True
+        """Mark the form as complete: the closing boundary was read."""
+        self.is_complete = True

@@ -1,8 +1,16 @@
-"""Requests and replies over ASGI, with no framework: the hot path has two function calls between socket and model."""
+"""Requests and replies over ASGI, without a framework, to keep the path from the socket
+to the model short."""
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -15,7 +23,7 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.models.types import JSON, ModelType
-from modelyard.runtime.invocation import ANYBODY, Context
+from modelyard.runtime.invocation import ANONYMOUS_CALLER, Context
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.tenancy.caller import Caller, set_current_caller
@@ -29,7 +37,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 encode = msgspec.json.Encoder().encode
-_PATIENCE = 0.05  # seconds
+_WATCH_DELAY_SECONDS = 0.05  # seconds
+# x-accel-buffering tells nginx not to buffer the stream.
 _SSE = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -38,63 +47,76 @@ _SSE = [
 
 
 CACHE = b"x-modelyard-cache"
-"""`on` to be given an answer that was given before whatever the temperature, `refresh` to have it made anew, `off`."""
+"""Request header: `on` allows a cached response at any temperature, `refresh` renews
+the cached one, `off` bypasses the cache."""
 
 
 SMALL_BODY = 1 << 16
-"""As much as one connection buffers anyway, and more than people type into a form."""
+"""Body limit for forms: what a connection buffers anyway, and more than a user types.
+"""
 
 
 class RefusedError(ModelyardError):
-    """The server does not take a request as it comes, or not now. The connection is closed after it."""
+    """The server refuses a request, permanently or for now, and closes the connection."""
 
     status: ClassVar[int] = 400
     code = "malformed_request"
 
 
 class BodyTooLargeError(RefusedError):
+    """The body exceeds the limit."""
+
     status = 413
     code = "request_too_large"
 
 
 class TargetTooLongError(RefusedError):
+    """The path with its query exceeds the limit."""
+
     status = 414
     code = "address_too_long"
 
 
-class HeadTooLargeError(RefusedError):
+class HeadersTooLargeError(RefusedError):
+    """The headers exceed the limit."""
+
     status = 431
     code = "headers_too_large"
 
 
 class RequestTimeoutError(RefusedError):
-    """It came too slowly."""
+    """The request arrived too slowly."""
 
     status = 408
     code = "request_timeout"
 
 
 class ServerBusyError(RefusedError):
+    """The server has no capacity at the moment."""
+
     status = 503
     code = "server_busy"
     retry_after = 1.0
 
 
 class ServerStoppingError(RefusedError):
+    """The server is shutting down."""
+
     status = 503
     code = "server_stopping"
     retry_after = 1.0
 
 
-class ClientGoneError(ModelyardError):
-    """The caller hung up: there is nobody to tell."""
+class ClientDisconnected(ModelyardError):
+    """The client disconnected; no response can be sent."""
 
     code = "client_gone"
 
 
 @dataclass(slots=True)
 class Request:
-    """One request. `id` names it in the log, in errors and in the answer's `x-request-id`."""
+    """One HTTP request. `id` identifies it in the log, in errors and in the header
+    `x-request-id` of the response."""
 
     scope: Scope
     receive: Receive
@@ -103,144 +125,212 @@ class Request:
     max_body: int
     bodies: BodyBudget = field(default_factory=BodyBudget)
     names: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What the named parts of the path hold."""
+    """Values of the named parts of the path."""
     payer: str = ""
-    """The tenant that what is read counts for; set by those who admit callers by other means than our keys."""
+    """Tenant whose share of the body memory is used; set by routes that authenticate by
+    other means than API keys."""
 
     @property
     def tenant(self) -> str:
+        """The caller's tenant."""
         return self.caller.tenant
 
     def identify(self, caller: Caller) -> None:
-        """The caller is known now: whatever the server calls for this request is called on its behalf."""
+        """Set the authenticated caller: everything that the server does for this
+        request is on its behalf."""
         self.caller = caller
         self.payer = caller.tenant
+        # Logging and model calls read the caller from a context variable.
         set_current_caller(caller)
 
-    def find(self, manager: ModelManager, name: str, model_type: ModelType) -> ModelInstance:
-        """A model as this caller may call it. Raises NotFoundError, ModelNotAllowedError."""
+    def find(
+        self, manager: ModelManager, name: str, model_type: ModelType
+    ) -> ModelInstance:
+        """Return a model as this caller may use it.
+
+        Raises NotFoundError, ModelNotAllowedError, InvokeBadRequestError.
+        """
         cache = self.header(CACHE) or ""
         if cache not in ("", "on", "off", "refresh"):
+            # An invalid header is an error of the caller; ignoring it could return a
+            # cached response by mistake.
             raise InvokeBadRequestError(
-                f"'{CACHE.decode()}' must be on, off or refresh, not {cache!r}", param=CACHE.decode()
+                f"'{CACHE.decode()}' must be on, off or refresh, not {cache!r}",
+                param=CACHE.decode(),
             )
-        return manager.find(self.caller, name, model_type, context=Context(id=self.id, cache=cache))
+        return manager.find(
+            self.caller, name, model_type, context=Context(id=self.id, cache=cache)
+        )
 
     @property
     def method(self) -> str:
+        """The HTTP method."""
         return self.scope["method"]
 
     @property
     def path(self) -> str:
+        """The path of the URL."""
         return self.scope["path"]
 
     def query(self, name: str) -> str | None:
-        """A value of the address's query."""
-        found = parse_qs(self.scope.get("query_string", b"").decode("latin-1")).get(name)
-        return found[0] if found else None
+        """Return the first value of a query parameter, or None."""
+        values = parse_qs(self.scope.get("query_string", b"").decode("latin-1")).get(
+            name
+        )
+        return values[0] if values else None
 
     def queries(self, name: str) -> list[str]:
-        """All values of one name, in either way of writing several."""
-        found = parse_qs(self.scope.get("query_string", b"").decode("latin-1"))
-        return [one for value in (*found.get(name, ()), *found.get(f"{name}[]", ())) for one in value.split(",") if one]
+        """Return all values of a query parameter, written as `name=a&name=b`,
+        `name[]=a` or `name=a,b`."""
+        parameters = parse_qs(self.scope.get("query_string", b"").decode("latin-1"))
+        return [
+            one
+            for value in (*parameters.get(name, ()), *parameters.get(f"{name}[]", ()))
+            for one in value.split(",")
+            if one
+        ]
 
     def header(self, name: bytes) -> str | None:
-        found = next((value for key, value in self.scope["headers"] if key == name), None)
-        return found.decode("latin-1") if found is not None else None
+        """Return the value of a header, or None. The name is in lower case."""
+        raw_value = next(
+            (value for key, value in self.scope["headers"] if key == name), None
+        )
+        return raw_value.decode("latin-1") if raw_value is not None else None
 
     @property
     def is_https(self) -> bool:
-        """Whether the caller's browser speaks HTTPS, to this server or to a proxy before it."""
-        return self.scope.get("scheme") == "https" or self.header(b"x-forwarded-proto") == "https"
+        """Whether the client uses HTTPS, to this server or to a proxy in front of it."""
+        return (
+            self.scope.get("scheme") == "https"
+            or self.header(b"x-forwarded-proto") == "https"
+        )
 
-    async def body(self, most: int | None = None) -> bytes:
-        """The whole body, of at most so many bytes; as many as the server takes where nothing is said.
+    async def body(self, max_bytes: int | None = None) -> bytes:
+        """Return the whole body, of at most `max_bytes`, by default the server's limit.
 
-        Raises BodyTooLargeError as soon as it is known to be, ClientGoneError if it breaks off, another RefusedError
-        where it comes too slowly, or where too many come at once.
+        Raises BodyTooLargeError as early as possible, ClientDisconnected if the client
+        disconnects, another RefusedError if the body arrives too slowly or too many
+        arrive at once.
         """
-        most = self.max_body if most is None else min(most, self.max_body)
+        max_bytes = (
+            self.max_body if max_bytes is None else min(max_bytes, self.max_body)
+        )
+        # Check the declared length first: a large body is refused before it is read.
         length = whole_number(self.header(b"content-length") or "0")
-        if length is None or length > most:  # the server refuses a length that is no number before we see it
-            raise self._too_large(most)
+        if (
+            length is None or length > max_bytes
+        ):  # the server refuses a length that is no number before we see it
+            raise self._too_large(max_bytes)
         message = await self.receive()
+        # Most bodies arrive in one message and need no budget.
         if message["type"] == "http.request" and not message.get("more_body"):
             data: bytes = message.get("body", b"")
-            if len(data) > most:
-                raise self._too_large(most)
+            if len(data) > max_bytes:
+                raise self._too_large(max_bytes)
             return data
-        return await self._gathered(message, most)
+        return await self._read_chunks(message, max_bytes)
 
-    async def _gathered(self, message: MutableMapping[str, Any], most: int) -> bytes:
-        """A body that comes in pieces. What is unfinished counts against what all callers together may fill."""
+    async def _read_chunks(
+        self, message: MutableMapping[str, Any], max_bytes: int
+    ) -> bytes:
+        """Collect a body that arrives in several messages. Incomplete bodies count
+        against a budget shared by all callers."""
         data = bytearray()
         with self.bodies.share(self._payer()) as share:
             while True:
                 if message["type"] != "http.request":
-                    raise why_gone(message)
-                piece: bytes = message.get("body", b"")
-                if len(data) + len(piece) > most:
-                    raise self._too_large(most)
-                if not share.grow(len(piece)):
-                    raise ServerBusyError("too many large requests are coming in at once; try again in a moment")
-                data += piece
+                    raise disconnect_reason(message)
+                chunk: bytes = message.get("body", b"")
+                # The declared length may be missing or wrong, so the real size is
+                # checked too.
+                if len(data) + len(chunk) > max_bytes:
+                    raise self._too_large(max_bytes)
+                if not share.grow(len(chunk)):
+                    raise ServerBusyError(
+                        "too many large requests are coming in at once; try again in a moment"
+                    )
+                data += chunk
                 if not message.get("more_body"):
                     return bytes(data)
                 message = await self.receive()
 
     def _payer(self) -> tuple[str, bool]:
-        """(who, whether we know them)."""
+        """Return the budget's account, and whether it is an authenticated one.
+        Anonymous callers are counted by address."""
+        # Routes that authenticate by other means set the payer themselves.
         if self.payer:
             return self.payer, True
-        if self.caller is not ANYBODY:
+        if self.caller is not ANONYMOUS_CALLER:
             return self.caller.tenant, True
         client = self.scope.get("client")
         return str(client[0]) if client else "", False
 
-    def _too_large(self, most: int) -> BodyTooLargeError:
-        if most < self.max_body:
-            return BodyTooLargeError(f"the request is larger than {most:,} bytes; this address takes no more")
-        allowed = most // (1 << 20)
-        return BodyTooLargeError(f"the request is larger than {allowed} MB; the server's max_body_mb allows no more")
+    def _too_large(self, max_bytes: int) -> BodyTooLargeError:
+        """Return the error that names the limit which was exceeded."""
+        # A route with its own limit: the server's setting would not help.
+        if max_bytes < self.max_body:
+            return BodyTooLargeError(
+                f"the request is larger than {max_bytes:,} bytes; this address takes no more"
+            )
+        allowed = max_bytes // (1 << 20)
+        return BodyTooLargeError(
+            f"the request is larger than {allowed} MB; the server's max_body_mb allows no more"
+        )
 
-    async def while_here(self, work: Awaitable[T]) -> T:
-        """The work's result; cancels it where the caller hangs up. For work that follows the whole body."""
-        with Presence(self.receive):
+    async def cancel_on_disconnect(self, work: Awaitable[T]) -> T:
+        """Await `work`, but cancel it if the client disconnects. The body must have
+        been read completely."""
+        with DisconnectWatcher(self.receive):
             return await work
 
-    async def json(self, most: int | None = None) -> JSON:
-        """The body as an object. Raises InvokeBadRequestError where it is none."""
-        return read_json(await self.body(most))
+    async def json(self, max_bytes: int | None = None) -> JSON:
+        """Return the body as a JSON object.
+
+        Raises InvokeBadRequestError if it is not one.
+        """
+        return read_json(await self.body(max_bytes))
 
 
-def why_gone(message: Mapping[str, Any]) -> ModelyardError:
-    """Why no more of a request comes, by what the server was told instead of its next piece."""
+def disconnect_reason(message: Mapping[str, Any]) -> ModelyardError:
+    """Return the error for a message that arrived instead of the next part of the body."""
     error = message.get("error")
-    return error if isinstance(error, ModelyardError) else ClientGoneError("the caller left before the end")
+    # The server puts its own reason into the message, for example a timeout.
+    return (
+        error
+        if isinstance(error, ModelyardError)
+        else ClientDisconnected("the caller left before the end")
+    )
 
 
-_UNSNIFFED = (b"x-content-type-options", b"nosniff")
-_NOT_KEPT = (b"cache-control", b"no-store")
-_ENDS = bytes.maketrans(b"\r\n\0", b"   ")
+_NO_SNIFF = (b"x-content-type-options", b"nosniff")
+_NO_STORE = (b"cache-control", b"no-store")
+_LINE_BREAKS = bytes.maketrans(b"\r\n\0", b"   ")
 
 
 def finish_headers(headers: list[tuple[bytes, bytes]]) -> None:
-    """What holds for every answer: no browser guesses another type than the one that is said, nobody on the way
-    keeps what does not say how long, and no header's value ends its line, since whoever wrote that would write the next
-    header."""
-    says_how_long = False
-    for place, (name, value) in enumerate(headers):
+    """Apply the rules for all responses.
+
+    Browsers must not guess another content type; responses without a caching rule are
+    not cached; and a header value cannot contain a line break, which would inject
+    another header.
+    """
+    has_cache_control = False
+    for index, (name, value) in enumerate(headers):
+        # Values can contain text of callers, for example a file name.
         if b"\r" in value or b"\n" in value or b"\0" in value:
-            headers[place] = (name, value.translate(_ENDS))
-        says_how_long = says_how_long or name == b"cache-control"
-    if not says_how_long:
-        headers.append(_NOT_KEPT)
-    if _UNSNIFFED not in headers:
-        headers.append(_UNSNIFFED)
+            headers[index] = (name, value.translate(_LINE_BREAKS))
+        has_cache_control = has_cache_control or name == b"cache-control"
+    if not has_cache_control:
+        headers.append(_NO_STORE)
+    if _NO_SNIFF not in headers:
+        headers.append(_NO_SNIFF)
 
 
 def read_json(body: bytes) -> JSON:
-    """An object. Raises InvokeBadRequestError where it is none."""
+    """Parse a JSON object.
+
+    Raises InvokeBadRequestError if it is not one.
+    """
     try:
         document = decode_body(body)
     except BodyError as error:
@@ -252,92 +342,146 @@ def read_json(body: bytes) -> JSON:
 
 @dataclass(slots=True)
 class Reply:
-    """A whole answer."""
+    """A complete response."""
 
     body: bytes
     status: int = 200
     content_type: bytes = b"application/json"
     headers: Mapping[str, str] | None = None
     cookies: Sequence[str] = ()
-    """Beside the one that `headers` may hold: each is a header of its own."""
+    """Cookies in addition to one in `headers`; each becomes a header of its own."""
 
     async def send(self, send: Send, request_id: bytes) -> None:
+        """Send the response."""
         headers = [
             (b"content-type", self.content_type),
             (b"content-length", str(len(self.body)).encode()),
             (b"x-request-id", request_id),
         ]
-        headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in (self.headers or {}).items()]
-        headers += [(b"set-cookie", one.encode("latin-1", "replace")) for one in self.cookies]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        headers += [
+            (name.encode(), value.encode("latin-1", "replace"))
+            for name, value in (self.headers or {}).items()
+        ]
+        headers += [
+            (b"set-cookie", cookie.encode("latin-1", "replace"))
+            for cookie in self.cookies
+        ]
+        await send(
+            {"type": "http.response.start", "status": self.status, "headers": headers}
+        )
         await send({"type": "http.response.body", "body": self.body})
 
 
-def json_reply(document: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+def json_reply(
+    document: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Reply:
+    """Return a JSON response."""
     return Reply(encode(document), status, headers=headers)
 
 
 @dataclass(slots=True)
 class StreamReply:
-    """An answer in pieces. The first is awaited before anything is sent, so that an early error keeps its status."""
+    """A streamed response. The first chunk is awaited before the status is sent, so
+    that an early error has its own status."""
 
-    pieces: AsyncGenerator[bytes, None]
+    chunks: AsyncGenerator[bytes, None]
     on_error: Callable[[ModelyardError], bytes] | None
-    """The last piece where the stream breaks; None where the format has none: then the connection breaks too."""
+    """Returns the last chunk of a stream that fails; None if the format has none, and
+    then the connection is closed."""
     headers: list[tuple[bytes, bytes]]
     status: int = 200
 
-    async def send(self, send: Send, request_id: bytes, receive: Receive, ending: "Ending | None" = None) -> None:
-        async with aclosing(self.pieces) as pieces:
-            with Presence(receive):
-                first = await anext(pieces, None)
+    async def send(
+        self,
+        send: Send,
+        request_id: bytes,
+        receive: Receive,
+        ending: "Shutdown | None" = None,
+    ) -> None:
+        """Send the stream; cancel it if the client disconnects."""
+        # `aclosing` ends the upstream request at once if anything below fails.
+        async with aclosing(self.chunks) as chunks:
+            with DisconnectWatcher(receive):
+                # Errors of the first chunk are raised before anything was sent, so the
+                # caller gets an error response.
+                first = await anext(chunks, None)
                 headers = [*self.headers, (b"x-request-id", request_id)]
-                await send({"type": "http.response.start", "status": self.status, "headers": headers})
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": self.status,
+                        "headers": headers,
+                    }
+                )
                 if first is not None:
-                    await send({"type": "http.response.body", "body": first, "more_body": True})
-                    await self._rest(pieces, send, ending)
+                    await send(
+                        {"type": "http.response.body", "body": first, "more_body": True}
+                    )
+                    await self._send_remaining(chunks, send, ending)
+        # Outside the watch: the end of a response would be reported as a disconnect.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _rest(self, pieces: AsyncGenerator[bytes, None], send: Send, ending: "Ending | None") -> None:
+    async def _send_remaining(
+        self, chunks: AsyncGenerator[bytes, None], send: Send, ending: "Shutdown | None"
+    ) -> None:
+        """Send the remaining chunks; an error or the shutdown becomes the last chunk."""
         try:
-            async for piece in pieces:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            async for chunk in chunks:
+                await send(
+                    {"type": "http.response.body", "body": chunk, "more_body": True}
+                )
         except asyncio.CancelledError:
-            if ending is None or (error := ending.taken()) is None:
+            # Only a cancellation by the shutdown is turned into an error event.
+            if ending is None or (error := ending.shutdown_error()) is None:
                 raise
-            await pieces.aclose()
-            await self._last_words(error, send)
+            await chunks.aclose()
+            await self._send_error(error, send)
         except ModelyardError as error:
-            await self._last_words(error, send)
+            await self._send_error(error, send)
 
-    async def _last_words(self, error: ModelyardError, send: Send) -> None:
-        """Raises the error where the format has no words for one: then the connection is cut."""
+    async def _send_error(self, error: ModelyardError, send: Send) -> None:
+        """Send the error as the last chunk.
+
+        Raises the error if the format has none, which closes the connection.
+        """
+        # Without an error chunk, a closed connection is the only way to show that the
+        # response is incomplete.
         if self.on_error is None:
             raise error
         logger.warning("a stream broke", extra={"fields": {"error": str(error)}})
-        await send({"type": "http.response.body", "body": self.on_error(error), "more_body": True})
+        await send(
+            {
+                "type": "http.response.body",
+                "body": self.on_error(error),
+                "more_body": True,
+            }
+        )
 
 
-class Ending:
-    """The end of the server: requests that run when their time is over are cancelled, and say so to their callers."""
+class Shutdown:
+    """The shutdown of the server. Requests that are still running at its deadline are
+    cancelled and tell their clients."""
 
     def __init__(self) -> None:
         self.is_over = False
 
-    def taken(self) -> ServerStoppingError | None:
-        """For the running task, which was just cancelled: why, where the server's end is what cancelled it. Then it
-        may go on, to say so."""
+    def shutdown_error(self) -> ServerStoppingError | None:
+        """Return the error for the running task if the shutdown cancelled it, otherwise
+        None. The task may then continue, to send it."""
         if not self.is_over:
             return None
         if (task := asyncio.current_task()) is not None:
+            # Revoke the cancellation, so that the next await does not raise again.
             task.uncancel()
         return ServerStoppingError("the server is shutting down; ask again in a moment")
 
 
-class Presence:
-    """While the caller is there: work inside is cancelled when it hangs up, and ClientGoneError raised.
+class DisconnectWatcher:
+    """Context manager that cancels its body if the client disconnects, and then raises
+    ClientDisconnected.
 
-    Not to be left open across the end of an answer: servers report that as a hang-up too.
+    It must not span the end of a response, which ASGI servers report as a disconnect
+    too.
     """
 
     __slots__ = ("_receive", "_task", "_timer", "_watch", "_why")
@@ -348,46 +492,66 @@ class Presence:
         self._watch: asyncio.Future[ModelyardError] | None = None
 
     def __enter__(self) -> None:
+        """Start watching after a short delay."""
         self._task = asyncio.current_task()
         # Most whole answers are there before it is worth a task to watch for a caller who leaves.
-        self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._begin)
+        self._timer = asyncio.get_running_loop().call_later(
+            _WATCH_DELAY_SECONDS, self._start_watching
+        )
 
-    def _begin(self) -> None:
-        self._watch = asyncio.ensure_future(_left(self._receive))
-        self._watch.add_done_callback(self._on_left)
+    def _start_watching(self) -> None:
+        """Start the task that waits for a disconnect."""
+        self._watch = asyncio.ensure_future(_wait_for_disconnect(self._receive))
+        self._watch.add_done_callback(self._on_disconnect)
 
-    def _on_left(self, watch: asyncio.Future[ModelyardError]) -> None:
+    def _on_disconnect(self, watch: asyncio.Future[ModelyardError]) -> None:
+        """Cancel the body, because the client disconnected."""
         if not watch.cancelled() and self._task is not None:
             self._why = watch.result()
             self._task.cancel()
 
-    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+    def __exit__(
+        self, exception_type: type[BaseException] | None, *details: object
+    ) -> None:
+        """Stop watching. Raises the reason if the body was cancelled by a disconnect."""
         self._timer.cancel()
         if self._watch is not None:
-            self._watch.remove_done_callback(self._on_left)
+            # Remove the callback first, so that cancelling the watch does not cancel
+            # the task.
+            self._watch.remove_done_callback(self._on_disconnect)
             self._watch.cancel()
-        if self._why is not None and self._task is not None and self._task.uncancel() == 0:
+        # If others cancelled the task too, their CancelledError has to go on.
+        if (
+            self._why is not None
+            and self._task is not None
+            and self._task.uncancel() == 0
+        ):
             raise self._why from None
 
 
-async def _left(receive: Receive) -> ModelyardError:
-    """Done when the caller hangs up, or is not waited for any longer."""
+async def _wait_for_disconnect(receive: Receive) -> ModelyardError:
+    """Wait until the client disconnects, and return the reason."""
     while (message := await receive())["type"] != "http.disconnect":
         pass
-    return why_gone(message)
+    return disconnect_reason(message)
 
 
 def sse_reply(
-    pieces: AsyncGenerator[bytes, None],
+    chunks: AsyncGenerator[bytes, None],
     on_error: Callable[[ModelyardError], bytes],
     headers: Mapping[str, str] | None = None,
 ) -> StreamReply:
-    more = [(name.encode(), value.encode("latin-1", "replace")) for name, value in (headers or {}).items()]
-    return StreamReply(pieces, on_error, [*_SSE, *more])
+    """Return an SSE response. `on_error` returns the last chunk if the stream fails."""
+    extra_headers = [
+        (name.encode(), value.encode("latin-1", "replace"))
+        for name, value in (headers or {}).items()
+    ]
+    return StreamReply(chunks, on_error, [*_SSE, *extra_headers])
 
 
-def audio_reply(pieces: AsyncGenerator[bytes, None], content_type: str) -> StreamReply:
-    return StreamReply(pieces, None, [(b"content-type", content_type.encode())])
+def audio_reply(chunks: AsyncGenerator[bytes, None], content_type: str) -> StreamReply:
+    """Return a streamed audio response. It has no error chunk."""
+    return StreamReply(chunks, None, [(b"content-type", content_type.encode())])
 
 
 SSE_DONE = b"data: [DONE]\n\n"

@@ -1,17 +1,21 @@
-"""What pages of ours may load, and who may show them in a frame."""
+"""Content-Security-Policy values of the server's own pages."""
 
-NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""For a page of words."""
+DENY_ALL = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""For static pages of text: nothing may be loaded, embedded or framed."""
 
 
 def page_policy(*, ancestors: str = "'none'") -> str:
-    """Scripts, styles and calls to this server alone; nothing inline. `ancestors` may frame it.
+    """Return the policy for pages with scripts: only this server's scripts, styles and
+    calls, nothing inline.
 
-    Pictures and sounds are those that the page's own script fetched and holds: no text that a model or a stranger wrote
-    makes a browser ask any address for one, this server's own least of all.
+    `ancestors` lists who may frame the page. Images and sounds must be `data:` or
+    `blob:`, so text from a model or another user cannot make the browser request any
+    address, including this server's.
     """
     return (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data: blob:; "
-        "font-src 'self'; media-src blob:; base-uri 'none'; form-action 'none'; "
-        f"frame-ancestors {ancestors}"
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+        " img-src data: blob:; font-src 'self'; media-src blob:; base-uri 'none';"
+        f" form-action 'none'; frame-ancestors {ancestors}"
     )

@@ -1,7 +1,8 @@
-"""Requests to rows: a dictionary for paths without named parts, Starlette's routes for the others.
+"""Request routing: a dictionary for paths without parameters, Starlette's routes for
+the others.
 
-What a path answers besides its methods is RFC 9110's: 405 with `Allow` (15.5.6), HEAD as GET (9.3.2), OPTIONS (9.3.7),
-501 for methods that nobody has heard of (15.6.2).
+Answers for unsupported methods follow RFC 9110: 405 with `Allow` (15.5.6), HEAD as GET
+(9.3.2), OPTIONS (9.3.7), and 501 for unknown methods (15.6.2).
 """
 
 import difflib
@@ -14,7 +15,7 @@ from starlette.routing import Match, Route, compile_path
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.table import (
     METHODS,
-    NOBODY_IN_PARTICULAR,
+    NO_AUTH,
     Api,
     ErrorShape,
     MethodNotAllowedError,
@@ -24,22 +25,24 @@ from modelyard.gateway.table import (
     call_handler,
 )
 
-_LONGEST_GUESS = 120
-"""Characters of an unknown path for which a like one is looked for: looking costs with the square of it."""
+_MAX_SUGGESTION_LENGTH = 120
+"""Maximum length of an unknown path for which a similar one is searched. The cost grows
+with the square of the length."""
 _NO_NAMES: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The row that a request reaches, and what its path's named parts hold."""
+class RouteMatch:
+    """The row that a request reaches, with the values of its path parameters."""
 
     api: Api
     row: Row
     names: Mapping[str, str]
 
 
-class _Place:
-    """All rows of one path, of whichever APIs. Stands as the endpoint of a Starlette route."""
+class _PathEntry:
+    """All rows of one path, of any API. It is stored as the endpoint of a Starlette
+    route."""
 
     __slots__ = ("path", "rows")
 
@@ -48,7 +51,7 @@ class _Place:
         self.rows: dict[str, tuple[Api, Row]] = {}
 
     def add(self, api: Api, row: Row) -> None:
-        """Raises ValueError where another row has this method and path."""
+        """Add a row. Raises ValueError if another row has the same method and path."""
         methods = METHODS if row.takes_any_method else (row.method,)
         for method in methods:
             if method in self.rows:
@@ -56,133 +59,172 @@ class _Place:
             self.rows[method] = (api, row)
 
     def row(self, method: str) -> tuple[Api, Row] | None:
-        """HEAD reaches GET's, where it has none of its own."""
+        """Return the row for a method, or None. HEAD falls back to GET."""
         served = self.rows.get(method)
         return self.rows.get("GET") if served is None and method == "HEAD" else served
 
 
 class Router:
-    """Where each request goes. Paths may end in a slash or not: it makes no difference."""
+    """Maps requests to rows. A trailing slash in the path is ignored."""
 
     def __init__(self, apis: Iterable[Api]) -> None:
-        """Raises ValueError where two rows claim the same method of the same path."""
+        """Build the index. Raises ValueError if two rows have the same method and path."""
         self.apis = tuple(apis)
-        self._exact: dict[str, _Place] = {}
-        patterns: dict[str, tuple[_Place, Route]] = {}
+        self._exact: dict[str, _PathEntry] = {}
+        patterns: dict[str, tuple[_PathEntry, Route]] = {}
         for api in self.apis:
             for row in api.rows:
-                self._place(row.path, patterns).add(api, row)
-        self._patterns = _by_beginning(patterns.values())
+                self._path_entry(row.path, patterns).add(api, row)
+        self._patterns = _by_literal_prefix(patterns.values())
 
-    def _place(self, path: str, patterns: dict[str, tuple[_Place, Route]]) -> _Place:
+    def _path_entry(
+        self, path: str, patterns: dict[str, tuple[_PathEntry, Route]]
+    ) -> _PathEntry:
+        """Return the entry of a path, creating it if necessary."""
         if "{" not in path:
-            return self._exact.setdefault(path, _Place(path))
-        # Rows of one path may call its parts by different names; what matches is the same.
-        like = compile_path(_unnamed(path))[0].pattern
+            return self._exact.setdefault(path, _PathEntry(path))
+        # Rows of one path may name its parameters differently; the compiled pattern is
+        # the same.
+        like = compile_path(_numbered_parameters(path))[0].pattern
         if like not in patterns:
-            place = _Place(path)
-            patterns[like] = (place, Route(path, endpoint=place))  # pyright: ignore[reportArgumentType]
+            path_entry = _PathEntry(path)
+            patterns[like] = (
+                path_entry,
+                Route(path, endpoint=path_entry),
+            )  # pyright: ignore[reportArgumentType]
         return patterns[like][0]
 
     def rows(self) -> Iterator[tuple[Api, Row]]:
-        """Every row of every API."""
+        """Yield every row of every API."""
         for api in self.apis:
             for row in api.rows:
                 yield api, row
 
-    def find(self, method: str, path: str) -> Found:
-        """Raises NoSuchPathError, MethodNotAllowedError, UnknownMethodError."""
-        bare = path.rstrip("/") or "/"
-        place = self._exact.get(bare)
-        if place is not None and (served := place.row(method)) is not None:
-            return Found(served[0], served[1], _NO_NAMES)
-        return self._found_by_pattern(method, bare, place)
+    def find(self, method: str, path: str) -> RouteMatch:
+        """Return the row of a request.
 
-    def _found_by_pattern(self, method: str, path: str, exact: _Place | None) -> Found:
-        places = [] if exact is None else [exact]
-        for place, names in self._matching(path):
-            served = place.row(method)
+        Raises NoSuchPathError, MethodNotAllowedError or UnknownMethodError.
+        """
+        normalised_path = path.rstrip("/") or "/"
+        exact_entry = self._exact.get(normalised_path)
+        # Most requests end here: one dictionary look-up, no pattern matching.
+        if exact_entry is not None and (served := exact_entry.row(method)) is not None:
+            return RouteMatch(served[0], served[1], _NO_NAMES)
+        return self._find_by_pattern(method, normalised_path, exact_entry)
+
+    def _find_by_pattern(
+        self, method: str, path: str, exact: _PathEntry | None
+    ) -> RouteMatch:
+        # The exact entry lacks the method, but a pattern of the same path may have it.
+        path_entries = [] if exact is None else [exact]
+        for path_entry, names in self._matching(path):
+            served = path_entry.row(method)
             if served is not None:
                 api, row = served
-                return Found(api, row, dict(zip(row.names, names, strict=True)))
-            places.append(place)
+                return RouteMatch(api, row, dict(zip(row.names, names, strict=True)))
+            path_entries.append(path_entry)
+        # Order matters: an unknown method is 501 on any path, even on one that does not
+        # exist.
         if method not in METHODS:
             raise UnknownMethodError(method)
-        if not places:
+        if not path_entries:
             raise NoSuchPathError(path, self._nearest(path))
-        allowed = _allowed(places)
+        allowed = _allowed(path_entries)
         if method == "OPTIONS":
-            api, _ = next(iter(places[0].rows.values()))
-            # Anybody may ask for this: it does not enter as the API's callers do.
-            return Found(replace(api, enter=call_handler), _options(path, allowed), _NO_NAMES)
+            api, _ = next(iter(path_entries[0].rows.values()))
+            # OPTIONS needs no credentials, so it bypasses the API's `enter`.
+            return RouteMatch(
+                replace(api, enter=call_handler), _options(path, allowed), _NO_NAMES
+            )
         raise MethodNotAllowedError(method, path, allowed)
 
-    def _matching(self, path: str) -> Iterator[tuple[_Place, tuple[str, ...]]]:
-        """The places whose pattern a path fits, the most particular first, with what the named parts hold."""
+    def _matching(self, path: str) -> Iterator[tuple[_PathEntry, tuple[str, ...]]]:
+        """Yield entries whose pattern matches the path, most specific first, with the
+        values of the path parameters."""
         if "\n" in path:  # a regular expression's `$` would look past one at the end
             return
         scope = {"type": "http", "path": path, "method": "GET"}
-        for beginning in _beginnings(path):
-            for place, route in self._patterns.get(beginning, ()):
+        # Only patterns that share the path's literal prefix are tried.
+        for beginning in _literal_prefixes(path):
+            for path_entry, route in self._patterns.get(beginning, ()):
                 match, child = route.matches(scope)
                 if match is not Match.NONE:
-                    yield place, tuple(child["path_params"].values())
+                    yield path_entry, tuple(child["path_params"].values())
 
     def allowed(self, path: str) -> list[str]:
-        """The methods that a path takes, in `Allow`'s order; empty where there is nothing."""
-        bare = path.rstrip("/") or "/"
-        exact = self._exact.get(bare)
-        places = [] if exact is None else [exact]
-        places += [place for place, _ in self._matching(bare)]
-        return _allowed(places) if places else []
+        """Return the methods that a path supports, in the order of `Allow`. Empty if
+        the path does not exist."""
+        normalised_path = path.rstrip("/") or "/"
+        exact = self._exact.get(normalised_path)
+        path_entries = [] if exact is None else [exact]
+        path_entries += [
+            path_entry for path_entry, _ in self._matching(normalised_path)
+        ]
+        return _allowed(path_entries) if path_entries else []
 
     def _nearest(self, path: str) -> str | None:
-        """A path that is written almost the same way; None where none is."""
-        if len(path) > _LONGEST_GUESS:
+        """Return a known path with a similar spelling, or None."""
+        if len(path) > _MAX_SUGGESTION_LENGTH:
             return None
+        # Comparing only paths with the same first segment keeps the candidates few.
         beginning = path[: path.find("/", 1) + 1]
-        candidates = [known for known in self._exact if known.startswith(beginning)]
-        near = difflib.get_close_matches(path, candidates, n=1, cutoff=0.75)
-        return near[0] if near else None
+        candidates = [
+            known_path for known_path in self._exact if known_path.startswith(beginning)
+        ]
+        close_matches = difflib.get_close_matches(path, candidates, n=1, cutoff=0.75)
+        return close_matches[0] if close_matches else None
 
-    def errors_for(self, path: str, headers: Sequence[tuple[bytes, bytes]]) -> ErrorShape:
-        """In whose words a request that reaches no row is refused: the client's own marks come before the path, since
-        several vendors' clients share addresses."""
-        named = _named_by(headers)
+    def errors_for(
+        self, path: str, headers: Sequence[tuple[bytes, bytes]]
+    ) -> ErrorShape:
+        """Return the error format for a request that reaches no row.
+
+        The client's own headers are checked before the path, because several vendors'
+        APIs share paths.
+        """
+        api_name = _api_named_by(headers)
         by_name = {api.name: api for api in self.apis}
-        if named in by_name:
-            return by_name[named].errors
-        best: tuple[int, Api | None] = (0, None)
+        if api_name in by_name:
+            return by_name[api_name].errors
+        # Otherwise the longest matching prefix decides; the first API is the default.
+        best_match: tuple[int, Api | None] = (0, None)
         for api in self.apis:
             for prefix in api.prefixes:
                 is_below = path == prefix or path.startswith(prefix.rstrip("/") + "/")
-                if is_below and len(prefix) > best[0]:
-                    best = (len(prefix), api)
-        return (best[1] or self.apis[0]).errors
+                if is_below and len(prefix) > best_match[0]:
+                    best_match = (len(prefix), api)
+        return (best_match[1] or self.apis[0]).errors
 
 
 def _options(path: str, allowed: Sequence[str]) -> Row:
-    """What a path takes, for whoever asks."""
+    """Return a row that answers OPTIONS for a path."""
     headers = {"allow": ", ".join(allowed)}
 
     async def answer(request: Request) -> Reply:
+        """Answer 204 with the `Allow` header."""
         del request
         return Reply(b"", 204, headers=headers)
 
     return Row(
-        method="OPTIONS", path=path, auth=NOBODY_IN_PARTICULAR, handler=answer, status=204,
+        method="OPTIONS",
+        path=path,
+        auth=NO_AUTH,
+        handler=answer,
+        status=204,
         summary="Say what the path takes.",
-    )  # fmt: skip
+    )
 
 
-def _named_by(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """The API that a client's headers name; empty where they name none."""
+def _api_named_by(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """Return the name of the API that the client's headers indicate, or an empty
+    string."""
     for name, value in headers:
         if name == b"anthropic-version":
             return "anthropic"
         if name == b"x-goog-api-key":
             return "google"
         if name == b"authorization":
+            # Bearer keys of apps and datasets have distinct prefixes.
             _, _, key = value.partition(b" ")
             if key.strip().startswith(b"app-"):
                 return "service"
@@ -191,49 +233,60 @@ def _named_by(headers: Sequence[tuple[bytes, bytes]]) -> str:
     return ""
 
 
-def _allowed(places: Sequence[_Place]) -> list[str]:
-    """What `Allow` says of a path: HEAD goes with GET, OPTIONS with everything."""
-    methods = {method for place in places for method in place.rows} | {"OPTIONS"}
+def _allowed(path_entries: Sequence[_PathEntry]) -> list[str]:
+    """Return the value list of `Allow` for a path: GET implies HEAD, and OPTIONS is
+    always included."""
+    methods = {method for path_entry in path_entries for method in path_entry.rows} | {
+        "OPTIONS"
+    }
     if "GET" in methods:
         methods.add("HEAD")
     return [method for method in METHODS if method in methods]
 
 
-def _unnamed(path: str) -> str:
-    """A path with its named parts numbered: two paths that match the same are then the same."""
-    pieces = path.split("{")
-    numbered = [pieces[0]]
-    for number, piece in enumerate(pieces[1:]):
-        part, _, rest = piece.partition("}")
-        _, colon, kind = part.partition(":")
-        numbered.append(f"p{number}{colon}{kind}}}{rest}")
+def _numbered_parameters(path: str) -> str:
+    """Return the path with numbered parameters, so that paths that match the same
+    requests become equal."""
+    fragments = path.split("{")
+    numbered = [fragments[0]]
+    for number, fragment in enumerate(fragments[1:]):
+        part, _, suffix = fragment.partition("}")
+        _, colon, converter = part.partition(":")
+        numbered.append(f"p{number}{colon}{converter}}}{suffix}")
     return "{".join(numbered)
 
 
-def _beginnings(path: str) -> tuple[str, ...]:
-    """The literal beginnings by which patterns are kept, longest first: three segments, two, one, none."""
+def _literal_prefixes(path: str) -> tuple[str, ...]:
+    """Return the path's literal prefixes under which patterns are indexed, longest
+    first: three segments down to none."""
     segments = path.split("/")[1:4]
     return tuple("/".join(segments[:count]) for count in range(len(segments), -1, -1))
 
 
-def _by_beginning(patterns: Iterable[tuple[_Place, Route]]) -> dict[str, list[tuple[_Place, Route]]]:
-    """Patterns by the segments before their first named part, of three at most; the most particular first."""
-    kept: dict[str, list[tuple[_Place, Route]]] = {}
-    for place, route in patterns:
+def _by_literal_prefix(
+    patterns: Iterable[tuple[_PathEntry, Route]],
+) -> dict[str, list[tuple[_PathEntry, Route]]]:
+    """Index patterns by the segments before their first parameter (three at most). Each
+    list is ordered most specific first."""
+    patterns_by_prefix: dict[str, list[tuple[_PathEntry, Route]]] = {}
+    for path_entry, route in patterns:
         literal: list[str] = []
-        for segment in place.path.split("/")[1:4]:
+        for segment in path_entry.path.split("/")[1:4]:
             if "{" in segment:
                 break
             literal.append(segment)
-        kept.setdefault("/".join(literal), []).append((place, route))
-    for places in kept.values():
-        places.sort(key=lambda pair: _particularity(pair[0].path))
-    return kept
+        patterns_by_prefix.setdefault("/".join(literal), []).append((path_entry, route))
+    for group in patterns_by_prefix.values():
+        group.sort(key=lambda pair: _specificity(pair[0].path))
+    return patterns_by_prefix
 
 
-def _particularity(path: str) -> tuple[Any, ...]:
-    """What sorts a pattern before those that take more: literal text before a part with text around it, that before a
-    bare named part, that before one that takes slashes."""
+def _specificity(path: str) -> tuple[Any, ...]:
+    """Return a sort key that puts specific patterns first.
+
+    Literal text ranks before a parameter with text around it, that before a plain
+    parameter, and that before a parameter that accepts slashes.
+    """
     ranks: list[int] = []
     for segment in path.split("/")[1:]:
         if "{" not in segment:
@@ -242,4 +295,5 @@ def _particularity(path: str) -> tuple[Any, ...]:
             ranks.append(4 if segment.endswith("}") else 3)
         else:
             ranks.append(2 if segment.startswith("{") and segment.endswith("}") else 1)
+    # The final 5 sorts a path after longer ones that begin with the same segments.
     return (*ranks, 5)

@@ -1,4 +1,5 @@
-"""Words for JSON schemas by hand: those of other vendors' formats, whose fields are not ours to name."""
+"""Helpers for hand-written JSON schemas, used for other vendors' formats whose field
+names are fixed."""
 
 from modelyard.models.types import JSON
 
@@ -10,28 +11,30 @@ OBJECT: JSON = {"type": "object"}
 ANYTHING: JSON = {}
 
 
-def one_of(*values: str) -> JSON:
-    """One of these words."""
+def string_enum(*values: str) -> JSON:
+    """Return a schema that accepts exactly these strings."""
     return {"enum": list(values)}
 
 
 def list_of(items: JSON) -> JSON:
-    """A list, of any length."""
+    """Return the schema of a list of any length."""
     return {"type": "array", "items": items}
 
 
 def or_null(schema: JSON) -> JSON:
-    """What a schema takes, or null."""
+    """Return a schema that also accepts null."""
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def either(*schemas: JSON) -> JSON:
-    """What any of the schemas takes."""
+def any_of(*schemas: JSON) -> JSON:
+    """Return a schema that accepts what any of the schemas accepts."""
     return {"anyOf": list(schemas)}
 
 
-def thing(needed: dict[str, JSON] | None = None, **optional: JSON) -> JSON:
-    """An object that has the fields of `needed`, and may have those of `optional` and others."""
+def object_schema(needed: dict[str, JSON] | None = None, **optional: JSON) -> JSON:
+    """Return an object schema with the required fields of `needed` and optional fields.
+    Unknown fields are accepted."""
     needed = needed or {}
     schema: JSON = {"type": "object", "properties": {**needed, **optional}}
+    # An empty `required` list is left out: it says nothing.
     return {**schema, "required": list(needed)} if needed else schema

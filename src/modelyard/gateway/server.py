@@ -1,4 +1,5 @@
-"""The gateway as an ASGI application: find the route, know the caller, answer, and never show a traceback."""
+"""The gateway as an ASGI application: route, authenticate, call the handler, and turn
+every error into a response."""
 
 import asyncio
 import logging
@@ -8,41 +9,41 @@ from typing import Any, ClassVar
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_id
-from modelyard.gateway.auth import Gatekeeper, UnauthorizedError
+from modelyard.gateway.auth import Authenticator, UnauthorizedError
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.http import (
-    ClientGoneError,
-    Ending,
+    ClientDisconnected,
     Receive,
     RefusedError,
     Reply,
     Request,
     Scope,
     Send,
+    Shutdown,
     StreamReply,
     finish_headers,
 )
-from modelyard.gateway.router import Found, Router
+from modelyard.gateway.router import RouteMatch, Router
 from modelyard.gateway.table import Api, Auth, ErrorShape
 from modelyard.gateway.tenant_content import ContentRules, Headers
-from modelyard.runtime.invocation import ANYBODY
+from modelyard.runtime.invocation import ANONYMOUS_CALLER
 from modelyard.tenancy.caller import ForbiddenError, acting_for
 
 logger = logging.getLogger("modelyard.gateway")
 
-_HEAD_SECONDS = 1.0
-"""For the first piece of a stream that is asked for by HEAD."""
+_HEAD_TIMEOUT_SECONDS = 1.0
+"""Seconds to wait for the first chunk of a stream that is requested with HEAD."""
 
 Route = Callable[[Request], Awaitable[Reply | StreamReply]]
 
 
 class Gateway:
-    """Give it to any ASGI server; `modelyard serve` runs it on uvicorn."""
+    """The ASGI application. Any ASGI server can run it; `modelyard serve` uses uvicorn."""
 
     def __init__(
         self,
         apis: Sequence[Api],
-        gatekeeper: Gatekeeper,
+        gatekeeper: Authenticator,
         content: ContentRules,
         *,
         max_body: int,
@@ -51,8 +52,12 @@ class Gateway:
         on_start: Callable[[], None] = lambda: None,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`apis`: the first one's words refuse what lies below nobody's prefix; `content`: what stands between tenants'
-        content and this server. `prepare` is awaited before anything is answered: who may call is not known before."""
+        """Build the application.
+
+        `apis`: the first one's error format is used for paths below no prefix.
+        `content`: rules that separate tenants' content from this server. `prepare` is
+        awaited before the first answer, because it loads who may call.
+        """
         self.router = Router(apis)
         self._prepare = prepare
         self._preparing = asyncio.Lock()
@@ -63,29 +68,38 @@ class Gateway:
         self._max_body = max_body
         self._bodies = bodies or BodyBudget()
         self._on_close = on_close
-        self.ending = Ending()
-        """Once it is over, a request whose task is cancelled tells its caller that the server stops."""
+        self.ending = Shutdown()
+        """State of the shutdown. Once it is over, a cancelled request tells its client
+        that the server is stopping."""
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody who reaches the server may call."""
+        """Whether anybody who reaches the server may call it without a key."""
         return self._gatekeeper.is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._handle_lifespan(receive, send)
         elif scope["type"] == "http":
-            with acting_for(None):  # a caller of before, on the same task, is not this one's
+            # Servers may reuse a task for several requests: clear the caller of the
+            # previous one.
+            with acting_for(
+                None
+            ):  # a caller of before, on the same task, is not this one's
                 await self._answer(scope, receive, send)
         else:  # a websocket: the server closes it when nobody accepts
             await send({"type": "websocket.close", "code": 1000})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id("req")
-        request = Request(scope, receive, request_id, ANYBODY, self._max_body, self._bodies)
+        request = Request(
+            scope, receive, request_id, ANONYMOUS_CALLER, self._max_body, self._bodies
+        )
         has_begun = False
 
         async def sending(message: MutableMapping[str, Any]) -> None:
+            """Forward a message to the server and remember that the response has
+            started."""
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 finish_headers(message["headers"])
@@ -94,21 +108,35 @@ class Gateway:
 
         try:
             await self._serve(request, sending)
-        except ClientGoneError:
+        # Nobody is left to answer; this is not an error of the server.
+        except ClientDisconnected:
             logger.debug("the caller left", extra={"fields": {"request": request_id}})
         except asyncio.CancelledError:
-            if has_begun or (stopping := self.ending.taken()) is None:
+            # A cancellation that is not a shutdown, or comes in mid-response, belongs
+            # to the server.
+            if has_begun or (stopping := self.ending.shutdown_error()) is None:
                 raise
-            answer = self.refusal(request.method, request.path, stopping, scope["headers"])
+            answer = self.refusal(
+                request.method, request.path, stopping, scope["headers"]
+            )
             await answer.send(sending, request_id.encode())
         except Exception as error:
             answer = self._failure(error, request)
+            # After the start no error can be sent: re-raising makes the server cut the
+            # connection, so the client sees a truncated response.
             if has_begun:
-                raise  # nothing can be said any more: the server cuts the connection, and nobody takes half for whole
-            await answer.send(_headers_alone(sending) if scope["method"] == "HEAD" else sending, request_id.encode())
+                # nothing can be said any more: the server cuts the connection, and
+                # nobody takes half for whole
+                raise
+            await answer.send(
+                _without_body(sending) if scope["method"] == "HEAD" else sending,
+                request_id.encode(),
+            )
 
-    async def _prepared(self) -> None:
-        """Once: as the server starts, or by the first request where the server says nothing of its start."""
+    async def _ensure_prepared(self) -> None:
+        # Concurrent first requests wait here for the one that prepares.
+        """Run `prepare` once, at the lifespan's start, or with the first request if the
+        server sends no lifespan events."""
         async with self._preparing:
             if not self._is_prepared:
                 await self._prepare()
@@ -116,17 +144,22 @@ class Gateway:
 
     async def _serve(self, request: Request, send: Send) -> None:
         if not self._is_prepared:
-            await self._prepared()
+            await self._ensure_prepared()
+        # Cheap checks by the request's head come first: the body is not read for a
+        # request that is refused.
         self._content.check_host(request.method, request.path, request.header(b"host"))
         self._check_upgrade(request)
-        found = self.router.find(request.method, request.path)
-        await self._admit(request, found.row.auth)
-        request.names = found.names
-        is_head = request.method == "HEAD" and found.row.method == "GET"
+        route_match = self.router.find(request.method, request.path)
+        await self._admit(request, route_match.row.auth)
+        request.names = route_match.names
+        is_head = request.method == "HEAD" and route_match.row.method == "GET"
+        # Handlers see HEAD as GET; only the sending differs.
         if is_head:  # nobody below answers otherwise than to GET
             request.scope = {**request.scope, "method": "GET"}
-        reply = await found.api.enter(request, found.row)
-        await self._note(request, found, reply)
+        reply = await route_match.api.enter(request, route_match.row)
+        # Before sending, so that a change that was made is in the audit log even if the
+        # client disconnects.
+        await self._audit(request, route_match, reply)
         if is_head or request.method == "HEAD":
             await _send_head(reply, send, request)
         elif isinstance(reply, StreamReply):
@@ -135,16 +168,26 @@ class Gateway:
             await reply.send(send, request.id.encode())
 
     def _check_upgrade(self, request: Request) -> None:
-        """Raises UpgradeError for a WebSocket where a plain request would be none that is taken: clients that are told
-        so use HTTP at once. Elsewhere the plain request is answered, as RFC 9110, 7.8 lets a server do."""
+        """Raise UpgradeError for a WebSocket request if the path does not accept its
+        method as plain HTTP.
+
+        Clients that get 426 fall back to HTTP at once. Elsewhere the upgrade is
+        ignored, as RFC 9110, 7.8 permits.
+        """
         if (request.header(b"upgrade") or "").lower() != "websocket":
             return
         allowed = self.router.allowed(request.path)
         if allowed and request.method not in allowed:
-            raise UpgradeError("WebSocket is not offered here: send the same as an ordinary HTTP request")
+            raise UpgradeError(
+                "WebSocket is not offered here: send the same as an ordinary HTTP"
+                " request"
+            )
 
     async def _admit(self, request: Request, auth: Auth) -> None:
-        """Raises UnauthorizedError, OriginError, ForbiddenError, by the request's head alone."""
+        """Authenticate and check the role, by the request's head alone. Raises
+        UnauthorizedError, OriginError or ForbiddenError."""
+        # Routes without a role identify their caller themselves, in the API's `enter`
+        # or the handler.
         if auth.role is None:
             if auth.checks_origin:
                 await self._gatekeeper.check_open(request.scope)
@@ -152,70 +195,108 @@ class Gateway:
         request.identify(await self._gatekeeper.caller_of(request.scope))
         if not request.caller.role.covers(auth.role):
             role = request.caller.role.value
-            raise ForbiddenError(f"this takes the role {auth.role.value!r}; the key's is {role!r}")
+            raise ForbiddenError(
+                f"this takes the role {auth.role.value!r}; the key's is {role!r}"
+            )
 
     def errors_for(self, method: str, path: str, headers: Headers = ()) -> ErrorShape:
-        """In whose words a request is refused: those of the API that it reaches, else of the one it seems to mean."""
+        """Return the error format for a request: that of the API that it reaches, or of
+        the one it most likely means."""
         try:
             return self.router.find(method, path).api.errors
         except ModelyardError:
             return self.router.errors_for(path, headers)
 
-    def refusal(self, method: str, path: str, error: RefusedError, headers: Headers = ()) -> Reply:
-        """A request that no handler was asked for, refused in the words of those who ask there."""
+    def refusal(
+        self, method: str, path: str, error: RefusedError, headers: Headers = ()
+    ) -> Reply:
+        """Return the reply for a request that is refused before any handler runs."""
         return self.errors_for(method, path, headers).reply(error, new_id("req"))
 
-    async def _note(self, request: Request, found: Found, reply: Reply | StreamReply) -> None:
-        """What was changed by whom: every administration's call that is not a question."""
+    async def _audit(
+        self, request: Request, route_match: RouteMatch, reply: Reply | StreamReply
+    ) -> None:
+        """Write successful changes through the admin API to the audit log. Read-only
+        calls are skipped."""
         accounts = self._gatekeeper.accounts
-        if accounts is None or request.method in ("GET", "HEAD", "OPTIONS") or found.api.name != "admin":
+        if (
+            accounts is None
+            or request.method in ("GET", "HEAD", "OPTIONS")
+            or route_match.api.name != "admin"
+        ):
             return
-        if found.row.changes_nothing or reply.status >= 400:
+        if route_match.row.changes_nothing or reply.status >= 400:
             return
         path = request.path
-        await accounts.audit.note(request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2])
+        await accounts.audit.audit(
+            request.caller, f"{request.method.lower()} {path}", path.rpartition("/")[2]
+        )
 
     def _failure(self, error: Exception, request: Request) -> Reply:
-        """What a caller is told of an error; the log is told of those that are faults of ours."""
+        """Return the error reply for an exception, and log it if it is a fault of the
+        server."""
         fields = {"request": request.id, "path": request.path}
+        # Deeply nested JSON exhausts the interpreter's stack: the request is to blame,
+        # not the server.
         if isinstance(error, RecursionError):
-            logger.warning("a request was nested too deeply", extra={"fields": fields}, exc_info=error)
-            error = InvokeBadRequestError("what was sent, or what it leads to, is nested too deeply")
+            logger.warning(
+                "a request was nested too deeply",
+                extra={"fields": fields},
+                exc_info=error,
+            )
+            error = InvokeBadRequestError(
+                "what was sent, or what it leads to, is nested too deeply"
+            )
         elif not isinstance(error, ModelyardError):
-            # The last line of defence: whatever is wrong, the caller gets words.
+            # Last resort: an unexpected exception must not reach the client as a
+            # traceback.
             logger.error("a request failed", extra={"fields": fields}, exc_info=error)
-            error = ModelyardError(f"something is wrong with the server; its log has the reason under {request.id}")
+            error = ModelyardError(
+                "something is wrong with the server; its log has the reason under"
+                f" {request.id}"
+            )
         elif isinstance(error, (UnauthorizedError, ForbiddenError)):
-            logger.info("a request was refused", extra={"fields": {**fields, "code": error.code}})
+            # Refused credentials are normal operation, but worth a line when someone
+            # investigates.
+            logger.info(
+                "a request was refused",
+                extra={"fields": {**fields, "code": error.code}},
+            )
         shape = self.errors_for(request.method, request.path, request.scope["headers"])
         return shape.reply(error, request.id)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _handle_lifespan(self, receive: Receive, send: Send) -> None:
+        """Handle the ASGI lifespan: prepare on startup, close on shutdown."""
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                await self._prepared()
+                await self._ensure_prepared()
                 self._on_start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 if self._on_close is not None:
+                    # Shielded: a server that cancels the lifespan task must not cut the
+                    # closing short.
                     await asyncio.shield(self._on_close())
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
 
 class UpgradeError(RefusedError):
-    """The caller asks for a protocol that is not spoken (RFC 9110, 15.5.22)."""
+    """The client asks for a protocol that this server does not speak (RFC 9110,
+    15.5.22)."""
 
     status = 426
     code = "upgrade_required"
     headers: ClassVar[Mapping[str, str]] = {"upgrade": "HTTP/1.1"}
 
 
-def _headers_alone(send: Send) -> Send:
-    """As `send`, with no content after the headers: they stay what they would be for GET (RFC 9110, 9.3.2)."""
+def _without_body(send: Send) -> Send:
+    """Return a `send` that suppresses the body and leaves the headers as they are for
+    GET (RFC 9110, 9.3.2)."""
 
     async def sending(message: MutableMapping[str, Any]) -> None:
+        """Replace the body's content by nothing."""
         if message["type"] == "http.response.body":
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await send(message)
@@ -224,13 +305,20 @@ def _headers_alone(send: Send) -> Send:
 
 
 async def _send_head(reply: Reply | StreamReply, send: Send, request: Request) -> None:
-    """Answer HEAD with what GET would answer, without its content."""
+    """Answer HEAD with the status and headers of GET, without content."""
     if isinstance(reply, Reply):
-        await reply.send(_headers_alone(send), request.id.encode())
+        await reply.send(_without_body(send), request.id.encode())
         return
-    with suppress(TimeoutError):  # an early error keeps its status; what takes long to begin is not waited for
-        await asyncio.wait_for(anext(reply.pieces, None), _HEAD_SECONDS)
-    await reply.pieces.aclose()
+    # Starting the stream lets an early error determine the status; a slow start is not
+    # waited for.
+    with suppress(
+        TimeoutError
+    ):  # an early error keeps its status; what takes long to begin is not waited for
+        await asyncio.wait_for(anext(reply.chunks, None), _HEAD_TIMEOUT_SECONDS)
+    # Closing the generator cancels the model call or the run behind the stream.
+    await reply.chunks.aclose()
     headers = [*reply.headers, (b"x-request-id", request.id.encode())]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send(
+        {"type": "http.response.start", "status": reply.status, "headers": headers}
+    )
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,7 +1,8 @@
-"""One table per API: each row is a method and a path with who may call it, what it takes and what it answers.
+"""Building blocks of route tables: each row is a method and a path with its
+authorisation, request and response.
 
-Everything else follows from the rows: which handler a request reaches, 405 with `Allow`, HEAD and OPTIONS, the check of
-roles, the OpenAPI description, the console's types, and what the tests try on every route.
+Routing, 405 with `Allow`, HEAD and OPTIONS, role checks, the OpenAPI description, the
+console's types and the generic route tests are all derived from the rows.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,54 +16,64 @@ from modelyard.models.types import JSON
 from modelyard.tenancy.caller import Role
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-"""In the order in which `Allow` names them."""
+"""Supported methods, in the order in which `Allow` lists them."""
 
 Answered = Reply | StreamReply
 CallT = TypeVar("CallT")
 
 
 class Admission(StrEnum):
-    """What a caller has to show."""
+    """What a caller must present."""
 
     NOTHING = "nothing"
-    """Anybody may call, from any site's page too: the answer says nothing about anybody."""
+    """Nothing; pages of other sites may call too. The response must not contain
+    anybody's data."""
     SAME_SITE = "same site"
-    """Anybody who reaches the server; while it takes no key, no page of another site."""
+    """Nothing; but while the server runs without keys, pages of other sites are
+    refused."""
     API_KEY = "API key"
-    """A key of the gateway, or the session of somebody who is signed in to the console, with at least a role."""
+    """A gateway API key, or the session of a user who is signed in to the console, with
+    at least a given role."""
     APP_KEY = "app key"
     DATASET_KEY = "dataset key"
-    """A key of a tenant's datasets, or an API key of a developer."""
+    """A key for a tenant's datasets, or an API key with the developer role."""
     VISITOR = "visitor"
-    """The secret address of an app's page, and the number that a visitor's browser made for itself."""
+    """The secret address of an app's page, and the random number that the visitor's
+    browser generated."""
     SESSION = "session"
-    """The console's cookie, or what leads to one: a password, an invitation."""
+    """The console's cookie, or what leads to one: a password or an invitation."""
     SIGNED_ADDRESS = "signed address"
-    """A signature in the address, with the time when it ends."""
-    OWN_SECRET = "own secret"  # noqa: S105  what is shown, not a secret
-    """A secret in the address or a header that belongs to this one thing: a webhook, a plugin's endpoint."""
+    """A signature in the address, with an expiry time."""
+    OWN_SECRET = "own secret"  # noqa: S105
+    """A secret in the address or a header that belongs to a single resource: a webhook
+    or a plugin's endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """Who may call a route. There is no default: a row without one cannot be written."""
+    """Who may call a route. There is no default, so every row must state it."""
 
     shows: Admission
     role: Role | None = None
-    """The least role of an API key; None where none is shown."""
+    """Minimum role of the API key; None for routes without API keys."""
 
     def __post_init__(self) -> None:
+        # A mistake here would silently open a route, so it fails at import.
         if (self.role is None) == (self.shows is Admission.API_KEY):
-            raise ValueError(f"a role belongs to an API key, and to nothing else; {self.shows} has {self.role}")
+            raise ValueError(
+                f"a role belongs to an API key, and to nothing else; {self.shows} has {self.role}"
+            )
 
     @property
     def checks_origin(self) -> bool:
-        """Whether pages of other sites are kept out while the server takes no key: what decides who may call is then
-        nothing that such a page would have to know."""
+        """Whether pages of other sites are refused while the server runs without keys.
+
+        Without a key, nothing else would distinguish such a page from the user.
+        """
         return self.shows in (Admission.SAME_SITE, Admission.SESSION)
 
 
-NOBODY_IN_PARTICULAR = Auth(Admission.NOTHING)
+NO_AUTH = Auth(Admission.NOTHING)
 SAME_SITE = Auth(Admission.SAME_SITE)
 APP_KEY = Auth(Admission.APP_KEY)
 DATASET_KEY = Auth(Admission.DATASET_KEY)
@@ -70,40 +81,43 @@ VISITOR = Auth(Admission.VISITOR)
 SESSION = Auth(Admission.SESSION)
 SIGNED_ADDRESS = Auth(Admission.SIGNED_ADDRESS)
 OWN_SECRET = Auth(Admission.OWN_SECRET)
+# The rows of the admin and model APIs name the minimum role directly.
 VIEWER, DEVELOPER, ADMIN, OWNER = (
-    Auth(Admission.API_KEY, role) for role in (Role.VIEWER, Role.DEVELOPER, Role.ADMIN, Role.OWNER)
+    Auth(Admission.API_KEY, role)
+    for role in (Role.VIEWER, Role.DEVELOPER, Role.ADMIN, Role.OWNER)
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A body that is no JSON."""
+    """A body that is not JSON."""
 
     type: str
-    """As `text/event-stream`."""
+    """Media type, for example `text/event-stream`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """`{"data": [shape, …], …}`."""
+    """A JSON list body: `{"data": [shape, …], …}`."""
 
     shape: Any
     more: Mapping[str, JSON] = field(default_factory=dict[str, JSON])
-    """Fields beside `data` → their JSON schemas; all of them are there."""
+    """Additional required fields → their JSON schemas."""
     optional: Mapping[str, JSON] = field(default_factory=dict[str, JSON])
-    """Fields that may be missing."""
+    """Additional optional fields → their JSON schemas."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A body by its JSON schema."""
+    """A body described by a JSON schema."""
 
     schema: JSON
 
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """A body of one of several kinds: a whole answer or a stream, by what was asked."""
+    """A body of one of several kinds, for example a complete answer or a stream,
+    depending on the request."""
 
     bodies: "tuple[Body, ...]"
 
@@ -112,17 +126,18 @@ EVENTS = Content("text/event-stream")
 
 
 Body = type[Any] | Content | Listed | Schema | OneOf
-"""A msgspec struct, or one of the above."""
+"""A msgspec struct or one of the body classes above."""
 
 
-def whole_or_events(schema: JSON) -> OneOf:
-    """An answer that comes whole, or as server-sent events where the request asks for a stream."""
+def json_or_events(schema: JSON) -> OneOf:
+    """Return the body of a route that answers completely, or with server-sent events if
+    the request asks for a stream."""
     return OneOf((Schema(schema), EVENTS))
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A value that may stand in the address's query."""
+    """A parameter of the query string."""
 
     name: str
     about: str = ""
@@ -132,80 +147,86 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One method at one path."""
+    """One route: a method and a path with its authorisation, request and response."""
 
     method: str
     path: str
-    """With named parts in braces; `{name:path}` takes slashes too, and stands at the end or before a `:verb`."""
+    """Path with parameters in braces. `{name:path}` also matches slashes and must be
+    last or before a `:verb`."""
     auth: Auth
     handler: Callable[[Any], Awaitable[Answered]]
-    """Given the request, or what the API's `enter` makes of it."""
+    """Receives the request, or whatever the API's `enter` passes on."""
     summary: str
     takes: Body | None = None
-    """The request's body; None where there is none."""
+    """The request body; None if there is none."""
     needs_body: bool = True
     answer: Body | None = None
-    """None where the answer has no content, as of 204."""
+    """The response body; None if there is none, as for 204."""
     status: int = 200
-    """Of an answer that is no error."""
+    """Status of a successful response."""
     other_statuses: tuple[int, ...] = ()
-    """Others that are no errors."""
+    """Further statuses of successful responses."""
     errors: tuple[int, ...] = ()
-    """Statuses of errors beyond those that every route of the API may answer."""
+    """Error statuses in addition to those that every route of the API may return."""
     query: tuple[Query, ...] = ()
     changes_nothing: bool = False
-    """A POST that asks a question: it is not written into the log of changes."""
+    """For a POST that only reads: it is not written to the audit log."""
     takes_any_method: bool = False
-    """All methods reach this row: what they mean is for tenants' code to say."""
+    """Every method reaches this row; tenants' code interprets the method."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The path's named parts, in order."""
-        parts = (piece.partition("}")[0] for piece in self.path.split("{")[1:])
+        """The names of the path parameters, in order."""
+        parts = (fragment.partition("}")[0] for fragment in self.path.split("{")[1:])
+        # Drop the converter: `{name:path}` is the parameter `name`.
         return tuple(part.partition(":")[0] for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """How an API's clients read errors."""
+    """The format in which an API reports errors."""
 
     reply: Callable[[ModelyardError, str], Reply]
-    """(error, the request's id) → the answer."""
+    """(error, request id) → reply."""
     schema: JSON
-    """Of its body."""
+    """JSON schema of the error body."""
 
 
 async def call_handler(request: Request, row: Row) -> Answered:
-    """Hand the request to the row's handler as it is."""
+    """Call the row's handler with the unchanged request."""
     return await row.handler(request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """Routes that speak one language to one kind of client."""
+    """A set of routes for one kind of client, with a common error format."""
 
     name: str
-    """In lower case, as files and addresses name it."""
+    """Lower-case name, used in file names and URLs."""
     title: str
     about: str
     prefixes: tuple[str, ...]
-    """Where it lies. What is below them and in no table is refused in its words."""
+    """Path prefixes of the API. Unknown paths below them get this API's error format.
+    """
     errors: ErrorShape
     rows: tuple[Row, ...]
     enter: Callable[[Request, Row], Awaitable[Answered]] = call_handler
-    """What happens between the router and a row's handler: who calls is found out, and the body read."""
+    """Runs between the router and a row's handler, for example to authenticate the
+    caller and read the body."""
 
 
 class NoSuchPathError(NotFoundError):
-    """There is nothing at this path, for any method."""
+    """No route exists at this path, for any method."""
 
     def __init__(self, path: str, nearest: str | None) -> None:
+        # Paths are cut: they come from the client and may be long.
         hint = f"; did you mean {nearest}?" if nearest else ""
         super().__init__(f"Not found: {path[:200]}{hint}", code="unknown_url")
 
 
 class MethodNotAllowedError(ModelyardError):
-    """The path is right, the method is not."""
+    """The path exists but does not support the method. `Allow` lists those that it
+    does."""
 
     code = "method_not_allowed"
     status = 405
@@ -216,10 +237,12 @@ class MethodNotAllowedError(ModelyardError):
 
 
 class UnknownMethodError(ModelyardError):
-    """No path takes this method."""
+    """A method that no path supports."""
 
     code = "unknown_method"
     status = 501
 
     def __init__(self, method: str) -> None:
-        super().__init__(f"the method {method[:20]!r} is not known here; there are {', '.join(METHODS)}")
+        super().__init__(
+            f"the method {method[:20]!r} is not known here; there are {', '.join(METHODS)}"
+        )

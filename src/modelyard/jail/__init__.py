@@ -1,1 +1,2 @@
-"""Untrusted code, templates and parsers run here and nowhere else: forked children, shut in by the kernel."""
+"""Sandbox for untrusted code, templates and document parsers: forked child processes
+confined by the kernel."""

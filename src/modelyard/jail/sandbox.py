@@ -1,8 +1,10 @@
-"""`Jail`: programs of others, run in forked children that the kernel shuts in. Text goes in and comes out by a pipe.
+"""`Jail`: runs untrusted programs in forked child processes that the kernel confines.
+Text goes in and out through pipes.
 
-A zygote has loaded what programs usually import and forks for each of them: a run costs a few milliseconds. There is
-one for code and templates, one more for code that imports large libraries, one for documents; each starts when it is
-first needed. What the kernel must be able to do, and what happens where it cannot: docs/design/0008-jail.md.
+A zygote process preloads common modules and forks for each program, so that a run costs
+a few milliseconds. There is one for code and templates, one more per set of large
+libraries, and one for documents; each starts on first use. Kernel requirements and
+fallbacks: docs/design/0008-jail.md.
 """
 
 import asyncio
@@ -30,18 +32,36 @@ from modelyard.jail.slots import Slots
 
 logger = logging.getLogger("modelyard.jail")
 
-_PROGRAM = Path(__file__).parent / "inside" / "zygote.py"
+_ZYGOTE_PROGRAM = Path(__file__).parent / "inside" / "zygote.py"
 _READY_SECONDS = 60.0
-_LARGE = ("numpy", "pandas", "matplotlib", "scipy", "sympy", "jieba", "sklearn", "PIL", "requests")
+_LARGE_MODULES = (
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "sympy",
+    "jieba",
+    "sklearn",
+    "PIL",
+    "requests",
+)
 _IMPORTS = re.compile(r"^[^\S\n]*+(?:import|from)\s+([A-Za-z_]\w*)", re.MULTILINE)
+# The complete environment of sandboxed processes: no variable of ours reaches them.
 _ENVIRON = {
-    "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "MPLBACKEND": "Agg",
-    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
-}  # fmt: skip
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/nonexistent",
+    "MPLBACKEND": "Agg",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 
 class JailError(ModelyardError):
-    """A program did not end well. `reason` is one of its own faults, or a limit that it met."""
+    """A sandboxed program failed. `reason` is a fault of its own, or the limit that it
+    exceeded."""
 
     code = "code_failed"
 
@@ -51,33 +71,35 @@ class JailError(ModelyardError):
 
 
 class JailUnavailableError(JailError):
-    """Nothing can be run safely on this machine: nothing is run."""
+    """Nothing can be run safely on this machine, so nothing is run."""
 
     code = "jail_unavailable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JailLimits:
+    """Limits of sandboxed programs and of the zygotes."""
+
     seconds: float = 10.0
     memory_mb: int = 512
-    """Beyond what the zygote has."""
+    """In addition to the memory that the zygote uses itself."""
     output_bytes: int = 4 << 20
     document_seconds: float = 60.0
     document_bytes: int = 96 << 20
-    """Of the text of a document that a dataset takes in."""
+    """Maximum size of the text of a document for a dataset."""
     at_once: int = 8
     threads: int = 64
-    """Of one program."""
+    """Maximum number of threads of one program."""
     helpers: int = 8
-    """Processes that have loaded modules and fork; those not needed for longest are ended first."""
+    """Maximum number of zygotes; the least recently used ones are ended first."""
     helpers_mb: int = 768
-    """What they may hold together."""
+    """Maximum private memory of all zygotes together."""
     idle_seconds: float = 300.0
-    """After which one that nobody needed is ended; the plain one for code stays."""
+    """An unused zygote is ended after this time, except the basic one for code."""
 
 
-class _Ended(NamedTuple):
-    """How a program's process ended."""
+class _ExitReport(NamedTuple):
+    """How a program's process exited."""
 
     status: int
     has_too_many_threads: bool
@@ -85,12 +107,12 @@ class _Ended(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    ended: "asyncio.Future[_Ended]"
+    ended: "asyncio.Future[_ExitReport]"
 
 
 @dataclass(slots=True, eq=False)
 class _Zygote:
-    """One forking process, and the runs that it has going."""
+    """A zygote process and the runs that it has in progress."""
 
     process: asyncio.subprocess.Process
     control: socket.socket
@@ -100,17 +122,20 @@ class _Zygote:
     is_alive: bool = True
     level: str = ""
     memory: int = 0
-    """Bytes that it had for itself once it had started."""
+    """Bytes of private memory after its start."""
     tenant: str = ""
-    """Whose program it was started for."""
+    """The tenant whose program it was started for."""
     used: float = 0.0
-    """When it was last asked for something."""
+    """Monotonic time of its last use."""
 
     @property
     def is_idle(self) -> bool:
+        """True if no program is running."""
         return not self.runs
 
     def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Send a message, with file descriptors if given. Raises JailError if the
+        process has exited."""
         data = msgspec.json.encode(message)
         try:
             if descriptors:
@@ -118,9 +143,13 @@ class _Zygote:
             else:
                 self.control.send(data)
         except OSError as error:
-            raise JailError(f"the jail's process is gone: {error}", reason="lost") from error
+            raise JailError(
+                f"the jail's process is gone: {error}", reason="lost"
+            ) from error
 
     async def listen(self) -> None:
+        """Receive exit reports and complete the runs; fail all runs if the process
+        exits."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -129,19 +158,24 @@ class _Zygote:
                 data = b""
             if not data:
                 break
-            told = msgspec.json.decode(data)
-            run = self.runs.pop(told["id"], None)
+            report = msgspec.json.decode(data)
+            # The run may have been abandoned by its caller.
+            run = self.runs.pop(report["id"], None)
             if run is not None and not run.ended.done():
-                run.ended.set_result(_Ended(told["status"], told["threads"]))
+                run.ended.set_result(_ExitReport(report["status"], report["threads"]))
         self.is_alive = False
         for run in self.runs.values():
             if not run.ended.done():
-                run.ended.set_exception(JailError("the jail's process was killed", reason="lost"))
+                run.ended.set_exception(
+                    JailError("the jail's process was killed", reason="lost")
+                )
         self.runs.clear()
 
     async def close(self) -> None:
+        """Close the control socket and wait for the process to exit; kill it after 3 s."""
         self.is_alive = False
         self.control.close()
+        # Closing the control socket makes the process exit by itself.
         if self.listener is not None:
             self.listener.cancel()
         try:
@@ -152,9 +186,12 @@ class _Zygote:
             await self.process.wait()
 
 
-class Jail:
-    """`preload` are modules that code may want and that take long to load, beyond the usual. `level` is what holds:
-    Landlock where there is it, else namespaces; "namespaces" takes those in any case."""
+class Sandbox:
+    """Runs untrusted programs in confined child processes.
+
+    `preload` names further modules that take long to import. `level` "best" uses
+    Landlock if available and otherwise namespaces; "namespaces" always uses those.
+    """
 
     def __init__(
         self,
@@ -164,89 +201,148 @@ class Jail:
         is_enabled: bool = True,
         level: Literal["best", "namespaces"] = "best",
     ) -> None:
-        self._wanted = level
+        self._requested_level = level
         self.limits = limits or JailLimits()
-        self._preload = {*_LARGE, *preload}
+        self._preload = {*_LARGE_MODULES, *preload}
         self._is_enabled = is_enabled
         self._zygotes: dict[str, _Zygote] = {}
         self._starting: dict[str, asyncio.Lock] = {}
         self._slots = Slots(self.limits.at_once)
         self._ending: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._trouble: str | None = None
+        self._failure: str | None = None
         self._is_tested = False
         self._testing = asyncio.Lock()
         self.level = "unknown"
-        """landlock, namespaces, or off; known once something was run."""
+        """`landlock`, `namespaces`, `off`, or `unknown` before the first run."""
 
-    # what callers use; `tenant` is whose share of the slots a program takes
+    # public methods; `tenant` is the tenant whose share of the slots a program uses
 
-    async def run_code(self, language: str, code: str, inputs: Mapping[str, Any], *, tenant: str = "") -> Any:
-        """What `main` gave back. Raises JailError."""
+    async def run_code(
+        self, language: str, code: str, inputs: Mapping[str, Any], *, tenant: str = ""
+    ) -> Any:
+        """Run code and return the result of its `main` function. Raises JailError."""
         if language not in ("python3", "javascript"):
-            raise JailError(f"code in {language!r} cannot be run; python3 and javascript can", reason="language")
+            raise JailError(
+                f"code in {language!r} cannot be run; python3 and javascript can",
+                reason="language",
+            )
         name = "code"
         if language == "python3":
-            wanted = sorted(set(_IMPORTS.findall(code)) & self._preload)
-            name = "+".join(["code", *wanted])
+            # Programs that import the same large libraries share a zygote that has
+            # loaded them.
+            modules = sorted(set(_IMPORTS.findall(code)) & self._preload)
+            name = "+".join(["code", *modules])
         task = {"kind": language, "code": code, "inputs": inputs}
         return await self._run(tenant, name, task, b"", self.limits.seconds)
 
-    async def render(self, template: str, variables: Mapping[str, Any], *, most: int, tenant: str = "") -> str:
-        """Raises JailError."""
-        task = {"kind": "template", "template": template, "inputs": variables, "most": most}
+    async def render(
+        self,
+        template: str,
+        variables: Mapping[str, Any],
+        *,
+        max_chars: int,
+        tenant: str = "",
+    ) -> str:
+        """Render a Jinja2 template to at most `max_chars` characters. Raises JailError."""
+        task = {
+            "kind": "template",
+            "template": template,
+            "inputs": variables,
+            "most": max_chars,
+        }
         return str(await self._run(tenant, "code", task, b"", self.limits.seconds))
 
     async def extract(self, extension: str, data: bytes, *, tenant: str = "") -> str:
-        """A document's text. Raises JailError."""
+        """Return a document's text. Raises JailError."""
         task = {"kind": "document", "extension": extension}
-        return str(await self._run(tenant, "documents", task, data, self.limits.document_seconds))
+        return str(
+            await self._run(
+                tenant, "documents", task, data, self.limits.document_seconds
+            )
+        )
 
     async def read(self, name: str, data: bytes, *, tenant: str = "") -> dict[str, Any]:
-        """A document as Markdown, recognised by its content: {kind, title, parts: [{text, page}], scanned: pages that
-        are pictures}. Raises JailError."""
-        task = {"kind": "document", "name": name}
-        return await self._run(tenant, "documents", task, data, self.limits.document_seconds)
+        """Read a document as Markdown; the format is recognised by content.
 
-    async def pictures(self, data: bytes, pages: Sequence[int], *, tenant: str = "") -> list[bytes]:
-        """Pages of a PDF, counted from 1, each as a grey PNG. Raises JailError."""
+        Returns {kind, title, parts: [{text, page}], scanned: pages that are images}.
+        Raises JailError.
+        """
+        task = {"kind": "document", "name": name}
+        return await self._run(
+            tenant, "documents", task, data, self.limits.document_seconds
+        )
+
+    async def render_pages(
+        self, data: bytes, pages: Sequence[int], *, tenant: str = ""
+    ) -> list[bytes]:
+        """Render pages of a PDF, counted from 1, as greyscale PNG images. Raises
+        JailError."""
         task = {"kind": "document", "name": "", "pages": list(pages)}
-        found = await self._run(tenant, "documents", task, data, self.limits.document_seconds)
-        return [base64.b64decode(one) for one in found]
+        images = await self._run(
+            tenant, "documents", task, data, self.limits.document_seconds
+        )
+        return [base64.b64decode(encoded) for encoded in images]
 
     async def web(
-        self, of: str, data: bytes, *, agent: str, charset: str = "", addresses: Sequence[str] = (), tenant: str = ""
+        self,
+        of: str,
+        data: bytes,
+        *,
+        agent: str,
+        charset: str = "",
+        addresses: Sequence[str] = (),
+        tenant: str = "",
     ) -> dict[str, Any]:
-        """What a `page`, a `sitemap`, a `feed` or `robots` (for these addresses) says to the crawler `agent`;
-        `charset` is the codec that its header names. What comes back stands in `inside/web.py`. Raises JailError."""
-        task = {"kind": "web", "of": of, "agent": agent, "charset": charset, "addresses": list(addresses)}
-        return await self._run(tenant, "documents", task, data, self.limits.document_seconds)
+        """Parse a `page`, `sitemap`, `feed` or `robots` file for the crawler `agent`.
+
+        `charset` is the codec from the HTTP header; `addresses` are those to check
+        against robots.txt. For the result see `inside/web.py`. Raises JailError.
+        """
+        task = {
+            "kind": "web",
+            "of": of,
+            "agent": agent,
+            "charset": charset,
+            "addresses": list(addresses),
+        }
+        return await self._run(
+            tenant, "documents", task, data, self.limits.document_seconds
+        )
 
     async def check(self) -> str:
-        """Try what a prisoner would try, once; the level. Raises JailUnavailableError where any of it worked."""
+        """Run the self-test once and return the confinement level. Raises
+        JailUnavailableError if any attack succeeded."""
         async with self._testing:
-            if self._trouble is not None:
-                raise JailUnavailableError(self._trouble)
+            if self._failure is not None:
+                # A failed test is remembered: the machine will not change.
+                raise JailUnavailableError(self._failure)
             if not self._is_tested:
                 try:
                     await self._self_test()
                 except JailError as error:
-                    self._trouble = f"code and templates cannot be run safely on this machine, so they are off: {error}"
+                    self._failure = (
+                        "code and templates cannot be run safely on this machine, so"
+                        f" they are off: {error}"
+                    )
                     self.level = "off"
-                    logger.error("the jail is off", extra={"fields": {"reason": str(error)}})
-                    raise JailUnavailableError(self._trouble) from error
+                    logger.error(
+                        "the jail is off", extra={"fields": {"reason": str(error)}}
+                    )
+                    raise JailUnavailableError(self._failure) from error
                 self._is_tested = True
                 self.level = self._zygotes["code"].level
         return self.level
 
     async def aclose(self) -> None:
+        """End all zygotes."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
         zygotes = list(self._zygotes.values())
         self._zygotes.clear()
-        for one in zygotes:
-            await one.close()
+        for zygote in zygotes:
+            await zygote.close()
         await asyncio.gather(*self._ending)
 
     # inside
@@ -256,30 +352,54 @@ class Jail:
             raise JailError("it is switched off in the settings")
         if sys.platform != "linux":
             raise JailError(f"it needs Linux; this is {sys.platform}")
+        # Every attack must be blocked.
         for name, code in HOSTILE.items():
             task = {"kind": "probe", "code": code}
             result = await self._attempt("code", task, b"", 10.0)
             if result != "blocked":
                 raise JailError(f"a program could {name} ({result})")
+        # And harmless programs must still work, or the limits are too tight.
         for code, expected in BENIGN:
-            result = await self._attempt("code", {"kind": "python3", "code": code, "inputs": {}}, b"", 10.0)
+            result = await self._attempt(
+                "code", {"kind": "python3", "code": code, "inputs": {}}, b"", 10.0
+            )
             if result != expected:
                 raise JailError("a harmless program did not run")
 
-    async def _run(self, tenant: str, name: str, task: Mapping[str, Any], data: bytes, seconds: float) -> Any:
+    async def _run(
+        self,
+        tenant: str,
+        name: str,
+        task: Mapping[str, Any],
+        data: bytes,
+        seconds: float,
+    ) -> Any:
         if not self._is_tested:
             await self.check()
-        async with self._slots.of(tenant):
+        async with self._slots.acquire(tenant):
             return await self._attempt(name, task, data, seconds, tenant)
 
-    async def _attempt(self, name: str, task: Mapping[str, Any], data: bytes, seconds: float, tenant: str = "") -> Any:
+    async def _attempt(
+        self,
+        name: str,
+        task: Mapping[str, Any],
+        data: bytes,
+        seconds: float,
+        tenant: str = "",
+    ) -> Any:
         zygote = await self._zygote(name, tenant)
         try:
+            # Encoded before a process is assigned, so that invalid input costs nothing.
             head = json.dumps(
-                {**task, "limits": {"memory": self.limits.memory_mb << 20}}, ensure_ascii=False, allow_nan=False
+                {**task, "limits": {"memory": self.limits.memory_mb << 20}},
+                ensure_ascii=False,
+                allow_nan=False,
             ).encode("utf-8", "surrogatepass")
         except (ValueError, TypeError, RecursionError) as error:
-            raise JailError(f"what it is given cannot be handed over: {error}") from error
+            raise JailError(
+                f"what it is given cannot be handed over: {error}"
+            ) from error
+        # From here on the pipes must be closed on every path.
         zygote.last += 1
         number = zygote.last
         source, feed = os.pipe()
@@ -294,111 +414,164 @@ class Jail:
             os.close(drain)
             raise
         finally:
+            # The child has its own copies of these ends; ours must close for it to see
+            # end-of-file.
             os.close(source)
             os.close(sink)
         try:
             async with asyncio.timeout(seconds):
+                # Documents for datasets have a larger output limit than code.
                 is_large = "name" in task or task["kind"] == "web"
-                most = self.limits.document_bytes if is_large else self.limits.output_bytes
-                answer = await self._exchange(feed, drain, head + b"\n" + data, most)
+                max_bytes = (
+                    self.limits.document_bytes if is_large else self.limits.output_bytes
+                )
+                answer = await self._exchange(
+                    feed, drain, head + b"\n" + data, max_bytes
+                )
                 ended = await run.ended
         except TimeoutError:
-            raise JailError(f"it ran longer than {seconds:g} s", reason="time") from None
+            raise JailError(
+                f"it ran longer than {seconds:g} s", reason="time"
+            ) from None
         finally:
+            # Timed out, too large or cancelled: the child is still running.
             if not run.ended.done():
                 with suppress(JailError):
                     zygote.send({"op": "kill", "id": number})
                 run.ended.cancel()
             zygote.used = time.monotonic()
         if ended.has_too_many_threads:
-            raise JailError(f"it started more than {self.limits.threads} threads", reason="threads")
-        return _read(answer, ended.status)
+            raise JailError(
+                f"it started more than {self.limits.threads} threads", reason="threads"
+            )
+        return _parse_response(answer, ended.status)
 
-    async def _exchange(self, feed: int, drain: int, task: bytes, most: int) -> bytes:
-        """Hand the task over and take what comes back."""
+    async def _exchange(
+        self, feed: int, drain: int, task: bytes, max_bytes: int
+    ) -> bytes:
+        """Write the task to the child and return its output. Raises JailError if that
+        is larger than `max_bytes`."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 20)
+        # The pipe transport owns the descriptor and closes it with `reading.close()`.
         reading, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(drain, "rb", 0)
         )
         try:
-            await _written(feed, task)
+            await _write_task(feed, task)
             answer = bytearray()
-            while piece := await reader.read(1 << 18):
-                answer += piece
-                if len(answer) > most:
-                    raise JailError(f"its result is larger than {most:,} bytes", reason="output")
+            while chunk := await reader.read(1 << 18):
+                answer += chunk
+                if len(answer) > max_bytes:
+                    raise JailError(
+                        f"its result is larger than {max_bytes:,} bytes",
+                        reason="output",
+                    )
             return bytes(answer)
         finally:
             reading.close()
 
     async def _zygote(self, name: str, tenant: str) -> _Zygote:
-        known = self._zygotes.get(name)
-        if known is not None and known.is_alive:
-            return known
+        # Checked without the lock first, which is the normal case.
+        zygote = self._zygotes.get(name)
+        if zygote is not None and zygote.is_alive:
+            return zygote
         async with self._starting.setdefault(name, asyncio.Lock()):
-            known = self._zygotes.get(name)
-            if known is None or not known.is_alive:
-                if known is not None:
-                    await known.close()
-                known = await _start(name, self._limits_of(name))
-                known.tenant, known.used = tenant, time.monotonic()
-                self._zygotes[name] = known
-                self._make_room()
-                self._sweep_later()
-        return known
+            # Another task may have started it while this one waited for the lock.
+            zygote = self._zygotes.get(name)
+            if zygote is None or not zygote.is_alive:
+                if zygote is not None:
+                    await zygote.close()
+                zygote = await _start(name, self._limits_of(name))
+                zygote.tenant, zygote.used = tenant, time.monotonic()
+                self._zygotes[name] = zygote
+                self._evict_idle()
+                self._schedule_sweep()
+        return zygote
 
     def _limits_of(self, name: str) -> Mapping[str, Any]:
-        seconds = self.limits.document_seconds if name == "documents" else self.limits.seconds
+        seconds = (
+            self.limits.document_seconds if name == "documents" else self.limits.seconds
+        )
         return {
-            "memory": self.limits.memory_mb << 20, "seconds": seconds, "level": self._wanted,
+            "memory": self.limits.memory_mb << 20,
+            "seconds": seconds,
+            "level": self._requested_level,
             "threads": self.limits.threads,
-        }  # fmt: skip
+        }
 
-    # helpers that nobody needs
+    # idle zygotes
 
-    def _make_room(self) -> None:
-        """End helpers until there are no more of them, and no larger ones, than there may be. They are taken from the
-        tenant for whom most were started, so that nobody's imports push out everybody else's."""
-        while self._is_crowded() and (free := self._idle(but_newest=True)):
-            number = Counter(one.tenant for one in self._zygotes.values())
-            name, _ = min(free, key=lambda each: (-number[each[1].tenant], each[1].used))
+    def _evict_idle(self) -> None:
+        """End idle zygotes until their number and memory are within the limits.
+
+        The tenant with the most zygotes loses one first, so that one tenant's imports
+        cannot displace all others.
+        """
+        while self._exceeds_limits() and (free := self._idle(but_newest=True)):
+            number = Counter(zygote.tenant for zygote in self._zygotes.values())
+            # The tenant with the most zygotes first, then the least recently used one.
+            name, _ = min(
+                free,
+                key=lambda candidate: (-number[candidate[1].tenant], candidate[1].used),
+            )
             self._end(name)
 
-    def _is_crowded(self) -> bool:
-        memory = sum(one.memory for one in self._zygotes.values())
-        return len(self._zygotes) > self.limits.helpers or memory > self.limits.helpers_mb << 20
+    def _exceeds_limits(self) -> bool:
+        memory = sum(zygote.memory for zygote in self._zygotes.values())
+        return (
+            len(self._zygotes) > self.limits.helpers
+            or memory > self.limits.helpers_mb << 20
+        )
 
     def _idle(self, *, but_newest: bool = False) -> list[tuple[str, _Zygote]]:
-        """Those that do nothing now. The newest is about to be used by whoever asked for it."""
-        newest = max(self._zygotes.values(), key=lambda one: one.used, default=None) if but_newest else None
+        """Return (name, zygote) of those without a running program, except the basic
+        one for code.
+
+        With `but_newest` the most recently used one is left out, because its requester
+        is about to use it.
+        """
+        newest = (
+            max(self._zygotes.values(), key=lambda zygote: zygote.used, default=None)
+            if but_newest
+            else None
+        )
         return [
-            (name, one) for name, one in self._zygotes.items() if one.is_idle and name != "code" and one is not newest
+            (name, zygote)
+            for name, zygote in self._zygotes.items()
+            if zygote.is_idle and name != "code" and zygote is not newest
         ]
 
     def _end(self, name: str) -> None:
+        # The task set keeps a reference, or the task could be garbage collected.
         task = asyncio.ensure_future(self._zygotes.pop(name).close())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    def _sweep_later(self) -> None:
+    def _schedule_sweep(self) -> None:
         if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(self.limits.idle_seconds / 2, self._sweep)
+            # Half the idle time as the interval: a zygote lives at most one and a half
+            # times as long.
+            self._sweeper = asyncio.get_running_loop().call_later(
+                self.limits.idle_seconds / 2, self._sweep
+            )
 
     def _sweep(self) -> None:
-        """End those that nobody needed for a while; look again while there are any."""
+        """End zygotes that have been idle too long, and schedule the next sweep while
+        there are any."""
         self._sweeper = None
-        self._make_room()
+        self._evict_idle()
         since = time.monotonic() - self.limits.idle_seconds
-        for name, one in self._idle():
-            if one.used < since:
+        for name, zygote in self._idle():
+            if zygote.used < since:
                 self._end(name)
         if self._zygotes.keys() - {"code"}:
-            self._sweep_later()
+            self._schedule_sweep()
 
 
-async def _written(feed: int, task: bytes) -> None:
-    """Into the pipe; at once where it fits, which it nearly always does."""
+async def _write_task(feed: int, task: bytes) -> None:
+    """Write the task to the pipe; usually it fits into the pipe's buffer and this does
+    not wait."""
     loop = asyncio.get_running_loop()
     os.set_blocking(feed, False)
     view = memoryview(task)
@@ -406,9 +579,12 @@ async def _written(feed: int, task: bytes) -> None:
         while view:
             try:
                 view = view[os.write(feed, view) :]
+            # The pipe is full: wait until the child has read some of it.
             except BlockingIOError:
                 ready: asyncio.Future[None] = loop.create_future()
-                loop.add_writer(feed, lambda ready=ready: ready.done() or ready.set_result(None))
+                loop.add_writer(
+                    feed, lambda ready=ready: ready.done() or ready.set_result(None)
+                )
                 try:
                     await ready
                 finally:
@@ -420,53 +596,73 @@ async def _written(feed: int, task: bytes) -> None:
 
 
 async def _start(name: str, limits: Mapping[str, Any]) -> _Zygote:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    kind, *modules = name.split("+")
+    # SEQPACKET preserves message boundaries and passes descriptors.
+    control, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control.setblocking(False)
+    zygote_kind, *modules = name.split("+")
     try:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-X", "utf8", str(_PROGRAM), str(theirs.fileno()), kind,
-            json.dumps(limits), *modules,
-            cwd="/", env=_ENVIRON, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            sys.executable,
+            "-I",
+            "-X",
+            "utf8",
+            str(_ZYGOTE_PROGRAM),
+            str(child_socket.fileno()),
+            zygote_kind,
+            json.dumps(limits),
+            *modules,
+            cwd="/",
+            env=_ENVIRON,
+            pass_fds=[child_socket.fileno()],
+            stdin=asyncio.subprocess.DEVNULL,
+            # A new session: a Ctrl+C in the terminal must not reach it.
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
     except BaseException as error:
-        ours.close()
+        control.close()
         if isinstance(error, OSError):
             raise JailError(f"its process did not start: {error}") from error
         raise
     finally:
-        theirs.close()
-    zygote = _Zygote(process, ours)
+        child_socket.close()
+    zygote = _Zygote(process, control)
     try:
         async with asyncio.timeout(_READY_SECONDS):
-            data = await asyncio.get_running_loop().sock_recv(ours, 65536)
+            data = await asyncio.get_running_loop().sock_recv(control, 65536)
     except (TimeoutError, OSError):
         data = b""
     except BaseException:
         await zygote.close()
         raise
-    told: dict[str, Any] = msgspec.json.decode(data) if data else {"error": "its process ended while it started"}
-    if not told.get("ready"):
+    report: dict[str, Any] = (
+        msgspec.json.decode(data)
+        if data
+        else {"error": "its process ended while it started"}
+    )
+    if not report.get("ready"):
         await zygote.close()
-        raise JailError(str(told.get("error")))
-    zygote.level, zygote.memory = told["level"], told["memory"]
+        raise JailError(str(report.get("error")))
+    zygote.level, zygote.memory = report["level"], report["memory"]
     zygote.listener = asyncio.ensure_future(zygote.listen())
     return zygote
 
 
-def _read(answer: bytes, status: int) -> Any:
+def _parse_response(answer: bytes, status: int) -> Any:
+    # The CPU limit kills with SIGXCPU, then SIGKILL.
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number in (signal.SIGXCPU, signal.SIGKILL):
             raise JailError("it took more processor time than it may", reason="time")
         raise JailError(f"it crashed ({signal.Signals(number).name})", reason="crash")
     try:
-        told: dict[str, Any] = json.loads(answer)
+        response: dict[str, Any] = json.loads(answer)
     except ValueError:
         raise JailError("it ended without a result", reason="crash") from None
-    if "jail" in told:
-        raise JailError(f"it could not be shut in: {told['jail']}", reason="jail")
-    if "error" in told:
-        raise JailError(str(told["error"]))
-    return told.get("result")
+    # The child could not confine itself and refused to run the task.
+    if "jail" in response:
+        raise JailError(f"it could not be shut in: {response['jail']}", reason="jail")
+    if "error" in response:
+        raise JailError(str(response["error"]))
+    return response.get("result")

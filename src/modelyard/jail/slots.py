@@ -1,4 +1,5 @@
-"""Who may run a program now, and who next: in turn among tenants, and none of them takes all places."""
+"""Fair admission of sandboxed programs: tenants take turns, and none of them can occupy
+all slots."""
 
 import asyncio
 from collections import Counter, OrderedDict, deque
@@ -7,10 +8,11 @@ from contextlib import asynccontextmanager
 
 
 class Slots:
-    """At most `capacity` programs at once.
+    """Limits the programs that run concurrently to `capacity`.
 
-    One tenant gets three quarters, and takes the last free place only where it has no other: a program may run until
-    its time is over, and whoever comes next should not wait for that.
+    A tenant gets at most three quarters of the slots, and the last free one only if it
+    has no program running: programs may use their full time limit, and the next tenant
+    should not have to wait for that.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -20,59 +22,66 @@ class Slots:
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
-    async def of(self, tenant: str) -> AsyncGenerator[None]:
-        """A place, for as long as this is open."""
-        await self._enter(tenant)
+    async def acquire(self, tenant: str) -> AsyncGenerator[None]:
+        """Hold a slot for the duration of the context; waits until one is available."""
+        await self._acquire(tenant)
         try:
             yield
         finally:
-            self._leave(tenant)
+            self._release(tenant)
 
-    def _has_room(self, tenant: str) -> bool:
+    def _may_start(self, tenant: str) -> bool:
         free = self._capacity - self._running.total()
-        has = self._running[tenant]
-        return free > 0 and (has == 0 or (has < self._share and free > 1))
+        running_count = self._running[tenant]
+        return free > 0 and (
+            running_count == 0 or (running_count < self._share and free > 1)
+        )
 
-    async def _enter(self, tenant: str) -> None:
-        if tenant not in self._waiting and self._has_room(tenant):
+    async def _acquire(self, tenant: str) -> None:
+        # A tenant with waiting programs must queue behind them.
+        if tenant not in self._waiting and self._may_start(tenant):
             self._running[tenant] += 1
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(tenant, deque()).append(turn)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(tenant, deque()).append(waiter)
         try:
-            await turn
+            await waiter
         except BaseException:
-            if turn.done() and not turn.cancelled():
-                self._leave(tenant)  # its turn came just as it was given up
+            # Cancelled at the moment when the slot was granted: return it.
+            if waiter.done() and not waiter.cancelled():
+                self._release(tenant)  # its turn came just as it was given up
             else:
-                self._forget(tenant, turn)
+                self._remove_waiter(tenant, waiter)
             raise
 
-    def _leave(self, tenant: str) -> None:
+    def _release(self, tenant: str) -> None:
         self._running[tenant] -= 1
         if not self._running[tenant]:
             del self._running[tenant]
-        while (following := self._following()) is not None:
+        # One freed slot may admit several waiters, because the shares change with it.
+        while (following := self._next_tenant()) is not None:
             self._running[following] += 1
-            turn = self._waiting[following][0]
+            waiter = self._waiting[following][0]
+            # Moved to the end, so that ties rotate among the tenants.
             self._waiting.move_to_end(following)
-            self._forget(following, turn)
-            turn.set_result(None)
+            self._remove_waiter(following, waiter)
+            waiter.set_result(None)
 
-    def _following(self) -> str | None:
-        """Whoever has the fewest programs running; among those, whoever was let in longest ago."""
+    def _next_tenant(self) -> str | None:
+        """Return the waiting tenant with the fewest running programs; ties go to the
+        one admitted least recently."""
         for tenant, line in list(self._waiting.items()):
             while line and line[0].done():  # given up
                 line.popleft()
             if not line:
                 del self._waiting[tenant]
-        free = [tenant for tenant in self._waiting if self._has_room(tenant)]
+        free = [tenant for tenant in self._waiting if self._may_start(tenant)]
         return min(free, key=lambda tenant: self._running[tenant], default=None)
 
-    def _forget(self, tenant: str, turn: asyncio.Future[None]) -> None:
+    def _remove_waiter(self, tenant: str, waiter: asyncio.Future[None]) -> None:
         line = self._waiting.get(tenant)
-        if line is None or turn not in line:
+        if line is None or waiter not in line:
             return
-        line.remove(turn)
+        line.remove(waiter)
         if not line:
             del self._waiting[tenant]

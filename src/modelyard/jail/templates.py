@@ -1,23 +1,25 @@
-"""Jinja2 templates that can be rendered in this process: those whose cost is bounded by what they are given.
+"""Render simple Jinja2 templates in this process: those whose cost is bounded by the
+size of their input.
 
-Jinja2's own parser reads the template; a small interpreter walks what it found, and counts. It knows output, names,
-attributes and items of plain data, conditions, loops over data, `set`, and filters that only shorten or copy. Whatever
-else stands in a template (calls, macros, arithmetic that multiplies, other filters), and whatever does not work out, is
-left to the jail, where Jinja2 itself decides what comes of it.
+Jinja2's parser reads the template; a small interpreter walks the tree and counts its
+steps. It supports output, names, attributes and items of plain data, conditions, loops
+over data, `set`, and filters that only shorten or copy. Everything else (calls, macros,
+multiplication, other filters), and every error, is left to the sandbox, where Jinja2
+itself decides the result.
 """
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-_MOST_STEPS = 50_000
-_MOST_TEMPLATE = 200_000
-_MOST_TEXT = 1_000_000
-_MOST_NUMBER = 2**53
+_MAX_STEPS = 50_000
+_MAX_TEMPLATE_CHARS = 200_000
+_MAX_TEXT_CHARS = 1_000_000
+_MAX_NUMBER = 2**53
 
 
-class _Elsewhere(Exception):
-    """This template is not for here."""
+class _UnsupportedTemplate(Exception):
+    """The template cannot be rendered here; use the sandbox."""
 
 
 class _Undefined:
@@ -28,29 +30,35 @@ class _Undefined:
 
 
 _UNDEFINED = _Undefined()
-_TYPES: dict[str, Callable[["_Values", Any], Any]] = {}
+_EVALUATORS: dict[str, Callable[["_Evaluator", Any], Any]] = {}
 
 
-def render_now(template: str, variables: Mapping[str, Any], *, most: int) -> str | None:
-    """The text; None where this template is for the jail."""
+def render_in_process(
+    template: str, variables: Mapping[str, Any], *, max_chars: int
+) -> str | None:
+    """Render a template to at most `max_chars` characters. Returns None if the template
+    needs the sandbox."""
+    # Without any markup the template is its own output; Jinja2 drops one trailing
+    # newline.
     if "{" not in template:
-        return template.removesuffix("\n") if len(template) <= most else None
-    parsed = _parsed(template)
+        return template.removesuffix("\n") if len(template) <= max_chars else None
+    parsed = _parse(template)
     if parsed is None:
         return None
-    render = _Render(variables, most)
+    render = _Renderer(variables, max_chars)
     try:
         render.body(parsed.body)
-    except (_Elsewhere, RecursionError):
+    except (_UnsupportedTemplate, RecursionError):
         return None
     return "".join(render.out)
 
 
 @lru_cache(1024)
-def _parsed(template: str) -> Any:
-    if len(template) > _MOST_TEMPLATE:
+def _parse(template: str) -> Any:
+    if len(template) > _MAX_TEMPLATE_CHARS:
         return None
     environment = _environment()
+    # A syntax error is left to the sandbox too, which produces the error message.
     try:
         return environment.parse(template)
     except (_template_error(), RecursionError):
@@ -61,7 +69,7 @@ def _parsed(template: str) -> Any:
 def _environment() -> Any:
     from jinja2 import Environment
 
-    return Environment(autoescape=False)  # noqa: S701  texts, not pages; and it only parses
+    return Environment(autoescape=False)  # noqa: S701
 
 
 @lru_cache(1)
@@ -71,8 +79,8 @@ def _template_error() -> type[Exception]:
     return TemplateError
 
 
-class _Values:
-    """What expressions come to, with the names that are in scope."""
+class _Evaluator:
+    """Evaluates expressions, given the names in scope."""
 
     __slots__ = ("_steps", "scope")
 
@@ -81,85 +89,115 @@ class _Values:
         self._steps = 0
 
     def count(self) -> None:
-        """One more step, of statements too. Raises _Elsewhere where it is one too many."""
+        """Count one step. Raises _UnsupportedTemplate if there are too many."""
         self._steps += 1
-        if self._steps > _MOST_STEPS:
-            raise _Elsewhere
+        if self._steps > _MAX_STEPS:
+            raise _UnsupportedTemplate
 
     def value(self, node: Any) -> Any:
-        """Raises _Elsewhere for what is not known here."""
+        """Evaluate an expression node. Raises _UnsupportedTemplate for a node type that is not
+        supported."""
+        # Inlined from `count`, because this is the innermost loop.
         self._steps += 1
-        if self._steps > _MOST_STEPS:
-            raise _Elsewhere
-        compute = _TYPES.get(type(node).__name__)
+        if self._steps > _MAX_STEPS:
+            raise _UnsupportedTemplate
+        compute = _EVALUATORS.get(type(node).__name__)
         if compute is None:
-            raise _Elsewhere
+            raise _UnsupportedTemplate
         return compute(self, node)
 
     def const(self, node: Any) -> Any:
+        """Return the value of a literal."""
         return node.value
 
     def name(self, node: Any) -> Any:
+        """Return a variable's value, or the undefined value."""
         return self.scope.get(node.name, _UNDEFINED)
 
     def getattr(self, node: Any) -> Any:
+        """Evaluate `value.name`."""
         return _member(self.value(node.node), node.attr)
 
     def getitem(self, node: Any) -> Any:
+        """Evaluate `value[key]` for list indexes and string keys."""
         holder, key = self.value(node.node), self.value(node.arg)
-        if isinstance(holder, list) and isinstance(key, int) and not isinstance(key, bool):
+        # bool is a subclass of int, but not an index.
+        if (
+            isinstance(holder, list)
+            and isinstance(key, int)
+            and not isinstance(key, bool)
+        ):
             return holder[key] if -len(holder) <= key < len(holder) else _UNDEFINED
         if isinstance(key, str):
             return _member(holder, key)
-        raise _Elsewhere
+        raise _UnsupportedTemplate
 
     def both(self, node: Any) -> Any:
+        """Evaluate `and`, which returns an operand as in Python."""
         return self.value(node.left) and self.value(node.right)
 
     def either(self, node: Any) -> Any:
+        """Evaluate `or`, which returns an operand as in Python."""
         return self.value(node.left) or self.value(node.right)
 
     def negate(self, node: Any) -> bool:
+        """Evaluate `not`."""
         return not self.value(node.node)
 
     def choose(self, node: Any) -> Any:
+        """Evaluate a conditional expression."""
         if self.value(node.test):
             return self.value(node.expr1)
         return _UNDEFINED if node.expr2 is None else self.value(node.expr2)
 
     def add(self, node: Any) -> Any:
+        """Evaluate `+` for two strings or two numbers."""
         left, right = self.value(node.left), self.value(node.right)
-        if isinstance(left, str) and isinstance(right, str) and len(left) + len(right) <= _MOST_TEXT:
+        # The length is checked before concatenating, so that memory stays bounded.
+        if (
+            isinstance(left, str)
+            and isinstance(right, str)
+            and len(left) + len(right) <= _MAX_TEXT_CHARS
+        ):
             return left + right
         return _number(left) + _number(right)
 
     def subtract(self, node: Any) -> Any:
+        """Evaluate `-` for two numbers."""
         return _number(self.value(node.left)) - _number(self.value(node.right))
 
     def concat(self, node: Any) -> str:
-        pieces = [self.value(one) for one in node.nodes]
-        if not all(isinstance(one, str | int) for one in pieces) or sum(len(str(one)) for one in pieces) > _MOST_TEXT:
-            raise _Elsewhere
-        return "".join(str(one) for one in pieces)
+        """Evaluate `~`, which concatenates operands as text."""
+        operands = [self.value(operand_node) for operand_node in node.nodes]
+        if (
+            not all(isinstance(operand, str | int) for operand in operands)
+            or sum(len(str(operand)) for operand in operands) > _MAX_TEXT_CHARS
+        ):
+            raise _UnsupportedTemplate
+        return "".join(str(operand) for operand in operands)
 
     def compare(self, node: Any) -> bool:
+        """Evaluate a chain of comparisons."""
         left = self.value(node.expr)
         for operand in node.ops:
             right = self.value(operand.expr)
+            # Jinja2 has special rules for comparing undefined values.
             if left is _UNDEFINED or right is _UNDEFINED:
-                raise _Elsewhere
+                raise _UnsupportedTemplate
             try:
                 if not _COMPARISONS[operand.op](left, right):
                     return False
             except (KeyError, TypeError):
-                raise _Elsewhere from None
+                raise _UnsupportedTemplate from None
             left = right
         return True
 
     def items(self, node: Any) -> list[Any]:
-        return [self.value(one) for one in node.items]
+        """Evaluate a list literal."""
+        return [self.value(child) for child in node.items]
 
     def test(self, node: Any) -> bool:
+        """Evaluate an `is` test: defined, undefined, none or string."""
         value = self.value(node.node)
         match node.name:
             case "defined":
@@ -171,33 +209,47 @@ class _Values:
             case "string":
                 return isinstance(value, str)
             case _:
-                raise _Elsewhere
+                raise _UnsupportedTemplate
 
     def filter(self, node: Any) -> Any:
+        """Apply one of the supported filters."""
         apply = _FILTERS.get(node.name)
-        if apply is None or node.kwargs or node.dyn_args or node.dyn_kwargs or node.node is None:
-            raise _Elsewhere
-        value, arguments = self.value(node.node), [self.value(one) for one in node.args]
+        # Dynamic arguments could be of any size, and keyword arguments depend on the
+        # filter.
+        if (
+            apply is None
+            or node.kwargs
+            or node.dyn_args
+            or node.dyn_kwargs
+            or node.node is None
+        ):
+            raise _UnsupportedTemplate
+        value, arguments = (
+            self.value(node.node),
+            [self.value(argument) for argument in node.args],
+        )
+        # Only `default` accepts an undefined value.
         if node.name not in ("default", "d") and value is _UNDEFINED:
-            raise _Elsewhere
+            raise _UnsupportedTemplate
         try:
             return apply(value, *arguments)
         except (TypeError, ValueError, IndexError, KeyError, OverflowError):
-            raise _Elsewhere from None
+            raise _UnsupportedTemplate from None
 
 
-class _Render:
-    """Carries out statements, and collects what they say."""
+class _Renderer:
+    """Executes statements and collects their output."""
 
     __slots__ = ("_most", "_size", "_values", "out")
 
-    def __init__(self, variables: Mapping[str, Any], most: int) -> None:
-        self._values = _Values(variables)
+    def __init__(self, variables: Mapping[str, Any], max_chars: int) -> None:
+        self._values = _Evaluator(variables)
         self.out: list[str] = []
-        self._most = most
+        self._most = max_chars
         self._size = 0
 
     def body(self, nodes: Any) -> None:
+        """Execute a list of statements."""
         for node in nodes:
             self._statement(node)
 
@@ -205,35 +257,36 @@ class _Render:
         self._values.count()
         match type(node).__name__:
             case "Output":
-                for one in node.nodes:
-                    self._output(one)
+                for child in node.nodes:
+                    self._output(child)
             case "If":
                 self._if(node)
             case "For":
                 self._for(node)
             case "Assign":
                 if type(node.target).__name__ != "Name":
-                    raise _Elsewhere
+                    raise _UnsupportedTemplate
                 self._values.scope[node.target.name] = self._values.value(node.node)
             case _:
-                raise _Elsewhere
+                raise _UnsupportedTemplate
 
     def _output(self, node: Any) -> None:
         if type(node).__name__ == "TemplateData":
-            self._say(node.data)
+            self._append_output(node.data)
             return
         value = self._values.value(node)
         match value:
             case _Undefined():
                 return
             case str():
-                self._say(value)
+                self._append_output(value)
             case dict() | list():
-                if _large(value, _MOST_TEXT):
-                    raise _Elsewhere
-                self._say(str(value))
+                # The textual form of nested data may be much larger than expected.
+                if _is_larger_than(value, _MAX_TEXT_CHARS):
+                    raise _UnsupportedTemplate
+                self._append_output(str(value))
             case _:
-                self._say(str(value))
+                self._append_output(str(value))
 
     def _if(self, node: Any) -> None:
         if self._values.value(node.test):
@@ -246,18 +299,32 @@ class _Render:
         self.body(node.else_)
 
     def _for(self, node: Any) -> None:
-        if node.recursive or type(node.target).__name__ != "Name" or "loop" in self._values.scope:
-            raise _Elsewhere
+        # Nested loops and unpacking are left to the sandbox: `loop` would need its
+        # parent.
+        if (
+            node.recursive
+            or type(node.target).__name__ != "Name"
+            or "loop" in self._values.scope
+        ):
+            raise _UnsupportedTemplate
         items = self._values.value(node.iter)
+        # Jinja2 treats an undefined iterable as empty.
         if items is _UNDEFINED:
             items = []
         if not isinstance(items, list):
-            raise _Elsewhere
+            raise _UnsupportedTemplate
         outer = self._values.scope
         if node.test is not None:
-            items = [one for one in items if self._passes(node, one, outer)]
-        for place, one in enumerate(items):
-            self._values.scope = {**outer, node.target.name: one, "loop": _loop(place, len(items))}
+            # The loop's own filter decides before counting, because `loop.length`
+            # counts only what passes.
+            items = [element for element in items if self._passes(node, element, outer)]
+        for index, element in enumerate(items):
+            # Each iteration has a fresh scope: assignments inside do not leak out.
+            self._values.scope = {
+                **outer,
+                node.target.name: element,
+                "loop": _loop_variables(index, len(items)),
+            }
             self.body(node.body)
         self._values.scope = outer
         if not items:
@@ -271,116 +338,159 @@ class _Render:
         finally:
             self._values.scope = outer
 
-    def _say(self, text: str) -> None:
+    def _append_output(self, text: str) -> None:
         self._size += len(text)
         if self._size > self._most:
-            raise _Elsewhere
+            raise _UnsupportedTemplate
         self.out.append(text)
 
 
 def _member(holder: Any, name: str) -> Any:
-    # An object's methods go before its keys in Jinja2: a key that is called like one is not for here.
+    # In Jinja2, methods of dict take precedence over keys: a key with such a name is
+    # left to the sandbox.
     if not isinstance(holder, dict) or hasattr(dict, name):
-        raise _Elsewhere
+        raise _UnsupportedTemplate
     return holder.get(name, _UNDEFINED)
 
 
-def _loop(place: int, count: int) -> dict[str, Any]:
+def _loop_variables(index: int, count: int) -> dict[str, Any]:
     return {
-        "index": place + 1, "index0": place, "revindex": count - place, "revindex0": count - place - 1,
-        "first": place == 0, "last": place == count - 1, "length": count,
-    }  # fmt: skip
+        "index": index + 1,
+        "index0": index,
+        "revindex": count - index,
+        "revindex0": count - index - 1,
+        "first": index == 0,
+        "last": index == count - 1,
+        "length": count,
+    }
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _MOST_NUMBER:
-        raise _Elsewhere
+    # Beyond 2**53 floats are inexact, and integers could grow without limit.
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or abs(value) > _MAX_NUMBER
+    ):
+        raise _UnsupportedTemplate
     return value
 
 
-def _large(value: Any, most: int) -> bool:
+def _is_larger_than(value: Any, max_chars: int) -> bool:
     total = 0
+    # An explicit stack: the data may be nested deeply.
     todo = [value]
     while todo:
-        one = todo.pop()
-        total += len(one) if isinstance(one, str) else 8
-        if total > most:
+        current = todo.pop()
+        total += len(current) if isinstance(current, str) else 8
+        if total > max_chars:
             return True
-        if isinstance(one, dict):
-            todo += one.values()
-            todo += one.keys()
-        elif isinstance(one, list):
-            todo += one
+        if isinstance(current, dict):
+            todo += current.values()
+            todo += current.keys()
+        elif isinstance(current, list):
+            todo += current
     return False
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > _MOST_TEXT:
-        raise _Elsewhere
+    if not isinstance(value, str) or len(value) > _MAX_TEXT_CHARS:
+        raise _UnsupportedTemplate
     return value
 
 
-def _default(value: Any, other: Any = "", is_falsy_too: Any = False) -> Any:
-    return other if value is _UNDEFINED or (is_falsy_too and not value) else value
+def _default(value: Any, fallback: Any = "", is_falsy_too: Any = False) -> Any:
+    return fallback if value is _UNDEFINED or (is_falsy_too and not value) else value
 
 
-def _join(value: Any, between: Any = "") -> str:
-    if not isinstance(value, list) or not isinstance(between, str):
-        raise _Elsewhere
-    if not all(isinstance(one, str | int | float) for one in value):
-        raise _Elsewhere
-    pieces = [str(one) for one in value]
-    if sum(map(len, pieces)) + len(between) * len(pieces) > _MOST_TEXT:
-        raise _Elsewhere
-    return between.join(pieces)
+def _join(value: Any, separator: Any = "") -> str:
+    if not isinstance(value, list) or not isinstance(separator, str):
+        raise _UnsupportedTemplate
+    if not all(isinstance(element, str | int | float) for element in value):
+        raise _UnsupportedTemplate
+    texts = [str(element) for element in value]
+    if sum(map(len, texts)) + len(separator) * len(texts) > _MAX_TEXT_CHARS:
+        raise _UnsupportedTemplate
+    return separator.join(texts)
 
 
 def _replace(value: Any, old: Any, new: Any) -> str:
     text, old, new = _text(value), _text(old), _text(new)
-    if len(text) + (text.count(old) if old else len(text) + 1) * len(new) > _MOST_TEXT:
-        raise _Elsewhere
+    # Upper bound of the result's length before it is built.
+    if (
+        len(text) + (text.count(old) if old else len(text) + 1) * len(new)
+        > _MAX_TEXT_CHARS
+    ):
+        raise _UnsupportedTemplate
     return text.replace(old, new)
 
 
 def _length(value: Any) -> int:
     if not isinstance(value, str | list | dict):
-        raise _Elsewhere
+        raise _UnsupportedTemplate
     return len(value)
 
 
 def _first(value: Any) -> Any:
     if not isinstance(value, list | str):
-        raise _Elsewhere
+        raise _UnsupportedTemplate
     return value[0] if value else _UNDEFINED
 
 
 def _last(value: Any) -> Any:
     if not isinstance(value, list | str):
-        raise _Elsewhere
+        raise _UnsupportedTemplate
     return value[-1] if value else _UNDEFINED
 
 
 def _as_string(value: Any) -> str:
-    if isinstance(value, dict | list) and _large(value, _MOST_TEXT):
-        raise _Elsewhere
+    if isinstance(value, dict | list) and _is_larger_than(value, _MAX_TEXT_CHARS):
+        raise _UnsupportedTemplate
     return str(value)
 
 
 _FILTERS: Mapping[str, Callable[..., Any]] = {
-    "default": _default, "d": _default, "join": _join, "replace": _replace, "length": _length, "count": _length,
-    "first": _first, "last": _last, "string": _as_string, "upper": lambda value: _text(value).upper(),
-    "lower": lambda value: _text(value).lower(), "trim": lambda value: _text(value).strip(),
-}  # fmt: skip
+    "default": _default,
+    "d": _default,
+    "join": _join,
+    "replace": _replace,
+    "length": _length,
+    "count": _length,
+    "first": _first,
+    "last": _last,
+    "string": _as_string,
+    "upper": lambda value: _text(value).upper(),
+    "lower": lambda value: _text(value).lower(),
+    "trim": lambda value: _text(value).strip(),
+}
 _COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "eq": lambda left, right: left == right, "ne": lambda left, right: left != right,
-    "lt": lambda left, right: left < right, "gt": lambda left, right: left > right,
-    "lteq": lambda left, right: left <= right, "gteq": lambda left, right: left >= right,
-    "in": lambda left, right: left in right, "notin": lambda left, right: left not in right,
-}  # fmt: skip
-_TYPES.update({
-    "Const": _Values.const, "TemplateData": lambda values, node: node.data, "Name": _Values.name,
-    "Getattr": _Values.getattr, "Getitem": _Values.getitem, "And": _Values.both, "Or": _Values.either,
-    "Not": _Values.negate, "CondExpr": _Values.choose, "Add": _Values.add, "Sub": _Values.subtract,
-    "Concat": _Values.concat, "Compare": _Values.compare, "List": _Values.items, "Test": _Values.test,
-    "Filter": _Values.filter,
-})  # fmt: skip
+    "eq": lambda left, right: left == right,
+    "ne": lambda left, right: left != right,
+    "lt": lambda left, right: left < right,
+    "gt": lambda left, right: left > right,
+    "lteq": lambda left, right: left <= right,
+    "gteq": lambda left, right: left >= right,
+    "in": lambda left, right: left in right,
+    "notin": lambda left, right: left not in right,
+}
+# Filled after the classes are defined, because it refers to their methods.
+_EVALUATORS.update(
+    {
+        "Const": _Evaluator.const,
+        "TemplateData": lambda values, node: node.data,
+        "Name": _Evaluator.name,
+        "Getattr": _Evaluator.getattr,
+        "Getitem": _Evaluator.getitem,
+        "And": _Evaluator.both,
+        "Or": _Evaluator.either,
+        "Not": _Evaluator.negate,
+        "CondExpr": _Evaluator.choose,
+        "Add": _Evaluator.add,
+        "Sub": _Evaluator.subtract,
+        "Concat": _Evaluator.concat,
+        "Compare": _Evaluator.compare,
+        "List": _Evaluator.items,
+        "Test": _Evaluator.test,
+        "Filter": _Evaluator.filter,
+    }
+)

@@ -1,1 +1,2 @@
-"""Documents that can be asked: taken in, split, indexed, found again, answered from with their sources."""
+"""Document retrieval (RAG): datasets are ingested, split, indexed and searched; answers
+cite their sources."""

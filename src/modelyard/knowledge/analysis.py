@@ -1,11 +1,12 @@
-"""Words as full-text search sees them: the same for documents, questions, and every store.
+"""Text analysis for full-text search: the same for documents, queries and every index.
 
-Latin script: words, lower-case, stemmed by Snowball's English rules, without the most common ones. Chinese, Japanese,
-Korean, Thai and their like: single characters and pairs of neighbours, since nothing stands between their words. On
-four Chinese collections that finds more than dictionaries do, and needs none.
+Latin script: words in lower case, stemmed by Snowball's English rules, without stop
+words. Chinese, Japanese, Korean, Thai and similar scripts: single characters and pairs
+of adjacent characters, since they put no spaces between words. On four Chinese
+collections this finds more than dictionary-based segmentation, and needs no dictionary.
 
-A term is its CRC-32: four bytes, the same everywhere, no vocabulary to keep. Of 200,000 different words about five
-pairs meet in one number.
+A term is represented by its CRC-32: four bytes, the same on every machine, without a
+stored vocabulary. Of 200,000 distinct words about five pairs collide.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from modelyard.base.lazy import lazy
+from modelyard.base.lazy import lazy_module
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy("numpy", extra="knowledge")
+    np = lazy_module("numpy", extra="knowledge")
 
 STOP_WORDS = frozenset(
     [
@@ -63,93 +64,137 @@ STOP_WORDS = frozenset(
         "with",
     ]
 )
-_WIDE = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
-)
+_UNSPACED_SCRIPTS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"  # noqa: E501
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
-_PIECE = re.compile(rf"[{_WIDE}]+|[^\W_{_WIDE}]+")
-_FIRST_WIDE = re.compile(rf"[{_WIDE}]")
-_MOST_REMEMBERED = 500_000
-_MOST_WORD = 64
+_TOKEN_RUN = re.compile(rf"[{_UNSPACED_SCRIPTS}]+|[^\W_{_UNSPACED_SCRIPTS}]+")
+_UNSPACED_CHARACTER = re.compile(rf"[{_UNSPACED_SCRIPTS}]")
+_MAX_CACHED_TERMS = 500_000
+_MAX_WORD_LENGTH = 64
 
 
 @cache
 def _stemmer() -> Any:
-    return lazy("Stemmer", extra="knowledge").Stemmer("english")
+    return lazy_module("Stemmer", extra="knowledge").Stemmer("english")
 
 
-class _Terms(dict[str, int]):
-    """Word → term; 0 for those that are left out. What was seen is remembered: stemming costs ten times a look-up."""
+class _WordTermCache(dict[str, int]):
+    """A cache from word to term; 0 for stop words. Stemming costs ten times a look-up."""
 
-    def __missing__(self, word: str) -> int:
-        if word in STOP_WORDS:
+    def __missing__(self, token: str) -> int:
+        if token in STOP_WORDS:
             term = 0
         else:
-            stem: str = _stemmer().stemWord(word[:_MOST_WORD])
+            stem: str = _stemmer().stemWord(token[:_MAX_WORD_LENGTH])
+            # 0 marks a stop word, so a checksum of 0 becomes 1.
             term = crc32(stem.encode("utf-8", "surrogatepass")) or 1
-        if len(self) > _MOST_REMEMBERED:
+        # Clearing everything is cheaper than tracking which entries were used last.
+        if len(self) > _MAX_CACHED_TERMS:
             self.clear()
-        self[word] = term
+        self[token] = term
         return term
 
 
-class _Characters(dict[str, int]):
-    def __missing__(self, sign: str) -> int:
-        term = crc32(sign.encode("utf-8", "surrogatepass")) or 1
-        if len(self) > _MOST_REMEMBERED:
+class _CharacterTermCache(dict[str, int]):
+    """A cache from a character, or a pair of characters, to its term."""
+
+    def __missing__(self, characters: str) -> int:
+        term = crc32(characters.encode("utf-8", "surrogatepass")) or 1
+        if len(self) > _MAX_CACHED_TERMS:
             self.clear()
-        self[sign] = term
+        self[characters] = term
         return term
 
 
-_words = _Terms()
-_characters = _Characters()
+_word_terms = _WordTermCache()
+_character_terms = _CharacterTermCache()
 
 
 def terms(text: str) -> list[int]:
-    """The terms of a text in order, doubles and all."""
+    """Return the terms of a text in order, with repetitions."""
+    # ASCII text needs no Unicode normalisation; this shorter path is the common one.
     if text.isascii():
-        found = [_words[word] for word in _ASCII_WORD.findall(text.lower())]
-        return [term for term in found if term]
-    found = []
-    for piece in _PIECE.findall(unicodedata.normalize("NFKC", text).lower()):
-        if _FIRST_WIDE.match(piece):
-            found += [_characters[sign] for sign in piece]
-            found += [_characters[piece[at : at + 2]] for at in range(len(piece) - 1)]
-        elif term := _words[piece]:
-            found.append(term)
-    return found
+        term_ids = [_word_terms[token] for token in _ASCII_WORD.findall(text.lower())]
+        return [term for term in term_ids if term]
+    term_ids = []
+    for run in _TOKEN_RUN.findall(unicodedata.normalize("NFKC", text).lower()):
+        if _UNSPACED_CHARACTER.match(run):
+            # Runs of scripts without word breaks give unigrams and bigrams.
+            term_ids += [_character_terms[char] for char in run]
+            term_ids += [
+                _character_terms[run[index : index + 2]]
+                for index in range(len(run) - 1)
+            ]
+        elif term := _word_terms[run]:
+            term_ids.append(term)
+    return term_ids
 
 
-def counted(text: str) -> tuple[bytes, int]:
-    """A text's terms as they are stored, and how many there are: sorted terms (uint32), then how often (uint8)."""
-    found = terms(text)
-    if not found:
+def encode_term_counts(text: str) -> tuple[bytes, int]:
+    """Encode a text's terms for storage. Returns the encoded bytes and the number of
+    terms, with repetitions.
+
+    The bytes are the sorted distinct terms (uint32 each), followed by their counts
+    (uint8 each, at most 255).
+    """
+    term_ids = terms(text)
+    if not term_ids:
         return b"", 0
-    counts = Counter(found)
+    counts = Counter(term_ids)
     unique = sorted(counts)
-    # Four bytes each in the machine's order, as NumPy reads them; of so few, NumPy itself takes ten times as long.
-    return array("I", unique).tobytes() + bytes([min(counts[one], 255) for one in unique]), len(found)
+    # Native byte order, as NumPy reads it. For so few values, NumPy itself would take
+    # ten times as long.
+    return array("I", unique).tobytes() + bytes(
+        [min(counts[term], 255) for term in unique]
+    ), len(term_ids)
 
 
-def split_counted(stored: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Many texts' terms, counts, and how many different ones each has: shapes (sum,), (sum,), (texts,)."""
-    sizes = np.array([len(one) // 5 for one in stored], np.int64)
-    every = np.frombuffer(b"".join([one[: len(one) // 5 * 4] for one in stored]), np.uint32)
-    counts = np.frombuffer(b"".join([one[len(one) // 5 * 4 :] for one in stored]), np.uint8)
-    return every, counts, sizes
+def decode_term_counts(
+    encoded_texts: Sequence[bytes],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Decode many texts' terms. Returns all terms, all counts, and the number of
+    distinct terms of each text."""
+    # Each term takes five bytes: four of the term, one of its count.
+    sizes = np.array([len(encoded) // 5 for encoded in encoded_texts], np.int64)
+    all_terms = np.frombuffer(
+        b"".join([encoded[: len(encoded) // 5 * 4] for encoded in encoded_texts]),
+        np.uint32,
+    )
+    counts = np.frombuffer(
+        b"".join([encoded[len(encoded) // 5 * 4 :] for encoded in encoded_texts]),
+        np.uint8,
+    )
+    return all_terms, counts, sizes
 
 
-_KEYWORD = re.compile(rf"[{_WIDE}]{{2,}}|[^\W\d_{_WIDE}][^\W_{_WIDE}]{{2,}}")
+_KEYWORD = re.compile(
+    rf"[{_UNSPACED_SCRIPTS}]{{2,}}|[^\W\d_{_UNSPACED_SCRIPTS}][^\W_{_UNSPACED_SCRIPTS}]{{2,}}"
+)
 
 
-def keywords(text: str, most: int = 10) -> list[str]:
-    """What a text speaks of most, as words to show; long words count a little more."""
+def keywords(text: str, limit: int = 10) -> list[str]:
+    """Return a text's most frequent keywords for display, best first; long words count
+    slightly more."""
     counts: dict[str, int] = {}
-    for piece in _KEYWORD.findall(text[:100_000]):
-        word = piece.lower()
-        if word in STOP_WORDS:
+    for match_text in _KEYWORD.findall(text[:100_000]):
+        keyword_text = match_text.lower()
+        if keyword_text in STOP_WORDS:
             continue
-        for one in [word] if not _FIRST_WIDE.match(word) else [word[at : at + 2] for at in range(len(word) - 1)]:
-            counts[one] = counts.get(one, 0) + 1
-    return sorted(counts, key=lambda word: (-counts[word] * (1 + min(len(word), 12) / 12), word))[:most]
+        # Scripts without word breaks have no words to show: pairs of characters stand
+        # in for them.
+        for keyword in (
+            [keyword_text]
+            if not _UNSPACED_CHARACTER.match(keyword_text)
+            else [
+                keyword_text[index : index + 2]
+                for index in range(len(keyword_text) - 1)
+            ]
+        ):
+            counts[keyword] = counts.get(keyword, 0) + 1
+    # Ties are ordered alphabetically, so that the result is deterministic.
+    return sorted(
+        counts,
+        key=lambda keyword: (
+            -counts[keyword] * (1 + min(len(keyword), 12) / 12),
+            keyword,
+        ),
+    )[:limit]

@@ -1,5 +1,6 @@
-"""Answers out of documents: a context within a budget, a model's answer as it comes, citations that point to document,
-page and characters; and a plain word where the documents do not say."""
+"""Answers from documents: a context within a token budget, a streamed model answer,
+citations that point to document, page and character range, and a fixed reply if the
+documents do not contain the answer."""
 
 import re
 import time
@@ -12,38 +13,47 @@ from modelyard.base.errors import ModelyardError
 from modelyard.knowledge import facts
 from modelyard.knowledge.entities import Hit, RetrievalSettings
 from modelyard.knowledge.facts import Claim
-from modelyard.knowledge.retrieve import Asking, Reranker, Retrieval, Retriever
+from modelyard.knowledge.retrieve import Reranker, Retrieval, Retriever, SearchRequest
 from modelyard.knowledge.split import sentences
 from modelyard.models.tokens import estimate_tokens
 
 NOT_FOUND = {"en": "The documents do not say.", "zh": "文档中没有相关内容。"}
 PROMPT = (
-    "Answer the question from the sources below and from nothing else, in the question's language, in one to three "
-    "sentences. After each sentence name the source that says it by its number, as [1]. If the sources do not answer "
-    "the question, write only: {not_found}\n\nSources:\n{context}\n\nQuestion: {question}\nAnswer:"
+    "Answer the question from the sources below and from nothing else, in the"
+    " question's language, in one to three sentences. After each sentence name the"
+    " source that says it by its number, as [1]. If the sources do not answer the"
+    " question, write only: {not_found}\n\nSources:\n{context}\n\nQuestion:"
+    " {question}\nAnswer:"
 )
-_SENTENCES = 60
-_JUDGE = (
-    "Does the source say that the statement is true? Answer with yes or no alone.\n\nSource: {source}\n\n"
-    "Statement: {claim}\nAnswer:"
+_MAX_SENTENCES = 60
+_ENTAILMENT_PROMPT = (
+    "Does the source say that the statement is true? Answer with yes or no"
+    " alone.\n\nSource: {source}\n\nStatement: {claim}\nAnswer:"
 )
-_MARKS = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
+_CITATION_MARKS = re.compile(r"\[(\d+(?:\s*,\s*\d+)*)\]")
 _HAN = re.compile(r"[\u3400-\u9fff]")
-_NOTHING = re.compile(
+_NOT_FOUND_REPLY = re.compile(
     r"(?:documents?|sources?) do(?:es)? not (?:say|mention|contain|provide|answer)|"
-    r"not (?:mentioned|found|provided|specified|stated) in the|no information|文档中没有|没有提到|无法回答|未提及",
+    r"not (?:mentioned|found|provided|specified|stated) in the|no"
+    r" information|文档中没有|没有提到|无法回答|未提及",
     re.IGNORECASE,
 )
 
 
-class Talker(Protocol):
-    """A model that answers as it goes."""
+class ChatModel(Protocol):
+    """A chat model that streams its answer."""
 
-    def talk(self, tenant: str, model: str, prompt: str) -> AsyncGenerator[str, None]: ...
+    def stream_reply(
+        self, tenant: str, model: str, prompt: str
+    ) -> AsyncGenerator[str, None]:
+        """Stream the model's answer to a prompt as text chunks. Raises ModelyardError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Citation:
+    """A cited source: the segment, and its position in the document."""
+
     number: int
     document: str
     document_name: str
@@ -51,7 +61,7 @@ class Citation:
     page: int
     start: int
     stop: int
-    """Characters of the document's text."""
+    """End of the cited range, in characters of the document's text."""
     score: float
     text: str
     heading: str = ""
@@ -61,86 +71,128 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Context:
+    """The sources as prompt text, and the citations they are numbered by."""
+
     text: str
     citations: list[Citation]
     tokens: int
-    left_out: int
-    """Hits that did not fit."""
+    omitted_count: int
+    """Number of hits that did not fit into the budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextBuilder:
-    """Hits as one text for a model, each with its number, best first unless said otherwise."""
+    """Builds the numbered source text of a prompt from hits, in the configured order."""
 
-    most_tokens: int = 2000
+    max_tokens: int = 2000
     order: Literal["score", "document", "ends"] = "score"
-    """`document` as they stand in their documents; `ends` puts the best first and last, where models look most."""
+    """`score` is best first; `document` is reading order; `ends` puts the best hits
+    first and last, where models attend most."""
     shows_metadata: bool = True
-    least_tokens: int = 40
-    """What is left of a hit that is cut must have so many; else it is left out."""
+    min_tokens: int = 40
+    """A truncated hit is left out if fewer tokens of it would remain."""
 
     def build(self, hits: Sequence[Hit]) -> Context:
-        kept: list[tuple[Hit, str, int]] = []
+        """Build the context from hits, best first, until `max_tokens` is used."""
+        selected: list[tuple[Hit, str, int]] = []
         used = 0
         for hit in hits:
-            head = self._head(hit)
-            room = self.most_tokens - used - estimate_tokens(head) - 6
+            head = self._source_heading(hit)
+            # Six tokens are reserved for the source's number and the line breaks around
+            # it.
+            room = self.max_tokens - used - estimate_tokens(head) - 6
             text, stop = hit.text, hit.segment.stop
+            # A hit that does not fit is truncated at a sentence; a later, shorter one
+            # may still fit as a whole.
             if estimate_tokens(text) > room:
-                text = cut(text, room)
+                text = truncate_to_tokens(text, room)
                 stop = hit.segment.start + len(text)
-                if not text or estimate_tokens(text) < self.least_tokens:
+                if not text or estimate_tokens(text) < self.min_tokens:
                     continue
-            kept.append((hit, text, stop))
+            selected.append((hit, text, stop))
             used += estimate_tokens(text) + estimate_tokens(head) + 6
-        ordered = self._ordered(kept)
-        citations = [self._citation(at + 1, *one) for at, one in enumerate(ordered)]
-        lines = [f"[{at + 1}] {self._head(hit)}\n{text}" for at, (hit, text, _) in enumerate(ordered)]
-        return Context("\n\n".join(lines), citations, used, len(hits) - len(kept))
+        ordered = self._ordered(selected)
+        citations = [
+            self._citation(index + 1, *excerpt) for index, excerpt in enumerate(ordered)
+        ]
+        lines = [
+            f"[{index + 1}] {self._source_heading(hit)}\n{text}"
+            for index, (hit, text, _) in enumerate(ordered)
+        ]
+        return Context("\n\n".join(lines), citations, used, len(hits) - len(selected))
 
-    def _head(self, hit: Hit) -> str:
+    def _source_heading(self, hit: Hit) -> str:
         if not self.shows_metadata:
             return ""
         page = f", page {hit.segment.page}" if hit.segment.page else ""
         heading = f": {hit.segment.heading}" if hit.segment.heading else ""
         return f"{hit.document.name or hit.title}{page}{heading}"
 
-    def _ordered(self, kept: list[tuple[Hit, str, int]]) -> list[tuple[Hit, str, int]]:
+    def _ordered(
+        self, excerpts: list[tuple[Hit, str, int]]
+    ) -> list[tuple[Hit, str, int]]:
         if self.order == "document":
-            return sorted(kept, key=lambda one: (one[0].document.position, one[0].segment.position))
-        return [*kept[::2], *kept[1::2][::-1]] if self.order == "ends" else kept
+            return sorted(
+                excerpts,
+                key=lambda excerpt: (
+                    excerpt[0].document.position,
+                    excerpt[0].segment.position,
+                ),
+            )
+        # Even ranks in order, then odd ranks reversed: relevance falls towards the
+        # middle.
+        return (
+            [*excerpts[::2], *excerpts[1::2][::-1]]
+            if self.order == "ends"
+            else excerpts
+        )
 
     @staticmethod
     def _citation(number: int, hit: Hit, text: str, stop: int) -> Citation:
-        one = hit.segment
+        segment = hit.segment
         return Citation(
-            number=number, document=hit.document.id, document_name=hit.document.name or hit.title, segment=one.id,
-            page=one.page, start=one.start, stop=stop, score=round(hit.score, 4), text=text, heading=one.heading,
+            number=number,
+            document=hit.document.id,
+            document_name=hit.document.name or hit.title,
+            segment=segment.id,
+            page=segment.page,
+            start=segment.start,
+            stop=stop,
+            score=round(hit.score, 4),
+            text=text,
+            heading=segment.heading,
             dataset=hit.dataset.id,
-            source={key: value for key, value in hit.document.source.items() if key in ("url", "path")},
-        )  # fmt: skip
+            source={
+                key: value
+                for key, value in hit.document.source.items()
+                if key in ("url", "path")
+            },
+        )
 
 
-def cut(text: str, tokens: int) -> str:
-    """As many whole sentences from the beginning as fit."""
-    kept = 0
+def truncate_to_tokens(text: str, tokens: int) -> str:
+    """Truncate a text to at most `tokens` tokens, at the end of a sentence. Empty if
+    not even the first sentence fits."""
+    cut_position = 0
     for start, stop in sentences(text, 0, len(text)):
         del start
         if estimate_tokens(text[:stop]) > tokens:
             break
-        kept = stop
-    return text[:kept].rstrip()
+        cut_position = stop
+    return text[:cut_position].rstrip()
 
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
+    """An answer with its citations, its checked claims and its timings."""
+
     text: str = ""
     citations: list[Citation] = field(default_factory=list[Citation])
-    """Those that the answer rests on."""
+    """The citations that support the answer."""
     sources: list[Citation] = field(default_factory=list[Citation])
-    """All that the model was shown."""
+    """All sources that were in the prompt."""
     is_found: bool = True
-    """False where the documents do not say."""
+    """False if the documents do not contain the answer."""
     claims: list[Claim] = field(default_factory=list[Claim])
     notes: list[str] = field(default_factory=list[str])
     milliseconds: dict[str, float] = field(default_factory=dict[str, float])
@@ -150,147 +202,214 @@ Event = tuple[Literal["sources", "text", "answer"], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
-    """How questions are answered."""
+class AnswerOptions:
+    """Options for answering a question."""
 
     model: str = "default"
     prompt: str = PROMPT
-    """With {context}, {question} and {not_found} in it."""
+    """The prompt template, with the placeholders {context}, {question} and {not_found}.
+    """
     context: ContextBuilder = ContextBuilder()
-    least_relevance: float = 0.05
-    """What a rerank model must say of the best segment, or of the best sentence of one; else the documents do not say,
-    and no model is asked."""
-    least_words: float = 0.15
-    """The same where there is no rerank model: of how much of the question's words is there."""
-    quotes_from: float = 0.5
-    """Where the rerank model is so sure of a sentence and the answering model says that there is nothing, the sentence
-    is the answer. Small models give up too early."""
+    min_rerank_score: float = 0.05
+    """Minimum rerank score, 0 to 1, of the best segment or its best sentence. Below it
+    the answer is "not found" without a model call."""
+    min_term_share: float = 0.15
+    """The same minimum without a rerank model: the share of the question's terms that
+    the best hit contains."""
+    min_quote_score: float = 0.5
+    """If the model declines to answer, but the rerank score of the best sentence
+    reaches this, the sentence is quoted as the answer. Small models decline too
+    readily."""
     checks: Literal["off", "words", "model"] = "words"
-    """Hold each sentence against the sources: by its words, or by a model's judgement too."""
+    """How each sentence is checked against the sources: not at all, by its words, or
+    also by a model's judgement."""
     drops_unsupported: bool = False
-    """Leave out sentences that nothing supports."""
+    """Remove sentences that no source supports."""
     safety: Callable[[str], str] | None = None
-    """Says why a source must not be shown to a model; nothing where it may."""
+    """Returns why a source must not be shown to a model; empty if it may be."""
 
 
 class Answerer:
+    """Answers questions from datasets: retrieval, prompt, streamed answer, fact check."""
+
     def __init__(
-        self, retriever: Retriever, talker: Talker, judge: Any = None, reranker: Reranker | None = None
+        self,
+        retriever: Retriever,
+        talker: ChatModel,
+        judge: Any = None,
+        reranker: Reranker | None = None,
     ) -> None:
         self._retriever = retriever
         self._talker = talker
         self._judge = judge
         self._reranker = reranker
 
-    async def ask(self, datasets: Sequence[str], asked: Asking, manner: Manner | None = None) -> Answer:
-        """The whole answer."""
-        async with aclosing(self.stream(datasets, asked, manner)) as events:
-            async for kind, value in events:
-                if kind == "answer":
+    async def answer(
+        self,
+        datasets: Sequence[str],
+        request: SearchRequest,
+        manner: AnswerOptions | None = None,
+    ) -> Answer:
+        """Return the complete answer."""
+        async with aclosing(self.stream(datasets, request, manner)) as events:
+            async for event_type, value in events:
+                if event_type == "answer":
                     return value
         raise AssertionError("unreachable: a stream ends with its answer")
 
     async def stream(
-        self, datasets: Sequence[str], asked: Asking, manner: Manner | None = None
+        self,
+        datasets: Sequence[str],
+        request: SearchRequest,
+        manner: AnswerOptions | None = None,
     ) -> AsyncGenerator[Event, None]:
-        """`sources` as soon as there are any, `text` piece by piece, and `answer` at the end."""
-        manner = manner or Manner()
-        begun = time.perf_counter()
-        settings = asked.settings or RetrievalSettings(top_k=5, reranking_enable=True, rerank_candidates=20)
-        found = await self._retriever.search(datasets, replace(asked, settings=settings))
-        answer = Answer(notes=list(found.notes), milliseconds=dict(found.milliseconds))
-        hits = self._safe(found.hits, manner, answer)
-        quoted = await self._best_sentence(hits, asked, settings)
-        if not hits or not _is_relevant(hits, quoted, manner, found):
-            answer.text, answer.is_found = not_found(asked.query), False
-            answer.milliseconds["whole"] = _since(begun)
+        """Stream the answer as events: `sources` once, `text` for each chunk, and
+        `answer` with the complete result at the end."""
+        manner = manner or AnswerOptions()
+        started_at = time.perf_counter()
+        # Without settings of the caller, rerank generously: a better first source
+        # matters more than the delay.
+        settings = request.settings or RetrievalSettings(
+            top_k=5, reranking_enable=True, rerank_candidates=20
+        )
+        retrieval = await self._retriever.search(
+            datasets, replace(request, settings=settings)
+        )
+        answer = Answer(
+            notes=list(retrieval.notes), milliseconds=dict(retrieval.milliseconds)
+        )
+        hits = self._filter_safe(retrieval.hits, manner, answer)
+        quoted = await self._best_sentence(hits, request, settings)
+        # If no source is relevant enough, reply that nothing was found and do not call
+        # the model.
+        if not hits or not _is_relevant(hits, quoted, manner, retrieval):
+            answer.text, answer.is_found = not_found_reply(request.query), False
+            answer.milliseconds["whole"] = _elapsed_ms(started_at)
             yield "text", answer.text
             yield "answer", answer
             return
         context = manner.context.build(hits)
         answer.sources = context.citations
-        answer.milliseconds["first_citation"] = _since(begun)
+        answer.milliseconds["first_citation"] = _elapsed_ms(started_at)
         yield "sources", context.citations
+        # The question is inserted last, so that placeholders in it are not replaced.
         prompt = (
             manner.prompt.replace("{context}", context.text)
-            .replace("{not_found}", not_found(asked.query))
-            .replace("{question}", asked.query)
+            .replace("{not_found}", not_found_reply(request.query))
+            .replace("{question}", request.query)
         )
-        pieces: list[str] = []
+        chunks: list[str] = []
         talking = time.perf_counter()
-        async with aclosing(self._talker.talk(asked.tenant, manner.model, prompt)) as talk:
-            async for piece in talk:
-                if not pieces:
-                    answer.milliseconds["first_text"] = _since(begun)
-                pieces.append(piece)
-                yield "text", piece
-        answer.milliseconds["generate"] = _since(talking)
-        answer.text = "".join(pieces).strip()
-        if _gives_up(answer.text) and quoted is not None and quoted[1] >= manner.quotes_from:
+        async with aclosing(
+            self._talker.stream_reply(request.tenant, manner.model, prompt)
+        ) as talk:
+            async for chunk in talk:
+                if not chunks:
+                    answer.milliseconds["first_text"] = _elapsed_ms(started_at)
+                chunks.append(chunk)
+                yield "text", chunk
+        answer.milliseconds["generate"] = _elapsed_ms(talking)
+        answer.text = "".join(chunks).strip()
+        # A confident quotation is better than a model's refusal.
+        if (
+            _is_not_found_reply(answer.text)
+            and quoted is not None
+            and quoted[1] >= manner.min_quote_score
+        ):
             answer.text = quoted[0]
-            answer.notes.append("the model found no answer; the sentence is a quotation")
-        await self._checked(answer, asked, manner)
-        answer.milliseconds["whole"] = _since(begun)
+            answer.notes.append(
+                "the model found no answer; the sentence is a quotation"
+            )
+        await self._check_claims(answer, request, manner)
+        answer.milliseconds["whole"] = _elapsed_ms(started_at)
         yield "answer", answer
 
     async def _best_sentence(
-        self, hits: Sequence[Hit], asked: Asking, settings: RetrievalSettings
+        self, hits: Sequence[Hit], request: SearchRequest, settings: RetrievalSettings
     ) -> tuple[str, float] | None:
-        """What the rerank model thinks answers best, and how sure it is; None where there is none, or for languages
-        that it may not read."""
+        """Return the sentence that the rerank model scores highest, with its score.
+
+        None without a rerank model, or if the question is in Chinese, which the model
+        may not support.
+        """
         model = settings.reranker
-        if self._reranker is None or model is None or _HAN.search(asked.query):
+        if self._reranker is None or model is None or _HAN.search(request.query):
             return None
-        every = [
+        candidates = [
             text
             for hit in hits[:3]
             for start, stop in sentences(hit.text, 0, len(hit.text))
+            # Very short sentences are headings or fragments.
             if len(text := hit.text[start:stop].strip()) > 15
-        ][:_SENTENCES]
-        if not every:
+        ][:_MAX_SENTENCES]
+        if not candidates:
             return None
         try:
-            order = await self._reranker.rerank(asked.tenant, model, asked.query, every)
+            order = await self._reranker.rerank(
+                request.tenant, model, request.query, candidates
+            )
         except ModelyardError:
+            # A failing rerank model only costs the quotation, never the answer.
             return None
-        return (every[order[0][0]], order[0][1]) if order else None
+        return (candidates[order[0][0]], order[0][1]) if order else None
 
     @staticmethod
-    def _safe(hits: Sequence[Hit], manner: Manner, answer: Answer) -> list[Hit]:
+    def _filter_safe(
+        hits: Sequence[Hit], manner: AnswerOptions, answer: Answer
+    ) -> list[Hit]:
         if manner.safety is None:
             return list(hits)
-        kept: list[Hit] = []
-        for one in hits:
-            if reason := manner.safety(one.text):
-                answer.notes.append(f"a segment of {one.document.name!r} was left out: {reason}")
+        safe_hits: list[Hit] = []
+        for hit in hits:
+            if reason := manner.safety(hit.text):
+                answer.notes.append(
+                    f"a segment of {hit.document.name!r} was left out: {reason}"
+                )
             else:
-                kept.append(one)
-        return kept
+                safe_hits.append(hit)
+        return safe_hits
 
-    async def _checked(self, answer: Answer, asked: Asking, manner: Manner) -> None:
-        """What the answer rests on, and whether it does."""
-        if _gives_up(answer.text):
-            answer.text, answer.is_found, answer.citations = not_found(asked.query), False, []
+    async def _check_claims(
+        self, answer: Answer, request: SearchRequest, manner: AnswerOptions
+    ) -> None:
+        """Check the answer's claims, and set its citations."""
+        if _is_not_found_reply(answer.text):
+            answer.text, answer.is_found, answer.citations = (
+                not_found_reply(request.query),
+                False,
+                [],
+            )
             return
         checking = time.perf_counter()
-        texts = [one.text for one in answer.sources]
-        answer.claims = facts.check(answer.text, texts, question=asked.query)
+        texts = [citation.text for citation in answer.sources]
+        answer.claims = facts.check(answer.text, texts, question=request.query)
         if manner.checks == "model" and self._judge is not None:
-            judge = _Judge(self._judge, asked.tenant, manner.model)
-            answer.claims = await facts.judged(answer.claims, texts, judge)
+            judge = _EntailmentModel(self._judge, request.tenant, manner.model)
+            answer.claims = await facts.combine_with_entailment(
+                answer.claims, texts, judge
+            )
         if manner.drops_unsupported:
-            answer.text = _without(answer.text, [one for one in answer.claims if not one.is_supported])
-            answer.claims = [one for one in answer.claims if one.is_supported]
+            answer.text = _remove_claims(
+                answer.text,
+                [claim for claim in answer.claims if not claim.is_supported],
+            )
+            answer.claims = [claim for claim in answer.claims if claim.is_supported]
+            # If every sentence was dropped, the documents do not support any answer.
             if not answer.text:
-                answer.text, answer.is_found = not_found(asked.query), False
-        answer.citations = cited(answer.text, answer.claims, answer.sources) if answer.is_found else []
+                answer.text, answer.is_found = not_found_reply(request.query), False
+        # Citations need the claims, even if the claims themselves are not reported.
+        answer.citations = (
+            supporting_citations(answer.text, answer.claims, answer.sources)
+            if answer.is_found
+            else []
+        )
         if manner.checks == "off":
             answer.claims = []
-        answer.milliseconds["check"] = _since(checking)
+        answer.milliseconds["check"] = _elapsed_ms(checking)
 
 
-class _Judge:
-    """Entailment by asking a model."""
+class _EntailmentModel:
+    """An entailment check that asks a chat model."""
 
     def __init__(self, writer: Any, tenant: str, model: str) -> None:
         self._writer = writer
@@ -298,53 +417,91 @@ class _Judge:
         self._model = model
 
     async def entails(self, source: str, claim: str) -> bool | None:
+        """Return whether the source supports the claim; None if the model fails or its
+        reply is unclear."""
         try:
-            told = await self._writer.write(self._tenant, self._model, _JUDGE.format(source=source, claim=claim))
+            reply = await self._writer.write(
+                self._tenant,
+                self._model,
+                _ENTAILMENT_PROMPT.format(source=source, claim=claim),
+            )
         except ModelyardError:
             return None
-        word = told.strip().lower()
-        return True if word.startswith(("yes", "是")) else False if word.startswith(("no", "否", "不")) else None
+        verdict = reply.strip().lower()
+        return (
+            True
+            if verdict.startswith(("yes", "是"))
+            else False
+            if verdict.startswith(("no", "否", "不"))
+            else None
+        )
 
 
-def not_found(question: str) -> str:
+def not_found_reply(question: str) -> str:
+    """Return the "not found" reply in the question's language."""
     return NOT_FOUND["zh" if _HAN.search(question) else "en"]
 
 
-def _gives_up(text: str) -> bool:
-    return not text or (len(text) < 200 and _NOTHING.search(text) is not None)
+def _is_not_found_reply(text: str) -> bool:
+    return not text or (len(text) < 200 and _NOT_FOUND_REPLY.search(text) is not None)
 
 
-def _is_relevant(hits: Sequence[Hit], quoted: tuple[str, float] | None, manner: Manner, found: Retrieval) -> bool:
-    """Whether any of it may hold the answer."""
-    reranked = [one.scores["rerank"] for one in hits if "rerank" in one.scores]
+def _is_relevant(
+    hits: Sequence[Hit],
+    quoted: tuple[str, float] | None,
+    manner: AnswerOptions,
+    retrieval: Retrieval,
+) -> bool:
+    """Return whether any hit is relevant enough to try to answer."""
+    reranked = [hit.scores["rerank"] for hit in hits if "rerank" in hit.scores]
     if reranked and quoted is not None:
-        return max(*reranked, quoted[1]) >= manner.least_relevance
-    words = [one.scores["full_text"] for one in hits if "full_text" in one.scores]
-    return not words or max(words) >= manner.least_words
+        return max(*reranked, quoted[1]) >= manner.min_rerank_score
+    # Without rerank scores, rely on the share of the question's terms; without that,
+    # trust the vector search.
+    keyword_scores = [
+        hit.scores["full_text"] for hit in hits if "full_text" in hit.scores
+    ]
+    return not keyword_scores or max(keyword_scores) >= manner.min_term_share
 
 
-def cited(text: str, claims: Sequence[Claim], sources: Sequence[Citation]) -> list[Citation]:
-    """The sources that an answer rests on: those that say its sentences, and those that it names and that say some."""
+def supporting_citations(
+    text: str, claims: Sequence[Claim], sources: Sequence[Citation]
+) -> list[Citation]:
+    """Return the sources that the answer rests on: those that support its sentences,
+    and those it names that support any."""
     rests: dict[int, float] = {}
-    for one in claims:
-        if one.source >= 0:
-            rests[one.source] = max(rests.get(one.source, 0.0), one.score)
-    named = {int(number) - 1 for match in _MARKS.finditer(text) for number in match[1].split(",")}
-    for place in named:
-        if 0 <= place < len(sources) and place in rests:
-            rests[place] += 0.05  # of equals, the one that the model names
+    for claim in claims:
+        if claim.source >= 0:
+            rests[claim.source] = max(rests.get(claim.source, 0.0), claim.score)
+    named_indexes = {
+        int(number) - 1
+        for match in _CITATION_MARKS.finditer(text)
+        for number in match[1].split(",")
+    }
+    for index in named_indexes:
+        if 0 <= index < len(sources) and index in rests:
+            # Of equally good sources, prefer the one that the model names.
+            rests[index] += 0.05
     if not rests:
-        fallback = [place for place in sorted(named) if 0 <= place < len(sources)] or [0]
+        fallback = [
+            index for index in sorted(named_indexes) if 0 <= index < len(sources)
+        ] or [0]
         return [sources[fallback[0]]] if sources else []
-    best = max(rests.values())
-    return [sources[place] for place in sorted(rests, key=lambda one: -rests[one]) if rests[place] >= best / 2]
+    best_score = max(rests.values())
+    # Weak sources are dropped: below half of the best score.
+    return [
+        sources[index]
+        for index in sorted(rests, key=lambda index: -rests[index])
+        if rests[index] >= best_score / 2
+    ]
 
 
-def _without(text: str, claims: Sequence[Claim]) -> str:
-    for one in sorted(claims, key=lambda each: -each.start):
-        text = text[: one.start] + text[one.stop :]
+def _remove_claims(text: str, claims: Sequence[Claim]) -> str:
+    # From the end, so that the positions of the earlier claims stay valid.
+    for claim in sorted(claims, key=lambda claim_to_sort: -claim_to_sort.start):
+        text = text[: claim.start] + text[claim.stop :]
     return text.strip()
 
 
-def _since(begun: float) -> float:
-    return round((time.perf_counter() - begun) * 1000, 2)
+def _elapsed_ms(started_at: float) -> float:
+    return round((time.perf_counter() - started_at) * 1000, 2)

@@ -1,8 +1,9 @@
-"""Documents from elsewhere, gathered: pages and what they link to, sitemaps, feeds, values of an HTTP API, rows of a
-database. All that goes out goes out through the egress client, page by page, and bounded; what strangers wrote is read
-in the jail.
+"""Loading documents from external sources: web pages and their links, sitemaps, feeds,
+HTTP APIs and databases.
 
-Each becomes a document under a key; gathered again, what did not change is left alone, and what did is indexed anew.
+All requests go through the egress client, one page at a time and bounded; untrusted
+content is parsed in the sandbox. Each document has a key. When it is loaded again, an
+unchanged document is skipped and a changed one is reindexed.
 """
 
 import asyncio
@@ -20,130 +21,157 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_uuid
-from modelyard.knowledge.addresses import identity, resolve, site_of
+from modelyard.knowledge.addresses import normalized_url, origin_of, resolve
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset
 from modelyard.knowledge.prepare import digest_of
-from modelyard.knowledge.sources import SourceReader, json_at, name_of
-from modelyard.knowledge.visits import AGENT, Conditions, PageError, Visitor, conditions_of
+from modelyard.knowledge.sources import SourceReader, json_at, name_with_extension
+from modelyard.knowledge.visits import (
+    AGENT,
+    Conditions,
+    PageError,
+    PageFetcher,
+    validators_of,
+)
 from modelyard.storage.database import StorageUnavailableError, open_engine
-from modelyard.transport.egress import Egress, Fetched
+from modelyard.transport.egress import EgressClient, FetchedResponse
 
-_MOST_SITEMAPS = 50
-_MOST_SITEMAP_BYTES = 50 << 20
-_MOST_ROWS = 1_000_000
-_MOST_REASONS = 10
-_MOST_KEPT_LINKS = 500
-"""Of a page, with its document. One that has more is fetched whole each time."""
-_AT_A_TIME = 200
-"""Addresses that are worked out before others get their turn."""
+_MAX_SITEMAPS = 50
+_MAX_SITEMAP_BYTES = 50 << 20
+_MAX_ROWS = 1_000_000
+_MAX_REASONS = 10
+_MAX_STORED_LINKS = 500
+"""Maximum number of a page's links stored with its document. A page with more is
+fetched completely each time."""
+_URLS_PER_SLICE = 200
+"""Number of URLs that are resolved before control returns to the event loop."""
 _PAGES = frozenset({".html", ".htm", ".xhtml"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gathered:
-    """One document to be. `key` says which it is when it comes again."""
+class SourceDocument:
+    """A loaded document. `key` identifies it across runs."""
 
     key: str
     name: str = ""
     text: str = ""
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
-    memory: "Remembered | None" = None
-    """What helps to fetch it again."""
+    memory: "RememberedPage | None" = None
+    """Stored with the document, to fetch it conditionally the next time."""
     is_same: bool = False
-    """It is known to be what it was, and was not fetched: name and text are empty."""
+    """True if the document is known to be unchanged and was not fetched: name and text
+    are then empty."""
 
 
-class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Of a page, kept with its document."""
+class RememberedPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The fetch state of a page, stored with its document."""
 
     url: str = ""
-    """Where it came from in the end."""
+    """The final URL, after redirects."""
     etag: str = ""
     modified: str = ""
     lastmod: str = ""
-    """What the sitemap said of it."""
+    """The sitemap's `lastmod` for the page, as it was written."""
     fetched: float = 0.0
     links: list[str] | None = None
-    """Where it leads; None where that was not looked at, or is too much to keep."""
+    """The page's links; None if they were not extracted or are too many to store."""
     canonical: str = ""
-    """The address that it says is its own."""
+    """The canonical URL that the page declares."""
     digest: str = ""
-    """Of its text."""
+    """The digest of the page's text."""
 
 
-class LeftOut(msgspec.Struct, frozen=True):
-    """An address that gave no document."""
+class SkippedAddress(msgspec.Struct, frozen=True):
+    """An address that yielded no document, and the reason."""
 
     url: str
     reason: str
 
 
 @dataclass(slots=True)
-class Report:
-    """What a crawl left out."""
+class CrawlReport:
+    """The addresses that a crawl skipped."""
 
     count: int = 0
-    first: list[LeftOut] = field(default_factory=list[LeftOut])
-    is_whole: bool = True
-    """Whether what did not come is gone. Otherwise some of it may come another time."""
+    first: list[SkippedAddress] = field(default_factory=list[SkippedAddress])
+    is_complete: bool = True
+    """Whether missing documents no longer exist. False if some may be available again
+    in a later run."""
 
-    def leave_out(self, url: str, reason: str, *, is_for_good: bool) -> None:
+    def skip(self, url: str, reason: str, *, is_for_good: bool) -> None:
+        """Record a skipped address. `is_for_good` tells that a later run would skip it
+        as well."""
         self.count += 1
-        self.is_whole = self.is_whole and is_for_good
-        if len(self.first) < _MOST_REASONS:
-            self.first.append(LeftOut(url[:1000], reason[:1000]))
+        self.is_complete = self.is_complete and is_for_good
+        if len(self.first) < _MAX_REASONS:
+            self.first.append(SkippedAddress(url[:1000], reason[:1000]))
 
-    def fail(self, url: str, error: ModelyardError) -> None:
+    def skip_failed(self, url: str, error: ModelyardError) -> None:
+        """Record an address that failed with an error."""
         is_for_good = isinstance(error, PageError) and error.is_for_good
-        self.leave_out(url, str(error), is_for_good=is_for_good)
+        self.skip(url, str(error), is_for_good=is_for_good)
 
 
 class _AlreadySeen(Exception):
-    """A redirect leads to a page that this crawl knows. Nothing is wrong."""
+    """A redirect leads to a page that this crawl has already visited. This is not a
+    failure."""
 
 
 @dataclass(slots=True)
 class _Crawl:
-    """One walk: what it has seen, what is known from before, what it leaves out."""
+    """The state of one crawl: visited pages, pages remembered from earlier runs, and
+    the report."""
 
-    report: Report
-    memory: Mapping[str, Remembered]
+    report: CrawlReport
+    memory: Mapping[str, RememberedPage]
     site: str = ""
-    """The only one that is gone to; empty where any may be."""
+    """The only origin that may be visited; empty if any may."""
     seen: set[str] = field(default_factory=set[str])
     copies: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
 
-    def see(self, url: str) -> bool:
-        """Whether it is new."""
-        known = identity(url)
-        if known in self.seen:
+    def mark_seen(self, url: str) -> bool:
+        """Mark a page as seen. Returns whether it is new."""
+        page_identity = normalized_url(url)
+        if page_identity in self.seen:
             return False
-        self.seen.add(known)
+        self.seen.add(page_identity)
         return True
 
-    def trail(self, begin: str) -> Callable[[str], None]:
-        """To be told where the redirects of a visit lead. Raises PageError for another site, _AlreadySeen for a page
-        that this crawl came by before; one that is led from one spelling of its address to another goes on."""
-        passed = {identity(begin)}
+    def redirect_listener(self, start_url: str) -> Callable[[str], None]:
+        """Return a listener for the redirects of one visit.
+
+        The listener raises PageError for another site, and _AlreadySeen for a page that
+        was visited before. Redirects between spellings of the same URL are allowed.
+        """
+        passed = {normalized_url(start_url)}
 
         def follow(target: str) -> None:
-            if self.site and site_of(target) != self.site:
-                raise PageError(f"it leads to another site, {site_of(target)}; begin there instead", is_for_good=True)
-            known = identity(target)
-            if known not in passed and not self.see(target):
+            """Check one redirect target."""
+            if self.site and origin_of(target) != self.site:
+                raise PageError(
+                    f"it leads to another site, {origin_of(target)}; begin there"
+                    " instead",
+                    is_for_good=True,
+                )
+            target_identity = normalized_url(target)
+            if target_identity not in passed and not self.mark_seen(target):
                 raise _AlreadySeen(target)
-            passed.add(known)
+            passed.add(target_identity)
 
         return follow
 
-    def known(self, url: str) -> Remembered | None:
-        return self.memory.get(identity(url))
+    def remembered_page(self, url: str) -> RememberedPage | None:
+        """Return the fetch state of a page from earlier runs, or None."""
+        return self.memory.get(normalized_url(url))
 
     def is_copy(self, address: str, digest: str) -> bool:
-        """Whether a page of that text came from there before. Sites name wrong canonical addresses: the same text
-        under the same address is the same page, and nothing less is."""
-        copy = (identity(address), digest)
+        """Return whether a page with the same text and the same canonical address was
+        already loaded.
+
+        Sites declare wrong canonical addresses, so the address alone does not prove a
+        copy.
+        """
+        copy = (normalized_url(address), digest)
         if copy in self.copies:
             return True
         self.copies.add(copy)
@@ -152,415 +180,644 @@ class _Crawl:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """What a visit gave: a document, or none, and where it leads."""
+    """The result of visiting a page: its document or None, and its links."""
 
-    found: Gathered | None
+    document: SourceDocument | None
     links: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What a page says about itself."""
+class _PageInfo:
+    """What a page declares about itself: links, canonical address, and whether it may
+    be indexed."""
 
     links: Sequence[str] = ()
     canonical: str = ""
     may_index: bool = True
 
 
-class Gatherer:
-    def __init__(self, egress: Egress, reader: SourceReader, visitor: Visitor) -> None:
+class SourceLoader:
+    """Loads documents from pages, sitemaps, feeds, HTTP APIs and databases."""
+
+    def __init__(
+        self, egress: EgressClient, reader: SourceReader, visitor: PageFetcher
+    ) -> None:
         self._egress = egress
         self._reader = reader
         self._visitor = visitor
 
     async def pages(
-        self, start: str, *, most: int = 100, depth: int = 2, memory: Mapping[str, Remembered] | None = None,
-        report: Report | None = None,
-    ) -> AsyncGenerator[Gathered, None]:  # fmt: skip
-        """A page and those of the same site that it leads to, nearest first. Pages that fail are left out, and stand in
-        `report`; the first one's failure is raised."""
-        begin = _checked(start)
-        crawl = _Crawl(report or Report(), memory or {}, site=site_of(begin))
-        crawl.see(begin)
-        waiting = deque([(begin, 0)])
+        self,
+        start: str,
+        *,
+        max_pages: int = 100,
+        depth: int = 2,
+        memory: Mapping[str, RememberedPage] | None = None,
+        report: CrawlReport | None = None,
+    ) -> AsyncGenerator[SourceDocument, None]:
+        """Yield a page and the pages of the same site it links to, breadth first, up to
+        `max_pages` pages and `depth` links away.
+
+        Pages that fail are skipped and listed in `report`; only the failure of the
+        first page is raised.
+        """
+        start_url = _valid_url(start)
+        crawl = _Crawl(report or CrawlReport(), memory or {}, site=origin_of(start_url))
+        crawl.mark_seen(start_url)
+        # Breadth first: pages near the start matter most if the limit is reached.
+        waiting = deque([(start_url, 0)])
         count = 0
-        while waiting and count < most:
-            url, far = waiting.popleft()
+        while waiting and count < max_pages:
+            url, link_depth = waiting.popleft()
             try:
-                page = await self._visit(crawl, url, needs_links=far < depth)
+                page = await self._visit(crawl, url, needs_links=link_depth < depth)
             except _AlreadySeen:
                 continue
             except ModelyardError as error:
-                if far == 0:
+                if link_depth == 0:
                     raise
-                crawl.report.fail(url, error)
+                crawl.report.skip_failed(url, error)
                 continue
-            if page.found is not None:
+            if page.document is not None:
                 count += 1
-                yield page.found
-            if far < depth:
-                new = await self._new_links(crawl, page.links, most * 20)
-                waiting.extend((link, far + 1) for link in new)
+                yield page.document
+            if link_depth < depth:
+                # The number of known URLs is bounded too, since a single page can hold
+                # endless links.
+                new = await self._new_links(crawl, page.links, max_pages * 20)
+                waiting.extend((link, link_depth + 1) for link in new)
 
     @staticmethod
-    async def _new_links(crawl: _Crawl, links: Sequence[str], most_seen: int) -> list[str]:
-        """Those of the same site that were not seen."""
+    async def _new_links(
+        crawl: _Crawl, links: Sequence[str], max_seen: int
+    ) -> list[str]:
+        """Return the links to the same site that were not seen before, marking them as
+        seen."""
         new: list[str] = []
-        for at, link in enumerate(links):
-            if at % _AT_A_TIME == 0:
+        for index, link in enumerate(links):
+            # Resolving many links takes long: let other tasks of the event loop run in
+            # between.
+            if index % _URLS_PER_SLICE == 0:
                 await asyncio.sleep(0)
-            if len(crawl.seen) >= most_seen:
+            if len(crawl.seen) >= max_seen:
                 break
-            if site_of(link) == crawl.site and crawl.see(link):
+            if origin_of(link) == crawl.site and crawl.mark_seen(link):
                 new.append(link)
         return new
 
     async def sitemap(
-        self, url: str, *, most: int = 1000, memory: Mapping[str, Remembered] | None = None,
-        report: Report | None = None,
-    ) -> AsyncGenerator[Gathered, None]:  # fmt: skip
-        """The pages that a sitemap lists, and those that the sitemaps which it lists do. A page that did not change
-        since it was fetched, by what the sitemap says, is not fetched again."""
-        begin = _checked(url)
-        crawl = _Crawl(report or Report(), memory or {})
-        crawl.see(begin)
-        maps, pages = deque([begin]), list[tuple[str, str]]()
+        self,
+        url: str,
+        *,
+        max_pages: int = 1000,
+        memory: Mapping[str, RememberedPage] | None = None,
+        report: CrawlReport | None = None,
+    ) -> AsyncGenerator[SourceDocument, None]:
+        """Yield the pages listed by a sitemap and by the sitemaps it references.
+
+        A page that has not changed since it was fetched, according to the sitemap, is
+        not fetched again.
+        """
+        start_url = _valid_url(url)
+        crawl = _Crawl(report or CrawlReport(), memory or {})
+        crawl.mark_seen(start_url)
+        maps, pages = deque([start_url]), list[tuple[str, str]]()
         read = 0
-        while maps and len(pages) < most and read < _MOST_SITEMAPS:
-            place = maps.popleft()
+        # Collect the addresses first: an index may reference further sitemaps, and
+        # loops are cut by the crawl's seen set.
+        while maps and len(pages) < max_pages and read < _MAX_SITEMAPS:
+            sitemap_url = maps.popleft()
             read += 1
             try:
-                is_index, entries = await self._entries(crawl, place)
+                is_index, entries = await self._read_sitemap(crawl, sitemap_url)
             except _AlreadySeen:
                 continue
             except ModelyardError as error:
                 if read == 1:
                     raise
-                crawl.report.fail(place, error)
+                crawl.report.skip_failed(sitemap_url, error)
                 continue
             if is_index:
                 maps.extend(address for address, _ in entries)
             else:
                 pages += entries
-        if maps and len(pages) < most:
-            reason = f"only {_MOST_SITEMAPS} sitemaps are read; {len(maps):,} more are listed"
-            crawl.report.leave_out(maps[0], reason, is_for_good=False)
-        for address, lastmod in pages[:most]:
-            if (one := await self._tried(crawl, address, lastmod)) is not None:
-                yield one
+        # A truncated list must not lead to deletions, so the report is marked as
+        # incomplete.
+        if maps and len(pages) < max_pages:
+            reason = (
+                f"only {_MAX_SITEMAPS} sitemaps are read; {len(maps):,} more are listed"
+            )
+            crawl.report.skip(maps[0], reason, is_for_good=False)
+        for address, lastmod in pages[:max_pages]:
+            if (document := await self._load_page(crawl, address, lastmod)) is not None:
+                yield document
 
-    async def _entries(self, crawl: _Crawl, place: str) -> tuple[bool, list[tuple[str, str]]]:
-        """(whether it lists sitemaps, the addresses that are new with what it says when they changed)."""
-        visit = await self._visitor.visit(place, on_redirect=crawl.trail(place), most_bytes=_MOST_SITEMAP_BYTES)
-        told = await self._visitor.read("sitemap", visit.page)
-        if told["is_cut"]:
-            reason = f"the sitemap lists more than {len(told['entries']):,} addresses; the others are left out"
-            crawl.report.leave_out(place, reason, is_for_good=False)
+    async def _read_sitemap(
+        self, crawl: _Crawl, sitemap_url: str
+    ) -> tuple[bool, list[tuple[str, str]]]:
+        """Return whether a sitemap is an index of sitemaps, and its new addresses with
+        their `lastmod`."""
+        visit = await self._visitor.visit(
+            sitemap_url,
+            on_redirect=crawl.redirect_listener(sitemap_url),
+            max_bytes=_MAX_SITEMAP_BYTES,
+        )
+        parsed = await self._visitor.read("sitemap", visit.page)
+        if parsed["is_cut"]:
+            reason = (
+                f"the sitemap lists more than {len(parsed['entries']):,} addresses; the"
+                " others are left out"
+            )
+            crawl.report.skip(sitemap_url, reason, is_for_good=False)
         new: list[tuple[str, str]] = []
-        for at, (written, lastmod) in enumerate(told["entries"]):
-            if at % _AT_A_TIME == 0:
+        for index, (reference, lastmod) in enumerate(parsed["entries"]):
+            if index % _URLS_PER_SLICE == 0:
                 await asyncio.sleep(0)
-            address = resolve(visit.page.url, written)
+            address = resolve(visit.page.url, reference)
             if not address:
-                crawl.report.leave_out(written, "it is no address of the web", is_for_good=True)
-            elif crawl.see(address):
+                crawl.report.skip(
+                    reference, "it is no address of the web", is_for_good=True
+                )
+            elif crawl.mark_seen(address):
                 new.append((address, lastmod))
-        return told["is_index"], new
+        return parsed["is_index"], new
 
     async def feed(
-        self, url: str, *, most: int = 100, memory: Mapping[str, Remembered] | None = None,
-        report: Report | None = None,
-    ) -> AsyncGenerator[Gathered, None]:  # fmt: skip
-        """The pages that an RSS or Atom feed leads to."""
-        begin = _checked(url)
-        crawl = _Crawl(report or Report(), memory or {})
-        visit = await self._visitor.visit(begin)
-        told = await self._visitor.read("feed", visit.page)
-        for written, bases in told["entries"][:most]:
+        self,
+        url: str,
+        *,
+        max_pages: int = 100,
+        memory: Mapping[str, RememberedPage] | None = None,
+        report: CrawlReport | None = None,
+    ) -> AsyncGenerator[SourceDocument, None]:
+        """Yield the pages that the entries of an RSS or Atom feed link to."""
+        feed_url = _valid_url(url)
+        crawl = _Crawl(report or CrawlReport(), memory or {})
+        visit = await self._visitor.visit(feed_url)
+        parsed = await self._visitor.read("feed", visit.page)
+        for reference, bases in parsed["entries"][:max_pages]:
+            # Nested xml:base attributes apply from the outside in (RFC 4287, 2).
             base = visit.page.url
-            for one in bases:
-                base = resolve(base, one) or base
-            address = resolve(base, written) if written else ""
+            for xml_base in bases:
+                base = resolve(base, xml_base) or base
+            address = resolve(base, reference) if reference else ""
             if not address:
-                crawl.report.leave_out(written or begin, "an entry leads to no page", is_for_good=True)
-            elif crawl.see(address) and (one := await self._tried(crawl, address)) is not None:
-                yield one
+                crawl.report.skip(
+                    reference or feed_url, "an entry leads to no page", is_for_good=True
+                )
+            elif (
+                crawl.mark_seen(address)
+                and (xml_base := await self._load_page(crawl, address)) is not None
+            ):
+                yield xml_base
 
-    async def _tried(self, crawl: _Crawl, url: str, lastmod: str = "") -> Gathered | None:
-        """A page's document; None where it gives none, which the report says."""
-        known = crawl.known(url)
-        if known is not None and _is_unchanged(known, lastmod):
-            return _same(crawl, url, known)
+    async def _load_page(
+        self, crawl: _Crawl, url: str, lastmod: str = ""
+    ) -> SourceDocument | None:
+        """Return a page's document; None if it yields none, which is recorded in the
+        report."""
+        remembered_page = crawl.remembered_page(url)
+        if remembered_page is not None and _is_unchanged(remembered_page, lastmod):
+            return _unchanged_document(crawl, url, remembered_page)
         try:
-            return (await self._visit(crawl, url, lastmod=lastmod)).found
+            return (await self._visit(crawl, url, lastmod=lastmod)).document
         except _AlreadySeen:
             return None
         except ModelyardError as error:
-            crawl.report.fail(url, error)
+            crawl.report.skip_failed(url, error)
             return None
 
-    # one page
+    # Loading of one page
 
-    async def _visit(self, crawl: _Crawl, url: str, *, needs_links: bool = False, lastmod: str = "") -> _Page:
-        """Raises ModelyardError."""
-        known = crawl.known(url)
-        conditions = _conditions(known, needs_links=needs_links)
-        visit = await self._visitor.visit(url, conditions=conditions, on_redirect=crawl.trail(url))
-        if visit.is_same and known is not None:
-            return _Page(_same(crawl, url, known), known.links or ())
+    async def _visit(
+        self, crawl: _Crawl, url: str, *, needs_links: bool = False, lastmod: str = ""
+    ) -> _Page:
+        """Fetch a page, unless it is unchanged, and parse it. Raises ModelyardError."""
+        remembered_page = crawl.remembered_page(url)
+        conditions = _conditions(remembered_page, needs_links=needs_links)
+        visit = await self._visitor.visit(
+            url, conditions=conditions, on_redirect=crawl.redirect_listener(url)
+        )
+        if visit.is_same and remembered_page is not None:
+            return _Page(
+                _unchanged_document(crawl, url, remembered_page),
+                remembered_page.links or (),
+            )
+        # Untrusted content is parsed in the sandbox.
         page = visit.page
-        reading = await self._reader.parse(name_of(page), page.body)
-        said = await self._said(page, is_html=reading.kind in _PAGES)
-        text = "\n\n".join(one.text for one in reading.parts)
-        if reason := _why_not(said, text):
-            crawl.report.leave_out(url, reason, is_for_good=True)
-            return _Page(None, said.links)
-        if crawl.is_copy(said.canonical or page.url, digest_of(text)):
-            return _Page(None, said.links)
-        memory = Remembered(
-            url=page.url, canonical=said.canonical, lastmod=lastmod, fetched=self._visitor.now(), **conditions_of(page),
-            links=list(said.links) if needs_links and len(said.links) <= _MOST_KEPT_LINKS else None,
-        )  # fmt: skip
-        found = Gathered(key=url, name=reading.title or url, text=text, metadata={"url": url}, memory=memory)
-        return _Page(found, said.links)
+        reading = await self._reader.parse(name_with_extension(page), page.body)
+        page_info = await self._page_info(page, is_html=reading.kind in _PAGES)
+        text = "\n\n".join(part.text for part in reading.parts)
+        # A page that yields no document may still be followed for its links.
+        if reason := _skip_reason(page_info, text):
+            crawl.report.skip(url, reason, is_for_good=True)
+            return _Page(None, page_info.links)
+        if crawl.is_copy(page_info.canonical or page.url, digest_of(text)):
+            return _Page(None, page_info.links)
+        # Store what makes the next fetch conditional.
+        memory = RememberedPage(
+            url=page.url,
+            canonical=page_info.canonical,
+            lastmod=lastmod,
+            fetched=self._visitor.now(),
+            **validators_of(page),
+            links=(
+                list(page_info.links)
+                if needs_links and len(page_info.links) <= _MAX_STORED_LINKS
+                else None
+            ),
+        )
+        document = SourceDocument(
+            key=url,
+            name=reading.title or url,
+            text=text,
+            metadata={"url": url},
+            memory=memory,
+        )
+        return _Page(document, page_info.links)
 
-    async def _said(self, page: Fetched, *, is_html: bool) -> _Said:
-        words = _robot_words(page.headers.get("x-robots-tag", ""))
-        told: Mapping[str, Any] = {}
+    async def _page_info(self, page: FetchedResponse, *, is_html: bool) -> _PageInfo:
+        """Return what a page declares in its headers and, for HTML, in its content."""
+        directives = _robots_directives(page.headers.get("x-robots-tag", ""))
+        parsed: Mapping[str, Any] = {}
         if is_html:
-            told = await self._visitor.read("page", page)
-            words |= {one for content in told["robots"] for one in _robot_words(content)}
-        follows_all = self._visitor.manners.follows_nofollow
-        may_follow = follows_all or not words & {"nofollow", "none"}
-        links = await _led_to(page.url, told, follows_all=follows_all) if told and may_follow else ()
-        canonical = resolve(page.url, told["canonical"], told["encoding"]) if told and told["canonical"] else ""
-        return _Said(links, canonical, may_index=not words & {"noindex", "none"})
+            parsed = await self._visitor.read("page", page)
+            directives |= {
+                directive
+                for content in parsed["robots"]
+                for directive in _robots_directives(content)
+            }
+        # Whether nofollow is respected is a setting of the crawler.
+        follows_all = self._visitor.policy.follows_nofollow
+        may_follow = follows_all or not directives & {"nofollow", "none"}
+        links = (
+            await _link_targets(page.url, parsed, follows_all=follows_all)
+            if parsed and may_follow
+            else ()
+        )
+        canonical = (
+            resolve(page.url, parsed["canonical"], parsed["encoding"])
+            if parsed and parsed["canonical"]
+            else ""
+        )
+        return _PageInfo(
+            links, canonical, may_index=not directives & {"noindex", "none"}
+        )
 
     async def values(
-        self, url: str, path: str, *, key: str = "id", name: str = "title", text: str = "",
+        self,
+        url: str,
+        path: str,
+        *,
+        key: str = "id",
+        name: str = "title",
+        text: str = "",
         headers: Sequence[tuple[str, str]] = (),
-    ) -> AsyncGenerator[Gathered, None]:  # fmt: skip
-        """What an HTTP API answers: a document a value that `path` names, as `$.items[*]`. `text` is the field that
-        says it; where none is named, all of them do."""
-        for place, value in enumerate(await json_at(self._egress, url, path, headers)):
+    ) -> AsyncGenerator[SourceDocument, None]:
+        """Yield a document for each value of an HTTP API's JSON response that `path`
+        selects, as `$.items[*]`.
+
+        `text` names the field with the document's text; if it is empty, all fields are
+        used.
+        """
+        for index, value in enumerate(await json_at(self._egress, url, path, headers)):
             fields = value if isinstance(value, dict) else {"value": value}
-            said = fields.get(text) if text else None
-            body = str(said) if said is not None else _as_text(fields)
-            yield Gathered(
-                key=f"{url}#{fields.get(key, place)}", name=str(fields.get(name) or fields.get(key, place)), text=body,
+            text_value = fields.get(text) if text else None
+            body = str(text_value) if text_value is not None else _as_text(fields)
+            # Values without an id field are identified by their position.
+            yield SourceDocument(
+                key=f"{url}#{fields.get(key, index)}",
+                name=str(fields.get(name) or fields.get(key, index)),
+                text=body,
                 metadata={"url": url},
-            )  # fmt: skip
+            )
 
     async def rows(
-        self, database: str, query: str, *, key: str, name: str = "", after: Any = None
-    ) -> AsyncGenerator[Gathered, None]:
-        """Rows of a SQLite file or of PostgreSQL, a document each. `query` may hold `:after`: the highest key that was
-        seen, so that only newer rows come."""
-        found = await asyncio.to_thread(_selected, database, query, after)
-        for row in found:
+        self,
+        database: str,
+        query: str,
+        *,
+        key: str,
+        name: str = "",
+        after_key: Any = None,
+    ) -> AsyncGenerator[SourceDocument, None]:
+        """Yield a document for each row of a query on a SQLite file or a PostgreSQL
+        database.
+
+        `query` may contain `:after`, the highest key of the previous run, so that only
+        newer rows are returned.
+        """
+        rows = await asyncio.to_thread(_query_rows, database, query, after_key)
+        for row in rows:
             if key not in row:
-                raise InvokeBadRequestError(f"the query gives no column {key!r}; it gives {', '.join(row)}")
-            yield Gathered(
-                key=str(row[key]), name=str(row.get(name) or row[key]),
-                text=_as_text({column: value for column, value in row.items() if value is not None}),
+                raise InvokeBadRequestError(
+                    f"the query gives no column {key!r}; it gives {', '.join(row)}"
+                )
+            yield SourceDocument(
+                key=str(row[key]),
+                name=str(row.get(name) or row[key]),
+                text=_as_text(
+                    {
+                        column: value
+                        for column, value in row.items()
+                        if value is not None
+                    }
+                ),
                 metadata={"key": row[key]},
-            )  # fmt: skip
+            )
 
 
-def _checked(start: str) -> str:
-    """Raises InvokeBadRequestError for what is no address of the web."""
+def _valid_url(start: str) -> str:
+    """Return the normalised start URL. Raises InvokeBadRequestError if it is not an
+    http(s) URL."""
     if not (url := resolve(start, start)):
         raise InvokeBadRequestError(f"{start[:200]!r} is no address of a page")
     return url
 
 
-def _conditions(known: Remembered | None, *, needs_links: bool) -> Conditions | None:
-    """None where a page must come whole: nothing is known of it, or not where it leads."""
-    if known is None or not known.url or (needs_links and known.links is None):
+def _conditions(
+    remembered_page: RememberedPage | None, *, needs_links: bool
+) -> Conditions | None:
+    """Return the conditions for fetching a page; None if it must be fetched completely.
+
+    That is so if the page is new, or if its links are needed and were not stored.
+    """
+    if (
+        remembered_page is None
+        or not remembered_page.url
+        or (needs_links and remembered_page.links is None)
+    ):
         return None
-    return Conditions(url=known.url, etag=known.etag, modified=known.modified)
+    return Conditions(
+        url=remembered_page.url,
+        etag=remembered_page.etag,
+        modified=remembered_page.modified,
+    )
 
 
-def _same(crawl: _Crawl, url: str, known: Remembered) -> Gathered:
-    crawl.is_copy(known.canonical or known.url, known.digest)
-    return Gathered(key=url, is_same=True)
+def _unchanged_document(
+    crawl: _Crawl, url: str, remembered_page: RememberedPage
+) -> SourceDocument:
+    # Register the page, so that a later copy of it is recognised.
+    crawl.is_copy(
+        remembered_page.canonical or remembered_page.url, remembered_page.digest
+    )
+    return SourceDocument(key=url, is_same=True)
 
 
-def _why_not(said: _Said, text: str) -> str:
-    """Why a page gives no document; empty where it gives one."""
-    if not said.may_index:
+def _skip_reason(page_info: _PageInfo, text: str) -> str:
+    """Return why a page yields no document; empty if it yields one."""
+    if not page_info.may_index:
         return "it says that it is not to be taken up (noindex)"
     return "" if text.strip() else "it has no text"
 
 
-def _robot_words(content: str) -> set[str]:
-    """What a robots rule holds, as `noindex`. A header may begin with the crawler that it is for."""
-    words: set[str] = set()
+def _robots_directives(content: str) -> set[str]:
+    """Return the directives of a robots rule, as `noindex`. A header may start with the
+    crawler it applies to."""
+    directives: set[str] = set()
     is_for_us = True
     for part in content.lower().split(","):
-        agent, colon, word = part.strip().partition(":")
-        if colon and agent.strip() not in _VALUED_RULES:
+        agent, colon, directive = part.strip().partition(":")
+        # A prefix is a crawler's name unless the directive itself takes a value after a
+        # colon.
+        if colon and agent.strip() not in _DIRECTIVES_WITH_VALUE:
             is_for_us = agent.strip() == AGENT
-            part = word
+            part = directive
         if is_for_us:
-            words.add(part.strip())
-    return words
+            directives.add(part.strip())
+    return directives
 
 
-_VALUED_RULES = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
-"""Rules with a colon in them."""
+_DIRECTIVES_WITH_VALUE = frozenset(
+    {"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"}
+)
+"""Robots directives that take a value after a colon."""
 
 
-async def _led_to(url: str, told: Mapping[str, Any], *, follows_all: bool) -> list[str]:
-    """Where a page's links lead, each once."""
-    encoding = told["encoding"]
-    base = resolve(url, told["base"], encoding) or url
-    found: dict[str, None] = {}
-    for at, (written, relations) in enumerate(told["links"]):
-        if at % _AT_A_TIME == 0:
+async def _link_targets(
+    url: str, parsed: Mapping[str, Any], *, follows_all: bool
+) -> list[str]:
+    """Return the distinct targets of a page's links, in order."""
+    encoding = parsed["encoding"]
+    base = resolve(url, parsed["base"], encoding) or url
+    targets: dict[str, None] = {}
+    for index, (reference, relations) in enumerate(parsed["links"]):
+        if index % _URLS_PER_SLICE == 0:
             await asyncio.sleep(0)
         if follows_all or "nofollow" not in relations:
-            found[resolve(base, written, encoding)] = None
-    found.pop("", None)
-    return list(found)
+            targets[resolve(base, reference, encoding)] = None
+    # Links that are not http(s) URLs resolve to an empty string.
+    targets.pop("", None)
+    return list(targets)
 
 
-def _is_unchanged(known: Remembered, lastmod: str) -> bool:
-    """Whether a sitemap says of a page what it said when it was fetched, and that was after its last change."""
-    if not lastmod or lastmod != known.lastmod:
+def _is_unchanged(remembered_page: RememberedPage, lastmod: str) -> bool:
+    """Return whether the sitemap's `lastmod` is the remembered one and the page was
+    fetched after that date."""
+    if not lastmod or lastmod != remembered_page.lastmod:
         return False
-    latest = _latest(lastmod)
-    return latest is not None and latest <= known.fetched
+    latest = _latest_time(lastmod)
+    return latest is not None and latest <= remembered_page.fetched
 
 
-def _latest(lastmod: str) -> float | None:
-    """The last moment that a W3C date can mean; None for what is none."""
+def _latest_time(lastmod: str) -> float | None:
+    """Return the latest time that a W3C date can denote; None if it is not a date."""
     try:
         moment = datetime.fromisoformat(lastmod)
     except ValueError:
         return None
     if moment.tzinfo is not None:
         return moment.timestamp()
-    # A day, or a time of nobody knows where: it is over everywhere half a day after it is over in Greenwich.
+    # A date, or a time without zone: the furthest zone reaches it half a day after
+    # Greenwich does.
     return (moment.replace(tzinfo=UTC) + timedelta(days=1, hours=12)).timestamp()
 
 
 def _as_text(fields: Mapping[str, Any]) -> str:
-    return "\n".join(f"{name}: {_shown(value)}" for name, value in fields.items())
+    return "\n".join(f"{name}: {_value_text(value)}" for name, value in fields.items())
 
 
-def _shown(value: Any) -> str:
-    """As JSON; what JSON does not know, as it shows itself."""
+def _value_text(value: Any) -> str:
+    """Return a value as text: strings as they are, everything else as JSON."""
     if isinstance(value, str):
         return value
     return msgspec.json.encode(value, enc_hook=str).decode()
 
 
-def _selected(database: str, query: str, after: Any) -> list[dict[str, Any]]:
-    """Raises InvokeBadRequestError with what the database says."""
+def _query_rows(database: str, query: str, after_key: Any) -> list[dict[str, Any]]:
+    """Run a query and return its rows as dictionaries. Raises InvokeBadRequestError
+    with the database's message."""
+    # This only gives a clear message; the connection itself is opened read-only.
     if not re.match(r"(?:select|with)\b", query.lstrip(), re.IGNORECASE):
         raise InvokeBadRequestError("the query must be a SELECT")
-    values = {"after": after} if ":after" in query else {}
-    read = _selected_there if "://" in database else _selected_in_file
+    values = {"after": after_key} if ":after" in query else {}
+    read = _query_server if "://" in database else _query_sqlite_file
     return read(database, query, values)
 
 
-def _selected_there(database: str, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _query_server(
+    database: str, query: str, values: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     engine = open_engine(database)
     try:
         connection = engine.connect()
         try:
+            # A read-only transaction: the query comes from a user, and must not change
+            # the database.
             connection.execute("BEGIN")
             connection.execute("SET TRANSACTION READ ONLY")
-            return [dict(row) for row in connection.execute(query, values)[:_MOST_ROWS]]
+            return [dict(row) for row in connection.execute(query, values)[:_MAX_ROWS]]
         finally:
             connection.close()
     except (*engine.errors, StorageUnavailableError, ValueError) as error:
         raise InvokeBadRequestError(f"the database says: {error}") from error
 
 
-def _selected_in_file(path: str, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    # Read-only, and none of our own settings: it is somebody else's file.
+def _query_sqlite_file(
+    path: str, query: str, values: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    # Read-only and with SQLite's defaults, since the file belongs to another
+    # application.
     try:
         with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as file:
             file.row_factory = sqlite3.Row
-            return [dict(row) for row in file.execute(query, values).fetchmany(_MOST_ROWS)]
-    # Several statements at once are a Warning up to Python 3.11, and numbers that are too large an OverflowError.
+            return [
+                dict(row) for row in file.execute(query, values).fetchmany(_MAX_ROWS)
+            ]
+    # Multiple statements raise a Warning up to Python 3.11; numbers out of range raise
+    # an OverflowError.
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
         raise InvokeBadRequestError(f"the database says: {error}") from error
 
 
-async def remembered(datasets: Datasets, dataset: Dataset, kind: str) -> dict[str, Remembered]:
-    """What is known of the pages that were gathered before as this kind, by the identity of their addresses."""
-    memory: dict[str, Remembered] = {}
-    for key, row in (await _known(datasets, dataset, kind)).items():
-        kept = msgspec.json.decode(row["source"]).get("page")
-        # A document that could not be indexed comes anew, whatever its server says.
-        if kept and row["status"] != "error":
-            page = msgspec.convert(kept, Remembered)
+async def remembered_pages(
+    datasets: Datasets, dataset: Dataset, source_type: str
+) -> dict[str, RememberedPage]:
+    """Return the fetch states of the pages that were loaded earlier by this source
+    type, by page identity."""
+    memory: dict[str, RememberedPage] = {}
+    for key, row in (await _existing_rows(datasets, dataset, source_type)).items():
+        stored_page = msgspec.json.decode(row["source"]).get("page")
+        # A document that could not be indexed is fetched again, even if the server
+        # reports no change.
+        if stored_page and row["status"] != "error":
+            page = msgspec.convert(stored_page, RememberedPage)
             memory[key] = msgspec.structs.replace(page, digest=row["digest"])
     return memory
 
 
-async def _known(datasets: Datasets, dataset: Dataset, kind: str) -> dict[str, Mapping[str, Any]]:
-    """The rows of documents that were gathered before as this kind, by what they are."""
-    known: dict[str, Mapping[str, Any]] = {}
-    for row in await datasets.stored.documents.sources(dataset.tenant, dataset.id):
+async def _existing_rows(
+    datasets: Datasets, dataset: Dataset, source_type: str
+) -> dict[str, Mapping[str, Any]]:
+    """Return the rows of the documents that were loaded earlier by this source type, by
+    identity."""
+    rows_by_identity: dict[str, Mapping[str, Any]] = {}
+    for row in await datasets.store.documents.sources(dataset.tenant, dataset.id):
         source = msgspec.json.decode(row["source"])
-        if source.get("gathered") == kind:
-            known[_identity_of(source["key"])] = row
-    return known
+        if source.get("gathered") == source_type:
+            rows_by_identity[_identity_of(source["key"])] = row
+    return rows_by_identity
 
 
 def _identity_of(key: str) -> str:
-    """A page's address by what it shares with its other spellings; other keys, as those of rows and of values that
-    stand behind a `#`, as they are."""
+    """Return the identity of a document's key: a page's normalised URL; other keys
+    unchanged.
+
+    Keys of API values contain a `#`, keys of database rows are no URLs.
+    """
     if key.startswith(("http://", "https://")) and "#" not in key:
-        return identity(key)
+        return normalized_url(key)
     return key
 
 
-async def gather(
-    datasets: Datasets, dataset: Dataset, kind: str, found: AsyncGenerator[Gathered, None], *, deletes: bool = False,
-    report: Report | None = None,
-) -> dict[str, int]:  # fmt: skip
-    """Have the dataset hold what was gathered: new documents are added, changed ones indexed anew, and with `deletes`
-    those that did not come again are deleted, unless the `report` says that some may come another time."""
-    known = await _known(datasets, dataset, kind)
-    told = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
-    seen: set[str] = set()
+async def sync_sources(
+    datasets: Datasets,
+    dataset: Dataset,
+    source_type: str,
+    documents: AsyncGenerator[SourceDocument, None],
+    *,
+    deletes: bool = False,
+    report: CrawlReport | None = None,
+) -> dict[str, int]:
+    """Synchronise a dataset with loaded documents. Returns the counts of added,
+    changed, deleted and unchanged documents.
+
+    With `deletes`, documents that were not loaded again are deleted, unless the report
+    says that the crawl was incomplete.
+    """
+    existing_rows = await _existing_rows(datasets, dataset, source_type)
+    counts = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
+    seen_identities: set[str] = set()
     batch = new_uuid()
-    async for one in found:
-        mark = _identity_of(one.key)
-        is_empty = not one.text.strip() and not one.is_same
-        if is_empty or mark in seen:
+    async for source_document in documents:
+        mark = _identity_of(source_document.key)
+        is_empty = not source_document.text.strip() and not source_document.is_same
+        if is_empty or mark in seen_identities:
             continue
-        seen.add(mark)
-        told[await _taken(datasets, dataset, kind, one, known.get(mark), batch)] += 1
-    may_delete = deletes and (report is None or report.is_whole)
-    gone = [row["id"] for mark, row in known.items() if mark not in seen] if may_delete else []
-    if gone:
-        await datasets.delete_documents(dataset, gone)
-    told["deleted"] = len(gone)
-    return told
+        seen_identities.add(mark)
+        counts[
+            await _sync_document(
+                datasets,
+                dataset,
+                source_type,
+                source_document,
+                existing_rows.get(mark),
+                batch,
+            )
+        ] += 1
+    # Documents that a failed fetch left out may still exist, so nothing is deleted
+    # then.
+    may_delete = deletes and (report is None or report.is_complete)
+    deleted_ids = (
+        [
+            row["id"]
+            for mark, row in existing_rows.items()
+            if mark not in seen_identities
+        ]
+        if may_delete
+        else []
+    )
+    if deleted_ids:
+        await datasets.delete_documents(dataset, deleted_ids)
+    counts["deleted"] = len(deleted_ids)
+    return counts
 
 
-async def _taken(
-    datasets: Datasets, dataset: Dataset, kind: str, one: Gathered, row: Mapping[str, Any] | None, batch: str
+async def _sync_document(
+    datasets: Datasets,
+    dataset: Dataset,
+    source_type: str,
+    source_document: SourceDocument,
+    row: Mapping[str, Any] | None,
+    batch: str,
 ) -> str:
-    """One document is as it was gathered: `added`, `changed` or `same`."""
-    if one.is_same:
+    """Add or update one document. Returns `added`, `changed` or `same`."""
+    if source_document.is_same:
         return "same"
-    source: dict[str, Any] = {"kind": "text", "gathered": kind, "key": one.key, "size": len(one.text)}
-    if one.memory is not None:
-        source["page"] = msgspec.to_builtins(one.memory)
-    digest = digest_of(one.text)
+    source: dict[str, Any] = {
+        "kind": "text",
+        "gathered": source_type,
+        "key": source_document.key,
+        "size": len(source_document.text),
+    }
+    if source_document.memory is not None:
+        source["page"] = msgspec.to_builtins(source_document.memory)
+    digest = digest_of(source_document.text)
     if row is None:
-        texts = [(one.name, one.text, one.metadata)]
-        await datasets.add_texts(dataset, texts, source=source, digest=digest, batch=batch)
+        texts = [(source_document.name, source_document.text, source_document.metadata)]
+        await datasets.add_texts(
+            dataset, texts, source=source, digest=digest, batch=batch
+        )
         return "added"
     if row["digest"] == digest:
         return "same"
-    document = await datasets.stored.documents.get(dataset.tenant, dataset.id, row["id"])
-    await datasets.update_text(dataset, document, name=one.name, text=one.text, source=source)
+    document = await datasets.store.documents.get(dataset.tenant, dataset.id, row["id"])
+    await datasets.update_text(
+        dataset,
+        document,
+        name=source_document.name,
+        text=source_document.text,
+        source=source,
+    )
     return "changed"

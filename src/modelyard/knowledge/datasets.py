@@ -1,4 +1,5 @@
-"""Datasets and their documents as callers see them: made, filled, changed, looked into, deleted."""
+"""Datasets and their documents: creating, filling, changing, searching and deleting
+them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,22 +24,25 @@ from modelyard.knowledge.index.base import Index
 from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.prepare import digest_of
 from modelyard.knowledge.reindex import Reindexer
-from modelyard.knowledge.retrieve import Asking, Retrieval, Retriever
+from modelyard.knowledge.retrieve import Retrieval, Retriever, SearchRequest
 from modelyard.knowledge.rows import DocumentPart
 from modelyard.knowledge.sources import SourceReader
-from modelyard.knowledge.split import Piece
-from modelyard.knowledge.stored.stored import Stored
+from modelyard.knowledge.split import TextSegment
+from modelyard.knowledge.stored.stored import KnowledgeStore
 from modelyard.storage.files import FileStore
 from modelyard.tenancy.caller import current_api_key
 
-_MOST_TEXT = 64 << 20
-_AT_ONCE = 1000
+_MAX_TEXT_LENGTH = 64 << 20
+_DOCUMENTS_PER_TRANSACTION = 1000
 
 
 class Datasets:
+    """The service behind the dataset API: stores datasets and documents and schedules
+    their indexing."""
+
     def __init__(
         self,
-        stored: Stored,
+        store: KnowledgeStore,
         indexer: Indexer,
         retriever: Retriever,
         files: FileStore,
@@ -47,7 +51,7 @@ class Datasets:
         editor: SegmentEditor,
         reindexer: Reindexer,
     ) -> None:
-        self.stored = stored
+        self.store = store
         self.indexer = indexer
         self.retriever = retriever
         self.reader = reader
@@ -58,79 +62,125 @@ class Datasets:
         self._on_delete: list[Callable[[str, str], Awaitable[None]]] = []
 
     def on_delete(self, listener: Callable[[str, str], Awaitable[None]]) -> None:
-        """Have it told of datasets that are gone, as (tenant, id)."""
+        """Register a listener that is called with (tenant, id) after a dataset was
+        deleted."""
         self._on_delete.append(listener)
 
     # datasets
 
     async def create(
-        self, tenant: str, name: str, *, description: str = "", settings: DatasetSettings | None = None, by: str = ""
+        self,
+        tenant: str,
+        name: str,
+        *,
+        description: str = "",
+        settings: DatasetSettings | None = None,
+        by: str = "",
     ) -> Dataset:
-        """Raises ConflictError, InvokeBadRequestError."""
+        """Create a dataset. Raises ConflictError if the name exists,
+        InvokeBadRequestError if a value is invalid."""
         name = name.strip()
         if not 1 <= len(name) <= 40:
-            raise InvokeBadRequestError("a dataset's name has 1 to 40 characters", param="name")
+            raise InvokeBadRequestError(
+                "a dataset's name has 1 to 40 characters", param="name"
+            )
         if len(description) > 400:
-            raise InvokeBadRequestError("a dataset's description has at most 400 characters", param="description")
-        now = self.stored.now()
-        one = Dataset(
-            tenant=tenant, id=new_uuid(), name=name, description=description, settings=settings or DatasetSettings(),
-            created_by=by, created_at=now, updated_at=now,
-        )  # fmt: skip
-        return await self.stored.datasets.add(one)
+            raise InvokeBadRequestError(
+                "a dataset's description has at most 400 characters",
+                param="description",
+            )
+        current_time = self.store.clock()
+        dataset = Dataset(
+            tenant=tenant,
+            id=new_uuid(),
+            name=name,
+            description=description,
+            settings=settings or DatasetSettings(),
+            created_by=by,
+            created_at=current_time,
+            updated_at=current_time,
+        )
+        return await self.store.datasets.add(dataset)
 
-    async def find(self, tenant: str, name: str) -> Dataset:
-        """By id or name. Raises NotFoundError."""
+    async def get_by_id_or_name(self, tenant: str, name: str) -> Dataset:
+        """Return a dataset by its id or name. Raises NotFoundError."""
         try:
-            return await self.stored.datasets.get(tenant, name)
+            return await self.store.datasets.get(tenant, name)
         except NotFoundError:
-            found = await self.stored.datasets.named(tenant, name)
-            if found is None:
+            dataset = await self.store.datasets.find_by_name(tenant, name)
+            if dataset is None:
                 raise
-            return found
+            return dataset
 
-    async def change(self, one: Dataset) -> Dataset:
-        """As it is here; where its model is another, it is indexed anew, and answers from the old index meanwhile."""
-        before = await self.stored.datasets.get(one.tenant, one.id)
-        needs_vectors = one.settings.uses_vectors and before.dimensions > 0
-        if needs_vectors and one.settings.embedding != before.settings.embedding:
-            kept = msgspec.structs.replace(
-                one, settings=msgspec.structs.replace(
-                    one.settings, embedding_model=before.settings.embedding_model,
-                    embedding_model_provider=before.settings.embedding_model_provider,
+    async def update(self, replacement: Dataset) -> Dataset:
+        """Update a dataset. If its embedding model changes, it is reindexed and the old
+        index answers meanwhile."""
+        current_dataset = await self.store.datasets.get(
+            replacement.tenant, replacement.id
+        )
+        needs_vectors = (
+            replacement.settings.uses_vectors and current_dataset.dimensions > 0
+        )
+        if (
+            needs_vectors
+            and replacement.settings.embedding != current_dataset.settings.embedding
+        ):
+            # The other changes apply at once; the new model only when its index is
+            # complete.
+            with_old_model = msgspec.structs.replace(
+                replacement,
+                settings=msgspec.structs.replace(
+                    replacement.settings,
+                    embedding_model=current_dataset.settings.embedding_model,
+                    embedding_model_provider=current_dataset.settings.embedding_model_provider,
                 ),
-            )  # fmt: skip
-            await self.stored.datasets.change(kept)
-            one = msgspec.structs.replace(one, space=before.space)
-            return await self.reindexer.change_model(one)
-        return await self.stored.datasets.change(one)
+            )
+            await self.store.datasets.update(with_old_model)
+            # The index in use may have been swapped since the caller read the dataset.
+            replacement = msgspec.structs.replace(
+                replacement, space=current_dataset.space
+            )
+            return await self.reindexer.change_model(replacement)
+        return await self.store.datasets.update(replacement)
 
-    async def delete(self, tenant: str, id: str) -> None:  # noqa: A002
-        """All of it, its files too."""
-        dataset = await self.stored.datasets.get(tenant, id)
-        # First what can be made again: whoever is killed in between has the whole dataset, and indexes it once more.
+    async def delete(self, tenant: str, id: str) -> None:
+        """Delete a dataset with its documents, files and index. Raises NotFoundError."""
+        dataset = await self.store.datasets.get(tenant, id)
+        # Delete first what can be rebuilt: if the process is killed in between, the
+        # dataset still exists and is reindexed.
         await self._index_of(dataset).drop(id)
-        documents = await self.stored.library.delete(tenant, id)
+        documents = await self.store.library.delete(tenant, id)
         await asyncio.to_thread(self._remove_files, documents)
         for listener in self._on_delete:
             await listener(tenant, id)
 
     def _remove_files(self, documents: Sequence[Document]) -> None:
-        for one in documents:
-            if name := str(one.source.get("file") or ""):
-                self._files.remove(one.tenant, name)
+        for document in documents:
+            if name := str(document.source.get("file") or ""):
+                self._files.remove(document.tenant, name)
 
-    # documents
+    # Documents
 
-    def _document(
-        self, dataset: Dataset, name: str, source: Mapping[str, Any], *, id: str = "", **more: Any  # noqa: A002
-    ) -> Document:  # fmt: skip
-        now = self.stored.now()
+    def _build_document(
+        self,
+        dataset: Dataset,
+        name: str,
+        source: Mapping[str, Any],
+        *,
+        id: str = "",
+        **fields: Any,
+    ) -> Document:
+        current_time = self.store.clock()
         settings = dataset.settings
+        # Fields that are None mean the dataset's defaults.
         values: dict[str, Any] = {
-            "form": settings.doc_form, "rule": settings.process_rule, "batch": new_uuid(), "created_at": now,
-            "updated_at": now, **{key: value for key, value in more.items() if value is not None},
-        }  # fmt: skip
+            "form": settings.doc_form,
+            "rule": settings.process_rule,
+            "batch": new_uuid(),
+            "created_at": current_time,
+            "updated_at": current_time,
+            **{key: value for key, value in fields.items() if value is not None},
+        }
         return Document(
             tenant=dataset.tenant,
             dataset=dataset.id,
@@ -145,190 +195,338 @@ class Datasets:
         self,
         dataset: Dataset,
         texts: Sequence[tuple[str, str]] | Sequence[tuple[str, str, Mapping[str, Any]]],
-        **more: Any,
+        **fields: Any,
     ) -> list[Document]:
-        """(name, text) or (name, text, metadata) each; they share a batch. Raises InvokeBadRequestError."""
+        """Add texts as documents of one batch. Each is (name, text) or (name, text,
+        metadata). Raises InvokeBadRequestError."""
         batch = new_uuid()
         added: list[Document] = []
-        for begin in range(0, len(texts), _AT_ONCE):
-            made: list[Document] = []
-            kept: dict[str, str] = {}
-            for name, text, *rest in texts[begin : begin + _AT_ONCE]:
+        # Large imports are split into several transactions, so that other writers are
+        # not blocked.
+        for batch_start in range(0, len(texts), _DOCUMENTS_PER_TRANSACTION):
+            new_documents: list[Document] = []
+            texts_by_id: dict[str, str] = {}
+            for name, text, *metadata_part in texts[
+                batch_start : batch_start + _DOCUMENTS_PER_TRANSACTION
+            ]:
                 if not text.strip():
-                    raise InvokeBadRequestError(f"document {name!r} has no text", param="text")
-                if len(text) > _MOST_TEXT:
-                    raise InvokeBadRequestError(f"document {name!r} has more than {_MOST_TEXT:,} characters")
+                    raise InvokeBadRequestError(
+                        f"document {name!r} has no text", param="text"
+                    )
+                if len(text) > _MAX_TEXT_LENGTH:
+                    raise InvokeBadRequestError(
+                        f"document {name!r} has more than {_MAX_TEXT_LENGTH:,} characters"
+                    )
                 source = {"kind": "text", "size": len(text)}
-                values = {"batch": batch, "digest": digest_of(text), **more}
-                if rest:
-                    values["metadata"] = dict(rest[0])
-                given: Any = values.pop("source", source)
-                one = self._document(dataset, name, given, **values)
-                kept[one.id] = text
-                made.append(one)
-            stored = await self.stored.library.add(made, kept, is_ours=True)
-            self.indexer.begin()
-            self.indexer.take((one, 0) for one in stored)
-            added += stored
+                values = {"batch": batch, "digest": digest_of(text), **fields}
+                if metadata_part:
+                    values["metadata"] = dict(metadata_part[0])
+                # The caller may describe the source itself, as crawled pages do.
+                document_source: Any = values.pop("source", source)
+                document = self._build_document(
+                    dataset, name, document_source, **values
+                )
+                texts_by_id[document.id] = text
+                new_documents.append(document)
+            added_documents = await self.store.library.add(
+                new_documents, texts_by_id, is_ours=True
+            )
+            self.indexer.start()
+            # This process indexes what it added, without waiting for the next poll.
+            self.indexer.claim((document, 0) for document in added_documents)
+            added += added_documents
         return added
 
     async def add_chunks(
-        self, dataset: Dataset, name: str, chunks: Sequence[DocumentPart], form: DocForm, **more: Any
+        self,
+        dataset: Dataset,
+        name: str,
+        chunks: Sequence[DocumentPart],
+        doc_form: DocForm,
+        **fields: Any,
     ) -> Document:
-        """What was split elsewhere, as a pipeline does it: each chunk is a segment, as it is."""
-        kept = [one for one in chunks if one.text.strip()]
-        if not kept:
+        """Add a document that was split elsewhere, as by a pipeline: each chunk becomes
+        one segment unchanged."""
+        non_empty_chunks = [chunk for chunk in chunks if chunk.text.strip()]
+        if not non_empty_chunks:
             raise InvokeBadRequestError(f"document {name!r} has no chunks")
-        source = {**more.pop("source", {}), "kind": "chunks", "size": sum(len(one.text) for one in kept)}
-        one = self._document(dataset, name, source, form=form, **more)
-        (stored,) = await self.stored.library.add([one])
-        await self.stored.texts.keep(stored.id, kept)
-        self.indexer.wake()
-        return stored
+        source = {
+            **fields.pop("source", {}),
+            "kind": "chunks",
+            "size": sum(len(chunk.text) for chunk in non_empty_chunks),
+        }
+        document = self._build_document(dataset, name, source, form=doc_form, **fields)
+        (added_document,) = await self.store.library.add([document])
+        await self.store.texts.save(added_document.id, non_empty_chunks)
+        self.indexer.notify()
+        return added_document
 
     async def add_failed(
-        self, dataset: Dataset, name: str, error: str, *, id: str, batch: str, source: Mapping[str, Any]  # noqa: A002
-    ) -> Document:  # fmt: skip
-        """A document that never came to be, so that whoever asked for it sees why."""
-        one = self._document(dataset, name, source, id=id, batch=batch, status=Status.ERROR, error=error[:2000])
-        return (await self.stored.library.add([one]))[0]
+        self,
+        dataset: Dataset,
+        name: str,
+        error: str,
+        *,
+        id: str,
+        batch: str,
+        source: Mapping[str, Any],
+    ) -> Document:
+        """Add a document that failed before it had a text, so that the caller can read
+        the error."""
+        document = self._build_document(
+            dataset,
+            name,
+            source,
+            id=id,
+            batch=batch,
+            status=Status.ERROR,
+            error=error[:2000],
+        )
+        return (await self.store.library.add([document]))[0]
 
-    async def add_file(self, dataset: Dataset, name: str, data: bytes, **more: Any) -> Document:
-        """Raises InvokeBadRequestError."""
+    async def add_file(
+        self, dataset: Dataset, name: str, data: bytes, **fields: Any
+    ) -> Document:
+        """Add a document from a file's bytes. Raises InvokeBadRequestError if it is
+        empty, too large or of an unsupported type."""
         self.reader.check_size(name, len(data))
         if not data:
             raise InvokeBadRequestError(f"file {name!r} is empty", param="file")
-        stored = await asyncio.to_thread(self._files.add, dataset.tenant, name, data)
-        source = {"kind": "file", "file": stored.id, "size": len(data), "mime_type": stored.mime_type}
+        stored_file = await asyncio.to_thread(
+            self._files.add, dataset.tenant, name, data
+        )
+        source = {
+            "kind": "file",
+            "file": stored_file.id,
+            "size": len(data),
+            "mime_type": stored_file.mime_type,
+        }
+        # Latin-1 maps every byte to one character: the digest function expects text.
         digest = digest_of(data.decode("latin-1"))
-        one = self._document(dataset, name, source, digest=digest, **more)
-        return await self._added(one)
+        document = self._build_document(dataset, name, source, digest=digest, **fields)
+        return await self._add_and_queue(document)
 
-    async def add_source(self, dataset: Dataset, name: str, source: Mapping[str, Any], **more: Any) -> Document:
-        """Of a path or an address: read when its turn comes."""
-        return await self._added(self._document(dataset, name, source, **more))
+    async def add_source(
+        self, dataset: Dataset, name: str, source: Mapping[str, Any], **fields: Any
+    ) -> Document:
+        """Add a document of a path or URL. It is read when it is indexed."""
+        return await self._add_and_queue(
+            self._build_document(dataset, name, source, **fields)
+        )
 
-    async def _added(self, one: Document) -> Document:
-        (stored,) = await self.stored.library.add([one], is_ours=True)
-        self.indexer.begin()
-        self.indexer.take([(stored, 0)])
-        return stored
+    async def _add_and_queue(self, document: Document) -> Document:
+        (added_document,) = await self.store.library.add([document], is_ours=True)
+        self.indexer.start()
+        self.indexer.claim([(added_document, 0)])
+        return added_document
 
     async def update_text(
-        self, dataset: Dataset, document: Document, *, name: str = "", text: str | None = None, **more: Any
+        self,
+        dataset: Dataset,
+        document: Document,
+        *,
+        name: str = "",
+        text: str | None = None,
+        **fields: Any,
     ) -> Document:
-        """Say something else under the same id. What was there is found until the new is ready."""
-        changed = self._changed(document, name, more)
+        """Replace a document's text, name or metadata. The old content is found until
+        the new one is indexed."""
+        changed = self._with_changes(document, name, fields)
         if text is None:
-            await self.stored.library.index_again(changed)
+            await self.store.library.index_again(changed)
         else:
             if not text.strip():
-                raise InvokeBadRequestError(f"document {document.name!r} would have no text", param="text")
+                raise InvokeBadRequestError(
+                    f"document {document.name!r} would have no text", param="text"
+                )
             old = str(document.source.get("file") or "")
-            source = more.get("source") or {"kind": "text", "size": len(text)}
-            changed = msgspec.structs.replace(changed, source=source, digest=digest_of(text))
-            await self.stored.library.index_again(changed, [DocumentPart(text=text)])
+            source = fields.get("source") or {"kind": "text", "size": len(text)}
+            changed = msgspec.structs.replace(
+                changed, source=source, digest=digest_of(text)
+            )
+            await self.store.library.index_again(changed, [DocumentPart(text=text)])
+            # The old file is removed only after the transaction that stops referencing
+            # it.
             if old:
                 await asyncio.to_thread(self._files.remove, document.tenant, old)
-        self.indexer.wake()
-        return await self.stored.documents.get(dataset.tenant, dataset.id, document.id)
+        self.indexer.notify()
+        return await self.store.documents.get(dataset.tenant, dataset.id, document.id)
 
     async def update_file(
-        self, dataset: Dataset, document: Document, name: str, data: bytes, *, title: str = "", **more: Any
+        self,
+        dataset: Dataset,
+        document: Document,
+        name: str,
+        data: bytes,
+        *,
+        title: str = "",
+        **fields: Any,
     ) -> Document:
+        """Replace a document's file. The old content is found until the new one is
+        indexed. Raises InvokeBadRequestError."""
         self.reader.check_size(name, len(data))
         if not data:
             raise InvokeBadRequestError(f"file {name!r} is empty", param="file")
-        stored = await asyncio.to_thread(self._files.add, dataset.tenant, name, data)
+        stored_file = await asyncio.to_thread(
+            self._files.add, dataset.tenant, name, data
+        )
         old = str(document.source.get("file") or "")
-        source = {"kind": "file", "file": stored.id, "size": len(data), "mime_type": stored.mime_type}
-        changed = self._changed(document, title or name, more)
-        changed = msgspec.structs.replace(changed, source=source, digest=digest_of(data.decode("latin-1")))
-        await self.stored.library.index_again(changed, reads_anew=True)
+        source = {
+            "kind": "file",
+            "file": stored_file.id,
+            "size": len(data),
+            "mime_type": stored_file.mime_type,
+        }
+        changed = self._with_changes(document, title or name, fields)
+        changed = msgspec.structs.replace(
+            changed, source=source, digest=digest_of(data.decode("latin-1"))
+        )
+        await self.store.library.index_again(changed, reads_anew=True)
         if old:
             await asyncio.to_thread(self._files.remove, document.tenant, old)
-        self.indexer.wake()
-        return await self.stored.documents.get(dataset.tenant, dataset.id, document.id)
+        self.indexer.notify()
+        return await self.store.documents.get(dataset.tenant, dataset.id, document.id)
 
     @staticmethod
-    def _changed(document: Document, name: str, more: Mapping[str, Any]) -> Document:
-        values = {key: value for key, value in more.items() if value is not None}
-        return msgspec.structs.replace(document, name=(name or document.name)[:255], batch=new_uuid(), **values)
+    def _with_changes(
+        document: Document, name: str, fields: Mapping[str, Any]
+    ) -> Document:
+        values = {key: value for key, value in fields.items() if value is not None}
+        return msgspec.structs.replace(
+            document, name=(name or document.name)[:255], batch=new_uuid(), **values
+        )
 
     async def delete_documents(self, dataset: Dataset, ids: Sequence[str]) -> None:
-        known = await self.stored.documents.of(dataset.tenant, ids)
-        mine = [one for one in known.values() if one.dataset == dataset.id]
-        await self.stored.library.delete_documents(dataset.tenant, dataset.id, [one.id for one in mine])
+        """Delete documents with their files. Ids of other datasets are ignored."""
+        documents_by_id = await self.store.documents.get_many(dataset.tenant, ids)
+        # The ids come from a request: only those of this dataset may be deleted.
+        mine = [
+            document
+            for document in documents_by_id.values()
+            if document.dataset == dataset.id
+        ]
+        await self.store.library.delete_documents(
+            dataset.tenant, dataset.id, [document.id for document in mine]
+        )
         await asyncio.to_thread(self._remove_files, mine)
 
-    async def sync_folder(self, dataset: Dataset, folder: Path, **more: Any) -> dict[str, int]:
-        """Have the dataset hold what a folder holds: new files come, changed ones are indexed anew, gone ones go."""
-        known = {
+    async def sync_folder(
+        self, dataset: Dataset, folder: Path, **fields: Any
+    ) -> dict[str, int]:
+        """Synchronise a dataset with a folder: add new files, reindex changed ones,
+        delete documents whose file is gone.
+
+        Returns the counts of added, changed, deleted and unchanged documents.
+        """
+        rows_by_path = {
             str(msgspec.json.decode(row["source"]).get("path")): row
-            for row in await self.stored.documents.sources(dataset.tenant, dataset.id)
+            for row in await self.store.documents.sources(dataset.tenant, dataset.id)
             if msgspec.json.decode(row["source"]).get("kind") == "path"
         }
-        told = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
-        seen: set[str] = set()
-        for path, stamp, size in await asyncio.to_thread(files_below, folder):
-            seen.add(path)
+        counts = {"added": 0, "changed": 0, "deleted": 0, "same": 0}
+        seen_paths: set[str] = set()
+        for path, stamp, size in await asyncio.to_thread(list_files, folder):
+            seen_paths.add(path)
             source = {"kind": "path", "path": path, "size": size}
-            row = known.get(path)
+            row = rows_by_path.get(path)
             if row is None:
-                await self.add_source(dataset, Path(path).name, source, digest=stamp, **more)
-                told["added"] += 1
-            elif row["digest"] != stamp:
-                document = await self.stored.documents.get(dataset.tenant, dataset.id, row["id"])
-                changed = msgspec.structs.replace(
-                    document, source=source, digest=stamp, batch=more.get("batch") or new_uuid()
+                await self.add_source(
+                    dataset, Path(path).name, source, digest=stamp, **fields
                 )
-                await self.stored.library.index_again(changed, reads_anew=True)
-                told["changed"] += 1
+                counts["added"] += 1
+            elif row["digest"] != stamp:
+                document = await self.store.documents.get(
+                    dataset.tenant, dataset.id, row["id"]
+                )
+                changed = msgspec.structs.replace(
+                    document,
+                    source=source,
+                    digest=stamp,
+                    batch=fields.get("batch") or new_uuid(),
+                )
+                await self.store.library.index_again(changed, reads_anew=True)
+                counts["changed"] += 1
             else:
-                told["same"] += 1
+                counts["same"] += 1
         base = str(await asyncio.to_thread(folder.resolve))
-        gone = [row["id"] for path, row in known.items() if path not in seen and path.startswith(base)]
-        if gone:
-            await self.delete_documents(dataset, gone)
-            told["deleted"] = len(gone)
-        self.indexer.wake()
-        return told
+        # A dataset may hold documents of several folders: only those below this one are
+        # deleted.
+        deleted_ids = [
+            row["id"]
+            for path, row in rows_by_path.items()
+            if path not in seen_paths and path.startswith(base)
+        ]
+        if deleted_ids:
+            await self.delete_documents(dataset, deleted_ids)
+            counts["deleted"] = len(deleted_ids)
+        self.indexer.notify()
+        return counts
 
-    async def wait(self, dataset: Dataset, batch: str, timeout: float | None = None) -> list[Document]:
+    async def wait(
+        self, dataset: Dataset, batch: str, timeout: float | None = None
+    ) -> list[Document]:
+        """Wait until a batch is indexed and return its documents. `timeout` is in
+        seconds."""
         return await self.indexer.wait(dataset.tenant, dataset.id, batch, timeout)
 
-    # looking
+    # Searching and reading
 
-    async def search(self, tenant: str, datasets: Sequence[str], query: str, **how: Any) -> Retrieval:
-        return await self.retriever.search(datasets, Asking(tenant=tenant, query=query, **how))
+    async def search(
+        self, tenant: str, datasets: Sequence[str], query: str, **options: Any
+    ) -> Retrieval:
+        """Search datasets for a query. The options are the fields of the search
+        request."""
+        return await self.retriever.search(
+            datasets, SearchRequest(tenant=tenant, query=query, **options)
+        )
 
     async def preview(
-        self, name: str, data: bytes | str, *, rule: ProcessRule, form: DocForm = DocForm.TEXT
-    ) -> list[Piece]:
-        """How a document would be split, and nothing kept."""
-        document = Document(tenant="", dataset="", id="", name=name, rule=rule, form=form)
-        parts = [DocumentPart(text=data)] if isinstance(data, str) else (await self.reader.parse(name, data)).parts
-        return (await asyncio.to_thread(prepare.cut, parts, document))[0]
+        self,
+        name: str,
+        data: bytes | str,
+        *,
+        rule: ProcessRule,
+        form: DocForm = DocForm.TEXT,
+    ) -> list[TextSegment]:
+        """Return the segments a document would be split into, without storing anything."""
+        document = Document(
+            tenant="", dataset="", id="", name=name, rule=rule, form=form
+        )
+        parts = (
+            [DocumentPart(text=data)]
+            if isinstance(data, str)
+            else (await self.reader.parse(name, data)).parts
+        )
+        return (await asyncio.to_thread(prepare.split_document, parts, document))[0]
 
     async def text(self, document: Document) -> str:
-        """A document's whole text as it was split: what segments' places are places of."""
-        parts = await self.stored.texts.get(document.id) or []
-        return prepare.whole(parts, document.rule.effective)[0]
+        """Return a document's complete text after cleaning. Segments' positions refer
+        to this text."""
+        parts = await self.store.texts.get(document.id) or []
+        return prepare.full_text(parts, document.rule.effective)[0]
 
     async def file(self, document: Document) -> tuple[str, bytes]:
-        """What was handed in. Raises NotFoundError."""
+        """Return the name and bytes of a document's original file. Raises
+        NotFoundError."""
         if name := str(document.source.get("file") or ""):
-            stored, data = await asyncio.to_thread(self._files.get, document.tenant, name)
-            return stored.name, data
+            stored_file, data = await asyncio.to_thread(
+                self._files.get, document.tenant, name
+            )
+            return stored_file.name, data
         if document.source.get("kind") == "text":
-            parts = await self.stored.texts.get(document.id) or []
-            return f"{document.name}.txt", "\n\n".join(one.text for one in parts).encode()
-        raise NotFoundError(f"document {document.id!r} has no file", code="file_not_found")
+            parts = await self.store.texts.get(document.id) or []
+            return f"{document.name}.txt", "\n\n".join(
+                part.text for part in parts
+            ).encode()
+        raise NotFoundError(
+            f"document {document.id!r} has no file", code="file_not_found"
+        )
 
 
-def files_below(folder: Path) -> list[tuple[str, str, int]]:
-    """(path, what changes with it, size) of each file; hidden ones and links are left out."""
-    found: list[tuple[str, str, int]] = []
+def list_files(folder: Path) -> list[tuple[str, str, int]]:
+    """Return (path, change stamp, size in bytes) of each file below a folder. Hidden
+    files and symbolic links are left out."""
+    files: list[tuple[str, str, int]] = []
     base = folder.resolve()
     for path in sorted(base.rglob("*")) if base.is_dir() else [base]:
         if (
@@ -337,6 +535,13 @@ def files_below(folder: Path) -> list[tuple[str, str, int]]:
             or not path.is_file()
         ):
             continue
-        about = path.stat()
-        found.append((str(path), f"{about.st_size}-{about.st_mtime_ns}", about.st_size))
-    return found
+        file_stat = path.stat()
+        # Size and modification time tell a changed file without reading it.
+        files.append(
+            (
+                str(path),
+                f"{file_stat.st_size}-{file_stat.st_mtime_ns}",
+                file_stat.st_size,
+            )
+        )
+    return files

@@ -1,25 +1,30 @@
-"""What is kept, and the settings of it. The names and values of settings are those that Dify's files and API use."""
+"""The stored records of datasets and their settings. Settings use the names and values
+of Dify's files and API."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-MOST_CONDITIONS = 200
-"""On documents' metadata, of one search."""
-MOST_KEYWORDS = 1000
-"""Of one segment."""
-MOST_TOP_K = 1000
+MAX_CONDITIONS = 200
+"""Maximum number of metadata conditions in one search."""
+MAX_KEYWORDS = 1000
+"""Maximum number of keywords of one segment."""
+MAX_TOP_K = 1000
 
 
 class Technique(StrEnum):
+    """How a dataset is indexed."""
+
     HIGH_QUALITY = "high_quality"
-    """Vectors by an embedding model, and words."""
+    """Vectors of an embedding model in addition to full-text terms."""
     ECONOMY = "economy"
-    """Words alone: no model is called."""
+    """Full-text terms only: no model is called."""
 
 
 class SearchMethod(StrEnum):
+    """How a dataset is searched."""
+
     SEMANTIC = "semantic_search"
     FULL_TEXT = "full_text_search"
     HYBRID = "hybrid_search"
@@ -27,15 +32,17 @@ class SearchMethod(StrEnum):
 
 
 class DocForm(StrEnum):
+    """The structure of a document's segments."""
+
     TEXT = "text_model"
     HIERARCHICAL = "hierarchical_model"
-    """Children are searched, their parents are what is given."""
+    """Children are searched, and their parent segments are returned."""
     QA = "qa_model"
-    """Questions are searched, and given with their answers."""
+    """Questions are searched, and returned with their answers."""
 
 
 class Status(StrEnum):
-    """How far a document is."""
+    """The indexing state of a document."""
 
     WAITING = "waiting"
     PARSING = "parsing"
@@ -48,96 +55,130 @@ class Status(StrEnum):
 
 
 class PreProcessingRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A named cleaning rule and whether it applies."""
+
     id: str
     enabled: bool = True
 
 
 class Segmentation(msgspec.Struct, frozen=True, kw_only=True):
+    """How a text is split into segments."""
+
     separator: str = "\n"
-    """May hold escape sequences, as `\\n\\n`."""
+    r"""The separator; may contain escape sequences, as `\n\n`."""
     max_tokens: int = 500
-    """Of `unit`: characters, unless tokens are asked for."""
+    """Maximum size of a segment, in `unit`."""
     chunk_overlap: int = 0
     unit: Literal["characters", "tokens"] = "characters"
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """The cleaning and splitting rules of documents."""
+
     pre_processing_rules: list[PreProcessingRule] = []
     segmentation: Segmentation = Segmentation()
     parent_mode: Literal["paragraph", "full-doc"] = "paragraph"
     subchunk_segmentation: Segmentation = Segmentation(max_tokens=200)
     heading_context: bool = False
-    """Put the headings above a segment into what is searched."""
+    """Add the headings above a segment to its searched text."""
 
     @property
     def removes_extra_spaces(self) -> bool:
+        """Whether repeated blanks and empty lines are reduced."""
         return self._is_on("remove_extra_spaces")
 
     @property
     def removes_urls_emails(self) -> bool:
+        """Whether URLs and email addresses are removed."""
         return self._is_on("remove_urls_emails")
 
     def _is_on(self, name: str) -> bool:
-        return any(one.id == name and one.enabled for one in self.pre_processing_rules)
+        return any(
+            rule.id == name and rule.enabled for rule in self.pre_processing_rules
+        )
 
 
-_BOTH = [PreProcessingRule(id="remove_extra_spaces"), PreProcessingRule(id="remove_urls_emails")]
-AUTOMATIC = Rules(pre_processing_rules=_BOTH, segmentation=Segmentation(max_tokens=500, chunk_overlap=50))
+_ALL_PRE_PROCESSING_RULES = [
+    PreProcessingRule(id="remove_extra_spaces"),
+    PreProcessingRule(id="remove_urls_emails"),
+]
+AUTOMATIC = Rules(
+    pre_processing_rules=_ALL_PRE_PROCESSING_RULES,
+    segmentation=Segmentation(max_tokens=500, chunk_overlap=50),
+)
 
 
 class ProcessRule(msgspec.Struct, frozen=True, kw_only=True):
-    """How documents are split. `structure` is ours: by headings, code and tables: pieces of 2,000 characters, their
-    children of 600."""
+    """How documents are split. `structure` is an extension of Dify's modes: it splits
+    at headings, code and tables into segments of 2,000 characters with children of 600.
+    """
 
     mode: Literal["automatic", "custom", "hierarchical", "structure"] = "automatic"
     rules: Rules | None = None
 
     @property
     def effective(self) -> Rules:
+        """The rules that apply: the default ones in automatic mode, otherwise the
+        configured ones."""
         return AUTOMATIC if self.mode == "automatic" else (self.rules or Rules())
 
 
 class RerankingModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A rerank model by provider and name."""
+
     reranking_provider_name: str = ""
     reranking_model_name: str = ""
 
 
 class VectorSetting(msgspec.Struct, frozen=True, kw_only=True):
+    """The weight of the vector search, and its embedding model."""
+
     vector_weight: float = 0.7
     embedding_provider_name: str = ""
     embedding_model_name: str = ""
 
 
 class KeywordSetting(msgspec.Struct, frozen=True, kw_only=True):
+    """The weight of the full-text search."""
+
     keyword_weight: float = 0.3
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True):
+    """The weights of a hybrid search's legs."""
+
     weight_type: str = "customized"
     vector_setting: VectorSetting = VectorSetting()
     keyword_setting: KeywordSetting = KeywordSetting()
 
     @property
     def shares(self) -> tuple[float, float]:
-        """Of meaning and of words; together 1."""
+        """The weights of the vector and the full-text search, normalised to a sum of 1."""
         vector = max(0.0, self.vector_setting.vector_weight)
         keyword = max(0.0, self.keyword_setting.keyword_weight)
-        whole = vector + keyword
-        return (vector / whole, keyword / whole) if whole else (0.5, 0.5)
+        total = vector + keyword
+        # Weights of zero on both sides mean equal shares.
+        return (vector / total, keyword / total) if total else (0.5, 0.5)
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """A condition on one metadata field."""
+
     name: str
     comparison_operator: str
     value: Any = None
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True):
+    """Metadata conditions, joined by `and` or `or`."""
+
     logical_operator: Literal["and", "or"] = "and"
-    conditions: Annotated[list[Condition], msgspec.Meta(max_length=MOST_CONDITIONS)] = []
+    conditions: Annotated[list[Condition], msgspec.Meta(max_length=MAX_CONDITIONS)] = []
 
 
 class RetrievalSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a dataset is searched and how its hits are ranked."""
+
     search_method: SearchMethod = SearchMethod.HYBRID
     top_k: int = 4
     score_threshold_enabled: bool = False
@@ -148,32 +189,42 @@ class RetrievalSettings(msgspec.Struct, frozen=True, kw_only=True):
     weights: Weights | None = None
     metadata_filtering_conditions: Conditions | None = None
     fusion: Literal["weights", "ranks"] = "weights"
-    """How a hybrid search joins its legs: by the sum of their scores, or by reciprocal ranks."""
+    """How a hybrid search combines its legs: by weighted scores, or by reciprocal rank
+    fusion."""
     mmr: float | None = None
-    """Maximal marginal relevance, 0 to 1: how much relevance counts against being unlike what was taken already."""
+    """Maximal marginal relevance, 0 to 1: the weight of relevance against dissimilarity
+    to the hits already selected."""
     recency_days: float | None = None
-    """Half-life: a segment of a document this old counts half as much."""
+    """Half-life in days: a segment's score is halved for a document of this age."""
     candidates: int = 100
-    """How many each leg of a search gives."""
+    """Number of hits that each leg of a search returns."""
     rerank_candidates: int = 50
 
     @property
     def threshold(self) -> float:
+        """The minimum score of a hit; 0 if no threshold is enabled."""
         return (self.score_threshold or 0.0) if self.score_threshold_enabled else 0.0
 
     @property
     def reranker(self) -> str | None:
-        """The rerank model's name; `default-rerank` where none is named; None where none is wanted."""
+        """The rerank model's name; `default-rerank` if none is configured, None if
+        reranking is disabled."""
         if not self.reranking_enable or self.reranking_mode == "weighted_score":
             return None
-        named = self.reranking_model
-        if named is None or not named.reranking_model_name:
+        model = self.reranking_model
+        if model is None or not model.reranking_model_name:
             return "default-rerank"
-        provider = named.reranking_provider_name
-        return f"{provider}/{named.reranking_model_name}" if provider else named.reranking_model_name
+        provider = model.reranking_provider_name
+        return (
+            f"{provider}/{model.reranking_model_name}"
+            if provider
+            else model.reranking_model_name
+        )
 
 
 class SummaryIndex(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings for searchable summaries of segments."""
+
     enable: bool = False
     model_name: str = ""
     model_provider_name: str = ""
@@ -181,18 +232,24 @@ class SummaryIndex(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExternalRetrieval(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings for searching an external knowledge API."""
+
     top_k: int = 4
     score_threshold: float = 0.0
     score_threshold_enabled: bool = False
 
 
 class MetadataField(msgspec.Struct, frozen=True, kw_only=True):
+    """A metadata field that the dataset's documents may have."""
+
     id: str
     name: str
     type: Literal["string", "number", "time"] = "string"
 
 
 class DatasetSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a dataset."""
+
     indexing_technique: Technique = Technique.HIGH_QUALITY
     embedding_model: str = ""
     embedding_model_provider: str = ""
@@ -209,23 +266,31 @@ class DatasetSettings(msgspec.Struct, frozen=True, kw_only=True):
     fields: list[MetadataField] = []
     built_in_field_enabled: bool = False
     store: str = ""
-    """Where its index is; empty for the settings' own."""
+    """The vector store of the dataset's index; empty for the configured default."""
     pipeline: str = ""
-    """The app whose file says how documents get here."""
+    """The id of the pipeline app that processes the dataset's documents; empty for
+    none."""
 
     @property
     def embedding(self) -> str:
+        """The embedding model's name, as `provider/model`; `default-text-embedding` if
+        none is configured."""
         if not self.embedding_model:
             return "default-text-embedding"
         provider = self.embedding_model_provider
-        return f"{provider}/{self.embedding_model}" if provider else self.embedding_model
+        return (
+            f"{provider}/{self.embedding_model}" if provider else self.embedding_model
+        )
 
     @property
     def uses_vectors(self) -> bool:
+        """Whether the dataset's entries are embedded."""
         return self.indexing_technique is Technique.HIGH_QUALITY
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
+    """A dataset of a tenant, with the state of its index."""
+
     tenant: str
     id: str
     name: str
@@ -235,15 +300,19 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0
     updated_at: float = 0.0
     generation: int = 0
-    """Goes up with every change of its index."""
+    """Incremented with every change of the index."""
     space: int = 0
-    """Which of its indexes is the one in use: another model's is built beside it."""
+    """The number of the index in use; an index for another model is built under the
+    next number."""
     dimensions: int = 0
     model: str = ""
-    """The embedding model as it was found when the first vector came, as `provider/model`."""
+    """The embedding model that produced the first vector, as `provider/model`; empty
+    before that."""
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A document of a dataset, with its indexing state."""
+
     tenant: str
     dataset: str
     id: str
@@ -251,7 +320,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     batch: str = ""
     source: dict[str, Any] = {}
-    """{kind: text|file|url|…, and what that needs}."""
+    """The origin: `kind` (text, file, url, …) and the fields which that kind needs."""
     form: DocForm = DocForm.TEXT
     language: str = ""
     rule: ProcessRule = ProcessRule(mode="structure")
@@ -261,29 +330,35 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     is_archived: bool = False
     metadata: dict[str, Any] = {}
     readers: list[str] = []
-    """Who may be given its segments; empty for all."""
+    """The users who may receive its segments; empty for everyone."""
     words: int = 0
     tokens: int = 0
     segments: int = 0
     done: int = 0
-    """Segments that are ready to be searched, while it is indexed."""
+    """Number of segments that are already searchable while the document is indexed."""
     hits: int = 0
     digest: str = ""
     times: dict[str, float] = {}
-    """Stage → when it ended."""
+    """End time of each indexing stage, by stage."""
     command: str = ""
     created_by: str = ""
     created_at: float = 0.0
     updated_at: float = 0.0
     api_key: str = ""
-    """The id of the API key that it was added with, on whose behalf models are called to index it."""
+    """The id of the API key that added the document; embedding calls are made on its
+    behalf."""
 
     @property
     def is_available(self) -> bool:
-        return self.status is Status.COMPLETED and self.is_enabled and not self.is_archived
+        """Whether the document's segments can be found."""
+        return (
+            self.status is Status.COMPLETED and self.is_enabled and not self.is_archived
+        )
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment of a document: the unit that a search returns."""
+
     tenant: str
     dataset: str
     document: str
@@ -295,10 +370,10 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     summary: str = ""
     heading: str = ""
     page: int = 0
-    """From 1; 0 where the format knows no pages."""
+    """Page number from 1; 0 if the format has no pages."""
     start: int = 0
     stop: int = 0
-    """Characters of the document's text."""
+    """End of the segment, in characters of the document's text."""
     words: int = 0
     tokens: int = 0
     digest: str = ""
@@ -310,7 +385,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of a segment that is searched in its place."""
+    """A part of a segment that is searched in its place."""
 
     tenant: str
     dataset: str
@@ -325,6 +400,8 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChildHit(msgspec.Struct, frozen=True, kw_only=True):
+    """A child segment that matched a search."""
+
     id: str
     content: str
     position: int
@@ -332,22 +409,27 @@ class ChildHit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment that was found. `score` is 0 to 1; what it means: docs/reference/retrieval.md."""
+    """A segment returned by a search. `score` is 0 to 1; docs/reference/retrieval.md
+    explains it."""
 
     segment: Segment
     document: Document
     dataset: Dataset
     score: float
     scores: dict[str, float] = {}
-    """What each stage said: semantic, full_text, fused, rerank."""
+    """Scores of the search stages: semantic, full_text, fused, rerank."""
     children: list[ChildHit] = []
     title: str = ""
-    """Of what another server found, where there is no document."""
+    """The title of a hit from an external API, which has no document."""
     entry: int = 0
-    """What of it was found best."""
+    """The id of the index entry that matched best."""
 
     @property
     def text(self) -> str:
-        """What is given to a model."""
-        one = self.segment
-        return f"question:{one.content} \nanswer:{one.answer}" if one.answer else one.content
+        """The text that is given to a model: the content, or question and answer."""
+        segment = self.segment
+        return (
+            f"question:{segment.content} \nanswer:{segment.answer}"
+            if segment.answer
+            else segment.content
+        )

@@ -1,5 +1,5 @@
-"""How good retrieval is, in the field's numbers, on any collection in BEIR's layout; and question sets made from
-documents, where there is none."""
+"""Retrieval evaluation with standard metrics on collections in BEIR's file layout, and
+question sets generated from documents if there is no collection."""
 
 import asyncio
 import gzip
@@ -18,15 +18,21 @@ from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset, Hit, RetrievalSettings, SearchMethod
 from modelyard.knowledge.ingest import Writer
 
-_FILES = {"corpus": ("corpus.jsonl",), "queries": ("queries.jsonl",), "qrels": ("qrels.tsv", "qrels/test.tsv")}
+_FILES = {
+    "corpus": ("corpus.jsonl",),
+    "queries": ("queries.jsonl",),
+    "qrels": ("qrels.tsv", "qrels/test.tsv"),
+}
 _DEPTH = 100
 _QUESTION_PROMPT = (
-    "Write one question that the following text answers and that makes sense without it, in the text's own language. "
-    "Give the question alone.\n\n{text}"
+    "Write one question that the following text answers and that makes sense without"
+    " it, in the text's own language. Give the question alone.\n\n{text}"
 )
 
 
-class Text(NamedTuple):
+class CorpusText(NamedTuple):
+    """A document of a collection."""
+
     id: str
     title: str
     text: str
@@ -34,15 +40,17 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Collection:
+    """An evaluation collection: a corpus, queries, and relevance judgements."""
+
     name: str
-    corpus: list[Text]
+    corpus: list[CorpusText]
     queries: dict[str, str]
     qrels: dict[str, dict[str, float]]
-    """Query → document → how relevant."""
+    """Relevance by query id and document id."""
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """Means over the questions. `ndcg`, `mrr` and `recall` are at 10."""
+    """Mean scores over all questions. `ndcg`, `mrr` and `recall` are at a cutoff of 10."""
 
     settings: str
     questions: int
@@ -53,168 +61,290 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     hit_1: float
     hit_5: float
     milliseconds: float
-    """Median, of a whole question."""
+    """Median duration of a complete search."""
     milliseconds_95: float
     stages: dict[str, float] = {}
-    """Mean milliseconds by stage."""
+    """Mean milliseconds of each search stage."""
     cost: float = 0.0
-    """Of all the questions, where their models have prices."""
+    """Total cost of all questions, if their models have prices."""
     notes: int = 0
-    """Questions where something went otherwise than asked."""
+    """Number of questions whose search reported a degradation."""
 
 
-def _lines(folder: Path, kind: str) -> Iterator[str]:
-    for name in _FILES[kind]:
+def _lines(folder: Path, file_type: str) -> Iterator[str]:
+    for name in _FILES[file_type]:
         for path in (folder / name, folder / f"{name}.gz"):
             if path.exists():
                 with (
                     gzip.open(path, "rt", encoding="utf-8")
                     if path.suffix == ".gz"
-                    else path.open(encoding="utf-8") as file
-                ):
+                    else path.open(encoding="utf-8")
+                ) as file:
                     yield from file
                 return
-    raise ConfigError(f"{str(folder)!r} has no {' or '.join(_FILES[kind])}: it is not in BEIR's layout")
+    raise ConfigError(
+        f"{str(folder)!r} has no {' or '.join(_FILES[file_type])}: it is not in BEIR's"
+        " layout"
+    )
 
 
 def load_collection(folder: Path) -> Collection:
-    """Raises ConfigError for a folder in another layout."""
+    """Read a collection from a folder. Raises ConfigError if the folder is not in
+    BEIR's layout."""
     try:
         corpus = [
-            Text(str(one["_id"]), str(one.get("title") or ""), str(one["text"]))
-            for one in map(json.loads, _lines(folder, "corpus"))
+            CorpusText(
+                str(record["_id"]), str(record.get("title") or ""), str(record["text"])
+            )
+            for record in map(json.loads, _lines(folder, "corpus"))
         ]
-        queries = {str(one["_id"]): str(one["text"]) for one in map(json.loads, _lines(folder, "queries"))}
+        queries = {
+            str(record["_id"]): str(record["text"])
+            for record in map(json.loads, _lines(folder, "queries"))
+        }
         qrels: dict[str, dict[str, float]] = {}
-        for at, line in enumerate(_lines(folder, "qrels")):
+        for line_index, line in enumerate(_lines(folder, "qrels")):
             query, document, relevance = line.rstrip("\n").split("\t")
-            if at or relevance not in ("score", "relevance"):
+            # The header line is optional in some collections.
+            if line_index or relevance not in ("score", "relevance"):
                 qrels.setdefault(query, {})[document] = float(relevance)
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ConfigError(f"{str(folder)!r} cannot be read as a collection: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"{str(folder)!r} cannot be read as a collection: {type(error).__name__}:"
+            f" {error}"
+        ) from error
     return Collection(folder.name, corpus, queries, qrels)
 
 
-# ------------------------------------------------------------------------------------------------ numbers
+# ------------------------------------------------------------------------------------------------
+# metrics
 
 
-def ndcg(ranked: Sequence[str], relevant: Mapping[str, float], most: int = 10) -> float:
-    """Normalised discounted cumulative gain (Järvelin, Kekäläinen 2002)."""
-    gained = sum(relevant.get(one, 0.0) / math.log2(at + 2) for at, one in enumerate(ranked[:most]))
-    ideal = sorted(relevant.values(), reverse=True)[:most]
-    best = sum(value / math.log2(at + 2) for at, value in enumerate(ideal))
-    return gained / best if best else 0.0
+def ndcg(
+    ranked: Sequence[str], relevant: Mapping[str, float], cutoff: int = 10
+) -> float:
+    """Return the normalised discounted cumulative gain at a cutoff (Järvelin,
+    Kekäläinen 2002); 0 without relevant documents."""
+    # Ranks start at 0, hence the offset of 2 in the logarithm.
+    gained = sum(
+        relevant.get(document_id, 0.0) / math.log2(rank + 2)
+        for rank, document_id in enumerate(ranked[:cutoff])
+    )
+    ideal = sorted(relevant.values(), reverse=True)[:cutoff]
+    ideal_gain = sum(value / math.log2(rank + 2) for rank, value in enumerate(ideal))
+    return gained / ideal_gain if ideal_gain else 0.0
 
 
-def recall(ranked: Sequence[str], relevant: Mapping[str, float], most: int) -> float:
-    wanted = {one for one, value in relevant.items() if value > 0}
-    return len(wanted & set(ranked[:most])) / len(wanted) if wanted else 0.0
+def recall(ranked: Sequence[str], relevant: Mapping[str, float], cutoff: int) -> float:
+    """Return the share of the relevant documents that are among the first `cutoff`
+    hits; 0 if there are none."""
+    relevant_ids = {document_id for document_id, value in relevant.items() if value > 0}
+    return (
+        len(relevant_ids & set(ranked[:cutoff])) / len(relevant_ids)
+        if relevant_ids
+        else 0.0
+    )
 
 
-def reciprocal_rank(ranked: Sequence[str], relevant: Mapping[str, float], most: int = 10) -> float:
-    return next((1 / (at + 1) for at, one in enumerate(ranked[:most]) if relevant.get(one, 0) > 0), 0.0)
+def reciprocal_rank(
+    ranked: Sequence[str], relevant: Mapping[str, float], cutoff: int = 10
+) -> float:
+    """Return the reciprocal rank of the first relevant document; 0 if none is among the
+    first `cutoff`."""
+    return next(
+        (
+            1 / (rank + 1)
+            for rank, document_id in enumerate(ranked[:cutoff])
+            if relevant.get(document_id, 0) > 0
+        ),
+        0.0,
+    )
 
 
-def percentile(values: Sequence[float], share: float) -> float:
+def percentile(values: Sequence[float], fraction: float) -> float:
+    """Return a percentile by the nearest-rank method. `fraction` is 0 to 1; the result
+    is 0 for no values."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+    return (
+        ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else 0.0
+    )
 
 
 @dataclass(slots=True)
-class _Tally:
+class _ScoreTally:
+    """Accumulates the metrics of single questions."""
+
     rows: list[tuple[float, ...]] = field(default_factory=list[tuple[float, ...]])
     times: list[float] = field(default_factory=list[float])
     stages: dict[str, float] = field(default_factory=dict[str, float])
     notes: int = 0
 
     def scores(self, settings: str) -> Scores:
+        """Return the means over all questions so far."""
         count = max(1, len(self.rows))
-        means = [round(sum(column) / count, 4) for column in zip(*self.rows, strict=True)] or [0.0] * 6
+        means = [
+            round(sum(column) / count, 4) for column in zip(*self.rows, strict=True)
+        ] or [0.0] * 6
         return Scores(
-            settings=settings, questions=len(self.rows), ndcg=means[0], recall=means[1], recall_100=means[2],
-            mrr=means[3], hit_1=means[4], hit_5=means[5], milliseconds=round(percentile(self.times, 0.5), 2),
+            settings=settings,
+            questions=len(self.rows),
+            ndcg=means[0],
+            recall=means[1],
+            recall_100=means[2],
+            mrr=means[3],
+            hit_1=means[4],
+            hit_5=means[5],
+            milliseconds=round(percentile(self.times, 0.5), 2),
             milliseconds_95=round(percentile(self.times, 0.95), 2),
-            stages={name: round(value / count, 2) for name, value in self.stages.items()}, notes=self.notes,
-        )  # fmt: skip
+            stages={
+                name: round(value / count, 2) for name, value in self.stages.items()
+            },
+            notes=self.notes,
+        )
 
 
-# ------------------------------------------------------------------------------------------------ doing it
+# ------------------------------------------------------------------------------------------------
+# evaluation runs
 
 
 async def add_collection(
     datasets: Datasets,
     dataset: Dataset,
     collection: Collection,
-    told: Callable[[int, int], None] = lambda done, of: None,
+    on_progress: Callable[[int, int], None] = lambda completed_count, of: None,
 ) -> None:
-    """Its corpus as documents, which carry its ids in their metadata. Raises ConfigError where one failed."""
-    texts = [(one.id, f"{one.title}\n{one.text}".strip(), {"id": one.id}) for one in collection.corpus]
-    texts = [one for one in texts if one[1]]
+    """Add a collection's corpus to a dataset and wait for its indexing. `on_progress`
+    is called with (indexed, total).
+
+    The collection's ids are stored in the metadata. Raises ConfigError if a document
+    cannot be indexed.
+    """
+    texts = [
+        (text.id, f"{text.title}\n{text.text}".strip(), {"id": text.id})
+        for text in collection.corpus
+    ]
+    # Some collections contain empty documents, which a dataset refuses.
+    texts = [document_text for document_text in texts if document_text[1]]
     added = await datasets.add_texts(dataset, texts)
     waiting = asyncio.ensure_future(datasets.wait(dataset, added[0].batch))
     try:
+        # Poll the counts for progress while the wait runs in the background.
         while not waiting.done():
-            counts = (await datasets.stored.documents.counts(dataset.tenant, dataset.id)).get(dataset.id)
-            told(int(counts["available"]) if counts else 0, len(texts))
+            counts = (
+                await datasets.store.documents.counts(dataset.tenant, dataset.id)
+            ).get(dataset.id)
+            on_progress(int(counts["available"]) if counts else 0, len(texts))
             await asyncio.wait([waiting], timeout=0.5)
     finally:
         waiting.cancel()
-    failed = [one for one in waiting.result() if one.error]
+    failed = [document for document in waiting.result() if document.error]
     if failed:
-        raise ConfigError(f"{len(failed)} documents cannot be indexed; the first: {failed[0].error}")
-    told(len(texts), len(texts))
+        raise ConfigError(
+            f"{len(failed)} documents cannot be indexed; the first: {failed[0].error}"
+        )
+    on_progress(len(texts), len(texts))
 
 
-def ids_of(hits: Sequence[Hit]) -> list[str]:
-    """Documents in the order of their best segments, by the collection's ids."""
-    return list(dict.fromkeys(str(one.document.metadata.get("id", one.document.name)) for one in hits))
+def document_ids(hits: Sequence[Hit]) -> list[str]:
+    """Return the documents' collection ids in the order of their best segments, without
+    duplicates."""
+    return list(
+        dict.fromkeys(
+            str(hit.document.metadata.get("id", hit.document.name)) for hit in hits
+        )
+    )
 
 
 async def evaluate(
-    datasets: Datasets, dataset: Dataset, collection: Collection, settings: RetrievalSettings, *, name: str = "",
-    most: int = 0, spent: Callable[[], Any] = lambda: 0,
-) -> Scores:  # fmt: skip
-    """Ask every question, or the first `most`, and hold what is found against what should be."""
-    trial, before = Trial(datasets, dataset, settings, name), spent()
-    asked = [one for one in collection.queries if one in collection.qrels]
-    for query in asked[: most or None]:
+    datasets: Datasets,
+    dataset: Dataset,
+    collection: Collection,
+    settings: RetrievalSettings,
+    *,
+    name: str = "",
+    max_questions: int = 0,
+    spent: Callable[[], Any] = lambda: 0,
+) -> Scores:
+    """Evaluate retrieval settings on a collection. With `max_questions`, only the first
+    questions are used.
+
+    `spent` returns the accumulated cost of model calls, read before and after.
+    """
+    trial, cost_before = RetrievalRun(datasets, dataset, settings, name), spent()
+    # Queries without judgements cannot be scored.
+    judged_queries = [
+        query_id for query_id in collection.queries if query_id in collection.qrels
+    ]
+    for query in judged_queries[: max_questions or None]:
         await trial.ask(collection.queries[query], collection.qrels[query])
-    return msgspec.structs.replace(trial.scores(), cost=float(spent() - before))
+    return msgspec.structs.replace(trial.scores(), cost=float(spent() - cost_before))
 
 
-class Trial:
-    """A way to search, asked one question after another."""
+class RetrievalRun:
+    """One search configuration under evaluation, run question by question."""
 
-    def __init__(self, datasets: Datasets, dataset: Dataset, settings: RetrievalSettings, name: str = "") -> None:
+    def __init__(
+        self,
+        datasets: Datasets,
+        dataset: Dataset,
+        settings: RetrievalSettings,
+        name: str = "",
+    ) -> None:
         self.name = name or settings.search_method.value
         self._datasets = datasets
         self._dataset = dataset
+        # The metrics need a deep ranking without a threshold, whatever the settings
+        # say.
         self._settings = msgspec.structs.replace(
-            settings, top_k=_DEPTH, candidates=max(settings.candidates, _DEPTH), score_threshold_enabled=False
+            settings,
+            top_k=_DEPTH,
+            candidates=max(settings.candidates, _DEPTH),
+            score_threshold_enabled=False,
         )
-        self._tally = _Tally()
+        self._tally = _ScoreTally()
 
     async def ask(
-        self, query: str, relevant: Mapping[str, float], id_of: Callable[[Hit], str] | None = None
+        self,
+        query: str,
+        relevant: Mapping[str, float],
+        id_of: Callable[[Hit], str] | None = None,
     ) -> list[str]:
-        """Documents in the order in which they were found. `id_of` says how `relevant` names them."""
-        begun, tally = time.perf_counter(), self._tally
-        found = await self._datasets.search(
-            self._dataset.tenant, [self._dataset.id], query, settings=self._settings, counts=False
+        """Run one question and return the ranked document ids. `id_of` maps a hit to
+        the ids that `relevant` uses."""
+        started_at, tally = time.perf_counter(), self._tally
+        # Evaluation searches do not count as hits of the segments.
+        retrieval = await self._datasets.search(
+            self._dataset.tenant,
+            [self._dataset.id],
+            query,
+            settings=self._settings,
+            counts=False,
         )
-        tally.times.append((time.perf_counter() - begun) * 1000)
-        for stage, took in found.milliseconds.items():
+        tally.times.append((time.perf_counter() - started_at) * 1000)
+        for stage, took in retrieval.milliseconds.items():
             tally.stages[stage] = tally.stages.get(stage, 0.0) + took
-        tally.notes += bool(found.notes)
-        ranked = ids_of(found.hits) if id_of is None else list(dict.fromkeys(map(id_of, found.hits)))
-        tally.rows.append((
-            ndcg(ranked, relevant), recall(ranked, relevant, 10), recall(ranked, relevant, 100),
-            reciprocal_rank(ranked, relevant), float(relevant.get(ranked[0], 0) > 0) if ranked else 0.0,
-            float(any(relevant.get(one, 0) > 0 for one in ranked[:5])),
-        ))  # fmt: skip
+        tally.notes += bool(retrieval.notes)
+        ranked = (
+            document_ids(retrieval.hits)
+            if id_of is None
+            else list(dict.fromkeys(map(id_of, retrieval.hits)))
+        )
+        tally.rows.append(
+            (
+                ndcg(ranked, relevant),
+                recall(ranked, relevant, 10),
+                recall(ranked, relevant, 100),
+                reciprocal_rank(ranked, relevant),
+                float(relevant.get(ranked[0], 0) > 0) if ranked else 0.0,
+                float(
+                    any(relevant.get(document_id, 0) > 0 for document_id in ranked[:5])
+                ),
+            )
+        )
         return ranked
 
     def scores(self) -> Scores:
+        """Return the mean scores of the questions so far."""
         return self._tally.scores(self.name)
 
 
@@ -225,41 +355,69 @@ PRESETS: Mapping[str, RetrievalSettings] = {
     "hybrid_ranks": RetrievalSettings(fusion="ranks"),
     "reranked": RetrievalSettings(reranking_enable=True, rerank_candidates=20),
 }
-"""What `modelyard knowledge eval` compares side by side."""
+"""The search configurations that `modelyard knowledge eval` compares."""
 
 
-async def questions_of(
-    datasets: Datasets, dataset: Dataset, writer: Writer, *, most: int = 50, model: str = "default"
+async def generate_questions(
+    datasets: Datasets,
+    dataset: Dataset,
+    writer: Writer,
+    *,
+    max_questions: int = 50,
+    model: str = "default",
 ) -> Collection:
-    """A question a document, written by a model from a segment out of its middle: a set to measure settings by."""
-    documents, _ = await datasets.stored.documents.listed(dataset.tenant, dataset.id, state="available", most=most)
+    """Generate one question per document with a model, as an evaluation set for the
+    dataset."""
+    documents, _ = await datasets.store.documents.list_page(
+        dataset.tenant, dataset.id, state="available", limit=max_questions
+    )
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, float]] = {}
-    corpus: list[Text] = []
-    for at, one in enumerate(documents):
-        segments, _ = await datasets.stored.segments.listed(dataset.tenant, one.id, most=1000)
+    corpus: list[CorpusText] = []
+    for document_index, document in enumerate(documents):
+        segments, _ = await datasets.store.segments.list_page(
+            dataset.tenant, document.id, limit=1000
+        )
         if not segments:
             continue
-        corpus.append(Text(one.id, one.name, await datasets.text(one)))
-        picked = max(segments[len(segments) // 4 : len(segments) * 3 // 4 + 1], key=lambda each: each.words)
-        told = await writer.write(dataset.tenant, model, _QUESTION_PROMPT.format(text=picked.content))
-        lines = [line.strip() for line in told.splitlines() if line.strip()]
+        corpus.append(
+            CorpusText(document.id, document.name, await datasets.text(document))
+        )
+        # The longest segment from the middle half: the beginning is often boilerplate.
+        picked = max(
+            segments[len(segments) // 4 : len(segments) * 3 // 4 + 1],
+            key=lambda segment: segment.words,
+        )
+        reply = await writer.complete(
+            dataset.tenant, model, _QUESTION_PROMPT.format(text=picked.content)
+        )
+        lines = [line.strip() for line in reply.splitlines() if line.strip()]
+        # The model may add explanations: only its first line is used.
         if lines:
-            queries[f"q{at + 1}"] = lines[0]
-            qrels[f"q{at + 1}"] = {one.id: 1.0}
+            queries[f"q{document_index + 1}"] = lines[0]
+            qrels[f"q{document_index + 1}"] = {document.id: 1.0}
     return Collection(dataset.name, corpus, queries, qrels)
 
 
 def save_collection(collection: Collection, folder: Path) -> None:
-    """In BEIR's layout."""
+    """Write a collection to a folder in BEIR's layout, creating the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, Any]]] = {
-        "corpus.jsonl": [{"_id": one.id, "title": one.title, "text": one.text} for one in collection.corpus],
-        "queries.jsonl": [{"_id": name, "text": text} for name, text in collection.queries.items()],
+        "corpus.jsonl": [
+            {"_id": text.id, "title": text.title, "text": text.text}
+            for text in collection.corpus
+        ],
+        "queries.jsonl": [
+            {"_id": name, "text": text} for name, text in collection.queries.items()
+        ],
     }
     for name, values in rows.items():
-        lines = [json.dumps(one, ensure_ascii=False) for one in values]
+        lines = [json.dumps(record, ensure_ascii=False) for record in values]
         (folder / name).write_text("\n".join([*lines, ""]), "utf-8")
     lines = ["query-id\tcorpus-id\tscore"]
-    lines += [f"{query}\t{one}\t{score:g}" for query, found in collection.qrels.items() for one, score in found.items()]
+    lines += [
+        f"{query}\t{document_id}\t{score:g}"
+        for query, relevances in collection.qrels.items()
+        for document_id, score in relevances.items()
+    ]
     (folder / "qrels.tsv").write_text("\n".join([*lines, ""]), "utf-8")

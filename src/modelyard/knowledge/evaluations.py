@@ -1,4 +1,5 @@
-"""Evaluations of a dataset that are kept: what was asked, each way's numbers, and where each answer was found."""
+"""Stored evaluations of a dataset: the questions, the scores of each search strategy,
+and the rank of each answer."""
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -9,115 +10,216 @@ from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_id
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset, Hit
-from modelyard.knowledge.evaluate import PRESETS, Scores, Trial, questions_of
+from modelyard.knowledge.evaluate import (
+    PRESETS,
+    RetrievalRun,
+    Scores,
+    generate_questions,
+)
 from modelyard.knowledge.ingest import Writer
-from modelyard.storage.kept import Kept
+from modelyard.storage.kept import ScopedStore
 
-_MOST_QUESTIONS = 1000
-_MOST_KEPT = 100
+_MAX_QUESTIONS = 1000
+_MAX_EVALUATIONS = 100
 _DEPTH = 10
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """A test question and the documents that answer it."""
+
     question: str
     documents: list[str]
-    """Names or ids of those that answer it."""
+    """Names or ids of the documents that answer the question."""
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class QuestionOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one question."""
+
     question: str
     documents: list[str]
     places: dict[str, int]
-    """Way to search → the place of the first that answers it, from 1; 0 where none is among ten."""
+    """Search strategy to the rank of the first relevant document, from 1; 0 if it is
+    not among the first ten."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """A completed evaluation of a dataset."""
+
     id: str
     at: float
     by: str
     embedding_model: str
     scores: list[Scores]
-    outcomes: list[Outcome]
+    outcomes: list[QuestionOutcome]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """The number of questions that have been evaluated, of all."""
+
     done: int
     of: int
 
 
 class Evaluations:
-    def __init__(self, kept: Kept, datasets: Datasets, writer: Writer, now: Callable[[], float] = time.time) -> None:
-        self._kept = kept
+    """Runs evaluations of datasets and stores their results."""
+
+    def __init__(
+        self,
+        scoped_store: ScopedStore,
+        datasets: Datasets,
+        writer: Writer,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = scoped_store
         self._datasets = datasets
         self._writer = writer
-        self._now = now
-        datasets.on_delete(self._forget_all)
+        self._now = clock
+        datasets.on_delete(self._delete_all)
 
     async def run(
-        self, dataset: Dataset, questions: Sequence[Question], ways: Sequence[str], *, by: str = ""
+        self,
+        dataset: Dataset,
+        questions: Sequence[Question],
+        strategies: Sequence[str],
+        *,
+        by: str = "",
     ) -> AsyncGenerator[Progress | Evaluation, None]:
-        """How far it is after each question; at last what came of it, which is kept.
+        """Evaluate search strategies, yielding the progress after each question and the
+        stored evaluation at the end.
 
-        Raises InvokeBadRequestError before anything is asked.
+        Raises InvokeBadRequestError before the first search if a strategy or the
+        questions are invalid.
         """
-        chosen = list(dict.fromkeys(ways)) or ["full_text", "semantic", "hybrid"]
-        if unknown := [one for one in chosen if one not in PRESETS]:
-            raise InvokeBadRequestError(f"{unknown[0]!r} is no way to search; there are {', '.join(PRESETS)}")
+        # Duplicates would double the work and overwrite each other's ranks.
+        selected_strategies = list(dict.fromkeys(strategies)) or [
+            "full_text",
+            "semantic",
+            "hybrid",
+        ]
+        if unknown := [
+            strategy for strategy in selected_strategies if strategy not in PRESETS
+        ]:
+            raise InvokeBadRequestError(
+                f"{unknown[0]!r} is no way to search; there are {', '.join(PRESETS)}"
+            )
         if not questions:
-            raise InvokeBadRequestError("'questions' is empty: there is nothing to ask", param="questions")
-        if len(questions) > _MOST_QUESTIONS:
-            raise InvokeBadRequestError(f"{len(questions):,} questions are more than {_MOST_QUESTIONS:,}")
-        trials = [Trial(self._datasets, dataset, PRESETS[one], one) for one in chosen]
-        outcomes: list[Outcome] = []
+            raise InvokeBadRequestError(
+                "'questions' is empty: there is nothing to ask", param="questions"
+            )
+        if len(questions) > _MAX_QUESTIONS:
+            raise InvokeBadRequestError(
+                f"{len(questions):,} questions are more than {_MAX_QUESTIONS:,}"
+            )
+        trials = [
+            RetrievalRun(self._datasets, dataset, PRESETS[strategy], strategy)
+            for strategy in selected_strategies
+        ]
+        outcomes: list[QuestionOutcome] = []
         yield Progress(done=0, of=len(questions))
-        for one in questions:
-            wanted = dict.fromkeys(one.documents, 1.0)
-            places: dict[str, int] = {}
+        for question in questions:
+            # All named documents are equally relevant.
+            relevant_documents = dict.fromkeys(question.documents, 1.0)
+            ranks: dict[str, int] = {}
             for trial in trials:
-                ranked = await trial.ask(one.question, wanted, lambda hit: _named(hit, wanted))  # noqa: B023  awaited
-                places[trial.name] = next((at + 1 for at, name in enumerate(ranked[:_DEPTH]) if name in wanted), 0)
-            outcomes.append(Outcome(question=one.question, documents=one.documents, places=places))
+                ranked = await trial.ask(
+                    question.question,
+                    relevant_documents,
+                    lambda hit: _relevant_name(hit, relevant_documents),  # noqa: B023
+                )
+                ranks[trial.name] = next(
+                    (
+                        rank_index + 1
+                        for rank_index, name in enumerate(ranked[:_DEPTH])
+                        if name in relevant_documents
+                    ),
+                    0,
+                )
+            outcomes.append(
+                QuestionOutcome(
+                    question=question.question,
+                    documents=question.documents,
+                    places=ranks,
+                )
+            )
             yield Progress(done=len(outcomes), of=len(questions))
-        made = Evaluation(
-            id=new_id("eval"), at=self._now(), by=by, embedding_model=dataset.settings.embedding_model,
-            scores=[one.scores() for one in trials], outcomes=outcomes,
-        )  # fmt: skip
-        await self._kept.put(dataset.tenant, _scope(dataset.id), made.id, msgspec.json.encode(made))
-        await self._forget(dataset.tenant, dataset.id, but=_MOST_KEPT)
-        yield made
+        evaluation = Evaluation(
+            id=new_id("eval"),
+            at=self._now(),
+            by=by,
+            embedding_model=dataset.settings.embedding_model,
+            scores=[trial.scores() for trial in trials],
+            outcomes=outcomes,
+        )
+        await self._store.put(
+            dataset.tenant,
+            _scope(dataset.id),
+            evaluation.id,
+            msgspec.json.encode(evaluation),
+        )
+        # Old evaluations are removed so that the store stays bounded.
+        await self._delete_old(dataset.tenant, dataset.id, but=_MAX_EVALUATIONS)
+        yield evaluation
 
-    async def _forget_all(self, tenant: str, dataset: str) -> None:
-        await self._forget(tenant, dataset, but=0)
+    async def _delete_all(self, tenant: str, dataset: str) -> None:
+        await self._delete_old(tenant, dataset, but=0)
 
-    async def _forget(self, tenant: str, dataset: str, *, but: int) -> None:
-        rows = await self._kept.list(tenant, _scope(dataset), most=1000)
+    async def _delete_old(self, tenant: str, dataset: str, *, but: int) -> None:
+        # Rows are listed newest first, so the remainder after `but` is the oldest.
+        rows = await self._store.list(tenant, _scope(dataset), limit=1000)
         for row in rows[but:]:
-            await self._kept.remove(tenant, _scope(dataset), row.name)
+            await self._store.remove(tenant, _scope(dataset), row.name)
 
-    async def all(self, dataset: Dataset) -> list[Evaluation]:
-        """The newest first, without what came of each question."""
-        rows = await self._kept.values(dataset.tenant, _scope(dataset.id), most=_MOST_KEPT)
-        return [msgspec.structs.replace(msgspec.json.decode(body, type=Evaluation), outcomes=[]) for _, body in rows]
-
-    async def one(self, dataset: Dataset, id: str) -> Evaluation:  # noqa: A002
-        """Raises NotFoundError."""
-        found = await self._kept.get(dataset.tenant, _scope(dataset.id), id)
-        if found is None:
-            raise NotFoundError(f"evaluation {id[:80]!r} does not exist", code="evaluation_not_found")
-        return msgspec.json.decode(found, type=Evaluation)
-
-    async def remove(self, dataset: Dataset, id: str) -> None:  # noqa: A002
-        """Raises NotFoundError."""
-        if not await self._kept.remove(dataset.tenant, _scope(dataset.id), id):
-            raise NotFoundError(f"evaluation {id[:80]!r} does not exist", code="evaluation_not_found")
-
-    async def questions(self, dataset: Dataset, *, most: int = 20, model: str = "default") -> list[Question]:
-        """One a document, written by a model."""
-        made = await questions_of(self._datasets, dataset, self._writer, most=most, model=model)
-        names = {one.id: one.title for one in made.corpus}
+    async def list_all(self, dataset: Dataset) -> list[Evaluation]:
+        """Return the dataset's evaluations, newest first, without the outcomes of
+        single questions."""
+        rows = await self._store.values(
+            dataset.tenant, _scope(dataset.id), limit=_MAX_EVALUATIONS
+        )
         return [
-            Question(question=text, documents=[names.get(one, one) for one in made.qrels[query]])
-            for query, text in made.queries.items()
+            msgspec.structs.replace(
+                msgspec.json.decode(body, type=Evaluation), outcomes=[]
+            )
+            for _, body in rows
+        ]
+
+    async def get(self, dataset: Dataset, id: str) -> Evaluation:
+        """Return one evaluation with its outcomes. Raises NotFoundError."""
+        body = await self._store.get(dataset.tenant, _scope(dataset.id), id)
+        if body is None:
+            raise NotFoundError(
+                f"evaluation {id[:80]!r} does not exist", code="evaluation_not_found"
+            )
+        return msgspec.json.decode(body, type=Evaluation)
+
+    async def remove(self, dataset: Dataset, id: str) -> None:
+        """Delete one evaluation. Raises NotFoundError."""
+        if not await self._store.remove(dataset.tenant, _scope(dataset.id), id):
+            raise NotFoundError(
+                f"evaluation {id[:80]!r} does not exist", code="evaluation_not_found"
+            )
+
+    async def generate_questions(
+        self, dataset: Dataset, *, max_questions: int = 20, model: str = "default"
+    ) -> list[Question]:
+        """Generate one question per document with a model, for at most `max_questions`
+        documents."""
+        collection = await generate_questions(
+            self._datasets,
+            dataset,
+            self._writer,
+            max_questions=max_questions,
+            model=model,
+        )
+        names = {text.id: text.title for text in collection.corpus}
+        return [
+            Question(
+                question=text,
+                documents=[
+                    names.get(document_id, document_id)
+                    for document_id in collection.qrels[query]
+                ],
+            )
+            for query, text in collection.queries.items()
         ]
 
 
@@ -125,5 +227,8 @@ def _scope(dataset: str) -> str:
     return f"evaluation:{dataset}"
 
 
-def _named(hit: Hit, wanted: "dict[str, float]") -> str:
-    return hit.document.id if hit.document.id in wanted else hit.document.name
+def _relevant_name(hit: Hit, relevant_documents: "dict[str, float]") -> str:
+    """Return the hit's document id or name, whichever the question uses."""
+    return (
+        hit.document.id if hit.document.id in relevant_documents else hit.document.name
+    )

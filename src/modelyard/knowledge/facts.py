@@ -1,8 +1,10 @@
-"""Whether what was answered is in the sources: each sentence by its words, and, where wanted, by a model's judgement.
+"""Fact check of an answer against its sources: each sentence by its words and,
+optionally, by a model's judgement.
 
-By words, a sentence is supported as far as some place of the sources says the same: its words, weighed by how rare they
-are in the sources, within a window of a few sentences; every number of it must be there; and where one side denies and
-the other does not, it is not supported. That is cheap, explains itself, and errs on the side of doubt.
+By words, a sentence is supported as far as a window of a few source sentences contains
+its words, weighted by how rare they are in the sources. All its numbers must occur
+there, and a sentence that negates what the source affirms, or the reverse, is not
+supported. This is cheap, explainable, and errs on the side of doubt.
 """
 
 import math
@@ -17,140 +19,240 @@ from modelyard.knowledge.split import sentences
 
 SUPPORTED = 0.7
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_MARK = re.compile(r"(?<!\s)\s*+\[(?:\d++(?:\s*+,\s*+\d++)*+)\]")
-_DENIAL = re.compile(
-    r"\b(?:not|no|never|none|nobody|nothing|without|cannot|neither|nor)\b|n['’]t\b|不|没|無|无|非", re.IGNORECASE
+_CITATION_MARK = re.compile(r"(?<!\s)\s*+\[(?:\d++(?:\s*+,\s*+\d++)*+)\]")
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|none|nobody|nothing|without|cannot|neither|nor)\b|n['’]t\b|不|没|無|无|非",
+    re.IGNORECASE,
 )
-_EMPTY = re.compile(r"^(?:yes|no|sure|okay|of course|certainly)[.,!]?$", re.IGNORECASE)
-_NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
+_FILLER_SENTENCE = re.compile(
+    r"^(?:yes|no|sure|okay|of course|certainly)[.,!]?$", re.IGNORECASE
 )
-_WORDS_OF_NUMBERS = {word: str(at) for at, word in enumerate(_NUMBERS.split(" "))}
+_NUMBER_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen"
+    " fourteen fifteen sixteen seventeen eighteen nineteen twenty"
+)
+_NUMBER_WORD_DIGITS = {
+    number_word: str(number)
+    for number, number_word in enumerate(_NUMBER_WORDS.split(" "))
+}
 _WORD = re.compile(r"[A-Za-z]+")
-_WINDOW = 2  # sentences of a source that may together say what one sentence of an answer says
+# Number of consecutive source sentences that together may support one sentence of the
+# answer.
+_WINDOW = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A sentence of an answer, and what the sources say of it."""
+    """A sentence of an answer and how well the sources support it."""
 
     text: str
     start: int
     stop: int
-    """Characters of the answer."""
+    """End of the sentence, in characters of the answer."""
     score: float
-    """0 to 1."""
+    """Degree of support, 0 to 1."""
     is_supported: bool
     source: int
-    """Place in the sources of what says it best; -1 where there is nothing."""
+    """Index of the best supporting source; -1 if there is none."""
     quote: str = ""
-    """What that says."""
+    """The supporting passage of that source."""
     reason: str = ""
 
 
-class Judge(Protocol):
+class EntailmentModel(Protocol):
+    """A model that decides whether a text entails a statement."""
+
     async def entails(self, source: str, claim: str) -> bool | None:
-        """Whether the source says so; None where it cannot be told."""
+        """Return whether the source entails the claim; None if undecided."""
         ...
 
 
-def plain(text: str) -> str:
-    """Without marks of citations."""
-    return _MARK.sub("", text)
+def without_citation_marks(text: str) -> str:
+    """Remove citation marks, as `[1]`."""
+    return _CITATION_MARK.sub("", text)
 
 
-def claims_of(answer: str) -> list[tuple[int, int, str]]:
-    """Sentences of an answer that say something: (start, stop, text without marks)."""
-    found: list[tuple[int, int, str]] = []
+def split_claims(answer: str) -> list[tuple[int, int, str]]:
+    """Return the sentences of an answer that state something: (start, stop, text
+    without citation marks)."""
+    claim_spans: list[tuple[int, int, str]] = []
     for start, stop in sentences(answer, 0, len(answer)):
-        text = plain(answer[start:stop]).strip().lstrip("-*•# ").strip()
-        if (len(terms(text)) >= 2 and not _EMPTY.match(text)) or (text and _NUMBER.search(text)):
-            found.append((start, stop, text))
-    return found
+        text = (
+            without_citation_marks(answer[start:stop]).strip().lstrip("-*•# ").strip()
+        )
+        # One-word replies state nothing, unless they contain a number.
+        if (len(terms(text)) >= 2 and not _FILLER_SENTENCE.match(text)) or (
+            text and _NUMBER.search(text)
+        ):
+            claim_spans.append((start, stop, text))
+    return claim_spans
 
 
 def check(answer: str, sources: Sequence[str], *, question: str = "") -> list[Claim]:
-    """Each sentence beside the sources. Words of the question need no source: an answer repeats them."""
-    windows = [(place, text) for place, source in enumerate(sources) for text in _windows(source)]
-    known = [Counter(terms(_digits(text))) for _, text in windows]
+    """Check each sentence of an answer against the sources. Words of the question count
+    little, as answers repeat them."""
+    windows = [
+        (source_index, text)
+        for source_index, source in enumerate(sources)
+        for text in _windows(source)
+    ]
+    window_term_counts = [
+        Counter(terms(_numbers_as_digits(text))) for _, text in windows
+    ]
+    # Document frequency of each term over the windows, for the inverse weights.
     counts: Counter[int] = Counter()
-    for one in known:
-        counts.update(one.keys())
-    asked = set(terms(_digits(question)))
+    for term_counts in window_term_counts:
+        counts.update(term_counts.keys())
+    question_terms = set(terms(_numbers_as_digits(question)))
 
     def weight(term: int) -> float:
-        return math.log(1 + (len(windows) + 0.5) / (counts.get(term, 0) + 0.5)) * (0.25 if term in asked else 1.0)
+        """Return the weight of a term: inverse document frequency, reduced for terms of
+        the question."""
+        return math.log(1 + (len(windows) + 0.5) / (counts.get(term, 0) + 0.5)) * (
+            0.25 if term in question_terms else 1.0
+        )
 
-    found: list[Claim] = []
-    for start, stop, text in claims_of(answer):
-        wanted = set(terms(_digits(text)))
-        whole = sum(map(weight, wanted)) or 1.0
-        best, at = 0.0, -1
-        for place, held in enumerate(known):
-            score = sum(weight(term) for term in wanted if term in held) / whole
-            if score > best:
-                best, at = score, place
-        reason = "" if at >= 0 else "nothing in the sources speaks of it"
-        if at >= 0:
-            best, reason = _doubted(text, windows[at][1], sources[windows[at][0]], best)
-        found.append(Claim(
-            text=text, start=start, stop=stop, score=round(best, 3), is_supported=best >= SUPPORTED,
-            source=windows[at][0] if at >= 0 else -1, quote=windows[at][1].strip() if at >= 0 else "",
-            reason=reason or ("" if best >= SUPPORTED else "the sources say something else"),
-        ))  # fmt: skip
-    return found
+    claims: list[Claim] = []
+    for start, stop, text in split_claims(answer):
+        claim_terms = set(terms(_numbers_as_digits(text)))
+        total_weight = sum(map(weight, claim_terms)) or 1.0
+        # Find the window that covers the claim's terms best.
+        best_score, best_index = 0.0, -1
+        for window_index, window_terms in enumerate(window_term_counts):
+            score = (
+                sum(weight(term) for term in claim_terms if term in window_terms)
+                / total_weight
+            )
+            if score > best_score:
+                best_score, best_index = score, window_index
+        reason = "" if best_index >= 0 else "nothing in the sources speaks of it"
+        # Word overlap alone misses wrong numbers and negations.
+        if best_index >= 0:
+            best_score, reason = _penalise_mismatches(
+                text,
+                windows[best_index][1],
+                sources[windows[best_index][0]],
+                best_score,
+            )
+        claims.append(
+            Claim(
+                text=text,
+                start=start,
+                stop=stop,
+                score=round(best_score, 3),
+                is_supported=best_score >= SUPPORTED,
+                source=windows[best_index][0] if best_index >= 0 else -1,
+                quote=windows[best_index][1].strip() if best_index >= 0 else "",
+                reason=reason
+                or (
+                    "" if best_score >= SUPPORTED else "the sources say something else"
+                ),
+            )
+        )
+    return claims
 
 
 def _windows(source: str) -> list[str]:
-    spans = [one for one in sentences(source, 0, len(source)) if source[one[0] : one[1]].strip()]
-    return [source[spans[at][0] : spans[min(at + _WINDOW, len(spans)) - 1][1]] for at in range(len(spans))]
+    spans = [
+        span
+        for span in sentences(source, 0, len(source))
+        if source[span[0] : span[1]].strip()
+    ]
+    # Windows overlap: each starts one sentence after the previous one.
+    return [
+        source[spans[index][0] : spans[min(index + _WINDOW, len(spans)) - 1][1]]
+        for index in range(len(spans))
+    ]
 
 
-def _digits(text: str) -> str:
-    """Small numbers in digits, however they are written."""
-    return _WORD.sub(lambda match: _WORDS_OF_NUMBERS.get(match[0].lower(), match[0]), text)
+def _numbers_as_digits(text: str) -> str:
+    """Replace small number words by digits, so that `three` matches `3`."""
+    return _WORD.sub(
+        lambda match: _NUMBER_WORD_DIGITS.get(match[0].lower(), match[0]), text
+    )
 
 
-def numbers_of(text: str) -> set[str]:
-    """Numbers in one way of writing them."""
-    found = {one.replace(",", "").rstrip(".:") for one in _NUMBER.findall(text)}
-    return found | {
-        _WORDS_OF_NUMBERS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _WORDS_OF_NUMBERS
+def normalised_numbers(text: str) -> set[str]:
+    """Return the numbers in a text in one notation, including small number words."""
+    numbers = {number.replace(",", "").rstrip(".:") for number in _NUMBER.findall(text)}
+    return numbers | {
+        _NUMBER_WORD_DIGITS[number_word]
+        for number_word in re.findall(r"[a-z]+", text.lower())
+        if number_word in _NUMBER_WORD_DIGITS
     }
 
 
-def _doubted(claim: str, quote: str, source: str, score: float) -> tuple[float, str]:
-    """The score after what words alone do not show, and why it fell."""
-    missing = numbers_of(claim) - numbers_of(quote)
-    if missing and missing - numbers_of(source):
-        return min(score, 0.2), f"the sources do not say {', '.join(sorted(missing - numbers_of(source)))}"
+def _penalise_mismatches(
+    claim: str, quote: str, source: str, score: float
+) -> tuple[float, str]:
+    """Lower a word-based score for wrong numbers or a mismatched negation. Returns the
+    score and the reason."""
+    missing = normalised_numbers(claim) - normalised_numbers(quote)
+    # A number that no part of the source contains is the stronger sign of an error.
+    if missing and missing - normalised_numbers(source):
+        return (
+            min(score, 0.2),
+            (
+                "the sources do not say"
+                f" {', '.join(sorted(missing - normalised_numbers(source)))}"
+            ),
+        )
     if missing:
-        return min(score, 0.5), f"the sources say {', '.join(sorted(missing))} of something else"
-    if bool(_DENIAL.search(claim)) != bool(_DENIAL.search(_nearest(claim, quote))):
+        return (
+            min(score, 0.5),
+            f"the sources say {', '.join(sorted(missing))} of something else",
+        )
+    if bool(_NEGATION.search(claim)) != bool(
+        _NEGATION.search(_closest_sentence(claim, quote))
+    ):
         return min(score, 0.4), "one of the two denies it"
     return score, ""
 
 
-def _nearest(claim: str, quote: str) -> str:
-    """The sentence that shares most words with it."""
-    wanted = set(terms(claim))
+def _closest_sentence(claim: str, quote: str) -> str:
+    """Return the sentence of the quote that shares the most terms with the claim."""
+    claim_terms = set(terms(claim))
     spans = [quote[start:stop] for start, stop in sentences(quote, 0, len(quote))]
-    return max(spans, key=lambda one: len(wanted & set(terms(one))), default=quote)
+    return max(
+        spans,
+        key=lambda sentence: len(claim_terms & set(terms(sentence))),
+        default=quote,
+    )
 
 
-async def judged(claims: Sequence[Claim], sources: Sequence[str], judge: Judge) -> list[Claim]:
-    """The same with a model's say: a sentence stands where words and model agree, or where the model cannot tell."""
-    found: list[Claim] = []
-    for one in claims:
-        verdict = await judge.entails(sources[one.source], one.text) if one.source >= 0 else None
+async def combine_with_entailment(
+    claims: Sequence[Claim], sources: Sequence[str], judge: EntailmentModel
+) -> list[Claim]:
+    """Combine the word-based check with a model's judgement.
+
+    A sentence is supported if both agree. If the model is undecided, the word-based
+    result stands.
+    """
+    judged_claims: list[Claim] = []
+    for claim in claims:
+        verdict = (
+            await judge.entails(sources[claim.source], claim.text)
+            if claim.source >= 0
+            else None
+        )
         if verdict is None:
-            found.append(one)
+            judged_claims.append(claim)
             continue
-        score = round((one.score + float(verdict)) / 2, 3)
-        reason = one.reason or ("" if verdict else "a model reads the source otherwise")
-        found.append(Claim(
-            text=one.text, start=one.start, stop=one.stop, score=score, is_supported=one.is_supported and verdict,
-            source=one.source, quote=one.quote, reason=reason,
-        ))  # fmt: skip
-    return found
+        # The mean of both, with the verdict as 0 or 1.
+        score = round((claim.score + float(verdict)) / 2, 3)
+        reason = claim.reason or (
+            "" if verdict else "a model reads the source otherwise"
+        )
+        judged_claims.append(
+            Claim(
+                text=claim.text,
+                start=claim.start,
+                stop=claim.stop,
+                score=score,
+                is_supported=claim.is_supported and verdict,
+                source=claim.source,
+                quote=claim.quote,
+                reason=reason,
+            )
+        )
+    return judged_claims

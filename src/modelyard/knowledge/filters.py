@@ -1,19 +1,23 @@
-"""Conditions on documents' metadata: every operator of Dify's, with one meaning each. Pure."""
+"""Conditions on documents' metadata: all operators of Dify, each with one defined
+meaning. Pure functions."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.base.fields import few
-from modelyard.knowledge.entities import MOST_CONDITIONS, Condition, Conditions
+from modelyard.base.fields import limited_list
+from modelyard.knowledge.entities import MAX_CONDITIONS, Condition, Conditions
 
 BUILT_IN = {
-    "document_name": "string", "uploader": "string", "upload_date": "time", "last_update_date": "time",
+    "document_name": "string",
+    "uploader": "string",
+    "upload_date": "time",
+    "last_update_date": "time",
     "source": "string",
-}  # fmt: skip
+}
 
-Test = Callable[[Any, Any], bool]
+Operator = Callable[[Any, Any], bool]
 
 
 def _text(value: Any) -> str:
@@ -21,6 +25,7 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
+    # bool is a subclass of int, but True is not the number 1 here.
     if isinstance(value, bool) or value is None:
         return None
     try:
@@ -29,78 +34,107 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def moment(value: Any) -> float | None:
-    """Seconds since 1970 of a number or a date as it is written."""
+def to_timestamp(value: Any) -> float | None:
+    """Return the Unix time in seconds of a number or an ISO date; None if it is
+    neither."""
     number = _number(value)
     if number is not None:
         return number
     if not isinstance(value, str):
         return None
     try:
-        found = datetime.fromisoformat(value.strip())
+        parsed_time = datetime.fromisoformat(value.strip())
     except ValueError:
         return None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    # A time without zone is UTC.
+    return (
+        parsed_time if parsed_time.tzinfo else parsed_time.replace(tzinfo=UTC)
+    ).timestamp()
 
 
-def _listed(value: Any) -> list[str]:
+def _to_list(value: Any) -> list[str]:
+    """Return a list value as strings; any other value is split at commas."""
     if isinstance(value, list | tuple):
-        return [_text(one) for one in value]
-    return [one.strip() for one in _text(value).split(",")]
+        return [_text(element) for element in value]
+    return [element.strip() for element in _text(value).split(",")]
 
 
-def _compared(compare: Callable[[float, float], bool], read: Callable[[Any], float | None]) -> Test:
-    def test(has: Any, wanted: Any) -> bool:
-        mine, theirs = read(has), read(wanted)
-        return mine is not None and theirs is not None and compare(mine, theirs)
+def _comparison(
+    compare: Callable[[float, float], bool], read: Callable[[Any], float | None]
+) -> Operator:
+    """Return an operator that compares two values after `read` has converted them."""
+
+    def test(actual: Any, expected: Any) -> bool:
+        """Compare the metadata value with the expected one; False if either cannot be
+        converted."""
+        mine, expected_value = read(actual), read(expected)
+        return (
+            mine is not None
+            and expected_value is not None
+            and compare(mine, expected_value)
+        )
 
     return test
 
 
-def _is_empty(has: Any) -> bool:
-    return has is None or has in ("", [])
+def _is_empty(actual: Any) -> bool:
+    return actual is None or actual in ("", [])
 
 
-TESTS: Mapping[str, Test] = {
-    "contains": lambda has, wanted: _text(wanted) in _text(has),
-    "not contains": lambda has, wanted: _text(wanted) not in _text(has),
-    "start with": lambda has, wanted: _text(has).startswith(_text(wanted)),
-    "end with": lambda has, wanted: _text(has).endswith(_text(wanted)),
-    "is": lambda has, wanted: _text(has) == _text(wanted),
-    "is not": lambda has, wanted: _text(has) != _text(wanted),
-    "in": lambda has, wanted: _text(has) in _listed(wanted),
-    "not in": lambda has, wanted: _text(has) not in _listed(wanted),
-    "empty": lambda has, wanted: _is_empty(has),
-    "not empty": lambda has, wanted: not _is_empty(has),
-    "=": _compared(lambda mine, theirs: mine == theirs, _number),
-    "≠": _compared(lambda mine, theirs: mine != theirs, _number),
-    ">": _compared(lambda mine, theirs: mine > theirs, _number),
-    "<": _compared(lambda mine, theirs: mine < theirs, _number),
-    "≥": _compared(lambda mine, theirs: mine >= theirs, _number),
-    "≤": _compared(lambda mine, theirs: mine <= theirs, _number),
-    "before": _compared(lambda mine, theirs: mine < theirs, moment),
-    "after": _compared(lambda mine, theirs: mine > theirs, moment),
+OPERATORS: Mapping[str, Operator] = {
+    "contains": lambda actual, expected: _text(expected) in _text(actual),
+    "not contains": lambda actual, expected: _text(expected) not in _text(actual),
+    "start with": lambda actual, expected: _text(actual).startswith(_text(expected)),
+    "end with": lambda actual, expected: _text(actual).endswith(_text(expected)),
+    "is": lambda actual, expected: _text(actual) == _text(expected),
+    "is not": lambda actual, expected: _text(actual) != _text(expected),
+    "in": lambda actual, expected: _text(actual) in _to_list(expected),
+    "not in": lambda actual, expected: _text(actual) not in _to_list(expected),
+    "empty": lambda actual, expected: _is_empty(actual),
+    "not empty": lambda actual, expected: not _is_empty(actual),
+    "=": _comparison(lambda mine, expected: mine == expected, _number),
+    "≠": _comparison(lambda mine, expected: mine != expected, _number),
+    ">": _comparison(lambda mine, expected: mine > expected, _number),
+    "<": _comparison(lambda mine, expected: mine < expected, _number),
+    "≥": _comparison(lambda mine, expected: mine >= expected, _number),
+    "≤": _comparison(lambda mine, expected: mine <= expected, _number),
+    "before": _comparison(lambda mine, expected: mine < expected, to_timestamp),
+    "after": _comparison(lambda mine, expected: mine > expected, to_timestamp),
 }
 
-_SAME = {"!=": "≠", ">=": "≥", "<=": "≤", "==": "="}
+# Alternative spellings from other clients.
+_OPERATOR_ALIASES = {"!=": "≠", ">=": "≥", "<=": "≤", "==": "="}
 
 
 def check(conditions: Conditions) -> None:
-    """Raises InvokeBadRequestError for an operator that there is not, and for too many conditions."""
-    few(conditions.conditions, MOST_CONDITIONS, "metadata_filtering_conditions")
-    for one in conditions.conditions:
-        if _SAME.get(one.comparison_operator, one.comparison_operator) not in TESTS:
+    """Raise InvokeBadRequestError if an operator is unknown or there are too many
+    conditions."""
+    limited_list(conditions.conditions, MAX_CONDITIONS, "metadata_filtering_conditions")
+    for condition in conditions.conditions:
+        if (
+            _OPERATOR_ALIASES.get(
+                condition.comparison_operator, condition.comparison_operator
+            )
+            not in OPERATORS
+        ):
             raise InvokeBadRequestError(
-                f"comparison_operator {one.comparison_operator!r} is none; there are {', '.join(TESTS)}",
+                f"comparison_operator {condition.comparison_operator!r} is none; there"
+                f" are {', '.join(OPERATORS)}",
                 param="metadata_filtering_conditions",
             )
 
 
-def fits(metadata: Mapping[str, Any], conditions: Conditions) -> bool:
-    """Whether a document's metadata meets all of the conditions, or any of them, as they say."""
+def matches(metadata: Mapping[str, Any], conditions: Conditions) -> bool:
+    """Return whether a document's metadata meets all conditions, or any of them,
+    depending on the logical operator."""
 
-    def meets(one: Condition) -> bool:
-        return TESTS[_SAME.get(one.comparison_operator, one.comparison_operator)](metadata.get(one.name), one.value)
+    def meets(condition: Condition) -> bool:
+        """Return whether the metadata meets one condition."""
+        return OPERATORS[
+            _OPERATOR_ALIASES.get(
+                condition.comparison_operator, condition.comparison_operator
+            )
+        ](metadata.get(condition.name), condition.value)
 
-    found = (meets(one) for one in conditions.conditions)
-    return any(found) if conditions.logical_operator == "or" else all(found)
+    results = (meets(condition) for condition in conditions.conditions)
+    return any(results) if conditions.logical_operator == "or" else all(results)

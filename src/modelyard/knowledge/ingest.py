@@ -1,8 +1,10 @@
-"""Documents on their way in: read, cleaned, split, embedded, and then found, all at once.
+"""Document indexing: documents are read, cleaned, split and embedded, and then become
+searchable in one transaction.
 
-Whoever has a document says so in its row, and again and again; what a killed process had is taken up by another. What
-is found of a document changes in one transaction at the end, so a document is there as a whole, as it was before, or
-not at all. Vectors of what takes long are kept as they come: no text of a document is embedded twice.
+A process claims a document by a lease in its row, which it renews; documents of a
+killed process are claimed by another. All index changes of a document are committed at
+the end, so that it is found completely, in its old version, or not at all. Vectors of
+slow documents are staged as they arrive: no text of a document is embedded twice.
 """
 
 import asyncio
@@ -19,67 +21,84 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.knowledge import prepare
 from modelyard.knowledge.entities import Dataset, DocForm, Document, Status
-from modelyard.knowledge.rows import DocumentPart, Indexed, Ready
+from modelyard.knowledge.rows import DocumentPart, IndexContent, PreparedDocument
 from modelyard.knowledge.stored.claims import LEASE_SECONDS
-from modelyard.knowledge.stored.stored import Stored
-from modelyard.knowledge.vectors import BATCH, Embedder, Vectors
+from modelyard.knowledge.stored.stored import KnowledgeStore
+from modelyard.knowledge.vectors import BATCH, DatasetEmbedder, Embedder
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.tenancy.caller import Caller, acting_for
 
 logger = logging.getLogger("modelyard.knowledge")
 
-_GROUP = 256
-_GROUP_BYTES = 1 << 20
-_LOOK_SECONDS = 0.5
-_IDLE_SECONDS = 2.0  # where nothing is to do here: what others left is looked for
+_MAX_GROUP_DOCUMENTS = 256
+_MAX_GROUP_BYTES = 1 << 20
+_POLL_SECONDS = 0.5
+# Poll interval without work here: documents that other processes left are looked for.
+_IDLE_SECONDS = 2.0
 _SLOW_SEGMENTS = 32
 _QA_PROMPT = (
-    "Write the questions that the following text answers, each with its answer, in the language {language}. Answers "
-    "are detailed and taken from the text alone. Give nothing else than lines of this form:\nQ1: …\nA1: …\nQ2: …\n"
-    "A2: …\n\nText:\n{text}"
+    "Write the questions that the following text answers, each with its answer, in the"
+    " language {language}. Answers are detailed and taken from the text alone. Give"
+    " nothing else than lines of this form:\nQ1: …\nA1: …\nQ2: …\nA2:"
+    " …\n\nText:\n{text}"
 )
-_SUMMARY_PROMPT = "Say in one or two sentences, in the text's own language, what the following text is about.\n\n{text}"
+_SUMMARY_PROMPT = (
+    "Say in one or two sentences, in the text's own language, what the following text"
+    " is about.\n\n{text}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ParsedDocument:
+    """The parsed content of a document's source."""
+
     parts: list[DocumentPart]
     title: str = ""
     kind: str = ""
-    """The extension that the content has."""
+    """The file extension that matches the content."""
 
 
 class Reader(Protocol):
-    async def read(self, document: Document) -> Reading:
-        """What a document's source says. Raises ModelyardError in words for whoever handed it in."""
+    """Reads the source of a document."""
+
+    async def read(self, document: Document) -> ParsedDocument:
+        """Return the content of a document's source. Raises ModelyardError with a
+        message for the uploader."""
         ...
 
 
 class Writer(Protocol):
-    async def write(self, tenant: str, model: str, prompt: str) -> str:
-        """What a model answers."""
+    """A chat model that answers a prompt with a complete text."""
+
+    async def complete(self, tenant: str, model: str, prompt: str) -> str:
+        """Return the model's answer to a prompt."""
         ...
 
 
 @dataclass(slots=True)
-class _Work:
-    """A document that is being worked on here."""
+class _IndexingJob:
+    """A document that this process is indexing."""
 
     document: Document
-    turn: int
-    indexed: Indexed = field(default_factory=Indexed)
+    attempt: int
+    indexed: IndexContent = field(default_factory=IndexContent)
     texts: dict[str, str] = field(default_factory=dict[str, str])
     is_resumed: bool = False
 
-    def at(self, status: Status, stage: str, now: float) -> None:
-        times = {**self.document.times, stage: now}
-        self.document = msgspec.structs.replace(self.document, status=status, times=times)
+    def set_stage(self, status: Status, stage: str, timestamp: float) -> None:
+        """Set the document's status and record when a stage ended."""
+        times = {**self.document.times, stage: timestamp}
+        self.document = msgspec.structs.replace(
+            self.document, status=status, times=times
+        )
 
 
 class Indexer:
+    """Indexes documents in the background, several groups at a time."""
+
     def __init__(
         self,
-        stored: Stored,
+        store: KnowledgeStore,
         embedder: Embedder,
         reader: Reader,
         writer: Writer | None = None,
@@ -88,161 +107,242 @@ class Indexer:
         caller_of: Callable[[Document], Caller | None] = lambda document: None,
     ) -> None:
         self._caller_of = caller_of
-        self._stored = stored
-        self._vectors = Vectors(embedder)
+        self._store = store
+        self._vectors = DatasetEmbedder(embedder)
         self._reader = reader
         self._writer = writer
         self._slots = asyncio.Semaphore(at_once)
         self._at_once = at_once
-        self._wake = asyncio.Event()
-        self._done = asyncio.Event()
+        self._wake_event = asyncio.Event()
+        self._completion_event = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._groups: set[asyncio.Task[None]] = set()
-        self._held: set[str] = set()
-        self._unwanted: dict[str, str] = {}
-        self._renewed = 0.0
+        self._claimed_ids: set[str] = set()
+        self._commands: dict[str, str] = {}
+        self._renewed_at = 0.0
 
-    # lifetime
+    # Lifetime
 
-    def begin(self) -> None:
+    def start(self) -> None:
+        """Start the background loop if it is not running."""
         if self._loop is None or self._loop.done():
-            # The loop serves everybody: it must not inherit the caller of the request that happens to start it.
-            self._loop = asyncio.get_running_loop().create_task(self._go(), context=Context())
+            # The loop serves all tenants: it must not inherit the context of the
+            # request that happens to start it.
+            self._loop = asyncio.get_running_loop().create_task(
+                self._run(), context=Context()
+            )
 
-    def wake(self) -> None:
-        """There may be something to do."""
-        self.begin()
-        self._wake.set()
+    def notify(self) -> None:
+        """Notify the loop that there may be work, starting it if necessary."""
+        self.start()
+        self._wake_event.set()
 
     async def aclose(self) -> None:
+        """Stop indexing and release the claimed documents for other processes."""
         tasks = [*self._groups, *([self._loop] if self._loop else [])]
         for task in tasks:
+            # Cancel all tasks before waiting for any of them.
             task.cancel()
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
         self._loop = None
-        if self._held:
+        if self._claimed_ids:
             with suppress(StorageUnavailableError):
-                await self._stored.claims.give_back(list(self._held))
-            self._held.clear()
+                await self._store.claims.release(list(self._claimed_ids))
+            self._claimed_ids.clear()
 
-    async def _go(self) -> None:
+    async def _run(self) -> None:
         while True:
             try:
-                await self._look()
+                await self._poll()
             except StorageUnavailableError as error:
-                logger.warning("documents wait for the database", extra={"fields": {"error": str(error)}})
+                logger.warning(
+                    "documents wait for the database",
+                    extra={"fields": {"error": str(error)}},
+                )
+            # Wait for a notification, but poll regularly: other processes cannot notify
+            # this one.
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS if self._held else _IDLE_SECONDS):
-                    await self._wake.wait()
-            self._wake.clear()
+                async with asyncio.timeout(
+                    _POLL_SECONDS if self._claimed_ids else _IDLE_SECONDS
+                ):
+                    await self._wake_event.wait()
+            self._wake_event.clear()
 
-    async def _look(self) -> None:
-        now = time.monotonic()
-        if self._held and now - self._renewed > LEASE_SECONDS / 3:
-            await self._stored.claims.renew()
-            self._renewed = now
-        if self._held:
-            wanted = await self._stored.claims.commands()
-            self._unwanted.update((one, wanted[one]) for one in wanted.keys() & self._held)
+    async def _poll(self) -> None:
+        current_time = time.monotonic()
+        # Renew well before the lease expires, so that one failed attempt is harmless.
+        if self._claimed_ids and current_time - self._renewed_at > LEASE_SECONDS / 3:
+            await self._store.claims.renew()
+            self._renewed_at = current_time
+        if self._claimed_ids:
+            # Users pause and cancel through the database, since their request may reach
+            # another process.
+            commands = await self._store.claims.commands()
+            self._commands.update(
+                (document_id, commands[document_id])
+                for document_id in commands.keys() & self._claimed_ids
+            )
         room = self._at_once - len(self._groups)
         if room <= 0:
             return
-        claimed = await self._stored.claims.claim(room * _GROUP)
+        claimed = await self._store.claims.claim(room * _MAX_GROUP_DOCUMENTS)
         if claimed:
-            self.take(claimed)
+            self.claim(claimed)
 
-    def take(self, claimed: Iterable[tuple[Document, int]]) -> None:
-        """Work on documents that are this process's own."""
-        for group in _grouped(claimed):
-            self._held.update(one.document.id for one in group)
-            task = asyncio.ensure_future(self._in_turn(group))
+    def claim(self, claimed: Iterable[tuple[Document, int]]) -> None:
+        """Index documents that are claimed for this process."""
+        for group in _group_jobs(claimed):
+            self._claimed_ids.update(job.document.id for job in group)
+            task = asyncio.ensure_future(self._process_group(group))
             self._groups.add(task)
             task.add_done_callback(self._groups.discard)
 
-    async def _in_turn(self, group: list[_Work]) -> None:
+    async def _process_group(self, group: list[_IndexingJob]) -> None:
         async with self._slots:
             try:
+                # Model calls are made on behalf of the API key that added the
+                # documents.
                 with acting_for(self._caller_of(group[0].document)):
-                    await self._group(group)
+                    await self._index_group(group)
             except StorageUnavailableError as error:
-                logger.warning("documents wait for the database", extra={"fields": {"error": str(error)}})
-                await self._stored.claims.give_back([one.document.id for one in group])
+                logger.warning(
+                    "documents wait for the database",
+                    extra={"fields": {"error": str(error)}},
+                )
+                # Release the claim, so that the documents are tried again without
+                # waiting for the lease.
+                await self._store.claims.release([job.document.id for job in group])
             except Exception as error:
                 logger.exception("documents cannot be indexed")
-                for one in group:
-                    await self._failed(one, ModelyardError(f"indexing failed: {type(error).__name__}: {error}"))
+                for job in group:
+                    await self._record_failure(
+                        job,
+                        ModelyardError(
+                            f"indexing failed: {type(error).__name__}: {error}"
+                        ),
+                    )
             finally:
-                for one in group:
-                    self._held.discard(one.document.id)
-                    self._unwanted.pop(one.document.id, None)
-                self._tell()
+                for job in group:
+                    self._claimed_ids.discard(job.document.id)
+                    self._commands.pop(job.document.id, None)
+                # Wake the waiting callers, and look for the next work at once.
+                self._notify_waiters()
 
-    def _tell(self) -> None:
-        self._done.set()
-        self._done = asyncio.Event()
-        self._wake.set()
+    def _notify_waiters(self) -> None:
+        """Wake everyone who waits for a batch."""
+        self._completion_event.set()
+        # An event cannot be reset safely while tasks wait for it, so it is replaced by
+        # a new one.
+        self._completion_event = asyncio.Event()
+        self._wake_event.set()
 
-    async def wait(self, tenant: str, dataset: str, batch: str, timeout: float | None = None) -> list[Document]:
-        """The documents of a batch once each has come to an end, good or bad. Raises TimeoutError."""
+    async def wait(
+        self, tenant: str, dataset: str, batch: str, timeout: float | None = None
+    ) -> list[Document]:
+        """Wait until each document of a batch is indexed or has failed, and return
+        them. Raises TimeoutError."""
         async with asyncio.timeout(timeout):
             while True:
-                done = self._done
-                if not await self._stored.documents.unfinished(tenant, dataset, batch):
-                    found, _ = await self._stored.documents.listed(tenant, dataset, batch=batch, most=1_000_000)
-                    return found
+                # Take the event before the query: a completion in between is then not
+                # missed.
+                completion_event = self._completion_event
+                if not await self._store.documents.unfinished(tenant, dataset, batch):
+                    documents, _ = await self._store.documents.list_page(
+                        tenant, dataset, batch=batch, limit=1_000_000
+                    )
+                    return documents
+                # Another process may index the batch, hence the poll.
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
-                        await done.wait()
+                    async with asyncio.timeout(_POLL_SECONDS):
+                        await completion_event.wait()
 
-    # one group
+    # One group
 
-    async def _group(self, group: list[_Work]) -> None:
+    async def _index_group(self, group: list[_IndexingJob]) -> None:
         first = group[0].document
         try:
-            dataset = await self._stored.datasets.get(first.tenant, first.dataset)
+            dataset = await self._store.datasets.get(first.tenant, first.dataset)
         except ModelyardError:
-            return  # it was deleted, and its documents with it
-        now = self._stored.now
-        kept = await self._stored.texts.of([one.document.id for one in group])
-        ready = [one for one in group if await self._read(one, dataset, kept.get(one.document.id))]
+            # The dataset was deleted, and its documents with it.
+            return
+        clock = self._store.clock
+        stored_texts = await self._store.texts.get_many(
+            [job.document.id for job in group]
+        )
+        # Documents that fail or are stopped while they are read drop out of the group.
+        ready = [
+            job
+            for job in group
+            if await self._read(job, dataset, stored_texts.get(job.document.id))
+        ]
         if not ready:
             return
         try:
             await self._embed(dataset, ready)
-            ready = [one for one in ready if not await self._stopped(one)]
-            for one in ready:
-                one.at(Status.COMPLETED, "completed", now())
+            # A command may have arrived during the embedding.
+            ready = [job for job in ready if not await self._handle_command(job)]
+            for job in ready:
+                job.set_stage(Status.COMPLETED, "completed", clock())
             if ready:
-                await self._stored.publisher.publish([Ready(one.document, one.turn, one.indexed) for one in ready])
+                await self._store.publisher.publish(
+                    [
+                        PreparedDocument(job.document, job.attempt, job.indexed)
+                        for job in ready
+                    ]
+                )
         except StorageUnavailableError:
             raise
         except ModelyardError as error:
             if len(ready) == 1:
-                await self._failed(ready[0], error)
+                await self._record_failure(ready[0], error)
                 return
-            for one in ready:  # whichever it was, the others are not to suffer
-                await self._group([_Work(one.document, one.turn, is_resumed=True)])
+            # One document is at fault: index each separately, so that the others are
+            # not affected.
+            for job in ready:
+                await self._index_group(
+                    [_IndexingJob(job.document, job.attempt, is_resumed=True)]
+                )
 
-    async def _read(self, work: _Work, dataset: Dataset, kept: list[DocumentPart] | None) -> bool:
-        """Read and split; False where there is nothing more to do with it."""
-        now = self._stored.now
-        if await self._stopped(work):
+    async def _read(
+        self,
+        work: _IndexingJob,
+        dataset: Dataset,
+        stored_parts: list[DocumentPart] | None,
+    ) -> bool:
+        """Read and split a document. Returns False if it failed or was stopped."""
+        clock = self._store.clock
+        if await self._handle_command(work):
             return False
         document = work.document
-        was_begun = document.status is not Status.WAITING or work.turn > 0 or bool(document.times)
+        # A document that was started earlier may have staged vectors.
+        was_begun = (
+            document.status is not Status.WAITING
+            or work.attempt > 0
+            or bool(document.times)
+        )
         work.is_resumed = work.is_resumed or was_begun
         try:
-            work.at(Status.PARSING, "started", now())
-            parts = kept if kept is not None else await self._parts(work)
-            work.at(Status.CLEANING, "parsed", now())
-            size = sum(len(one.text) for one in parts)
+            work.set_stage(Status.PARSING, "started", clock())
+            # A text that was already parsed is stored, so a retry does not read the
+            # source again.
+            parts = (
+                stored_parts if stored_parts is not None else await self._parts(work)
+            )
+            work.set_stage(Status.CLEANING, "parsed", clock())
+            size = sum(len(part.text) for part in parts)
+            # Splitting a large text would block the event loop.
             if size > 50_000:
-                made = await asyncio.to_thread(prepare.prepare, work.document, parts, dataset.settings, now())
+                prepared = await asyncio.to_thread(
+                    prepare.prepare, work.document, parts, dataset.settings, clock()
+                )
             else:
-                made = prepare.prepare(work.document, parts, dataset.settings, now())
-            work.indexed, work.texts = made
+                prepared = prepare.prepare(
+                    work.document, parts, dataset.settings, clock()
+                )
+            work.indexed, work.texts = prepared
+            # A Q&A document without a table of pairs: a model generates them.
             if document.form is DocForm.QA and not work.indexed.segments:
                 await self._write_pairs(work, parts, dataset)
             if dataset.settings.summary_index_setting.enable:
@@ -252,127 +352,202 @@ class Indexer:
         except StorageUnavailableError:
             raise
         except ModelyardError as error:
-            await self._failed(work, error)
+            await self._record_failure(work, error)
             return False
-        work.at(Status.INDEXING, "split", now())
+        work.set_stage(Status.INDEXING, "split", clock())
         return True
 
-    async def _parts(self, work: _Work) -> list[DocumentPart]:
+    async def _parts(self, work: _IndexingJob) -> list[DocumentPart]:
         document = work.document
-        await self._stored.claims.progress([(document, work.turn)])
+        await self._store.claims.progress([(document, work.attempt)])
         read = await self._reader.read(document)
+        # The detected format is available to metadata filters.
         if read.kind and "kind" not in document.metadata:
             metadata = {**document.metadata, "format": read.kind.lstrip(".")}
             work.document = msgspec.structs.replace(work.document, metadata=metadata)
-        await self._stored.texts.keep(document.id, read.parts)
+        # Store the parsed text before anything else can fail.
+        await self._store.texts.save(document.id, read.parts)
         return read.parts
 
-    async def _write_pairs(self, work: _Work, parts: Sequence[DocumentPart], dataset: Dataset) -> None:
-        """Have a model write questions and answers, a segment at a time."""
-        writer = self._needed("questions and answers")
-        plain = msgspec.structs.replace(work.document, form=DocForm.TEXT)
-        pieces, _ = prepare.cut(parts, plain)
+    async def _write_pairs(
+        self, work: _IndexingJob, parts: Sequence[DocumentPart], dataset: Dataset
+    ) -> None:
+        """Have a model generate question and answer pairs from the text, one segment at
+        a time."""
+        writer = self._require_writer("questions and answers")
+        plain = msgspec.structs.replace(work.document, wire_format=DocForm.TEXT)
+        text_segments, _ = prepare.split_document(parts, plain)
         pairs: list[tuple[str, str]] = []
-        for one in pieces:
-            prompt = _QA_PROMPT.format(language=work.document.language or "of the text", text=one.text)
-            pairs += prepare.pairs_of_answer(await writer.write(work.document.tenant, "default", prompt))
-            if await self._stopped(work):
+        for text_segment in text_segments:
+            prompt = _QA_PROMPT.format(
+                language=work.document.language or "of the text", text=text_segment.text
+            )
+            pairs += prepare.parse_qa_pairs(
+                await writer.complete(work.document.tenant, "default", prompt)
+            )
+            # Generation is slow: check for a command after each call.
+            if await self._handle_command(work):
                 return
-        work.indexed, work.texts = prepare.of_pairs(work.document, pairs, dataset.settings, self._stored.now())
+        work.indexed, work.texts = prepare.index_qa_pairs(
+            work.document, pairs, dataset.settings, self._store.clock()
+        )
 
-    async def _summarise(self, work: _Work, dataset: Dataset) -> None:
-        writer = self._needed("summaries")
-        wanted = dataset.settings.summary_index_setting
-        model = "/".join(one for one in (wanted.model_provider_name, wanted.model_name) if one) or "default"
-        for one in list(work.indexed.segments):
-            prompt = f"{wanted.summary_prompt}\n\n{one.content}" if wanted.summary_prompt else ""
-            told = await writer.write(work.document.tenant, model, prompt or _SUMMARY_PROMPT.format(text=one.content))
-            if told.strip():
-                prepare.with_summary(work.indexed, one, told.strip(), work.texts)
+    async def _summarise(self, work: _IndexingJob, dataset: Dataset) -> None:
+        writer = self._require_writer("summaries")
+        summary_settings = dataset.settings.summary_index_setting
+        model = (
+            "/".join(
+                name_part
+                for name_part in (
+                    summary_settings.model_provider_name,
+                    summary_settings.model_name,
+                )
+                if name_part
+            )
+            or "default"
+        )
+        for segment in list(work.indexed.segments):
+            prompt = (
+                f"{summary_settings.summary_prompt}\n\n{segment.content}"
+                if summary_settings.summary_prompt
+                else ""
+            )
+            summary = await writer.complete(
+                work.document.tenant,
+                model,
+                prompt or _SUMMARY_PROMPT.format(text=segment.content),
+            )
+            if summary.strip():
+                prepare.add_summary(work.indexed, segment, summary.strip(), work.texts)
 
-    def _needed(self, what: str) -> Writer:
+    def _require_writer(self, feature: str) -> Writer:
+        """Return the chat model. Raises InvokeBadRequestError if none is configured."""
         if self._writer is None:
-            raise InvokeBadRequestError(f"{what} are written by a model, and there is none here")
+            raise InvokeBadRequestError(
+                f"{feature} are written by a model, and there is none here"
+            )
         return self._writer
 
-    async def _stopped(self, work: _Work) -> bool:
-        command = self._unwanted.get(work.document.id)
+    async def _handle_command(self, work: _IndexingJob) -> bool:
+        """Carry out a pending pause or cancel command. Returns whether the document was
+        stopped."""
+        command = self._commands.get(work.document.id)
         if not command:
             return False
         status = Status.PAUSED if command == "pause" else Status.ERROR
-        await self._stored.claims.failed(work.document, work.turn, status, "" if command == "pause" else "cancelled")
+        await self._store.claims.record_failure(
+            work.document,
+            work.attempt,
+            status,
+            "" if command == "pause" else "cancelled",
+        )
         return True
 
-    async def _failed(self, work: _Work, error: ModelyardError) -> None:
+    async def _record_failure(self, work: _IndexingJob, error: ModelyardError) -> None:
         fields = {"document": work.document.id, "error": str(error)}
         logger.info("a document cannot be indexed", extra={"fields": fields})
-        await self._stored.claims.failed(work.document, work.turn, Status.ERROR, str(error))
+        await self._store.claims.record_failure(
+            work.document, work.attempt, Status.ERROR, str(error)
+        )
 
-    # vectors
+    # Vectors
 
-    async def _embed(self, dataset: Dataset, group: Sequence[_Work]) -> None:
+    async def _embed(self, dataset: Dataset, group: Sequence[_IndexingJob]) -> None:
         texts: dict[str, str] = {}
-        for one in group:
-            texts.update(one.texts)
+        for job in group:
+            texts.update(job.texts)
         if not texts:
             return
         model = dataset.settings.embedding
-        known: dict[str, bytes] = {}
-        for one in group:
-            if one.is_resumed:
-                known.update(await self._stored.entries.known_vectors(one.document.id, dataset.space, model))
-        missing = [one for one in texts if one not in known]
-        is_slow = len(missing) > BATCH or bool(known)
+        vectors: dict[str, bytes] = {}
+        # Reuse the vectors of an interrupted run.
+        for job in group:
+            if job.is_resumed:
+                vectors.update(
+                    await self._store.entries.existing_vectors(
+                        job.document.id, dataset.space, model
+                    )
+                )
+        missing = [digest for digest in texts if digest not in vectors]
+        # More than one batch is worth staging: a restart then continues where it
+        # stopped.
+        is_slow = len(missing) > BATCH or bool(vectors)
         resolved = dataset.model
-        done = len(texts) - len(missing)
-        for at in range(0, len(missing), BATCH):
-            some = missing[at : at + BATCH]
+        embedded_count = len(texts) - len(missing)
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
             if is_slow:
-                await self._progress(group, done, len(texts))
-                if len(group) == 1 and self._unwanted.get(group[0].document.id):
+                await self._progress(group, embedded_count, len(texts))
+                # A command can only stop a document that is alone in its group.
+                if len(group) == 1 and self._commands.get(group[0].document.id):
                     return
-            made, resolved = await self._vectors.made(dataset, some, texts)
-            known.update(made)
-            done += len(some)
+            new_vectors, resolved = await self._vectors.embed_batch(
+                dataset, batch, texts
+            )
+            vectors.update(new_vectors)
+            embedded_count += len(batch)
             if is_slow:
-                await self._stored.entries.stage([
-                    (one.document.id, model, digest, made[digest])
-                    for one in group for digest in one.texts.keys() & made.keys()
-                ])  # fmt: skip
-        for one in group:
-            for entry in one.indexed.entries:
-                entry.vector = known.get(entry.digest, b"")
-            if one.texts:
-                one.indexed.dimensions = len(next(iter(known.values()))) // 4
-                one.indexed.model = resolved
-            one.indexed.is_staged = is_slow or one.is_resumed
+                await self._store.entries.stage_entries(
+                    [
+                        (job.document.id, model, digest, new_vectors[digest])
+                        for job in group
+                        for digest in job.texts.keys() & new_vectors.keys()
+                    ]
+                )
+        for job in group:
+            for entry in job.indexed.entries:
+                # Identical texts share one vector.
+                entry.vector = vectors.get(entry.digest, b"")
+            if job.texts:
+                # Vectors are stored as float32, four bytes per dimension.
+                job.indexed.dimensions = len(next(iter(vectors.values()))) // 4
+                job.indexed.model = resolved
+            job.indexed.is_staged = is_slow or job.is_resumed
 
-    async def _progress(self, group: Sequence[_Work], done: int, total: int) -> None:
-        shown: list[tuple[Document, int]] = []
-        for one in group:
-            count = len(one.indexed.segments)
-            if len(group) == 1 or count >= _SLOW_SEGMENTS or not done:
-                share = min(count, count * done // max(1, total))
-                shown.append((msgspec.structs.replace(one.document, segments=count, done=share), one.turn))
-        if shown:
-            await self._stored.claims.progress(shown)
+    async def _progress(
+        self, group: Sequence[_IndexingJob], embedded_count: int, total: int
+    ) -> None:
+        updates: list[tuple[Document, int]] = []
+        for job in group:
+            count = len(job.indexed.segments)
+            # Progress of small documents in a group would cost more writes than it is
+            # worth.
+            if len(group) == 1 or count >= _SLOW_SEGMENTS or not embedded_count:
+                finished_segments = min(count, count * embedded_count // max(1, total))
+                updates.append(
+                    (
+                        msgspec.structs.replace(
+                            job.document, segments=count, done=finished_segments
+                        ),
+                        job.attempt,
+                    )
+                )
+        if updates:
+            await self._store.claims.progress(updates)
 
 
-def _grouped(claimed: Iterable[tuple[Document, int]]) -> list[list[_Work]]:
-    """Small texts that one key added to one dataset together; whatever must be read first by itself."""
-    groups: list[list[_Work]] = []
-    small: dict[tuple[str, str], tuple[list[_Work], int]] = {}
-    for document, turn in claimed:
-        work = _Work(document, turn)
-        size = int(document.source.get("size") or _GROUP_BYTES)
-        if document.source.get("kind") != "text" or size > _GROUP_BYTES // 8:
+def _group_jobs(claimed: Iterable[tuple[Document, int]]) -> list[list[_IndexingJob]]:
+    """Group documents for indexing: small texts of one dataset and API key together,
+    all others separately."""
+    groups: list[list[_IndexingJob]] = []
+    open_groups: dict[tuple[str, str], tuple[list[_IndexingJob], int]] = {}
+    for document, revision in claimed:
+        work = _IndexingJob(document, revision)
+        # A source of unknown size is treated as large.
+        size = int(document.source.get("size") or _MAX_GROUP_BYTES)
+        if document.source.get("kind") != "text" or size > _MAX_GROUP_BYTES // 8:
             groups.append([work])
             continue
+        # A group shares its embedding calls, which are made on behalf of one API key.
         shared = (document.dataset, document.api_key)
-        group, used = small.get(shared, ([], 0))
-        if not group or used + size > _GROUP_BYTES or len(group) >= _GROUP:
+        group, used = open_groups.get(shared, ([], 0))
+        if (
+            not group
+            or used + size > _MAX_GROUP_BYTES
+            or len(group) >= _MAX_GROUP_DOCUMENTS
+        ):
             group, used = [], 0
             groups.append(group)
         group.append(work)
-        small[shared] = (group, used + size)
+        open_groups[shared] = (group, used + size)
     return groups

@@ -1,4 +1,5 @@
-"""From what was read of a document to what will be kept and searched of it. Pure, but for ids and the clock."""
+"""From a parsed document to its segments and index entries. Pure functions, apart from
+new ids and the given time."""
 
 import re
 from bisect import bisect_right
@@ -8,188 +9,307 @@ from hashlib import blake2b
 import msgspec
 
 from modelyard.base.ids import new_uuid
-from modelyard.knowledge.analysis import counted, keywords
+from modelyard.knowledge.analysis import encode_term_counts, keywords
 from modelyard.knowledge.clean import clean
-from modelyard.knowledge.entities import Child, DatasetSettings, DocForm, Document, Rules, Segment, Technique
-from modelyard.knowledge.rows import DocumentPart, Entry, Indexed
-from modelyard.knowledge.split import Piece, split
+from modelyard.knowledge.entities import (
+    Child,
+    DatasetSettings,
+    DocForm,
+    Document,
+    Rules,
+    Segment,
+    Technique,
+)
+from modelyard.knowledge.rows import DocumentPart, Entry, IndexContent
+from modelyard.knowledge.split import TextSegment, split
 from modelyard.models.tokens import estimate_tokens
 
-_ROW = re.compile(r"(?<!\\)\|")
-_PAIR = re.compile(r"Q\d{1,6}:\s*+((?:(?![QA]\d{1,6}:)[^\n])*+)\s*+A\d{1,6}:\s*+((?:(?!Q\d{1,6}:)[\s\S])*+)")
-_QUESTIONS = frozenset({"question", "questions", "q", "问题"})
-_ANSWERS = frozenset({"answer", "answers", "a", "答案", "回答"})
+_CELL_SEPARATOR = re.compile(r"(?<!\\)\|")
+_QA_PAIR = re.compile(
+    r"Q\d{1,6}:\s*+((?:(?![QA]\d{1,6}:)[^\n])*+)\s*+A\d{1,6}:\s*+((?:(?!Q\d{1,6}:)[\s\S])*+)"
+)
+_QUESTION_HEADERS = frozenset({"question", "questions", "q", "问题"})
+_ANSWER_HEADERS = frozenset({"answer", "answers", "a", "答案", "回答"})
 
 
 def digest_of(text: str) -> str:
+    """Return the digest of a text: BLAKE2b, 128 bits, in hexadecimal."""
+    # Texts from broken files may contain lone surrogates, which plain UTF-8 cannot
+    # encode.
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def whole(parts: Sequence[DocumentPart], rules: Rules) -> tuple[str, list[int], list[int]]:
-    """The cleaned text, where each part begins in it, and those parts' pages."""
+def full_text(
+    parts: Sequence[DocumentPart], rules: Rules
+) -> tuple[str, list[int], list[int]]:
+    """Return the cleaned text of all parts, the start of each part in it, and each
+    part's page."""
     if len(parts) == 1:
         return clean(parts[0].text, rules), [0], [parts[0].page]
     texts: list[str] = []
     starts: list[int] = []
     pages: list[int] = []
-    at = 0
+    position = 0
     for part in parts:
         text = clean(part.text, rules)
-        starts.append(at)
+        starts.append(position)
         pages.append(part.page)
         texts.append(text)
-        at += len(text) + 2
+        # Parts are joined by two line breaks.
+        position += len(text) + 2
     return "\n\n".join(texts), starts, pages
 
 
-def cut(parts: Sequence[DocumentPart], document: Document) -> tuple[list[Piece], list[int]]:
-    """Pieces, and the page that each begins on."""
-    text, starts, pages = whole(parts, document.rule.effective)
-    pieces = split(text, document.rule, document.form)
+def split_document(
+    parts: Sequence[DocumentPart], document: Document
+) -> tuple[list[TextSegment], list[int]]:
+    """Split a document into text segments. Returns them with the page on which each
+    starts."""
+    text, starts, pages = full_text(parts, document.rule.effective)
+    text_segments = split(text, document.rule, document.form)
     if len(starts) == 1:
-        return pieces, [pages[0]] * len(pieces)
-    return pieces, [pages[bisect_right(starts, one.start) - 1] for one in pieces]
+        return text_segments, [pages[0]] * len(text_segments)
+    return text_segments, [
+        pages[bisect_right(starts, text_segment.start) - 1]
+        for text_segment in text_segments
+    ]
 
 
-def searched(heading: str, text: str) -> str:
-    """What stands for a piece when it is looked for."""
+def searchable_text(heading: str, text: str) -> str:
+    """Return the text that represents a segment in the index."""
     return f"{heading}\n{text}" if heading else text
 
 
-def entry(segment: str, child: str, embedded: str, words: str) -> Entry:
-    terms, length = counted(words)
+def build_entry(segment: str, child: str, embedded: str, keyword_text: str) -> Entry:
+    """Build an index entry without its vector: `embedded` is the text to embed,
+    `keyword_text` the text for full-text search."""
+    terms, length = encode_term_counts(keyword_text)
     return Entry(segment, child, digest_of(embedded), b"", terms, length)
 
 
 def prepare(
-    document: Document, parts: Sequence[DocumentPart], settings: DatasetSettings, now: float
-) -> tuple[Indexed, dict[str, str]]:
-    """Ready but for its vectors, and what is to be embedded: digest → text."""
+    document: Document,
+    parts: Sequence[DocumentPart],
+    settings: DatasetSettings,
+    current_time: float,
+) -> tuple[IndexContent, dict[str, str]]:
+    """Prepare a document for indexing. Returns it without vectors, and the texts to
+    embed by digest."""
+    # Segments that were split elsewhere are used unchanged.
     if document.source.get("kind") == "chunks":
-        return of_chunks(document, parts, settings, now)
+        return index_chunks(document, parts, settings, current_time)
     if document.form is DocForm.QA:
-        return of_pairs(document, pairs_of_tables(parts), settings, now)
-    pieces, pages = cut(parts, document)
-    made = _Made(document, settings, now)
-    for piece, page in zip(pieces, pages, strict=True):
-        made.add(piece, page)
-    made.indexed.digest = document.digest
-    made.indexed.metadata = document.metadata
-    return made.indexed, made.texts
+        return index_qa_pairs(
+            document, qa_pairs_from_tables(parts), settings, current_time
+        )
+    text_segments, pages = split_document(parts, document)
+    builder = _IndexBuilder(document, settings, current_time)
+    for text_segment, page in zip(text_segments, pages, strict=True):
+        builder.add(text_segment, page)
+    builder.indexed.digest = document.digest
+    builder.indexed.metadata = document.metadata
+    return builder.indexed, builder.texts
 
 
-class _Made:
-    def __init__(self, document: Document, settings: DatasetSettings, now: float) -> None:
+class _IndexBuilder:
+    """Collects the segments, children and entries of a document."""
+
+    def __init__(
+        self, document: Document, settings: DatasetSettings, current_time: float
+    ) -> None:
         self._document = document
         self._is_economy = settings.indexing_technique is Technique.ECONOMY
-        self._now = now
-        self.indexed = Indexed()
+        self._now = current_time
+        self.indexed = IndexContent()
         self.texts: dict[str, str] = {}
 
-    def add(self, piece: Piece, page: int) -> None:
-        document, now = self._document, self._now
+    def add(self, text_segment: TextSegment, page: int) -> None:
+        """Add a text segment with its children and index entries."""
+        document, current_time = self._document, self._now
         segment = Segment(
-            tenant=document.tenant, dataset=document.dataset, document=document.id, id=new_uuid(),
-            position=len(self.indexed.segments) + 1, content=piece.text,
-            keywords=keywords(piece.text) if self._is_economy else [], heading=piece.heading, page=page,
-            start=piece.start, stop=piece.stop, words=len(piece.text), tokens=estimate_tokens(piece.text),
-            digest=digest_of(piece.text), created_at=now, updated_at=now,
-        )  # fmt: skip
+            tenant=document.tenant,
+            dataset=document.dataset,
+            document=document.id,
+            id=new_uuid(),
+            position=len(self.indexed.segments) + 1,
+            content=text_segment.text,
+            keywords=keywords(text_segment.text) if self._is_economy else [],
+            heading=text_segment.heading,
+            page=page,
+            start=text_segment.start,
+            stop=text_segment.stop,
+            words=len(text_segment.text),
+            tokens=estimate_tokens(text_segment.text),
+            digest=digest_of(text_segment.text),
+            created_at=current_time,
+            updated_at=current_time,
+        )
         self.indexed.segments.append(segment)
-        if not piece.children:
-            self._enter(segment.id, "", searched(piece.heading, piece.text))
+        # If there are children, only they are searched; their parent is returned.
+        if not text_segment.children:
+            self._add_entry(
+                segment.id, "", searchable_text(text_segment.heading, text_segment.text)
+            )
             return
-        for place, one in enumerate(piece.children):
+        for child_index, child_segment in enumerate(text_segment.children):
             child = Child(
-                tenant=document.tenant, dataset=document.dataset, document=document.id, segment=segment.id,
-                id=new_uuid(), position=place + 1, content=one.text, created_at=now, updated_at=now,
-            )  # fmt: skip
+                tenant=document.tenant,
+                dataset=document.dataset,
+                document=document.id,
+                segment=segment.id,
+                id=new_uuid(),
+                position=child_index + 1,
+                content=child_segment.text,
+                created_at=current_time,
+                updated_at=current_time,
+            )
             self.indexed.children.append(child)
-            self._enter(segment.id, child.id, searched(one.heading, one.text))
+            self._add_entry(
+                segment.id,
+                child.id,
+                searchable_text(child_segment.heading, child_segment.text),
+            )
 
-    def _enter(self, segment: str, child: str, text: str) -> None:
-        made = entry(segment, child, text, text)
-        self.indexed.entries.append(made)
+    def _add_entry(self, segment: str, child: str, text: str) -> None:
+        new_entry = build_entry(segment, child, text, text)
+        self.indexed.entries.append(new_entry)
+        # Identical texts have the same digest and are embedded once.
         if not self._is_economy:
-            self.texts[made.digest] = text
+            self.texts[new_entry.digest] = text
 
 
-def of_chunks(
-    document: Document, parts: Sequence[DocumentPart], settings: DatasetSettings, now: float
-) -> tuple[Indexed, dict[str, str]]:
-    """What came split already: a segment a part."""
+def index_chunks(
+    document: Document,
+    parts: Sequence[DocumentPart],
+    settings: DatasetSettings,
+    current_time: float,
+) -> tuple[IndexContent, dict[str, str]]:
+    """Prepare a document that was split elsewhere: each part becomes one segment."""
     if document.form is DocForm.QA:
-        return of_pairs(document, [(one.text, one.answer) for one in parts], settings, now)
-    made = _Made(document, settings, now)
-    at = 0
+        return index_qa_pairs(
+            document,
+            [(part.text, part.answer) for part in parts],
+            settings,
+            current_time,
+        )
+    builder = _IndexBuilder(document, settings, current_time)
+    # Positions are those in the joined text, as for other documents.
+    position = 0
     for part in parts:
-        piece = Piece(at, at + len(part.text), part.text)
-        piece.children = [Piece(at, at + len(one), one) for one in part.children]
-        made.add(piece, part.page)
-        at += len(part.text) + 2
-    made.indexed.digest, made.indexed.metadata = document.digest, document.metadata
-    return made.indexed, made.texts
+        text_segment = TextSegment(position, position + len(part.text), part.text)
+        text_segment.children = [
+            TextSegment(position, position + len(child_text), child_text)
+            for child_text in part.children
+        ]
+        builder.add(text_segment, part.page)
+        position += len(part.text) + 2
+    builder.indexed.digest, builder.indexed.metadata = (
+        document.digest,
+        document.metadata,
+    )
+    return builder.indexed, builder.texts
 
 
-def of_pairs(
-    document: Document, pairs: Sequence[tuple[str, str]], settings: DatasetSettings, now: float
-) -> tuple[Indexed, dict[str, str]]:
-    """Questions with their answers: the question is what vectors stand for, words are looked for in both."""
-    indexed, texts = Indexed(digest=document.digest, metadata=document.metadata), {}
-    for place, (question, answer) in enumerate(pairs):
+def index_qa_pairs(
+    document: Document,
+    pairs: Sequence[tuple[str, str]],
+    settings: DatasetSettings,
+    current_time: float,
+) -> tuple[IndexContent, dict[str, str]]:
+    """Prepare question and answer pairs: the question is embedded, full-text search
+    covers both."""
+    indexed, texts = (
+        IndexContent(digest=document.digest, metadata=document.metadata),
+        {},
+    )
+    for pair_index, (question, answer) in enumerate(pairs):
         segment = Segment(
-            tenant=document.tenant, dataset=document.dataset, document=document.id, id=new_uuid(), position=place + 1,
-            content=question, answer=answer, words=len(question) + len(answer), digest=digest_of(question),
-            tokens=estimate_tokens(question) + estimate_tokens(answer), created_at=now, updated_at=now,
-        )  # fmt: skip
+            tenant=document.tenant,
+            dataset=document.dataset,
+            document=document.id,
+            id=new_uuid(),
+            position=pair_index + 1,
+            content=question,
+            answer=answer,
+            words=len(question) + len(answer),
+            digest=digest_of(question),
+            tokens=estimate_tokens(question) + estimate_tokens(answer),
+            created_at=current_time,
+            updated_at=current_time,
+        )
         indexed.segments.append(segment)
-        made = entry(segment.id, "", question, f"{question}\n{answer}")
-        indexed.entries.append(made)
+        new_entry = build_entry(segment.id, "", question, f"{question}\n{answer}")
+        indexed.entries.append(new_entry)
         if settings.uses_vectors:
-            texts[made.digest] = question
+            texts[new_entry.digest] = question
     return indexed, texts
 
 
-def pairs_of_tables(parts: Sequence[DocumentPart]) -> list[tuple[str, str]]:
-    """Rows of tables whose head names a question and an answer; of tables of two columns, all rows."""
-    found: list[tuple[str, str]] = []
+def qa_pairs_from_tables(parts: Sequence[DocumentPart]) -> list[tuple[str, str]]:
+    """Extract question and answer pairs from Markdown tables.
+
+    The columns are found by their headers; a table of two columns without such headers
+    is used completely.
+    """
+    pairs: list[tuple[str, str]] = []
     for part in parts:
-        rows = [_cells(line) for line in part.text.splitlines() if line.startswith("|") and line.endswith("|")]
+        rows = [
+            _cells(line)
+            for line in part.text.splitlines()
+            if line.startswith("|") and line.endswith("|")
+        ]
         if not rows:
             continue
-        head = [one.strip().lower() for one in rows[0]]
-        asked = next((at for at, one in enumerate(head) if one in _QUESTIONS), -1)
-        answered = next((at for at, one in enumerate(head) if one in _ANSWERS), -1)
-        if asked < 0 or answered < 0:
+        head = [cell.strip().lower() for cell in rows[0]]
+        question_column = next(
+            (column for column, cell in enumerate(head) if cell in _QUESTION_HEADERS),
+            -1,
+        )
+        answered = next(
+            (column for column, cell in enumerate(head) if cell in _ANSWER_HEADERS), -1
+        )
+        if question_column < 0 or answered < 0:
             if len(head) != 2:
                 continue
-            asked, answered = 0, 1
+            # Without known headers the first row is a pair, too; the second row is the
+            # delimiter.
+            question_column, answered = 0, 1
             body = [rows[0], *rows[2:]]
         else:
             body = rows[2:]
-        found += [
-            (row[asked], row[answered])
+        pairs += [
+            (row[question_column], row[answered])
             for row in body
-            if len(row) > max(asked, answered) and row[asked] and row[answered]
+            if len(row) > max(question_column, answered)
+            and row[question_column]
+            and row[answered]
         ]
-    return found
+    return pairs
 
 
 def _cells(line: str) -> list[str]:
-    return [one.strip().replace("\\|", "|").replace("<br>", "\n") for one in _ROW.split(line)[1:-1]]
-
-
-def pairs_of_answer(text: str) -> list[tuple[str, str]]:
-    """What a model wrote as `Q1: … A1: …`."""
     return [
-        (match[0].strip(), match[1].strip()) for match in _PAIR.findall(text) if match[0].strip() and match[1].strip()
+        cell.strip().replace("\\|", "|").replace("<br>", "\n")
+        for cell in _CELL_SEPARATOR.split(line)[1:-1]
     ]
 
 
-def with_summary(indexed: Indexed, segment: Segment, summary: str, texts: dict[str, str]) -> None:
-    """A summary is looked for too, and leads to its segment."""
-    at = indexed.segments.index(segment)
-    indexed.segments[at] = msgspec.structs.replace(segment, summary=summary)
-    made = entry(segment.id, "", summary, summary)
-    indexed.entries.append(made)
-    texts[made.digest] = summary
+def parse_qa_pairs(text: str) -> list[tuple[str, str]]:
+    """Parse the pairs that a model wrote as `Q1: … A1: …`."""
+    return [
+        (match[0].strip(), match[1].strip())
+        for match in _QA_PAIR.findall(text)
+        if match[0].strip() and match[1].strip()
+    ]
+
+
+def add_summary(
+    indexed: IndexContent, segment: Segment, summary: str, texts: dict[str, str]
+) -> None:
+    """Set a segment's summary and add an index entry for it."""
+    segment_index = indexed.segments.index(segment)
+    # Segments are immutable: replace it in the list.
+    indexed.segments[segment_index] = msgspec.structs.replace(segment, summary=summary)
+    new_entry = build_entry(segment.id, "", summary, summary)
+    indexed.entries.append(new_entry)
+    texts[new_entry.digest] = summary

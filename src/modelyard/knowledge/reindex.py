@@ -1,56 +1,103 @@
-"""A dataset indexed anew by another model, beside the index that answers meanwhile."""
+"""Reindexing of a dataset with another embedding model, into a shadow index while the
+old one answers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelyard.knowledge import prepare
 from modelyard.knowledge.entities import Dataset
-from modelyard.knowledge.rows import Entry, Indexed
-from modelyard.knowledge.stored.stored import Stored
-from modelyard.knowledge.vectors import Vectors
+from modelyard.knowledge.rows import Entry, IndexContent
+from modelyard.knowledge.stored.stored import KnowledgeStore
+from modelyard.knowledge.vectors import DatasetEmbedder
 
 
 class Reindexer:
-    def __init__(self, stored: Stored, vectors: Vectors) -> None:
-        self._stored = stored
+    """Rebuilds a dataset's index with another embedding model."""
+
+    def __init__(self, store: KnowledgeStore, vectors: DatasetEmbedder) -> None:
+        self._store = store
         self._vectors = vectors
 
-    async def change_model(self, dataset: Dataset, told: Callable[[int, int], None] = lambda done, of: None) -> Dataset:
-        """Index anew, by the model that the settings name here. The old index answers until the new is whole."""
+    async def change_model(
+        self,
+        dataset: Dataset,
+        on_progress: Callable[[int, int], None] = lambda completed_count, of: None,
+    ) -> Dataset:
+        """Reindex a dataset with the model in its settings and return it. The old index
+        answers until the new one is complete.
+
+        `on_progress` is called with (completed, total) after each document.
+        """
         space = dataset.space + 1
         dimensions, resolved = 0, ""
+        # Documents may change during the run: repeat until the swap finds the new index
+        # complete.
         while True:
-            documents = await self._stored.documents.every(dataset.tenant, dataset.id)
-            for at, document in enumerate(documents):
-                old = await self._stored.entries.of(document.id, dataset.space)
+            documents = await self._store.documents.list_all(dataset.tenant, dataset.id)
+            # Entries that an interrupted or previous pass has already written are
+            # skipped.
+            for document_index, document in enumerate(documents):
+                old = await self._store.entries.list_of_document(
+                    document.id, dataset.space
+                )
                 new = {
                     (row["segment"], row["child"], row["digest"])
-                    for row in await self._stored.entries.of(document.id, space)
+                    for row in await self._store.entries.list_of_document(
+                        document.id, space
+                    )
                 }
-                if {(row["segment"], row["child"], row["digest"]) for row in old} != new:
-                    moved = await self._moved(dataset, old)
-                    dimensions, resolved = moved.dimensions or dimensions, moved.model or resolved
-                    await self._stored.publisher.put_beside(dataset.id, space, document.id, moved.entries)
-                told(at + 1, len(documents))
-            if await self._stored.publisher.switch(dataset, space, dimensions, resolved):
-                return await self._stored.datasets.get(dataset.tenant, dataset.id)
+                if {
+                    (row["segment"], row["child"], row["digest"]) for row in old
+                } != new:
+                    moved = await self._reembedded(dataset, old)
+                    dimensions, resolved = (
+                        moved.dimensions or dimensions,
+                        moved.model or resolved,
+                    )
+                    await self._store.publisher.write_shadow_index(
+                        dataset.id, space, document.id, moved.entries
+                    )
+                on_progress(document_index + 1, len(documents))
+            # The swap is one transaction, and fails if the shadow index lacks entries.
+            if await self._store.publisher.swap_index(
+                dataset, space, dimensions, resolved
+            ):
+                return await self._store.datasets.get(dataset.tenant, dataset.id)
 
-    async def _moved(self, dataset: Dataset, rows: Sequence[Any]) -> Indexed:
-        """A document's entries with vectors of another model."""
+    async def _reembedded(self, dataset: Dataset, rows: Sequence[Any]) -> IndexContent:
+        """Return a document's entries with vectors of the dataset's current model."""
         entries = [row["id"] for row in rows]
-        details = (await self._stored.searches.details(dataset.tenant, dataset.id, entries)).of_entries
+        details = (
+            await self._store.searches.load_entries(dataset.tenant, dataset.id, entries)
+        ).of_entries
+        # The entry stores only a digest: find the text of the segment, child or summary
+        # that it was made from.
         texts: dict[str, str] = {}
         for row in rows:
             if (detail := details.get(row["id"])) is None:
                 continue
-            one = detail.segment
-            plain = detail.child.content if detail.child else one.content
-            for text in (prepare.searched(one.heading, plain), one.summary):
+            segment = detail.segment
+            plain = detail.child.content if detail.child else segment.content
+            for text in (
+                prepare.searchable_text(segment.heading, plain),
+                segment.summary,
+            ):
                 if prepare.digest_of(text) == row["digest"]:
                     texts[row["digest"]] = text
-        indexed = Indexed(entries=[
-            Entry(row["segment"], row["child"], row["digest"], b"", row["terms"], row["length"]) for row in rows
-        ])  # fmt: skip
+        # Full-text terms do not depend on the model, and are copied.
+        indexed = IndexContent(
+            entries=[
+                Entry(
+                    row["segment"],
+                    row["child"],
+                    row["digest"],
+                    b"",
+                    row["terms"],
+                    row["length"],
+                )
+                for row in rows
+            ]
+        )
         if dataset.settings.uses_vectors:
-            await self._vectors.fill(dataset, indexed, texts)
+            await self._vectors.fill_vectors(dataset, indexed, texts)
         return indexed

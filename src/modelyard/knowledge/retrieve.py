@@ -1,7 +1,9 @@
-"""From a question to the segments that answer it: legs, fusion, rerank, threshold, diversity, in that order.
+"""Retrieval: from a question to the segments that answer it, by search legs, fusion,
+rerank, threshold and diversity.
 
-One meaning of scores: each stage's is 0 to 1, the last stage's is a hit's `score`, and that is what the threshold is
-held against, once, at the end. docs/reference/retrieval.md says what each stage's 0 and 1 mean.
+Scores have one meaning: each stage's score is 0 to 1, the last stage's is the hit's
+`score`, and the threshold applies to that, once, at the end.
+docs/reference/retrieval.md explains what 0 and 1 mean in each stage.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
-from modelyard.base.lazy import lazy
+from modelyard.base.lazy import lazy_module
 from modelyard.knowledge import queries
 from modelyard.knowledge.entities import (
-    MOST_TOP_K,
+    MAX_TOP_K,
     ChildHit,
     Conditions,
     Dataset,
@@ -30,444 +32,734 @@ from modelyard.knowledge.entities import (
     Segment,
     Technique,
 )
-from modelyard.knowledge.filters import check, fits
-from modelyard.knowledge.index.base import Found, Index, Question, Space
+from modelyard.knowledge.filters import check, matches
+from modelyard.knowledge.index.base import Index, IndexHit, IndexKey, IndexQuery
 from modelyard.knowledge.ingest import Writer
-from modelyard.knowledge.stored.searches import Searched
-from modelyard.knowledge.stored.stored import Stored
+from modelyard.knowledge.stored.searches import SearchTarget
+from modelyard.knowledge.stored.stored import KnowledgeStore
 from modelyard.knowledge.vectors import Embedder
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy("numpy", extra="knowledge")
+    np = lazy_module("numpy", extra="knowledge")
 
 logger = logging.getLogger("modelyard.knowledge")
 
-_REMEMBERED = 1024
-_MOST_ABOUT = 64  # datasets whose documents are remembered for filters
-_REMEMBER_SECONDS = 600.0
+_MAX_CACHED_VECTORS = 1024
+# Number of datasets whose document metadata is cached for filters.
+_MAX_CACHED_DATASETS = 64
+_VECTOR_CACHE_SECONDS = 600.0
 _DAY = 86_400.0
 
 
 class Reranker(Protocol):
-    async def rerank(self, tenant: str, model: str, query: str, docs: Sequence[str]) -> Sequence[tuple[int, float]]:
-        """(place in docs, score), best first."""
+    """A model that orders documents by their relevance to a query."""
+
+    async def rerank(
+        self, tenant: str, model: str, query: str, docs: Sequence[str]
+    ) -> Sequence[tuple[int, float]]:
+        """Return (index in docs, score), best first. Raises ModelyardError."""
         ...
 
 
-class External(Protocol):
+class ExternalSearch(Protocol):
+    """A search on another server."""
+
     async def retrieve(
-        self, dataset: Dataset, query: str, top_k: int, threshold: float, conditions: Conditions | None
+        self,
+        dataset: Dataset,
+        query: str,
+        top_k: int,
+        threshold: float,
+        conditions: Conditions | None,
     ) -> Sequence[Mapping[str, Any]]:
-        """Records of another server: {content, score, title, metadata}."""
+        """Return the server's records: {content, score, title, metadata}."""
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class Retrieval:
-    """What was found, and how."""
+    """The result of a search, with notes and timings."""
 
     query: str
     hits: list[Hit] = field(default_factory=list[Hit])
     notes: list[str] = field(default_factory=list[str])
-    """What went otherwise than asked: a reranker that failed, a filter that no document meets."""
+    """Degradations: for example a reranker that failed, or a filter that no document
+    meets."""
     milliseconds: dict[str, float] = field(default_factory=dict[str, float])
-    """By stage."""
+    """Duration of each stage."""
     queries: list[str] = field(default_factory=list[str])
-    """What was looked for in the end."""
+    """The queries that were searched after all transforms."""
 
-    def spent(self, stage: str, since: float) -> None:
-        self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (time.perf_counter() - since) * 1000
+    def add_duration(self, stage: str, since: float) -> None:
+        """Add the time since `since` to a stage's duration."""
+        self.milliseconds[stage] = (
+            self.milliseconds.get(stage, 0.0) + (time.perf_counter() - since) * 1000
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """Who asks what of which datasets, beyond their own settings."""
+class SearchRequest:
+    """A search of datasets, with settings that override the datasets' own."""
 
     tenant: str
     query: str
     settings: RetrievalSettings | None = None
-    """For all of the datasets; each one's own where nothing is said."""
+    """Used for all datasets; None means each dataset's own settings."""
     conditions: Conditions | None = None
     automatic_filter: str = ""
-    """A model that reads conditions out of the question."""
+    """Name of a model that derives metadata conditions from the question; empty for
+    none."""
     user: str | None = None
-    """Whose documents may be found: those for all, and those that name this user. None sees all."""
+    """Restricts the search to documents that everyone or this user may read. None means
+    no restriction."""
     transforms: Sequence[queries.Transform] = ()
     model: str = "default"
-    """For transforms and choices."""
+    """The model for transforms and for the choice of a dataset."""
     mode: Literal["multiple", "single"] = "multiple"
-    """Ask all datasets, or have the model choose one."""
+    """Search all datasets, or have the model choose one."""
     merge: RetrievalSettings | None = None
-    """What is done with the hits of all the datasets together, where each was searched by its own settings."""
+    """Settings for merging the hits if each dataset was searched with its own settings.
+    """
     source: str = "hit_testing"
     counts: bool = True
-    """Whether hits are counted."""
+    """Whether the search is recorded in the hit counters and the query history."""
 
 
 class Retriever:
+    """Searches datasets for a question."""
+
     def __init__(
         self,
-        stored: Stored,
+        store: KnowledgeStore,
         index_of: Callable[[Dataset], Index],
         embedder: Embedder,
         reranker: Reranker | None = None,
         writer: Writer | None = None,
-        external: External | None = None,
+        external: ExternalSearch | None = None,
     ) -> None:
-        self._stored = stored
+        self._store = store
         self._index_of = index_of
         self._embedder = embedder
         self._reranker = reranker
         self._writer = writer
         self._external = external
-        self._vectors: OrderedDict[tuple[str, str, str], tuple[float, np.ndarray]] = OrderedDict()
-        self._met: OrderedDict[Any, frozenset[str] | set[str]] = OrderedDict()
-        self._documents: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {}
+        self._vectors: OrderedDict[tuple[str, str, str], tuple[float, np.ndarray]] = (
+            OrderedDict()
+        )
+        self._allowed_cache: OrderedDict[Any, frozenset[str] | set[str]] = OrderedDict()
+        self._metadata_cache: dict[str, tuple[int, dict[str, dict[str, Any]]]] = {}
 
-    async def search(self, datasets: Sequence[str], asked: Asking) -> Retrieval:
-        """Hits of all the datasets as one list, best first. Raises NotFoundError, InvokeError."""
-        begun = time.perf_counter()
-        if not asked.query.strip():
+    async def search(
+        self, datasets: Sequence[str], search_request: SearchRequest
+    ) -> Retrieval:
+        """Search datasets and return their hits as one list, best first. Raises
+        NotFoundError and InvokeError."""
+        started_at = time.perf_counter()
+        if not search_request.query.strip():
             raise InvokeBadRequestError("the question is empty", param="query")
-        found = Retrieval(query=asked.query)
-        known = await self._stored.searches.of(asked.tenant, datasets)
-        if asked.mode == "single" and len(known) > 1:
-            known = [await self._chosen(known, asked, found)]
-        found.queries = await self._transformed(asked, found)
-        lists = [await self._one(each, asked, found) for each in known]
-        own = known[0].dataset.settings.retrieval_model if len(known) == 1 else RetrievalSettings()
-        settings = asked.merge or asked.settings or own
-        if len(known) > 1 or asked.merge is not None:
-            hits = await self._merged([hit for some in lists for hit in some], settings, asked, found)
+        retrieval = Retrieval(query=search_request.query)
+        targets = await self._store.searches.targets(search_request.tenant, datasets)
+        if search_request.mode == "single" and len(targets) > 1:
+            targets = [await self._choose_dataset(targets, search_request, retrieval)]
+        # Queries are transformed once for all datasets.
+        retrieval.queries = await self._transform_query(search_request, retrieval)
+        lists = [
+            await self._search_dataset(target, search_request, retrieval)
+            for target in targets
+        ]
+        dataset_settings = (
+            targets[0].dataset.settings.retrieval_model
+            if len(targets) == 1
+            else RetrievalSettings()
+        )
+        settings = search_request.merge or search_request.settings or dataset_settings
+        # Hits of several datasets are ordered again together; those of one dataset
+        # already have their final order.
+        if len(targets) > 1 or search_request.merge is not None:
+            hits = await self._merge_datasets(
+                [hit for dataset_hits in lists for hit in dataset_hits],
+                settings,
+                search_request,
+                retrieval,
+            )
         else:
             hits = lists[0] if lists else []
-        found.hits = hits[: settings.top_k]
-        if asked.counts:
-            self._stored.library.count_hits({one.segment.id: one.document.id for one in found.hits if one.document.id})
-            for each in known:
-                self._stored.queries.remember(asked.tenant, each.dataset.id, asked.query, asked.source)
-        found.spent("whole", begun)
-        return found
+        retrieval.hits = hits[: settings.top_k]
+        if search_request.counts:
+            # Hits of external servers have no document to count.
+            self._store.library.count_hits(
+                {
+                    hit.segment.id: hit.document.id
+                    for hit in retrieval.hits
+                    if hit.document.id
+                }
+            )
+            for target in targets:
+                self._store.queries.record(
+                    search_request.tenant,
+                    target.dataset.id,
+                    search_request.query,
+                    search_request.source,
+                )
+        retrieval.add_duration("whole", started_at)
+        return retrieval
 
-    # before
+    # Before the search
 
-    async def _chosen(self, known: Sequence[Searched], asked: Asking, found: Retrieval) -> Searched:
-        begun = time.perf_counter()
-        prompt = queries.choice_prompt(asked.query, [(each.dataset.name, each.dataset.description) for each in known])
-        place = queries.chosen(await self._written(asked, prompt, found), len(known))
-        found.spent("choose", begun)
-        if place is None:
-            found.notes.append(f"the model chose no dataset; {known[0].dataset.name!r} was searched")
-        return known[place or 0]
+    async def _choose_dataset(
+        self,
+        targets: Sequence[SearchTarget],
+        search_request: SearchRequest,
+        retrieval: Retrieval,
+    ) -> SearchTarget:
+        started_at = time.perf_counter()
+        prompt = queries.choice_prompt(
+            search_request.query,
+            [(target.dataset.name, target.dataset.description) for target in targets],
+        )
+        target_index = queries.parse_choice(
+            await self._ask_model(search_request, prompt, retrieval), len(targets)
+        )
+        retrieval.add_duration("choose", started_at)
+        # A useless reply of the model must not fail the search.
+        if target_index is None:
+            retrieval.notes.append(
+                f"the model chose no dataset; {targets[0].dataset.name!r} was searched"
+            )
+        return targets[target_index or 0]
 
-    async def _written(self, asked: Asking, prompt: str, found: Retrieval) -> str:
-        """What a model says; nothing, and a note, where it cannot."""
+    async def _ask_model(
+        self, search_request: SearchRequest, prompt: str, retrieval: Retrieval
+    ) -> str:
+        """Return a model's reply; on failure an empty text, with a note in the result."""
         if self._writer is None:
-            found.notes.append("there is no model to ask")
+            retrieval.notes.append("there is no model to ask")
             return ""
         try:
-            return await self._writer.write(asked.tenant, asked.model, prompt)
+            return await self._writer.complete(
+                search_request.tenant, search_request.model, prompt
+            )
         except ModelyardError as error:
-            found.notes.append(f"the model could not be asked: {error}")
+            retrieval.notes.append(f"the model could not be asked: {error}")
             return ""
 
-    async def _transformed(self, asked: Asking, found: Retrieval) -> list[str]:
-        wanted = [asked.query]
-        for transform in asked.transforms:
-            begun = time.perf_counter()
-            answer = await self._written(asked, queries.PROMPTS[transform].format(query=wanted[0]), found)
-            made = queries.read(transform, answer, wanted[0])
-            wanted = made if transform == "rewrite" else list(dict.fromkeys([*wanted, *made]))
-            found.spent(transform, begun)
-        return wanted
+    async def _transform_query(
+        self, search_request: SearchRequest, retrieval: Retrieval
+    ) -> list[str]:
+        search_queries = [search_request.query]
+        for transform in search_request.transforms:
+            started_at = time.perf_counter()
+            answer = await self._ask_model(
+                search_request,
+                queries.PROMPTS[transform].format(query=search_queries[0]),
+                retrieval,
+            )
+            new_queries = queries.parse_transform(transform, answer, search_queries[0])
+            # A rewrite replaces the question; the other transforms add queries to it.
+            search_queries = (
+                new_queries
+                if transform == "rewrite"
+                else list(dict.fromkeys([*search_queries, *new_queries]))
+            )
+            retrieval.add_duration(transform, started_at)
+        return search_queries
 
     async def _vector(self, dataset: Dataset, query: str) -> np.ndarray:
         key = (dataset.tenant, dataset.settings.embedding, query)
-        now = time.monotonic()
-        known = self._vectors.get(key)
-        if known is not None and now - known[0] < _REMEMBER_SECONDS:
-            return known[1]
-        made = await self._embedder.embed(dataset.tenant, dataset.settings.embedding, [query], is_query=True)
-        vector = made.vectors[0]
+        current_time = time.monotonic()
+        cached = self._vectors.get(key)
+        # Repeated questions are frequent, for example on each page of results.
+        if cached is not None and current_time - cached[0] < _VECTOR_CACHE_SECONDS:
+            return cached[1]
+        embedded = await self._embedder.embed(
+            dataset.tenant, dataset.settings.embedding, [query], is_query=True
+        )
+        vector = embedded.vectors[0]
+        # Vectors of another model cannot be compared, even if they happened to have the
+        # same length.
         if dataset.dimensions and len(vector) != dataset.dimensions:
             raise InvokeBadRequestError(
-                f"embedding model {made.model!r} gives vectors of {len(vector)} numbers; dataset {dataset.name!r} was "
-                f"indexed by {dataset.model!r} with {dataset.dimensions}: index it anew, or name that model again"
+                f"embedding model {embedded.model!r} gives vectors of {len(vector)}"
+                f" numbers; dataset {dataset.name!r} was indexed by {dataset.model!r}"
+                f" with {dataset.dimensions}: index it anew, or name that model again"
             )
-        self._vectors[key] = (now, vector)
-        while len(self._vectors) > _REMEMBERED:
+        self._vectors[key] = (current_time, vector)
+        while len(self._vectors) > _MAX_CACHED_VECTORS:
             self._vectors.popitem(last=False)
         return vector
 
-    # one dataset
+    # One dataset
 
-    async def _one(self, searched: Searched, asked: Asking, found: Retrieval) -> list[Hit]:
+    async def _search_dataset(
+        self,
+        searched: SearchTarget,
+        search_request: SearchRequest,
+        retrieval: Retrieval,
+    ) -> list[Hit]:
         dataset = searched.dataset
-        settings = asked.settings or dataset.settings.retrieval_model
-        if not 1 <= settings.top_k <= MOST_TOP_K:
-            raise InvokeBadRequestError(f"top_k is 1 to {MOST_TOP_K}, not {settings.top_k}", param="top_k")
-        conditions = await self._conditions(dataset, settings, asked, found)
+        settings = search_request.settings or dataset.settings.retrieval_model
+        if not 1 <= settings.top_k <= MAX_TOP_K:
+            raise InvokeBadRequestError(
+                f"top_k is 1 to {MAX_TOP_K}, not {settings.top_k}", param="top_k"
+            )
+        conditions = await self._conditions(
+            dataset, settings, search_request, retrieval
+        )
         if dataset.settings.provider == "external":
-            return await self._elsewhere(dataset, asked, conditions, found)
-        documents = await self._allowed(searched, conditions, asked.user)
+            return await self._search_external(
+                dataset, search_request, conditions, retrieval
+            )
+        documents = await self._allowed_documents(
+            searched, conditions, search_request.user
+        )
+        # An empty set differs from None, which means no restriction.
         if documents is not None and not documents:
-            found.notes.append(f"no document of {dataset.name!r} may be searched or meets the conditions")
+            retrieval.notes.append(
+                f"no document of {dataset.name!r} may be searched or meets the"
+                " conditions"
+            )
             return []
-        lists = [await self._looked(dataset, query, settings, documents, asked.user, found) for query in found.queries]
-        hits = lists[0] if len(lists) == 1 else _best_of(lists)
-        hits = await self._reranked(hits, settings, asked, found)
-        return await self._finished(hits, settings, found)
+        # Each transformed query is searched, and the best score of each segment counts.
+        lists = [
+            await self._search_index(
+                dataset, query, settings, documents, search_request.user, retrieval
+            )
+            for query in retrieval.queries
+        ]
+        hits = lists[0] if len(lists) == 1 else _merge_queries(lists)
+        hits = await self._rerank(hits, settings, search_request, retrieval)
+        return await self._post_process(hits, settings, retrieval)
 
     async def _conditions(
-        self, dataset: Dataset, settings: RetrievalSettings, asked: Asking, found: Retrieval
+        self,
+        dataset: Dataset,
+        settings: RetrievalSettings,
+        search_request: SearchRequest,
+        retrieval: Retrieval,
     ) -> Conditions | None:
-        conditions = asked.conditions or settings.metadata_filtering_conditions
-        if conditions is None and asked.automatic_filter:
-            fields = [(one.name, one.type) for one in dataset.settings.fields]
+        # Conditions of the request take precedence over those of the dataset.
+        conditions = search_request.conditions or settings.metadata_filtering_conditions
+        if conditions is None and search_request.automatic_filter:
+            fields = [
+                (metadata_field.name, metadata_field.type)
+                for metadata_field in dataset.settings.fields
+            ]
             if fields:
-                begun = time.perf_counter()
-                prompt = queries.filter_prompt(asked.query, fields)
-                answer = await self._written(replace(asked, model=asked.automatic_filter), prompt, found)
-                conditions = queries.conditions(answer, [name for name, _ in fields])
-                found.spent("filter", begun)
+                started_at = time.perf_counter()
+                prompt = queries.filter_prompt(search_request.query, fields)
+                answer = await self._ask_model(
+                    replace(search_request, model=search_request.automatic_filter),
+                    prompt,
+                    retrieval,
+                )
+                conditions = queries.parse_conditions(
+                    answer, [name for name, _ in fields]
+                )
+                retrieval.add_duration("filter", started_at)
         if conditions is not None and conditions.conditions:
             check(conditions)
             return conditions
         return None
 
-    async def _allowed(
-        self, searched: Searched, conditions: Conditions | None, user: str | None
+    async def _allowed_documents(
+        self, searched: SearchTarget, conditions: Conditions | None, user: str | None
     ) -> Collection[str] | None:
-        """Documents that may be found; None for all that have entries."""
+        """Return the ids of the documents that may be found; None for all documents."""
         if conditions is None and not searched.has_exceptions:
             return None
         dataset = searched.dataset
+        # The generation is part of the key: any change of the dataset makes older
+        # results unreachable.
         key = (dataset.id, dataset.generation, user, msgspec.json.encode(conditions))
-        if (known := self._met.get(key)) is not None:
-            self._met.move_to_end(key)
-            return known
-        about = await self._about(dataset)
-        found = {
+        if (cached_documents := self._allowed_cache.get(key)) is not None:
+            self._allowed_cache.move_to_end(key)
+            return cached_documents
+        metadata_by_document = await self._filter_metadata(dataset)
+        allowed_documents = {
             name
-            for name, one in about.items()
-            if _may_read(user, one["readers"]) and (conditions is None or fits(one, conditions))
+            for name, metadata in metadata_by_document.items()
+            if _may_read(user, metadata["readers"])
+            and (conditions is None or matches(metadata, conditions))
         }
-        self._met[key] = found
-        if len(self._met) > _MOST_ABOUT:
-            self._met.popitem(last=False)
-        return found
+        self._allowed_cache[key] = allowed_documents
+        if len(self._allowed_cache) > _MAX_CACHED_DATASETS:
+            self._allowed_cache.popitem(last=False)
+        return allowed_documents
 
-    async def _about(self, dataset: Dataset) -> dict[str, dict[str, Any]]:
-        """What filters look at, of all documents that are switched on. Remembered until the dataset changes."""
-        known = self._documents.get(dataset.id)
-        if known is not None and known[0] == dataset.generation:
-            return known[1]
-        about: dict[str, dict[str, Any]] = {}
-        for row in await self._stored.documents.about(dataset.tenant, dataset.id):
-            about[row["id"]] = {
-                "document_name": row["name"], "uploader": row["created_by"], "upload_date": row["created_at"],
+    async def _filter_metadata(self, dataset: Dataset) -> dict[str, dict[str, Any]]:
+        """Return the filterable metadata of all enabled documents, cached until the
+        dataset changes."""
+        cached = self._metadata_cache.get(dataset.id)
+        if cached is not None and cached[0] == dataset.generation:
+            return cached[1]
+        metadata_by_document: dict[str, dict[str, Any]] = {}
+        for row in await self._store.documents.filter_metadata(
+            dataset.tenant, dataset.id
+        ):
+            metadata_by_document[row["id"]] = {
+                # Metadata fields with a built-in name take precedence over the built-in
+                # ones, but never over the readers.
+                "document_name": row["name"],
+                "uploader": row["created_by"],
+                "upload_date": row["created_at"],
                 "last_update_date": row["updated_at"],
-                "source": msgspec.json.decode(row["source"]).get("kind", ""), **msgspec.json.decode(row["metadata"]),
+                "source": msgspec.json.decode(row["source"]).get("kind", ""),
+                **msgspec.json.decode(row["metadata"]),
                 "readers": msgspec.json.decode(row["readers"]),
-            }  # fmt: skip
-        if len(self._documents) > _MOST_ABOUT:
-            self._documents.clear()
-        self._documents[dataset.id] = (dataset.generation, about)
-        return about
+            }
+        if len(self._metadata_cache) > _MAX_CACHED_DATASETS:
+            self._metadata_cache.clear()
+        self._metadata_cache[dataset.id] = (dataset.generation, metadata_by_document)
+        return metadata_by_document
 
-    async def _looked(
-        self, dataset: Dataset, query: str, settings: RetrievalSettings, documents: Collection[str] | None,
-        user: str | None, found: Retrieval,
-    ) -> list[Hit]:  # fmt: skip
+    async def _search_index(
+        self,
+        dataset: Dataset,
+        query: str,
+        settings: RetrievalSettings,
+        documents: Collection[str] | None,
+        user: str | None,
+        retrieval: Retrieval,
+    ) -> list[Hit]:
         method = settings.search_method
-        if dataset.settings.indexing_technique is Technique.ECONOMY or not dataset.dimensions:
+        # Without vectors only the full-text search is possible, whatever the settings
+        # say.
+        if (
+            dataset.settings.indexing_technique is Technique.ECONOMY
+            or not dataset.dimensions
+        ):
             method = SearchMethod.KEYWORD
         vector: np.ndarray | None = None
         if method in (SearchMethod.SEMANTIC, SearchMethod.HYBRID):
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             vector = await self._vector(dataset, query)
-            found.spent("embed", begun)
-        share, _ = settings.weights.shares if settings.weights is not None else (0.5, 0.5)
-        space = Space(dataset.tenant, dataset.id, dataset.space, dataset.dimensions, dataset.generation)
+            retrieval.add_duration("embed", started_at)
+        semantic_weight, _ = (
+            settings.weights.shares if settings.weights is not None else (0.5, 0.5)
+        )
+        space = IndexKey(
+            dataset.tenant,
+            dataset.id,
+            dataset.space,
+            dataset.dimensions,
+            dataset.generation,
+        )
         index = self._index_of(dataset)
-        wanted = max(settings.top_k, settings.rerank_candidates if settings.reranker else 0)
+        # The rerank model and the diversity stage need more candidates than are
+        # returned.
+        required_count = max(
+            settings.top_k, settings.rerank_candidates if settings.reranker else 0
+        )
         if settings.mmr is not None:
-            wanted = max(wanted, settings.top_k * 5)
-        most = wanted + 8
+            required_count = max(required_count, settings.top_k * 5)
+        # A few extra entries usually make up for children that share a segment.
+        limit = required_count + 8
         while True:
-            asked = Question(
-                vector=vector, text=None if method is SearchMethod.SEMANTIC else query, meaning=share,
-                fusion="ranks" if settings.fusion == "ranks" else "weights", most=most,
-                candidates=max(settings.candidates, most), documents=documents,
-            )  # fmt: skip
-            begun = time.perf_counter()
-            entries = await index.search(space, asked)
-            found.spent("search", begun)
-            begun = time.perf_counter()
-            hits = await self._filled(dataset, entries, user)
-            found.spent("fetch", begun)
-            # Children share segments, and some of what was found is gone or switched off meanwhile: look for more.
-            if len(hits) >= wanted or len(entries) < most or most > 20 * wanted:
-                return hits[:wanted]
-            most *= 4
+            index_query = IndexQuery(
+                vector=vector,
+                text=None if method is SearchMethod.SEMANTIC else query,
+                semantic_weight=semantic_weight,
+                fusion="ranks" if settings.fusion == "ranks" else "weights",
+                limit=limit,
+                candidates=max(settings.candidates, limit),
+                documents=documents,
+            )
+            started_at = time.perf_counter()
+            entries = await index.search(space, index_query)
+            retrieval.add_duration("search", started_at)
+            started_at = time.perf_counter()
+            hits = await self._load_segments(dataset, entries, user)
+            retrieval.add_duration("fetch", started_at)
+            # Children share segments, and some entries may have been deleted or
+            # disabled meanwhile: search for more.
+            if (
+                len(hits) >= required_count
+                or len(entries) < limit
+                or limit > 20 * required_count
+            ):
+                return hits[:required_count]
+            limit *= 4
 
-    async def _filled(self, dataset: Dataset, entries: Sequence[Found], user: str | None) -> list[Hit]:
-        """Segments of what was found, each once, with its children that were."""
-        details = await self._stored.searches.details(dataset.tenant, dataset.id, [one.entry for one in entries])
+    async def _load_segments(
+        self, dataset: Dataset, entries: Sequence[IndexHit], user: str | None
+    ) -> list[Hit]:
+        """Load the segments of index entries: each once, with its matching children.
+        Entries that may not be shown are skipped."""
+        details = await self._store.searches.load_entries(
+            dataset.tenant, dataset.id, [entry.entry for entry in entries]
+        )
         hits: dict[str, Hit] = {}
-        for one in entries:
-            detail = details.of_entries.get(one.entry)
-            document = details.documents.get(detail.segment.document) if detail else None
-            if detail is None or document is None or not document.is_enabled or document.is_archived:
+        for entry in entries:
+            detail = details.of_entries.get(entry.entry)
+            document = (
+                details.documents.get(detail.segment.document) if detail else None
+            )
+            if (
+                detail is None
+                or document is None
+                or not document.is_enabled
+                or document.is_archived
+            ):
                 continue
-            if not _may_read(user, document.readers):  # its readers were named while others were looked for
+            # The readers may have changed since the allowed documents were determined.
+            if not _may_read(user, document.readers):
                 continue
             child = detail.child
-            shown = (
-                [ChildHit(id=child.id, content=child.content, position=child.position, score=one.score)]
+            child_hits = (
+                [
+                    ChildHit(
+                        id=child.id,
+                        content=child.content,
+                        position=child.position,
+                        score=entry.score,
+                    )
+                ]
                 if child
                 else []
             )
-            known = hits.get(detail.segment.id)
-            if known is not None:
-                known.children.extend(shown)
+            existing_hit = hits.get(detail.segment.id)
+            # Entries are ordered by score, so the first entry of a segment determines
+            # its score.
+            if existing_hit is not None:
+                existing_hit.children.extend(child_hits)
                 continue
             scores = {
                 name: value
-                for name, value in (("semantic", one.semantic), ("full_text", one.words))
+                for name, value in (
+                    ("semantic", entry.semantic),
+                    ("full_text", entry.keyword_score),
+                )
                 if value is not None
             }
             hits[detail.segment.id] = Hit(
-                segment=detail.segment, document=document, dataset=dataset, score=one.score, scores=scores,
-                children=shown, entry=one.entry,
-            )  # fmt: skip
+                segment=detail.segment,
+                document=document,
+                dataset=dataset,
+                score=entry.score,
+                scores=scores,
+                children=child_hits,
+                entry=entry.entry,
+            )
         return list(hits.values())
 
-    async def _elsewhere(
-        self, dataset: Dataset, asked: Asking, conditions: Conditions | None, found: Retrieval
+    async def _search_external(
+        self,
+        dataset: Dataset,
+        search_request: SearchRequest,
+        conditions: Conditions | None,
+        retrieval: Retrieval,
     ) -> list[Hit]:
         if self._external is None:
             raise InvokeBadRequestError("other servers' knowledge cannot be asked here")
-        begun = time.perf_counter()
-        wanted = dataset.settings.external_retrieval_model
-        threshold = wanted.score_threshold if wanted.score_threshold_enabled else 0.0
-        records = await self._external.retrieve(dataset, asked.query, wanted.top_k, threshold, conditions)
-        found.spent("external", begun)
+        started_at = time.perf_counter()
+        external_settings = dataset.settings.external_retrieval_model
+        threshold = (
+            external_settings.score_threshold
+            if external_settings.score_threshold_enabled
+            else 0.0
+        )
+        records = await self._external.retrieve(
+            dataset,
+            search_request.query,
+            external_settings.top_k,
+            threshold,
+            conditions,
+        )
+        retrieval.add_duration("external", started_at)
         hits: list[Hit] = []
-        for place, one in enumerate(records):
-            given = one.get("metadata")
-            metadata: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
-            title = str(one.get("title") or "")
+        for index, record in enumerate(records):
+            raw_metadata = record.get("metadata")
+            metadata: dict[str, Any] = (
+                dict(raw_metadata) if isinstance(raw_metadata, Mapping) else {}
+            )
+            title = str(record.get("title") or "")
+            # Records of another server are presented as segments without ids.
             segment = Segment(
-                tenant=dataset.tenant, dataset=dataset.id, document="", id="", position=place + 1,
-                content=str(one.get("content") or ""),
-            )  # fmt: skip
-            document = Document(tenant=dataset.tenant, dataset=dataset.id, id="", name=title, metadata=metadata)
-            score = float(one.get("score") or 0.0)
-            hits.append(Hit(segment=segment, document=document, dataset=dataset, score=score, title=title))
+                tenant=dataset.tenant,
+                dataset=dataset.id,
+                document="",
+                id="",
+                position=index + 1,
+                content=str(record.get("content") or ""),
+            )
+            document = Document(
+                tenant=dataset.tenant,
+                dataset=dataset.id,
+                id="",
+                name=title,
+                metadata=metadata,
+            )
+            score = float(record.get("score") or 0.0)
+            hits.append(
+                Hit(
+                    segment=segment,
+                    document=document,
+                    dataset=dataset,
+                    score=score,
+                    title=title,
+                )
+            )
         return hits
 
-    # after
+    # After the search
 
-    async def _reranked(
-        self, hits: list[Hit], settings: RetrievalSettings, asked: Asking, found: Retrieval
+    async def _rerank(
+        self,
+        hits: list[Hit],
+        settings: RetrievalSettings,
+        search_request: SearchRequest,
+        retrieval: Retrieval,
     ) -> list[Hit]:
         model = settings.reranker
         if model is None or not hits:
             return hits
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         if self._reranker is None:
-            found.notes.append("there is no rerank model; the order is that of the search")
+            retrieval.notes.append(
+                "there is no rerank model; the order is that of the search"
+            )
             return hits
-        some = _different(hits)[: settings.rerank_candidates]
+        # Rerank models are billed by document: identical texts are sent once.
+        candidates = _deduplicate(hits)[: settings.rerank_candidates]
         try:
-            order = await self._reranker.rerank(asked.tenant, model, asked.query, [one.text for one in some])
+            order = await self._reranker.rerank(
+                search_request.tenant,
+                model,
+                search_request.query,
+                [hit.text for hit in candidates],
+            )
         except ModelyardError as error:
-            logger.warning("a rerank model failed", extra={"fields": {"model": model, "error": str(error)}})
-            found.notes.append(f"rerank model {model!r} failed, so the order is that of the search: {error}")
+            logger.warning(
+                "a rerank model failed",
+                extra={"fields": {"model": model, "error": str(error)}},
+            )
+            retrieval.notes.append(
+                f"rerank model {model!r} failed, so the order is that of the search:"
+                f" {error}"
+            )
             return hits
         finally:
-            found.spent("rerank", begun)
+            retrieval.add_duration("rerank", started_at)
         return [
             msgspec.structs.replace(
-                some[place], score=min(1.0, max(0.0, score)), scores={**some[place].scores, "rerank": score}
+                # Some models return scores outside of 0 to 1.
+                candidates[index],
+                score=min(1.0, max(0.0, score)),
+                scores={**candidates[index].scores, "rerank": score},
             )
-            for place, score in order
+            for index, score in order
         ]
 
-    async def _finished(self, hits: list[Hit], settings: RetrievalSettings, found: Retrieval) -> list[Hit]:
+    async def _post_process(
+        self, hits: list[Hit], settings: RetrievalSettings, retrieval: Retrieval
+    ) -> list[Hit]:
+        # Recency changes the scores, so it comes before the threshold.
         if settings.recency_days:
-            hits = _by_recency(hits, settings.recency_days, self._stored.now())
+            hits = _by_recency(hits, settings.recency_days, self._store.clock())
         threshold = settings.threshold
         if threshold > 0:
-            hits = [one for one in hits if one.score >= threshold]
+            hits = [hit for hit in hits if hit.score >= threshold]
         if settings.mmr is not None and len(hits) > 1:
-            begun = time.perf_counter()
-            hits = await self._diverse(hits, settings)
-            found.spent("diversity", begun)
+            started_at = time.perf_counter()
+            # Diversity selects among the hits that passed the threshold.
+            hits = await self._diversify(hits, settings)
+            retrieval.add_duration("diversity", started_at)
         return hits[: settings.top_k]
 
-    async def _diverse(self, hits: list[Hit], settings: RetrievalSettings) -> list[Hit]:
-        vectors = await self._stored.entries.vectors([one.entry for one in hits])
-        width = max((len(one) for one in vectors.values()), default=0)
+    async def _diversify(
+        self, hits: list[Hit], settings: RetrievalSettings
+    ) -> list[Hit]:
+        vectors = await self._store.entries.vectors([hit.entry for hit in hits])
+        width = max((len(vector) for vector in vectors.values()), default=0)
         if not width:
             return hits
-        rows = [np.frombuffer(vectors.get(one.entry) or bytes(width), np.float32) for one in hits]
-        order = mmr(np.stack(rows), [one.score for one in hits], settings.mmr or 0.0, settings.top_k)
-        return [hits[place] for place in order]
+        # Entries without a vector count as dissimilar to everything.
+        rows = [
+            np.frombuffer(vectors.get(hit.entry) or bytes(width), np.float32)
+            for hit in hits
+        ]
+        order = mmr(
+            np.stack(rows),
+            [hit.score for hit in hits],
+            settings.mmr or 0.0,
+            settings.top_k,
+        )
+        return [hits[index] for index in order]
 
-    async def _merged(self, hits: list[Hit], settings: RetrievalSettings, asked: Asking, found: Retrieval) -> list[Hit]:
-        """Of several datasets: by the rerank model where there is one, else by scores, which all are 0 to 1."""
-        hits = sorted(hits, key=lambda one: -one.score)
-        hits = await self._reranked(hits, settings, asked, found)
+    async def _merge_datasets(
+        self,
+        hits: list[Hit],
+        settings: RetrievalSettings,
+        search_request: SearchRequest,
+        retrieval: Retrieval,
+    ) -> list[Hit]:
+        """Merge the hits of several datasets: by the rerank model if there is one,
+        otherwise by score."""
+        hits = sorted(hits, key=lambda hit: -hit.score)
+        hits = await self._rerank(hits, settings, search_request, retrieval)
         threshold = settings.threshold
-        return [one for one in hits if one.score >= threshold] if threshold > 0 else hits
+        return (
+            [hit for hit in hits if hit.score >= threshold] if threshold > 0 else hits
+        )
 
 
 def _may_read(user: str | None, readers: Collection[str]) -> bool:
-    """Where nobody is named, all may; and None is somebody who sees all."""
+    """Return whether the user may read a document. An empty list means everyone; the
+    user None sees everything."""
     return user is None or not readers or user in readers
 
 
-def mmr(vectors: np.ndarray, scores: Sequence[float], relevance: float, most: int) -> list[int]:
-    """Places in the order of maximal marginal relevance (Carbonell, Goldstein 1998)."""
+def mmr(
+    vectors: np.ndarray, scores: Sequence[float], relevance: float, limit: int
+) -> list[int]:
+    """Return the indexes in the order of maximal marginal relevance (Carbonell,
+    Goldstein 1998), at most `limit`."""
     left = list(range(len(scores)))
-    taken: list[int] = []
+    selected_indexes: list[int] = []
     nearest = np.full(len(scores), 0.0)
-    while left and len(taken) < most:
-        best = max(left, key=lambda at: relevance * scores[at] - (1 - relevance) * float(nearest[at]))
-        taken.append(best)
-        left.remove(best)
-        nearest = np.maximum(nearest, vectors @ vectors[best])
-    return taken
+    while left and len(selected_indexes) < limit:
+        best_index = max(
+            left,
+            key=lambda index: (
+                relevance * scores[index] - (1 - relevance) * float(nearest[index])
+            ),
+        )
+        selected_indexes.append(best_index)
+        left.remove(best_index)
+        # Only the similarity to the closest selected vector counts.
+        nearest = np.maximum(nearest, vectors @ vectors[best_index])
+    return selected_indexes
 
 
-def _by_recency(hits: Sequence[Hit], half_life: float, now: float) -> list[Hit]:
-    def aged(one: Hit) -> Hit:
-        days = max(0.0, now - one.document.updated_at) / _DAY
-        return msgspec.structs.replace(one, score=one.score * 0.5 ** (days / half_life))
+def _by_recency(
+    hits: Sequence[Hit], half_life: float, current_time: float
+) -> list[Hit]:
+    def aged(hit: Hit) -> Hit:
+        """Return the hit with its score reduced by the document's age."""
+        days = max(0.0, current_time - hit.document.updated_at) / _DAY
+        return msgspec.structs.replace(hit, score=hit.score * 0.5 ** (days / half_life))
 
-    return sorted(map(aged, hits), key=lambda one: -one.score)
-
-
-def _best_of(lists: Sequence[Sequence[Hit]]) -> list[Hit]:
-    """Of several questions, each segment with the best that any gave it."""
-    best: dict[str, Hit] = {}
-    for one in (hit for some in lists for hit in some):
-        known = best.get(one.segment.id)
-        if known is None or one.score > known.score:
-            best[one.segment.id] = one
-    return sorted(best.values(), key=lambda one: -one.score)
+    return sorted(map(aged, hits), key=lambda hit: -hit.score)
 
 
-def _different(hits: Sequence[Hit]) -> list[Hit]:
-    """Those with words of their own: the same twice is not worth a model's time."""
-    seen: set[str] = set()
-    found: list[Hit] = []
-    for one in hits:
-        if one.text not in seen:
-            seen.add(one.text)
-            found.append(one)
-    return found
+def _merge_queries(lists: Sequence[Sequence[Hit]]) -> list[Hit]:
+    """Merge the hits of several queries: each segment with its best score."""
+    best_hits: dict[str, Hit] = {}
+    for query_hit in (hit for query_hits in lists for hit in query_hits):
+        previous_hit = best_hits.get(query_hit.segment.id)
+        if previous_hit is None or query_hit.score > previous_hit.score:
+            best_hits[query_hit.segment.id] = query_hit
+    return sorted(best_hits.values(), key=lambda hit: -hit.score)
+
+
+def _deduplicate(hits: Sequence[Hit]) -> list[Hit]:
+    """Remove hits with identical text, keeping the first."""
+    seen_texts: set[str] = set()
+    distinct_hits: list[Hit] = []
+    for hit in hits:
+        if hit.text not in seen_texts:
+            seen_texts.add(hit.text)
+            distinct_hits.append(hit)
+    return distinct_hits

@@ -1,4 +1,4 @@
-"""What the tables of knowledge hold, read from rows and written as such."""
+"""Conversion between the database rows of the knowledge tables and their records."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,25 +20,25 @@ from modelyard.storage.database import Row
 
 
 class DocumentPart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was read of a document: all of it, or a page, slide or sheet."""
+    """A part of a parsed document: the complete text, or one page, slide or sheet."""
 
     text: str
     page: int = 0
-    """From 1; 0 where the format knows no pages."""
+    """Page number from 1; 0 if the format has no pages."""
     answer: str = ""
     children: list[str] = []
-    """Of what came split already: see `Datasets.add_chunks`."""
+    """Child texts, if the document was split elsewhere: see `Datasets.add_chunks`."""
 
 
 class ConflictError(InvokeBadRequestError):
-    """There is one of that name already."""
+    """A record with this name already exists."""
 
     code = "name_duplicate"
 
 
 @dataclass(slots=True)
 class Entry:
-    """Something that will be searched."""
+    """A searchable entry of a segment or child."""
 
     segment: str
     child: str
@@ -49,8 +49,8 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Indexed:
-    """A document, ready to be searched."""
+class IndexContent:
+    """A document's segments, children and index entries, ready to be stored."""
 
     segments: list[Segment] = field(default_factory=list[Segment])
     children: list[Child] = field(default_factory=list[Child])
@@ -63,37 +63,42 @@ class Indexed:
 
 
 @dataclass(slots=True)
-class Ready:
+class PreparedDocument:
+    """A document that is ready to be published, with the revision that was indexed."""
+
     document: Document
-    turn: int
-    indexed: Indexed
+    attempt: int
+    indexed: IndexContent
 
 
 @dataclass(frozen=True, slots=True)
-class Detail:
-    """What an entry stands for."""
+class EntryContent:
+    """The segment, and the child if there is one, that an index entry represents."""
 
     segment: Segment
     child: Child | None
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """What an index needs to follow: shapes of `ids` and the others are the same."""
+class IndexDelta:
+    """The changes that bring an index up to date. `ids` and the lists up to `lengths`
+    are parallel."""
 
-    is_whole: bool
-    """All there is: what was known before is to be forgotten."""
+    is_snapshot: bool
+    """The lists are complete: the index must discard all earlier entries."""
     ids: list[int]
     documents: list[str]
     vectors: list[bytes]
     terms: list[bytes]
     lengths: list[int]
     removed: list[int]
-    gone: list[tuple[bytes, int]]
-    """Terms and lengths of those that went and were known before."""
+    removed_terms: list[tuple[bytes, int]]
+    """Terms and lengths of removed entries that the index already contained, to correct
+    its statistics."""
 
 
-def dump(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """Encode a value as JSON text."""
     return msgspec.json.encode(value).decode()
 
 
@@ -101,88 +106,154 @@ _settings = msgspec.json.Decoder(DatasetSettings)
 _rule = msgspec.json.Decoder(ProcessRule)
 _any = msgspec.json.Decoder()
 _parts = msgspec.json.Decoder(list[DocumentPart])
-# A search reads many documents: an enum that is called takes ten times as long as a look-up.
+# A search reads many documents: calling an enum takes ten times as long as a dictionary
+# look-up.
 _FORMS = {form.value: form for form in DocForm}
 _STATUSES = {status.value: status for status in Status}
 
 
 def read_dataset(row: Row) -> Dataset:
-    return Dataset(
-        tenant=row["tenant"], id=row["id"], name=row["name"], description=row["description"],
-        settings=_settings.decode(row["settings"]), created_by=row["created_by"], created_at=row["created_at"],
-        updated_at=row["updated_at"], generation=row["generation"], space=row["space"], dimensions=row["dimensions"],
-        model=row["model"],
-    )  # fmt: skip
+    """Return the dataset of a row."""
+    return Dataset(tenant=row["tenant"], id=row["id"], name=row["name"],
+                   description=row["description"], settings=_settings.decode(row["settings"]),
+                   created_by=row["created_by"], created_at=row["created_at"],
+                   updated_at=row["updated_at"], generation=row["generation"], space=row["space"],
+                   dimensions=row["dimensions"], model=row["model"])  # fmt: skip
 
 
 def read_document(row: Row) -> Document:
-    return Document(
-        tenant=row["tenant"], dataset=row["dataset"], id=row["id"], position=row["position"], name=row["name"],
-        batch=row["batch"], source=_any.decode(row["source"]), form=_FORMS[row["form"]], language=row["language"],
-        rule=_rule.decode(row["rule"]), status=_STATUSES[row["status"]], error=row["error"],
-        is_enabled=bool(row["is_enabled"]), is_archived=bool(row["is_archived"]),
-        metadata=_any.decode(row["metadata"]), readers=_any.decode(row["readers"]), words=row["words"],
-        tokens=row["tokens"], segments=row["segments"], done=row["done"], hits=row["hits"], digest=row["digest"],
-        times=_any.decode(row["times"]), command=row["command"], created_by=row["created_by"],
-        created_at=row["created_at"], updated_at=row["updated_at"], api_key=row["api_key"],
-    )  # fmt: skip
+    """Return the document of a row."""
+    return Document(tenant=row["tenant"], dataset=row["dataset"], id=row["id"],
+                    position=row["position"], name=row["name"], batch=row["batch"],
+                    source=_any.decode(row["source"]), form=_FORMS[row["form"]],
+                    language=row["language"], rule=_rule.decode(row["rule"]),
+                    status=_STATUSES[row["status"]], error=row["error"],
+                    is_enabled=bool(row["is_enabled"]), is_archived=bool(row["is_archived"]),
+                    metadata=_any.decode(row["metadata"]), readers=_any.decode(row["readers"]),
+                    words=row["words"], tokens=row["tokens"], segments=row["segments"],
+                    done=row["done"], hits=row["hits"], digest=row["digest"],
+                    times=_any.decode(row["times"]), command=row["command"],
+                    created_by=row["created_by"], created_at=row["created_at"],
+                    updated_at=row["updated_at"], api_key=row["api_key"])  # fmt: skip
 
 
 def read_parts(row: Row) -> list[DocumentPart]:
+    """Return the parsed parts of a document_texts row."""
     return _parts.decode(row["body"])
 
 
 def read_segment(row: Row) -> Segment:
-    return Segment(
-        tenant=row["tenant"], dataset=row["dataset"], document=row["document"], id=row["id"], position=row["position"],
-        content=row["content"], answer=row["answer"], keywords=_any.decode(row["keywords"]), summary=row["summary"],
-        heading=row["heading"], page=row["page"], start=row["start"], stop=row["stop"], words=row["words"],
-        tokens=row["tokens"], digest=row["digest"], is_enabled=bool(row["is_enabled"]), hits=row["hits"],
-        error=row["error"], created_at=row["created_at"], updated_at=row["updated_at"],
-    )  # fmt: skip
+    """Return the segment of a row."""
+    return Segment(tenant=row["tenant"], dataset=row["dataset"], document=row["document"],
+                   id=row["id"], position=row["position"], content=row["content"],
+                   answer=row["answer"], keywords=_any.decode(row["keywords"]),
+                   summary=row["summary"], heading=row["heading"], page=row["page"],
+                   start=row["start"], stop=row["stop"], words=row["words"], tokens=row["tokens"],
+                   digest=row["digest"], is_enabled=bool(row["is_enabled"]), hits=row["hits"],
+                   error=row["error"], created_at=row["created_at"],
+                   updated_at=row["updated_at"])  # fmt: skip
 
 
 def read_child(row: Row) -> Child:
-    return Child(
-        tenant=row["tenant"], dataset=row["dataset"], document=row["document"], segment=row["segment"], id=row["id"],
-        position=row["position"], content=row["content"], kind=row["kind"], created_at=row["created_at"],
-        updated_at=row["updated_at"],
-    )  # fmt: skip
+    """Return the child of a row."""
+    return Child(tenant=row["tenant"], dataset=row["dataset"], document=row["document"],
+                 segment=row["segment"], id=row["id"], position=row["position"],
+                 content=row["content"], kind=row["kind"], created_at=row["created_at"],
+                 updated_at=row["updated_at"])  # fmt: skip
 
 
-def segment_row(one: Segment) -> tuple[Any, ...]:
+def segment_row(segment: Segment) -> tuple[Any, ...]:
+    """Return a segment's column values, in the order of the INSERT statement."""
     return (
-        one.tenant, one.dataset, one.document, one.id, one.position, one.content, one.answer, dump(one.keywords),
-        one.summary, one.heading, one.page, one.start, one.stop, one.words, one.tokens, one.digest,
-        int(one.is_enabled), one.hits, one.error, one.created_at, one.updated_at,
+        segment.tenant,
+        segment.dataset,
+        segment.document,
+        segment.id,
+        segment.position,
+        segment.content,
+        segment.answer,
+        to_json(segment.keywords),
+        segment.summary,
+        segment.heading,
+        segment.page,
+        segment.start,
+        segment.stop,
+        segment.words,
+        segment.tokens,
+        segment.digest,
+        int(segment.is_enabled),
+        segment.hits,
+        segment.error,
+        segment.created_at,
+        segment.updated_at,
     )  # fmt: skip
 
 
-def child_row(one: Child) -> tuple[Any, ...]:
+def child_row(child: Child) -> tuple[Any, ...]:
+    """Return a child's column values, in the order of the INSERT statement."""
     return (
-        one.tenant, one.dataset, one.document, one.segment, one.id, one.position, one.content, one.kind,
-        one.created_at, one.updated_at,
+        child.tenant, child.dataset, child.document, child.segment, child.id, child.position,
+        child.content, child.kind, child.created_at, child.updated_at,
     )  # fmt: skip
 
 
-def document_row(one: Document, owner: str, until: float) -> tuple[Any, ...]:
+def document_row(document: Document, owner: str, until: float) -> tuple[Any, ...]:
+    """Return a document's column values, in the order of the INSERT statement, with the
+    owner of its lease."""
     return (
-        one.tenant, one.dataset, one.id, one.position, one.name, one.batch, dump(one.source), one.form.value,
-        one.language, dump(one.rule), one.status.value, one.error, int(one.is_enabled), int(one.is_archived),
-        dump(one.metadata), dump(one.readers), one.words, one.tokens, one.segments, one.done, one.hits, one.digest,
-        dump(one.times), one.command, one.created_by, one.created_at, one.updated_at, owner, until, one.api_key,
+        document.tenant,
+        document.dataset,
+        document.id,
+        document.position,
+        document.name,
+        document.batch,
+        to_json(document.source),
+        document.form.value,
+        document.language,
+        to_json(document.rule),
+        document.status.value,
+        document.error,
+        int(document.is_enabled),
+        int(document.is_archived),
+        to_json(document.metadata),
+        to_json(document.readers),
+        document.words,
+        document.tokens,
+        document.segments,
+        document.done,
+        document.hits,
+        document.digest,
+        to_json(document.times),
+        document.command,
+        document.created_by,
+        document.created_at,
+        document.updated_at,
+        owner,
+        until,
+        document.api_key,
     )  # fmt: skip
 
 
-def finished(one: Ready, now: float) -> tuple[Any, ...]:
-    words = sum(each.words for each in one.indexed.segments)
-    tokens = sum(each.tokens for each in one.indexed.segments)
-    count = len(one.indexed.segments)
+def finished_row(prepared: PreparedDocument, current_time: float) -> tuple[Any, ...]:
+    """Return the column values of a document whose indexing is complete."""
+    char_count = sum(segment.words for segment in prepared.indexed.segments)
+    tokens = sum(segment.tokens for segment in prepared.indexed.segments)
+    # The counts of all segments and of searchable segments are equal at the end.
+    count = len(prepared.indexed.segments)
     return (
-        words, tokens, count, count, one.indexed.digest, dump(one.indexed.metadata), dump(one.document.times), now,
-        one.document.id,
+        char_count,
+        tokens,
+        count,
+        count,
+        prepared.indexed.digest,
+        to_json(prepared.indexed.metadata),
+        to_json(prepared.document.times),
+        current_time,
+        prepared.document.id,
     )  # fmt: skip
 
 
-def like(keyword: str) -> str:
+def like_pattern(keyword: str) -> str:
+    """Return a LIKE pattern that matches a keyword anywhere, in lower case; empty for
+    no filter."""
     return f"%{keyword.lower()}%" if keyword else ""

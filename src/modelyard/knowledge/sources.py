@@ -1,4 +1,5 @@
-"""Where documents come from, read: files that were handed in, pages on the network, values of an HTTP API, rows."""
+"""Reading the sources of documents: uploaded files, local paths, web pages and values
+of an HTTP API."""
 
 import asyncio
 import logging
@@ -12,160 +13,240 @@ import msgspec
 from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import whole_number
-from modelyard.jail.sandbox import Jail, JailError
+from modelyard.jail.sandbox import JailError, Sandbox
 from modelyard.knowledge.entities import Document
-from modelyard.knowledge.ingest import Reading
+from modelyard.knowledge.ingest import ParsedDocument
 from modelyard.knowledge.rows import DocumentPart
 from modelyard.storage.files import FileStore
-from modelyard.transport.egress import Egress, Fetched
+from modelyard.transport.egress import EgressClient, FetchedResponse
 
 logger = logging.getLogger("modelyard.knowledge")
 
-_MOST_PAGE = 20 << 20
-_TYPES = {
-    "text/html": ".html", "application/xhtml+xml": ".html", "application/pdf": ".pdf", "text/plain": ".txt",
-    "text/markdown": ".md", "application/json": ".json", "text/xml": ".xml", "application/xml": ".xml",
+_MAX_PAGE_BYTES = 20 << 20
+_EXTENSION_BY_TYPE = {
+    "text/html": ".html",
+    "application/xhtml+xml": ".html",
+    "application/pdf": ".pdf",
+    "text/plain": ".txt",
+    "text/markdown": ".md",
+    "application/json": ".json",
+    "text/xml": ".xml",
+    "application/xml": ".xml",
     "text/csv": ".csv",
-}  # fmt: skip
-_PICTURES = frozenset({".png", ".jpg", ".gif", ".tiff"})
-_PAGES = 4  # of a scan, drawn at a time
+}
+_IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".gif", ".tiff"})
+# Number of scanned pages rendered at a time.
+_PAGES_PER_BATCH = 4
 Ocr = Callable[[bytes], Awaitable[str]]
-"""The text in a picture. Raises ModelyardError where pictures cannot be read."""
+"""Returns the text in an image. Raises ModelyardError if images cannot be recognised.
+"""
 
 
 class FileTooLargeError(InvokeBadRequestError):
-    """A document has more bytes than documents may have."""
+    """The document exceeds the maximum size."""
 
     code = "file_too_large"
 
 
 class SourceReader:
+    """Reads and parses the sources of documents. Parsing takes place in the sandbox."""
+
     def __init__(
-        self, files: FileStore, jail: Jail, egress: Egress, *, most_mb: int = 256, ocr: Ocr | None = None
+        self,
+        files: FileStore,
+        jail: Sandbox,
+        egress: EgressClient,
+        *,
+        max_mb: int = 256,
+        ocr: Ocr | None = None,
     ) -> None:
         self._files = files
         self._jail = jail
         self._egress = egress
-        self._most = most_mb << 20
+        self._max_bytes = max_mb << 20
         self._ocr = ocr
 
-    async def read(self, document: Document) -> Reading:
-        """Raises ModelyardError in words for whoever handed it in."""
+    async def read(self, document: Document) -> ParsedDocument:
+        """Read and parse a document's source. Raises ModelyardError with a message for
+        the uploader."""
         source = document.source
         match source.get("kind"):
             case "file":
-                _, data = await asyncio.to_thread(self._files.get, document.tenant, str(source.get("file")))
+                _, data = await asyncio.to_thread(
+                    self._files.get, document.tenant, str(source.get("file"))
+                )
                 return await self.parse(document.name, data, tenant=document.tenant)
             case "path":
-                data = await asyncio.to_thread(self._path, str(source.get("path")))
+                data = await asyncio.to_thread(self._read_path, str(source.get("path")))
                 return await self.parse(document.name, data, tenant=document.tenant)
             case "url":
                 page = await self.fetch(str(source.get("url")))
-                return await self.parse(name_of(page), page.body, tenant=document.tenant)
+                return await self.parse(
+                    name_with_extension(page), page.body, tenant=document.tenant
+                )
             case kind:
                 raise InvokeBadRequestError(f"documents do not come from {kind!r}")
 
-    def _path(self, path: str) -> bytes:
+    def _read_path(self, path: str) -> bytes:
         from pathlib import Path
 
         try:
+            # Check the size first, so that a huge file is never loaded.
             size = Path(path).stat().st_size
             self.check_size(path, size)
             return Path(path).read_bytes()
         except OSError as error:
-            raise InvokeBadRequestError(f"file {path!r} cannot be read: {error.strerror}") from error
+            raise InvokeBadRequestError(
+                f"file {path!r} cannot be read: {error.strerror}"
+            ) from error
 
     def check_size(self, name: str, size: int) -> None:
-        """Raises InvokeBadRequestError."""
-        if size > self._most:
+        """Raise FileTooLargeError if a document exceeds the maximum size."""
+        if size > self._max_bytes:
             raise FileTooLargeError(
-                f"file {name!r} has {size >> 20:,} MB; a document has at most {self._most >> 20:,} (knowledge.most_mb)"
+                f"file {name!r} has {size >> 20:,} MB; a document has at most"
+                f" {self._max_bytes >> 20:,} (knowledge.most_mb)"
             )
 
-    async def parse(self, name: str, data: bytes, *, tenant: str = "") -> Reading:
-        """A document's text, read in the jail."""
+    async def parse(
+        self, name: str, data: bytes, *, tenant: str = ""
+    ) -> ParsedDocument:
+        """Parse a document in the sandbox. Raises InvokeBadRequestError if it cannot be
+        parsed."""
         self.check_size(name, len(data))
         try:
-            told = await self._jail.read(name, data, tenant=tenant)
-            parts = msgspec.convert(told["parts"], list[DocumentPart])
-            if told["scanned"]:
-                parts = await self._with_scans(told, data, parts, tenant)
+            parsed = await self._jail.read(name, data, tenant=tenant)
+            parts = msgspec.convert(parsed["parts"], list[DocumentPart])
+            # Pages without text are images: recognise their text, if possible.
+            if parsed["scanned"]:
+                parts = await self._with_scans(parsed, data, parts, tenant)
         except JailError as error:
             raise InvokeBadRequestError(f"{name}: {error}") from error
-        return Reading(parts=parts, title=str(told["title"])[:200], kind=told["kind"])
+        return ParsedDocument(
+            parts=parts, title=str(parsed["title"])[:200], kind=parsed["kind"]
+        )
 
     async def _with_scans(
-        self, told: Mapping[str, Any], data: bytes, parts: Sequence[DocumentPart], tenant: str
+        self,
+        parsed: Mapping[str, Any],
+        data: bytes,
+        parts: Sequence[DocumentPart],
+        tenant: str,
     ) -> list[DocumentPart]:
-        """What OCR finds on the pages that are pictures, among the others. Without OCR those others are enough, if
-        there are any."""
-        found = {one.page: one for one in parts}
-        pages: list[int] = told["scanned"]
-        what = "the picture" if told["kind"] in _PICTURES else "the PDF holds pictures of pages and no text: they"
+        """Add the text of scanned pages by OCR. If OCR is unavailable, the other pages
+        suffice, provided there are any."""
+        parts_by_page = {part.page: part for part in parts}
+        pages: list[int] = parsed["scanned"]
+        description = (
+            "the picture"
+            if parsed["kind"] in _IMAGE_EXTENSIONS
+            else "the PDF holds pictures of pages and no text: they"
+        )
         try:
             if self._ocr is None:
                 raise InvokeBadRequestError("no OCR is set up")
-            for at in range(0, len(pages), _PAGES):
-                some = pages[at : at + _PAGES]
-                drawn = [data]
-                if told["kind"] not in _PICTURES:
-                    drawn = await self._jail.pictures(data, some, tenant=tenant)
-                for page, picture in zip(some, drawn, strict=True):
-                    found[page] = DocumentPart(text=await self._ocr(picture), page=page)
+            # A few pages at a time, since rendered pages need much memory.
+            for start in range(0, len(pages), _PAGES_PER_BATCH):
+                page_batch = pages[start : start + _PAGES_PER_BATCH]
+                pictures = [data]
+                if parsed["kind"] not in _IMAGE_EXTENSIONS:
+                    pictures = await self._jail.render_pages(
+                        data, page_batch, tenant=tenant
+                    )
+                for page, picture in zip(page_batch, pictures, strict=True):
+                    parts_by_page[page] = DocumentPart(
+                        text=await self._ocr(picture), page=page
+                    )
         except JailError:
             raise
         except ModelyardError as error:
+            # A document with some text is usable without its scanned pages.
             if parts:
-                logger.warning("pages that are pictures stay unread", extra={"fields": {"error": str(error)}})
+                logger.warning(
+                    "pages that are pictures stay unread",
+                    extra={"fields": {"error": str(error)}},
+                )
                 return list(parts)
-            raise InvokeBadRequestError(f"{what} cannot be read: {error}") from error
-        return [found[page] for page in sorted(found)]
+            raise InvokeBadRequestError(
+                f"{description} cannot be read: {error}"
+            ) from error
+        return [parts_by_page[page] for page in sorted(parts_by_page)]
 
-    async def fetch(self, url: str) -> Fetched:
-        """Through the one way out. Raises EgressError, InvokeBadRequestError."""
-        page = await self._egress.fetch("GET", url, most_bytes=_MOST_PAGE)
+    async def fetch(self, url: str) -> FetchedResponse:
+        """Fetch a URL through the egress client. Raises EgressError, or
+        InvokeBadRequestError for an error status."""
+        page = await self._egress.fetch("GET", url, max_bytes=_MAX_PAGE_BYTES)
         if not 200 <= page.status < 300:
-            raise InvokeBadRequestError(f"{url[:200]} answers with status {page.status}")
+            raise InvokeBadRequestError(
+                f"{url[:200]} answers with status {page.status}"
+            )
         return page
 
 
-def name_of(page: Fetched) -> str:
-    """A name whose ending says what the page is: its address's own, else that of its media type."""
+def name_with_extension(page: FetchedResponse) -> str:
+    """Return a file name with an extension for a fetched page: from its URL, otherwise
+    from its media type."""
     path = urlsplit(page.url).path.rstrip("/").rpartition("/")[2] or "index"
-    kind = page.headers.get("content-type", "").partition(";")[0].strip().lower()
-    ending = _TYPES.get(kind, "")
-    return path if re.search(r"\.\w{1,5}$", path) and ending in ("", ".txt") else f"{path}{ending or '.html'}"
+    media_type = page.headers.get("content-type", "").partition(";")[0].strip().lower()
+    ending = _EXTENSION_BY_TYPE.get(media_type, "")
+    # The URL's extension is trusted unless the server declares a more specific type
+    # than plain text.
+    return (
+        path
+        if re.search(r"\.\w{1,5}$", path) and ending in ("", ".txt")
+        else f"{path}{ending or '.html'}"
+    )
 
 
 def values_at(value: Any, path: str) -> list[Any]:
-    """What a JSON path names, as `$.items[*].body`: names, `[n]`, `[*]`, `*`. Raises InvokeBadRequestError."""
+    """Return the values that a JSON path selects, as `$.items[*].body`. Supports names,
+    `[n]`, `[*]` and `*`.
+
+    Raises InvokeBadRequestError if the path contains anything else.
+    """
     steps = re.findall(r"\[(\d+|\*|'[^']*'|\"[^\"]*\")\]|([^.\[\]$]+)", path.strip())
-    rest = re.sub(r"\[(\d+|\*|'[^']*'|\"[^\"]*\")\]|([^.\[\]$]+)", "", path.strip()).strip(".$")
-    if rest:
-        raise InvokeBadRequestError(f"{path!r} is no path of names, [n] and [*], as $.items[*].body")
-    found = [value]
+    unparsed = re.sub(
+        r"\[(\d+|\*|'[^']*'|\"[^\"]*\")\]|([^.\[\]$]+)", "", path.strip()
+    ).strip(".$")
+    # Anything that the steps do not cover is a syntax error.
+    if unparsed:
+        raise InvokeBadRequestError(
+            f"{path!r} is no path of names, [n] and [*], as $.items[*].body"
+        )
+    matches = [value]
     for inner, name in steps:
         step = (inner or name).strip("'\"")
         following: list[Any] = []
-        for one in found:
+        # Apply one step to all values selected so far; values without such a member are
+        # dropped.
+        for match in matches:
             if step == "*":
                 following += (
-                    list(one.values()) if isinstance(one, Mapping) else list(one) if isinstance(one, list) else []
+                    list(match.values())
+                    if isinstance(match, Mapping)
+                    else list(match)
+                    if isinstance(match, list)
+                    else []
                 )
-            elif isinstance(one, list) and (index := whole_number(step)) is not None:
-                following += one[index : index + 1]
-            elif isinstance(one, Mapping) and step in one:
-                following.append(one[step])
-        found = following
-    return found
+            elif isinstance(match, list) and (index := whole_number(step)) is not None:
+                following += match[index : index + 1]
+            elif isinstance(match, Mapping) and step in match:
+                following.append(match[step])
+        matches = following
+    return matches
 
 
-async def json_at(egress: Egress, url: str, path: str, headers: Sequence[tuple[str, str]] = ()) -> list[Any]:
-    """The values that a path names in what an HTTP API answers."""
-    page = await egress.fetch("GET", url, headers=headers, most_bytes=_MOST_PAGE)
+async def json_at(
+    egress: EgressClient, url: str, path: str, headers: Sequence[tuple[str, str]] = ()
+) -> list[Any]:
+    """Return the values that a JSON path selects in the response of an HTTP API. Raises
+    InvokeBadRequestError."""
+    page = await egress.fetch("GET", url, headers=headers, max_bytes=_MAX_PAGE_BYTES)
     if not 200 <= page.status < 300:
         raise InvokeBadRequestError(f"{url[:200]} answers with status {page.status}")
     try:
         return values_at(decode_body(page.body), path)
     except BodyError as error:
-        raise InvokeBadRequestError(f"{url[:200]} answers with no JSON: {error}") from error
+        raise InvokeBadRequestError(
+            f"{url[:200]} answers with no JSON: {error}"
+        ) from error

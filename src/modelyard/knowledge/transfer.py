@@ -1,5 +1,5 @@
-"""A dataset as one file: a ZIP of JSON lines with its documents, segments, children and vectors, to be read elsewhere
-without any model being called."""
+"""Export and import of a dataset: a ZIP file of JSON lines with documents, segments,
+children and vectors, which can be imported elsewhere without any model call."""
 
 import asyncio
 import base64
@@ -13,78 +13,132 @@ import msgspec
 from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_uuid
 from modelyard.knowledge.datasets import Datasets
-from modelyard.knowledge.entities import Child, Dataset, DatasetSettings, Document, Segment, Status
-from modelyard.knowledge.rows import DocumentPart, Entry, Indexed, Ready
+from modelyard.knowledge.entities import (
+    Child,
+    Dataset,
+    DatasetSettings,
+    Document,
+    Segment,
+    Status,
+)
+from modelyard.knowledge.rows import DocumentPart, Entry, IndexContent, PreparedDocument
 from modelyard.tenancy.caller import current_api_key
 
 _FORMAT = 1
-_MOST_LINE = 256 << 20
+_MAX_LINE_BYTES = 256 << 20
 
 
-async def export_dataset(datasets: Datasets, dataset: Dataset, path: Path) -> dict[str, int]:
-    """Raises ConfigError where the file cannot be written."""
-    stored = datasets.stored
-    documents, _ = await stored.documents.listed(dataset.tenant, dataset.id, state="completed", most=10_000_000)
-    told = {"documents": 0, "segments": 0, "vectors": 0}
+async def export_dataset(
+    datasets: Datasets, dataset: Dataset, path: Path
+) -> dict[str, int]:
+    """Export a dataset's completed documents to a file. Returns the counts of what was
+    written.
+
+    Raises ConfigError if the file cannot be written.
+    """
+    store = datasets.store
+    documents, _ = await store.documents.list_page(
+        dataset.tenant, dataset.id, state="completed", limit=10_000_000
+    )
+    counts = {"documents": 0, "segments": 0, "vectors": 0}
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         head = {
-            "format": _FORMAT, "name": dataset.name, "description": dataset.description, "settings": dataset.settings,
-            "model": dataset.model, "dimensions": dataset.dimensions,
-        }  # fmt: skip
+            "format": _FORMAT,
+            "name": dataset.name,
+            "description": dataset.description,
+            "settings": dataset.settings,
+            "model": dataset.model,
+            "dimensions": dataset.dimensions,
+        }
         archive.writestr("dataset.json", msgspec.json.encode(head))
         with archive.open("documents.jsonl", "w", force_zip64=True) as lines:
+            # The listing is newest first: write the oldest first, so that an import
+            # keeps the order.
             for document in reversed(documents):
-                segments, _ = await stored.segments.listed(dataset.tenant, document.id, most=10_000_000)
+                segments, _ = await store.segments.list_page(
+                    dataset.tenant, document.id, limit=10_000_000
+                )
                 children = [
-                    child for one in segments for child in (await stored.segments.children(dataset.tenant, one.id))[0]
+                    child
+                    for segment in segments
+                    for child in (
+                        await store.segments.list_children(dataset.tenant, segment.id)
+                    )[0]
                 ]
-                entries = await stored.entries.of(document.id, dataset.space)
+                entries = await store.entries.list_of_document(
+                    document.id, dataset.space
+                )
                 line = {
-                    "document": document, "text": await stored.texts.get(document.id), "segments": segments,
+                    "document": document,
+                    "text": await store.texts.get(document.id),
+                    "segments": segments,
                     "children": children,
+                    # Vectors and terms are binary, hence base64.
                     "entries": [
-                        {"segment": row["segment"], "child": row["child"], "digest": row["digest"],
-                         "length": row["length"], "vector": base64.b64encode(row["vector"]).decode(),
-                         "terms": base64.b64encode(row["terms"]).decode()}
+                        {
+                            "segment": row["segment"],
+                            "child": row["child"],
+                            "digest": row["digest"],
+                            "length": row["length"],
+                            "vector": base64.b64encode(row["vector"]).decode(),
+                            "terms": base64.b64encode(row["terms"]).decode(),
+                        }
                         for row in entries
                     ],
-                }  # fmt: skip
+                }
                 lines.write(msgspec.json.encode(line) + b"\n")
-                told["documents"] += 1
-                told["segments"] += len(segments)
-                told["vectors"] += sum(bool(row["vector"]) for row in entries)
+                counts["documents"] += 1
+                counts["segments"] += len(segments)
+                counts["vectors"] += sum(bool(row["vector"]) for row in entries)
+    # The archive is built in memory and written last, so that a failed export leaves no
+    # partial file.
     try:
         await asyncio.to_thread(path.write_bytes, target.getvalue())
     except OSError as error:
-        raise ConfigError(f"{str(path)!r} cannot be written: {error.strerror}") from error
-    return told
+        raise ConfigError(
+            f"{str(path)!r} cannot be written: {error.strerror}"
+        ) from error
+    return counts
 
 
-async def import_dataset(datasets: Datasets, tenant: str, path: Path, *, name: str = "") -> Dataset:
-    """A new dataset with all that the file holds. Raises ConfigError, ConflictError."""
+async def import_dataset(
+    datasets: Datasets, tenant: str, path: Path, *, name: str = ""
+) -> Dataset:
+    """Import a file as a new dataset. Raises ConfigError if the file is invalid,
+    ConflictError if the name exists."""
     try:
         archive = zipfile.ZipFile(path)
         head: dict[str, Any] = msgspec.json.decode(archive.read("dataset.json"))
         if head.get("format") != _FORMAT:
-            raise ConfigError(f"{str(path)!r} is of format {head.get('format')!r}; this reads {_FORMAT}")
+            raise ConfigError(
+                f"{str(path)!r} is of format {head.get('format')!r}; this reads {_FORMAT}"
+            )
         settings = msgspec.convert(head["settings"], DatasetSettings)
     except (OSError, zipfile.BadZipFile, KeyError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{str(path)!r} is no exported dataset: {error}") from error
     dataset = await datasets.create(
-        tenant, name or head["name"], description=head.get("description", ""), settings=settings
+        tenant,
+        name or head["name"],
+        description=head.get("description", ""),
+        settings=settings,
     )
     with archive, archive.open("documents.jsonl") as lines:
-        while line := lines.readline(_MOST_LINE):
-            await _restored(datasets, dataset, msgspec.json.decode(line), head)
-    return await datasets.stored.datasets.get(tenant, dataset.id)
+        # The line limit bounds the memory that a damaged file can use.
+        while line := lines.readline(_MAX_LINE_BYTES):
+            await _import_document(datasets, dataset, msgspec.json.decode(line), head)
+    return await datasets.store.datasets.get(tenant, dataset.id)
 
 
-async def _restored(datasets: Datasets, dataset: Dataset, line: dict[str, Any], head: dict[str, Any]) -> None:
-    """One document, under ids of its own: the same file may be read twice."""
+async def _import_document(
+    datasets: Datasets, dataset: Dataset, line: dict[str, Any], head: dict[str, Any]
+) -> None:
+    """Import one document under new ids, so that the same file can be imported several
+    times."""
+    # Old id to new id; the empty id stands for an entry without a child.
     names: dict[str, str] = {"": ""}
     home = {"tenant": dataset.tenant, "dataset": dataset.id}
-    one = msgspec.structs.replace(
+    document = msgspec.structs.replace(
         msgspec.convert(line["document"], Document),
         **home,
         id=new_uuid(),
@@ -92,29 +146,51 @@ async def _restored(datasets: Datasets, dataset: Dataset, line: dict[str, Any], 
         status=Status.WAITING,
         api_key=current_api_key(dataset.tenant),
     )
-    if one.source.get("kind") == "file":  # the file stays where it was; its text came along
-        one = msgspec.structs.replace(one, source={"kind": "text", "size": 0})
-    indexed = Indexed(metadata=one.metadata, digest=one.digest, dimensions=int(head["dimensions"]), model=head["model"])
-    for given in msgspec.convert(line["segments"], list[Segment]):
-        names[given.id] = new_uuid()
-        indexed.segments.append(msgspec.structs.replace(given, **home, document=one.id, id=names[given.id]))
-    for given in msgspec.convert(line["children"], list[Child]):
-        names[given.id] = new_uuid()
-        segment = names[given.segment]
+    # The original file is not exported: the imported document has only its text.
+    if document.source.get("kind") == "file":
+        document = msgspec.structs.replace(document, source={"kind": "text", "size": 0})
+    indexed = IndexContent(
+        metadata=document.metadata,
+        digest=document.digest,
+        dimensions=int(head["dimensions"]),
+        model=head["model"],
+    )
+    for record in msgspec.convert(line["segments"], list[Segment]):
+        names[record.id] = new_uuid()
+        indexed.segments.append(
+            msgspec.structs.replace(
+                record, **home, document=document.id, id=names[record.id]
+            )
+        )
+    for record in msgspec.convert(line["children"], list[Child]):
+        names[record.id] = new_uuid()
+        segment = names[record.segment]
         indexed.children.append(
-            msgspec.structs.replace(given, **home, document=one.id, segment=segment, id=names[given.id])
+            msgspec.structs.replace(
+                record,
+                **home,
+                document=document.id,
+                segment=segment,
+                id=names[record.id],
+            )
         )
     indexed.entries = [
         Entry(
-            names[each["segment"]], names[each["child"]], each["digest"], base64.b64decode(each["vector"]),
-            base64.b64decode(each["terms"]), each["length"],
+            names[entry["segment"]],
+            names[entry["child"]],
+            entry["digest"],
+            base64.b64decode(entry["vector"]),
+            base64.b64decode(entry["terms"]),
+            entry["length"],
         )
-        for each in line["entries"]
-    ]  # fmt: skip
-    if not any(each.vector for each in indexed.entries):
+        for entry in line["entries"]
+    ]
+    # A dataset without vectors must not fix the vector length of the index.
+    if not any(entry.vector for entry in indexed.entries):
         indexed.dimensions = 0
     parts = msgspec.convert(line["text"] or [], list[DocumentPart])
-    (placed,) = await datasets.stored.library.add([one], is_ours=True)
+    # The lease keeps the indexer from processing the document before it is published.
+    (placed,) = await datasets.store.library.add([document], is_ours=True)
     if parts:
-        await datasets.stored.texts.keep(placed.id, parts)
-    await datasets.stored.publisher.publish([Ready(placed, 0, indexed)])
+        await datasets.store.texts.save(placed.id, parts)
+    await datasets.store.publisher.publish([PreparedDocument(placed, 0, indexed)])

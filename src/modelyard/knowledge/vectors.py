@@ -1,4 +1,4 @@
-"""Vectors of texts: a batch at a time, each text by its digest."""
+"""Embedding of texts in batches. Texts are identified by their digests."""
 
 from __future__ import annotations
 
@@ -6,52 +6,67 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from modelyard.base.lazy import lazy
+from modelyard.base.lazy import lazy_module
 from modelyard.knowledge.entities import Dataset
-from modelyard.knowledge.rows import Indexed
+from modelyard.knowledge.rows import IndexContent
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy("numpy", extra="knowledge")
+    np = lazy_module("numpy", extra="knowledge")
 
 BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """`vectors`: float32, each of length 1, shape (texts, dimensions)."""
+class EmbeddingResult:
+    """The result of an embedding call. `vectors` is float32, normalised to length 1, of
+    shape (texts, dimensions)."""
 
     vectors: np.ndarray
     model: str
 
 
 class Embedder(Protocol):
-    async def embed(self, tenant: str, model: str, texts: Sequence[str], *, is_query: bool = False) -> Embedded: ...
+    async def embed(
+        self, tenant: str, model: str, texts: Sequence[str], *, is_query: bool = False
+    ) -> EmbeddingResult:
+        """Embed texts. `is_query` selects the model's query mode, if it has one. Raises
+        InvokeError."""
+        ...
 
 
-class Vectors:
-    """By the models that datasets name."""
+class DatasetEmbedder:
+    """Embeds texts with the model that a dataset's settings name."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
-    async def made(
+    async def embed_batch(
         self, dataset: Dataset, digests: Sequence[str], texts: Mapping[str, str]
     ) -> tuple[dict[str, bytes], str]:
-        """Vectors of a batch by digest, and the model that made them. Raises InvokeError."""
-        wanted = [texts[digest] for digest in digests]
-        embedded = await self._embedder.embed(dataset.tenant, dataset.settings.embedding, wanted)
+        """Embed one batch. Returns the vectors by digest, and the name of the model
+        that made them. Raises InvokeError."""
+        batch_texts = [texts[digest] for digest in digests]
+        embedded = await self._embedder.embed(
+            dataset.tenant, dataset.settings.embedding, batch_texts
+        )
         vectors = map(bytes, embedded.vectors.astype(np.float32))
         return dict(zip(digests, vectors, strict=True)), embedded.model
 
-    async def fill(self, dataset: Dataset, indexed: Indexed, texts: Mapping[str, str]) -> None:
-        """Give the entries of a document their vectors. Raises InvokeError."""
+    async def fill_vectors(
+        self, dataset: Dataset, indexed: IndexContent, texts: Mapping[str, str]
+    ) -> None:
+        """Set the vectors of a document's entries. Raises InvokeError."""
         digests = list(texts)
-        known: dict[str, bytes] = {}
-        for begin in range(0, len(digests), BATCH):
-            made, indexed.model = await self.made(dataset, digests[begin : begin + BATCH], texts)
-            known.update(made)
-            indexed.dimensions = len(next(iter(made.values()))) // 4
+        vectors_by_digest: dict[str, bytes] = {}
+        # The keys are distinct, so identical texts are embedded once.
+        for start in range(0, len(digests), BATCH):
+            new_vectors, indexed.model = await self.embed_batch(
+                dataset, digests[start : start + BATCH], texts
+            )
+            vectors_by_digest.update(new_vectors)
+            # float32 takes four bytes per dimension.
+            indexed.dimensions = len(next(iter(new_vectors.values()))) // 4
         for entry in indexed.entries:
-            entry.vector = known.get(entry.digest, b"")
+            entry.vector = vectors_by_digest.get(entry.digest, b"")

@@ -1,1 +1,2 @@
-"""The six model types: their requests, chunks and results, and what providers declare of themselves."""
+"""The six model types: their requests, chunks and results, and the declarations of
+providers."""

@@ -1,4 +1,5 @@
-"""Arguments of tool calls: text in our types, objects in most wire formats."""
+"""Conversion of tool call arguments between JSON text, as used internally, and objects,
+as in most wire formats."""
 
 from typing import Any
 
@@ -8,27 +9,34 @@ from modelyard.base.bodies import BodyError, decode_body
 
 _encode = msgspec.json.Encoder().encode
 
-BROKEN = "INVALID_JSON"
-"""Where a format wants an object and the model wrote none, its text stands under this name."""
+INVALID_ARGUMENTS_KEY = "INVALID_JSON"
+"""Key for the raw text if a format requires an object but the model wrote none."""
 
 
 def as_text(value: Any) -> str:
-    """An object as JSON text; nothing as `{}`."""
+    """Return arguments as JSON text; None becomes `{}`."""
     if isinstance(value, str):
         return value
-    if isinstance(value, dict) and value.keys() == {BROKEN} and isinstance(value[BROKEN], str):
-        return value[BROKEN]
+    # Restore the raw text that `as_object` wrapped, so that a round trip is lossless.
+    if (
+        isinstance(value, dict)
+        and value.keys() == {INVALID_ARGUMENTS_KEY}
+        and isinstance(value[INVALID_ARGUMENTS_KEY], str)
+    ):
+        return value[INVALID_ARGUMENTS_KEY]
     return _encode({} if value is None else value).decode()
 
 
 def as_object(text: str) -> dict[str, Any]:
-    """Arguments as an object, whatever the model wrote."""
+    """Return arguments as an object. Text that is not a JSON object is wrapped under
+    `BROKEN`."""
+    # Models omit the arguments of tools without parameters.
     if not text.strip():
         return {}
     try:
         value = decode_body(text)
     except BodyError:
-        return {BROKEN: text}
+        return {INVALID_ARGUMENTS_KEY: text}
     if value is None:
         return {}
-    return value if isinstance(value, dict) else {BROKEN: text}
+    return value if isinstance(value, dict) else {INVALID_ARGUMENTS_KEY: text}

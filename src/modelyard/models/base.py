@@ -1,4 +1,4 @@
-"""The interface that a provider implements: one class a model type, one method that streams."""
+"""The interface for providers: one class per model type with a single streaming method."""
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
@@ -12,70 +12,105 @@ from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tokens import TokenCount, count_prompt
 from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Credentials, ModelType
-from modelyard.models.verbatim import VerbatimRequest
+from modelyard.models.verbatim import PassthroughRequest
 
 RequestT = TypeVar("RequestT")
 ChunkT = TypeVar("ChunkT")
 
 
 class AIModel(ABC, Generic[RequestT, ChunkT]):
-    """What a provider implements for one model type.
+    """A provider's implementation of one model type.
 
-    `invoke` yields chunks; a model that cannot stream yields once. Closing the generator ends the call upstream.
-    It raises InvokeError and its kinds, and nothing else that comes from outside.
+    `invoke` yields chunks; a model without streaming yields once. Closing the generator
+    ends the upstream call. External failures are raised as InvokeError or a subclass.
     """
 
     model_type: ClassVar[ModelType]
 
     @abstractmethod
-    def invoke(self, model: str, credentials: Credentials, request: RequestT) -> AsyncGenerator[ChunkT, None]: ...
+    def invoke(
+        self, model: str, credentials: Credentials, request: RequestT
+    ) -> AsyncGenerator[ChunkT, None]:
+        """Call the model and yield its chunks. Raises InvokeError."""
+        ...
 
 
 class LargeLanguageModel(AIModel[LLMRequest, LLMResultChunk]):
+    """A chat model."""
+
     model_type = ModelType.LLM
 
-    def unsupported(self, model: str, credentials: Credentials, request: LLMRequest) -> list[str]:
-        """The parameters of the request that the model's server has no word for, or refuses."""
+    def unsupported(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> list[str]:
+        """Return the request's parameters that the model's server does not support."""
         del model, credentials, request
         return []
 
-    def speaks(self, model: str, credentials: Credentials, format: str) -> bool:  # noqa: A002  the field's word
-        """Whether a request that came in this wire format is sent on in it."""
+    def supports_format(
+        self, model: str, credentials: Credentials, format: str
+    ) -> bool:
+        """Return whether a request received in this wire format is forwarded in the
+        same format."""
         del model, credentials, format
         return False
 
-    takes_verbatim: ClassVar[bool] = False
-    """Whether `invoke` may be given a request as it came, too."""
+    accepts_passthrough: ClassVar[bool] = False
+    """Whether `invoke` also accepts a request in its original bytes."""
 
-    def passes_on(self, model: str, credentials: Credentials, request: VerbatimRequest) -> bool:
-        """Whether such a request would be passed on as it came; else it is read in full."""
+    def can_pass_through(
+        self, model: str, credentials: Credentials, request: PassthroughRequest
+    ) -> bool:
+        """Return whether such a request would be forwarded unchanged; otherwise it is
+        parsed completely."""
         del model, credentials, request
         return False
 
-    async def count_tokens(self, model: str, credentials: Credentials, request: LLMRequest) -> TokenCount:
-        """Prompt tokens of a request before it is sent; says whether they were counted or estimated."""
+    async def count_tokens(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> TokenCount:
+        """Return the prompt tokens of a request before it is sent, and whether they are
+        counted or estimated."""
+        # The default needs no network; providers with a counting endpoint override it.
         del credentials
         return count_prompt(model, request.messages, request.tools)
 
 
 class TextEmbeddingModel(AIModel[TextEmbeddingRequest, TextEmbeddingResult]):
+    """An embedding model."""
+
     model_type = ModelType.TEXT_EMBEDDING
 
 
 class RerankModel(AIModel[RerankRequest, RerankResult]):
+    """A rerank model."""
+
     model_type = ModelType.RERANK
 
 
 class Speech2TextModel(AIModel[Speech2TextRequest, Speech2TextResult]):
+    """A speech recognition model."""
+
     model_type = ModelType.SPEECH2TEXT
 
 
 class ModerationModel(AIModel[ModerationRequest, ModerationResult]):
+    """A moderation model."""
+
     model_type = ModelType.MODERATION
 
 
 class TTSModel(AIModel[TTSRequest, TTSResultChunk]):
+    """A speech synthesis model."""
+
     model_type = ModelType.TTS
 
 
-AnyModel = LargeLanguageModel | TextEmbeddingModel | RerankModel | Speech2TextModel | ModerationModel | TTSModel
+AnyModel = (
+    LargeLanguageModel
+    | TextEmbeddingModel
+    | RerankModel
+    | Speech2TextModel
+    | ModerationModel
+    | TTSModel
+)

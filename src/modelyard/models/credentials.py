@@ -1,4 +1,4 @@
-"""Credential forms: what was filled in, checked against what the provider asks for."""
+"""Validation of credential form values against the provider's form definition."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -14,67 +14,101 @@ _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
 
 class ProviderCredentialSchemaValidator:
-    """Checks a filled-in form: required fields, lengths, options, switches; drops what the form does not have."""
+    """Validates a form: required fields, lengths, options, switches. Unknown fields are
+    dropped."""
 
-    def __init__(self, forms: Iterable[CredentialFormSchema], *, provider: str = "") -> None:
+    def __init__(
+        self, forms: Iterable[CredentialFormSchema], *, provider: str = ""
+    ) -> None:
         self._forms = list(forms)
         self._provider = provider
 
-    def validate_and_filter(self, values: Mapping[str, Any], *, model_type: ModelType | None = None) -> dict[str, Any]:
-        """The form's own fields with defaults filled in. Raises CredentialsValidateFailedError that names them all."""
+    def validate_and_filter(
+        self, values: Mapping[str, Any], *, model_type: ModelType | None = None
+    ) -> dict[str, Any]:
+        """Return the form's values with defaults filled in. Raises
+        CredentialsValidateFailedError listing all problems."""
         problems: list[str] = []
         accepted: dict[str, Any] = {}
-        for form in self._forms:
-            if not self._is_shown(form, values, model_type):
+        for field in self._forms:
+            # Hidden fields are neither required nor stored.
+            if not self._is_shown(field, values, model_type):
                 continue
-            value = values.get(form.variable)
+            value = values.get(field.variable)
             if value in (None, ""):
-                value = form.default
+                value = field.default
             if value in (None, ""):
-                if form.required:
-                    problems.append(f"{form.variable!r} ({form.label.en_us}) is required")
+                # All problems are collected, so that a form needs only one correction.
+                if field.required:
+                    problems.append(
+                        f"{field.variable!r} ({field.label.en_us}) is required"
+                    )
                 continue
-            if problem := _problem(form, value):
+            if problem := _problem(field, value):
                 problems.append(problem)
             else:
-                accepted[form.variable] = _converted(form, value)
-        whose = f"credentials of {self._provider!r}" if self._provider else "credentials"
-        if unknown := sorted(values.keys() - {form.variable for form in self._forms}):
-            # A mistyped name would otherwise look like a field that has no effect. Names alone: values are secret.
-            logger.warning("unknown fields are left out", extra={"fields": {"of": whose, "fields": ", ".join(unknown)}})
+                accepted[field.variable] = _converted(field, value)
+        subject = (
+            f"credentials of {self._provider!r}" if self._provider else "credentials"
+        )
+        if unknown := sorted(values.keys() - {field.variable for field in self._forms}):
+            # A mistyped field name would otherwise look like a field without effect.
+            # Only names are logged: values are secret.
+            logger.warning(
+                "unknown fields are left out",
+                extra={"fields": {"of": subject, "fields": ", ".join(unknown)}},
+            )
         if problems:
-            raise CredentialsValidateFailedError(f"{whose}: " + "; ".join(problems))
+            raise CredentialsValidateFailedError(f"{subject}: " + "; ".join(problems))
         return accepted
 
     @staticmethod
-    def _is_shown(form: CredentialFormSchema, values: Mapping[str, Any], model_type: ModelType | None) -> bool:
-        """All conditions on different fields must hold; several values for one field are alternatives."""
-        wanted: dict[str, set[str]] = {}
-        for condition in form.show_on:
-            wanted.setdefault(condition.variable, set()).add(condition.value)
-        kind = model_type.value if model_type else None
-        if wanted.get("__model_type") and kind is None:
-            wanted.pop("__model_type")
-        return all((kind if name == "__model_type" else values.get(name)) in any_of for name, any_of in wanted.items())
+    def _is_shown(
+        field: CredentialFormSchema,
+        values: Mapping[str, Any],
+        model_type: ModelType | None,
+    ) -> bool:
+        """Return whether a field applies: conditions on different fields must all hold,
+        several values for one field are alternatives."""
+        accepted_values: dict[str, set[str]] = {}
+        for condition in field.show_on:
+            accepted_values.setdefault(condition.variable, set()).add(condition.value)
+        type_value = model_type.value if model_type else None
+        # Without a model type, conditions on it are ignored.
+        if accepted_values.get("__model_type") and type_value is None:
+            accepted_values.pop("__model_type")
+        return all(
+            (type_value if name == "__model_type" else values.get(name)) in any_of
+            for name, any_of in accepted_values.items()
+        )
 
 
-def _problem(form: CredentialFormSchema, value: Any) -> str | None:
-    if form.type is FormType.SWITCH and str(value).lower() not in _TRUE | _FALSE:
-        return f"{form.variable!r} must be true or false, not {value!r}"
-    if form.type in (FormType.SELECT, FormType.RADIO) and form.options:
-        options = [option.value for option in form.options]
+def _problem(field: CredentialFormSchema, value: Any) -> str | None:
+    if field.type is FormType.SWITCH and str(value).lower() not in _TRUE | _FALSE:
+        return f"{field.variable!r} must be true or false, not {value!r}"
+    if field.type in (FormType.SELECT, FormType.RADIO) and field.options:
+        options = [option.value for option in field.options]
         if value not in options:
-            return f"{form.variable!r} must be one of {', '.join(options)}, not {value!r}"
-    if form.max_length and len(str(value)) > form.max_length:
-        return f"{form.variable!r} is longer than {form.max_length} characters"
+            return (
+                f"{field.variable!r} must be one of {', '.join(options)}, not {value!r}"
+            )
+    if field.max_length and len(str(value)) > field.max_length:
+        return f"{field.variable!r} is longer than {field.max_length} characters"
     return None
 
 
-def _converted(form: CredentialFormSchema, value: Any) -> Any:
-    return str(value).lower() in _TRUE if form.type is FormType.SWITCH else str(value)
+def _converted(field: CredentialFormSchema, value: Any) -> Any:
+    return str(value).lower() in _TRUE if field.type is FormType.SWITCH else str(value)
 
 
-def secrets_of(forms: Iterable[CredentialFormSchema], values: Mapping[str, Any]) -> list[str]:
-    """The values that must never be shown."""
-    secret = {form.variable for form in forms if form.type is FormType.SECRET_INPUT}
-    return [value for name, value in values.items() if name in secret and isinstance(value, str)]
+def secrets_of(
+    forms: Iterable[CredentialFormSchema], values: Mapping[str, Any]
+) -> list[str]:
+    """Return the values of secret fields, which must never be displayed."""
+    # The form decides what is secret, not the name of the field.
+    secret = {field.variable for field in forms if field.type is FormType.SECRET_INPUT}
+    return [
+        value
+        for name, value in values.items()
+        if name in secret and isinstance(value, str)
+    ]

@@ -1,4 +1,4 @@
-"""Text embedding: texts in, one vector each out."""
+"""Text embedding: a list of texts in, one vector per text out."""
 
 from decimal import Decimal
 from enum import StrEnum
@@ -10,11 +10,15 @@ from modelyard.models.types import ZERO, Chunk, ModelUsage
 
 
 class EmbeddingInputType(StrEnum):
+    """Purpose of the texts; some models embed queries and documents differently."""
+
     DOCUMENT = "document"
     QUERY = "query"
 
 
 class EmbeddingUsage(ModelUsage, frozen=True, kw_only=True):
+    """Usage of an embedding call."""
+
     tokens: int = 0
     total_tokens: int = 0
     unit_price: Decimal = ZERO
@@ -22,27 +26,33 @@ class EmbeddingUsage(ModelUsage, frozen=True, kw_only=True):
 
     @property
     def input_count(self) -> Decimal:
+        """Return the number of tokens to which the input price applies."""
         return Decimal(self.tokens)
 
 
 class TextEmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to embed texts."""
+
     texts: list[str]
     dimensions: int | None = None
-    """How long the vectors should be, where the model can shorten them."""
+    """Requested vector length, for models that can shorten vectors."""
     input_type: EmbeddingInputType = EmbeddingInputType.DOCUMENT
     user: str | None = None
     extra: dict[str, Any] = {}
 
 
 class TextEmbeddingResult(Chunk, frozen=True, kw_only=True):
-    """`embeddings[i]` belongs to `texts[i]`: floats, shape (texts, dimensions)."""
+    """The vectors: `embeddings[i]` belongs to `texts[i]`, as floats of shape (texts,
+    dimensions)."""
 
     embeddings: list[list[float]]
     usage: EmbeddingUsage = EmbeddingUsage()
 
     @property
     def spent(self) -> EmbeddingUsage:
+        """Return the usage."""
         return self.usage
 
     def priced(self, usage: ModelUsage) -> "TextEmbeddingResult":
+        """Return the result with its usage replaced."""
         return msgspec.structs.replace(self, usage=usage)

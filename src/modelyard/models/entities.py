@@ -1,4 +1,5 @@
-"""What a provider says of a model: features, properties, parameter rules, prices. The shapes of Dify's model YAML."""
+"""A provider's declarations about a model: features, properties, parameter rules,
+prices. The structure of Dify's model YAML."""
 
 from datetime import date
 from decimal import Decimal
@@ -11,22 +12,36 @@ from modelyard.base.numbers import Bound
 from modelyard.models.types import ModelType
 
 
-class I18nObject(msgspec.Struct, frozen=True, kw_only=True, rename={"en_us": "en_US", "zh_hans": "zh_Hans"}):
-    """A label in several languages. English is the one that is always there."""
+class I18nObject(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"en_us": "en_US", "zh_hans": "zh_Hans"},
+):
+    """A label in several languages. English is always present."""
 
     en_us: str
     zh_hans: str | None = None
 
     def in_language(self, language: str) -> str:
-        return self.zh_hans if language.lower().startswith("zh") and self.zh_hans else self.en_us
+        """Return the label in a language, or in English if there is no translation."""
+        return (
+            self.zh_hans
+            if language.lower().startswith("zh") and self.zh_hans
+            else self.en_us
+        )
 
 
 class FetchFrom(StrEnum):
+    """Origin of a model: listed by the provider, or named by the user."""
+
     PREDEFINED_MODEL = "predefined-model"
     CUSTOMIZABLE_MODEL = "customizable-model"
 
 
 class ModelFeature(StrEnum):
+    """Capabilities of a model."""
+
     TOOL_CALL = "tool-call"
     MULTI_TOOL_CALL = "multi-tool-call"
     AGENT_THOUGHT = "agent-thought"
@@ -40,6 +55,8 @@ class ModelFeature(StrEnum):
 
 
 class ModelPropertyKey(StrEnum):
+    """Keys of a model's properties."""
+
     MODE = "mode"
     CONTEXT_SIZE = "context_size"
     MAX_CHUNKS = "max_chunks"
@@ -54,6 +71,8 @@ class ModelPropertyKey(StrEnum):
 
 
 class ParameterType(StrEnum):
+    """Value type of a parameter."""
+
     FLOAT = "float"
     INT = "int"
     STRING = "string"
@@ -62,7 +81,7 @@ class ParameterType(StrEnum):
 
 
 class DefaultParameterName(StrEnum):
-    """The parameters that many models share; `use_template` names one."""
+    """Parameters common to many models; `use_template` refers to one of them."""
 
     TEMPERATURE = "temperature"
     TOP_P = "top_p"
@@ -75,6 +94,8 @@ class DefaultParameterName(StrEnum):
 
 
 class ParameterRule(msgspec.Struct, frozen=True, kw_only=True):
+    """Definition of a model parameter: its type, bounds and default."""
+
     name: str
     label: I18nObject
     type: ParameterType
@@ -89,9 +110,9 @@ class ParameterRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PricePer(StrEnum):
-    """What a price is for: what `input` and `output` count."""
+    """The unit that a model is priced by, which `input` and `output` count."""
 
-    TOKEN = "token"  # noqa: S105  a unit
+    TOKEN = "token"  # noqa: S105
     CHARACTER = "character"
     SECOND = "second"
     REQUEST = "request"
@@ -100,40 +121,55 @@ class PricePer(StrEnum):
     IMAGE = "image"
 
 
-_MOST_PRICE = Decimal(10) ** 9
-"""For a unit, in whatever currency."""
-_MOST_FOR_ONE = Decimal(10) ** 6
-"""For one token, second or request."""
-_FINEST = -30
-"""The smallest power of ten that a price is given in."""
-_APART = ("request", "search")
+_MAX_PRICE = Decimal(10) ** 9
+"""Upper bound of a price per unit, in any currency."""
+_MAX_ITEM_PRICE = Decimal(10) ** 6
+"""Upper bound of a price for one token, second or request."""
+_MIN_EXPONENT = -30
+"""Smallest permitted exponent of a price."""
+# Rates that are charged per item and not per unit.
+_PER_ITEM_RATES = ("request", "search")
 
 
-def _check_price(name: str, price: Decimal | None, *, most: Decimal = _MOST_PRICE) -> None:
-    """Raises ValueError for what is no price: not finite, below zero, or absurdly large or fine."""
+def _check_price(
+    name: str, price: Decimal | None, *, maximum: Decimal = _MAX_PRICE
+) -> None:
+    """Raise ValueError for a price that is not finite, negative, too large or too
+    precise."""
     if price is None:
         return
-    if not price.is_finite() or price.is_signed() or price > most:
-        raise ValueError(f"{name!r} must be a finite number from 0 to {most:.0f}, not {str(price)[:20]}")
+    if not price.is_finite() or price.is_signed() or price > maximum:
+        raise ValueError(
+            f"{name!r} must be a finite number from 0 to {maximum:.0f}, not {str(price)[:20]}"
+        )
+    # A special value such as NaN has a string as exponent; it was rejected above.
     exponent = price.as_tuple().exponent
-    if isinstance(exponent, int) and exponent < _FINEST:
-        raise ValueError(f"{name!r} has more than {-_FINEST} decimal places")
+    if isinstance(exponent, int) and exponent < _MIN_EXPONENT:
+        raise ValueError(f"{name!r} has more than {-_MIN_EXPONENT} decimal places")
 
 
-def _check_prices(amounts: "PriceTier | PricePeriod | PriceConfig", unit: Decimal = Decimal(0)) -> None:
-    """Raises ValueError that names the price which cannot be."""
+def _check_prices(
+    amounts: "PriceTier | PricePeriod | PriceConfig", unit: Decimal = Decimal(0)
+) -> None:
+    """Raise ValueError naming the first invalid price."""
     _check_price("input", amounts.input)
     _check_price("output", amounts.output)
     for name, price in amounts.rates.items():
-        _check_price(name, price, most=_MOST_FOR_ONE if name in _APART else _MOST_PRICE)
-        if name not in _APART:
-            _check_price(name, price * unit, most=_MOST_FOR_ONE)
+        _check_price(
+            name,
+            price,
+            maximum=_MAX_ITEM_PRICE if name in _PER_ITEM_RATES else _MAX_PRICE,
+        )
+        if name not in _PER_ITEM_RATES:
+            # Both the price and its product with the unit must be plausible.
+            _check_price(name, price * unit, maximum=_MAX_ITEM_PRICE)
     for name, price in (("input", amounts.input), ("output", amounts.output)):
-        _check_price(f"{name} × unit", (price or 0) * unit, most=_MOST_FOR_ONE)
+        _check_price(f"{name} × unit", (price or 0) * unit, maximum=_MAX_ITEM_PRICE)
 
 
 class PriceTier(msgspec.Struct, frozen=True, kw_only=True):
-    """Prices of a request whose prompt has more than `above` tokens: of all of it, not of what is beyond."""
+    """Prices for requests with more than `above` prompt tokens. They apply to all
+    tokens, not only to those beyond."""
 
     above: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
     input: Decimal
@@ -145,7 +181,7 @@ class PriceTier(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PricePeriod(msgspec.Struct, frozen=True, kw_only=True):
-    """What held before: up to, and without, the day `until`."""
+    """Earlier prices, valid before the day `until` (exclusive)."""
 
     until: date
     input: Decimal
@@ -158,7 +194,8 @@ class PricePeriod(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Cost = count × price × unit: `input: 0.40, unit: 0.000001` is 0.40 for a million."""
+    """Prices of a model. Cost = count × price × unit: `input: 0.40, unit: 0.000001` is
+    0.40 per million."""
 
     input: Decimal
     output: Decimal | None = None
@@ -166,43 +203,62 @@ class PriceConfig(msgspec.Struct, frozen=True, kw_only=True):
     currency: str
     per: PricePer = PricePer.TOKEN
     rates: dict[str, Decimal] = {}
-    """Other prices for the same unit: `cached`, `cache_write`, `cache_write_1h`, `audio_input`, `audio_output`,
-    `image_input`, `image_output`, `reasoning`. Tokens of a kind without a rate cost what the others do.
-    Prices for one, not for a unit: `request`, `search`."""
+    """Additional prices per unit: `cached`, `cache_write`, `cache_write_1h`,
+    `audio_input`, `audio_output`, `image_input`, `image_output`, `reasoning`. Tokens
+    without a rate of their own have the normal price. Prices per item: `request`,
+    `search`."""
     tiers: list[PriceTier] = []
     history: list[PricePeriod] = []
-    """Earlier prices, in the order of their ends."""
+    """Earlier prices, ordered by their end."""
     source: str = ""
-    """Whose figures these are."""
+    """Source of the figures."""
     as_of: date | None = None
-    """When they were looked up."""
+    """Date on which they were looked up."""
 
     def __post_init__(self) -> None:
-        _check_price("unit", self.unit, most=_MOST_FOR_ONE)
-        for amounts in (self, *self.tiers, *self.history, *(tier for one in self.history for tier in one.tiers)):
+        # All price lists are checked when the model is loaded, so that a call cannot
+        # get an absurd cost.
+        _check_price("unit", self.unit, maximum=_MAX_ITEM_PRICE)
+        for amounts in (
+            self,
+            *self.tiers,
+            *self.history,
+            *(tier for period in self.history for tier in period.tiers),
+        ):
             _check_prices(amounts, self.unit)
 
 
 class PriceType(StrEnum):
+    """Direction of a price."""
+
     INPUT = "input"
     OUTPUT = "output"
 
 
 class PriceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The cost of an amount of input or output."""
+
     unit_price: Decimal
     unit: Decimal
     total_amount: Decimal
     currency: str
 
 
-_COUNTS = frozenset({
-    ModelPropertyKey.CONTEXT_SIZE, ModelPropertyKey.MAX_CHUNKS, ModelPropertyKey.FILE_UPLOAD_LIMIT,
-    ModelPropertyKey.MAX_CHARACTERS_PER_CHUNK, ModelPropertyKey.WORD_LIMIT, ModelPropertyKey.MAX_WORKERS,
-})  # fmt: skip
+# Properties that must be whole numbers.
+_COUNTS = frozenset(
+    {
+        ModelPropertyKey.CONTEXT_SIZE,
+        ModelPropertyKey.MAX_CHUNKS,
+        ModelPropertyKey.FILE_UPLOAD_LIMIT,
+        ModelPropertyKey.MAX_CHARACTERS_PER_CHUNK,
+        ModelPropertyKey.WORD_LIMIT,
+        ModelPropertyKey.MAX_WORKERS,
+    }
+)
 
 
 def _check_count(name: str, value: Any) -> None:
-    """Raises ValueError for what is no count."""
+    """Raise ValueError for a value that is not a plausible count. None is accepted."""
     if value is None:
         return
     try:
@@ -210,10 +266,14 @@ def _check_count(name: str, value: Any) -> None:
     except (OverflowError, TypeError, ValueError):
         count = -1
     if not 0 <= count <= 10**12:
-        raise ValueError(f"{name!r} must be a whole number from 0 to {10**12}, not {str(value)[:20]!r}")
+        raise ValueError(
+            f"{name!r} must be a whole number from 0 to {10**12}, not {str(value)[:20]!r}"
+        )
 
 
 class ProviderModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The description of a model that clients see."""
+
     model: str
     label: I18nObject
     model_type: ModelType
@@ -228,13 +288,16 @@ class ProviderModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def context_size(self) -> int | None:
+        """Return the context window in tokens, or None if it is not stated."""
         value = self.model_properties.get(ModelPropertyKey.CONTEXT_SIZE)
         return int(value) if value is not None else None
 
 
 class AIModelEntity(ProviderModel, frozen=True, kw_only=True):
+    """The complete definition of a model, with parameters and prices."""
+
     parameter_rules: list[ParameterRule] = []
     pricing: PriceConfig | None = None
     description: I18nObject | None = None
-    """What the model is good for, plainly."""
+    """Short description of the model's strengths."""
     licence: str | None = None

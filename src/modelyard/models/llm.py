@@ -1,4 +1,5 @@
-"""Chat: the request, the pieces it is answered in, and the whole answer as their fold."""
+"""Chat: the request, the chunks of a streamed answer, and the complete result folded
+from them."""
 
 from collections.abc import AsyncIterable, Iterable
 from decimal import Decimal
@@ -18,22 +19,34 @@ from modelyard.models.messages import (
     ToolCall,
     ToolCallFunction,
     assistant_of,
-    joined_extra,
+    merge_extra,
 )
 from modelyard.models.types import ZERO, Chunk, ModelUsage
 
+# Counts that are added when usages are combined.
 _SUMMED = (
-    "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "cache_write_tokens",
-    "cache_write_1h_tokens", "audio_prompt_tokens", "image_prompt_tokens", "tool_prompt_tokens", "reasoning_tokens",
-    "audio_completion_tokens", "image_completion_tokens", "searches",
-)  # fmt: skip
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "audio_prompt_tokens",
+    "image_prompt_tokens",
+    "tool_prompt_tokens",
+    "reasoning_tokens",
+    "audio_completion_tokens",
+    "image_completion_tokens",
+    "searches",
+)
 
 
 class LLMUsage(ModelUsage, frozen=True, kw_only=True):
-    """Tokens and what they cost.
+    """Tokens and cost of a chat call.
 
-    `prompt_tokens` counts all that went in, cached, written to the cache, audio, images and a provider's own tools'
-    included; `completion_tokens` all that came out, reasoning included. The others say how much of them is which.
+    `prompt_tokens` includes everything sent: cached tokens, cache writes, audio, images
+    and the provider's own tools. `completion_tokens` includes everything received, with
+    reasoning. The other counts are parts of these two.
     """
 
     prompt_tokens: int = 0
@@ -46,137 +59,181 @@ class LLMUsage(ModelUsage, frozen=True, kw_only=True):
     completion_price: Decimal = ZERO
     total_tokens: int = 0
     cached_tokens: int = 0
-    """Read from the provider's cache."""
+    """Tokens read from the provider's cache."""
     cache_write_tokens: int = 0
-    """Written to it, for five minutes or an hour."""
+    """Tokens written to the provider's cache, for any lifetime."""
     cache_write_1h_tokens: int = 0
     audio_prompt_tokens: int = 0
     image_prompt_tokens: int = 0
     tool_prompt_tokens: int = 0
-    """What the provider's own tools put in."""
+    """Tokens added by the provider's own tools."""
     reasoning_tokens: int = 0
     audio_completion_tokens: int = 0
     image_completion_tokens: int = 0
     searches: int = 0
-    """Searches that the provider ran and bills apart."""
+    """Searches that the provider ran and bills separately."""
     time_to_first_token: float | None = None
     time_to_generate: float | None = None
     extra: Extra = {}
 
     @classmethod
     def empty_usage(cls) -> "LLMUsage":
+        """Return a usage with all counts at zero."""
         return cls()
 
     @classmethod
-    def of(cls, prompt_tokens: int, completion_tokens: int, **more: Any) -> "LLMUsage":
+    def of(
+        cls, prompt_tokens: int, completion_tokens: int, **fields: Any
+    ) -> "LLMUsage":
+        """Return a usage with these counts; the total is their sum."""
         return cls(
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=prompt_tokens + completion_tokens,
-            **more,
+            **fields,
         )
 
     @property
     def input_count(self) -> Decimal:
+        """Return the number of tokens to which the input price applies."""
         return Decimal(self.prompt_tokens)
 
     @property
     def output_count(self) -> Decimal:
+        """Return the number of tokens to which the output price applies."""
         return Decimal(self.completion_tokens)
 
-    def plus(self, other: "LLMUsage") -> "LLMUsage":
-        """Both calls as one: counts, prices and latencies add up; unit prices are the later call's.
+    def plus(self, later_usage: "LLMUsage") -> "LLMUsage":
+        """Return the sum of two calls: counts, prices and latencies are added; unit
+        prices are those of the later call.
 
-        The sum's price is unknown where either's is. Raises ValueError where both cost something in different
-        currencies: those do not add up.
+        The total is unknown if either price is. Raises ValueError if both have costs in
+        different currencies.
         """
-        if self.total_price and other.total_price and self.currency != other.currency:
-            raise ValueError(f"usage in {self.currency} and usage in {other.currency} do not add up")
-        priced = other if other.total_price or not self.total_price else self
-        counts = {name: getattr(self, name) + getattr(other, name) for name in _SUMMED}
+        if (
+            self.total_price
+            and later_usage.total_price
+            and self.currency != later_usage.currency
+        ):
+            raise ValueError(
+                f"usage in {self.currency} and usage in {later_usage.currency} do not add up"
+            )
+        # A free or unpriced later call must not overwrite the currency of the earlier
+        # one.
+        priced = (
+            later_usage if later_usage.total_price or not self.total_price else self
+        )
+        counts = {
+            name: getattr(self, name) + getattr(later_usage, name) for name in _SUMMED
+        }
         return LLMUsage(
             **counts,
             prompt_unit_price=priced.prompt_unit_price,
             prompt_price_unit=priced.prompt_price_unit,
-            prompt_price=self.prompt_price + other.prompt_price,
+            prompt_price=self.prompt_price + later_usage.prompt_price,
             completion_unit_price=priced.completion_unit_price,
             completion_price_unit=priced.completion_price_unit,
-            completion_price=self.completion_price + other.completion_price,
-            total_price=_sum_of_prices(self, other),
+            completion_price=self.completion_price + later_usage.completion_price,
+            total_price=_sum_of_prices(self, later_usage),
             currency=priced.currency,
-            latency=self.latency + other.latency,
-            estimated=self.estimated or other.estimated,
+            latency=self.latency + later_usage.latency,
+            estimated=self.estimated or later_usage.estimated,
             time_to_first_token=self.time_to_first_token
             if self.time_to_first_token is not None
-            else other.time_to_first_token,
+            else later_usage.time_to_first_token,
         )
 
     __add__ = plus
 
 
-def _sum_of_prices(one: LLMUsage, other: LLMUsage) -> Decimal | None:
-    known = [usage.total_price for usage in (one, other) if usage.total_price is not None or usage.total_tokens]
-    return None if None in known else sum((price for price in known if price is not None), ZERO) if known else None
+def _sum_of_prices(left: LLMUsage, right: LLMUsage) -> Decimal | None:
+    # A usage without tokens and without a price contributes nothing; it must not make
+    # the sum unknown.
+    prices = [
+        usage.total_price
+        for usage in (left, right)
+        if usage.total_price is not None or usage.total_tokens
+    ]
+    return (
+        None
+        if None in prices
+        else sum((price for price in prices if price is not None), ZERO)
+        if prices
+        else None
+    )
 
 
 class LLMRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One chat call.
+    """A chat request.
 
-    `model_parameters` by their usual names: temperature, top_p, top_k, max_tokens, presence_penalty,
-    frequency_penalty, seed, n, logprobs, top_logprobs, response_format (an object as OpenAI's),
-    parallel_tool_calls, reasoning_effort (`none` to `xhigh`), thinking_budget (tokens; 0 is none, -1 the model's
-    choice), include_thoughts, verbosity, modalities, service_tier, metadata.
+    `model_parameters` by their common names: temperature, top_p, top_k, max_tokens,
+    presence_penalty, frequency_penalty, seed, n, logprobs, top_logprobs,
+    response_format (OpenAI's object), parallel_tool_calls, reasoning_effort (`none` to
+    `xhigh`), thinking_budget (tokens; 0 disables, -1 lets the model choose),
+    include_thoughts, verbosity, modalities, service_tier, metadata.
     """
 
     messages: list[AnyPromptMessage]
     model_parameters: dict[str, Any] = {}
     tools: list[PromptMessageTool] = []
     tool_choice: str | dict[str, Any] | None = None
-    """`auto`, `none`, `required`, or `{"name": …}` for one tool."""
+    """`auto`, `none`, `required`, or `{"name": …}` for a specific tool."""
     stop: list[str] = []
     stream: bool = False
     user: str | None = None
     unsupported: str = "drop"
-    """Parameters that the model does not take: `drop` leaves them out, `refuse` refuses the call."""
+    """Handling of parameters that the model does not support: `drop` ignores them,
+    `refuse` fails the call."""
     format: str = ""
-    """The wire format that it came in; empty where it was made in code."""
+    """The wire format in which it was received; empty if it was created in code."""
     extra: Extra = {}
-    """What the caller's format has and we have no name for; sent on where the same format is spoken."""
+    """Fields of the caller's format without an internal name; forwarded if the provider
+    uses the same format."""
 
 
 class LLMResultChunkDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """`index` tells several answers to one prompt apart."""
+    """The content of a chunk. `index` distinguishes several answers to one prompt."""
 
     index: int = 0
     message: AssistantPromptMessage = AssistantPromptMessage()
     usage: LLMUsage | None = None
     finish_reason: str | None = None
-    """`stop`, `length`, `tool_calls`, `content_filter` or `pause`: the provider wants to be called again to go on."""
+    """`stop`, `length`, `tool_calls`, `content_filter`, or `pause` if the provider
+    wants to be called again to continue."""
     logprobs: dict[str, Any] | None = None
     extra: Extra = {}
 
 
 class LLMResultChunk(Chunk, frozen=True, kw_only=True):
+    """A chunk of a streamed chat answer."""
+
     delta: LLMResultChunkDelta = LLMResultChunkDelta()
     id: str = ""
     system_fingerprint: str | None = None
     created: int = 0
-    """Seconds since 1970 as the provider says, 0 where it does not."""
+    """Seconds since the epoch as reported by the provider, otherwise 0."""
     extra: Extra = {}
 
     @property
     def text(self) -> str:
+        """Return the text of this chunk."""
         return self.delta.message.text
 
     @property
     def spent(self) -> LLMUsage | None:
+        """Return the usage, if this chunk has it."""
         return self.delta.usage
 
     def priced(self, usage: ModelUsage) -> "LLMResultChunk":
-        return msgspec.structs.replace(self, delta=msgspec.structs.replace(self.delta, usage=usage))
+        """Return the chunk with its usage replaced."""
+        return msgspec.structs.replace(
+            self, delta=msgspec.structs.replace(self.delta, usage=usage)
+        )
 
 
 class LLMChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the answers to a prompt."""
+
     index: int = 0
     message: AssistantPromptMessage = AssistantPromptMessage()
     finish_reason: str | None = None
@@ -185,7 +242,7 @@ class LLMChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LLMResult(Chunk, frozen=True, kw_only=True):
-    """A whole answer. `choices` has one entry unless several answers were asked for."""
+    """A complete answer. `choices` has one entry unless several answers were requested."""
 
     choices: list[LLMChoice]
     usage: LLMUsage = LLMUsage()
@@ -196,37 +253,44 @@ class LLMResult(Chunk, frozen=True, kw_only=True):
 
     @property
     def message(self) -> AssistantPromptMessage:
+        """Return the message of the first choice."""
         return self.choices[0].message
 
     @property
     def text(self) -> str:
+        """Return the text of the first choice."""
         return self.message.text
 
     @property
     def tool_calls(self) -> list[ToolCall]:
+        """Return the tool calls of the first choice."""
         return self.message.tool_calls
 
     @property
     def finish_reason(self) -> str | None:
+        """Return the finish reason of the first choice."""
         return self.choices[0].finish_reason
 
     @property
     def spent(self) -> LLMUsage:
+        """Return the usage."""
         return self.usage
 
     @classmethod
     async def collect(cls, chunks: AsyncIterable[LLMResultChunk]) -> "LLMResult":
+        """Read a stream to its end and return the complete answer."""
         return fold([chunk async for chunk in chunks])
 
     def as_chunks(self) -> Iterable[LLMResultChunk]:
-        """The answer as a stream of one chunk a choice, the last of them with usage."""
-        for place, choice in enumerate(self.choices, 1):
+        """Yield the answer as a stream of one chunk per choice; the last chunk has the
+        usage."""
+        for position, choice in enumerate(self.choices, 1):
             delta = LLMResultChunkDelta(
                 index=choice.index,
                 message=_numbered(choice.message),
                 finish_reason=choice.finish_reason,
                 logprobs=choice.logprobs,
-                usage=self.usage if place == len(self.choices) else None,
+                usage=self.usage if position == len(self.choices) else None,
                 extra=choice.extra,
             )
             yield self._chunk(delta)
@@ -243,16 +307,24 @@ class LLMResult(Chunk, frozen=True, kw_only=True):
 
 
 def _numbered(message: AssistantPromptMessage) -> AssistantPromptMessage:
-    """The message with its parts and calls told apart, as a stream needs them."""
-    calls = [msgspec.structs.replace(call, index=place) for place, call in enumerate(message.tool_calls)]
+    """Return the message with numbered parts and calls, as required in a stream."""
+    # In a stream, parts and calls with the same index are joined, so each one needs its
+    # own.
+    calls = [
+        msgspec.structs.replace(call, index=index)
+        for index, call in enumerate(message.tool_calls)
+    ]
     if not isinstance(message.content, list):
         return msgspec.structs.replace(message, tool_calls=calls) if calls else message
-    parts = [msgspec.structs.replace(part, index=place) for place, part in enumerate(message.content)]
+    parts = [
+        msgspec.structs.replace(part, index=index)
+        for index, part in enumerate(message.content)
+    ]
     return msgspec.structs.replace(message, content=parts, tool_calls=calls)
 
 
-class _Run:
-    """A text or a thought while its pieces come in."""
+class _PartBuilder:
+    """Accumulates the chunks of one text or thinking part."""
 
     __slots__ = ("citations", "extra", "first", "id", "pieces", "signatures")
 
@@ -264,11 +336,15 @@ class _Run:
         self.extra: Extra = {}
         self.id = ""
 
-    def add(self, part: TextPromptMessageContent | ThinkingPromptMessageContent) -> None:
+    def add(
+        self, part: TextPromptMessageContent | ThinkingPromptMessageContent
+    ) -> None:
+        """Append a chunk of the part."""
         if part.data:
             self.pieces.append(part.data)
         if part.extra:
-            self.extra = joined_extra(self.extra, part.extra)
+            self.extra = merge_extra(self.extra, part.extra)
+        # A signature may arrive separately from the text, in several fragments.
         if isinstance(part, ThinkingPromptMessageContent):
             self.id = self.id or part.id
             if part.signature:
@@ -276,31 +352,49 @@ class _Run:
         elif part.citations:
             self.citations += part.citations
 
-    def whole(self) -> PromptMessageContent:
+    def build(self) -> PromptMessageContent:
+        """Return the complete part, without its stream index."""
         data = "".join(self.pieces)
         match self.first:
             case ThinkingPromptMessageContent():
                 signature = "".join(self.signatures)
                 return msgspec.structs.replace(
-                    self.first, data=data, signature=signature, id=self.id, extra=self.extra, index=None
+                    self.first,
+                    data=data,
+                    signature=signature,
+                    id=self.id,
+                    extra=self.extra,
+                    index=None,
                 )
             case TextPromptMessageContent():
                 return msgspec.structs.replace(
-                    self.first, data=data, citations=self.citations, extra=self.extra, index=None
+                    self.first,
+                    data=data,
+                    citations=self.citations,
+                    extra=self.extra,
+                    index=None,
                 )
             case None:
-                return TextPromptMessageContent(data=data, citations=self.citations, extra=self.extra)
+                # Plain text without a part object, from formats that stream strings.
+                return TextPromptMessageContent(
+                    data=data, citations=self.citations, extra=self.extra
+                )
             case file:
                 return msgspec.structs.replace(file, index=None)
 
 
-class _Gathering:
-    """One answer while its pieces come in."""
+class _ChoiceBuilder:
+    """Accumulates the chunks of one choice."""
 
     def __init__(self) -> None:
-        self.items: list[_Run | int] = []  # runs, and the numbers of calls, in the order in which they began
-        self.open: _Run | None = None  # the run that text without an index goes on with
-        self.by_index: dict[tuple[type, int], _Run] = {}
+        self.items: list[
+            _PartBuilder | int
+        ] = []  # runs, and the numbers of calls, in the order in which they began
+        self.open: _PartBuilder | None = (
+            None  # the run that text without an index goes on with
+        )
+        self.by_index: dict[tuple[type, int], _PartBuilder] = {}
+        # Fields below hold fragments that are joined in `choice`.
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self.calls: dict[int, list[ToolCall]] = {}
@@ -310,12 +404,14 @@ class _Gathering:
         self.message_extra: Extra = {}
 
     def add(self, delta: LLMResultChunkDelta) -> None:
+        """Append the content of a chunk."""
         message = delta.message
         if isinstance(message.content, str):
             self._add_text(message.content)
             for call in message.tool_calls:
                 self._add_call(call)
         elif message.content or message.tool_calls:
+            # Blocks preserve the relative order of parts and calls.
             self._add_blocks(message)
         if message.reasoning_content:
             self.reasoning.append(message.reasoning_content)
@@ -324,19 +420,26 @@ class _Gathering:
         for key, value in (delta.logprobs or {}).items():
             self.logprobs.setdefault(key, []).extend(value or [])
         if message.extra:
-            self.message_extra = joined_extra(self.message_extra, message.extra)
+            self.message_extra = merge_extra(self.message_extra, message.extra)
         if delta.extra:
-            self.extra = joined_extra(self.extra, delta.extra)
+            self.extra = merge_extra(self.extra, delta.extra)
         self.finish_reason = delta.finish_reason or self.finish_reason
 
     def _add_text(self, text: str) -> None:
+        # Plain strings continue the open text part.
         if self.open is None:
-            self.open = _Run(None)
+            self.open = _PartBuilder(None)
             self.items.append(self.open)
         self.open.pieces.append(text)
 
     def _add_blocks(self, message: AssistantPromptMessage) -> None:
-        blocks = message.blocks if message.reasoning_content is None else [*message.parts, *message.tool_calls]
+        # Reasoning that is sent as a separate field is collected apart, so it is not
+        # repeated as a block.
+        blocks = (
+            message.blocks
+            if message.reasoning_content is None
+            else [*message.parts, *message.tool_calls]
+        )
         for block in blocks:
             if isinstance(block, ToolCall):
                 self._add_call(block)
@@ -344,7 +447,9 @@ class _Gathering:
                 self._add_part(block)
 
     def _add_part(self, part: PromptMessageContent) -> None:
-        is_text = isinstance(part, TextPromptMessageContent | ThinkingPromptMessageContent)
+        is_text = isinstance(
+            part, TextPromptMessageContent | ThinkingPromptMessageContent
+        )
         if (
             self.open is not None
             and isinstance(part, TextPromptMessageContent)
@@ -353,6 +458,7 @@ class _Gathering:
         ):
             self.open.add(part)  # the sources of a text come behind it
             return
+        # Parts with the same type and index belong together.
         if part.index is not None and is_text:
             key = (type(part), part.index)
             run = self.by_index.get(key)
@@ -360,7 +466,12 @@ class _Gathering:
                 run = self.by_index[key] = self._begin(part)
             run.add(part)
             self.open = None
-        elif isinstance(part, TextPromptMessageContent) and not part.extra and not part.citations:
+        elif (
+            isinstance(part, TextPromptMessageContent)
+            and not part.extra
+            and not part.citations
+        ):
+            # Plain text without an index continues the open text.
             self._add_text(part.data)
         else:
             run = self._begin(part)
@@ -368,27 +479,37 @@ class _Gathering:
                 run.add(part)
             self.open = None
 
-    def _begin(self, part: PromptMessageContent) -> _Run:
-        run = _Run(part)
+    def _begin(self, part: PromptMessageContent) -> _PartBuilder:
+        run = _PartBuilder(part)
         self.items.append(run)
         return run
 
     def _add_call(self, call: ToolCall) -> None:
-        # Some servers leave the index out; there a piece with an id starts a call and one without continues it.
-        place = call.index
-        if place is None:
-            place = len(self.calls) if call.id or not self.calls else max(self.calls)
-        if place not in self.calls:
-            self.calls[place] = []
-            self.items.append(place)
+        # Some servers omit the index: then a fragment with an id starts a call and one
+        # without continues the last.
+        call_index = call.index
+        if call_index is None:
+            call_index = (
+                len(self.calls) if call.id or not self.calls else max(self.calls)
+            )
+        if call_index not in self.calls:
+            self.calls[call_index] = []
+            self.items.append(call_index)
             self.open = None
-        self.calls[place].append(call)
+        self.calls[call_index].append(call)
 
-    def choice(self, index: int) -> LLMChoice:
-        blocks = [_joined(self.calls[item]) if isinstance(item, int) else item.whole() for item in self.items]
-        # An empty text is how servers spell none, where something else is said.
-        is_more = len(blocks) > 1 or bool(self.reasoning)
-        blocks = [one for one in blocks if not (is_more and _is_empty(one))]
+    def build(self, index: int) -> LLMChoice:
+        """Return the complete choice."""
+        blocks = [
+            _join_fragments(self.calls[item]) if isinstance(item, int) else item.build()
+            for item in self.items
+        ]
+        # Servers send an empty text for no text; it is dropped if there is other
+        # content.
+        has_other_content = len(blocks) > 1 or bool(self.reasoning)
+        blocks = [
+            block for block in blocks if not (has_other_content and _is_empty(block))
+        ]
         message = assistant_of(
             blocks,
             reasoning_content="".join(self.reasoning) or None,
@@ -405,23 +526,30 @@ class _Gathering:
 
 
 def _is_empty(block: PromptMessageContent | ToolCall) -> bool:
-    return isinstance(block, TextPromptMessageContent) and not block.data and not block.extra and not block.citations
-
-
-def _joined(pieces: list[ToolCall]) -> ToolCall:
-    return ToolCall(
-        id=next((piece.id for piece in pieces if piece.id), ""),
-        type=pieces[0].type,
-        function=ToolCallFunction(
-            name="".join(piece.function.name for piece in pieces),
-            arguments="".join(piece.function.arguments for piece in pieces),
-        ),
-        extra=pieces[0].extra,
+    return (
+        isinstance(block, TextPromptMessageContent)
+        and not block.data
+        and not block.extra
+        and not block.citations
     )
 
 
-def _whole(chunk: LLMResultChunk) -> LLMResult:
-    """An answer that came in one piece, as those do that were not streamed: there is nothing to put together."""
+def _join_fragments(fragments: list[ToolCall]) -> ToolCall:
+    # Some providers stream the name as well, so all fragments are joined.
+    return ToolCall(
+        id=next((fragment.id for fragment in fragments if fragment.id), ""),
+        type=fragments[0].type,
+        function=ToolCallFunction(
+            name="".join(fragment.function.name for fragment in fragments),
+            arguments="".join(fragment.function.arguments for fragment in fragments),
+        ),
+        extra=fragments[0].extra,
+    )
+
+
+def _single_chunk_result(chunk: LLMResultChunk) -> LLMResult:
+    """Return the result of a single chunk, as non-streaming calls produce it, without
+    folding."""
     delta = chunk.delta
     choice = LLMChoice(
         index=0,
@@ -441,9 +569,13 @@ def _whole(chunk: LLMResultChunk) -> LLMResult:
     )
 
 
-def _later(first: Extra, second: Extra) -> Extra:
-    """Both; where both speak, the later word: what stands beside every chunk is said again and again."""
-    return {name: {**first.get(name, {}), **second.get(name, {})} for name in {**first, **second}}
+def _merge_latest(first: Extra, second: Extra) -> Extra:
+    """Merge extra fields; on conflict the later value wins, since some are repeated in
+    every chunk."""
+    return {
+        name: {**first.get(name, {}), **second.get(name, {})}
+        for name in {**first, **second}
+    }
 
 
 def _unnumbered(message: AssistantPromptMessage) -> AssistantPromptMessage:
@@ -454,29 +586,37 @@ def _unnumbered(message: AssistantPromptMessage) -> AssistantPromptMessage:
 
 
 def fold(chunks: Iterable[LLMResultChunk]) -> LLMResult:
-    """The whole answer that these pieces make."""
-    pieces = list(chunks)
-    if len(pieces) == 1 and pieces[0].delta.index == 0 and not pieces[0].delta.message.tool_calls:
-        return _whole(pieces[0])
-    choices: dict[int, _Gathering] = {0: _Gathering()}
+    """Combine the chunks of a stream into the complete answer."""
+    chunk_list = list(chunks)
+    # Non-streaming providers yield a single complete chunk.
+    if (
+        len(chunk_list) == 1
+        and chunk_list[0].delta.index == 0
+        and not chunk_list[0].delta.message.tool_calls
+    ):
+        return _single_chunk_result(chunk_list[0])
+    # Choice 0 exists even if no chunk had content.
+    choices: dict[int, _ChoiceBuilder] = {0: _ChoiceBuilder()}
     usage = LLMUsage()
     model = response_id = ""
     fingerprint: str | None = None
     created = 0
     extra: Extra = {}
-    for chunk in pieces:
+    # Ids and the model name come from the first chunk that has them, usage from the
+    # last.
+    for chunk in chunk_list:
         model = model or chunk.model
         response_id = response_id or chunk.id
         fingerprint = fingerprint or chunk.system_fingerprint
         created = created or chunk.created
         if chunk.extra:
-            extra = _later(extra, chunk.extra)
+            extra = _merge_latest(extra, chunk.extra)
         if chunk.delta.usage is not None:
             usage = chunk.delta.usage
-        choices.setdefault(chunk.delta.index, _Gathering()).add(chunk.delta)
+        choices.setdefault(chunk.delta.index, _ChoiceBuilder()).add(chunk.delta)
     return LLMResult(
         model=model,
-        choices=[choices[index].choice(index) for index in sorted(choices)],
+        choices=[choices[index].build(index) for index in sorted(choices)],
         usage=usage,
         id=response_id,
         system_fingerprint=fingerprint,

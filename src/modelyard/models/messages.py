@@ -1,7 +1,7 @@
-"""Prompt messages: system, user, assistant, tool; what they are made of; tool calls.
+"""Prompt messages (system, user, assistant, tool), their content parts, and tool calls.
 
-Lossless: what a wire format says and we have no name for stays in `extra`, under the format's own name, and comes out
-again where that format is spoken.
+The types are lossless: wire format fields without an internal name are stored in
+`extra` under the format's name, and are written again in that format.
 """
 
 from collections.abc import Iterable
@@ -11,10 +11,13 @@ from typing import Any, ClassVar
 import msgspec
 
 Extra = dict[str, Any]
-"""Name of a wire format → what it says beyond what we name. Only that format reads it."""
+"""Wire format name → its fields that have no internal name. Only that format reads
+them."""
 
 
 class PromptMessageRole(StrEnum):
+    """Roles of a conversation."""
+
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
@@ -22,12 +25,12 @@ class PromptMessageRole(StrEnum):
 
 
 class Citation(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a text comes from. `start` and `end` count characters of the part that it belongs to."""
+    """The source of a text. `start` and `end` are character positions in its part."""
 
     url: str = ""
     title: str = ""
     quote: str = ""
-    """The words of the source."""
+    """Quoted text of the source."""
     start: int | None = None
     end: int | None = None
     extra: Extra = {}
@@ -35,35 +38,42 @@ class Citation(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     index: int | None = None
-    """In a stream: pieces with the same index are one part. None in whole messages."""
+    """In a stream, chunks with the same index form one part. None in complete messages.
+    """
     cache_control: dict[str, Any] | None = None
-    """Everything up to here may be cached, as Anthropic writes it: `{"type": "ephemeral", "ttl": "5m"}`."""
+    """Anthropic's cache marker: everything up to here may be cached, `{"type":
+    "ephemeral", "ttl": "5m"}`."""
     extra: Extra = {}
 
 
 class TextPromptMessageContent(_Part, frozen=True, kw_only=True, tag="text"):
+    """A text part."""
+
     data: str
     citations: list[Citation] = []
 
 
 class ThinkingPromptMessageContent(_Part, frozen=True, kw_only=True, tag="thinking"):
-    """What a model thought before it spoke.
+    """The reasoning of a model before its answer.
 
-    A signature without text belongs to whatever follows it: that is how Gemini signs texts and calls.
+    A signature without text belongs to the following part: this is how Gemini signs
+    texts and calls.
     """
 
     data: str = ""
     signature: str = ""
-    """The provider's own proof, or the thought itself where it is encrypted. To be sent back untouched."""
+    """The provider's signature, or the encrypted reasoning. Must be returned unchanged.
+    """
     redacted: bool = False
-    """The thought is there, and only its provider may read it; `signature` holds it."""
+    """Whether only the provider can read the reasoning; `signature` contains it."""
     id: str = ""
     origin: str = ""
-    """The wire format whose signature it is; empty where a caller did not say."""
+    """Wire format that issued the signature; empty if a caller did not state it."""
 
 
 class MultiModalPromptMessageContent(_Part, frozen=True, kw_only=True):
-    """A file, by address or by its bytes in base64. `format` is a short name as `png`, `mime_type` the long one."""
+    """A file, by URL or as base64. `format` is a short name such as `png`, `mime_type`
+    the full type."""
 
     format: str = ""
     base64_data: str = ""
@@ -73,67 +83,94 @@ class MultiModalPromptMessageContent(_Part, frozen=True, kw_only=True):
 
     @property
     def data(self) -> str:
-        """The address, or a `data:` address made of the bytes."""
+        """Return the URL, or a `data:` URL with the content."""
         return self.url or f"data:{self.mime_type};base64,{self.base64_data}"
 
 
-class ImagePromptMessageContent(MultiModalPromptMessageContent, frozen=True, kw_only=True, tag="image"):
+class ImagePromptMessageContent(
+    MultiModalPromptMessageContent, frozen=True, kw_only=True, tag="image"
+):
+    """An image."""
+
     detail: str = ""
-    """`auto`, `low` or `high`; the provider's own choice where empty."""
+    """`auto`, `low` or `high`; empty for the provider's default."""
 
 
-class AudioPromptMessageContent(MultiModalPromptMessageContent, frozen=True, kw_only=True, tag="audio"):
+class AudioPromptMessageContent(
+    MultiModalPromptMessageContent, frozen=True, kw_only=True, tag="audio"
+):
+    """An audio file."""
+
     pass
 
 
-class VideoPromptMessageContent(MultiModalPromptMessageContent, frozen=True, kw_only=True, tag="video"):
+class VideoPromptMessageContent(
+    MultiModalPromptMessageContent, frozen=True, kw_only=True, tag="video"
+):
+    """A video file."""
+
     pass
 
 
-class DocumentPromptMessageContent(MultiModalPromptMessageContent, frozen=True, kw_only=True, tag="document"):
+class DocumentPromptMessageContent(
+    MultiModalPromptMessageContent, frozen=True, kw_only=True, tag="document"
+):
+    """A document such as a PDF."""
+
     pass
 
 
 class OpaquePromptMessageContent(_Part, frozen=True, kw_only=True, tag="opaque"):
-    """A part that one wire format alone has, as a search that the provider ran itself. Others leave it out."""
+    """A part that only one wire format has, such as a search run by the provider. Other
+    formats omit it."""
 
     format: str
     data: dict[str, Any]
 
 
 FilePromptMessageContent = (
-    ImagePromptMessageContent | AudioPromptMessageContent | VideoPromptMessageContent | DocumentPromptMessageContent
+    ImagePromptMessageContent
+    | AudioPromptMessageContent
+    | VideoPromptMessageContent
+    | DocumentPromptMessageContent
 )
 PromptMessageContent = (
-    TextPromptMessageContent | ThinkingPromptMessageContent | FilePromptMessageContent | OpaquePromptMessageContent
+    TextPromptMessageContent
+    | ThinkingPromptMessageContent
+    | FilePromptMessageContent
+    | OpaquePromptMessageContent
 )
 Content = str | list[PromptMessageContent] | None
 
 
 class ToolCallFunction(msgspec.Struct, frozen=True, kw_only=True):
+    """Name and arguments of a function call."""
+
     name: str = ""
     arguments: str = ""
-    """JSON as text, just as the model wrote it: it may be cut, or no JSON at all."""
+    """JSON text exactly as written by the model; it may be truncated or invalid."""
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call the model asks for. In a stream, pieces with the same `index` belong together."""
+    """A tool call requested by the model. In a stream, fragments with the same `index`
+    belong together."""
 
     id: str = ""
     type: str = "function"
-    """`function`, or `custom`: a tool that takes text, not JSON."""
+    """`function`, or `custom` for a tool that takes text instead of JSON."""
     function: ToolCallFunction = ToolCallFunction()
     index: int | None = None
     place: int | None = None
-    """How many parts of the message's content stand before the call; None: all of them."""
+    """Number of content parts before the call; None if it follows all of them."""
     cache_control: dict[str, Any] | None = None
     extra: Extra = {}
 
 
 class PromptMessageTool(msgspec.Struct, frozen=True, kw_only=True):
-    """A function the model may call; `parameters` is a JSON schema.
+    """A function that the model may call; `parameters` is a JSON schema.
 
-    A tool that the provider runs itself has its `type`, and stands in `extra` under the one format that has it.
+    A tool run by the provider has its own `type`, and its definition in `extra` under
+    its wire format.
     """
 
     name: str
@@ -146,6 +183,8 @@ class PromptMessageTool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PromptMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="role"):
+    """Base of all messages."""
+
     role: ClassVar[PromptMessageRole]
     content: Content = None
     name: str | None = None
@@ -153,36 +192,50 @@ class PromptMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="role")
 
     @property
     def text(self) -> str:
-        """The text parts, joined; files and thoughts left out."""
+        """Return the joined text parts, without files and reasoning."""
         if isinstance(self.content, str):
             return self.content
         parts = self.content or []
-        return "".join([part.data for part in parts if isinstance(part, TextPromptMessageContent)])
+        return "".join(
+            [part.data for part in parts if isinstance(part, TextPromptMessageContent)]
+        )
 
     @property
     def parts(self) -> list[PromptMessageContent]:
-        """The content as a list of parts, however it was written."""
+        """Return the content as a list of parts, even if it is a string."""
         if isinstance(self.content, str):
+            # An empty string means no content.
             return [TextPromptMessageContent(data=self.content)] if self.content else []
         return self.content or []
 
     @property
     def files(self) -> "list[FilePromptMessageContent]":
+        """Return the file parts."""
         if not isinstance(self.content, list):
             return []
-        return [part for part in self.content if isinstance(part, MultiModalPromptMessageContent)]
+        # File types share a base class, so a single check is enough.
+        return [
+            part
+            for part in self.content
+            if isinstance(part, MultiModalPromptMessageContent)
+        ]
 
 
 class SystemPromptMessage(PromptMessage, frozen=True, kw_only=True, tag="system"):
+    """Instructions to the model."""
+
     role: ClassVar[PromptMessageRole] = PromptMessageRole.SYSTEM
 
 
 class UserPromptMessage(PromptMessage, frozen=True, kw_only=True, tag="user"):
+    """A message of the user."""
+
     role: ClassVar[PromptMessageRole] = PromptMessageRole.USER
 
 
 class AssistantPromptMessage(PromptMessage, frozen=True, kw_only=True, tag="assistant"):
-    """What the model said. Formats that keep thoughts apart fill `reasoning_content`; others have thinking parts."""
+    """A message of the model. Formats with separate reasoning use `reasoning_content`,
+    others have thinking parts."""
 
     role: ClassVar[PromptMessageRole] = PromptMessageRole.ASSISTANT
     tool_calls: list[ToolCall] = []
@@ -191,30 +244,43 @@ class AssistantPromptMessage(PromptMessage, frozen=True, kw_only=True, tag="assi
 
     @property
     def thinking(self) -> str:
-        """All that can be read of the model's thoughts."""
-        apart = self.reasoning_content or ""
+        """Return all readable reasoning."""
+        separate_thinking = self.reasoning_content or ""
         if not isinstance(self.content, list):
-            return apart
-        return apart + "".join([one.data for one in self.content if isinstance(one, ThinkingPromptMessageContent)])
+            return separate_thinking
+        return separate_thinking + "".join(
+            [
+                part.data
+                for part in self.content
+                if isinstance(part, ThinkingPromptMessageContent)
+            ]
+        )
 
     @property
     def blocks(self) -> "list[PromptMessageContent | ToolCall]":
-        """Thoughts, parts and calls in the order in which the model gave them."""
+        """Return reasoning, parts and calls in the order in which the model produced
+        them."""
         blocks: list[PromptMessageContent | ToolCall] = []
         if self.reasoning_content:
             blocks.append(ThinkingPromptMessageContent(data=self.reasoning_content))
         parts, calls = self.parts, self.tool_calls
-        taken = 0
-        for place, part in enumerate(parts):
-            while taken < len(calls) and (calls[taken].place or 0) <= place and calls[taken].place is not None:
-                blocks.append(calls[taken])
-                taken += 1
+        call_index = 0
+        for part_index, part in enumerate(parts):
+            # Calls placed before this part come first; a call without a place stays for
+            # the end.
+            while (
+                call_index < len(calls)
+                and (calls[call_index].place or 0) <= part_index
+                and calls[call_index].place is not None
+            ):
+                blocks.append(calls[call_index])
+                call_index += 1
             blocks.append(part)
-        return [*blocks, *calls[taken:]]
+        return [*blocks, *calls[call_index:]]
 
 
 class ToolPromptMessage(PromptMessage, frozen=True, kw_only=True, tag="tool"):
-    """What a tool answered to the call `tool_call_id`."""
+    """The result of the tool call `tool_call_id`."""
 
     role: ClassVar[PromptMessageRole] = PromptMessageRole.TOOL
     tool_call_id: str = ""
@@ -222,44 +288,67 @@ class ToolPromptMessage(PromptMessage, frozen=True, kw_only=True, tag="tool"):
     cache_control: dict[str, Any] | None = None
 
 
-AnyPromptMessage = SystemPromptMessage | UserPromptMessage | AssistantPromptMessage | ToolPromptMessage
+AnyPromptMessage = (
+    SystemPromptMessage | UserPromptMessage | AssistantPromptMessage | ToolPromptMessage
+)
 
 
-def plain(parts: list[PromptMessageContent]) -> Content:
-    """A single text that says nothing else as a string, nothing as None, the rest as it is."""
+def simplified_content(parts: list[PromptMessageContent]) -> Content:
+    """Return the simplest form of a content: None for no parts, a string for a single
+    plain text, otherwise the list."""
     if not parts:
         return None
     first = parts[0]
     if len(parts) > 1 or not isinstance(first, TextPromptMessageContent):
         return parts
-    return parts if first.citations or first.extra or first.cache_control is not None else first.data
+    # Citations and cache markers would be lost in a string.
+    return (
+        parts
+        if first.citations or first.extra or first.cache_control is not None
+        else first.data
+    )
 
 
-def assistant_of(blocks: Iterable[PromptMessageContent | ToolCall], **more: Any) -> AssistantPromptMessage:
-    """A message from its blocks in order; `more` are its other fields."""
+def assistant_of(
+    blocks: Iterable[PromptMessageContent | ToolCall], **fields: Any
+) -> AssistantPromptMessage:
+    """Build a message from its blocks in order; `fields` are its other fields."""
     parts: list[PromptMessageContent] = []
     calls: list[ToolCall] = []
     for block in blocks:
         if isinstance(block, ToolCall):
-            calls.append(msgspec.structs.replace(block, place=len(parts)))
+            # The number of preceding parts preserves where the model placed the call.
+            calls.append(msgspec.structs.replace(block, part_index=len(parts)))
         else:
             parts.append(block)
-    calls = [msgspec.structs.replace(one, place=None) if one.place == len(parts) else one for one in calls]
-    is_ordered = any(one.place is not None for one in calls)
-    return AssistantPromptMessage(content=parts if is_ordered else plain(parts), tool_calls=calls, **more)
+    # A call after all parts has the default position, so its place is redundant.
+    calls = [
+        msgspec.structs.replace(call, part_index=None)
+        if call.place == len(parts)
+        else call
+        for call in calls
+    ]
+    is_ordered = any(call.place is not None for call in calls)
+    # A list is needed for places to refer to parts.
+    return AssistantPromptMessage(
+        content=parts if is_ordered else simplified_content(parts),
+        tool_calls=calls,
+        **fields,
+    )
 
 
-def joined_extra(first: Extra, second: Extra) -> Extra:
-    """Both: lists one behind the other, other values as the second says."""
+def merge_extra(first: Extra, second: Extra) -> Extra:
+    """Merge two extras recursively: lists are concatenated, for other values the second
+    wins."""
     if not first or not second:
         return first or second
     result = dict(first)
     for name, value in second.items():
-        before = result.get(name)
-        if isinstance(before, dict) and isinstance(value, dict):
-            result[name] = joined_extra(before, value)
-        elif isinstance(before, list) and isinstance(value, list):
-            result[name] = [*before, *value]
+        existing_value = result.get(name)
+        if isinstance(existing_value, dict) and isinstance(value, dict):
+            result[name] = merge_extra(existing_value, value)
+        elif isinstance(existing_value, list) and isinstance(value, list):
+            result[name] = [*existing_value, *value]
         else:
             result[name] = value
     return result

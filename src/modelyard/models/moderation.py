@@ -1,4 +1,4 @@
-"""Moderation: texts in, a verdict and scores by category for each out."""
+"""Moderation: a list of texts in, a verdict with category scores per text out."""
 
 from typing import Any
 
@@ -8,35 +8,46 @@ from modelyard.models.types import Chunk, ModelUsage
 
 
 class ModerationUsage(ModelUsage, frozen=True, kw_only=True):
+    """Usage of a moderation call."""
+
     texts: int = 0
 
 
 class ModerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to moderate texts."""
+
     texts: list[str]
     user: str | None = None
     extra: dict[str, Any] = {}
 
 
 class ModerationVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict on one text."""
+
     flagged: bool
     categories: dict[str, bool]
     category_scores: dict[str, float]
-    """0 to 1."""
+    """Scores from 0 to 1."""
 
 
 class ModerationResult(Chunk, frozen=True, kw_only=True):
+    """The verdicts on all texts of a request."""
+
     verdicts: list[ModerationVerdict]
-    """One for each text, in order."""
+    """One per text, in order."""
     id: str = ""
     usage: ModerationUsage = ModerationUsage()
 
     @property
     def flagged(self) -> bool:
+        """Return whether any text was flagged."""
         return any(verdict.flagged for verdict in self.verdicts)
 
     @property
     def spent(self) -> ModerationUsage:
+        """Return the usage."""
         return self.usage
 
     def priced(self, usage: ModelUsage) -> "ModerationResult":
+        """Return the result with its usage replaced."""
         return msgspec.structs.replace(self, usage=usage)

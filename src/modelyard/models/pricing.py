@@ -1,4 +1,4 @@
-"""Money: what a call costs by a model's prices. Decimal throughout; a float never touches a price."""
+"""Costs of calls, from a model's prices. Decimal throughout; prices are never floats."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -16,50 +16,89 @@ from modelyard.models.speech2text import Speech2TextUsage
 from modelyard.models.tts import TTSUsage
 from modelyard.models.types import ZERO, ModelUsage
 
-# As Dify rounds, so that bills agree to the last digit.
-_SMALLEST = Decimal("0.0000001")
+# Dify's rounding, so that costs agree to the last digit.
+_ROUNDING_STEP = Decimal("0.0000001")
 
 
-_MOST_STATED = Decimal(10) ** 6
-"""What one call can cost by its provider's own word."""
+_MAX_REPORTED_COST = Decimal(10) ** 6
+"""Upper bound of a plausible cost reported by a provider for one call."""
 
 
-def _plain(amount: Decimal) -> Decimal:
-    """-1 for what cannot be compared."""
+def _finite_or_negative(amount: Decimal) -> Decimal:
+    """Return the amount, or -1 for NaN and infinity, which cannot be compared."""
     return amount if amount.is_finite() else Decimal(-1)
 
 
-def rounded(amount: Decimal) -> Decimal:
-    return amount.quantize(_SMALLEST, ROUND_HALF_UP)
+def round_amount(amount: Decimal) -> Decimal:
+    """Return an amount rounded half up to seven decimal places."""
+    return amount.quantize(_ROUNDING_STEP, ROUND_HALF_UP)
 
 
-def get_price(pricing: PriceConfig | None, price_type: PriceType, count: Decimal | int) -> PriceInfo:
-    """What `count` plain tokens, characters or seconds cost; nothing where the model has no such price."""
+def get_price(
+    pricing: PriceConfig | None, price_type: PriceType, count: Decimal | int
+) -> PriceInfo:
+    """Return the cost of `count` tokens, characters or seconds without special rates;
+    zero if the model has no such price."""
     unit_price = None
     if pricing is not None:
         unit_price = pricing.input if price_type is PriceType.INPUT else pricing.output
     if pricing is None or unit_price is None:
-        return PriceInfo(unit_price=ZERO, unit=ZERO, total_amount=ZERO, currency=pricing.currency if pricing else "USD")
-    amount = rounded(Decimal(count) * unit_price * pricing.unit)
-    return PriceInfo(unit_price=unit_price, unit=pricing.unit, total_amount=amount, currency=pricing.currency)
+        return PriceInfo(
+            unit_price=ZERO,
+            unit=ZERO,
+            total_amount=ZERO,
+            currency=pricing.currency if pricing else "USD",
+        )
+    amount = round_amount(Decimal(count) * unit_price * pricing.unit)
+    return PriceInfo(
+        unit_price=unit_price,
+        unit=pricing.unit,
+        total_amount=amount,
+        currency=pricing.currency,
+    )
 
 
-def in_force(pricing: PriceConfig, *, day: date | None = None, prompt_tokens: int = 0) -> PriceConfig:
-    """The prices of that day, for a prompt of that length."""
+def effective_prices(
+    pricing: PriceConfig, *, day: date | None = None, prompt_tokens: int = 0
+) -> PriceConfig:
+    """Return the prices that apply on a day to a prompt of this length. Without a day,
+    the current prices."""
     prices: Any = pricing
     if day is not None:
-        prices = next((one for one in pricing.history if day < one.until), pricing)
-    fitting = [tier for tier in prices.tiers if prompt_tokens > tier.above]
-    chosen: Any = max(fitting, key=lambda tier: tier.above) if fitting else prices
-    if chosen is pricing:
+        # History is ordered by end date, so the first period that has not ended
+        # applies.
+        prices = next(
+            (period for period in pricing.history if day < period.until), pricing
+        )
+    applicable_tiers = [tier for tier in prices.tiers if prompt_tokens > tier.above]
+    # The highest tier that the prompt exceeds applies to all of its tokens.
+    base_prices: Any = (
+        max(applicable_tiers, key=lambda tier: tier.above)
+        if applicable_tiers
+        else prices
+    )
+    if base_prices is pricing:
         return pricing
-    return msgspec.structs.replace(pricing, input=chosen.input, output=chosen.output, rates=chosen.rates)
+    return msgspec.structs.replace(
+        pricing,
+        input=base_prices.input,
+        output=base_prices.output,
+        rates=base_prices.rates,
+    )
 
 
 def _prompt_cost(usage: LLMUsage, prices: PriceConfig) -> Decimal:
-    """Kinds of tokens with a rate of their own at that, the rest at the plain price."""
-    if not (usage.cached_tokens or usage.cache_write_tokens or usage.audio_prompt_tokens or usage.image_prompt_tokens):
+    """Charge token types with their own rate at that rate, the rest at the normal
+    price."""
+    # Most calls have no special tokens.
+    if not (
+        usage.cached_tokens
+        or usage.cache_write_tokens
+        or usage.audio_prompt_tokens
+        or usage.image_prompt_tokens
+    ):
         return usage.prompt_tokens * prices.input
+    # Without a rate for one-hour cache writes, they cost as much as the shorter ones.
     long_write = usage.cache_write_1h_tokens if "cache_write_1h" in prices.rates else 0
     kinds = (
         ("cached", usage.cached_tokens),
@@ -68,57 +107,93 @@ def _prompt_cost(usage: LLMUsage, prices: PriceConfig) -> Decimal:
         ("audio_input", usage.audio_prompt_tokens),
         ("image_input", usage.image_prompt_tokens),
     )
-    return _sum_of_kinds(usage.prompt_tokens, prices.input, kinds, prices.rates)
+    return _sum_by_rate(usage.prompt_tokens, prices.input, kinds, prices.rates)
 
 
 def _completion_cost(usage: LLMUsage, prices: PriceConfig) -> Decimal:
-    if not (usage.reasoning_tokens or usage.audio_completion_tokens or usage.image_completion_tokens):
+    if not (
+        usage.reasoning_tokens
+        or usage.audio_completion_tokens
+        or usage.image_completion_tokens
+    ):
         return usage.completion_tokens * (prices.output or ZERO)
     kinds = (
         ("reasoning", usage.reasoning_tokens),
         ("audio_output", usage.audio_completion_tokens),
         ("image_output", usage.image_completion_tokens),
     )
-    return _sum_of_kinds(usage.completion_tokens, prices.output or ZERO, kinds, prices.rates)
+    return _sum_by_rate(
+        usage.completion_tokens, prices.output or ZERO, kinds, prices.rates
+    )
 
 
-def _sum_of_kinds(
-    total: int, plain: Decimal, kinds: tuple[tuple[str, int], ...], rates: Mapping[str, Decimal]
+def _sum_by_rate(
+    total: int,
+    plain: Decimal,
+    kinds: tuple[tuple[str, int], ...],
+    rates: Mapping[str, Decimal],
 ) -> Decimal:
-    rest, cost = total, ZERO
+    remaining_tokens, cost = total, ZERO
     for name, tokens in kinds:
         if (rate := rates.get(name)) is not None:
-            # A provider that counts more of a kind than there are tokens gets no negative rest.
-            counted = min(tokens, rest)
-            cost += counted * rate
-            rest -= counted
-    return cost + rest * plain
+            # A provider may report more tokens of a type than there are in total; the
+            # remainder must not become negative.
+            billed_tokens = min(tokens, remaining_tokens)
+            cost += billed_tokens * rate
+            remaining_tokens -= billed_tokens
+    return cost + remaining_tokens * plain
 
 
-def priced(usage: ModelUsage, pricing: PriceConfig | None, *, day: date | None = None, **more: Any) -> ModelUsage:
-    """The usage with prices filled in. `more` are further fields to set, as `latency`.
+def with_prices(
+    usage: ModelUsage,
+    pricing: PriceConfig | None,
+    *,
+    day: date | None = None,
+    **extra_fields: Any,
+) -> ModelUsage:
+    """Return the usage with prices filled in. `extra_fields` are set as well, for
+    example `latency`.
 
-    What the provider said itself that the call cost is kept. Without a price the cost is None: unknown, not free.
+    A cost reported by the provider is kept. Without a price the cost is None: unknown,
+    not free.
     """
-    if usage.total_price is not None and not 0 <= _plain(usage.total_price) <= _MOST_STATED:
-        usage = msgspec.structs.replace(usage, total_price=None, price_source="")  # nobody is paid for being called
+    # A negative or absurd cost would corrupt limits and the ledger.
+    if (
+        usage.total_price is not None
+        and not 0 <= _finite_or_negative(usage.total_price) <= _MAX_REPORTED_COST
+    ):
+        usage = msgspec.structs.replace(
+            usage, total_price=None, price_source=""
+        )  # nobody is paid for being called
     if usage.total_price is not None:
-        return msgspec.structs.replace(usage, price_source=usage.price_source or "provider", **more)
+        return msgspec.structs.replace(
+            usage, price_source=usage.price_source or "provider", **extra_fields
+        )
     if pricing is None:
-        return msgspec.structs.replace(usage, **more) if more else usage
-    prices = in_force(pricing, day=day, prompt_tokens=getattr(usage, "prompt_tokens", 0))
-    more |= {"currency": prices.currency, "price_source": prices.source}
+        return msgspec.structs.replace(usage, **extra_fields) if extra_fields else usage
+    prices = effective_prices(
+        pricing, day=day, prompt_tokens=getattr(usage, "prompt_tokens", 0)
+    )
+    extra_fields |= {"currency": prices.currency, "price_source": prices.source}
     if isinstance(usage, LLMUsage):
-        return msgspec.structs.replace(usage, **more, **_llm_prices(usage, prices))
+        return msgspec.structs.replace(
+            usage, **extra_fields, **_llm_prices(usage, prices)
+        )
     if isinstance(usage, EmbeddingUsage):
-        more |= {"unit_price": prices.input, "price_unit": prices.unit}
-    return msgspec.structs.replace(usage, total_price=_plain_cost(usage, prices), **more)
+        extra_fields |= {"unit_price": prices.input, "price_unit": prices.unit}
+    return msgspec.structs.replace(
+        usage, total_price=_plain_cost(usage, prices), **extra_fields
+    )
 
 
 def _llm_prices(usage: LLMUsage, prices: PriceConfig) -> dict[str, Any]:
-    prompt = rounded(_prompt_cost(usage, prices) * prices.unit)
-    completion = rounded(_completion_cost(usage, prices) * prices.unit)
-    apart = prices.rates.get("request", ZERO) + prices.rates.get("search", ZERO) * usage.searches
+    prompt = round_amount(_prompt_cost(usage, prices) * prices.unit)
+    completion = round_amount(_completion_cost(usage, prices) * prices.unit)
+    # Rates per request and per search are not multiplied by the unit.
+    per_item_cost = (
+        prices.rates.get("request", ZERO)
+        + prices.rates.get("search", ZERO) * usage.searches
+    )
     return {
         "prompt_unit_price": prices.input,
         "prompt_price_unit": prices.unit,
@@ -126,20 +201,28 @@ def _llm_prices(usage: LLMUsage, prices: PriceConfig) -> dict[str, Any]:
         "completion_unit_price": prices.output or ZERO,
         "completion_price_unit": prices.unit,
         "completion_price": completion,
-        "total_price": rounded(prompt + completion + apart),
+        "total_price": round_amount(prompt + completion + per_item_cost),
     }
 
 
 def _plain_cost(usage: ModelUsage, prices: PriceConfig) -> Decimal | None:
-    """None where the usage was not counted in what the price is for."""
+    """Return the cost of a call other than chat, or None if the usage has no count in
+    the priced unit."""
     counts = _counts(usage, prices.per)
     if counts is None:
         return None
     inputs, outputs = counts
-    heard = getattr(usage, "audio_prompt_tokens", 0) if prices.per is PricePer.TOKEN else 0
+    # Audio input has a separate rate only where tokens are priced.
+    audio_tokens = (
+        getattr(usage, "audio_prompt_tokens", 0) if prices.per is PricePer.TOKEN else 0
+    )
     audio = prices.rates.get("audio_input", prices.input)
-    amount = (inputs - heard) * prices.input + heard * audio + outputs * (prices.output or ZERO)
-    return rounded(amount * prices.unit + prices.rates.get("request", ZERO))
+    amount = (
+        (inputs - audio_tokens) * prices.input
+        + audio_tokens * audio
+        + outputs * (prices.output or ZERO)
+    )
+    return round_amount(amount * prices.unit + prices.rates.get("request", ZERO))
 
 
 def _counts(usage: ModelUsage, per: PricePer) -> tuple[Decimal, Decimal] | None:
@@ -149,14 +232,20 @@ def _counts(usage: ModelUsage, per: PricePer) -> tuple[Decimal, Decimal] | None:
         case Speech2TextUsage(), PricePer.SECOND:
             return (Decimal(str(usage.seconds)), ZERO) if usage.seconds else None
         case Speech2TextUsage(), PricePer.TOKEN:
-            return (Decimal(usage.prompt_tokens), Decimal(usage.completion_tokens)) if usage.prompt_tokens else None
+            return (
+                (Decimal(usage.prompt_tokens), Decimal(usage.completion_tokens))
+                if usage.prompt_tokens
+                else None
+            )
         case TTSUsage(), PricePer.CHARACTER:
             return Decimal(usage.characters), ZERO
         case RerankUsage(), PricePer.SEARCH:
+            # A rerank call is at least one search, even if the provider reports none.
             return Decimal(usage.searches or 1), ZERO
         case RerankUsage() | EmbeddingUsage(), PricePer.TOKEN:
             return (Decimal(usage.tokens), ZERO) if usage.tokens else None
         case ModerationUsage(), _:
+            # Moderation is priced per text, whatever the unit.
             return Decimal(usage.texts), ZERO
         case _:
             return None

@@ -1,4 +1,5 @@
-"""What a provider says of itself: labels, model types, credential forms. The shapes of Dify's provider YAML."""
+"""A provider's declarations about itself: labels, model types, credential forms. The
+structure of Dify's provider YAML."""
 
 from enum import StrEnum
 from typing import Any
@@ -10,32 +11,42 @@ from modelyard.models.types import ModelType
 
 
 class ConfigurateMethod(StrEnum):
+    """How models of a provider become available: listed by the provider, or named by
+    the user."""
+
     PREDEFINED_MODEL = "predefined-model"
     CUSTOMIZABLE_MODEL = "customizable-model"
 
 
 class FormType(StrEnum):
+    """Input type of a form field."""
+
     TEXT_INPUT = "text-input"
-    SECRET_INPUT = "secret-input"  # noqa: S105  a kind of field
+    SECRET_INPUT = "secret-input"  # noqa: S105
     SELECT = "select"
     RADIO = "radio"
     SWITCH = "switch"
 
 
 class FormShowOnObject(msgspec.Struct, frozen=True, kw_only=True):
-    """Shown only where another field has this value; the field `__model_type` stands for the model type."""
+    """Condition for showing a field: another field has this value. `__model_type`
+    stands for the model type."""
 
     variable: str
     value: str
 
 
 class FormOption(msgspec.Struct, frozen=True, kw_only=True):
+    """A choice of a select or radio field."""
+
     value: str
     label: I18nObject | None = None
     show_on: list[FormShowOnObject] = []
 
 
 class CredentialFormSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of a credential form."""
+
     variable: str
     label: I18nObject
     type: FormType
@@ -46,29 +57,39 @@ class CredentialFormSchema(msgspec.Struct, frozen=True, kw_only=True):
     max_length: int = 0
     show_on: list[FormShowOnObject] = []
     env: str | None = None
-    """The environment variable that people already keep this value in."""
+    """Environment variable that commonly holds this value."""
 
 
 class ProviderCredentialSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """The credential form of a provider."""
+
     credential_form_schemas: list[CredentialFormSchema] = []
 
 
 class FieldModelSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """Labels of the field for the model name."""
+
     label: I18nObject
     placeholder: I18nObject | None = None
 
 
 class ModelCredentialSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """The credential form of a single model."""
+
     model: FieldModelSchema | None = None
     credential_form_schemas: list[CredentialFormSchema] = []
 
 
 class ProviderHelpEntity(msgspec.Struct, frozen=True, kw_only=True):
+    """A link to the provider's help page."""
+
     title: I18nObject
     url: I18nObject
 
 
 class ProviderEntity(msgspec.Struct, frozen=True, kw_only=True):
+    """The complete declaration of a provider."""
+
     provider: str
     label: I18nObject
     description: I18nObject | None = None
@@ -87,13 +108,22 @@ class ProviderEntity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_customizable(self) -> bool:
-        """True where any model name may be called, not the listed ones alone."""
+        """Return whether any model name may be called, not only the listed ones."""
         return ConfigurateMethod.CUSTOMIZABLE_MODEL in self.configurate_methods
 
     @property
     def credential_forms(self) -> list[CredentialFormSchema]:
+        """Return the fields of the provider's form, or else of its model form."""
         schema = self.provider_credential_schema or self.model_credential_schema
         return schema.credential_form_schemas if schema else []
 
     def find(self, model: str, model_type: ModelType) -> AIModelEntity | None:
-        return next((one for one in self.models if one.model == model and one.model_type is model_type), None)
+        """Return the listed model of this name and type, or None."""
+        return next(
+            (
+                candidate
+                for candidate in self.models
+                if candidate.model == model and candidate.model_type is model_type
+            ),
+            None,
+        )

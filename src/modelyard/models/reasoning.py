@@ -1,20 +1,37 @@
-"""How hard a model should think: some providers are told a word, others a number of tokens. One for the other."""
+"""Conversion between the two forms of reasoning settings: an effort level, and a token
+budget."""
 
-_BUDGETS = {"minimal": 512, "low": 1024, "medium": 8192, "high": 24_576, "xhigh": 32_768}
+_BUDGETS = {
+    "minimal": 512,
+    "low": 1024,
+    "medium": 8192,
+    "high": 24_576,
+    "xhigh": 32_768,
+}
 
 
-def budget_of(effort: str, *, least: int = 0, most: int = 32_768, unknown: int = 8192) -> int:
-    """Tokens for an effort, 0 for `none`, between what the provider takes; `unknown` for a word that is new to us."""
+def budget_of(
+    effort: str, *, min_budget: int = 0, max_budget: int = 32_768, unknown: int = 8192
+) -> int:
+    """Return the token budget for an effort level, limited to the provider's range; 0
+    for `none`.
+
+    `unknown` is returned for a level that is not in the table.
+    """
     if effort == "none":
         return 0
     tokens = _BUDGETS.get(effort)
-    return unknown if tokens is None else min(most, max(least, tokens))
+    return unknown if tokens is None else min(max_budget, max(min_budget, tokens))
 
 
 def effort_of(budget: int) -> str | None:
-    """The least effort worth as many tokens, `none` for 0; None for a negative number: the model may choose."""
+    """Return the lowest effort level with at least this budget, `none` for 0, or None
+    for a negative budget (the model chooses)."""
     if budget < 0:
         return None
     if budget == 0:
         return "none"
-    return next((effort for effort, most in _BUDGETS.items() if most >= budget), "xhigh")
+    # The table is ordered by increasing budget.
+    return next(
+        (effort for effort, tokens in _BUDGETS.items() if tokens >= budget), "xhigh"
+    )

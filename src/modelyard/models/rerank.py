@@ -1,4 +1,4 @@
-"""Rerank: a query and documents in, the documents with scores, best first, out."""
+"""Rerank: a query and documents in, the scored documents out, best first."""
 
 from collections.abc import Iterable
 from decimal import Decimal
@@ -11,15 +11,21 @@ from modelyard.models.types import Chunk, ModelUsage
 
 
 class RerankUsage(ModelUsage, frozen=True, kw_only=True):
+    """Usage of a rerank call."""
+
     tokens: int = 0
     searches: int = 0
 
     @property
     def input_count(self) -> Decimal:
+        """Return the tokens or, if they are not reported, the searches to which the
+        price applies."""
         return Decimal(self.tokens or self.searches)
 
 
 class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to rank documents by relevance to a query."""
+
     query: str
     docs: list[str]
     top_n: int | None = None
@@ -29,34 +35,55 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RerankDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A ranked document."""
+
     index: int
-    """Place in the request's documents."""
+    """Index in the request's documents."""
     text: str
     score: float
-    """Higher is more relevant; comparable within one answer alone."""
+    """Higher is more relevant; comparable only within one result."""
 
 
-def ranked(pairs: Iterable[tuple[Any, Any]], request: RerankRequest) -> list[RerankDocument]:
-    """Indices and scores as a server gave them, as documents, best first, within the request's bounds.
+def to_ranked_documents(
+    pairs: Iterable[tuple[Any, Any]], request: RerankRequest
+) -> list[RerankDocument]:
+    """Convert a server's (index, score) pairs to documents, best first, limited by the
+    request's threshold and `top_n`.
 
-    Raises InvokeServerUnavailableError for an index that no document has, or a score that is no number.
+    Raises InvokeServerUnavailableError for an index out of range or a score that is not
+    a number.
     """
     docs: list[RerankDocument] = []
     for index, score in pairs:
-        if not isinstance(index, int) or not 0 <= index < len(request.docs) or not isinstance(score, int | float):
-            raise InvokeServerUnavailableError("a result of the answer has no index and score that fit")
+        if (
+            not isinstance(index, int)
+            or not 0 <= index < len(request.docs)
+            or not isinstance(score, int | float)
+        ):
+            raise InvokeServerUnavailableError(
+                "a result of the answer has no index and score that fit"
+            )
         if request.score_threshold is None or score >= request.score_threshold:
-            docs.append(RerankDocument(index=index, text=request.docs[index], score=float(score)))
+            docs.append(
+                RerankDocument(
+                    index=index, text=request.docs[index], score=float(score)
+                )
+            )
+    # The sort is stable: equal scores keep the server's order.
     return sorted(docs, key=lambda doc: -doc.score)[: request.top_n]
 
 
 class RerankResult(Chunk, frozen=True, kw_only=True):
+    """The ranked documents."""
+
     docs: list[RerankDocument]
     usage: RerankUsage = RerankUsage()
 
     @property
     def spent(self) -> RerankUsage:
+        """Return the usage."""
         return self.usage
 
     def priced(self, usage: ModelUsage) -> "RerankResult":
+        """Return the result with its usage replaced."""
         return msgspec.structs.replace(self, usage=usage)

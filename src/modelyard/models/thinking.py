@@ -1,4 +1,5 @@
-"""Thoughts that a model writes into its text between `<think>` and `</think>`, told apart from what it says. Pure."""
+"""Separation of reasoning that a model writes between `<think>` and `</think>` from its
+answer. No I/O."""
 
 from typing import Any
 
@@ -11,85 +12,123 @@ OPEN, CLOSE = "<think>", "</think>"
 
 
 class ThinkSplitter:
-    """Takes the pieces of one text; gives back (thought, said), either of which may be empty.
+    """Splits one streamed text into (reasoning, answer) pairs, either of which may be
+    empty.
 
-    Only a text that begins with the tag begins with a thought: one that speaks of tags later is left alone. A tag may
-    come in any number of pieces.
+    Only a text that starts with the tag contains reasoning: later mentions of the tag
+    are left alone. Tags may be split across chunks.
     """
 
     def __init__(self, *, begins_inside: bool = False) -> None:
+        # States: before (nothing decided), thinking, after (tag closed, skipping
+        # whitespace), said (answer only).
         self._state = "thinking" if begins_inside else "before"
-        self._held = ""
+        self._buffer = ""
 
-    def feed(self, piece: str) -> tuple[str, str]:
+    def feed(self, chunk: str) -> tuple[str, str]:
+        """Return the reasoning and answer text that can be released after this chunk."""
         if self._state == "said":
-            return "", piece
-        self._held += piece
+            return "", chunk
+        self._buffer += chunk
         if self._state == "before":
-            text = self._held.lstrip()
+            # Models often write a newline before the tag.
+            text = self._buffer.lstrip()
             if text.startswith(OPEN):
-                self._state, self._held = "thinking", text[len(OPEN) :]
+                self._state, self._buffer = "thinking", text[len(OPEN) :]
             elif OPEN.startswith(text):
                 return "", ""  # it may still become the tag
             else:
-                return self._all_said()
+                return self._release_as_answer()
         if self._state == "thinking":
-            return self._think()
-        return self._trim()
+            return self._split_thinking()
+        return self._skip_whitespace()
 
     def finish(self) -> tuple[str, str]:
-        """What was held back, once no more can come."""
-        held, self._held = self._held, ""
-        return (held, "") if self._state == "thinking" else ("", held)
+        """Return the text that was held back, at the end of the stream."""
+        buffered, self._buffer = self._buffer, ""
+        return (buffered, "") if self._state == "thinking" else ("", buffered)
 
-    def _all_said(self) -> tuple[str, str]:
+    def _release_as_answer(self) -> tuple[str, str]:
         self._state = "said"
-        held, self._held = self._held, ""
-        return "", held
+        buffered, self._buffer = self._buffer, ""
+        return "", buffered
 
-    def _think(self) -> tuple[str, str]:
-        thought, tag, rest = self._held.partition(CLOSE)
+    def _split_thinking(self) -> tuple[str, str]:
+        thought, tag, remainder = self._buffer.partition(CLOSE)
         if tag:
-            self._state, self._held = "after", rest
-            return thought, self._trim()[1]
-        kept = next((size for size in range(len(CLOSE) - 1, 0, -1) if self._held.endswith(CLOSE[:size])), 0)
-        cut = len(self._held) - kept
-        thought, self._held = self._held[:cut], self._held[cut:]
+            self._state, self._buffer = "after", remainder
+            return thought, self._skip_whitespace()[1]
+        # The end of the buffer may be the start of a closing tag, so it is held back.
+        tag_prefix_length = next(
+            (
+                size
+                for size in range(len(CLOSE) - 1, 0, -1)
+                if self._buffer.endswith(CLOSE[:size])
+            ),
+            0,
+        )
+        cut = len(self._buffer) - tag_prefix_length
+        thought, self._buffer = self._buffer[:cut], self._buffer[cut:]
         return thought, ""
 
-    def _trim(self) -> tuple[str, str]:
-        """Behind the tag stand empty lines that belong to nobody."""
-        self._held = self._held.lstrip()
-        return self._all_said() if self._held else ("", "")
+    def _skip_whitespace(self) -> tuple[str, str]:
+        """Skip the empty lines after the closing tag."""
+        self._buffer = self._buffer.lstrip()
+        return self._release_as_answer() if self._buffer else ("", "")
 
 
 class ThinkStream:
-    """The same for the chunks of an answer, one splitter a choice."""
+    """Applies a splitter to each choice of a chunk stream."""
 
     def __init__(self) -> None:
         self._splitters: dict[int, ThinkSplitter] = {}
 
     def feed(self, chunk: LLMResultChunk) -> LLMResultChunk:
+        """Return the chunk with reasoning moved out of its content."""
         delta = chunk.delta
         splitter = self._splitters.setdefault(delta.index, ThinkSplitter())
         content = delta.message.content
-        thought, said = splitter.feed(content) if isinstance(content, str) and content else ("", content)
+        thought, answer_text = (
+            splitter.feed(content)
+            if isinstance(content, str) and content
+            else ("", content)
+        )
+        # A finish reason or a tool call ends the text, so nothing may be held back any
+        # longer.
         if delta.finish_reason is not None or delta.message.tool_calls:
-            late, rest = splitter.finish()
-            thought, said = thought + late, (said or "") + rest if isinstance(said, str | None) and rest else said
-        if not thought and said == content:
+            late_thought, remaining_text = splitter.finish()
+            thought, answer_text = (
+                thought + late_thought,
+                (answer_text or "") + remaining_text
+                if isinstance(answer_text, str | None) and remaining_text
+                else answer_text,
+            )
+        # Unchanged chunks are passed on without a copy.
+        if not thought and answer_text == content:
             return chunk
-        told = (delta.message.reasoning_content or "") + thought
-        message = msgspec.structs.replace(delta.message, content=said or None, reasoning_content=told or None)
-        return msgspec.structs.replace(chunk, delta=msgspec.structs.replace(delta, message=message))
+        reasoning = (delta.message.reasoning_content or "") + thought
+        message = msgspec.structs.replace(
+            delta.message,
+            content=answer_text or None,
+            reasoning_content=reasoning or None,
+        )
+        return msgspec.structs.replace(
+            chunk, delta=msgspec.structs.replace(delta, message=message)
+        )
 
     def finish(self) -> list[LLMResultChunk]:
-        """What is left where the stream ended without a reason."""
+        """Return chunks with the text still held back, if the stream ended without a
+        finish reason."""
         chunks: list[LLMResultChunk] = []
         for index, splitter in self._splitters.items():
-            thought, said = splitter.finish()
-            if thought or said:
-                more: dict[str, Any] = {"content": said or None, "reasoning_content": thought or None}
-                delta = LLMResultChunkDelta(index=index, message=AssistantPromptMessage(**more))
+            thought, answer_text = splitter.finish()
+            if thought or answer_text:
+                fields: dict[str, Any] = {
+                    "content": answer_text or None,
+                    "reasoning_content": thought or None,
+                }
+                delta = LLMResultChunkDelta(
+                    index=index, message=AssistantPromptMessage(**fields)
+                )
                 chunks.append(LLMResultChunk(delta=delta))
         return chunks

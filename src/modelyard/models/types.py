@@ -1,4 +1,4 @@
-"""Words that every model type shares."""
+"""Types shared by all model types."""
 
 from collections.abc import AsyncGenerator, Mapping
 from decimal import Decimal
@@ -8,16 +8,18 @@ from typing import Any
 import msgspec
 
 Credentials = Mapping[str, Any]
-"""One set of secrets for one provider: its form's fields and their values."""
+"""A credential: the provider's form fields and their values."""
 
 JSON = dict[str, Any]
 
 
 class OperatorCredentials(dict[str, Any]):
-    """A credential that the operator filled in: the address in it may lead into the operator's own network.
+    """A credential set by the operator, whose URL may lead into the operator's private
+    network.
 
-    Any other credential was filled in by a tenant. What it names is called through the egress guard
-    (`tenancy/operators.py` says who is which), so that a place which forgets the difference refuses too much.
+    Any other credential belongs to a tenant, and its URL is called through the egress
+    guard (`tenancy/operators.py` decides which is which). Code that forgets the
+    distinction therefore refuses too much, not too little.
     """
 
 
@@ -25,7 +27,7 @@ ZERO = Decimal(0)
 
 
 class ModelType(StrEnum):
-    """Six kinds of call."""
+    """The six types of model calls."""
 
     LLM = "llm"
     TEXT_EMBEDDING = "text-embedding"
@@ -36,44 +38,46 @@ class ModelType(StrEnum):
 
 
 class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one call cost. Each model type counts in its own unit and adds it here.
+    """Usage and cost of one call. Each model type adds its own counts.
 
-    Prices are in `currency`; a unit price holds for `price_unit` of the unit, so cost = count × price × unit.
+    Prices are in `currency`. A unit price applies to `price_unit` units: cost = count ×
+    price × unit.
     """
 
     total_price: Decimal | None = None
-    """What the call came to; None where nobody knows the price, which is not the same as free."""
+    """Cost of the call; None if the price is unknown, which does not mean free."""
     currency: str = "USD"
     price_source: str = ""
-    """Who said what it costs: a price list, or `provider` where the answer itself did."""
+    """Origin of the cost: a price list, or `provider` if the response stated it."""
     latency: float = 0.0
-    """Seconds from the call to its last chunk."""
+    """Seconds from the start of the call to its last chunk."""
     estimated: bool = False
-    """True where the provider did not say and we counted."""
+    """Whether the counts are estimates because the provider reported none."""
 
     @property
     def input_count(self) -> Decimal:
-        """What the input price is multiplied with: tokens, characters or seconds."""
+        """Return the quantity to which the input price applies: tokens, characters or
+        seconds."""
         return ZERO
 
     @property
     def output_count(self) -> Decimal:
-        """What the output price is multiplied with."""
+        """Return the quantity to which the output price applies."""
         return ZERO
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of an answer. The last one of a stream carries usage."""
+    """A chunk of an answer. The last chunk of a stream has the usage."""
 
     model: str = ""
 
     @property
-    def spent(self) -> ModelUsage | None:
-        """The usage in this chunk, if it is the one that carries it."""
+    def usage_or_none(self) -> ModelUsage | None:
+        """Return the usage, if this chunk has it, otherwise None."""
         return None
 
-    def priced(self, usage: ModelUsage) -> "Chunk":
-        """The same chunk with its usage replaced."""
+    def with_usage(self, usage: ModelUsage) -> "Chunk":
+        """Return the chunk with its usage replaced."""
         raise TypeError(f"{type(self).__name__} carries no usage")
 
 

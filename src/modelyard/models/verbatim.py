@@ -1,8 +1,9 @@
-"""Chat calls that are passed on as they came, where the model's server speaks the format that the caller speaks.
+"""Passthrough of chat calls whose caller and model server use the same wire format.
 
-Most calls are plain: texts, a few numbers. For these nothing has to be understood that is not already said, and both
-ways the bytes may stay what they are; what is needed for limits and the ledger is glimpsed beside. Whatever is not
-plain, or goes to a server of another format, is read and written as ever: `parse` gives the request for that.
+Most calls are simple: texts and a few numbers. Their bytes can be forwarded unchanged
+in both directions, while only the fields needed for limits and the ledger are
+inspected. Anything else, or a call to a server with another format, is parsed and
+written normally; `parse` returns the request for that.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,62 +14,78 @@ import msgspec
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 
 
-class VerbatimRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class PassthroughRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A request in its original bytes with the inspected fields."""
+
     format: str
     asked: Any
-    """What was glimpsed, in the format's own struct."""
+    """The inspected fields, in a struct of the wire format."""
     model_parameters: Mapping[str, Any]
     stream: bool
     user: str | None
     wants_usage: bool
-    """Whether the caller's stream is to end with usage."""
+    """Whether the caller's stream should end with a usage chunk."""
     signs: int
-    """Characters of all texts."""
+    """Number of characters of all texts."""
     parse: Callable[[], LLMRequest]
 
 
-class VerbatimChunk(LLMResultChunk, frozen=True, kw_only=True):
-    """A piece of the answer as it came: bytes for the caller, and beside them what is to be known of it."""
+class PassthroughChunk(LLMResultChunk, frozen=True, kw_only=True):
+    """A chunk forwarded unchanged: the bytes for the caller, and the inspected fields."""
 
     data: bytes
     said: str = ""
 
     @property
     def text(self) -> str:
+        """Return the text of this chunk."""
         return self.said
 
 
-class Glance(Protocol):
-    """A stream's events, passed on as they are."""
+class StreamInspector(Protocol):
+    """Inspects the events of a stream that is forwarded unchanged."""
 
     unread: bytes | None
-    """The rest of the stream, from the first event on that has to be read in full."""
+    """The rest of the stream, from the first event that must be parsed completely; None
+    until then."""
     has_finished: bool
-    """Whether a finish reason was among what is passed on: whoever reads the rest need not wait for it."""
+    """Whether a forwarded event had a finish reason, so that a parser of the rest need
+    not expect one."""
 
-    def feed(self, piece: bytes) -> VerbatimChunk | None: ...
+    def feed(self, body_chunk: bytes) -> PassthroughChunk | None:
+        """Inspect a chunk of bytes; return it for forwarding, or None if there is
+        nothing to forward yet."""
+        ...
 
     def finish(self) -> None:
-        """Raises InvokeServerUnavailableError where the stream broke off."""
+        """Raise InvokeServerUnavailableError if the stream was truncated."""
         ...
 
 
-class Passing(Protocol):
-    """A wire format that can pass on."""
+class PassthroughFormat(Protocol):
+    """A wire format that supports passthrough."""
 
-    def passes(self, request: VerbatimRequest, quirks: Mapping[str, Any]) -> bool:
-        """Whether a server with these quirks takes the request as it is."""
+    def can_pass_through(
+        self, request: PassthroughRequest, quirks: Mapping[str, Any]
+    ) -> bool:
+        """Return whether a server with these quirks accepts the request unchanged."""
         ...
 
-    def dump(self, request: VerbatimRequest, model: str, quirks: Mapping[str, Any]) -> bytes: ...
-
-    def result(self, body: bytes) -> VerbatimChunk | None:
-        """A whole answer; None where it has to be read to be understood."""
+    def dump(
+        self, request: PassthroughRequest, model: str, quirks: Mapping[str, Any]
+    ) -> bytes:
+        """Return the bytes of the request, with its model name replaced."""
         ...
 
-    def glance(self, request: VerbatimRequest) -> Glance: ...
+    def result(self, body: bytes) -> PassthroughChunk | None:
+        """Return a complete response for forwarding, or None if it must be parsed."""
+        ...
+
+    def inspect_stream(self, request: PassthroughRequest) -> StreamInspector:
+        """Return the inspector for a response stream."""
+        ...
 
 
-def plain(request: Any) -> Any:
-    """The request as everybody understands it."""
-    return request.parse() if isinstance(request, VerbatimRequest) else request
+def to_parsed_request(request: Any) -> Any:
+    """Return the parsed form of a request, which all formats understand."""
+    return request.parse() if isinstance(request, PassthroughRequest) else request

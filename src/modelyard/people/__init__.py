@@ -1,1 +1,1 @@
-"""People: accounts, how they sign in, their sessions, and the log of what they changed."""
+"""Accounts of people: sign-in, sessions, and the audit log of their changes."""

@@ -1,5 +1,6 @@
-"""An account and its sessions, as values, as rows, and the statements on them. What may be done with them stands in
-`accounts`, `sessions`, `sign_in` and `audit`.
+"""Accounts and sessions: the data types, their rows and their SQL statements.
+
+The operations on them are in `accounts`, `sessions`, `sign_in` and `audit`.
 """
 
 import hashlib
@@ -16,12 +17,15 @@ T = TypeVar("T")
 
 
 class SignInError(ModelyardError):
-    """Address and password do not fit; which of them is not said."""
+    """The address and the password do not match. The message does not say which of them
+    is wrong."""
 
     code = "sign_in_failed"
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's account in a tenant."""
+
     id: str
     tenant: str
     email: str
@@ -33,10 +37,18 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def caller(self) -> Caller:
-        return Caller(tenant=self.tenant, user=self.email, role=self.role, key=f"account:{self.id}")
+        """The caller that this account acts as."""
+        return Caller(
+            tenant=self.tenant,
+            user=self.email,
+            role=self.role,
+            key=f"account:{self.id}",
+        )
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """A signed-in browser session."""
+
     id: str
     account: Account
     agent: str
@@ -44,51 +56,77 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     issued_at: float
     expires_at: float
     address: str = ""
-    """Where it was opened from."""
+    """The network address from which it was opened."""
 
 
 class AccountTables:
-    """The tables that accounts, their sessions, invitations and what was changed stand in."""
+    """The tables of accounts, sessions, invitations and the audit log."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.sql: Mapping[str, str] = statements("accounts")
-        """For work within a transaction."""
+        """The statements by name, for use within a transaction."""
 
     async def rows(self, name: str, **values: Any) -> list[Row]:
-        """What a statement that only reads returns. Raises StorageUnavailableError."""
+        """Run a read-only statement and return its rows. Raises
+        StorageUnavailableError."""
         return await self._database.fetch(self.sql[name], values)
 
-    async def do(self, name: str, *values: Any) -> list[Row]:
-        """What a statement returns, once it is committed. Raises StorageUnavailableError."""
-        return await self._database.transact(lambda it: it.execute(self.sql[name], values))
+    async def run(self, name: str, *values: Any) -> list[Row]:
+        """Run a statement and return its rows once it is committed. Raises
+        StorageUnavailableError."""
+        return await self._database.transact(
+            lambda connection: connection.execute(self.sql[name], values)
+        )
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
-        """As the database's. Raises StorageUnavailableError, and whatever `work` raises."""
+        """Run `work` in a transaction. Raises StorageUnavailableError and whatever
+        `work` raises."""
         return await self._database.transact(work)
 
 
 def checked_email(email: str) -> str:
-    """In small letters. Raises InvokeBadRequestError."""
+    """Return the address in lower case. Raises InvokeBadRequestError if it is not
+    valid."""
     address = email.strip().lower()
-    name, at, host = address.rpartition("@")
-    is_plain = all(sign > " " and sign not in '<>"(),;:\\' for sign in address)
-    if not name or not at or not host or len(address) > 254 or not is_plain:
-        raise InvokeBadRequestError(f"{email[:60]!r} is no address for mail", param="email")
+    name, at_sign, host = address.rpartition("@")
+    is_plain = all(char > " " and char not in '<>"(),;:\\' for char in address)
+    # 254 characters is the longest address that mail servers accept (RFC 5321).
+    if not name or not at_sign or not host or len(address) > 254 or not is_plain:
+        raise InvokeBadRequestError(
+            f"{email[:60]!r} is no address for mail", param="email"
+        )
     return address
 
 
 def digest_of(token: str) -> str:
-    """What is kept of a session's or an invitation's number."""
+    """Return the digest under which the token of a session or an invitation is stored."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def columns_of(one: Account, password: str) -> tuple[Any, ...]:
-    return one.id, one.tenant, one.email, one.name, password, one.role.value, one.created_at
+def columns_of(account: Account, password: str) -> tuple[Any, ...]:
+    """Return the columns of a new account's row. `password` is the hash, empty for
+    none."""
+    return (
+        account.id,
+        account.tenant,
+        account.email,
+        account.name,
+        password,
+        account.role.value,
+        account.created_at,
+    )
 
 
 def account_from(row: Row) -> Account:
+    """Return the account in a row."""
     return Account(
-        id=row["id"], tenant=row["tenant"], email=row["email"], name=row["name"], role=Role(row["role"]),
-        is_enabled=bool(row["is_enabled"]), created_at=row["created_at"], seen_at=row["seen_at"],
-    )  # fmt: skip
+        id=row["id"],
+        tenant=row["tenant"],
+        email=row["email"],
+        name=row["name"],
+        role=Role(row["role"]),
+        is_enabled=bool(row["is_enabled"]),
+        created_at=row["created_at"],
+        seen_at=row["seen_at"],
+    )

@@ -1,6 +1,8 @@
-"""Counting what strangers try: each try is counted before it is made, so that a hundred at once are not a hundred.
+"""Rate limits for sign-in tries. A try is counted before it is made, so that concurrent
+ones cannot exceed the limit.
 
-Windows are on a monotonic clock: a wall clock that jumps neither opens nor shuts a door.
+Windows use a monotonic clock: a jump of the wall clock neither allows more tries nor
+locks anybody out.
 """
 
 import ipaddress
@@ -10,10 +12,12 @@ from collections.abc import Callable
 
 from modelyard.base.errors import ModelyardError
 
-_MOST_NAMES = 10_000
+_MAX_NAMES = 10_000
 
 
 class TooManyTriesError(ModelyardError):
+    """Too many tries within the window."""
+
     code = "too_many_tries"
 
     def __init__(self, retry_after: float) -> None:
@@ -22,46 +26,62 @@ class TooManyTriesError(ModelyardError):
 
 
 class Attempts:
-    """So many tries within a window for each name; names that were quiet for longest are forgotten first."""
+    """Allows a number of tries within a window for each name. The names that were
+    unused for the longest are dropped first."""
 
-    def __init__(self, most: int, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
-        self._most = most
+    def __init__(
+        self,
+        max_tries: int,
+        seconds: float,
+        get_time: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Allow `max_tries` tries within `seconds`. `get_time` returns monotonic
+        seconds."""
+        self._max_tries = max_tries
         self._seconds = seconds
-        self._now = now
-        self._made: OrderedDict[str, deque[float]] = OrderedDict()
+        self._now = get_time
+        self._try_times: OrderedDict[str, deque[float]] = OrderedDict()
 
     def take(self, name: str) -> None:
-        """Count a try that is about to be made. Raises TooManyTriesError where there were enough."""
-        now = self._now()
-        made = self._made.get(name)
-        if made is None:
-            made = self._made[name] = deque(maxlen=self._most)
-            if len(self._made) > _MOST_NAMES:
-                self._made.popitem(last=False)
-        elif len(made) == self._most and made[0] > now - self._seconds:
+        """Count a try that is about to be made. Raises TooManyTriesError if the limit
+        is reached."""
+        current_time = self._now()
+        try_times = self._try_times.get(name)
+        if try_times is None:
+            try_times = self._try_times[name] = deque(maxlen=self._max_tries)
+            if len(self._try_times) > _MAX_NAMES:
+                self._try_times.popitem(last=False)
+        # The queue holds the last tries only, so its first one tells whether the window
+        # is full.
+        elif (
+            len(try_times) == self._max_tries
+            and try_times[0] > current_time - self._seconds
+        ):
             raise TooManyTriesError(self._seconds)
-        made.append(now)
-        self._made.move_to_end(name)
+        try_times.append(current_time)
+        self._try_times.move_to_end(name)
 
     def give_back(self, name: str) -> None:
-        """It was not made after all, or it was right."""
-        made = self._made.get(name)
-        if made:
-            made.pop()
+        """Return a try that was not made after all, or that succeeded."""
+        try_times = self._try_times.get(name)
+        if try_times:
+            try_times.pop()
 
     def forget(self, name: str) -> None:
-        """Start anew."""
-        self._made.pop(name, None)
+        """Reset the tries of a name."""
+        self._try_times.pop(name, None)
 
 
-def neighbourhood(address: str) -> str:
-    """What one person can call from: an IPv4 address, or the /64 that an IPv6 address lies in."""
+def client_network(address: str) -> str:
+    """Return the address range that one person may control: an IPv4 address, or the /64
+    network of an IPv6 address."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return address[:64]
     if isinstance(ip, ipaddress.IPv4Address):
         return str(ip)
+    # The same client may appear as IPv4 or as IPv6-mapped IPv4.
     if ip.ipv4_mapped is not None:
         return str(ip.ipv4_mapped)
     return str(ipaddress.ip_network((int(ip), 64), strict=False))

@@ -1,4 +1,4 @@
-"""What was changed, and by whom."""
+"""The audit log: what was changed, and by whom."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from modelyard.tenancy.caller import Caller
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the audit log."""
+    """An entry of the audit log."""
 
     id: str
     at: float
@@ -22,27 +22,57 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Audit:
-    def __init__(self, tables: AccountTables, now: Callable[[], float]) -> None:
-        self._tables = tables
-        self._now = now
+    """Writes and reads the audit log."""
 
-    async def note(self, by: Caller, what: str, subject: str, details: Mapping[str, Any] | None = None) -> None:
-        """Write down that something was changed. `details` hold no secrets."""
+    def __init__(self, tables: AccountTables, get_time: Callable[[], float]) -> None:
+        self._tables = tables
+        self._now = get_time
+
+    async def audit(
+        self,
+        by: Caller,
+        action: str,
+        subject: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record a change. `details` must not contain secrets."""
         body = msgspec.json.encode(dict(details or {})).decode()
-        await self._tables.do(
-            "note", new_id("log"), by.tenant, self._now(), by.user or by.key or "local", what, subject, body
+        await self._tables.run(
+            "note",
+            new_id("log"),
+            by.tenant,
+            self._now(),
+            by.user or by.key or "local",
+            action,
+            subject,
+            body,
         )
 
-    async def noted(
-        self, tenant: str, *, before: float = 1e15, who: str = "", what: str = "", most: int = 100
+    async def audit_log(
+        self,
+        tenant: str,
+        *,
+        before: float = 1e15,
+        who: str = "",
+        action: str = "",
+        limit: int = 100,
     ) -> Sequence[Change]:
-        """The newest first."""
-        like = f"{what}%" if what else ""
-        rows = await self._tables.rows("noted", tenant=tenant, before=before, who=who, what=like, most=most)
+        """Return entries of a tenant, newest first. `action` is a prefix; `before` is
+        in seconds since 1970."""
+        # Actions are hierarchical, such as `account.change`, so a prefix selects a
+        # whole area.
+        like = f"{action}%" if action else ""
+        rows = await self._tables.rows(
+            "noted", tenant=tenant, before=before, who=who, what=like, most=limit
+        )
         return [
             Change(
-                id=row["id"], at=row["at"], who=row["who"], what=row["what"], subject=row["subject"],
+                id=row["id"],
+                at=row["at"],
+                who=row["who"],
+                what=row["what"],
+                subject=row["subject"],
                 details=msgspec.json.decode(row["details"]),
             )
             for row in rows
-        ]  # fmt: skip
+        ]

@@ -1,6 +1,7 @@
-"""The public keys of an identity provider, kept for a while.
+"""A cache of an identity provider's public keys.
 
-They change: a provider that signs with a new one has added it to its key set, and a token's `kid` names it.
+Providers rotate keys: a new key is added to the key set before it signs, and a token's
+`kid` names the key.
 """
 
 import asyncio
@@ -14,43 +15,56 @@ from modelyard.people.account import SignInError
 from modelyard.people.identity_tokens import find_key, read_keys
 
 _KEYS_SECONDS = 300.0
-"""So long a key that the provider has withdrawn may still be believed."""
-_SOONEST_SECONDS = 30.0
-"""Between two askings for keys because a token names one that is not among them."""
+"""How long a key that the provider has withdrawn may still be accepted."""
+_MIN_REFRESH_INTERVAL = 30.0
+"""The minimum time between two requests for keys that are caused by an unknown `kid`.
+"""
 
 
 class ProviderKeys:
-    """A provider's public keys: asked for again when they are old, or when a token names one that is not among them."""
+    """A provider's public keys. They are fetched again when they are old or when a
+    token names an unknown key."""
 
     def __init__(self, ask: Callable[[str], Awaitable[JSON]], clock: Clock) -> None:
         self._ask = ask
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._refresh_lock = asyncio.Lock()
         self._keys: Sequence[Key] | None = None
         self._asked_at = float("-inf")
         self._failure: SignInError | None = None
         self._failed_at = float("-inf")
 
     async def find(self, address: str, token: str) -> Key:
-        """The key that signed `token`; `address` is the key set's. Raises SignInError."""
+        """Return the key that signed `token`. `address` is that of the key set. Raises
+        SignInError."""
         came_at = self._clock.monotonic()
-        async with self._turn:
+        # One request at a time; everybody who waits uses its result.
+        async with self._refresh_lock:
             if self._failure is not None and self._failed_at > came_at:
-                raise SignInError(str(self._failure))  # the one before us was told so while we waited
+                # The request that was running while this one waited has failed;
+                # repeating it would only add load.
+                raise SignInError(str(self._failure))
             if self._keys is None or self._age() >= _KEYS_SECONDS:
                 await self._refresh(address)
             key = find_key(self._keys or (), token)
-            if key is None and self._age() >= _SOONEST_SECONDS:
+            # Anybody can send a token with an invented `kid`, so the refresh is limited
+            # in rate.
+            if key is None and self._age() >= _MIN_REFRESH_INTERVAL:
                 await self._refresh(address)
                 key = find_key(self._keys or (), token)
         if key is None:
-            raise SignInError("what the identity provider says is signed with none of its keys")
+            raise SignInError(
+                "what the identity provider says is signed with none of its keys"
+            )
         return key
 
     def _age(self) -> float:
+        """Return the seconds since the keys were fetched."""
         return self._clock.monotonic() - self._asked_at
 
     async def _refresh(self, address: str) -> None:
+        """Fetch the keys. Raises SignInError and remembers it for the requests that
+        wait."""
         try:
             self._keys = read_keys(await self._ask(address))
         except SignInError as error:

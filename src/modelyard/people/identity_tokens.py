@@ -1,6 +1,7 @@
-"""What an identity provider signs, and what is asked of it: Authlib's and joserfc's code, without their networks.
+"""Tokens and requests of OpenID Connect, using Authlib and joserfc without their
+network code.
 
-Pure: no network, no clock. Who fetches and when is `oidc`'s to say.
+Pure functions without network or clock. `oidc` decides what is fetched and when.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,10 @@ from modelyard.people.account import SignInError
 
 try:
     from authlib.oauth2.auth import ClientAuth
-    from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
+    from authlib.oauth2.rfc6749.parameters import (
+        prepare_grant_uri,
+        prepare_token_request,
+    )
     from authlib.oauth2.rfc7636 import create_s256_code_challenge
     from authlib.oidc.core import CodeIDToken
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -21,59 +25,110 @@ try:
     from joserfc.jwk import JWKRegistry, Key, RSAKey
     from joserfc.jws import JWSRegistry, extract_compact
 except ImportError as missing:
-    raise ConfigError("signing in at an identity provider needs Authlib: pip install 'modelyard[oidc]'") from missing
+    raise ConfigError(
+        "signing in at an identity provider needs Authlib: pip install 'modelyard[oidc]'"
+    ) from missing
 
 LEEWAY = 60
-"""Seconds that the provider's clock and ours may differ by."""
-_ALGORITHMS = frozenset({
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
-})  # fmt: skip
-"""Signatures with a key pair alone: a client's secret is no key that only the provider has."""
-_LEAST_RSA_BITS = 2048
-_UNUSABLE = (JoseError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What the libraries raise for keys and tokens that are none."""
+"""The tolerated difference in seconds between the provider's clock and ours."""
+_ALGORITHMS = frozenset(
+    {
+        "RS256",
+        "RS384",
+        "RS512",
+        "PS256",
+        "PS384",
+        "PS512",
+        "ES256",
+        "ES384",
+        "ES512",
+        "EdDSA",
+    }
+)
+"""Signatures with a key pair only. With a symmetric algorithm, anybody who knows the
+client secret could forge a token."""
+_MIN_RSA_BITS = 2048
+_UNUSABLE = (
+    JoseError,
+    UnsupportedAlgorithm,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RecursionError,
+)
+"""The exceptions that the libraries raise for invalid keys and tokens."""
 
 
 class _Signatures(JWSRegistry):
-    """Our algorithms, whatever the library recommends; a header may be as long as one with certificates in it."""
+    """Allows only our algorithms, and headers long enough to contain certificates."""
 
     max_header_length = 32 << 10
     max_signature_length = 4 << 10
 
     def get_alg(self, name: str):
-        """As the library's, but without its warning about EdDSA's new name (RFC 9864): providers still use the old."""
+        """Return an algorithm like the library does, but without its warning about
+        EdDSA's new name (RFC 9864), because providers still use the old one."""
         if name not in _ALGORITHMS:
             raise UnsupportedAlgorithmError(f"Algorithm of '{name}' is not allowed")
         return self.algorithms[name]
 
 
-# A header that says what we do not know is no reason to refuse (RFC 7515, 4), unless it says that it must be known.
+# An unknown header field is no reason to refuse a token (RFC 7515, section 4), unless
+# the header lists it as critical.
 _SIGNATURES = _Signatures(algorithms=_ALGORITHMS, strict_check_header=False)
 
 
 def authorization_address(
-    endpoint: str, *, client_id: str, redirect_uri: str, state: str, nonce: str, verifier: str
+    endpoint: str,
+    *,
+    client_id: str,
+    redirect_uri: str,
+    state: str,
+    nonce: str,
+    verifier: str,
 ) -> str:
-    """Where a browser is sent to sign in (RFC 6749, 4.1.1, with PKCE). Raises ConfigError."""
+    """Return the address at which a browser signs in (RFC 6749, section 4.1.1, with
+    PKCE). Raises ConfigError."""
     try:
         return prepare_grant_uri(
-            endpoint, client_id, "code", redirect_uri=redirect_uri, scope="openid email profile", state=state,
-            nonce=nonce, code_challenge=create_s256_code_challenge(verifier), code_challenge_method="S256",
-        )  # fmt: skip
+            endpoint,
+            client_id,
+            "code",
+            redirect_uri=redirect_uri,
+            scope="openid email profile",
+            state=state,
+            nonce=nonce,
+            code_challenge=create_s256_code_challenge(verifier),
+            code_challenge_method="S256",
+        )
     except ValueError as error:
-        raise ConfigError(f"the identity provider's authorization_endpoint is no address: {error}") from error
+        raise ConfigError(
+            f"the identity provider's authorization_endpoint is no address: {error}"
+        ) from error
 
 
-def token_request(*, code: str, redirect_uri: str, verifier: str, client_id: str, client_secret: str) -> bytes:
-    """The form that is sent for a token (RFC 6749, 4.1.3); a client without a secret shows its name alone."""
-    form = prepare_token_request("authorization_code", redirect_uri=redirect_uri, code=code, code_verifier=verifier)
+def token_request(
+    *, code: str, redirect_uri: str, verifier: str, client_id: str, client_secret: str
+) -> bytes:
+    """Return the form of a token request (RFC 6749, section 4.1.3). A client without a
+    secret sends only its id."""
+    token_parameters = prepare_token_request(
+        "authorization_code",
+        redirect_uri=redirect_uri,
+        code=code,
+        code_verifier=verifier,
+    )
     method = "client_secret_post" if client_secret else "none"
-    _, _, body = ClientAuth(client_id, client_secret, method).prepare("POST", "", {}, form)
+    _, _, body = ClientAuth(client_id, client_secret, method).prepare(
+        "POST", "", {}, token_parameters
+    )
     return str(body).encode()
 
 
 def read_keys(document: Mapping[str, Any]) -> Sequence[Key]:
-    """The public keys of a key set (RFC 7517). One that cannot be used is left out: others sign too."""
+    """Return the public keys of a key set (RFC 7517). Keys that cannot be used are left
+    out, since others may sign as well."""
     entries = document.get("keys")
     if not isinstance(entries, list):
         raise SignInError("the identity provider's keys are no key set")
@@ -82,38 +137,44 @@ def read_keys(document: Mapping[str, Any]) -> Sequence[Key]:
 
 
 def _read_key(entry: Any) -> Key | None:
+    """Return one key; None if it is invalid or too weak."""
     if not isinstance(entry, dict):
         return None
     try:
         key = JWKRegistry.import_key(cast("dict[str, Any]", entry))
     except _UNUSABLE:
         return None
-    is_weak = isinstance(key, RSAKey) and key.raw_value.key_size < _LEAST_RSA_BITS
+    is_weak = isinstance(key, RSAKey) and key.raw_value.key_size < _MIN_RSA_BITS
     return None if is_weak else key
 
 
 def find_key(keys: Sequence[Key], token: str) -> Key | None:
-    """The key that a token says it is signed with; None where it is not among them.
+    """Return the key that a token is signed with; None if it is not in the set.
 
-    A token that names no key has the only one that fits. Raises SignInError for what is no token, or is signed in a
-    way that proves nothing.
+    If the token names no key, the only matching one is used. Raises SignInError if the
+    text is not a token or its algorithm is not allowed.
     """
     try:
         header = extract_compact(token.encode(), registry=_SIGNATURES).headers()
         algorithm = str(header["alg"])
         _SIGNATURES.get_alg(algorithm)
     except _UNUSABLE as error:
-        raise _refused(error) from error
-    fitting = [key for key in keys if _fits(algorithm, key)]
+        raise _invalid_token_error(error) from error
+    # Match by algorithm as well, so that a key is never used with an algorithm it was
+    # not made for.
+    matching_keys = [key for key in keys if _matches_algorithm(algorithm, key)]
     name = header.get("kid")
     if name is None:
-        return fitting[0] if len(fitting) == 1 else None
-    # A set of a single key need not name it.
-    named = [key for key in fitting if key.kid == name] or [key for key in fitting if key.kid is None]
-    return named[0] if named else None
+        return matching_keys[0] if len(matching_keys) == 1 else None
+    # The key in a set of one need not have an id.
+    candidates = [key for key in matching_keys if key.kid == name] or [
+        key for key in matching_keys if key.kid is None
+    ]
+    return candidates[0] if candidates else None
 
 
-def _fits(algorithm: str, key: Key) -> bool:
+def _matches_algorithm(algorithm: str, key: Key) -> bool:
+    """Return whether the key can be used with the algorithm."""
     try:
         _SIGNATURES.get_alg(algorithm).check_key(key)
     except _UNUSABLE:
@@ -122,26 +183,44 @@ def _fits(algorithm: str, key: Key) -> bool:
 
 
 def check_token(
-    token: str, key: Key, *, issuer: str, client_id: str, nonce: str, access_token: str, now: Callable[[], float]
+    token: str,
+    key: Key,
+    *,
+    issuer: str,
+    client_id: str,
+    nonce: str,
+    access_token: str,
+    get_time: Callable[[], float],
 ) -> JSON:
-    """What a token claims, once its signature, issuer, audience, party, nonce and times hold (OpenID Connect, 3.1.3.7).
+    """Return the claims of a token after checking its signature, issuer, audience,
+    authorised party, nonce and times (OpenID Connect Core, 3.1.3.7).
 
     Raises SignInError.
     """
-    options: Any = {"iss": {"essential": True, "value": issuer}, "aud": {"essential": True, "value": client_id}}
+    options: Any = {
+        "iss": {"essential": True, "value": issuer},
+        "aud": {"essential": True, "value": client_id},
+    }
     params = {"client_id": client_id, "nonce": nonce, "access_token": access_token}
     try:
         decoded = jwt.decode(token, key, registry=_SIGNATURES)
         claims = CodeIDToken(decoded.claims, decoded.header, options, params)
-        claims.validate(now=int(now()), leeway=LEEWAY)
+        claims.validate(now=int(get_time()), leeway=LEEWAY)
     except ClaimError as error:
+        # A wrong nonce usually means a second tab or a replayed response, so the
+        # message says to try again.
         if error.claim == "nonce":
-            raise SignInError("what the identity provider says is not for this sign-in: try again") from error
-        raise _refused(error) from error
+            raise SignInError(
+                "what the identity provider says is not for this sign-in: try again"
+            ) from error
+        raise _invalid_token_error(error) from error
     except _UNUSABLE as error:
-        raise _refused(error) from error
+        raise _invalid_token_error(error) from error
     return decoded.claims
 
 
-def _refused(error: Exception) -> SignInError:
-    return SignInError(f"what the identity provider says does not hold: {str(error)[:200]}")
+def _invalid_token_error(error: Exception) -> SignInError:
+    """Return the error for a token that is not valid."""
+    return SignInError(
+        f"what the identity provider says does not hold: {str(error)[:200]}"
+    )

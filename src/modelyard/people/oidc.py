@@ -1,7 +1,9 @@
-"""OpenID Connect: people sign in at an identity provider, by the code flow with PKCE (RFC 7636).
+"""Sign-in at an OpenID Connect provider, by the authorization code flow with PKCE (RFC
+7636).
 
-What it says of them is believed where its signature holds, it was said for this client, for this browser's nonce, now,
-and the address is one that the provider has verified.
+A provider's statement is accepted only if its signature is valid, it was issued for
+this client and this browser's nonce, it has not expired, and the provider has verified
+the mail address.
 """
 
 import secrets
@@ -15,36 +17,54 @@ from modelyard.base.errors import ConfigError
 from modelyard.models.types import JSON
 from modelyard.people.account import SignInError
 from modelyard.tenancy.caller import Role
-from modelyard.transport.egress import Egress, EgressError
+from modelyard.transport.egress import EgressClient, EgressError
 
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 _CONNECT, _READ = 10.0, 15.0
-_MOST = 1 << 20
-_KNOWN_SECONDS = 3600.0
+_MAX_BYTES = 1 << 20
+_DISCOVERY_SECONDS = 3600.0
 
 
-class Pending(msgspec.Struct, frozen=True):
-    """What a browser keeps while somebody is at the provider."""
+class PendingSignIn(msgspec.Struct, frozen=True):
+    """What a browser keeps, in a cookie, while the person is at the provider."""
 
     state: str
     nonce: str
     verifier: str
     link: str = ""
-    """For which account somebody was signed in meanwhile: signed, and bound to the state."""
+    """The account that was signed in at the time, if any: a signature that is bound to
+    `state`."""
 
 
 class Person(msgspec.Struct, frozen=True):
+    """A person whom the provider has authenticated."""
+
     email: str
     name: str
 
 
 class Oidc:
+    """A client of one identity provider."""
+
     def __init__(
-        self, egress: Egress, clock: Clock, *, issuer: str, client_id: str, client_secret: str, label: str = "",
-        role: Role | None = None, domains: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        """Raises ConfigError where the extra that brings Authlib is not installed."""
-        # Here and not above: Authlib comes with an extra, and only who signs in elsewhere needs it.
+        self,
+        egress: EgressClient,
+        clock: Clock,
+        *,
+        issuer: str,
+        client_id: str,
+        client_secret: str,
+        label: str = "",
+        role: Role | None = None,
+        domains: Sequence[str] = (),
+    ) -> None:
+        """Create the client. `role` is for people without an account, `domains` limits
+        the mail addresses.
+
+        Raises ConfigError if Authlib, an optional dependency, is not installed.
+        """
+        # Imported here, because Authlib is an optional dependency that only this
+        # sign-in needs.
         from modelyard.people import identity_tokens
         from modelyard.people.identity_keys import ProviderKeys
 
@@ -55,76 +75,142 @@ class Oidc:
         self._secret = client_secret
         self.label = label or self._issuer.partition("://")[2]
         self.role = role
-        self._domains = [one.lower() for one in domains]
-        self._about: JSON | None = None
-        self._about_at = float("-inf")
+        self._domains = [domain.lower() for domain in domains]
+        self._discovery: JSON | None = None
+        self._discovery_at = float("-inf")
         self._tokens = identity_tokens
         self._keys = ProviderKeys(lambda address: self._ask("GET", address), clock)
 
-    async def begin(self, back: str) -> tuple[str, Pending]:
-        """(where the browser is to go, what it is to keep); `back` is where the provider sends it afterwards."""
-        about = await self._description()
-        pending = Pending(secrets.token_urlsafe(24), secrets.token_urlsafe(24), secrets.token_urlsafe(48))
+    async def begin(self, back: str) -> tuple[str, PendingSignIn]:
+        """Return the address to redirect the browser to, and what it has to keep. The
+        provider redirects back to `back`."""
+        discovery = await self._description()
+        pending = PendingSignIn(
+            secrets.token_urlsafe(24),
+            secrets.token_urlsafe(24),
+            secrets.token_urlsafe(48),
+        )
         address = self._tokens.authorization_address(
-            str(about["authorization_endpoint"]), client_id=self._client, redirect_uri=back, state=pending.state,
-            nonce=pending.nonce, verifier=pending.verifier,
-        )  # fmt: skip
+            str(discovery["authorization_endpoint"]),
+            client_id=self._client,
+            redirect_uri=back,
+            state=pending.state,
+            nonce=pending.nonce,
+            verifier=pending.verifier,
+        )
         return address, pending
 
-    async def end(self, pending: Pending, *, code: str, state: str, back: str) -> Person:
-        """Who came back. Raises SignInError that says what is wrong with it."""
-        is_whole = bool(pending.state and pending.nonce and pending.verifier)
-        if not is_whole or not secrets.compare_digest(state.encode(), pending.state.encode()):
+    async def end(
+        self, pending: PendingSignIn, *, code: str, state: str, back: str
+    ) -> Person:
+        """Return the person who came back from the provider. Raises SignInError with
+        the reason."""
+        is_complete = bool(pending.state and pending.nonce and pending.verifier)
+        # The state ties the response to this browser; compared in constant time.
+        if not is_complete or not secrets.compare_digest(
+            state.encode(), pending.state.encode()
+        ):
             raise SignInError("this sign-in was not begun in this browser: try again")
-        about = await self._description()
-        form = self._tokens.token_request(
-            code=code, redirect_uri=back, verifier=pending.verifier, client_id=self._client, client_secret=self._secret
+        discovery = await self._description()
+        token_form = self._tokens.token_request(
+            code=code,
+            redirect_uri=back,
+            verifier=pending.verifier,
+            client_id=self._client,
+            client_secret=self._secret,
         )
-        answer = await self._ask("POST", str(about["token_endpoint"]), form)
+        answer = await self._ask("POST", str(discovery["token_endpoint"]), token_form)
         token = str(answer.get("id_token") or "")
-        key = await self._keys.find(str(about["jwks_uri"]), token)
+        key = await self._keys.find(str(discovery["jwks_uri"]), token)
         claims = self._tokens.check_token(
-            token, key, issuer=str(about["issuer"]), client_id=self._client, nonce=pending.nonce,
-            access_token=str(answer.get("access_token") or ""), now=self._clock.time,
-        )  # fmt: skip
+            token,
+            key,
+            issuer=str(discovery["issuer"]),
+            client_id=self._client,
+            nonce=pending.nonce,
+            access_token=str(answer.get("access_token") or ""),
+            get_time=self._clock.time,
+        )
         return self._person(claims)
 
     def _person(self, claims: Mapping[str, Any]) -> Person:
+        """Return the person described by the claims. Raises SignInError without a
+        verified address in an allowed domain."""
         email = str(claims.get("email") or "").strip().lower()
+        # Some providers send the string "true" instead of a boolean.
         if not email or claims.get("email_verified") not in (True, "true"):
-            raise SignInError("the identity provider names no address that it has verified")
+            raise SignInError(
+                "the identity provider names no address that it has verified"
+            )
         if self._domains and email.rpartition("@")[2] not in self._domains:
             raise SignInError(f"{email} is of no domain that may sign in here")
-        return Person(email, str(claims.get("name") or claims.get("preferred_username") or ""))
+        return Person(
+            email, str(claims.get("name") or claims.get("preferred_username") or "")
+        )
 
     async def _description(self) -> JSON:
-        """The provider's own description. Raises ConfigError where it is none, or another's."""
-        now = self._clock.monotonic()
-        if self._about is None or now - self._about_at > _KNOWN_SECONDS:
-            about = await self._ask("GET", f"{self._issuer}/.well-known/openid-configuration")
-            if str(about.get("issuer") or "").rstrip("/") != self._issuer:
-                raise ConfigError(f"{self._issuer} describes itself as {str(about.get('issuer'))[:200]!r}")
-            missing = [name for name in _ENDPOINTS if not isinstance(about.get(name), str)]
+        """Return the provider's discovery document, cached for an hour. Raises
+        ConfigError if it is invalid or another issuer's."""
+        current_time = self._clock.monotonic()
+        if (
+            self._discovery is None
+            or current_time - self._discovery_at > _DISCOVERY_SECONDS
+        ):
+            discovery = await self._ask(
+                "GET", f"{self._issuer}/.well-known/openid-configuration"
+            )
+            # The issuer must match exactly, or one provider could speak for another.
+            if str(discovery.get("issuer") or "").rstrip("/") != self._issuer:
+                raise ConfigError(
+                    f"{self._issuer} describes itself as {str(discovery.get('issuer'))[:200]!r}"
+                )
+            missing = [
+                name for name in _ENDPOINTS if not isinstance(discovery.get(name), str)
+            ]
             if missing:
-                raise ConfigError(f"{self._issuer} does not say its {', '.join(missing)}")
-            self._about, self._about_at = about, now
-        return self._about
+                raise ConfigError(
+                    f"{self._issuer} does not say its {', '.join(missing)}"
+                )
+            self._discovery, self._discovery_at = discovery, current_time
+        return self._discovery
 
     async def _ask(self, verb: str, url: str, body: bytes = b"") -> JSON:
+        """Send a request to the provider and return its JSON. Raises SignInError."""
         headers = {"accept": "application/json"}
         if body:
             headers["content-type"] = "application/x-www-form-urlencoded"
         try:
-            # The operator named the issuer: its host may be private. What its description leads to must be public, or
-            # listed, and is not followed any further: what is sent holds secrets.
+            # The operator configured the issuer, so its host may be private. Addresses
+            # from its discovery document must be public or listed. Redirects are
+            # refused, because the request contains secrets.
             answer = await self._egress.fetch(
-                verb, url, headers=list(headers.items()), body=body, connect=_CONNECT, read=_READ, most_bytes=_MOST,
-                most_redirects=0, operators=self._issuer,
-            )  # fmt: skip
+                verb,
+                url,
+                headers=list(headers.items()),
+                body=body,
+                connect=_CONNECT,
+                read=_READ,
+                max_bytes=_MAX_BYTES,
+                max_redirects=0,
+                operators=self._issuer,
+            )
             document = msgspec.json.decode(answer.body)
-        except (EgressError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise SignInError(f"the identity provider cannot be asked: {error}") from error
+        except (
+            EgressError,
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            RecursionError,
+        ) as error:
+            raise SignInError(
+                f"the identity provider cannot be asked: {error}"
+            ) from error
         if not isinstance(document, dict) or answer.status >= 400:
-            told = document.get("error_description") or document.get("error") if isinstance(document, dict) else ""
-            raise SignInError(f"the identity provider refuses: {str(told or answer.status)[:200]}")
+            reason = (
+                document.get("error_description") or document.get("error")
+                if isinstance(document, dict)
+                else ""
+            )
+            raise SignInError(
+                f"the identity provider refuses: {str(reason or answer.status)[:200]}"
+            )
         return document

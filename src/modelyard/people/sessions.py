@@ -1,7 +1,8 @@
-"""Where people are signed in.
+"""Sessions of signed-in people.
 
-A session is a number that a browser holds; what is kept is its digest. It is replaced every hour, the old one holding a
-minute longer for what is under way, and ends when it was not used for a fortnight.
+A session is a random token that the browser holds; only its digest is stored. The token
+is replaced every hour, and the old one stays valid for a minute for requests in
+progress. A session ends after a fortnight without use.
 """
 
 import asyncio
@@ -16,7 +17,13 @@ import msgspec
 from modelyard.base.errors import NotFoundError
 from modelyard.base.ids import new_id
 from modelyard.people import passwords
-from modelyard.people.account import Account, AccountTables, Session, account_from, digest_of
+from modelyard.people.account import (
+    Account,
+    AccountTables,
+    Session,
+    account_from,
+    digest_of,
+)
 from modelyard.storage.database import Connection, Row
 
 T = TypeVar("T")
@@ -26,148 +33,211 @@ logger = logging.getLogger("modelyard.accounts")
 SESSION_SECONDS = 14 * 86_400.0
 ROTATE_SECONDS = 3600.0
 _GRACE_SECONDS = 60.0
-_KNOWN_SECONDS = 0.5
-"""For so long is believed what was last seen of a session: a session that ended anywhere is nobody's a second later."""
-_MOST_KNOWN = 4096
-_MOST_UNKNOWN = 64
-"""Look-ups at once of what nobody here has seen before."""
-_STRANGERS_AT_ONCE = 2
-"""So many of these ask the database, however slow it is: its other readers are left to everybody else."""
+_CACHE_SECONDS = 0.5
+"""How long a cached session is trusted. A session that ends in any process is refused
+everywhere within a second."""
+_MAX_CACHED = 4096
+_MAX_UNKNOWN_LOOKUPS = 64
+"""The maximum number of concurrent look-ups of unknown tokens."""
+_MAX_UNKNOWN_QUERIES = 2
+"""How many of those may query the database at a time, however slow it is. Its other
+readers stay free for everybody else."""
 
 
 class Sessions:
-    def __init__(self, tables: AccountTables, now: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    """Opens, verifies, renews and ends sessions."""
+
+    def __init__(
+        self,
+        tables: AccountTables,
+        get_time: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
         self._tables = tables
-        self._now = now
+        self._now = get_time
         self._monotonic = monotonic
-        self._known: OrderedDict[str, tuple[float, Session]] = OrderedDict()
-        self._unknown: OrderedDict[str, float] = OrderedDict()
-        """Digests that were nobody's a moment ago."""
+        self._cached_sessions: OrderedDict[str, tuple[float, Session]] = OrderedDict()
+        self._invalid_digests: OrderedDict[str, float] = OrderedDict()
+        """Digests that recently belonged to no session."""
+        # Increases with every change, so that a look-up can tell that its result may be
+        # stale.
         self._changes = 0
-        self._looking = 0
-        self._strangers = asyncio.Semaphore(_STRANGERS_AT_ONCE)
+        self._unknown_lookups = 0
+        self._unknown_slots = asyncio.Semaphore(_MAX_UNKNOWN_QUERIES)
 
-    async def open(self, account: Account, agent: str = "", address: str = "") -> tuple[str, Session]:
-        """A session of somebody who is known. `address`: where it is opened from."""
-        now = self._now()
+    async def open(
+        self, account: Account, agent: str = "", address: str = ""
+    ) -> tuple[str, Session]:
+        """Open a session for an authenticated person and return (token, session).
+        `address` is the client's network address."""
+        current_time = self._now()
         token = secrets.token_urlsafe(32)
-        one = Session(
-            id=new_id("sess"), account=account, agent=agent[:200], created_at=now, issued_at=now,
-            expires_at=now + SESSION_SECONDS, address=address[:64],
-        )  # fmt: skip
+        session = Session(
+            id=new_id("sess"),
+            account=account,
+            agent=agent[:200],
+            created_at=current_time,
+            issued_at=current_time,
+            expires_at=current_time + SESSION_SECONDS,
+            address=address[:64],
+        )
 
-        def work(it: Connection) -> None:
-            it.execute(self._tables.sql["sweep"], (now,))
-            it.execute(self._tables.sql["open"], _session_row(token, one))
-            it.execute(self._tables.sql["seen"], (now, account.id))
+        def work(connection: Connection) -> None:
+            """Delete expired sessions, add the new one and update the account's last
+            visit."""
+            connection.execute(self._tables.sql["sweep"], (current_time,))
+            connection.execute(self._tables.sql["open"], _session_row(token, session))
+            connection.execute(self._tables.sql["seen"], (current_time, account.id))
 
         await self._tables.transact(work)
         fields = {"account": account.id, "tenant": account.tenant, "address": address}
         logger.info("somebody signed in", extra={"fields": fields})
-        return token, one
+        return token, session
 
     async def of_token(self, token: str) -> Session | None:
-        """Whose session it is, as of half a second ago at most; None where it is nobody's. Raises BusyError."""
+        """Return the session of a token, at most half a second old; None if there is
+        none. Raises BusyError."""
+        # Obviously malformed cookies cost no look-up.
         if not 20 <= len(token) <= 100:
             return None
-        digest, since = digest_of(token), self._monotonic() - _KNOWN_SECONDS
-        known = self._known.get(digest)
-        if known is not None and known[0] > since:
-            return known[1] if known[1].expires_at > self._now() else None
-        if self._unknown.get(digest, float("-inf")) > since:
+        digest, since = digest_of(token), self._monotonic() - _CACHE_SECONDS
+        cached = self._cached_sessions.get(digest)
+        if cached is not None and cached[0] > since:
+            return cached[1] if cached[1].expires_at > self._now() else None
+        if self._invalid_digests.get(digest, float("-inf")) > since:
             return None
-        return await self._looked_up(digest, is_stranger=known is None)
+        return await self._look_up(digest, is_stranger=cached is None)
 
-    async def _looked_up(self, digest: str, *, is_stranger: bool) -> Session | None:
-        """What the database says, asked off the loop. Strangers' look-ups are bounded: cookies cost nothing to make."""
-        if is_stranger and self._looking >= _MOST_UNKNOWN:
-            raise passwords.BusyError("too many sessions are looked up at the moment: try again in two seconds")
-        self._looking += is_stranger
-        asked, changes = self._monotonic(), self._changes  # what is said is as old as the question
+    async def _look_up(self, digest: str, *, is_stranger: bool) -> Session | None:
+        """Query the database for a session. Look-ups of unknown tokens are limited,
+        because anybody can send invented cookies."""
+        if is_stranger and self._unknown_lookups >= _MAX_UNKNOWN_LOOKUPS:
+            raise passwords.BusyError(
+                "too many sessions are looked up at the moment: try again in two seconds"
+            )
+        self._unknown_lookups += is_stranger
+        # The result is as old as the start of the query.
+        queried_at, changes = (
+            self._monotonic(),
+            self._changes,
+        )  # what is said is as old as the question
         try:
-            rows = await self._asked(digest, is_stranger=is_stranger)
+            rows = await self._query(digest, is_stranger=is_stranger)
         finally:
-            self._looking -= is_stranger
-        session = _session(rows[0]) if rows and rows[0]["is_enabled"] and rows[0]["expires_at"] > self._now() else None
+            self._unknown_lookups -= is_stranger
+        session = (
+            _session(rows[0])
+            if rows and rows[0]["is_enabled"] and rows[0]["expires_at"] > self._now()
+            else None
+        )
+        # A session was ended or changed during the query, perhaps this one, so query
+        # again.
         if changes != self._changes:  # something ended meanwhile: perhaps this one
-            return await self._looked_up(digest, is_stranger=is_stranger)
+            return await self._look_up(digest, is_stranger=is_stranger)
         if session is None:
-            self._known.pop(digest, None)
-            _keep(self._unknown, digest, asked)
+            self._cached_sessions.pop(digest, None)
+            _cache_put(self._invalid_digests, digest, queried_at)
         else:
-            self._unknown.pop(digest, None)
-            _keep(self._known, digest, (asked, session))
+            self._invalid_digests.pop(digest, None)
+            _cache_put(self._cached_sessions, digest, (queried_at, session))
         return session
 
-    async def _asked(self, digest: str, *, is_stranger: bool) -> list[Row]:
+    async def _query(self, digest: str, *, is_stranger: bool) -> list[Row]:
+        """Run the query; unknown tokens wait for one of their few slots."""
         if not is_stranger:
             return await self._tables.rows("session", digest=digest)
-        async with self._strangers:
+        async with self._unknown_slots:
             return await self._tables.rows("session", digest=digest)
 
     def forget(self) -> None:
-        """Sessions or accounts were changed here: what was known of them is asked anew."""
-        self._known.clear()
-        self._unknown.clear()
+        """Clear the caches because sessions or accounts have changed."""
+        self._cached_sessions.clear()
+        self._invalid_digests.clear()
         self._changes += 1
 
-    async def renewed(self, token: str) -> str | None:
-        """What the browser is to show from now on, where it is time for another; else None."""
-        one, now = await self.of_token(token), self._now()
-        if one is None or now - one.issued_at < ROTATE_SECONDS:
+    async def renew(self, token: str) -> str | None:
+        """Return a new token for the browser if the current one is due for replacement;
+        None otherwise."""
+        session, current_time = await self.of_token(token), self._now()
+        if session is None or current_time - session.issued_at < ROTATE_SECONDS:
             return None
-        fresh = secrets.token_urlsafe(32)
-        later = msgspec.structs.replace(one, issued_at=now, expires_at=now + SESSION_SECONDS)
+        new_token = secrets.token_urlsafe(32)
+        later = msgspec.structs.replace(
+            session, issued_at=current_time, expires_at=current_time + SESSION_SECONDS
+        )
 
-        def work(it: Connection) -> bool:
-            short = now + _GRACE_SECONDS
-            if not it.execute(self._tables.sql["shorten"], (short, digest_of(token), short)):
+        def work(connection: Connection) -> bool:
+            """Shorten the old token's life and store the new one, in one transaction."""
+            short = current_time + _GRACE_SECONDS
+            # The statement changes the row only if it was not shortened before, so a
+            # token is replaced once.
+            if not connection.execute(
+                self._tables.sql["shorten"], (short, digest_of(token), short)
+            ):
                 return False  # another request of the same browser was quicker
-            it.execute(self._tables.sql["open"], _session_row(fresh, later))
+            connection.execute(self._tables.sql["open"], _session_row(new_token, later))
             return True
 
         is_fresh = await self._tables.transact(work)
         self.forget()
-        return fresh if is_fresh else None
+        return new_token if is_fresh else None
 
     async def end(self, session: Session) -> None:
-        """Somebody signs out."""
-        await self._tables.do("close", session.id, session.account.id)
+        """End a session at sign-out."""
+        await self._tables.run("close", session.id, session.account.id)
         self.forget()
 
     async def of(self, account: Account) -> list[dict[str, Any]]:
+        """Return the open sessions of an account, without their tokens."""
         rows = await self._tables.rows("sessions", account=account.id, now=self._now())
-        return [{name: row[name] for name in ("id", "agent", "created_at", "issued_at", "expires_at")} for row in rows]
+        return [
+            {
+                name: row[name]
+                for name in ("id", "agent", "created_at", "issued_at", "expires_at")
+            }
+            for row in rows
+        ]
 
     async def revoke(self, account: Account, session: str) -> None:
-        """Raises NotFoundError for one that is not this account's."""
-        if not await self._tables.do("close", session, account.id):
-            raise NotFoundError(f"session {session[:60]!r} does not exist", code="session_not_found")
+        """End a session of an account. Raises NotFoundError if it is not this
+        account's."""
+        if not await self._tables.run("close", session, account.id):
+            raise NotFoundError(
+                f"session {session[:60]!r} does not exist", code="session_not_found"
+            )
         self.forget()
 
 
-def _keep(known: OrderedDict[str, T], name: str, value: T) -> None:
-    known[name] = value
-    known.move_to_end(name)
-    if len(known) > _MOST_KNOWN:
-        known.popitem(last=False)
+def _cache_put(cache: OrderedDict[str, T], name: str, value: T) -> None:
+    """Add to a cache and drop the least recently used entry beyond the maximum."""
+    cache[name] = value
+    cache.move_to_end(name)
+    if len(cache) > _MAX_CACHED:
+        cache.popitem(last=False)
 
 
-def _session_row(token: str, one: Session) -> tuple[Any, ...]:
+def _session_row(token: str, session: Session) -> tuple[Any, ...]:
+    """Return the columns of a session's row."""
     return (
         digest_of(token),
-        one.id,
-        one.account.id,
-        one.agent,
-        one.created_at,
-        one.issued_at,
-        one.expires_at,
-        one.address,
+        session.id,
+        session.account.id,
+        session.agent,
+        session.created_at,
+        session.issued_at,
+        session.expires_at,
+        session.address,
     )
 
 
 def _session(row: Any) -> Session:
+    """Return the session in a row."""
     return Session(
-        id=row["session"], account=account_from(row), agent=row["agent"], created_at=row["began_at"],
-        issued_at=row["issued_at"], expires_at=row["expires_at"], address=row["address"],
-    )  # fmt: skip
+        id=row["session"],
+        account=account_from(row),
+        agent=row["agent"],
+        created_at=row["began_at"],
+        issued_at=row["issued_at"],
+        expires_at=row["expires_at"],
+        address=row["address"],
+    )

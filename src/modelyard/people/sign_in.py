@@ -1,7 +1,8 @@
-"""Who may sign in with a password, and how often it may be tried.
+"""Sign-in with a password, and the limits on how often it may be tried.
 
-Whoever signs in from where they were signed in before, or with a browser that they signed in with before, is known:
-what strangers try counts against strangers, and takes a queue of its own.
+A client is known if it signs in from an address or with a browser that the person has
+signed in from before. Tries of unknown clients are counted separately and wait in a
+separate queue, so they cannot lock a known person out.
 """
 
 import logging
@@ -11,8 +12,14 @@ from contextlib import suppress
 
 from modelyard.base.fields import whole_number
 from modelyard.people import passwords
-from modelyard.people.account import Account, AccountTables, Session, SignInError, account_from
-from modelyard.people.attempts import Attempts, TooManyTriesError, neighbourhood
+from modelyard.people.account import (
+    Account,
+    AccountTables,
+    Session,
+    SignInError,
+    account_from,
+)
+from modelyard.people.attempts import Attempts, TooManyTriesError, client_network
 from modelyard.people.sessions import Sessions
 from modelyard.storage.database import Row, StorageUnavailableError
 
@@ -20,9 +27,10 @@ logger = logging.getLogger("modelyard.accounts")
 
 TRY_SECONDS = 60.0
 TRIES_OF_ONE = 5
-"""A minute, that are wrong, by one person on one account."""
-_TRIES_OF_PLACE, _TRIES_ON_ACCOUNT = 30, 20
-"""A minute, that are wrong: from one place on all of them; by all strangers on one."""
+"""Failed tries per minute of one client on one account."""
+_TRIES_PER_NETWORK, _TRIES_ON_ACCOUNT = 30, 20
+"""Failed tries per minute: of one network on all accounts, and of all unknown clients
+on one account."""
 _DEVICE_SECONDS = 365 * 86_400
 
 Sign = Callable[[bytes], str]
@@ -30,107 +38,176 @@ IsSigned = Callable[[bytes, str], bool]
 
 
 class SignIn:
+    """Signs people in with their passwords."""
+
     def __init__(
         self,
         tables: AccountTables,
         sessions: Sessions,
-        now: Callable[[], float],
+        get_time: Callable[[], float],
         monotonic: Callable[[], float],
         *,
         admits: Callable[[str, str], bool],
-        sign: Sign,
+        create_signature: Sign,
         is_signed: IsSigned,
     ) -> None:
-        """`admits`: whether neither a tenant nor a user of it is switched off. `sign` and `is_signed`: a keyed hash."""
+        """Create the service.
+
+        `admits`: returns False if a tenant or its user is disabled. `create_signature`
+        and `is_signed`: create and verify a keyed hash.
+        """
         self._tables = tables
         self._sessions = sessions
-        self._now = now
+        self._now = get_time
         self._admits = admits
-        self._sign = sign
+        self._create_signature = create_signature
         self._is_signed = is_signed
-        self._by_one = Attempts(TRIES_OF_ONE, TRY_SECONDS, monotonic)
-        self._by_place = Attempts(_TRIES_OF_PLACE, TRY_SECONDS, monotonic)
-        self._on_account = Attempts(_TRIES_ON_ACCOUNT, TRY_SECONDS, monotonic)
+        self._tries_by_client = Attempts(TRIES_OF_ONE, TRY_SECONDS, monotonic)
+        self._tries_by_network = Attempts(_TRIES_PER_NETWORK, TRY_SECONDS, monotonic)
+        self._tries_by_account = Attempts(_TRIES_ON_ACCOUNT, TRY_SECONDS, monotonic)
 
     async def __call__(
-        self, email: str, password: str, agent: str = "", *, address: str = "", device: str = ""
+        self,
+        email: str,
+        password: str,
+        agent: str = "",
+        *,
+        address: str = "",
+        device: str = "",
     ) -> tuple[str, Session]:
-        """(what the browser is to show, the session). `address`: where the call comes from; `device`: what `device_of`
-        gave this browser before. Raises SignInError, TooManyTriesError, BusyError."""
-        email, place = email.strip().lower()[:254], neighbourhood(address)
-        known_device = self._is_device(device, email)
-        one = f"device {device} {email}" if known_device else f"{place} {email}"
-        if not known_device:
-            self._by_place.take(place)
+        """Sign in and return (token, session). `address` is the client's; `device` is
+        what `device_token` returned to this browser earlier.
+
+        Raises SignInError, TooManyTriesError or BusyError.
+        """
+        email, network = email.strip().lower()[:254], client_network(address)
+        is_known_device = self._is_known_device(device, email)
+        # A known browser has its own counter, so that others in its network cannot lock
+        # it out.
+        try_name = (
+            f"device {device} {email}" if is_known_device else f"{network} {email}"
+        )
+        if not is_known_device:
+            self._tries_by_network.take(network)
         try:
-            self._by_one.take(one)
+            self._tries_by_client.take(try_name)
         except TooManyTriesError:
-            self._by_place.give_back(place)
+            # The try was refused before it was made, so it must not count against the
+            # network.
+            self._tries_by_network.give_back(network)
             raise
         try:
-            account = await self._checked(email, password, address, place, is_known=known_device)
+            account = await self._authenticate(
+                email, password, address, network, is_known_client=is_known_device
+            )
         except (TooManyTriesError, passwords.BusyError, StorageUnavailableError):
-            self._by_one.give_back(one)  # nobody looked whether it is right
+            # The password was not verified, so the try does not count.
+            self._tries_by_client.give_back(
+                try_name
+            )  # nobody looked whether it is right
             raise
         except SignInError:
-            # Not what was typed for an address: now and then that is a password.
+            # The address that was typed is not logged: people sometimes type their
+            # password there.
             logger.warning("a sign-in failed", extra={"fields": {"address": address}})
             raise
-        self._by_one.forget(one)
-        self._by_place.give_back(place)
+        # Successful sign-ins reset the counter and cost the network nothing.
+        self._tries_by_client.forget(try_name)
+        self._tries_by_network.give_back(network)
         return await self._sessions.open(account, agent, address)
 
-    async def _checked(self, email: str, password: str, address: str, place: str, *, is_known: bool) -> Account:
-        """Whose password it is. Raises SignInError, TooManyTriesError, BusyError."""
+    async def _authenticate(
+        self,
+        email: str,
+        password: str,
+        address: str,
+        label: str,
+        *,
+        is_known_client: bool,
+    ) -> Account:
+        """Verify the password and return the account. `label` is the client's network.
+        Raises SignInError, TooManyTriesError or BusyError."""
         rows = await self._tables.rows("by_email", email=email)
-        if rows and not is_known:
-            is_known = await self._came_from(rows[0]["id"], address)
-        if not is_known:
-            self._on_account.take(email)
+        if rows and not is_known_client:
+            is_known_client = await self._came_from(rows[0]["id"], address)
+        if not is_known_client:
+            # Counted before the password is verified, so that concurrent tries cannot
+            # exceed the limit.
+            self._tries_by_account.take(email)
         try:
-            fitting = await passwords.fits(password, rows[0]["password"] if rows else "", is_known=is_known, who=place)
+            # Also verified without an account, so that the time reveals nothing.
+            matches = await passwords.verify_password(
+                password,
+                rows[0]["password"] if rows else "",
+                is_known_client=is_known_client,
+                who=label,
+            )
         except passwords.BusyError:
-            if not is_known:
-                self._on_account.give_back(email)
+            if not is_known_client:
+                self._tries_by_account.give_back(email)
             raise
-        if not fitting or not rows[0]["is_enabled"] or not self._admits(rows[0]["tenant"], email):
+        # One message for every reason, so that the answer does not tell which addresses
+        # have accounts.
+        if (
+            not matches
+            or not rows[0]["is_enabled"]
+            or not self._admits(rows[0]["tenant"], email)
+        ):
             raise SignInError("address or password is wrong")
-        if not is_known:
-            self._on_account.give_back(email)
+        if not is_known_client:
+            self._tries_by_account.give_back(email)
         await self._hash_again(rows[0], password)
         return account_from(rows[0])
 
     async def _hash_again(self, row: Row, password: str) -> None:
-        """Keep a password by the parameters of today; where many sign in now, another time."""
-        if passwords.is_dated(row["password"]):
+        """Hash the password again with the current parameters. Skipped if the server is
+        busy; the next sign-in tries again."""
+        if passwords.needs_rehash(row["password"]):
             with suppress(passwords.BusyError):
-                await self._tables.do("rehash", await passwords.hashed(password), row["id"], row["password"])
+                await self._tables.run(
+                    "rehash",
+                    await passwords.hashed(password),
+                    row["id"],
+                    row["password"],
+                )
 
     async def _came_from(self, account: str, address: str) -> bool:
-        """Whether somebody is signed in to an account from an address."""
-        return bool(address and await self._tables.rows("came_from", account=account, address=address, now=self._now()))
+        """Return whether an account has an open session from an address."""
+        return bool(
+            address
+            and await self._tables.rows(
+                "came_from", account=account, address=address, now=self._now()
+            )
+        )
 
-    def device_of(self, account: Account) -> str:
-        """What a browser may keep that somebody signed in with: a sign of that, and of nothing else."""
+    def device_token(self, account: Account) -> str:
+        """Return a signed text that marks a browser as known to an account. It proves
+        nothing else."""
         body = f"{int(self._now())}.{secrets.token_urlsafe(12)}"
-        return f"{body}.{self._sign(_device(body, account.email))}"
+        return f"{body}.{self._create_signature(_device_text(body, account.email))}"
 
-    def _is_device(self, text: str, email: str) -> bool:
+    def _is_known_device(self, text: str, email: str) -> bool:
+        """Return whether a device text is valid for this address and not older than a
+        year."""
         body, _, signature = text[:300].rpartition(".")
-        made = whole_number(body.partition(".")[0])
-        if made is None or made <= self._now() - _DEVICE_SECONDS:
+        created_at = whole_number(body.partition(".")[0])
+        if created_at is None or created_at <= self._now() - _DEVICE_SECONDS:
             return False
-        return self._is_signed(_device(body, email), signature)
+        return self._is_signed(_device_text(body, email), signature)
 
-    def count_stranger(self, address: str) -> None:
-        """Count what anybody may try: invitations, and ways back from an identity provider. Raises
-        TooManyTriesError."""
-        self._by_place.take(neighbourhood(address))
+    def count_anonymous_try(self, address: str) -> None:
+        """Count a try of an unauthenticated client, at an invitation or a return from
+        an identity provider.
 
-    def welcome_stranger(self, address: str) -> None:
-        """It was right: it does not count."""
-        self._by_place.give_back(neighbourhood(address))
+        Raises TooManyTriesError.
+        """
+        self._tries_by_network.take(client_network(address))
+
+    def return_anonymous_try(self, address: str) -> None:
+        """Return a try that succeeded, so that it does not count."""
+        self._tries_by_network.give_back(client_network(address))
 
 
-def _device(body: str, email: str) -> bytes:
+def _device_text(body: str, email: str) -> bytes:
+    """Return the text that is signed for a device."""
     return f"device\n{body}\n{email}".encode()

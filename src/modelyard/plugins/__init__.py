@@ -1,2 +1,3 @@
-"""Providers, tools, agent strategies, endpoints, datasources and triggers in processes of their own: unmodified Dify
-plugins. How the parts fit: docs/design/0007-plugins.md."""
+"""Host for unmodified Dify plugins: model providers, tools, agent strategies,
+endpoints, datasources and triggers that run in separate processes. Architecture:
+docs/design/0007-plugins.md."""

@@ -1,4 +1,5 @@
-"""`.difybndl`: several plugins in one file, some of them in it, some of them to be fetched."""
+"""`.difybndl` bundles: several plugins in one file. Some are included, others must be
+downloaded."""
 
 from typing import Any, NamedTuple
 
@@ -7,10 +8,17 @@ from modelyard.models.types import JSON
 from modelyard.plugins.manifest import MANIFEST, read_yaml
 from modelyard.plugins.package import MAX_BUNDLE_BYTES, Package, read_package
 
-_KINDS = {"github": "repo_pattern", "marketplace": "marketplace_pattern", "package": "path"}
+# Dependency type → key under which its location is stored.
+_LOCATION_KEYS = {
+    "github": "repo_pattern",
+    "marketplace": "marketplace_pattern",
+    "package": "path",
+}
 
 
 class Dependency(NamedTuple):
+    """One plugin of a bundle and where it comes from."""
+
     kind: str
     """`package`, `github` or `marketplace`."""
     where: str
@@ -18,34 +26,62 @@ class Dependency(NamedTuple):
 
 
 class Bundle(NamedTuple):
+    """A bundle file and the plugins that it lists."""
+
     package: Package
     dependencies: list[Dependency]
 
     def packages(self) -> list[Package]:
-        """Those that are in it. Raises PackageError where one is missing or damaged."""
-        found: list[Package] = []
-        for one in self.dependencies:
-            if one.kind == "package":
-                name = next((name for name in (f"_assets/{one.where}", one.where) if name in self.package.files), None)
+        """Return the plugins that are included in the bundle. Raises PackageError if
+        one is missing or damaged."""
+        packages: list[Package] = []
+        for dependency in self.dependencies:
+            if dependency.kind == "package":
+                # A package may be stored below `_assets` or at the path itself.
+                name = next(
+                    (
+                        name
+                        for name in (f"_assets/{dependency.where}", dependency.where)
+                        if name in self.package.files
+                    ),
+                    None,
+                )
                 if name is None:
-                    raise PackageError(f"the bundle names {one.where!r}, and it is not in it")
-                found.append(read_package(self.package.files[name], source=name))
-        return found
+                    raise PackageError(
+                        f"the bundle names {dependency.where!r}, and it is not in it"
+                    )
+                packages.append(read_package(self.package.files[name], source=name))
+        return packages
 
 
 def read_bundle(data: bytes) -> Bundle:
-    """Raises PackageError."""
-    package = read_package(data, source="the bundle", most=MAX_BUNDLE_BYTES)
+    """Parse a bundle file. Raises PackageError."""
+    package = read_package(data, source="the bundle", max_bytes=MAX_BUNDLE_BYTES)
     if package.manifest.type != "bundle":
         raise PackageError(f"this is a {package.manifest.type}, not a bundle")
     document = read_yaml(package.files[MANIFEST], MANIFEST)
-    return Bundle(package, [_dependency(one) for one in document.get("dependencies") or ()])
+    return Bundle(
+        package,
+        [
+            _dependency(raw_dependency)
+            for raw_dependency in document.get("dependencies") or ()
+        ],
+    )
 
 
-def _dependency(one: Any) -> Dependency:
-    value: JSON = one.get("value") or {} if isinstance(one, dict) else {}
-    kind = str(one.get("type")) if isinstance(one, dict) else ""
-    where = value.get(_KINDS.get(kind, "")) or value.get("github_plugin_unique_identifier")
-    if kind not in _KINDS or not where:
-        raise PackageError(f"a dependency of the bundle cannot be read: {one!r}")
-    return Dependency(kind, str(where))
+def _dependency(raw_dependency: Any) -> Dependency:
+    value: JSON = (
+        raw_dependency.get("value") or {} if isinstance(raw_dependency, dict) else {}
+    )
+    dependency_type = (
+        str(raw_dependency.get("type")) if isinstance(raw_dependency, dict) else ""
+    )
+    # A dependency may also carry the identifier instead of its type's own key.
+    where = value.get(_LOCATION_KEYS.get(dependency_type, "")) or value.get(
+        "github_plugin_unique_identifier"
+    )
+    if dependency_type not in _LOCATION_KEYS or not where:
+        raise PackageError(
+            f"a dependency of the bundle cannot be read: {raw_dependency!r}"
+        )
+    return Dependency(dependency_type, str(where))

@@ -1,4 +1,5 @@
-"""Models that a plugin serves, as models like any other: every policy works on them."""
+"""Models that plugins serve, with the interface of any other model, so that all routing
+policies apply to them."""
 
 import asyncio
 import re
@@ -15,7 +16,7 @@ from modelyard.base.errors import (
     InvokeServerUnavailableError,
     InvokeTimeoutError,
     PluginError,
-    kind_of_error,
+    error_class_for_status,
 )
 from modelyard.models.base import (
     AnyModel,
@@ -29,7 +30,12 @@ from modelyard.models.base import (
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import ModelFeature, ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk
-from modelyard.models.moderation import ModerationRequest, ModerationResult, ModerationUsage, ModerationVerdict
+from modelyard.models.moderation import (
+    ModerationRequest,
+    ModerationResult,
+    ModerationUsage,
+    ModerationVerdict,
+)
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.thinking import ThinkStream
@@ -42,7 +48,9 @@ from modelyard.providers.definition import ProviderDefinition
 
 Ask = Callable[[PluginCall], AsyncGenerator[JSON, None]]
 
+# Plugins wrap HTTP errors in messages like "API request failed with status code 429".
 _STATUS = re.compile(r"status code:? (\d{3})")
+# Names of exception classes in Dify's plugin SDK.
 _BY_NAME: Mapping[str, type[InvokeError]] = {
     "InvokeConnectionError": InvokeConnectionError,
     "InvokeServerUnavailableError": InvokeServerUnavailableError,
@@ -57,34 +65,53 @@ _BY_NAME: Mapping[str, type[InvokeError]] = {
 
 
 def as_invoke_error(error: PluginError, provider: str) -> InvokeError:
-    """A plugin's error as a model call's. By its class's name; where that says nothing, by the HTTP status that many
-    plugins put into the text and nowhere else."""
+    """Convert a plugin's error to a model call's error.
+
+    Its class name decides; if that is unknown, the HTTP status that many plugins only
+    mention in the message.
+    """
     if isinstance(error, PluginDiedError):
-        return InvokeServerUnavailableError(str(error), provider=provider, retry_after=error.retry_after)
-    kind = _BY_NAME.get(error.kind)
-    if kind is None and (found := _STATUS.search(str(error))):
-        kind = kind_of_error(int(found[1]))
-    return (kind or InvokeServerUnavailableError)(str(error), provider=provider)
+        return InvokeServerUnavailableError(
+            str(error), provider=provider, retry_after=error.retry_after
+        )
+    error_class = _BY_NAME.get(error.kind)
+    if error_class is None and (match := _STATUS.search(str(error))):
+        error_class = error_class_for_status(int(match[1]))
+    return (error_class or InvokeServerUnavailableError)(str(error), provider=provider)
 
 
 class PluginModelClient:
-    """What the six clients share: who is asked, and for whom."""
+    """Common part of the six clients: which plugin to call, and for which tenant."""
 
     __slots__ = ("_ask", "_definition", "_plugin", "_provider", "_tenant", "name")
 
-    def __init__(self, ask: Ask, definition: ProviderDefinition, *, tenant: str, plugin: str, provider: str) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        definition: ProviderDefinition,
+        *,
+        tenant: str,
+        plugin: str,
+        provider: str,
+    ) -> None:
         self._ask = ask
         self._definition = definition
         self._tenant = tenant
         self._plugin = plugin
         self._provider = provider
         self.name = definition.name
-        """The provider's name here; the plugin knows it by its own."""
+        """The provider's name in modelyard; the plugin uses its own name."""
 
-    async def _asked(
-        self, action: str, kind: ModelType, model: str, credentials: Credentials, data: JSON, user: str | None = None
+    async def _call_plugin(
+        self,
+        action: str,
+        model_type: ModelType,
+        model: str,
+        credentials: Credentials,
+        data: JSON,
+        user: str | None = None,
     ) -> AsyncGenerator[JSON, None]:
-        """Raises InvokeError."""
+        """Call the plugin and yield its answers. Raises InvokeError."""
         call = PluginCall(
             tenant=self._tenant,
             plugin=self._plugin,
@@ -93,7 +120,7 @@ class PluginModelClient:
             action=action,
             data={
                 "provider": self._provider,
-                "model_type": kind.value,
+                "model_type": model_type.value,
                 "model": model,
                 "credentials": dict(credentials),
                 **data,
@@ -106,130 +133,228 @@ class PluginModelClient:
         except PluginError as error:
             raise as_invoke_error(error, self.name) from error
 
-    async def _one(
-        self, action: str, kind: ModelType, model: str, credentials: Credentials, data: JSON, user: str | None = None
+    async def _call_once(
+        self,
+        action: str,
+        model_type: ModelType,
+        model: str,
+        credentials: Credentials,
+        data: JSON,
+        user: str | None = None,
     ) -> JSON:
-        """The first answer. Raises InvokeServerUnavailableError where none comes."""
-        async with aclosing(self._asked(action, kind, model, credentials, data, user)) as answers:
+        """Return the first answer. Raises InvokeServerUnavailableError if there is
+        none."""
+        async with aclosing(
+            self._call_plugin(action, model_type, model, credentials, data, user)
+        ) as answers:
             async for answer in answers:
                 return answer
-        raise InvokeServerUnavailableError("the plugin ended without an answer", provider=self.name)
+        raise InvokeServerUnavailableError(
+            "the plugin ended without an answer", provider=self.name
+        )
 
 
 class PluginLLM(PluginModelClient, LargeLanguageModel):
+    """Language models of a plugin."""
+
     async def invoke(
         self, model: str, credentials: Credentials, request: LLMRequest
     ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Call the model and yield chunks; a polled model yields a single chunk. Raises
+        InvokeError."""
         schema = self._definition.entity.find(model, ModelType.LLM)
         data = shapes.dump_llm(request, schema.parameter_rules if schema else ())
+        # The stream separates reasoning that is embedded in the text.
         reader, thoughts = shapes.ChunkReader(model), ThinkStream()
         if schema and ModelFeature.POLLING in schema.features:
-            yield reader.read(await self._polled(model, credentials, data, request.user))
+            yield reader.read(
+                await self._poll_result(model, credentials, data, request.user)
+            )
             return
         async with aclosing(
-            self._asked("invoke_llm", ModelType.LLM, model, credentials, data, request.user)
+            self._call_plugin(
+                "invoke_llm", ModelType.LLM, model, credentials, data, request.user
+            )
         ) as answers:
             async for answer in answers:
                 yield thoughts.feed(reader.read(answer))
         for chunk in thoughts.finish():
             yield chunk
 
-    async def _polled(self, model: str, credentials: Credentials, data: JSON, user: str | None) -> JSON:
-        """The answer of a model that works for minutes and is asked again and again, as the one chunk that it is."""
-        data = {**data, "stream": False, "json_schema": data["model_parameters"].get("json_schema")}
-        state = await self._one("start_polling", ModelType.LLM, model, credentials, data, user)
+    async def _poll_result(
+        self, model: str, credentials: Credentials, data: JSON, user: str | None
+    ) -> JSON:
+        """Return the result of a long-running model that must be polled, as one chunk.
+        Raises InvokeError."""
+        data = {
+            **data,
+            "stream": False,
+            "json_schema": data["model_parameters"].get("json_schema"),
+        }
+        state = await self._call_once(
+            "start_polling", ModelType.LLM, model, credentials, data, user
+        )
         attempts = 0
         while state.get("status") == "running":
+            # Bounded, because a plugin may report "running" forever.
             attempts += 1
             if attempts > int(state.get("max_attempts") or 10_000):
-                raise InvokeTimeoutError(f"not done after {attempts} looks", provider=self.name)
-            await asyncio.sleep(max(0.05, float(state.get("next_check_after_seconds") or 2.0)))
-            again = {"plugin_state": state.get("plugin_state") or {}}
-            state = await self._one("check_polling", ModelType.LLM, model, credentials, again, user)
+                raise InvokeTimeoutError(
+                    f"not done after {attempts} looks", provider=self.name
+                )
+            await asyncio.sleep(
+                max(0.05, float(state.get("next_check_after_seconds") or 2.0))
+            )
+            # The plugin is stateless between polls and gets its own state back.
+            poll_data = {"plugin_state": state.get("plugin_state") or {}}
+            state = await self._call_once(
+                "check_polling", ModelType.LLM, model, credentials, poll_data, user
+            )
         result = state.get("result")
         if state.get("status") != "succeeded" or not isinstance(result, dict):
             reason = str(state.get("error") or "it failed and gave no reason")
             raise InvokeServerUnavailableError(reason, provider=self.name)
-        delta = {"message": result.get("message"), "usage": result.get("usage"), "finish_reason": "stop"}
+        delta = {
+            "message": result.get("message"),
+            "usage": result.get("usage"),
+            "finish_reason": "stop",
+        }
         return {"model": result.get("model"), "delta": delta}
 
-    async def count_tokens(self, model: str, credentials: Credentials, request: LLMRequest) -> TokenCount:
-        """As the plugin counts; as we do, where it says nothing."""
+    async def count_tokens(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> TokenCount:
+        """Return the plugin's token count; if it has none, the estimate of the base
+        class."""
         data = {
             "prompt_messages": shapes.dump_messages(request.messages),
             "tools": shapes.dump_tools(request.tools),
         }
-        answer = await self._one("get_llm_num_tokens", ModelType.LLM, model, credentials, data, request.user)
-        counted = answer.get("num_tokens")
-        if not isinstance(counted, int) or not counted:
-            return await LargeLanguageModel.count_tokens(self, model, credentials, request)
-        return TokenCount(counted, estimated=True)
+        answer = await self._call_once(
+            "get_llm_num_tokens", ModelType.LLM, model, credentials, data, request.user
+        )
+        token_count = answer.get("num_tokens")
+        # Zero means that the plugin does not count.
+        if not isinstance(token_count, int) or not token_count:
+            return await LargeLanguageModel.count_tokens(
+                self, model, credentials, request
+            )
+        return TokenCount(token_count, estimated=True)
 
 
 class PluginTextEmbedding(PluginModelClient, TextEmbeddingModel):
+    """Embedding models of a plugin."""
+
     async def invoke(
         self, model: str, credentials: Credentials, request: TextEmbeddingRequest
     ) -> AsyncGenerator[TextEmbeddingResult, None]:
+        """Embed the texts and yield one result. Raises InvokeError."""
         data = shapes.dump_embedding(request)
-        kind = ModelType.TEXT_EMBEDDING
-        answer = await self._one("invoke_text_embedding", kind, model, credentials, data, request.user)
+        model_type = ModelType.TEXT_EMBEDDING
+        answer = await self._call_once(
+            "invoke_text_embedding", model_type, model, credentials, data, request.user
+        )
         yield shapes.read_embedding(answer, request, model)
 
 
 class PluginRerank(PluginModelClient, RerankModel):
+    """Rerank models of a plugin."""
+
     async def invoke(
         self, model: str, credentials: Credentials, request: RerankRequest
     ) -> AsyncGenerator[RerankResult, None]:
+        """Rank the documents and yield one result. Raises InvokeError."""
         data = shapes.dump_rerank(request)
-        answer = await self._one("invoke_rerank", ModelType.RERANK, model, credentials, data, request.user)
+        answer = await self._call_once(
+            "invoke_rerank", ModelType.RERANK, model, credentials, data, request.user
+        )
         yield shapes.read_rerank(answer, request, model)
 
 
 class PluginTTS(PluginModelClient, TTSModel):
+    """Speech synthesis models of a plugin."""
+
     async def invoke(
         self, model: str, credentials: Credentials, request: TTSRequest
     ) -> AsyncGenerator[TTSResultChunk, None]:
+        """Synthesise speech and yield audio chunks, then one chunk with the usage.
+        Raises InvokeError."""
         voice = request.voice
+        # "default" is our name; the plugin needs the model's default voice.
         if voice == "default":
             schema = self._definition.entity.find(model, ModelType.TTS)
-            voice = str(schema.model_properties.get(ModelPropertyKey.DEFAULT_VOICE, "")) if schema else ""
+            voice = (
+                str(schema.model_properties.get(ModelPropertyKey.DEFAULT_VOICE, ""))
+                if schema
+                else ""
+            )
         data = {"content_text": request.text, "voice": voice, "tenant_id": self._tenant}
         async with aclosing(
-            self._asked("invoke_tts", ModelType.TTS, model, credentials, data, request.user)
+            self._call_plugin(
+                "invoke_tts", ModelType.TTS, model, credentials, data, request.user
+            )
         ) as answers:
             async for answer in answers:
-                yield TTSResultChunk(model=model, audio=_unhexed(answer, self.name))
+                yield TTSResultChunk(
+                    model=model, audio=_decode_audio(answer, self.name)
+                )
+        # Plugins report no usage for speech, so characters are counted here.
         yield TTSResultChunk(model=model, usage=TTSUsage(characters=len(request.text)))
 
 
-def _unhexed(answer: JSON, provider: str) -> bytes:
+def _decode_audio(answer: JSON, provider: str) -> bytes:
     try:
         return bytes.fromhex(answer["result"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InvokeServerUnavailableError("the answer holds no audio in hexadecimal", provider=provider) from error
+        raise InvokeServerUnavailableError(
+            "the answer holds no audio in hexadecimal", provider=provider
+        ) from error
 
 
 class PluginSpeech2Text(PluginModelClient, Speech2TextModel):
+    """Speech recognition models of a plugin."""
+
     async def invoke(
         self, model: str, credentials: Credentials, request: Speech2TextRequest
     ) -> AsyncGenerator[Speech2TextResult, None]:
+        """Transcribe the audio and yield one result. Raises InvokeError."""
         data = {"file": request.audio.hex()}
-        answer = await self._one("invoke_speech2text", ModelType.SPEECH2TEXT, model, credentials, data, request.user)
+        answer = await self._call_once(
+            "invoke_speech2text",
+            ModelType.SPEECH2TEXT,
+            model,
+            credentials,
+            data,
+            request.user,
+        )
         yield Speech2TextResult(model=model, text=str(answer.get("result") or ""))
 
 
 class PluginModeration(PluginModelClient, ModerationModel):
+    """Moderation models of a plugin."""
+
     async def invoke(
         self, model: str, credentials: Credentials, request: ModerationRequest
     ) -> AsyncGenerator[ModerationResult, None]:
+        """Check the texts and yield one result. Raises InvokeError."""
         verdicts: list[ModerationVerdict] = []
         for text in request.texts:  # a plugin is asked one text at a time
             data = {"text": text}
-            answer = await self._one("invoke_moderation", ModelType.MODERATION, model, credentials, data, request.user)
+            answer = await self._call_once(
+                "invoke_moderation",
+                ModelType.MODERATION,
+                model,
+                credentials,
+                data,
+                request.user,
+            )
             flagged = bool(answer.get("result"))
+            # The protocol only has a yes or no, without categories.
             verdicts.append(
                 ModerationVerdict(
-                    flagged=flagged, categories={"flagged": flagged}, category_scores={"flagged": float(flagged)}
+                    flagged=flagged,
+                    categories={"flagged": flagged},
+                    category_scores={"flagged": float(flagged)},
                 )
             )
         usage = ModerationUsage(texts=len(request.texts))
@@ -249,6 +374,11 @@ _CLIENTS: Mapping[ModelType, type[Any]] = {
 def plugin_models(
     ask: Ask, definition: ProviderDefinition, *, tenant: str, plugin: str, provider: str
 ) -> Mapping[ModelType, AnyModel]:
-    """The callable models of a plugin's provider, for one tenant."""
+    """Return the models of a plugin's provider, bound to one tenant."""
     kinds = definition.entity.supported_model_types
-    return {kind: _CLIENTS[kind](ask, definition, tenant=tenant, plugin=plugin, provider=provider) for kind in kinds}
+    return {
+        model_type: _CLIENTS[model_type](
+            ask, definition, tenant=tenant, plugin=plugin, provider=provider
+        )
+        for model_type in kinds
+    }

@@ -1,7 +1,9 @@
-"""Requests and answers of many sessions over one line to a plugin, whatever carries it: pipes, a TCP connection.
+"""Multiplexes many sessions over one connection to a plugin, whether it uses pipes or
+TCP.
 
-One JSON object a line, both ways. A plugin cannot be told to stop: a session that nobody listens to any more is
-forgotten, and what still comes for it is dropped until the plugin says that it has ended.
+The protocol has one JSON object per line in both directions. A plugin cannot be told to
+stop: an abandoned session is forgotten, and its further messages are dropped until the
+plugin reports its end.
 """
 
 import asyncio
@@ -22,30 +24,33 @@ from modelyard.plugins.manifest import Permissions
 logger = logging.getLogger("modelyard.plugins")
 
 MAX_LINE = 256 * 1024 * 1024
-"""No sound message is longer; a plugin that sends more without a line's end would fill the memory."""
+"""Maximum length of a line. A plugin that sends more without a newline would exhaust
+memory."""
 MAX_WAITING = 64 * 1024 * 1024
-"""Bytes of one session's answers that nobody has taken yet."""
-_NOISE_SHOWN = 20
+"""Maximum number of bytes of a session's answers that are buffered because the caller
+has not read them."""
+_MAX_NOISE_LINES = 20
 _encode = msgspec.json.Encoder().encode
 
 
 class PluginDiedError(PluginError):
-    """The process is gone, or its line is: whatever it was doing is lost."""
+    """The plugin's process or connection is gone; running calls are lost."""
 
     code = "plugin_died"
 
 
 class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One request to a plugin, and for whom it is made."""
+    """One request to a plugin, with the tenant and user that it is made for."""
 
     tenant: str
     type: str
-    """`model`, `tool`, `agent_strategy`, `endpoint`, `oauth`, `dynamic_parameter`, `datasource` or `trigger`."""
+    """`model`, `tool`, `agent_strategy`, `endpoint`, `oauth`, `dynamic_parameter`,
+    `datasource` or `trigger`."""
     action: str
     data: dict[str, Any]
     user: str = ""
     permissions: Permissions = Permissions()
-    """What the tenant granted of what the manifest asks for."""
+    """The requested permissions that the tenant granted."""
     plugin: str = ""
     """`author/name`."""
     conversation_id: str | None = None
@@ -56,7 +61,7 @@ class PluginCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def envelope(session: str, call: PluginCall, event: str, data: JSON) -> bytes:
-    """What the host says within a session, as JSON."""
+    """Encode a message from the host within a session as JSON."""
     return _encode(
         {
             "session_id": session,
@@ -71,17 +76,25 @@ def envelope(session: str, call: PluginCall, event: str, data: JSON) -> bytes:
     )
 
 
-def request_of(session: str, call: PluginCall) -> bytes:
-    """What a session begins with."""
-    asked = {"user_id": call.user, "type": call.type, "action": call.action, **call.data}
-    return envelope(session, call, "request", asked)
+def encode_request(session: str, call: PluginCall) -> bytes:
+    """Encode the request that opens a session."""
+    request_data = {
+        "user_id": call.user,
+        "type": call.type,
+        "action": call.action,
+        **call.data,
+    }
+    return envelope(session, call, "request", request_data)
 
 
-class Backwards(Protocol):
-    """What plugins may ask of their host while they serve a request."""
+class HostCalls(Protocol):
+    """Handler for requests of plugins to their host."""
 
-    def answer(self, call: PluginCall, kind: str, request: JSON) -> AsyncIterable[JSON]:
-        """Objects, one or more. Raises ModelyardError, which the plugin is told."""
+    def answer(
+        self, call: PluginCall, request_type: str, request: JSON
+    ) -> AsyncIterable[JSON]:
+        """Yield one or more answers. Raises ModelyardError, which is reported to the
+        plugin."""
         ...
 
 
@@ -95,30 +108,43 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 
 
 class Session:
-    """One request while it is open."""
+    """One open request to a plugin and the buffer of its answers."""
 
-    __slots__ = ("_pending", "_waiter", "asking", "call", "context", "error", "id", "is_over", "waiting")
+    __slots__ = (
+        "_pending",
+        "_waiter",
+        "call",
+        "context",
+        "error",
+        "host_call_tasks",
+        "id",
+        "is_over",
+        "waiting",
+    )
 
     def __init__(self, call: PluginCall) -> None:
         self.id = new_id("session")
         self.call = call
         self.context = copy_context()
-        """That of whoever called the plugin: what it asks of its host is asked on that caller's behalf."""
+        """Context variables of the caller; the plugin's requests to the host run in
+        them, on behalf of that caller."""
         self.is_over = False
         self.error: PluginError | None = None
         self.waiting = 0
-        """Bytes that nobody has taken yet."""
-        self.asking: set[asyncio.Task[None]] = set()
-        """What the plugin asks of its host meanwhile."""
+        """Bytes that are buffered and not read yet."""
+        self.host_call_tasks: set[asyncio.Task[None]] = set()
+        """Tasks that handle the plugin's requests to the host during this session."""
         self._pending: deque[tuple[Any, int]] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, data: Any, size: int) -> None:
+        """Append an answer of `size` bytes to the buffer."""
         self._pending.append((data, size))
         self.waiting += size
         self._wake()
 
     def end(self, error: PluginError | None = None) -> None:
+        """End the session, with an error if there is one. The first error is reported."""
         self.error = self.error or error
         self.is_over = True
         self._wake()
@@ -128,13 +154,16 @@ class Session:
             self._waiter.set_result(None)
 
     async def next(self) -> Any:
-        """The next object; None when there are no more. Raises the error that ended it."""
+        """Return the next answer; None after the last one. Raises the error that ended
+        the session."""
         while not self._pending:
+            # Buffered answers are delivered before an error is raised.
             if self.error is not None:
                 raise self.error
             if self.is_over:
                 return None
             self._waiter = asyncio.get_running_loop().create_future()
+            # The waiter is replaced for each wait; `_wake` completes it.
             try:
                 await self._waiter
             finally:
@@ -144,60 +173,63 @@ class Session:
         return data
 
 
-class Conversation:
-    """The host's end of the line."""
+class PluginConnection:
+    """The host's end of the connection to one plugin."""
 
     def __init__(
         self,
         plugin: str,
         write: Callable[[bytes], None],
-        backwards: Backwards,
-        now: Callable[[], float],
+        backwards: HostCalls,
+        clock: Callable[[], float],
         on_noise: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.plugin = plugin
         self._write = write
         self._backwards = backwards
-        self._now = now
+        self._now = clock
         self._on_noise = on_noise
         self._sessions: dict[str, Session] = {}
-        self._dropped: set[str] = set()
-        self._rest: list[bytes] = []
-        self._rest_size = 0
-        self._noise = 0
-        self.heard_at = now()
-        """When the plugin last said anything."""
+        self._abandoned_ids: set[str] = set()
+        self._partial_line: list[bytes] = []
+        self._partial_size = 0
+        self._noise_count = 0
+        self.last_message_at = clock()
+        """Time of the plugin's last message, by `clock`."""
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done with the first heartbeat; an error where the line ends before."""
+        """Completed by the first heartbeat; fails if the connection ends before it."""
         self.error: PluginError | None = None
 
     @property
-    def open(self) -> int:
-        """Requests that somebody waits for."""
+    def open_count(self) -> int:
+        """Number of requests that a caller is waiting for."""
         return len(self._sessions)
 
     @property
-    def abandoned(self) -> int:
-        """Requests that the plugin still works on and nobody waits for."""
-        return len(self._dropped)
+    def abandoned_count(self) -> int:
+        """Number of abandoned requests that the plugin is still working on."""
+        return len(self._abandoned_ids)
 
     # to the plugin
 
     async def call(self, call: PluginCall) -> AsyncGenerator[JSON, None]:
-        """What the plugin answers, object by object. Raises PluginError: its own, or that it died."""
+        """Send a request and yield the plugin's answers. Raises PluginError: its own
+        error, or that it died."""
         if self.error is not None:
             raise self.error
         session = Session(call)
         self._sessions[session.id] = session
         try:
-            self._write(request_of(session.id, call) + b"\n")
+            self._write(encode_request(session.id, call) + b"\n")
             while (data := await session.next()) is not None:
                 yield data
         finally:
             del self._sessions[session.id]
+            # The caller gave up: remember the id, so that late answers are not reported
+            # as noise.
             if not session.is_over and self.error is None:
-                self._dropped.add(session.id)
-            for task in session.asking:
+                self._abandoned_ids.add(session.id)
+            for task in session.host_call_tasks:
                 task.cancel()
 
     def _send(self, session: Session, event: str, data: JSON) -> None:
@@ -206,142 +238,201 @@ class Conversation:
     # from the plugin
 
     def feed(self, data: bytes) -> None:
-        """Bytes as they come, in pieces of any size."""
-        self.heard_at = self._now()
+        """Process received bytes; chunks may be of any size."""
+        self.last_message_at = self._now()
+        # The fast path: most chunks contain no newline, or exactly one at the end.
         lines = data.split(b"\n")
         if len(lines) == 1:
-            self._rest.append(data)
-            self._rest_size += len(data)
-            if self._rest_size > MAX_LINE:
-                self.end(PluginDiedError(f"it sent a line of more than {MAX_LINE:,} bytes", plugin=self.plugin))
+            self._partial_line.append(data)
+            self._partial_size += len(data)
+            if self._partial_size > MAX_LINE:
+                self.end(
+                    PluginDiedError(
+                        f"it sent a line of more than {MAX_LINE:,} bytes",
+                        plugin=self.plugin,
+                    )
+                )
             return
-        if self._rest:
-            lines[0] = b"".join([*self._rest, lines[0]])
+        # Chunks are joined only when a line is complete, which keeps long lines linear.
+        if self._partial_line:
+            lines[0] = b"".join([*self._partial_line, lines[0]])
         last = lines.pop()
-        self._rest, self._rest_size = ([last], len(last)) if last else ([], 0)
+        self._partial_line, self._partial_size = (
+            ([last], len(last)) if last else ([], 0)
+        )
         for line in lines:
             if line:
-                self._take(line)
+                self._handle_line(line)
 
-    def _take(self, line: bytes) -> None:
+    def _handle_line(self, line: bytes) -> None:
         try:
             envelope = _decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self._take_apart(line)
+            self._handle_unusual_line(line)
             return
         match envelope.event:
             case "session":
-                self._heed(envelope, len(line))
+                self._handle_message(envelope, len(line))
             case "heartbeat":
                 if not self.ready.done():
                     self.ready.set_result(None)
             case "log":
-                message = envelope.data.get("message") if isinstance(envelope.data, dict) else envelope.data
+                message = (
+                    envelope.data.get("message")
+                    if isinstance(envelope.data, dict)
+                    else envelope.data
+                )
                 self._on_noise(str(message))
             case "error":
                 self._on_noise(f"it could not read a request: {envelope.data}")
             case _:
                 pass  # its manifest, which we have; or a word of a later version
 
-    def _take_apart(self, line: bytes) -> None:
-        """A line that is not one object: several, perhaps, or something that was printed."""
+    def _handle_unusual_line(self, line: bytes) -> None:
+        """Handle a line that is not one JSON object: several concatenated objects, or
+        printed text."""
         text = line.decode("utf-8", "replace").strip()
         if text.startswith("{") and "}{" in text:
+            # Imported here, because this is rare: msgspec cannot decode concatenated
+            # objects.
             import json
 
-            decoder, place = json.JSONDecoder(), 0
+            decoder, position = json.JSONDecoder(), 0
             try:
-                while place < len(text):
-                    document, place = decoder.raw_decode(text, place)
-                    self._take(_encode(document))
+                while position < len(text):
+                    document, position = decoder.raw_decode(text, position)
+                    self._handle_line(_encode(document))
             except ValueError:
-                self._noisy(text[place:])
+                self._handle_invalid_line(text[position:])
             return
-        self._noisy(text)
+        self._handle_invalid_line(text)
 
-    def _noisy(self, text: str) -> None:
-        self._noise += 1
-        if text and self._noise <= _NOISE_SHOWN:
-            more = "; further lines that are not JSON are left out" if self._noise == _NOISE_SHOWN else ""
-            self._on_noise(text[:500] + more)
+    def _handle_invalid_line(self, text: str) -> None:
+        self._noise_count += 1
+        if text and self._noise_count <= _MAX_NOISE_LINES:
+            suffix = (
+                "; further lines that are not JSON are left out"
+                if self._noise_count == _MAX_NOISE_LINES
+                else ""
+            )
+            self._on_noise(text[:500] + suffix)
 
-    def _heed(self, envelope: _Envelope, size: int) -> None:
+    def _handle_message(self, envelope: _Envelope, size: int) -> None:
         name, message = envelope.session_id or "", envelope.data
-        kind = message.get("type") if isinstance(message, dict) else None
+        message_type = message.get("type") if isinstance(message, dict) else None
+        # Messages of an unknown session belong to an abandoned call, or are a mistake
+        # of the plugin.
         session = self._sessions.get(name)
         if session is None:
-            if kind == "end":
-                self._dropped.discard(name)
-            elif name not in self._dropped:
-                self._noisy(f"it answers a request that it was not asked: {name!r}")
+            if message_type == "end":
+                self._abandoned_ids.discard(name)
+            elif name not in self._abandoned_ids:
+                self._handle_invalid_line(
+                    f"it answers a request that it was not asked: {name!r}"
+                )
             return
         if session.is_over:
             return
         data = message.get("data") if isinstance(message, dict) else None
-        match kind:
+        match message_type:
             case "stream":
+                # A slow caller must not make the host buffer without limit; the session
+                # fails instead.
                 if session.waiting + size > MAX_WAITING:
-                    session.end(PluginError(f"it sent more than {MAX_WAITING:,} bytes that nobody had read",
-                                            plugin=self.plugin))  # fmt: skip
-                    self._dropped.add(name)
+                    session.end(
+                        PluginError(
+                            f"it sent more than {MAX_WAITING:,} bytes that nobody had read",
+                            plugin=self.plugin,
+                        )
+                    )
+                    self._abandoned_ids.add(name)
                 else:
                     session.put(data, size)
             case "end":
                 session.end()
             case "error":
-                session.error = session.error or reported(data, self.plugin)
+                # The error is raised at the `end` message, after the answers that came
+                # before it.
+                session.error = session.error or error_from_message(data, self.plugin)
             case "invoke" if isinstance(data, dict):
-                # This task reads for all sessions; its own context is that of whoever called the plugin first.
+                # This task reads for all sessions and has the context of the first
+                # caller; use that of this session's caller.
                 context = session.context.copy()
-                task = asyncio.get_running_loop().create_task(self._answer(session, data), context=context)
-                session.asking.add(task)
-                task.add_done_callback(session.asking.discard)
+                task = asyncio.get_running_loop().create_task(
+                    self._handle_host_call(session, data), context=context
+                )
+                # Keep a reference, or the task could be garbage collected.
+                session.host_call_tasks.add(task)
+                task.add_done_callback(session.host_call_tasks.discard)
             case _:
-                self._noisy(f"it says {kind!r}, which is no word of the protocol")
+                self._handle_invalid_line(
+                    f"it says {message_type!r}, which is no word of the protocol"
+                )
 
-    async def _answer(self, session: Session, asked: Mapping[str, Any]) -> None:
-        """Serve what a plugin asks for meanwhile; it is always told the end."""
-        name = str(asked.get("backwards_request_id", ""))
-        kind, request = str(asked.get("type", "")), asked.get("request")
+    async def _handle_host_call(
+        self, session: Session, invocation: Mapping[str, Any]
+    ) -> None:
+        """Handle a plugin's request to the host. An `end` message follows in every
+        case."""
+        name = str(invocation.get("backwards_request_id", ""))
+        request_type, request = (
+            str(invocation.get("type", "")),
+            invocation.get("request"),
+        )
 
         def say(event: str, message: str, data: Any) -> None:
+            """Send one message about this request, unless the connection has ended."""
             if self.error is None:
-                answer = {"backwards_request_id": name, "event": event, "message": message, "data": data}
+                answer = {
+                    "backwards_request_id": name,
+                    "event": event,
+                    "message": message,
+                    "data": data,
+                }
                 self._send(session, "backwards_response", answer)
 
         try:
             document = request if isinstance(request, dict) else {}
-            stream: Any = self._backwards.answer(session.call, kind, document)
+            stream: Any = self._backwards.answer(session.call, request_type, document)
             async with aclosing(stream) as answers:
                 async for data in answers:
                     say("response", "stream", data)
         except ModelyardError as error:
             say("error", str(error), None)
+        # Tell the plugin even if the session was abandoned, because it waits for an
+        # answer.
         except asyncio.CancelledError:
             say("error", "the request was given up", None)
             raise
         except Exception:  # ours is wrong, and the plugin must not wait for ever
-            logger.exception("a plugin's request to its host failed", extra={"fields": {"plugin": self.plugin}})
-            say("error", "something is wrong with the host; its log has the reason", None)
+            logger.exception(
+                "a plugin's request to its host failed",
+                extra={"fields": {"plugin": self.plugin}},
+            )
+            say(
+                "error",
+                "something is wrong with the host; its log has the reason",
+                None,
+            )
         finally:
             say("end", "", None)
 
     def end(self, error: PluginError) -> None:
-        """The line is gone: everybody who waits hears why."""
+        """The connection is gone: fail all sessions with this error."""
         if self.error is not None:
             return
         self.error = error
         for session in self._sessions.values():
             session.end(error)
-        self._dropped.clear()
+        self._abandoned_ids.clear()
         if not self.ready.done():
             self.ready.set_exception(error)
             self.ready.exception()  # nobody may be waiting
 
 
-def reported(data: Any, plugin: str) -> PluginError:
-    """The plugin's own error."""
+def error_from_message(data: Any, plugin: str) -> PluginError:
+    """Convert a plugin's error message to a PluginError."""
     document = data if isinstance(data, dict) else {}
-    kind = str(document.get("error_type") or "Exception")
-    message = str(document.get("message") or kind)
-    return PluginError(message, plugin=plugin, kind=kind)
+    error_type = str(document.get("error_type") or "Exception")
+    message = str(document.get("message") or error_type)
+    return PluginError(message, plugin=plugin, kind=error_type)

@@ -1,5 +1,5 @@
-"""The debug runtime: a plugin that its author runs from their own folder connects here, says what it offers, and serves
-calls until it goes. It is the TCP client; nothing of it is stored."""
+"""Debug runtime: a plugin that its author runs locally connects here by TCP, registers,
+and serves calls until it disconnects. Nothing of it is stored."""
 
 import asyncio
 import base64
@@ -15,18 +15,25 @@ import msgspec
 
 from modelyard.base.errors import PackageError
 from modelyard.models.types import JSON
-from modelyard.plugins.conversation import Backwards, Conversation, PluginCall, PluginDiedError
-from modelyard.plugins.declaration import Declaration, declared
+from modelyard.plugins.conversation import (
+    HostCalls,
+    PluginCall,
+    PluginConnection,
+    PluginDiedError,
+)
+from modelyard.plugins.declaration import Declaration, build_declaration
 from modelyard.plugins.manifest import read_manifest
 
 logger = logging.getLogger("modelyard.plugins")
 
+# A plugin sends heartbeats, so a minute of silence means that it is gone.
 _HANDSHAKE_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
 _MAX_ASSETS = 50 * 1024 * 1024
 _MAX_REGISTRATION = 64 * 1024 * 1024
 _MAX_CONNECTIONS = 256
-_PARTS = {
+# Message type → kind of provider that it declares.
+_PROVIDER_KINDS = {
     "tool_declaration": "tool",
     "model_declaration": "model",
     "endpoint_declaration": "endpoint",
@@ -37,57 +44,84 @@ _PARTS = {
 
 
 class DebugHost(Protocol):
-    """Who takes plugins that connect."""
+    """Receives the plugins that connect for debugging."""
 
     def tenant_of_key(self, key: str) -> str | None:
-        """Whose debugging key it is."""
+        """Return the tenant that owns the debugging key; None if it is invalid."""
         ...
 
-    def connected(self, tenant: str, identifier: str, declaration: Declaration, runtime: "DebugRuntime") -> None: ...
+    def add_connected(
+        self,
+        tenant: str,
+        identifier: str,
+        declaration: Declaration,
+        runtime: "DebugRuntime",
+    ) -> None:
+        """Called after a plugin has registered."""
+        ...
 
-    def disconnected(self, tenant: str, identifier: str, runtime: "DebugRuntime") -> None: ...
+    def remove_disconnected(
+        self, tenant: str, identifier: str, runtime: "DebugRuntime"
+    ) -> None:
+        """Called after a registered plugin's connection has ended."""
+        ...
 
 
 class DebugRuntime:
-    """One plugin that is connected."""
+    """Runtime of one connected plugin."""
 
-    def __init__(self, conversation: Conversation, close: Callable[[], None], assets: dict[str, bytes]) -> None:
+    def __init__(
+        self,
+        conversation: PluginConnection,
+        close: Callable[[], None],
+        assets: dict[str, bytes],
+    ) -> None:
         self.conversation = conversation
         self.assets = assets
         self._close = close
 
     async def call(self, call: PluginCall) -> AsyncGenerator[JSON, None]:
+        """Send a call to the plugin and yield its answers. Raises PluginError."""
         async with aclosing(self.conversation.call(call)) as answers:
             async for answer in answers:
                 yield answer
 
     async def aclose(self) -> None:
+        """Close the connection."""
         self._close()
 
 
 class DebugServer:
-    """Listens for plugins."""
+    """TCP server for plugins in debug mode."""
 
-    def __init__(self, host: DebugHost, backwards: Backwards, now: Callable[[], float]) -> None:
+    def __init__(
+        self, host: DebugHost, backwards: HostCalls, clock: Callable[[], float]
+    ) -> None:
         self._host = host
         self._backwards = backwards
-        self._now = now
+        self._now = clock
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
 
     async def start(self, address: str, port: int) -> int:
-        """The port that it listens on. Raises OSError where that cannot be had."""
+        """Start listening and return the port. Raises OSError if the address is not
+        available."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accept, address, port)
         return self._server.sockets[0].getsockname()[1]
 
     def _accept(self) -> "_Connection":
-        connection = _Connection(self._host, self._backwards, self._now, self._connections.discard)
+        connection = _Connection(
+            self._host, self._backwards, self._now, self._connections.discard
+        )
         self._connections.add(connection)
-        connection.is_one_too_many = len(self._connections) > _MAX_CONNECTIONS
+        # Accepted first and refused in `connection_made`, so that the plugin gets a
+        # message.
+        connection.is_over_limit = len(self._connections) > _MAX_CONNECTIONS
         return connection
 
     async def aclose(self) -> None:
+        """Stop listening and close all connections."""
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
@@ -100,26 +134,27 @@ class _Message(msgspec.Struct, frozen=True):
 
 
 class RefusedError(Exception):
-    """The plugin is told so in plain words, and the connection closed."""
+    """The registration is rejected: the reason is sent to the plugin and the connection
+    is closed."""
 
 
 class _Connection(asyncio.Protocol):
     def __init__(
         self,
         host: DebugHost,
-        backwards: Backwards,
-        now: Callable[[], float],
+        backwards: HostCalls,
+        clock: Callable[[], float],
         on_gone: Callable[["_Connection"], None],
     ) -> None:
         self._host = host
         self._backwards = backwards
-        self._now = now
+        self._now = clock
         self._on_gone = on_gone
-        self.is_one_too_many = False
+        self.is_over_limit = False
         self._transport: Any = None
         self._tenant: str | None = None
-        self._rest = b""
-        self._taken = 0
+        self._partial_line = b""
+        self._received_bytes = 0
         self._manifest: JSON | None = None
         self._parts: dict[str, JSON] = {}
         self._assets: dict[str, list[bytes]] = {}
@@ -129,118 +164,159 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the handshake timeout, or refuse if there are too many connections."""
         self._transport = transport
-        if self.is_one_too_many:
+        if self.is_over_limit:
             self._refuse("server is busy now, please try again later")
         else:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_HANDSHAKE_SECONDS, self._refuse, "no registration came in time")
+            self._timer = loop.call_later(
+                _HANDSHAKE_SECONDS, self._refuse, "no registration came in time"
+            )
 
     def data_received(self, data: bytes) -> None:
+        """Process received bytes: registration messages first, then the plugin's
+        answers."""
         if self._runtime is not None:
             self._runtime.conversation.feed(data)
             return
-        self._taken += len(data)
-        if self._taken > _MAX_REGISTRATION:
+        self._received_bytes += len(data)
+        # The total is limited too: the messages before `end` are kept in memory.
+        if self._received_bytes > _MAX_REGISTRATION:
             self._refuse("the registration is too large")
             return
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
         try:
-            for place, line in enumerate(lines):
+            for index, line in enumerate(lines):
                 if line.strip() and self._register(line):
-                    rest = b"\n".join([*lines[place + 1 :], self._rest])
-                    self._rest = b""
-                    self._begin(rest)
+                    # Bytes after the registration already belong to the protocol of
+                    # calls.
+                    remaining = b"\n".join([*lines[index + 1 :], self._partial_line])
+                    self._partial_line = b""
+                    self._complete_registration(remaining)
                     return
         except RefusedError as error:
             self._refuse(str(error))
 
     def _register(self, line: bytes) -> bool:
-        """Take one word of the registration; whether it was the last. Raises RefusedError."""
+        """Handle one registration message. Returns True if it was the last. Raises
+        RefusedError."""
         try:
             message = msgspec.json.decode(line, type=_Message)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise RefusedError("handshake failed, invalid handshake message") from None
+        # The first message must be the handshake with the key.
         if self._tenant is None:
-            key = message.data.get("key") if message.type == "handshake" and isinstance(message.data, dict) else None
+            key = (
+                message.data.get("key")
+                if message.type == "handshake" and isinstance(message.data, dict)
+                else None
+            )
             self._tenant = self._host.tenant_of_key(str(key)) if key else None
             if self._tenant is None:
                 raise RefusedError("handshake failed, invalid key")
         elif message.type == "manifest_declaration" and isinstance(message.data, dict):
             self._manifest = message.data
-        elif message.type in _PARTS and isinstance(message.data, list) and message.data:
-            self._parts[_PARTS[message.type]] = message.data[0]
+        elif (
+            message.type in _PROVIDER_KINDS
+            and isinstance(message.data, list)
+            and message.data
+        ):
+            # The protocol sends a list, but a plugin has at most one provider of each
+            # kind.
+            self._parts[_PROVIDER_KINDS[message.type]] = message.data[0]
         elif message.type == "asset_chunk" and isinstance(message.data, dict):
-            self._take_asset(message.data)
+            self._add_asset_chunk(message.data)
         elif message.type == "end":
             return True
         return False
 
-    def _take_asset(self, data: JSON) -> None:
+    def _add_asset_chunk(self, data: JSON) -> None:
         try:
-            piece = base64.b64decode(data.get("data") or "", validate=True)
+            chunk = base64.b64decode(data.get("data") or "", validate=True)
         except (binascii.Error, ValueError):
             raise RefusedError("an asset is damaged") from None
-        self._assets_size += len(piece)
+        self._assets_size += len(chunk)
         if self._assets_size > _MAX_ASSETS:
             raise RefusedError("assets too large, at most 50MB")
-        self._assets.setdefault(str(data.get("filename")), []).append(piece)
+        self._assets.setdefault(str(data.get("filename")), []).append(chunk)
 
-    def _begin(self, rest: bytes) -> None:
-        """All is said: the plugin is there from now on. Raises RefusedError."""
+    def _complete_registration(self, remaining: bytes) -> None:
+        """Complete the registration and make the plugin available. Raises RefusedError."""
         if self._manifest is None or not self._parts:
             raise RefusedError("no registration transferred, cannot initialize")
         try:
-            declaration = declared(read_manifest(self._manifest, "the manifest"), self._parts)
+            declaration = build_declaration(
+                read_manifest(self._manifest, "the manifest"), self._parts
+            )
         except PackageError as error:
             raise RefusedError(f"register failed, invalid manifest: {error}") from error
         tenant = self._tenant or ""
-        digest = hashlib.sha256(msgspec.json.encode(declaration.document) + tenant.encode()).hexdigest()
+        # There is no package, so the identifier's checksum is derived from the
+        # declaration and the tenant.
+        digest = hashlib.sha256(
+            msgspec.json.encode(declaration.document) + tenant.encode()
+        ).hexdigest()
         self._identifier = str(declaration.manifest.identifier(digest))
         plugin = declaration.manifest.id
-        conversation = Conversation(plugin, self._transport.write, self._backwards, self._now, _told(plugin))
-        assets = {name: b"".join(pieces) for name, pieces in self._assets.items()}
+        conversation = PluginConnection(
+            plugin, self._transport.write, self._backwards, self._now, _log_line(plugin)
+        )
+        assets = {name: b"".join(chunks) for name, chunks in self._assets.items()}
         self._runtime = DebugRuntime(conversation, self.close, assets)
-        self._host.connected(tenant, self._identifier, declaration, self._runtime)
-        logger.info("a plugin is here for debugging", extra={"fields": {"plugin": plugin, "tenant": tenant}})
-        self._listen()
-        if rest:
-            conversation.feed(rest)
+        self._host.add_connected(tenant, self._identifier, declaration, self._runtime)
+        logger.info(
+            "a plugin is here for debugging",
+            extra={"fields": {"plugin": plugin, "tenant": tenant}},
+        )
+        # From here on the timer supervises heartbeats instead of the handshake.
+        self._check_silence()
+        if remaining:
+            conversation.feed(remaining)
 
-    def _listen(self) -> None:
-        """End the connection where nothing is heard for long."""
+    def _check_silence(self) -> None:
+        """Close the connection if the plugin has been silent too long, and schedule the
+        next check."""
         if self._timer is not None:
             self._timer.cancel()
         runtime = self._runtime
         if runtime is None:
             return
-        silent = self._now() - runtime.conversation.heard_at
+        silent = self._now() - runtime.conversation.last_message_at
         if silent > _SILENCE_SECONDS:
             self.close()
             return
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_SILENCE_SECONDS - silent + 0.1, self._listen)
+        self._timer = loop.call_later(
+            _SILENCE_SECONDS - silent + 0.1, self._check_silence
+        )
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, reason: str) -> None:
         if self._transport is not None:
             with contextlib.suppress(OSError, RuntimeError):
-                self._transport.write(why.encode() + b"\n")
-        logger.warning("a plugin was refused", extra={"fields": {"why": why}})
+                self._transport.write(reason.encode() + b"\n")
+        logger.warning("a plugin was refused", extra={"fields": {"why": reason}})
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Report the end of the connection to the running calls and the host."""
         if self._timer is not None:
             self._timer.cancel()
         self._on_gone(self)
         if self._runtime is not None and self._tenant is not None:
-            error = PluginDiedError("the plugin in debug is gone", plugin=self._runtime.conversation.plugin)
+            error = PluginDiedError(
+                "the plugin in debug is gone", plugin=self._runtime.conversation.plugin
+            )
             self._runtime.conversation.end(error)
-            self._host.disconnected(self._tenant, self._identifier, self._runtime)
+            self._host.remove_disconnected(
+                self._tenant, self._identifier, self._runtime
+            )
 
     def close(self) -> None:
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
 
-def _told(plugin: str) -> Callable[[str], None]:
+def _log_line(plugin: str) -> Callable[[str], None]:
     return lambda text: logger.info(text, extra={"fields": {"plugin": plugin}})

@@ -1,4 +1,5 @@
-"""What a plugin offers, read from its YAML files or from what a plugin in debug sends: providers and their parts."""
+"""What a plugin offers: providers and their parts, read from its YAML files or from the
+registration of a debugged plugin."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +10,26 @@ import msgspec
 
 from modelyard.base.errors import ConfigError, PackageError
 from modelyard.models.types import JSON
-from modelyard.plugins.manifest import MANIFEST, Manifest, load_yaml, read_manifest, texts
-from modelyard.providers.definition import ProviderDefinition, definition_of, load_provider
+from modelyard.plugins.manifest import (
+    MANIFEST,
+    Manifest,
+    load_yaml,
+    localized_text,
+    read_manifest,
+)
+from modelyard.providers.definition import (
+    ProviderDefinition,
+    definition_of,
+    load_provider,
+)
 
 WIRE = "plugin"
-"""How plugins' models are spoken to, as a provider's definition says."""
+"""Wire format of the models that plugins serve, as written in a provider definition."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Name, labels and icon of a provider or one of its parts."""
+
     name: str
     author: str = ""
     label: dict[str, str] = {}
@@ -26,7 +39,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of a form of credentials or settings."""
+    """One field of a credential or settings form."""
 
     name: str
     type: str = "text-input"
@@ -35,16 +48,17 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_secret(self) -> bool:
+        """True if the value must be stored encrypted and not be shown."""
         return self.type == "secret-input"
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tool, a strategy, a datasource or an event takes."""
+    """A parameter of a tool, strategy, datasource or event."""
 
     name: str
     type: str = "string"
     form: str = "llm"
-    """Who fills it in: `schema` and `form` a person, `llm` the model."""
+    """Who sets the value: `schema` and `form` a person, `llm` the model."""
     required: bool = False
     default: Any = None
     min: float | None = None
@@ -56,7 +70,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool, a strategy, a datasource or an event."""
+    """A tool, strategy, datasource or event."""
 
     identity: Identity
     description: Any = None
@@ -65,11 +79,15 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OAuth(msgspec.Struct, frozen=True, kw_only=True):
+    """The forms that an OAuth sign-in needs."""
+
     client_schema: list[Field] = []
     credentials_schema: list[Field] = []
 
 
 class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider of tools."""
+
     identity: Identity
     credentials_schema: list[Field] = []
     oauth_schema: OAuth | None = None
@@ -77,22 +95,30 @@ class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider of agent strategies."""
+
     identity: Identity
     strategies: list[Part] = []
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP endpoint that the plugin serves."""
+
     path: str
     method: str
     hidden: bool = False
 
 
 class EndpointGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """A group of endpoints with common settings."""
+
     settings: list[Field] = []
     endpoints: list[Endpoint] = []
 
 
 class DatasourceProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider of datasources."""
+
     identity: Identity
     provider_type: str
     credentials_schema: list[Field] = []
@@ -101,12 +127,16 @@ class DatasourceProvider(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Constructor(msgspec.Struct, frozen=True, kw_only=True):
+    """What is needed to create a trigger's subscription."""
+
     parameters: list[Parameter] = []
     credentials_schema: list[Field] = []
     oauth_schema: OAuth | None = None
 
 
 class TriggerProvider(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider of triggers."""
+
     identity: Identity
     subscription_schema: list[Field] = []
     subscription_constructor: Constructor | None = None
@@ -115,10 +145,13 @@ class TriggerProvider(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
+    """Everything that a plugin declares. Each provider is None if the plugin has none
+    of that kind."""
+
     manifest: Manifest
     document: JSON
-    """All of it as JSON: the manifest's fields, and `model`, `tool`, `endpoint`, `agent_strategy`, `datasource` or
-    `trigger` beside them."""
+    """The complete declaration as JSON: the manifest's fields plus `model`, `tool`,
+    `endpoint`, `agent_strategy`, `datasource` and `trigger`."""
     model: ProviderDefinition | None = None
     tool: ToolProvider | None = None
     agent_strategy: AgentProvider | None = None
@@ -128,54 +161,77 @@ class Declaration:
 
     @property
     def providers(self) -> list[str]:
-        """The names that calls may be for."""
-        named = [self.model.name] if self.model else []
-        others = (self.tool, self.agent_strategy, self.datasource, self.trigger)
-        return [*named, *(one.identity.name for one in others if one is not None)]
+        """Names of the providers that a call may address."""
+        model_names = [self.model.name] if self.model else []
+        part_providers = (self.tool, self.agent_strategy, self.datasource, self.trigger)
+        return [
+            *model_names,
+            *(
+                provider.identity.name
+                for provider in part_providers
+                if provider is not None
+            ),
+        ]
 
     @property
     def oauth(self) -> OAuth | None:
+        """The plugin's OAuth forms; None if it has none."""
         constructor = self.trigger.subscription_constructor if self.trigger else None
         owners = (self.tool, self.datasource, constructor)
-        return next((one.oauth_schema for one in owners if one is not None and one.oauth_schema is not None), None)
+        return next(
+            (
+                owner.oauth_schema
+                for owner in owners
+                if owner is not None and owner.oauth_schema is not None
+            ),
+            None,
+        )
 
 
 def load_declaration(folder: Path) -> Declaration:
-    """What the plugin in a folder offers. Raises PackageError that names file and field."""
+    """Read the declaration of the plugin in a folder. Raises PackageError naming file
+    and field."""
     manifest = read_manifest(load_yaml(folder, MANIFEST))
     if manifest.type != "plugin":
         raise PackageError(f"{MANIFEST}: this is a {manifest.type}, not a plugin")
+    # A plugin has at most one provider of each kind, although the manifest has lists.
     offered = manifest.plugins
     parts: dict[str, JSON] = {}
     if offered.models:
         parts["model"] = _model_document(folder, offered.models[0])
-    for kind, key, inner in _NESTED:
-        if files := getattr(offered, kind):
-            parts[key] = _expanded(folder, files[0], inner)
-    return declared(manifest, parts, folder=folder)
+    for attribute, key, inner in _NESTED:
+        if files := getattr(offered, attribute):
+            parts[key] = _load_nested(folder, files[0], inner)
+    return build_declaration(manifest, parts, folder=folder)
 
 
 def _model_document(folder: Path, name: str) -> JSON:
-    """The provider's file with its models in the place of their files' names."""
+    """Read the model provider's file with its models included."""
     load_yaml(folder, name)
     try:
         return load_provider(folder, folder / name)
     except ConfigError as error:
+        # Error messages show paths within the package.
         raise PackageError(str(error).replace(f"{folder}/", "")) from error
 
 
-def _expanded(folder: Path, name: str, inner: Sequence[str]) -> JSON:
-    """A provider's file with its parts' files read in."""
+def _load_nested(folder: Path, name: str, inner: Sequence[str]) -> JSON:
+    """Read a provider's file and replace the file names of its parts by their contents."""
     document = load_yaml(folder, name)
     for key in inner:
         if key in document:
             listed = document[key] or []
             if not isinstance(listed, list):
                 raise PackageError(f"{name}: {key} must be a list of files")
-            document[key] = [load_yaml(folder, one) if isinstance(one, str) else one for one in listed]
+            # An entry may be a file name or the document itself.
+            document[key] = [
+                load_yaml(folder, element) if isinstance(element, str) else element
+                for element in listed
+            ]
     return document
 
 
+# (manifest attribute, key in the declaration, keys of nested file lists)
 _NESTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("tools", "tool", ("tools",)),
     ("agent_strategies", "agent_strategy", ("strategies",)),
@@ -185,156 +241,236 @@ _NESTED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def declared(manifest: Manifest, parts: Mapping[str, JSON], *, folder: Path | None = None) -> Declaration:
-    """From documents, kind → provider with its parts. Raises PackageError that names kind and field."""
-    shown = {name: _shown(document) for name, document in parts.items()}
-    document: JSON = {**msgspec.to_builtins(manifest), **shown}
-    found: dict[str, Any] = {}
+def build_declaration(
+    manifest: Manifest, parts: Mapping[str, JSON], *, folder: Path | None = None
+) -> Declaration:
+    """Build a declaration from documents: kind → provider with its parts. Raises
+    PackageError naming kind and field.
+
+    With `folder`, the files that are referred to must exist in it.
+    """
+    # The stored document is shown to tenants, the original is only used for validation.
+    public_parts = {
+        name: _public_document(document) for name, document in parts.items()
+    }
+    document: JSON = {**msgspec.to_builtins(manifest), **public_parts}
+    providers: dict[str, Any] = {}
     if (model := parts.get("model")) is not None:
         try:
-            found["model"] = definition_of(model, wire=WIRE, source=f"{manifest.id}: model provider")
+            providers["model"] = definition_of(
+                model, wire=WIRE, source=f"{manifest.id}: model provider"
+            )
         except ConfigError as error:
             raise PackageError(str(error)) from error
-    for key, kind, prepare in _SHAPES:
+    for key, struct_type, prepare in _PROVIDER_TYPES:
         if (part := parts.get(key)) is not None:
-            found[key] = _read(prepare(part), kind, f"{manifest.id}: {key.replace('_', ' ')} provider")
+            providers[key] = _convert(
+                prepare(part),
+                struct_type,
+                f"{manifest.id}: {key.replace('_', ' ')} provider",
+            )
     if folder is not None:
         _check_files(folder, manifest, parts)
-    return Declaration(manifest=manifest, document=document, **found)
+    return Declaration(manifest=manifest, document=document, **providers)
 
 
-def _read(document: JSON, kind: type[Any], source: str) -> Any:
+def _convert(document: JSON, struct_type: type[Any], source: str) -> Any:
     try:
-        return msgspec.convert(document, kind, strict=False)
+        return msgspec.convert(document, struct_type, strict=False)
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `$")
-        raise PackageError(f"{source}: {where.strip('.`') or 'the whole'}: {reason}") from error
+        # msgspec reports the path of the wrong field in its message.
+        raise PackageError(
+            f"{source}: {where.strip('.`') or 'the whole'}: {reason}"
+        ) from error
 
 
-def _shown(document: JSON) -> JSON:
-    """Without the files' names, which are nobody else's concern."""
+def _public_document(document: JSON) -> JSON:
+    """Return a provider without `extra`, which names internal files."""
     return {name: value for name, value in document.items() if name != "extra"}
 
 
-def _fields(given: Any) -> list[JSON]:
-    """A form, written as a list or as a mapping by name."""
-    if isinstance(given, dict):
-        return [{**(one or {}), "name": name} for name, one in given.items()]
-    return [one for one in given or () if isinstance(one, dict)]
+def _normalise_fields(raw_fields: Any) -> list[JSON]:
+    """Return a form's fields as a list. It may be written as a list or as a mapping by
+    name."""
+    if isinstance(raw_fields, dict):
+        return [
+            {**(attributes or {}), "name": name}
+            for name, attributes in raw_fields.items()
+        ]
+    return [
+        field_document
+        for field_document in raw_fields or ()
+        if isinstance(field_document, dict)
+    ]
 
 
-def _identity(document: JSON) -> JSON:
+def _normalise_identity(document: JSON) -> JSON:
     identity = dict(document.get("identity") or {})
     for name in ("label", "description"):
         if name in identity:
-            identity[name] = texts(identity[name])
+            identity[name] = localized_text(identity[name])
     identity["tags"] = identity.get("tags") or []
+    # YAML's empty values are None, which the structs do not accept; defaults apply
+    # instead.
     return {name: value for name, value in identity.items() if value is not None}
 
 
-def _parameter(one: JSON) -> JSON:
-    found = {name: value for name, value in one.items() if value is not None}
+def _normalise_parameter(raw_parameter: JSON) -> JSON:
+    parameter = {
+        name: value for name, value in raw_parameter.items() if value is not None
+    }
     for name in ("label", "human_description"):
-        if name in found:
-            found[name] = texts(found[name])
-    return found
+        if name in parameter:
+            parameter[name] = localized_text(parameter[name])
+    return parameter
 
 
-def _part(one: JSON) -> JSON:
+def _normalise_part(raw_part: JSON) -> JSON:
     return {
-        "identity": _identity(one),
-        "description": one.get("description"),
-        "parameters": [_parameter(each) for each in one.get("parameters") or ()],
-        "output_schema": one.get("output_schema") or None,
+        "identity": _normalise_identity(raw_part),
+        "description": raw_part.get("description"),
+        "parameters": [
+            _normalise_parameter(raw_parameter)
+            for raw_parameter in raw_part.get("parameters") or ()
+        ],
+        "output_schema": raw_part.get("output_schema") or None,
     }
 
 
-def _oauth(given: Any) -> JSON | None:
-    if not isinstance(given, dict):
+def _normalise_oauth(raw_oauth: Any) -> JSON | None:
+    if not isinstance(raw_oauth, dict):
         return None
-    return {name: _fields(given.get(name)) for name in ("client_schema", "credentials_schema")}
-
-
-def _tool(document: JSON) -> JSON:
-    form = document.get("credentials_for_provider") or document.get("credentials_schema")
     return {
-        "identity": _identity(document),
-        "credentials_schema": _fields(form),
-        "oauth_schema": _oauth(document.get("oauth_schema")),
-        "tools": [_part(one) for one in document.get("tools") or ()],
+        name: _normalise_fields(raw_oauth.get(name))
+        for name in ("client_schema", "credentials_schema")
     }
 
 
-def _agent(document: JSON) -> JSON:
-    return {"identity": _identity(document), "strategies": [_part(one) for one in document.get("strategies") or ()]}
-
-
-def _endpoint(document: JSON) -> JSON:
-    return {"settings": _fields(document.get("settings")), "endpoints": document.get("endpoints") or []}
-
-
-def _datasource(document: JSON) -> JSON:
+def _normalise_tool_provider(document: JSON) -> JSON:
+    # Plugins use either name for the same form.
+    credential_schema = document.get("credentials_for_provider") or document.get(
+        "credentials_schema"
+    )
     return {
-        "identity": _identity(document),
+        "identity": _normalise_identity(document),
+        "credentials_schema": _normalise_fields(credential_schema),
+        "oauth_schema": _normalise_oauth(document.get("oauth_schema")),
+        "tools": [
+            _normalise_part(raw_tool) for raw_tool in document.get("tools") or ()
+        ],
+    }
+
+
+def _normalise_agent_provider(document: JSON) -> JSON:
+    return {
+        "identity": _normalise_identity(document),
+        "strategies": [
+            _normalise_part(raw_strategy)
+            for raw_strategy in document.get("strategies") or ()
+        ],
+    }
+
+
+def _normalise_endpoint_group(document: JSON) -> JSON:
+    return {
+        "settings": _normalise_fields(document.get("settings")),
+        "endpoints": document.get("endpoints") or [],
+    }
+
+
+def _normalise_datasource_provider(document: JSON) -> JSON:
+    return {
+        "identity": _normalise_identity(document),
         "provider_type": document.get("provider_type"),
-        "credentials_schema": _fields(document.get("credentials_schema")),
-        "oauth_schema": _oauth(document.get("oauth_schema")),
-        "datasources": [_part(one) for one in document.get("datasources") or ()],
+        "credentials_schema": _normalise_fields(document.get("credentials_schema")),
+        "oauth_schema": _normalise_oauth(document.get("oauth_schema")),
+        "datasources": [
+            _normalise_part(raw_datasource)
+            for raw_datasource in document.get("datasources") or ()
+        ],
     }
 
 
-def _trigger(document: JSON) -> JSON:
+def _normalise_trigger_provider(document: JSON) -> JSON:
     constructor = document.get("subscription_constructor")
     return {
-        "identity": _identity(document),
-        "subscription_schema": _fields(document.get("subscription_schema")),
+        "identity": _normalise_identity(document),
+        "subscription_schema": _normalise_fields(document.get("subscription_schema")),
         "subscription_constructor": {
-            "parameters": [_parameter(one) for one in constructor.get("parameters") or ()],
-            "credentials_schema": _fields(constructor.get("credentials_schema")),
-            "oauth_schema": _oauth(constructor.get("oauth_schema")),
+            "parameters": [
+                _normalise_parameter(raw_parameter)
+                for raw_parameter in constructor.get("parameters") or ()
+            ],
+            "credentials_schema": _normalise_fields(
+                constructor.get("credentials_schema")
+            ),
+            "oauth_schema": _normalise_oauth(constructor.get("oauth_schema")),
         }
         if isinstance(constructor, dict)
         else None,
-        "events": [_part(one) for one in document.get("events") or ()],
+        "events": [
+            _normalise_part(raw_event) for raw_event in document.get("events") or ()
+        ],
     }
 
 
-_SHAPES: tuple[tuple[str, type[Any], Callable[[JSON], JSON]], ...] = (
-    ("tool", ToolProvider, _tool),
-    ("agent_strategy", AgentProvider, _agent),
-    ("endpoint", EndpointGroup, _endpoint),
-    ("datasource", DatasourceProvider, _datasource),
-    ("trigger", TriggerProvider, _trigger),
+_PROVIDER_TYPES: tuple[tuple[str, type[Any], Callable[[JSON], JSON]], ...] = (
+    ("tool", ToolProvider, _normalise_tool_provider),
+    ("agent_strategy", AgentProvider, _normalise_agent_provider),
+    ("endpoint", EndpointGroup, _normalise_endpoint_group),
+    ("datasource", DatasourceProvider, _normalise_datasource_provider),
+    ("trigger", TriggerProvider, _normalise_trigger_provider),
 )
 
 
 def _check_files(folder: Path, manifest: Manifest, parts: Mapping[str, JSON]) -> None:
-    """What is named must be there: icons, the program, the sources. Raises PackageError."""
+    """Raise PackageError if an icon, the entry point or a source file that is referred
+    to does not exist."""
+    # Icons of the manifest, of each provider, and the sizes of model providers.
     icons = [manifest.icon, manifest.icon_dark or ""]
     for part in parts.values():
         icons.append(str((part.get("identity") or {}).get("icon") or ""))
         for name in ("icon_small", "icon_large", "icon_small_dark", "icon_large_dark"):
-            icons += texts(part.get(name)).values() if part.get(name) else []
+            icons += localized_text(part.get(name)).values() if part.get(name) else []
     for icon in icons:
-        if icon and not icon.startswith(("http://", "https://")) and not (folder / "_assets" / icon).is_file():
+        if (
+            icon
+            and not icon.startswith(("http://", "https://"))
+            and not (folder / "_assets" / icon).is_file()
+        ):
             raise PackageError(f"icon {icon!r} is named and not in _assets")
-    if not (folder / f"{manifest.meta.runner.entrypoint.replace('.', '/')}.py").is_file():
-        raise PackageError(f"the program {manifest.meta.runner.entrypoint + '.py'!r} is not there")
+    # The entry point is a module path such as `main` or `app.main`.
+    if not (
+        folder / f"{manifest.meta.runner.entrypoint.replace('.', '/')}.py"
+    ).is_file():
+        raise PackageError(
+            f"the program {manifest.meta.runner.entrypoint + '.py'!r} is not there"
+        )
     for part in parts.values():
-        for source in _sources(part):
+        for source in _source_files(part):
             if not (folder / source).is_file():
                 raise PackageError(f"{source!r} is named and not there")
 
 
-def _sources(document: Any) -> list[str]:
-    """The Python files that a declaration names, at any depth."""
+def _source_files(document: Any) -> list[str]:
+    """Return the Python files that a declaration refers to, at any depth."""
     if isinstance(document, list):
-        return [source for one in document for source in _sources(one)]
+        return [source for element in document for source in _source_files(element)]
     if not isinstance(document, dict):
         return []
-    python = (document.get("extra") or {}).get("python") if isinstance(document.get("extra"), dict) else None
-    found: list[str] = []
+    python = (
+        (document.get("extra") or {}).get("python")
+        if isinstance(document.get("extra"), dict)
+        else None
+    )
+    sources: list[str] = []
+    # Values are one file or a list of files.
     for value in (python or {}).values():
-        found += [str(one) for one in value] if isinstance(value, list) else [str(value)]
+        sources += (
+            [str(file_name) for file_name in value]
+            if isinstance(value, list)
+            else [str(value)]
+        )
     inner = [value for name, value in document.items() if name != "extra"]
-    return [*found, *_sources(inner)]
+    return [*sources, *_source_files(inner)]

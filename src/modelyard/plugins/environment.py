@@ -1,7 +1,8 @@
-"""Where a plugin's dependencies are installed: virtual environments that plugins with the same resolved set share.
+"""Virtual environments for plugins' dependencies. Plugins with the same resolved set
+share one.
 
-An environment's name is the digest of what is in it, so two plugins that need the same have the same, and one that is
-there is never changed. `uv` resolves and installs; Python is found on this machine and never downloaded.
+An environment is named after the digest of its contents and never changes. `uv`
+resolves and installs; Python must exist on this machine and is never downloaded.
 """
 
 import asyncio
@@ -23,81 +24,113 @@ import msgspec
 from modelyard.base.clock import SystemClock
 from modelyard.base.errors import ConfigError, PackageError, PluginError
 from modelyard.plugins.package import save
-from modelyard.plugins.requirements import asked_for, check_lock, checked_export, listed
+from modelyard.plugins.requirements import (
+    check_export,
+    check_lock,
+    parse_requirements,
+    read_requirements,
+)
 
 READY = "modelyard.json"
-"""In an environment that is whole."""
-_SECONDS = 600.0
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
-                   "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy",
-                   "no_proxy")  # fmt: skip
-_PREFERRED = ((3, 12), (3, 13), (3, 14), (3, 11))
-"""Most plugins are made for the first; the last is for those that the SDK's newer versions leave behind."""
-_BOUND = re.compile(r"(>=|==|~=|<=|<|>|!=)\s*(\d+)\.(\d+)")
+"""Marker file; it exists only in a complete environment."""
+_TIMEOUT_SECONDS = 600.0
+# The only variables that uv gets: no secret of the server must reach a package's build.
+_PASSED_VARIABLES = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+)
+_PREFERRED_VERSIONS = ((3, 12), (3, 13), (3, 14), (3, 11))
+"""Python versions in order of preference. Most plugins target the first; the last is
+for those that newer SDKs dropped."""
+_VERSION_BOUND = re.compile(r"(>=|==|~=|<=|<|>|!=)\s*(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Python:
-    """An interpreter on this machine."""
+    """A Python interpreter on this machine."""
 
     path: Path
     version: tuple[int, int, int]
 
     @property
     def minor(self) -> tuple[int, int]:
+        """(major, minor) version."""
         return self.version[:2]
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """One that is whole."""
+    """A complete virtual environment."""
 
     folder: Path
     name: str
 
     @property
     def python(self) -> Path:
+        """The environment's interpreter."""
         return self.folder / "bin" / "python"
 
     @property
     def base(self) -> Path:
-        """The Python that it was made from: what is run before anything that was installed may be."""
-        return Path(str(msgspec.json.decode((self.folder / READY).read_bytes())["python"]))
+        """The interpreter that the environment was created from, used before any
+        installed code may run."""
+        return Path(
+            str(msgspec.json.decode((self.folder / READY).read_bytes())["python"])
+        )
 
     def touch(self) -> None:
-        """Say that it is used: what nobody uses is collected."""
+        """Mark the environment as used now; `collect` removes unused ones."""
         os.utime(self.folder / READY)
 
 
 @dataclass(slots=True)
 class Environments:
-    """Makes and keeps them below a folder."""
+    """Creates, finds and removes environments below a folder."""
 
     folder: Path
     environ: Mapping[str, str]
     offline: bool = False
     wheelhouse: Path | None = None
-    """A folder of wheels; where it is given, nothing comes from anywhere else."""
+    """A folder of wheels; if set, it is the only source of packages."""
     index_url: str = ""
     _pythons: list[Python] | None = field(default=None, init=False)
 
     async def prepare(self, source: Path, *, name: str) -> Environment:
-        """The environment for the plugin in a folder, made where it is not there.
+        """Return the environment for the plugin in a folder, creating it if necessary.
 
-        Raises PluginError that names the package that cannot be had and why; then nothing is left behind.
+        Raises PluginError naming the package that cannot be installed and the reason;
+        nothing is left behind then.
         """
         source = Path.cwd() / source  # uv is started elsewhere
         self.folder.mkdir(parents=True, exist_ok=True)
-        wanted = _requires_python(source)
+        requires_python = _requires_python(source)
         pythons = await self.pythons()
-        python = choose(pythons, wanted)
+        python = choose(pythons, requires_python)
         if python is None:
-            raise PluginError(_none_fits(pythons, wanted), plugin=name)
-        resolved = await self._resolved(source, python, name)
-        digest = hashlib.sha256(f"{python.path}\n{python.version}\n{resolved}".encode()).hexdigest()[:24]
+            raise PluginError(_no_python_message(pythons, requires_python), plugin=name)
+        resolved = await self._resolve(source, python, name)
+        # The digest covers the interpreter too: wheels depend on it.
+        digest = hashlib.sha256(
+            f"{python.path}\n{python.version}\n{resolved}".encode()
+        ).hexdigest()[:24]
         target = self.folder / digest
-        lock = await _locked(self.folder, digest)
+        lock = await _acquire_lock(self.folder, digest)
         try:
+            # Checked under the lock, since another process may have built it meanwhile.
             if not (target / READY).is_file():
                 await self._build(target, python, resolved, name)
         finally:
@@ -107,157 +140,290 @@ class Environments:
         return environment
 
     def find(self, digest: str) -> Environment | None:
+        """Return the environment with that digest; None if it does not exist or is
+        incomplete."""
         folder = (self.folder / digest).resolve()
         return Environment(folder, digest) if (folder / READY).is_file() else None
 
     def collect(self, used: Sequence[str], *, older_than: float) -> list[str]:
-        """Remove environments that nobody uses and nobody has used for so many seconds; their names."""
-        gone: list[str] = []
+        """Remove environments that are not in `used` and have not been used for
+        `older_than` seconds. Returns their names."""
+        removed_names: list[str] = []
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
             if folder.name in used or folder.name.startswith("."):
                 continue
+            # An incomplete environment without the marker is left over from a crash.
             ready = folder / READY
             last = ready.stat().st_mtime if ready.is_file() else folder.stat().st_mtime
             if SystemClock().time() - last > older_than:
                 shutil.rmtree(folder, ignore_errors=True)
-                gone.append(folder.name)
-        return gone
+                removed_names.append(folder.name)
+        return removed_names
 
     async def pythons(self) -> Sequence[Python]:
-        """Interpreters of 3.11 and newer: on the path, from pyenv, from uv."""
+        """Return the CPython interpreters from 3.11 on, preferred ones first: from
+        PATH, pyenv and uv."""
         if self._pythons is None:
             probes = [_probe(path) for path in _candidates(self.environ)]
-            found = [one for one in await asyncio.gather(*probes) if one is not None and one.version >= (3, 11)]
-            unique = {one.path: one for one in reversed(found)}
-            self._pythons = sorted(unique.values(), key=lambda one: _rank(one.minor))
+            usable = [
+                python
+                for python in await asyncio.gather(*probes)
+                if python is not None and python.version >= (3, 11)
+            ]
+            # Several names may lead to the same interpreter; the first candidate wins.
+            unique = {python.path: python for python in reversed(usable)}
+            self._pythons = sorted(
+                unique.values(), key=lambda python: _rank(python.minor)
+            )
         return self._pythons
 
     # resolving
 
-    async def _resolved(self, source: Path, python: Python, name: str) -> str:
-        """What is to be installed, one `package==version` a line, as it was worked out when first asked."""
-        inputs = [source / one for one in ("uv.lock", "pyproject.toml", "requirements.txt")]
+    async def _resolve(self, source: Path, python: Python, name: str) -> str:
+        """Return the resolved packages, one `package==version` per line. The result is
+        cached by the input files."""
+        inputs = [
+            source / file_name
+            for file_name in ("uv.lock", "pyproject.toml", "requirements.txt")
+        ]
         present = [path for path in inputs if path.is_file()]
         if not present:
-            raise PluginError("it has neither pyproject.toml nor requirements.txt", plugin=name)
+            raise PluginError(
+                "it has neither pyproject.toml nor requirements.txt", plugin=name
+            )
         try:
-            asked = await asyncio.to_thread(_checked, source)
+            requirements = await asyncio.to_thread(_check_requirements, source)
         except PackageError as error:
-            raise PluginError(f"its dependencies cannot be installed: {error}", plugin=name) from error
+            raise PluginError(
+                f"its dependencies cannot be installed: {error}", plugin=name
+            ) from error
+        # The key covers everything that influences resolution: interpreter and input
+        # files.
         digest = hashlib.sha256(f"wheels\n{python.version}".encode())
         for path in present:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-        known = self.folder / ".resolved" / f"{digest.hexdigest()[:32]}.txt"
-        if known.is_file():
-            return known.read_text("utf-8")
+        cache_file = self.folder / ".resolved" / f"{digest.hexdigest()[:32]}.txt"
+        if cache_file.is_file():
+            return cache_file.read_text("utf-8")
         is_locked = {"uv.lock", "pyproject.toml"} <= {path.name for path in present}
+        # An empty working folder: uv must not pick up other files of the plugin.
         with tempfile.TemporaryDirectory(prefix="modelyard-resolve-") as name_of_folder:
             text = await self._uv(
-                _resolving(source, asked, Path(name_of_folder), is_locked=is_locked, python=python, more=self._from()),
+                _resolve_arguments(
+                    source,
+                    requirements,
+                    Path(name_of_folder),
+                    is_locked=is_locked,
+                    python=python,
+                    index_options=self._index_options(),
+                ),
                 name,
                 cwd=Path(name_of_folder),
             )
-        lines = sorted(checked_export(text) if is_locked else listed(text, "what uv resolved"))
-        if not any(line.lower().startswith(("dify-plugin", "dify_plugin")) for line in lines):
-            raise PluginError("it does not depend on dify_plugin, which every plugin speaks through", plugin=name)
+        lines = sorted(
+            check_export(text)
+            if is_locked
+            else parse_requirements(text, "what uv resolved")
+        )
+        # Without the SDK the process would start and never answer.
+        if not any(
+            line.lower().startswith(("dify-plugin", "dify_plugin")) for line in lines
+        ):
+            raise PluginError(
+                "it does not depend on dify_plugin, which every plugin speaks through",
+                plugin=name,
+            )
         resolved = "\n".join(lines) + "\n"
-        save(known, resolved.encode())
+        save(cache_file, resolved.encode())
         return resolved
 
-    def _from(self) -> list[str]:
-        """Where packages may come from."""
+    def _index_options(self) -> list[str]:
+        """Return uv's options for the package source."""
         if self.wheelhouse is not None:
             return ["--no-index", "--find-links", str(self.wheelhouse)]
         return ["--default-index", self.index_url] if self.index_url else []
 
     # building
 
-    async def _build(self, target: Path, python: Python, resolved: str, name: str) -> None:
+    async def _build(
+        self, target: Path, python: Python, resolved: str, name: str
+    ) -> None:
+        # Built under another name and renamed at the end, so that an incomplete
+        # environment is never found.
         partial = target.with_name(f".partial-{target.name}")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            await self._uv(["venv", "--quiet", "--relocatable", "--python", str(python.path), str(partial)], name)
-            chosen = partial / "resolved.txt"
-            chosen.write_text(resolved, "utf-8")
+            # Relocatable, because the folder is renamed afterwards.
             await self._uv(
-                ["pip", "install", "--no-deps", "--only-binary", ":all:",
-                 "--python", str(partial / "bin" / "python"), *self._from(), "--requirement", str(chosen)],
+                [
+                    "venv",
+                    "--quiet",
+                    "--relocatable",
+                    "--python",
+                    str(python.path),
+                    str(partial),
+                ],
                 name,
-            )  # fmt: skip
-            about = {"python": str(python.path), "version": list(python.version), "made_at": time.time()}
-            (partial / READY).write_bytes(msgspec.json.encode(about))
+            )
+            requirements_file = partial / "resolved.txt"
+            requirements_file.write_text(resolved, "utf-8")
+            await self._uv(
+                # Only wheels and no dependencies: building a package would run its code
+                # unconfined.
+                [
+                    "pip",
+                    "install",
+                    "--no-deps",
+                    "--only-binary",
+                    ":all:",
+                    "--python",
+                    str(partial / "bin" / "python"),
+                    *self._index_options(),
+                    "--requirement",
+                    str(requirements_file),
+                ],
+                name,
+            )
+            metadata = {
+                "python": str(python.path),
+                "version": list(python.version),
+                "made_at": time.time(),
+            }
+            (partial / READY).write_bytes(msgspec.json.encode(metadata))
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    async def _uv(self, arguments: Sequence[str], name: str, *, cwd: Path | None = None) -> str:
-        """What uv prints. Raises PluginError with its reason."""
-        environ = {key: self.environ[key] for key in _KEPT_VARIABLES if key in self.environ}
-        environ |= {key: value for key, value in self.environ.items() if key.startswith("UV_")}
-        environ |= {"UV_CACHE_DIR": str(self.folder / ".cache"), "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+    async def _uv(
+        self, arguments: Sequence[str], name: str, *, cwd: Path | None = None
+    ) -> str:
+        """Run uv and return its output. Raises PluginError with uv's reason, or after
+        the timeout."""
+        environ = {
+            key: self.environ[key] for key in _PASSED_VARIABLES if key in self.environ
+        }
+        environ |= {
+            key: value for key, value in self.environ.items() if key.startswith("UV_")
+        }
+        # Downloads of interpreters are switched off explicitly.
+        environ |= {
+            "UV_CACHE_DIR": str(self.folder / ".cache"),
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_NO_PROGRESS": "1",
+        }
         options = ["--offline"] if self.offline or self.wheelhouse is not None else []
         process = await asyncio.create_subprocess_exec(
-            uv_path(), *arguments, *options,
-            cwd=cwd or self.folder, env=environ, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
+            uv_path(),
+            *arguments,
+            *options,
+            cwd=cwd or self.folder,
+            env=environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
             umask=0o022,  # plugins run as users of their own, who have to read it
-        )  # fmt: skip
+        )
         try:
-            async with asyncio.timeout(_SECONDS):
-                out, err = await process.communicate()
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                stdout, err = await process.communicate()
         except TimeoutError:
-            raise PluginError(f"its dependencies were not installed within {_SECONDS:.0f} s", plugin=name) from None
+            raise PluginError(
+                f"its dependencies were not installed within {_TIMEOUT_SECONDS:.0f} s",
+                plugin=name,
+            ) from None
         finally:
+            # Reached on a timeout or a cancellation.
             if process.returncode is None:
                 process.kill()
                 await process.wait()
         if process.returncode:
-            raise PluginError(f"its dependencies cannot be installed: {_reason(err.decode('utf-8', 'replace'))}",
-                              plugin=name)  # fmt: skip
-        return out.decode()
+            raise PluginError(
+                "its dependencies cannot be installed:"
+                f" {_reason(err.decode('utf-8', 'replace'))}",
+                plugin=name,
+            )
+        return stdout.decode()
 
 
-def _checked(source: Path) -> list[str]:
-    """What a plugin asks for. Raises PackageError where it asks for more than wheels from an index."""
+def _check_requirements(source: Path) -> list[str]:
+    """Return a plugin's requirements. Raises PackageError if it requires anything but
+    wheels from an index."""
     if (source / "pyproject.toml").is_file() and (source / "uv.lock").is_file():
         check_lock(source)
-    return asked_for(source)
+    return read_requirements(source)
 
 
-def _resolving(
-    source: Path, asked: Sequence[str], work: Path, *, is_locked: bool, python: Python, more: Sequence[str]
+def _resolve_arguments(
+    source: Path,
+    requirements: Sequence[str],
+    work: Path,
+    *,
+    is_locked: bool,
+    python: Python,
+    index_options: Sequence[str],
 ) -> list[str]:
-    """What uv is asked to work out, in a folder that holds what was checked and nothing else of the plugin's."""
+    """Return uv's arguments for resolving, and copy the checked input files into the
+    folder `work`."""
+    # With a lock file, uv only exports it; otherwise it resolves the requirements.
     if is_locked:
         for file in ("pyproject.toml", "uv.lock"):
             shutil.copyfile(source / file, work / file)
-        return ["export", "--frozen", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate", "--no-build",
-                "--no-config", "--python", str(python.path)]  # fmt: skip
-    wanted = work / "requirements.in"
-    wanted.write_text("\n".join(asked) + "\n", "utf-8")
-    return ["pip", "compile", "--no-header", "--no-annotate", "--only-binary", ":all:", "--python", str(python.path),
-            *more, str(wanted)]  # fmt: skip
+        return [
+            "export",
+            "--frozen",
+            "--no-dev",
+            "--no-emit-project",
+            "--no-header",
+            "--no-annotate",
+            "--no-build",
+            "--no-config",
+            "--python",
+            str(python.path),
+        ]
+    input_file = work / "requirements.in"
+    input_file.write_text("\n".join(requirements) + "\n", "utf-8")
+    return [
+        "pip",
+        "compile",
+        "--no-header",
+        "--no-annotate",
+        "--only-binary",
+        ":all:",
+        "--python",
+        str(python.path),
+        *index_options,
+        str(input_file),
+    ]
 
 
 def uv_path() -> str:
-    """The `uv` beside our own Python, else the one on the path. Raises ConfigError where there is none."""
-    beside = Path(sys.executable).parent / "uv"
-    found = str(beside) if beside.is_file() else shutil.which("uv")
-    if found is None:
+    """Return the `uv` next to our own Python, or else the one on PATH. Raises
+    ConfigError if there is none."""
+    local_uv = Path(sys.executable).parent / "uv"
+    executable = str(local_uv) if local_uv.is_file() else shutil.which("uv")
+    if executable is None:
         raise ConfigError("plugins need uv: pip install 'modelyard[plugins]'")
-    return found
+    return executable
 
 
 def _reason(text: str) -> str:
-    """What uv says is wrong, without what it says on the way there."""
+    """Return the error part of uv's output, without its progress messages."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    start = next((n for n, line in enumerate(lines) if line.lstrip().startswith(("error", "×", "Caused by"))), 0)
+    start = next(
+        (
+            n
+            for n, line in enumerate(lines)
+            if line.lstrip().startswith(("error", "×", "Caused by"))
+        ),
+        0,
+    )
     return "\n".join(lines[start:][:12]) or "uv gave no reason"
 
 
 def _requires_python(source: Path) -> str:
-    """What the plugin's own files say of Python's version; empty where they say nothing."""
+    """Return `requires-python` of the plugin's pyproject.toml; "" if there is none."""
     if (source / "pyproject.toml").is_file():
         import tomllib
 
@@ -269,71 +435,108 @@ def _requires_python(source: Path) -> str:
     return ""
 
 
-def choose(pythons: Sequence[Python], wanted: str) -> Python | None:
-    """The first that fits a `requires-python`."""
-    return next((one for one in pythons if fits(one.minor, wanted)), None)
+def choose(pythons: Sequence[Python], requires_python: str) -> Python | None:
+    """Return the first interpreter that satisfies a `requires-python`, or None."""
+    return next(
+        (python for python in pythons if satisfies(python.minor, requires_python)), None
+    )
 
 
-def fits(minor: tuple[int, int], wanted: str) -> bool:
-    """Whether 3.x satisfies a `requires-python`, as far as its first two numbers say."""
-    for operator, major, second in _BOUND.findall(wanted):
+def satisfies(minor: tuple[int, int], requires_python: str) -> bool:
+    """Return whether a minor version satisfies a `requires-python`; only its first two
+    numbers are compared."""
+    for operator, major, second in _VERSION_BOUND.findall(requires_python):
         bound = (int(major), int(second))
+        # Comparisons by minor version are imprecise for patch bounds; uv checks them
+        # exactly later.
         if not {
-            ">=": minor >= bound, ">": minor >= bound, "<=": minor <= bound, "<": minor < bound,
-            "==": minor == bound, "~=": minor >= bound, "!=": minor != bound,
-        }[operator]:  # fmt: skip
+            ">=": minor >= bound,
+            ">": minor >= bound,
+            "<=": minor <= bound,
+            "<": minor < bound,
+            "==": minor == bound,
+            "~=": minor >= bound,
+            "!=": minor != bound,
+        }[operator]:
             return False
     return True
 
 
-def _none_fits(pythons: Sequence[Python], wanted: str) -> str:
-    there = ", ".join(".".join(map(str, one.version)) for one in pythons) or "none"
+def _no_python_message(pythons: Sequence[Python], requires_python: str) -> str:
+    installed_versions = (
+        ", ".join(".".join(map(str, python.version)) for python in pythons) or "none"
+    )
     return (
-        f"it needs Python {wanted or '3.11 or newer'}, and of those on this machine ({there}) none fits; install one "
-        "(for instance `uv python install 3.12`): none is downloaded for you"
+        f"it needs Python {requires_python or '3.11 or newer'}, and of those on this"
+        f" machine ({installed_versions}) none fits; install one (for instance `uv"
+        " python install 3.12`): none is downloaded for you"
     )
 
 
 def _rank(minor: tuple[int, int]) -> int:
-    return _PREFERRED.index(minor) if minor in _PREFERRED else len(_PREFERRED)
+    return (
+        _PREFERRED_VERSIONS.index(minor)
+        if minor in _PREFERRED_VERSIONS
+        else len(_PREFERRED_VERSIONS)
+    )
 
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
     home = Path(environ.get("HOME", "/"))
-    for version in (".".join(map(str, one)) for one in _PREFERRED):
+    for version in (".".join(map(str, minor)) for minor in _PREFERRED_VERSIONS):
         for folder in environ.get("PATH", "").split(os.pathsep):
             path = Path(folder) / f"python{version}"
-            if folder and os.path.isfile(path):  # noqa: PTH113  False where it must not be looked at; `Path` raises
+            if folder and os.path.isfile(path):  # noqa: PTH113
                 yield path
-    for root in (Path(environ.get("PYENV_ROOT") or home / ".pyenv") / "versions",
-                 Path(environ.get("UV_PYTHON_INSTALL_DIR") or home / ".local/share/uv/python")):  # fmt: skip
+    for root in (
+        Path(environ.get("PYENV_ROOT") or home / ".pyenv") / "versions",
+        Path(environ.get("UV_PYTHON_INSTALL_DIR") or home / ".local/share/uv/python"),
+    ):
         with suppress(OSError):  # somebody else's home folder
+            # Matches 3.11 to 3.19 in both layouts.
             yield from sorted(root.glob("*3.1[1-9]*/bin/python3"))
     yield Path(sys.executable)
 
 
 async def _probe(path: Path) -> Python | None:
-    """What an interpreter says of itself; None where it is a stand-in that starts nothing."""
-    code = "import sys; print(sys.implementation.name, *sys.version_info[:3], sys.base_prefix, sep='\\n')"
+    """Ask an interpreter for its version; None if it is not a working CPython."""
+    code = (
+        "import sys; print(sys.implementation.name, *sys.version_info[:3],"
+        " sys.base_prefix, sep='\\n')"
+    )
+    # Isolated and without site: the interpreter must not run hooks of installed
+    # packages.
     try:
         process = await asyncio.create_subprocess_exec(
-            str(path), "-I", "-S", "-c", code, cwd="/", stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        out, _ = await process.communicate()
+            str(path),
+            "-I",
+            "-S",
+            "-c",
+            code,
+            cwd="/",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        stdout, _ = await process.communicate()
     except OSError:
         return None
-    if process.returncode or not out.startswith(b"cpython"):
+    if process.returncode or not stdout.startswith(b"cpython"):
         return None
-    _, major, minor, micro, prefix = out.decode().splitlines()
+    _, major, minor, micro, prefix = stdout.decode().splitlines()
+    # Use the real interpreter instead of a shim or a virtual environment's link.
     real = Path(prefix) / "bin" / f"python{major}.{minor}"
-    return Python(real if real.is_file() else path, (int(major), int(minor), int(micro)))
+    return Python(
+        real if real.is_file() else path, (int(major), int(minor), int(micro))
+    )
 
 
-async def _locked(folder: Path, name: str) -> int:
-    """A lock between processes, held until the descriptor is closed, however that comes about."""
+async def _acquire_lock(folder: Path, name: str) -> int:
+    """Acquire a lock between processes. It is held until the returned descriptor is
+    closed, also by a crash."""
 
     def wait() -> int:
+        """Block until the lock is acquired and return its descriptor."""
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / f".lock-{name}", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,4 +1,5 @@
-"""What a plugin needs to be started on this machine: its environment, its folders, and the cell that it runs in."""
+"""Prepares the start of a plugin on this machine: its environment, its work folders,
+and the cell that confines it."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -8,62 +9,96 @@ from modelyard.plugins.environment import Environment
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.installed import InstalledPackages, environment_name
 from modelyard.plugins.process import Launch, LocalRuntime
-from modelyard.plugins.quarters import Quarter, Quarters
-from modelyard.plugins.wardens import Cell
+from modelyard.plugins.quarters import WorkFolders, WorkFolderStore
+from modelyard.plugins.wardens import SandboxScope
 
-_PLUGIN_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TIKTOKEN_CACHE_DIR")
-"""All that a plugin is told of the host's environment: nothing that could be a secret."""
+_PLUGIN_VARIABLES = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "TIKTOKEN_CACHE_DIR",
+)
+"""The only variables that a plugin gets from the host's environment; none of them can
+be a secret."""
 
 
 class Launcher:
-    """Makes the runtimes of installed plugins; their processes start with the first call."""
+    """Creates the runtimes of installed plugins. Their processes start with the first
+    call."""
 
     def __init__(
         self,
         packages: InstalledPackages,
-        quarters: Quarters,
+        quarters: WorkFolderStore,
         neighbours: Callable[[str], Sequence[str]],
         environ: Mapping[str, str],
-        made: Callable[[Launch], LocalRuntime],
+        make_runtime: Callable[[Launch], LocalRuntime],
     ) -> None:
         self._packages = packages
         self._quarters = quarters
         self._neighbours = neighbours
         self._environ = environ
-        self._made = made
+        self._make_runtime = make_runtime
 
     async def runtime(self, tenant: str, identifier: str) -> LocalRuntime:
-        """A tenant's plugin, ready to be called. Raises PluginError, NotFoundError."""
+        """Return the runtime of a tenant's plugin. Raises PluginError, NotFoundError."""
         plugin = PluginIdentifier.parse(identifier).id
         declaration = self._packages.declaration(identifier)
         folder = self._packages.folder(identifier).resolve()
         environment = await self._packages.environment(identifier)
-        quarter = await asyncio.to_thread(self._quarters.of, tenant, plugin)
+        quarter = await asyncio.to_thread(self._quarters.get, tenant, plugin)
         launch = Launch(
             plugin=plugin,
             folder=folder,
             module=declaration.manifest.meta.runner.entrypoint,
+            # Evaluated at each start, because a tenant's plugins change.
             cell=lambda: self._cell(tenant, environment, folder, quarter),
             quarter=quarter,
             env=self._variables(),
         )
-        return self._made(launch)
+        return self._make_runtime(launch)
 
     def _variables(self) -> dict[str, str]:
-        env = {name: self._environ[name] for name in _PLUGIN_VARIABLES if name in self._environ}
-        return env | {"INSTALL_METHOD": "local", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        env = {
+            name: self._environ[name]
+            for name in _PLUGIN_VARIABLES
+            if name in self._environ
+        }
+        # These variables are part of Dify's plugin protocol, or keep the code folder
+        # unchanged.
+        return env | {
+            "INSTALL_METHOD": "local",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
 
-    def _cell(self, tenant: str, environment: Environment, folder: Path, quarter: Quarter) -> Cell:
-        """All plugins of a tenant in an environment: this one at least."""
+    def _cell(
+        self, tenant: str, environment: Environment, folder: Path, quarter: WorkFolders
+    ) -> SandboxScope:
+        """Return the cell for all plugins of a tenant that share the environment, which
+        includes this one."""
         code, works = {folder}, {*quarter.folders}
+        # All plugins in a cell share a zygote, so it must be able to read the code of
+        # each.
         for identifier in self._neighbours(tenant):
-            place = self._packages.folder(identifier)
-            if place.is_dir() and environment_name(place) == environment.name:
-                code.add(place.resolve())
-                works |= {*self._quarters.of(tenant, PluginIdentifier.parse(identifier).id).folders}
-        return Cell(
+            neighbour_folder = self._packages.folder(identifier)
+            if (
+                neighbour_folder.is_dir()
+                and environment_name(neighbour_folder) == environment.name
+            ):
+                code.add(neighbour_folder.resolve())
+                works |= {
+                    *self._quarters.get(
+                        tenant, PluginIdentifier.parse(identifier).id
+                    ).folders
+                }
+        return SandboxScope(
             tenant=tenant,
             environment=environment,
+            # Sorted, so that equal cells compare equal.
             code=tuple(sorted(code)),
             work=tuple(sorted(works)),
             tmp=quarter.shared,

@@ -1,4 +1,5 @@
-"""`manifest.yaml`: who made a plugin, what it may do, and which files declare what it offers."""
+"""`manifest.yaml` of a plugin: its author, the permissions it requests, and the files
+that declare what it offers."""
 
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -15,17 +16,19 @@ from modelyard.plugins.identity import AUTHOR, NAME, VERSION, PluginIdentifier
 
 MANIFEST = "manifest.yaml"
 KINDS = ("tools", "models", "endpoints", "agent_strategies", "datasources", "triggers")
-_ALONE = ("models", "agent_strategies", "datasources", "triggers")
-"""Kinds that share a plugin with no other."""
+_EXCLUSIVE_KINDS = ("models", "agent_strategies", "datasources", "triggers")
+"""Kinds that must be the only kind in a plugin."""
 _KIB, _GIB = 1024, 1 << 30
 
 
 class Enabled(msgspec.Struct, frozen=True, kw_only=True):
+    """A permission that is either granted or not."""
+
     enabled: bool = False
 
 
 class ModelPermission(Enabled, frozen=True, kw_only=True):
-    """Which model types a plugin may call."""
+    """The model types that a plugin may call."""
 
     llm: bool = False
     text_embedding: bool = False
@@ -36,12 +39,14 @@ class ModelPermission(Enabled, frozen=True, kw_only=True):
 
 
 class StoragePermission(Enabled, frozen=True, kw_only=True):
+    """Permission to store data on the host."""
+
     size: Annotated[int, msgspec.Meta(ge=0, le=_GIB)] = 0
-    """Bytes."""
+    """Maximum size in bytes."""
 
 
 class Permissions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plugin may ask of its host; nothing that is not said."""
+    """The permissions a plugin requests; everything not mentioned is denied."""
 
     tool: Enabled = Enabled()
     model: ModelPermission = ModelPermission()
@@ -50,48 +55,73 @@ class Permissions(msgspec.Struct, frozen=True, kw_only=True):
     app: Enabled = Enabled()
     storage: StoragePermission = StoragePermission()
 
-    def words(self) -> list[str]:
-        """What is allowed, one word each, as `model.llm`."""
-        plain = [name for name in ("tool", "node", "endpoint", "app", "storage") if getattr(self, name).enabled]
-        models = [f"model.{name}" for name in _MODEL_WORDS if self.model.enabled and getattr(self.model, name)]
+    def allowed_names(self) -> list[str]:
+        """Return the names of the allowed permissions, such as `model.llm`."""
+        plain = [
+            name
+            for name in ("tool", "node", "endpoint", "app", "storage")
+            if getattr(self, name).enabled
+        ]
+        models = [
+            f"model.{name}"
+            for name in _MODEL_PERMISSIONS
+            if self.model.enabled and getattr(self.model, name)
+        ]
         return [*plain, *models]
 
-    def allows(self, word: str) -> bool:
-        return word in self.words()
+    def allows(self, permission: str) -> bool:
+        """Return whether the permission with that name is allowed."""
+        return permission in self.allowed_names()
 
-    def within(self, words: list[str]) -> "Permissions":
-        """What is left where only these words are granted."""
+    def restricted_to(self, granted: list[str]) -> "Permissions":
+        """Return the permissions reduced to those that are also in `granted`."""
+        # Both are required: what the manifest requests and what the tenant granted.
         document = msgspec.to_builtins(self)
         for name in ("tool", "node", "endpoint", "app", "storage"):
-            document[name]["enabled"] = document[name]["enabled"] and name in words
-        for name in _MODEL_WORDS:
-            document["model"][name] = document["model"][name] and f"model.{name}" in words
+            document[name]["enabled"] = document[name]["enabled"] and name in granted
+        for name in _MODEL_PERMISSIONS:
+            document["model"][name] = (
+                document["model"][name] and f"model.{name}" in granted
+            )
         return msgspec.convert(document, Permissions)
 
 
-_MODEL_WORDS = ("llm", "text_embedding", "rerank", "tts", "speech2text", "moderation")
+_MODEL_PERMISSIONS = (
+    "llm",
+    "text_embedding",
+    "rerank",
+    "tts",
+    "speech2text",
+    "moderation",
+)
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
+    """The resources that a plugin requests."""
+
     memory: int = 0
-    """Bytes that it says it needs."""
+    """Memory in bytes that the plugin says it needs."""
     permission: Permissions | None = None
 
 
 class Runner(msgspec.Struct, frozen=True, kw_only=True):
+    """How the plugin's program is started."""
+
     language: str = "python"
     version: str = "3.12"
     entrypoint: str = "main"
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """Format version, supported architectures and runner of the plugin."""
+
     version: str = "0.0.1"
     arch: list[str] = []
     runner: Runner = Runner()
     minimum_dify_version: str | None = None
 
 
-class Offered(msgspec.Struct, frozen=True, kw_only=True):
+class DeclarationFiles(msgspec.Struct, frozen=True, kw_only=True):
     """The files that declare what the plugin offers, by kind."""
 
     tools: list[str] = []
@@ -102,10 +132,13 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
     triggers: list[str] = []
 
     def kinds(self) -> list[str]:
+        """Return the kinds for which there are files."""
         return [kind for kind in KINDS if getattr(self, kind)]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The contents of a plugin's or bundle's manifest."""
+
     version: str
     type: str = "plugin"
     author: str = ""
@@ -117,42 +150,50 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str = ""
     tags: list[str] = []
     resource: Resource = Resource()
-    plugins: Offered = Offered()
+    plugins: DeclarationFiles = DeclarationFiles()
     meta: Meta = Meta()
     privacy: str | None = None
     repo: str | None = None
 
     @property
     def id(self) -> str:
+        """`author/name`, or just the name if there is no author."""
         return f"{self.author}/{self.name}" if self.author else self.name
 
     @property
     def permissions(self) -> Permissions:
+        """The requested permissions; none if the manifest has no such section."""
         return self.resource.permission or Permissions()
 
     @property
     def category(self) -> str:
-        """What it is counted as where one word has to do."""
+        """The plugin's main category, for listings."""
         kinds = self.plugins.kinds()
-        for kind, word in _CATEGORIES.items():
+        # The order of the table decides for plugins with several kinds.
+        for kind, category in _CATEGORIES.items():
             if kind in kinds:
-                return word
+                return category
         return "extension"
 
     def identifier(self, checksum: str) -> PluginIdentifier:
+        """Return the identifier of a package with that checksum."""
         return PluginIdentifier(self.author, self.name, self.version, checksum)
 
 
 _CATEGORIES = {
-    "tools": "tool", "models": "model", "datasources": "datasource", "agent_strategies": "agent-strategy",
+    "tools": "tool",
+    "models": "model",
+    "datasources": "datasource",
+    "agent_strategies": "agent-strategy",
     "triggers": "trigger",
-}  # fmt: skip
+}
 
 
 def read_yaml(text: bytes, source: str) -> JSON:
-    """A YAML mapping. Raises PackageError that names the file."""
+    """Parse a YAML mapping. Raises PackageError naming the file."""
     try:
-        document = yaml.load(text, Loader=FiniteLoader)  # noqa: S506  a safe one
+        # A safe loader, which in addition refuses infinity and NaN.
+        document = yaml.load(text, Loader=FiniteLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise PackageError(f"{source} is not YAML: {error}") from error
     if not isinstance(document, dict):
@@ -161,7 +202,9 @@ def read_yaml(text: bytes, source: str) -> JSON:
 
 
 def load_yaml(folder: Path, name: str) -> JSON:
-    """A YAML file of a plugin's folder. Raises PackageError where it is missing or lies outside."""
+    """Read a YAML file from a plugin's folder. Raises PackageError if it does not exist
+    or is outside the folder."""
+    # Resolved paths, so that neither `..` nor links lead out of the folder.
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise PackageError(f"{name!r} lies outside the plugin's folder")
@@ -171,67 +214,107 @@ def load_yaml(folder: Path, name: str) -> JSON:
 
 
 def read_manifest(document: Mapping[str, Any], source: str = MANIFEST) -> Manifest:
-    """Raises PackageError that names the field that is wrong."""
-    known = {name: value for name, value in document.items() if value is not None}
-    created = known.get("created_at")
+    """Convert and validate a manifest. Raises PackageError naming the invalid field."""
+    values = {name: value for name, value in document.items() if value is not None}
+    created = values.get("created_at")
+    # Empty YAML values mean that the default applies.
     if isinstance(created, datetime | date):
-        known["created_at"] = created.isoformat()
+        # YAML reads timestamps as dates.
+        values["created_at"] = created.isoformat()
     for field in ("label", "description"):
-        if field in known:
-            known[field] = texts(known[field])
+        if field in values:
+            values[field] = localized_text(values[field])
     for field in ("version", "name"):
-        if field not in known:
+        if field not in values:
             raise PackageError(f"{source}: {field!r} is missing")
-    known["version"] = str(known["version"])
-    _fill(known, "plugins", KINDS, list)
-    _fill(known, "resource", ("permission",), dict)
-    permission = (known.get("resource") or {}).get("permission")
+    # A version such as 1.0 is a number in YAML.
+    values["version"] = str(values["version"])
+    _replace_empty(values, "plugins", KINDS, list)
+    _replace_empty(values, "resource", ("permission",), dict)
+    permission = (values.get("resource") or {}).get("permission")
     if isinstance(permission, dict):
-        known["resource"]["permission"] = {name: one for name, one in permission.items() if one is not None}
+        values["resource"]["permission"] = {
+            name: section for name, section in permission.items() if section is not None
+        }
     try:
-        manifest = msgspec.convert(known, Manifest, strict=False)
+        manifest = msgspec.convert(values, Manifest, strict=False)
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at `$.")
-        raise PackageError(f"{source}: {where.rstrip('`') or 'the whole'}: {reason}") from error
+        raise PackageError(
+            f"{source}: {where.rstrip('`') or 'the whole'}: {reason}"
+        ) from error
     _check(manifest, source)
     return manifest
 
 
-def _fill(known: dict[str, Any], name: str, fields: tuple[str, ...], empty: type[Any]) -> None:
-    """What is written as nothing is empty."""
-    part = known.get(name)
+def _replace_empty(
+    values: dict[str, Any], name: str, fields: tuple[str, ...], empty: type[Any]
+) -> None:
+    """Replace empty YAML values of these fields by empty containers."""
+    part = values.get(name)
     if isinstance(part, dict):
-        known[name] = {key: empty() if value is None and key in fields else value for key, value in part.items()}
+        values[name] = {
+            key: empty() if value is None and key in fields else value
+            for key, value in part.items()
+        }
 
 
 def _check(manifest: Manifest, source: str) -> None:
     if manifest.type not in ("plugin", "bundle"):
-        raise PackageError(f"{source}: type is {manifest.type!r}; it must be plugin, or bundle")
+        raise PackageError(
+            f"{source}: type is {manifest.type!r}; it must be plugin, or bundle"
+        )
     if not NAME.fullmatch(manifest.name):
-        raise PackageError(f"{source}: name {manifest.name!r} must be made of a-z, 0-9, _ and -, at most 128 of them")
+        raise PackageError(
+            f"{source}: name {manifest.name!r} must be made of a-z, 0-9, _ and -, at"
+            " most 128 of them"
+        )
     if manifest.author and not AUTHOR.fullmatch(manifest.author):
-        raise PackageError(f"{source}: author {manifest.author!r} must be made of letters, 0-9, _ and -, at most 64")
+        raise PackageError(
+            f"{source}: author {manifest.author!r} must be made of letters, 0-9, _ and"
+            " -, at most 64"
+        )
     if not VERSION.fullmatch(manifest.version):
-        raise PackageError(f"{source}: version {manifest.version!r} must read as 1.2.3 or 1.2.3-beta")
+        raise PackageError(
+            f"{source}: version {manifest.version!r} must read as 1.2.3 or 1.2.3-beta"
+        )
     if manifest.type == "bundle":
         return
     kinds = manifest.plugins.kinds()
     if not kinds:
-        raise PackageError(f"{source}: plugins names no file; it needs one of {', '.join(KINDS)}")
-    alone = [kind for kind in kinds if kind in _ALONE]
+        raise PackageError(
+            f"{source}: plugins names no file; it needs one of {', '.join(KINDS)}"
+        )
+    # Models, strategies, datasources and triggers exclude other kinds in Dify's format.
+    alone = [kind for kind in kinds if kind in _EXCLUSIVE_KINDS]
     if alone and len(kinds) > 1:
-        raise PackageError(f"{source}: {alone[0]} must be the only kind; there are {', '.join(kinds)}")
+        raise PackageError(
+            f"{source}: {alone[0]} must be the only kind; there are {', '.join(kinds)}"
+        )
     if manifest.meta.runner.language != "python":
-        raise PackageError(f"{source}: meta.runner.language is {manifest.meta.runner.language!r}; only python is run")
+        raise PackageError(
+            f"{source}: meta.runner.language is {manifest.meta.runner.language!r}; only"
+            " python is run"
+        )
     storage = manifest.permissions.storage
     if storage.enabled and storage.size < _KIB:
-        raise PackageError(f"{source}: resource.permission.storage.size is {storage.size}; it must be 1024 or more")
+        raise PackageError(
+            f"{source}: resource.permission.storage.size is {storage.size}; it must be"
+            " 1024 or more"
+        )
 
 
-def texts(value: Any) -> dict[str, str]:
-    """A label in several languages, however it is written; English is always there."""
+def localized_text(value: Any) -> dict[str, str]:
+    """Return a label as language → text, from a text or a mapping. English is always
+    present."""
     if not isinstance(value, dict):
         return {"en_US": "" if value is None else str(value)}
-    known = {str(name): str(text) for name, text in value.items() if text is not None}
-    english = known.get("en_US") or next(iter(known.values()), "")
-    return {"en_US": english, **{name: text for name, text in known.items() if name != "en_US"}}
+    translations = {
+        str(name): str(text) for name, text in value.items() if text is not None
+    }
+    # Without English, the first language stands in.
+    english = translations.get("en_US") or next(iter(translations.values()), "")
+    return {
+        "en_US": english,
+        **{name: text for name, text in translations.items() if name != "en_US"},
+    }

@@ -1,5 +1,5 @@
-"""Where packages are listed: a folder of them, or an address with an index. An open format, described in
-docs/reference/market.md."""
+"""Plugin markets: folders or URLs with an index of packages. The open format is
+described in docs/reference/market.md."""
 
 import asyncio
 import re
@@ -10,44 +10,49 @@ import msgspec
 
 from modelyard.base.errors import NotFoundError, PackageError, PluginError
 from modelyard.base.urls import join
-from modelyard.plugins.identity import newer
+from modelyard.plugins.identity import version_sort_key
 from modelyard.plugins.package import MAX_BYTES, load_package, save
-from modelyard.transport.egress import Egress, EgressError
+from modelyard.transport.egress import EgressClient, EgressError
 
 INDEX = "index.json"
-_MOST_INDEX = 16 * 1024 * 1024
+_MAX_INDEX_BYTES = 16 * 1024 * 1024
 _CONNECT, _READ = 10.0, 60.0
-_ASSET = re.compile(r"(?P<owner>[\w.-]+)/(?P<repo>[\w.-]+):(?P<version>[\w.+-]+)/(?P<asset>[\w.+@-]+)")
+_ASSET = re.compile(
+    r"(?P<owner>[\w.-]+)/(?P<repo>[\w.-]+):(?P<version>[\w.+-]+)/(?P<asset>[\w.+@-]+)"
+)
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """A package as an index names it."""
+class PackageListing(msgspec.Struct, frozen=True, kw_only=True):
+    """A package as an index lists it."""
 
     plugin: str
     """`author/name`."""
     version: str
     checksum: str
     file: str
-    """Where it is, seen from the index."""
+    """Location of the package file, relative to the index."""
     category: str = ""
     label: str = ""
     description: str = ""
 
     @property
     def identifier(self) -> str:
+        """The package's identifier, `author/name:version@checksum`."""
         return f"{self.plugin}:{self.version}@{self.checksum}"
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
-    plugins: list[Listed]
+    """The contents of a market's index file."""
+
+    plugins: list[PackageListing]
 
 
-def add_to_folder(folder: Path, path: Path) -> Listed:
-    """Put a package, or a plugin's folder, into a market. Raises PackageError."""
+def add_to_folder(folder: Path, path: Path) -> PackageListing:
+    """Add a package, or a plugin's folder, to a market folder. Raises PackageError."""
     package = load_package(path)
     manifest = package.manifest
     name = f"{manifest.author or '_'}-{manifest.name}-{manifest.version}.difypkg"
-    listed = Listed(
+    listed = PackageListing(
         plugin=manifest.id,
         version=manifest.version,
         checksum=package.checksum,
@@ -57,20 +62,30 @@ def add_to_folder(folder: Path, path: Path) -> Listed:
         description=manifest.description.get("en_US", ""),
     )
     save(folder / name, package.data)
-    others = [one for one in _read(folder).plugins if (one.plugin, one.version) != (listed.plugin, listed.version)]
-    index = Index(plugins=sorted([*others, listed], key=lambda one: (one.plugin, newer(one.version))))
+    # The same version of a plugin replaces its earlier entry.
+    other_listings = [
+        listing
+        for listing in _read_index(folder).plugins
+        if (listing.plugin, listing.version) != (listed.plugin, listed.version)
+    ]
+    index = Index(
+        plugins=sorted(
+            [*other_listings, listed],
+            key=lambda listing: (listing.plugin, version_sort_key(listing.version)),
+        )
+    )
     save(folder / INDEX, msgspec.json.format(msgspec.json.encode(index)))
     return listed
 
 
-def _read(folder: Path) -> Index:
+def _read_index(folder: Path) -> Index:
     path = folder / INDEX
     if not path.is_file():
         return Index(plugins=[])
-    return _decoded(path.read_bytes(), str(path))
+    return _decode_index(path.read_bytes(), str(path))
 
 
-def _decoded(data: bytes, source: str) -> Index:
+def _decode_index(data: bytes, source: str) -> Index:
     try:
         return msgspec.json.decode(data, type=Index)
     except msgspec.MsgspecError as error:
@@ -78,76 +93,133 @@ def _decoded(data: bytes, source: str) -> Index:
 
 
 class Market:
-    """Several places, looked through in their order. They are the operator's, and may be private; what their indexes,
-    redirects and other people name may not."""
+    """Searches several markets in order.
 
-    def __init__(self, places: Sequence[str], egress: Egress, *, github: str = "https://github.com") -> None:
-        self._places = list(places)
+    The markets are chosen by the operator and may have private addresses; URLs that
+    come from their indexes, from redirects or from other people may not.
+    """
+
+    def __init__(
+        self,
+        locations: Sequence[str],
+        egress: EgressClient,
+        *,
+        github: str = "https://github.com",
+    ) -> None:
+        self._locations = list(locations)
         self._egress = egress
         self._github = github.rstrip("/")
 
-    async def search(self, words: str = "") -> list[tuple[str, Listed]]:
-        """(place, package): the newest of each plugin that all the words are said of."""
-        wanted = words.casefold().split()
-        newest: dict[str, tuple[str, Listed]] = {}
-        for place in self._places:
-            for one in (await self._index(place)).plugins:
-                text = f"{one.plugin} {one.category} {one.label} {one.description}".casefold()
-                before = newest.get(one.plugin)
-                is_newer = before is None or newer(before[1].version) < newer(one.version)
-                if is_newer and all(word in text for word in wanted):
-                    newest[one.plugin] = (place, one)
+    async def search(self, query: str = "") -> list[tuple[str, PackageListing]]:
+        """Return (market, package): the newest version of each plugin whose metadata
+        contains all terms."""
+        terms = query.casefold().split()
+        newest: dict[str, tuple[str, PackageListing]] = {}
+        for location in self._locations:
+            for listing in (await self._index(location)).plugins:
+                text = (
+                    f"{listing.plugin} {listing.category} {listing.label}"
+                    f" {listing.description}".casefold()
+                )
+                previous = newest.get(listing.plugin)
+                # Between equal versions, the first market wins.
+                is_newer = previous is None or version_sort_key(
+                    previous[1].version
+                ) < version_sort_key(listing.version)
+                if is_newer and all(term in text for term in terms):
+                    newest[listing.plugin] = (location, listing)
         return list(newest.values())
 
     async def fetch(self, plugin: str, version: str = "") -> bytes:
-        """A package, the newest where no version is named. Raises NotFoundError."""
-        found: list[tuple[str, Listed]] = []
-        for place in self._places:
-            listed = (await self._index(place)).plugins
-            found += [(place, one) for one in listed if one.plugin == plugin and version in ("", one.version)]
-        if not found:
-            where = ", ".join(self._places) or "no market is set; plugins.markets names them"
-            what = f"plugin {plugin!r}" + (f" {version}" if version else "")
-            raise NotFoundError(f"{what} is not listed ({where})", code="plugin_not_found")
-        place, one = max(found, key=lambda pair: newer(pair[1].version))
-        return await self._file(place, one.file)
+        """Download a package, the newest if no version is specified. Raises
+        NotFoundError."""
+        candidates: list[tuple[str, PackageListing]] = []
+        for location in self._locations:
+            listed = (await self._index(location)).plugins
+            candidates += [
+                (location, listing)
+                for listing in listed
+                if listing.plugin == plugin and version in ("", listing.version)
+            ]
+        if not candidates:
+            where = (
+                ", ".join(self._locations)
+                or "no market is set; plugins.markets names them"
+            )
+            # The error names the markets that were searched.
+            description = f"plugin {plugin!r}" + (f" {version}" if version else "")
+            raise NotFoundError(
+                f"{description} is not listed ({where})", code="plugin_not_found"
+            )
+        location, listing = max(
+            candidates, key=lambda pair: version_sort_key(pair[1].version)
+        )
+        return await self._file(location, listing.file)
 
-    async def _index(self, place: str) -> Index:
-        if _is_address(place):
-            return _decoded(await self.download(_joined(place, INDEX), most=_MOST_INDEX, operators=place), place)
-        return await asyncio.to_thread(_read, _folder(place))
+    async def _index(self, location: str) -> Index:
+        # Remote markets need a download, local ones file access in a thread.
+        if _is_url(location):
+            return _decode_index(
+                await self.download(
+                    _join_url(location, INDEX),
+                    max_bytes=_MAX_INDEX_BYTES,
+                    operators=location,
+                ),
+                location,
+            )
+        return await asyncio.to_thread(_read_index, _folder(location))
 
-    async def _file(self, place: str, file: str) -> bytes:
-        if _is_address(place):
-            return await self.download(_joined(place, file), operators=place)
+    async def _file(self, location: str, file: str) -> bytes:
+        if _is_url(location):
+            return await self.download(_join_url(location, file), operators=location)
+        # An index must not refer to files outside its folder.
         if "/" in file or file.startswith("."):
-            raise PackageError(f"the market {place!r} names a file outside itself: {file!r}")
+            raise PackageError(
+                f"the market {location!r} names a file outside itself: {file!r}"
+            )
         try:
-            return await asyncio.to_thread((_folder(place) / file).read_bytes)
+            return await asyncio.to_thread((_folder(location) / file).read_bytes)
         except OSError as error:
             raise PackageError(
-                f"the market {place!r} names {file!r}, which cannot be read: {error.strerror}"
+                f"the market {location!r} names {file!r}, which cannot be read:"
+                f" {error.strerror}"
             ) from error
 
     async def github(self, asset: str, *, is_operators: bool = False) -> bytes:
-        """A release's file, by its address or as `owner/repo:VERSION/asset`. An address that is not the operator's word
-        must be public."""
-        if _is_address(asset):
+        """Download a release asset, by URL or as `owner/repo:VERSION/asset`.
+
+        A URL must be public unless the operator specified it. Raises PackageError,
+        PluginError.
+        """
+        if _is_url(asset):
             return await self.download(asset, operators=asset if is_operators else "")
-        found = _ASSET.fullmatch(asset)
-        if found is None:
-            raise PackageError(f"{asset!r} names no release's file; write owner/repo:VERSION/file.difypkg")
-        path = f"{found['owner']}/{found['repo']}/releases/download/{found['version']}/{found['asset']}"
+        match = _ASSET.fullmatch(asset)
+        if match is None:
+            raise PackageError(
+                f"{asset!r} names no release's file; write"
+                " owner/repo:VERSION/file.difypkg"
+            )
+        path = f"{match['owner']}/{match['repo']}/releases/download/{match['version']}/{match['asset']}"  # noqa: E501
+        # The operator chose this GitHub host, which may be an internal mirror.
         return await self.download(f"{self._github}/{path}", operators=self._github)
 
-    async def download(self, address: str, *, most: int = MAX_BYTES, operators: str = "") -> bytes:
-        """What is at an address, over a few redirections. `operators`: the address that the operator wrote, whose host
-        may be private. Raises PluginError."""
+    async def download(
+        self, address: str, *, max_bytes: int = MAX_BYTES, operators: str = ""
+    ) -> bytes:
+        """Download a URL, following a few redirects. Raises PluginError.
+
+        `operators` is the URL that the operator configured, whose host may be private.
+        """
         try:
             answer = await self._egress.fetch(
-                "GET", address, headers=[("accept", "*/*")], connect=_CONNECT, read=_READ, most_bytes=most,
+                "GET",
+                address,
+                headers=[("accept", "*/*")],
+                connect=_CONNECT,
+                read=_READ,
+                max_bytes=max_bytes,
                 operators=operators,
-            )  # fmt: skip
+            )
         except EgressError as error:
             raise PluginError(f"{address} cannot be had: {error}") from error
         if answer.status != 200:
@@ -155,15 +227,17 @@ class Market:
         return answer.body
 
 
-def _folder(place: str) -> Path:
-    return Path(place).expanduser()
+def _folder(location: str) -> Path:
+    return Path(location).expanduser()
 
 
-def _is_address(place: str) -> bool:
-    return place.startswith(("http://", "https://"))
+def _is_url(location: str) -> bool:
+    return location.startswith(("http://", "https://"))
 
 
-def _joined(place: str, file: str) -> str:
-    if not (address := join(place.rstrip("/") + "/", file)):
-        raise PackageError(f"the market {place!r} names a file that has no address: {file[:200]!r}")
+def _join_url(location: str, file: str) -> str:
+    if not (address := join(location.rstrip("/") + "/", file)):
+        raise PackageError(
+            f"the market {location!r} names a file that has no address: {file[:200]!r}"
+        )
     return address

@@ -1,147 +1,214 @@
-"""What plugins' processes take of the machine, two looks a second; those that take too much are ended."""
+"""Measures the resources of plugins' processes twice per second and ends those that
+exceed their limits."""
 
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelyard.plugins.process import BEHIND, Instance, LocalRuntime, step_back
+from modelyard.plugins.process import LOW_PRIORITY, Instance, LocalRuntime, set_niceness
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-_MUCH, _MUCH_FOR_NOTHING = 0.6, 0.15
-"""Of a processor: a plugin that takes so much, or so much with nothing to do, lets others go first."""
-_SPAN = 0.4
+_BUSY_SHARE, _IDLE_BUSY_SHARE = 0.6, 0.15
+"""Shares of a processor: a plugin above the first, or above the second while idle, gets
+the lowest priority."""
+_MIN_INTERVAL = 0.4
 _BEHIND_SECONDS = 20.0
 _END_AFTER = 15.0
-_MOST_COUNTED = 1000
+_MAX_PROCESSES = 1000
 
 
 @dataclass(slots=True)
-class Taken:
-    """By a plugin's process and all that it started."""
+class ResourceUsage:
+    """Resources used by a plugin's process and its descendants."""
 
     bytes: int = 0
-    """Resident: what several share is counted for each, unless that is more than one may take."""
+    """Resident memory. Shared pages are counted for each process, unless the sum
+    exceeds the limit."""
     processes: list[int] = field(default_factory=list[int])
     seconds: float = 0.0
-    """Of processors, since they began."""
+    """Processor time since the processes started."""
 
 
-def taken(sessions: Mapping[int, int], wardens: Iterable[int], proc: Path = Path("/proc")) -> dict[int, Taken]:
-    """By session, as each plugin leads one; given is what each may take, in bytes.
+def measure_usage(
+    sessions: Mapping[int, int], wardens: Iterable[int], proc: Path = Path("/proc")
+) -> dict[int, ResourceUsage]:
+    """Return the resource usage by session. `sessions` maps each plugin's session to
+    its memory limit in bytes.
 
-    Only plugins and what they started are looked at, not every process of the machine: this runs beside calls, which
-    wait while Python looks around. What lost its parent has fallen to a warden.
+    Only plugins and their descendants are examined, not all processes of the machine,
+    because calls wait meanwhile. Processes that lost their parent are children of a
+    supervisor.
     """
-    found: dict[int, Taken] = {}
+    usages: dict[int, ResourceUsage] = {}
     for session in sessions:
-        one = found[session] = Taken()
-        _add(one, session, proc)
+        usage = usages[session] = ResourceUsage()
+        _add_tree(usage, session, proc)
+    # Orphans are attributed to a plugin by their session.
     for warden in wardens:
         for pid in _children(warden, proc):
-            if pid not in sessions and (stat := _stat(pid, proc)) and (one := found.get(int(stat[3]))) is not None:
-                _add(one, pid, proc)
-    for session, one in found.items():
-        if one.bytes > sessions[session]:
-            one.bytes = _own_bytes(one.processes, proc)
-    return found
+            if (
+                pid not in sessions
+                and (stat := _stat(pid, proc))
+                and (usage := usages.get(int(stat[3]))) is not None
+            ):
+                _add_tree(usage, pid, proc)
+    # Resident size counts shared pages several times, so the exact value is only read
+    # above the limit.
+    for session, usage in usages.items():
+        if usage.bytes > sessions[session]:
+            usage.bytes = _proportional_bytes(usage.processes, proc)
+    return usages
 
 
-def _add(one: Taken, pid: int, proc: Path) -> None:
-    """A process and its children, and theirs."""
+def _add_tree(usage: ResourceUsage, pid: int, proc: Path) -> None:
+    """Add a process and its descendants to the usage."""
     waiting = [pid]
     while waiting:
         pid = waiting.pop()
         stat = _stat(pid, proc)
-        if not stat or stat[0] == b"Z" or len(one.processes) > _MOST_COUNTED:
+        # Zombies use nothing; a fork bomb must not make this loop endless.
+        if not stat or stat[0] == b"Z" or len(usage.processes) > _MAX_PROCESSES:
             continue
-        one.processes.append(pid)
-        one.bytes += int(stat[21]) * _PAGE
-        one.seconds += (int(stat[11]) + int(stat[12])) / _TICKS
+        usage.processes.append(pid)
+        usage.bytes += int(stat[21]) * _PAGE
+        usage.seconds += (int(stat[11]) + int(stat[12])) / _TICKS
         waiting += _children(pid, proc)
 
 
 def _stat(pid: int, proc: Path) -> list[bytes]:
-    """State, parent, group, session and the rest; nothing where it is gone."""
+    """Return the fields of /proc/PID/stat from the state on; an empty list if the
+    process is gone."""
     try:
+        # The command name may contain spaces and parentheses, so the split starts after
+        # its last one.
         return (proc / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return []
 
 
 def _children(pid: int, proc: Path) -> list[int]:
-    """Those that any of its threads started."""
-    found: list[int] = []
+    """Return the children of all threads of a process."""
+    children: list[int] = []
     try:
         for thread in (proc / str(pid) / "task").iterdir():
-            found += [int(one) for one in (thread / "children").read_bytes().split()]
+            children += [
+                int(child_pid)
+                for child_pid in (thread / "children").read_bytes().split()
+            ]
     except OSError:
-        return found
-    return found
+        return children
+    return children
 
 
-def _own_bytes(processes: Iterable[int], proc: Path) -> int:
-    """Memory of processes, of what they share with others their share alone. Dear: the kernel walks every page."""
+def _proportional_bytes(processes: Iterable[int], proc: Path) -> int:
+    """Return the proportional memory of processes (PSS). Expensive, because the kernel
+    walks every page."""
     total = 0
     for pid in processes:
         try:
             lines = (proc / str(pid) / "smaps_rollup").read_bytes().splitlines()
         except OSError:
             continue
-        total += next((int(line.split()[1]) for line in lines if line.startswith(b"Pss:")), 0) * 1024
+        total += (
+            next(
+                (int(line.split()[1]) for line in lines if line.startswith(b"Pss:")), 0
+            )
+            * 1024
+        )
     return total
 
 
 class Monitor:
-    """Remembers what each took at the last look."""
+    """Remembers the last measurement of each plugin."""
 
     def __init__(self) -> None:
-        self._before: dict[int, tuple[float, float]] = {}
+        self._measurements: dict[int, tuple[float, float]] = {}
 
-    def judge(self, runtime: LocalRuntime, found: dict[int, Taken], now: float) -> None:
-        """End what takes more than its plugin may."""
+    def enforce_limits(
+        self,
+        runtime: LocalRuntime,
+        usages: dict[int, ResourceUsage],
+        current_time: float,
+    ) -> None:
+        """End the instances that exceed the limits of their plugin."""
         for instance in list(runtime.instances):
             pid = instance.spawned.pid
-            one = found.get(pid)
-            if one is None:
+            usage = usages.get(pid)
+            if usage is None:
                 continue
             options = runtime.options
-            count = len(one.processes)
+            count = len(usage.processes)
+            # Checked in this order, because the first exceeded limit becomes the
+            # reported reason.
             if count > options.max_processes:
-                runtime.evict(instance, f"it ran {count} processes; {options.max_processes} are allowed")
+                runtime.evict(
+                    instance,
+                    f"it ran {count} processes; {options.max_processes} are allowed",
+                )
             elif runtime.disk_bytes > options.max_disk:
-                runtime.evict(instance, f"it filled {options.max_disk >> 20:,} MB of the disk, all that is allowed")
-            elif one.bytes > options.max_memory:
+                runtime.evict(
+                    instance,
+                    f"it filled {options.max_disk >> 20:,} MB of the disk, all that is"
+                    " allowed",
+                )
+            elif usage.bytes > options.max_memory:
                 mega = 1 << 20
-                why = f"it took {one.bytes // mega:,} MB of memory; {options.max_memory // mega:,} are allowed"
-                runtime.evict(instance, why)
+                reason = (
+                    f"it took {usage.bytes // mega:,} MB of memory;"
+                    f" {options.max_memory // mega:,} are allowed"
+                )
+                runtime.evict(instance, reason)
             else:
-                self._yield(runtime, instance, one, now)
+                self._adjust_priority(runtime, instance, usage, current_time)
 
-    def _yield(self, runtime: LocalRuntime, instance: Instance, one: Taken, now: float) -> None:
-        """One that keeps a processor busy steps back behind the others; with nothing to do, it comes to its end."""
+    def _adjust_priority(
+        self,
+        runtime: LocalRuntime,
+        instance: Instance,
+        usage: ResourceUsage,
+        current_time: float,
+    ) -> None:
+        """Lower the priority of an instance that keeps a processor busy; end it if it
+        does so for long while idle."""
         pid = instance.spawned.pid
-        at, seconds = self._before.get(pid, (now, one.seconds))
-        if now - at < _SPAN and pid in self._before:
+        measured_at, seconds = self._measurements.get(
+            pid, (current_time, usage.seconds)
+        )
+        # A longer interval gives a reliable average; shorter ones are skipped.
+        if current_time - measured_at < _MIN_INTERVAL and pid in self._measurements:
             return
-        self._before[pid] = (now, one.seconds)
-        share = (one.seconds - seconds) / (now - at) if now > at else 0.0
-        is_idle = not instance.conversation.open and instance.conversation.ready.done()
-        is_much = share > (_MUCH_FOR_NOTHING if is_idle else _MUCH)
-        if is_much:
-            runtime.behind_until = now + _BEHIND_SECONDS
-        is_behind = now < runtime.behind_until
+        self._measurements[pid] = (current_time, usage.seconds)
+        cpu_share = (
+            (usage.seconds - seconds) / (current_time - measured_at)
+            if current_time > measured_at
+            else 0.0
+        )
+        # An instance that has not started completely is not idle.
+        is_idle = (
+            not instance.conversation.open_count and instance.conversation.ready.done()
+        )
+        is_excessive = cpu_share > (_IDLE_BUSY_SHARE if is_idle else _BUSY_SHARE)
+        if is_excessive:
+            runtime.behind_until = current_time + _BEHIND_SECONDS
+        # The plugin keeps the low priority for a while, so that it does not oscillate.
+        is_behind = current_time < runtime.behind_until
         if is_behind != instance.is_behind:
             instance.is_behind = is_behind
-            step_back(pid, BEHIND if is_behind else 0)
-        if not is_idle or not is_much:
+            set_niceness(pid, LOW_PRIORITY if is_behind else 0)
+        # Only uninterrupted spinning counts.
+        if not is_idle or not is_excessive:
             instance.spins_since = None
         elif instance.spins_since is None:
-            instance.spins_since = now
-        elif now - instance.spins_since > _END_AFTER:
-            runtime.evict(instance, f"it kept a processor busy for {_END_AFTER:.0f} s with nothing to do")
+            instance.spins_since = current_time
+        elif current_time - instance.spins_since > _END_AFTER:
+            runtime.evict(
+                instance,
+                f"it kept a processor busy for {_END_AFTER:.0f} s with nothing to do",
+            )
 
     def forget(self, living: set[int]) -> None:
-        for pid in [pid for pid in self._before if pid not in living]:
-            del self._before[pid]
+        """Forget the measurements of processes that no longer exist."""
+        for pid in [pid for pid in self._measurements if pid not in living]:
+            del self._measurements[pid]

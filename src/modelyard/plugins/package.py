@@ -1,4 +1,5 @@
-"""`.difypkg`: a plugin's folder as a ZIP file. Read and written, with limits; nothing in it is trusted."""
+"""`.difypkg` packages: a plugin's folder as a ZIP file. Reading and writing enforce
+limits; the content is not trusted."""
 
 import hashlib
 import io
@@ -12,21 +13,32 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from modelyard.base.errors import PackageError
-from modelyard.base.patterns import fits_glob
+from modelyard.base.patterns import matches_glob
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.manifest import MANIFEST, Manifest, read_manifest, read_yaml
 
 MAX_BYTES = 50 * 1024 * 1024
-"""Of a package, and of what is in it."""
+"""Limit for a package file and also for its unpacked content."""
 MAX_BUNDLE_BYTES = 12 * MAX_BYTES
 _MAX_FILES = 10_000
-_IGNORED = (".git/", ".venv/", "venv/", "__pycache__/", "*.pyc", ".env", ".DS_Store", "*.difypkg", ".idea/", ".vscode/")
-"""Left out whatever the ignore file says."""
+_IGNORED = (
+    ".git/",
+    ".venv/",
+    "venv/",
+    "__pycache__/",
+    "*.pyc",
+    ".env",
+    ".DS_Store",
+    "*.difypkg",
+    ".idea/",
+    ".vscode/",
+)
+"""Files that are always left out, whatever the ignore file says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package that was read: all within its limits, its manifest valid."""
+    """A package that was read: within the limits and with a valid manifest."""
 
     data: bytes
     files: Mapping[str, bytes]
@@ -34,18 +46,22 @@ class Package:
 
     @property
     def checksum(self) -> str:
+        """The checksum of the content."""
         return checksum(self.files)
 
     @property
     def identifier(self) -> PluginIdentifier:
+        """The identifier, which includes the checksum."""
         return self.manifest.identifier(self.checksum)
 
     @property
     def readme(self) -> str:
+        """The text of README.md; "" if there is none."""
         return self.files.get("README.md", b"").decode("utf-8", "replace")
 
     def extract(self, folder: Path) -> None:
-        """Write its files below a folder that is not there yet; all of them, or none."""
+        """Write the files to a folder that does not exist yet, atomically. Raises
+        PackageError."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
         try:
@@ -53,56 +69,81 @@ class Package:
                 path = partial / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-            _open_to_all(partial)
+            _make_readable(partial)
+            # The rename makes the complete folder visible in one step.
             partial.rename(folder)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            if folder.is_dir():  # somebody else was quicker: the content is the same, since its checksum names it
+            # somebody else was quicker: the content is the same, since its checksum
+            # names it
+            if folder.is_dir():
                 return
-            raise PackageError(f"{self.manifest.id} cannot be unpacked: {error.strerror}") from error
+            raise PackageError(
+                f"{self.manifest.id} cannot be unpacked: {error.strerror}"
+            ) from error
 
 
-def _open_to_all(folder: Path) -> None:
-    """Let it be read, whatever this process keeps to itself: plugins run as users of their own."""
+def _make_readable(folder: Path) -> None:
+    """Make the files readable for all users, whatever the umask: plugins run as
+    separate users."""
     for path, _, files in os.walk(folder):
-        os.chmod(path, 0o755)  # noqa: PTH101  strings, as `walk` gives them
+        os.chmod(path, 0o755)  # noqa: PTH101
         for name in files:
             os.chmod(os.path.join(path, name), 0o644)  # noqa: PTH101, PTH118
 
 
-def read_package(data: bytes, *, source: str = "the package", most: int = MAX_BYTES) -> Package:
-    """Raises PackageError for what is no package, is too large, or names files outside itself."""
-    if len(data) > most:
-        raise PackageError(f"{source} has {len(data):,} bytes; {most:,} are allowed")
-    files = dict(_entries(data, source, most))
+def read_package(
+    data: bytes, *, source: str = "the package", max_bytes: int = MAX_BYTES
+) -> Package:
+    """Read a package. Raises PackageError if it is invalid, too large, or has paths
+    that lead out of it."""
+    if len(data) > max_bytes:
+        raise PackageError(
+            f"{source} has {len(data):,} bytes; {max_bytes:,} are allowed"
+        )
+    files = dict(_entries(data, source, max_bytes))
     if MANIFEST not in files:
         raise PackageError(f"{source} holds no {MANIFEST} at its root")
     return Package(data, files, read_manifest(read_yaml(files[MANIFEST], MANIFEST)))
 
 
-def _entries(data: bytes, source: str, most: int) -> Iterator[tuple[str, bytes]]:
-    left = most
+def _entries(data: bytes, source: str, max_bytes: int) -> Iterator[tuple[str, bytes]]:
+    left = max_bytes
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
             if len(infos) > _MAX_FILES:
-                raise PackageError(f"{source} holds {len(infos):,} files; {_MAX_FILES:,} are allowed")
-            seen: set[str] = set()
+                raise PackageError(
+                    f"{source} holds {len(infos):,} files; {_MAX_FILES:,} are allowed"
+                )
+            names: set[str] = set()
             for info in infos:
                 if info.is_dir():
                     continue
                 name = _checked_name(info, source)
-                if name in seen:
+                # Two entries of one name could pass a check with one content and be
+                # installed with the other.
+                if name in names:
                     raise PackageError(f"{source} holds {name!r} twice")
-                seen.add(name)
-                # What the directory says of the size may be a lie: no more is read than may be there.
+                names.add(name)
+                # The size in the directory may be wrong, so no more than the remaining
+                # limit is read.
                 with archive.open(info) as file:
                     content = file.read(left + 1)
                 left -= len(content)
                 if left < 0:
-                    raise PackageError(f"{source} unpacks to more than {most:,} bytes")
+                    raise PackageError(
+                        f"{source} unpacks to more than {max_bytes:,} bytes"
+                    )
                 yield name, content
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+        ValueError,
+    ) as error:
         raise PackageError(f"{source} is no sound ZIP file: {error}") from error
     except Exception as error:  # zlib's and lzma's own errors have no common base
         if isinstance(error, PackageError):
@@ -114,8 +155,16 @@ def _checked_name(info: zipfile.ZipInfo, source: str) -> str:
     name = info.filename
     path = PurePosixPath(name)
     mode = info.external_attr >> 16
-    if "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    # Reject absolute paths, parent references, drive letters and Windows separators.
+    if (
+        "\\" in name
+        or "\0" in name
+        or path.is_absolute()
+        or ".." in path.parts
+        or ":" in path.parts[0]
+    ):
         raise PackageError(f"{source} names a file outside itself: {name!r}")
+    # Links and devices are refused; 0 means that no mode was stored.
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         raise PackageError(f"{source} holds {name!r}, which is no plain file")
     if info.flag_bits & 1:
@@ -123,39 +172,46 @@ def _checked_name(info: zipfile.ZipInfo, source: str) -> str:
     return str(path)
 
 
-# ------------------------------------------------------------------------------------------------ checksum
+# ----------------------------------------------------------------------------- checksum
 
 
 def checksum(files: Mapping[str, bytes]) -> str:
-    """What names this content: the digests of names and contents, in the order of the names."""
-    whole = hashlib.sha256()
+    """Return the checksum of files: over the digests of names and contents, sorted by
+    name."""
+    digest = hashlib.sha256()
+    # Digests have a fixed length, so names and contents cannot be confused.
     for name in sorted(files):
-        whole.update(hashlib.sha256(name.encode()).digest())
-        whole.update(hashlib.sha256(files[name]).digest())
-    return whole.hexdigest()
+        digest.update(hashlib.sha256(name.encode()).digest())
+        digest.update(hashlib.sha256(files[name]).digest())
+    return digest.hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------ writing
 
 
 def folder_files(folder: Path) -> dict[str, bytes]:
-    """The files of a plugin's folder that belong into its package, in the order of their names.
+    """Return the files of a plugin's folder that belong into its package, sorted by
+    name.
 
-    `.difyignore` says what is left out, in git's words; where there is none, `.gitignore` does.
+    `.difyignore`, or else `.gitignore`, lists what is left out, in git's syntax.
     """
-    rules = [*_IGNORED, *_rules(folder)]
-    found: dict[str, bytes] = {}
+    rules = [*_IGNORED, *_ignore_rules(folder)]
+    files: dict[str, bytes] = {}
     for path in _walk(folder, folder, rules):
         name = path.relative_to(folder).as_posix()
-        found[name] = path.read_bytes()
-    return dict(sorted(found.items()))
+        files[name] = path.read_bytes()
+    return dict(sorted(files.items()))
 
 
-def _rules(folder: Path) -> list[str]:
+def _ignore_rules(folder: Path) -> list[str]:
     for name in (".difyignore", ".gitignore"):
         if (folder / name).is_file():
             lines = (folder / name).read_text("utf-8").splitlines()
-            return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+            return [
+                line.strip()
+                for line in lines
+                if line.strip() and not line.startswith("#")
+            ]
     return []
 
 
@@ -164,6 +220,7 @@ def _walk(folder: Path, root: Path, rules: Sequence[str]) -> Iterator[Path]:
         name = path.relative_to(root).as_posix()
         if is_ignored(name, rules, is_folder=path.is_dir()):
             continue
+        # A link could include files from outside the folder.
         if path.is_symlink():
             raise PackageError(f"{name!r} is a link; a package holds plain files alone")
         if path.is_dir():
@@ -173,91 +230,119 @@ def _walk(folder: Path, root: Path, rules: Sequence[str]) -> Iterator[Path]:
 
 
 def is_ignored(name: str, rules: Sequence[str], *, is_folder: bool) -> bool:
-    """By git's rules: the last that fits decides, `!` takes back, a slash ties to the root, `**` crosses folders."""
+    """Return whether a file is ignored by git's rules.
+
+    The last matching rule decides, `!` negates, a slash anchors to the root, `**` spans
+    folders.
+    """
     ignored = False
     for rule in rules:
         takes_back = rule.startswith("!")
         pattern = rule[takes_back:]
+        # A pattern with a final slash matches folders only.
         if pattern.endswith("/"):
             if not is_folder:
                 continue
             pattern = pattern.rstrip("/")
-        if _fits(name, pattern):
+        if _matches(name, pattern):
             ignored = not takes_back
     return ignored
 
 
-def _fits(name: str, pattern: str) -> bool:
+def _matches(name: str, pattern: str) -> bool:
     is_tied = "/" in pattern
     pattern = pattern.lstrip("/")
     if not is_tied:
-        return fits_glob(pattern, name.rpartition("/")[2])
-    return _parts_fit(name.split("/"), pattern.split("/"))
+        return matches_glob(pattern, name.rpartition("/")[2])
+    return _match_parts(name.split("/"), pattern.split("/"))
 
 
-def _parts_fit(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Takes at most the product of both lengths, however many `**` there are."""
+def _match_parts(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Match path parts against patterns. Takes at most the product of both lengths,
+    however many `**` there are."""
+    # The set of part positions that the patterns so far can have consumed.
     reached = {0}
     for pattern in patterns:
         if pattern == "**":
             reached = set(range(min(reached), len(parts) + 1))
         else:
-            reached = {at + 1 for at in reached if at < len(parts) and fits_glob(pattern, parts[at])}
+            reached = {
+                index + 1
+                for index in reached
+                if index < len(parts) and matches_glob(pattern, parts[index])
+            }
         if not reached:
             return False
     return len(parts) in reached
 
 
-def write_package(files: Mapping[str, bytes], *, most: int = MAX_BYTES, comment: bytes = b"") -> bytes:
-    """A package of these files, the same bytes for the same files. Raises PackageError with the largest of them."""
+def write_package(
+    files: Mapping[str, bytes], *, max_bytes: int = MAX_BYTES, comment: bytes = b""
+) -> bytes:
+    """Build a package; equal files give equal bytes. Raises PackageError naming the
+    largest files if they are too large."""
     total = sum(len(data) for data in files.values())
-    if total > most:
+    if total > max_bytes:
         largest = sorted(files, key=lambda name: -len(files[name]))[:5]
-        named = ", ".join(f"{name} ({len(files[name]):,})" for name in largest)
-        raise PackageError(f"the plugin has {total:,} bytes; {most:,} are allowed. The largest files: {named}")
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        largest_names = ", ".join(f"{name} ({len(files[name]):,})" for name in largest)
+        raise PackageError(
+            f"the plugin has {total:,} bytes; {max_bytes:,} are allowed. The largest"
+            f" files: {largest_names}"
+        )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
+            # A fixed date makes the result reproducible.
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = 0o644 << 16
             archive.writestr(info, data)
         archive.comment = comment
-    return out.getvalue()
+    return buffer.getvalue()
 
 
-def package_folder(folder: Path, *, most: int = MAX_BYTES) -> Package:
-    """The plugin in a folder as a package. Raises PackageError for what would not install."""
+def package_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> Package:
+    """Build a package from a plugin's folder. Raises PackageError if it could not be
+    installed."""
     from modelyard.plugins.declaration import load_declaration
 
     if not (folder / MANIFEST).is_file():
-        raise PackageError(f"{str(folder)!r} holds no {MANIFEST}: it is no plugin's folder")
+        raise PackageError(
+            f"{str(folder)!r} holds no {MANIFEST}: it is no plugin's folder"
+        )
     files = folder_files(folder)
     manifest = read_manifest(read_yaml(files[MANIFEST], MANIFEST))
     if manifest.type == "plugin":
+        # Loading the declaration validates the files that it refers to.
         load_declaration(folder)
-    return Package(write_package(files, most=most), files, manifest)
+    return Package(write_package(files, max_bytes=max_bytes), files, manifest)
 
 
 def load_package(path: Path) -> Package:
-    """A package's file, or a folder packed on the spot."""
+    """Read a package file, or build one from a folder. Raises PackageError."""
     if path.is_dir():
         return package_folder(path)
     try:
         size = path.stat().st_size
+        # The size is checked before the file is read into memory.
         if size > MAX_BUNDLE_BYTES:
-            raise PackageError(f"{str(path)!r} has {size:,} bytes; {MAX_BUNDLE_BYTES:,} are allowed")
+            raise PackageError(
+                f"{str(path)!r} has {size:,} bytes; {MAX_BUNDLE_BYTES:,} are allowed"
+            )
         data = path.read_bytes()
     except OSError as error:
-        raise PackageError(f"package {str(path)!r} cannot be read: {error.strerror}") from error
-    most = MAX_BUNDLE_BYTES if path.suffix == ".difybndl" else MAX_BYTES
-    return read_package(data, source=path.name, most=most)
+        raise PackageError(
+            f"package {str(path)!r} cannot be read: {error.strerror}"
+        ) from error
+    max_bytes = MAX_BUNDLE_BYTES if path.suffix == ".difybndl" else MAX_BYTES
+    return read_package(data, source=path.name, max_bytes=max_bytes)
 
 
 def save(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole, or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Temporary file in the same folder, so that the rename is atomic.
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(data)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
     Path(partial).replace(path)

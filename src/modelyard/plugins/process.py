@@ -1,5 +1,5 @@
-"""The local runtime: a plugin as processes on this machine. Started when it is first called, ended when it idles,
-started anew when it dies, each time after a longer rest."""
+"""Local runtime: a plugin as processes on this machine. They start with the first call,
+stop when idle, and are restarted after a crash with a growing cooldown."""
 
 import asyncio
 import contextlib
@@ -15,29 +15,41 @@ from typing import Any, Protocol
 from modelyard.base.clock import Clock
 from modelyard.base.errors import PluginError
 from modelyard.models.types import JSON
-from modelyard.plugins.conversation import Backwards, Conversation, PluginCall, PluginDiedError
-from modelyard.plugins.quarters import Quarter, emptied
-from modelyard.plugins.wardens import Cell, Order, Spawned, Wardens
+from modelyard.plugins.conversation import (
+    HostCalls,
+    PluginCall,
+    PluginConnection,
+    PluginDiedError,
+)
+from modelyard.plugins.quarters import WorkFolders, empty_folder
+from modelyard.plugins.wardens import LaunchRequest, SandboxScope, Spawned, Supervisors
 
 logger = logging.getLogger("modelyard.plugins")
 
-_LONGEST_REST = 300.0
+_MAX_COOLDOWN = 300.0
 _STEADY_SECONDS = 60.0
-"""A process that lived so long died of something new."""
-_ERR_KEPT = 8192
-_PIECE = 65_536
+"""A process that lived this long did not die of the previous problem, so the failure
+count is reset."""
+_MAX_STDERR_BYTES = 8192
+_CHUNK_BYTES = 65_536
 
 
-BEHIND = 19
-"""The priority of a session that lets all others go first."""
+LOW_PRIORITY = 19
+"""Niceness of a session that yields to all others."""
 
 
-def step_back(pid: int, nice: int) -> None:
-    """Set the priority of a session. Where the kernel shares processors out by sessions, that is the session's own;
-    elsewhere it is its processes', and only ever goes down. 0 is one that ended before it could be looked at."""
+def set_niceness(pid: int, nice: int) -> None:
+    """Set the niceness of a session. A `pid` of 0 means that the process has already
+    exited.
+
+    With autogroup scheduling it applies to the session; otherwise to its processes, and
+    can only be raised.
+    """
     if pid <= 0:
         return
     try:
+        # Linux groups sessions for scheduling; writing here changes the whole session's
+        # share.
         Path(f"/proc/{pid}/autogroup").write_text(str(nice))
     except OSError:
         if nice:
@@ -46,55 +58,66 @@ def step_back(pid: int, nice: int) -> None:
 
 
 class Runtime(Protocol):
-    """Something that serves a plugin's requests, wherever it runs."""
+    """Serves the requests of a plugin, wherever it runs."""
 
-    def call(self, call: PluginCall) -> AsyncGenerator[JSON, None]: ...
+    def call(self, call: PluginCall) -> AsyncGenerator[JSON, None]:
+        """Send a call to the plugin and yield its answers. Raises PluginError."""
+        ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Stop serving and release all resources."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessOptions:
-    """How plugins' processes are treated. Seconds and bytes."""
+    """Limits and timeouts of plugin processes, in seconds and bytes."""
 
     instances: int = 1
-    """Processes of one plugin, the second started while the first is busy."""
+    """Maximum number of processes per plugin; another one starts when all are busy."""
     start_seconds: float = 60.0
     silence_seconds: float = 120.0
-    """A process that says nothing for so long, not even a heartbeat, is ended."""
+    """A process that sends nothing for this long, not even a heartbeat, is ended."""
     idle_seconds: float = 600.0
     recycle_seconds: float = 2.0
-    """A process that works for so long on requests that everybody has given up is ended."""
+    """A process that works this long on abandoned requests only is ended."""
     drain_seconds: float = 30.0
     max_memory: int = 1024 * 1024 * 1024
-    """Of a process and all that it started."""
+    """For a process and its descendants together."""
     max_processes: int = 64
     max_files: int = 1024
     max_disk: int = 1024 * 1024 * 1024
-    """Of what a plugin keeps on the disk for one tenant."""
+    """Maximum size of a plugin's files for one tenant."""
     call_seconds: float = 1200.0
-    """A call that takes longer is given up, and its process ended and replaced."""
+    """A call that takes longer fails, and its process is replaced."""
     running: int = 64
-    """Plugins that run at once; the one that was not used for longest is ended where another is to start."""
+    """Maximum number of running plugins; the least recently used one is ended to make
+    room."""
 
     def limits(self) -> dict[str, int]:
-        """What the kernel holds of it, for one process. The monitor holds the rest, twice a second."""
+        """Return the resource limits that the kernel enforces per process. The monitor
+        enforces the others."""
         return {
-            "nofile": self.max_files, "core": 0, "fsize": self.max_disk, "nproc": max(1024, 16 * self.max_processes),
-            "data": 2 * self.max_memory + (1 << 30), "memlock": 8 << 20,
-        }  # fmt: skip
+            "nofile": self.max_files,
+            "core": 0,
+            "fsize": self.max_disk,
+            "nproc": max(1024, 16 * self.max_processes),
+            "data": 2 * self.max_memory + (1 << 30),
+            "memlock": 8 << 20,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """What is started, and how."""
+    """Everything needed to start a plugin's process."""
 
     plugin: str
     folder: Path
     module: str
-    cell: Callable[[], Cell]
-    """Where it is shut in: worked out at each start, as a tenant's plugins come and go."""
-    quarter: Quarter
+    cell: Callable[[], SandboxScope]
+    """Returns the cell that confines the process; evaluated at each start, because a
+    tenant's plugins change."""
+    quarter: WorkFolders
     env: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -103,51 +126,66 @@ class Instance:
     """One process of a plugin."""
 
     spawned: Spawned
-    conversation: Conversation
+    conversation: PluginConnection
     started_at: float
     writer: asyncio.WriteTransport
     readers: tuple[asyncio.BaseTransport, ...]
     errors: deque[bytes]
-    """The end of what it wrote to stderr."""
+    """The last data that it wrote to stderr."""
     used_at: float
     is_draining: bool = False
     abandoned_since: float | None = None
     is_behind: bool = False
-    """Whether it has to let others go first; the monitor's."""
+    """Set by the monitor: the process has the lowest priority."""
     spins_since: float | None = None
-    """Since when it takes a processor with nothing to do; the monitor's."""
+    """Set by the monitor: the time since when it uses a processor although it is idle.
+    """
 
     @property
     def is_idle(self) -> bool:
-        """Whether it was started and has nothing to do."""
+        """True if it has started and has no running or abandoned requests."""
         conversation = self.conversation
-        return conversation.ready.done() and not conversation.open and not conversation.abandoned
+        return (
+            conversation.ready.done()
+            and not conversation.open_count
+            and not conversation.abandoned_count
+        )
 
     @property
     def is_usable(self) -> bool:
+        """True if new calls may be sent to it."""
         return self.conversation.error is None and not self.is_draining
 
-    def last_words(self) -> str:
-        lines = b"".join(self.errors)[-_ERR_KEPT:].decode("utf-8", "replace").strip().splitlines()
+    def recent_stderr(self) -> str:
+        """Return the last lines of stderr, for error messages."""
+        lines = (
+            b"".join(self.errors)[-_MAX_STDERR_BYTES:]
+            .decode("utf-8", "replace")
+            .strip()
+            .splitlines()
+        )
         return "\n".join(lines[-6:])
 
     def kill(self) -> None:
+        """Kill the process and its descendants."""
         self.spawned.kill()
 
     def close(self) -> None:
+        """Close the pipes."""
         self.writer.close()
-        for one in self.readers:
-            one.close()
+        for reader in self.readers:
+            reader.close()
 
 
 class LocalRuntime:
-    """All processes of one plugin for one tenant: what a plugin remembers of a tenant, no other one ever sees."""
+    """All processes of one plugin for one tenant. Tenants never share a process,
+    because a plugin may remember data."""
 
     def __init__(
         self,
         launch: Launch,
-        wardens: Wardens,
-        backwards: Backwards,
+        wardens: Supervisors,
+        backwards: HostCalls,
         clock: Clock,
         starts: asyncio.Semaphore,
         options: ProcessOptions,
@@ -164,23 +202,28 @@ class LocalRuntime:
         self._starting: asyncio.Task[Instance] | None = None
         self._failures = 0
         self.lines: deque[tuple[float, str]] = deque(maxlen=500)
-        """What it said lately: (seconds since 1970, text)."""
-        self._rests_until = 0.0
-        self._why = ""
+        """Recent log lines: (Unix time, text)."""
+        self._cooldown_until = 0.0
+        self._last_failure = ""
         self._is_closed = False
         self.disk_bytes = 0
-        """What it keeps on the disk, as of the last look."""
+        """Size of its files at the last measurement."""
         self.behind_until = 0.0
-        """Until when its processes let others go first, whatever they do: it kept a processor busy. The monitor's."""
+        """Set by the monitor: until then its processes have the lowest priority,
+        because one kept a processor busy."""
 
     # calls
 
     async def call(self, call: PluginCall) -> AsyncGenerator[JSON, None]:
-        """Raises PluginDiedError where the plugin cannot be started, or dies meanwhile."""
-        instance = await self._chosen()
+        """Call the plugin and yield its answers. Raises PluginDiedError if it cannot be
+        started or dies."""
+        instance = await self._select_instance()
         instance.used_at = self._clock.monotonic()
-        why = f"a call took longer than {self.options.call_seconds:g} s"
-        timer = asyncio.get_running_loop().call_later(self.options.call_seconds, self.evict, instance, why)
+        reason = f"a call took longer than {self.options.call_seconds:g} s"
+        # The timer also covers a plugin that keeps sending and never ends.
+        timer = asyncio.get_running_loop().call_later(
+            self.options.call_seconds, self.evict, instance, reason
+        )
         try:
             async with aclosing(instance.conversation.call(call)) as answers:
                 async for answer in answers:
@@ -189,20 +232,26 @@ class LocalRuntime:
             timer.cancel()
             instance.used_at = self._clock.monotonic()
 
-    async def _chosen(self) -> Instance:
-        """The least busy; another one is started beside it while all are busy and more may be."""
-        usable = [one for one in self.instances if one.is_usable]
+    async def _select_instance(self) -> Instance:
+        """Return the least busy instance; start another one in the background if all
+        are busy."""
+        usable = [instance for instance in self.instances if instance.is_usable]
         if not usable:
+            # Shielded: other calls may be waiting for the same start.
             return await asyncio.shield(self._start())
-        best = min(usable, key=lambda one: one.conversation.open)
-        may_grow = len(usable) < self.options.instances and self._clock.monotonic() >= self._rests_until
-        if best.conversation.open and may_grow:
+        least_busy = min(usable, key=lambda instance: instance.conversation.open_count)
+        may_grow = (
+            len(usable) < self.options.instances
+            and self._clock.monotonic() >= self._cooldown_until
+        )
+        if least_busy.conversation.open_count and may_grow:
             self._start()
-        return best
+        return least_busy
 
     def _start(self) -> "asyncio.Task[Instance]":
+        # Concurrent calls share one start.
         if self._starting is None:
-            self._starting = asyncio.ensure_future(self._started())
+            self._starting = asyncio.ensure_future(self._start_instance())
             self._starting.add_done_callback(self._on_started)
         return self._starting
 
@@ -213,34 +262,44 @@ class LocalRuntime:
 
     # starting
 
-    async def _started(self) -> Instance:
-        rest = self._rests_until - self._clock.monotonic()
-        if rest > 0:
-            message = f"it is not started again for {rest:.1f} s: {self._why}"
-            raise PluginDiedError(message, plugin=self.launch.plugin, retry_after=rest)
+    async def _start_instance(self) -> Instance:
+        # During the cooldown, calls fail immediately instead of starting the process
+        # again.
+        cooldown = self._cooldown_until - self._clock.monotonic()
+        if cooldown > 0:
+            message = (
+                f"it is not started again for {cooldown:.1f} s: {self._last_failure}"
+            )
+            raise PluginDiedError(
+                message, plugin=self.launch.plugin, retry_after=cooldown
+            )
+        # The semaphore limits concurrent starts on the machine.
         async with self._starts:
             if self._is_closed:
                 raise PluginDiedError("it is being removed", plugin=self.launch.plugin)
             try:
-                return await self._spawned()
+                return await self._spawn()
             except PluginError as error:
-                self._failed(str(error), never_ready=True)
+                self._record_failure(str(error), never_ready=True)
                 raise
 
-    async def _spawned(self) -> Instance:
+    async def _spawn(self) -> Instance:
         launch, options = self.launch, self.options
         ended: list[str] = []
-        made: list[Instance] = []
+        created_instances: list[Instance] = []
 
-        def on_exit(how: str) -> None:
-            ended.append(how)
-            if made:
-                asyncio.ensure_future(self._exited(made[0], how))  # noqa: RUF006  it ends by itself in a moment
+        def on_exit(ending: str) -> None:
+            """Handle the exit of the process, which may happen before the instance
+            exists."""
+            ended.append(ending)
+            if created_instances:
+                asyncio.ensure_future(self._handle_exit(created_instances[0], ending))  # noqa: RUF006
 
+        # May end an idle plugin to stay within the limit of running ones.
         self._make_room()
         if not self.instances:
             await asyncio.to_thread(self._clean)
-        order = Order(
+        order = LaunchRequest(
             cell=await asyncio.to_thread(launch.cell),
             folder=launch.folder,
             quarter=launch.quarter,
@@ -249,148 +308,221 @@ class LocalRuntime:
             limits=options.limits(),
         )
         spawned = await self._wardens.spawn(order, on_exit)
-        instance = await self._connected(spawned)
-        made.append(instance)
+        instance = await self._connect(spawned)
+        created_instances.append(instance)
         self.instances.append(instance)
         if ended:  # before we came to listen
-            asyncio.ensure_future(self._exited(instance, ended[0]))  # noqa: RUF006  as above
+            asyncio.ensure_future(self._handle_exit(instance, ended[0]))  # noqa: RUF006
         try:
             async with asyncio.timeout(options.start_seconds):
                 await instance.conversation.ready
         except TimeoutError:
-            message = f"it was not ready within {options.start_seconds:g} s{_quoted(instance.last_words())}"
+            message = (
+                f"it was not ready within {options.start_seconds:g}"
+                f" s{_stderr_suffix(instance.recent_stderr())}"
+            )
             self._end(instance, PluginDiedError(message, plugin=launch.plugin))
             raise PluginDiedError(message, plugin=launch.plugin) from None
+        # The caller gave up, or the process died: an instance that is not ready must
+        # not remain.
         except BaseException as error:
             if not isinstance(error, PluginError):
-                self._end(instance, PluginDiedError("its start was given up", plugin=launch.plugin))
+                self._end(
+                    instance,
+                    PluginDiedError("its start was given up", plugin=launch.plugin),
+                )
             raise
         instance.is_behind = self._clock.monotonic() < self.behind_until
-        step_back(spawned.pid, BEHIND if instance.is_behind else 0)
-        fields = {"plugin": launch.plugin, "pid": spawned.pid, "seconds": round(self._age(instance), 3)}
+        set_niceness(spawned.pid, LOW_PRIORITY if instance.is_behind else 0)
+        fields = {
+            "plugin": launch.plugin,
+            "pid": spawned.pid,
+            "seconds": round(self._age(instance), 3),
+        }
         logger.info("a plugin is ready", extra={"fields": fields})
         return instance
 
     def _clean(self) -> None:
-        """Leave nothing of the temporary files of the last process; nothing at all of one that filled the disk."""
+        """Empty the temporary folder; empty all folders if the plugin exceeded its disk
+        limit."""
         quarter = self.launch.quarter
-        emptied(quarter.tmp)
+        empty_folder(quarter.tmp)
         if self.disk_bytes > self.options.max_disk:
-            emptied(quarter.work)
-            emptied(quarter.shared)
+            empty_folder(quarter.work)
+            empty_folder(quarter.shared)
         self.disk_bytes = 0
 
-    async def _connected(self, spawned: Spawned) -> Instance:
-        loop, now = asyncio.get_running_loop(), self._clock.monotonic
+    async def _connect(self, spawned: Spawned) -> Instance:
+        loop, clock = asyncio.get_running_loop(), self._clock.monotonic
         errors: deque[bytes] = deque(maxlen=64)
-        writer, _ = await loop.create_connection(lambda: _Sink(lambda data: None), sock=spawned.pipes)
-        conversation = Conversation(self.launch.plugin, writer.write, self._backwards, now, self._say)
-        out, _ = await loop.create_connection(lambda: _Sink(conversation.feed), sock=spawned.out)
-        err, _ = await loop.create_connection(lambda: _Sink(errors.append), sock=spawned.err)
-        return Instance(spawned, conversation, now(), writer, (out, err), errors, now())
+        # One connection per pipe: the writer for stdin, then stdout and stderr.
+        writer, _ = await loop.create_connection(
+            lambda: _Sink(lambda data: None), sock=spawned.stdin
+        )
+        conversation = PluginConnection(
+            self.launch.plugin, writer.write, self._backwards, clock, self._log_line
+        )
+        stdout, _ = await loop.create_connection(
+            lambda: _Sink(conversation.feed), sock=spawned.stdout
+        )
+        err, _ = await loop.create_connection(
+            lambda: _Sink(errors.append), sock=spawned.stderr
+        )
+        return Instance(
+            spawned, conversation, clock(), writer, (stdout, err), errors, clock()
+        )
 
-    def _say(self, text: str) -> None:
+    def _log_line(self, text: str) -> None:
         self.lines.append((self._clock.time(), text))
         logger.info(text, extra={"fields": {"plugin": self.launch.plugin}})
 
     # ending
 
-    async def _exited(self, instance: Instance, how: str) -> None:
-        """A process is gone: whoever waited for it is told, with its last words."""
+    async def _handle_exit(self, instance: Instance, ending: str) -> None:
+        """Fail the calls of an exited process, with its last output in the error."""
         await asyncio.sleep(0.02)  # what it still said is on its way
-        words = instance.last_words()
-        error = PluginDiedError(f"{how}{_quoted(words)}", plugin=self.launch.plugin)
+        stderr_text = instance.recent_stderr()
+        error = PluginDiedError(
+            f"{ending}{_stderr_suffix(stderr_text)}", plugin=self.launch.plugin
+        )
         was_expected = instance.conversation.error is not None
         if self._age(instance) > _STEADY_SECONDS:
             self._failures = 0
         self._remove(instance, error)
         if not was_expected:
-            if instance.conversation.ready.done() and not instance.conversation.ready.exception():
-                self._failed(how)  # one that never got ready is counted by who started it
-            fields = {"plugin": self.launch.plugin, "how": how, "stderr": words}
+            if (
+                instance.conversation.ready.done()
+                and not instance.conversation.ready.exception()
+            ):
+                self._record_failure(
+                    ending
+                )  # one that never got ready is counted by who started it
+            fields = {
+                "plugin": self.launch.plugin,
+                "how": ending,
+                "stderr": stderr_text,
+            }
             logger.warning("a plugin died", extra={"fields": fields})
-            self.lines.append((self._clock.time(), f"{how}\n{words}".strip()))
+            self.lines.append((self._clock.time(), f"{ending}\n{stderr_text}".strip()))
 
-    def _failed(self, why: str, *, never_ready: bool = False) -> None:
-        """One that served is started again at once, the first time. One that never got ready will hardly do better."""
+    def _record_failure(self, reason: str, *, never_ready: bool = False) -> None:
+        """Count a failure and set the cooldown.
+
+        A process that had become ready is restarted immediately the first time; one
+        that never did has to wait.
+        """
         self._failures += 1
+        # The exponent is capped, since the cooldown is limited anyway.
         step = 2 ** min(self._failures - 1, 20)
-        rest = min(_LONGEST_REST, step * 1.0 if never_ready else step * 0.25 * (self._failures > 1))
-        self._rests_until = self._clock.monotonic() + rest
-        self._why = why.removeprefix(f"plugin {self.launch.plugin!r}: ")
+        cooldown = min(
+            _MAX_COOLDOWN,
+            step * 1.0 if never_ready else step * 0.25 * (self._failures > 1),
+        )
+        self._cooldown_until = self._clock.monotonic() + cooldown
+        self._last_failure = reason.removeprefix(f"plugin {self.launch.plugin!r}: ")
 
     def _end(self, instance: Instance, error: PluginDiedError) -> None:
         self._remove(instance, error)
         instance.kill()
 
     def _remove(self, instance: Instance, error: PluginDiedError) -> None:
+        # It may have been removed by `evict` already.
         with contextlib.suppress(ValueError):
             self.instances.remove(instance)
         instance.conversation.end(error)
         instance.close()
 
-    def look(self) -> None:
-        """What has to be done from time to time: end what is silent, idle, or busy for nobody."""
-        now = self._clock.monotonic()
-        for one in list(self.instances):
-            conversation, options = one.conversation, self.options
+    def check_instances(self) -> None:
+        """Periodic check: end processes that are silent, idle, or busy with abandoned
+        requests only."""
+        current_time = self._clock.monotonic()
+        for instance in list(self.instances):
+            conversation, options = instance.conversation, self.options
             if not conversation.ready.done():
                 continue
-            if now - conversation.heard_at > options.silence_seconds:
-                self.evict(one, f"it said nothing for {options.silence_seconds:g} s")
-            elif conversation.open:
-                one.abandoned_since = None
-            elif conversation.abandoned:
-                one.abandoned_since = one.abandoned_since or now
-                if now - one.abandoned_since > options.recycle_seconds:
-                    if one.is_behind:  # and kept a processor busy: the next start has to wait
-                        self._failed("it kept a processor busy for nobody")
-                    self._end(one, PluginDiedError("it worked on for nobody", plugin=self.launch.plugin))
-            elif now - one.used_at > options.idle_seconds:
-                self._end(one, PluginDiedError("it was not used", plugin=self.launch.plugin))
+            if current_time - conversation.last_message_at > options.silence_seconds:
+                self.evict(
+                    instance, f"it said nothing for {options.silence_seconds:g} s"
+                )
+            elif conversation.open_count:
+                instance.abandoned_since = None
+            elif conversation.abandoned_count:
+                # The time counts from the first check that found only abandoned
+                # requests.
+                instance.abandoned_since = instance.abandoned_since or current_time
+                if current_time - instance.abandoned_since > options.recycle_seconds:
+                    if (
+                        instance.is_behind
+                    ):  # and kept a processor busy: the next start has to wait
+                        self._record_failure("it kept a processor busy for nobody")
+                    self._end(
+                        instance,
+                        PluginDiedError(
+                            "it worked on for nobody", plugin=self.launch.plugin
+                        ),
+                    )
+            elif current_time - instance.used_at > options.idle_seconds:
+                self._end(
+                    instance,
+                    PluginDiedError("it was not used", plugin=self.launch.plugin),
+                )
 
-    def give_way(self, instance: Instance) -> None:
-        """End an idle process, so that another plugin's can start."""
-        self._end(instance, PluginDiedError("it was not used", plugin=self.launch.plugin))
+    def end_idle(self, instance: Instance) -> None:
+        """End an idle process to make room for another plugin."""
+        self._end(
+            instance, PluginDiedError("it was not used", plugin=self.launch.plugin)
+        )
 
-    def evict(self, instance: Instance, why: str) -> None:
-        """End a process that does what it must not."""
+    def evict(self, instance: Instance, reason: str) -> None:
+        """End a process that exceeded a limit."""
         if instance not in self.instances:
             return
-        logger.warning("a plugin is ended", extra={"fields": {"plugin": self.launch.plugin, "why": why}})
-        self._failed(why)
-        self._end(instance, PluginDiedError(why, plugin=self.launch.plugin))
+        logger.warning(
+            "a plugin is ended",
+            extra={"fields": {"plugin": self.launch.plugin, "why": reason}},
+        )
+        self._record_failure(reason)
+        self._end(instance, PluginDiedError(reason, plugin=self.launch.plugin))
 
     def _age(self, instance: Instance) -> float:
         return self._clock.monotonic() - instance.started_at
 
     async def drain(self) -> None:
-        """Take no more calls, and end when those that run are answered."""
+        """Refuse new calls and stop when the running ones are answered, or after
+        `drain_seconds`."""
         self._is_closed = True
-        for one in self.instances:
-            one.is_draining = True
+        for instance in self.instances:
+            instance.is_draining = True
+        # Running calls get a grace period; then they are cut off.
         until = self._clock.monotonic() + self.options.drain_seconds
-        while any(one.conversation.open for one in self.instances) and self._clock.monotonic() < until:
+        while (
+            any(instance.conversation.open_count for instance in self.instances)
+            and self._clock.monotonic() < until
+        ):
             await self._clock.sleep(0.05)
         await self.aclose()
 
     async def aclose(self) -> None:
+        """End all processes."""
         self._is_closed = True
         if self._starting is not None:
             self._starting.cancel()
-        for one in list(self.instances):
-            self._end(one, PluginDiedError("it was stopped", plugin=self.launch.plugin))
+        for instance in list(self.instances):
+            self._end(
+                instance, PluginDiedError("it was stopped", plugin=self.launch.plugin)
+            )
 
 
 class _Sink(asyncio.Protocol):
-    """Hands on what comes."""
+    """Passes received data to a callback."""
 
     def __init__(self, take: Callable[[bytes], Any]) -> None:
         self._take = take
 
     def data_received(self, data: bytes) -> None:
+        """Pass the data on."""
         self._take(data)
 
 
-def _quoted(words: str) -> str:
-    return f"; its last words: {words}" if words else ""
+def _stderr_suffix(stderr_text: str) -> str:
+    return f"; its last words: {stderr_text}" if stderr_text else ""

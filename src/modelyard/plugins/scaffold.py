@@ -1,4 +1,5 @@
-"""New plugins: a folder that runs at once, for each kind, to be changed into what its author wants."""
+"""Creates new plugins from templates: one for each category, which runs at once and is
+then adapted by its author."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,21 +12,41 @@ from modelyard.plugins.manifest import Permissions
 
 TEMPLATES = Path(__file__).with_name("templates")
 CATEGORIES = {
-    "llm": "models", "text-embedding": "models", "rerank": "models", "tts": "models", "speech2text": "models",
-    "moderation": "models", "tool": "tools", "agent-strategy": "agent_strategies", "extension": "endpoints",
-    "datasource": "datasources", "trigger": "triggers",
-}  # fmt: skip
-"""What may be made → what the manifest calls it."""
+    "llm": "models",
+    "text-embedding": "models",
+    "rerank": "models",
+    "tts": "models",
+    "speech2text": "models",
+    "moderation": "models",
+    "tool": "tools",
+    "agent-strategy": "agent_strategies",
+    "extension": "endpoints",
+    "datasource": "datasources",
+    "trigger": "triggers",
+}
+"""Category that can be created → kind in the manifest."""
 PERMISSIONS = (
-    "tool", "model.llm", "model.text_embedding", "model.rerank", "model.tts", "model.speech2text", "model.moderation",
-    "node", "endpoint", "app", "storage",
-)  # fmt: skip
-_ALWAYS = {"agent-strategy": ("tool", "model.llm"), "extension": ("endpoint",)}
-"""What a kind cannot do without."""
+    "tool",
+    "model.llm",
+    "model.text_embedding",
+    "model.rerank",
+    "model.tts",
+    "model.speech2text",
+    "model.moderation",
+    "node",
+    "endpoint",
+    "app",
+    "storage",
+)
+_IMPLIED_PERMISSIONS = {
+    "agent-strategy": ("tool", "model.llm"),
+    "extension": ("endpoint",),
+}
+"""Permissions that a category always needs."""
 
 
-class Answers(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked when a plugin is made."""
+class ScaffoldOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The options for a new plugin."""
 
     name: str
     author: str
@@ -36,67 +57,109 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     storage_size: int = 1_048_576
 
 
-def create(folder: Path, answers: Answers) -> list[Path]:
-    """Write the plugin's files; their paths. Raises ConfigError for answers that cannot be, or a folder in use."""
+def create(folder: Path, answers: ScaffoldOptions) -> list[Path]:
+    """Write a new plugin's files and return their paths. Raises ConfigError for invalid
+    options or a folder in use."""
     _check(answers)
+    # An existing empty folder is fine.
     if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{str(folder)!r} is there already and not empty; name another folder")
-    words = _words(answers)
-    written: list[Path] = []
+        raise ConfigError(
+            f"{str(folder)!r} is there already and not empty; name another folder"
+        )
+    replacements = _replacements(answers)
+    written_paths: list[Path] = []
+    # Common files first, so that a category can override them.
     for source in (TEMPLATES / "common", TEMPLATES / answers.category):
-        for path in sorted(one for one in source.rglob("*") if one.is_file()):
-            target = folder / _filled(path.relative_to(source).as_posix().removesuffix(".tpl"), words)
+        for path in sorted(
+            candidate for candidate in source.rglob("*") if candidate.is_file()
+        ):
+            target = folder / _fill_template(
+                path.relative_to(source).as_posix().removesuffix(".tpl"), replacements
+            )
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(_filled(path.read_text("utf-8"), words), "utf-8")
-            written.append(target)
-    return written
+            target.write_text(
+                _fill_template(path.read_text("utf-8"), replacements), "utf-8"
+            )
+            written_paths.append(target)
+    return written_paths
 
 
-def _check(answers: Answers) -> None:
+def _check(answers: ScaffoldOptions) -> None:
     if not NAME.fullmatch(answers.name):
-        raise ConfigError(f"name {answers.name!r} must be made of a-z, 0-9, _ and -, at most 128 of them")
+        raise ConfigError(
+            f"name {answers.name!r} must be made of a-z, 0-9, _ and -, at most 128 of"
+            " them"
+        )
     if not AUTHOR.fullmatch(answers.author):
-        raise ConfigError(f"author {answers.author!r} must be made of letters, 0-9, _ and -, at most 64 of them")
+        raise ConfigError(
+            f"author {answers.author!r} must be made of letters, 0-9, _ and -, at most"
+            " 64 of them"
+        )
     if answers.category not in CATEGORIES:
         raise ConfigError(
-            f"category {answers.category!r} is unknown; {suggestion(answers.category, CATEGORIES, label='there are')}"
+            f"category {answers.category!r} is unknown;"
+            f" {suggestion(answers.category, CATEGORIES, label='there are')}"
         )
-    for word in answers.permissions:
-        if word not in PERMISSIONS:
-            raise ConfigError(f"permission {word!r} is unknown; {suggestion(word, PERMISSIONS, label='there are')}")
+    for permission in answers.permissions:
+        if permission not in PERMISSIONS:
+            raise ConfigError(
+                f"permission {permission!r} is unknown;"
+                f" {suggestion(permission, PERMISSIONS, label='there are')}"
+            )
 
 
-def _words(answers: Answers) -> dict[str, str]:
-    kind = CATEGORIES[answers.category]
+def _replacements(answers: ScaffoldOptions) -> dict[str, str]:
+    plugin_kind = CATEGORIES[answers.category]
     folder = "group" if answers.category == "extension" else "provider"
     label = answers.name.replace("_", " ").replace("-", " ").title()
     return {
         "AUTHOR": answers.author,
         "NAME": answers.name,
         "LABEL": label,
-        "CLASS": label.replace(" ", "") if label[0].isalpha() else f"My{label.replace(' ', '')}",
-        "DESCRIPTION": (answers.description or f"A {answers.category} plugin.").replace('"', "'"),
+        # The class name must be a valid identifier, while plugin names may start with a
+        # digit.
+        "CLASS": (
+            label.replace(" ", "")
+            if label[0].isalpha()
+            else f"My{label.replace(' ', '')}"
+        ),
+        # The text is inserted into quoted YAML.
+        "DESCRIPTION": (
+            (answers.description or f"A {answers.category} plugin.").replace('"', "'")
+        ),
         "NOW": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "KIND": kind,
+        "KIND": plugin_kind,
         "PROVIDER": f"{folder}/{answers.name}.yaml",
         "PERMISSION": _permission(answers),
     }
 
 
-def _permission(answers: Answers) -> str:
-    """As the manifest writes it, on one line."""
-    words = [*_ALWAYS.get(answers.category, ()), *answers.permissions]
-    asked = {word: {"enabled": True} for word in words if "." not in word and word != "storage"}
-    if models := [word.partition(".")[2] for word in words if word.startswith("model.")]:
-        asked["model"] = {"enabled": True, **dict.fromkeys(models, True)}
-    document: dict[str, object] = {**asked}
-    if "storage" in words:
+def _permission(answers: ScaffoldOptions) -> str:
+    """Return the permissions as the manifest has them, on one line."""
+    permissions = [
+        *_IMPLIED_PERMISSIONS.get(answers.category, ()),
+        *answers.permissions,
+    ]
+    requested = {
+        permission: {"enabled": True}
+        for permission in permissions
+        if "." not in permission and permission != "storage"
+    }
+    if models := [
+        permission.partition(".")[2]
+        for permission in permissions
+        if permission.startswith("model.")
+    ]:
+        requested["model"] = {"enabled": True, **dict.fromkeys(models, True)}
+    document: dict[str, object] = {**requested}
+    if "storage" in permissions:
         document["storage"] = {"enabled": True, "size": answers.storage_size}
+    # Validates the document; the result itself is not needed.
     msgspec.convert(document, Permissions)
     return msgspec.json.encode(document).decode().replace(":", ": ").replace(",", ", ")
 
 
-def _filled(text: str, words: dict[str, str]) -> str:
-    for name, value in words.items():
+def _fill_template(text: str, replacements: dict[str, str]) -> str:
+    for name, value in replacements.items():
         text = text.replace(f"@{name}@", value)
     return text

@@ -1,6 +1,7 @@
-"""Requests and answers of models as plugins write them <-> our types. Pure.
+"""Converts model requests and results between the plugin protocol and our types. No
+I/O.
 
-Binary data is hexadecimal in speech and base64 in prompts; prices are decimal strings.
+Binary data is hexadecimal for speech and base64 in prompts; prices are decimal strings.
 """
 
 import json
@@ -12,9 +13,18 @@ import msgspec
 
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.base.fields import count
-from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.embedding import (
+    EmbeddingUsage,
+    TextEmbeddingRequest,
+    TextEmbeddingResult,
+)
 from modelyard.models.entities import AIModelEntity, ParameterRule
-from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.models.llm import (
+    LLMRequest,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
@@ -32,40 +42,62 @@ from modelyard.models.messages import (
     UserPromptMessage,
     VideoPromptMessageContent,
 )
-from modelyard.models.rerank import RerankRequest, RerankResult, ranked
+from modelyard.models.rerank import RerankRequest, RerankResult, to_ranked_documents
 from modelyard.models.types import JSON
 
-_FINISH = {
-    "stop": "stop", "end_turn": "stop", "stop_sequence": "stop", "length": "length", "max_tokens": "length",
-    "tool_calls": "tool_calls", "tool_use": "tool_calls", "function_call": "tool_calls",
-    "content_filter": "content_filter", "safety": "content_filter",
-}  # fmt: skip
+# Finish reasons of vendors, which plugins often pass through, mapped to OpenAI's.
+_FINISH_REASONS = {
+    "stop": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+}
 
 
-# ------------------------------------------------------------------------------------------------ models
+# ------------------------------------------------------------------------------- models
 
 
 def dump_entity(entity: AIModelEntity) -> JSON:
-    """A model as plugins describe one."""
+    """Return a model's description in the plugin format."""
     pricing = entity.pricing
     return {
-        "model": entity.model, "label": msgspec.to_builtins(entity.label), "model_type": entity.model_type.value,
-        "features": [one.value for one in entity.features], "fetch_from": "predefined-model",
-        "model_properties": {getattr(name, "value", name): value for name, value in entity.model_properties.items()},
-        "parameter_rules": [msgspec.to_builtins(one) for one in entity.parameter_rules],
-        "pricing": msgspec.to_builtins(pricing) if pricing is not None else None, "deprecated": False,
-    }  # fmt: skip
+        "model": entity.model,
+        "label": msgspec.to_builtins(entity.label),
+        "model_type": entity.model_type.value,
+        "features": [feature.value for feature in entity.features],
+        "fetch_from": "predefined-model",
+        "model_properties": {
+            getattr(name, "value", name): value
+            for name, value in entity.model_properties.items()
+        },
+        "parameter_rules": [
+            msgspec.to_builtins(rule) for rule in entity.parameter_rules
+        ],
+        "pricing": msgspec.to_builtins(pricing) if pricing is not None else None,
+        "deprecated": False,
+    }
 
 
-# ------------------------------------------------------------------------------------------------ chat, to the plugin
+# ------------------------------------------------------------------ chat, to the plugin
 
 
 def dump_messages(messages: Sequence[AnyPromptMessage]) -> list[JSON]:
+    """Return messages in the plugin format."""
     return [_dump_message(message) for message in messages]
 
 
 def _dump_message(message: AnyPromptMessage) -> JSON:
-    document: JSON = {"role": message.role.value, "content": _dump_content(message), "name": message.name}
+    document: JSON = {
+        "role": message.role.value,
+        "content": _dump_content(message),
+        "name": message.name,
+    }
     if isinstance(message, AssistantPromptMessage):
         document["tool_calls"] = _dump_calls(message.tool_calls)
     if isinstance(message, ToolPromptMessage):
@@ -75,26 +107,43 @@ def _dump_message(message: AnyPromptMessage) -> JSON:
 
 def _dump_calls(calls: Sequence[ToolCall]) -> list[JSON]:
     return [
-        {"id": one.id, "type": "function", "function": {"name": one.function.name, "arguments": one.function.arguments}}
-        for one in calls
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {
+                "name": call.function.name,
+                "arguments": call.function.arguments,
+            },
+        }
+        for call in calls
     ]
 
 
 def _dump_content(message: AnyPromptMessage) -> Any:
-    if not message.files or isinstance(message, ToolPromptMessage | SystemPromptMessage):
+    # Without files, the content is sent as a plain string.
+    if not message.files or isinstance(
+        message, ToolPromptMessage | SystemPromptMessage
+    ):
         return message.text
-    return [one for part in message.parts if (one := _dump_part(part)) is not None]
+    return [
+        dumped_part
+        for part in message.parts
+        if (dumped_part := _dump_part(part)) is not None
+    ]
 
 
 def _dump_part(part: PromptMessageContent) -> JSON | None:
-    """Thoughts and parts of one wire format alone are left out."""
+    """Return a content part in the plugin format; None for reasoning and other parts
+    that it cannot express."""
     if isinstance(part, TextPromptMessageContent):
         return {"type": "text", "data": part.data}
     if not isinstance(part, MultiModalPromptMessageContent):
         return None
-    mime = part.mime_type or f"{_KIND[type(part)]}/{part.format or 'octet-stream'}"
+    mime = (
+        part.mime_type or f"{_TYPE_NAMES[type(part)]}/{part.format or 'octet-stream'}"
+    )
     document: JSON = {
-        "type": _KIND[type(part)],
+        "type": _TYPE_NAMES[type(part)],
         "format": part.format or mime.partition("/")[2],
         "mime_type": mime,
         "base64_data": part.base64_data,
@@ -102,65 +151,112 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
         "filename": part.filename,
     }
     if isinstance(part, ImagePromptMessageContent):
+        # The protocol only knows these two levels; "auto" becomes low.
         document["detail"] = "high" if part.detail == "high" else "low"
     return document
 
 
-_KIND: Mapping[type[Any], str] = {
-    ImagePromptMessageContent: "image", AudioPromptMessageContent: "audio", VideoPromptMessageContent: "video",
+_TYPE_NAMES: Mapping[type[Any], str] = {
+    ImagePromptMessageContent: "image",
+    AudioPromptMessageContent: "audio",
+    VideoPromptMessageContent: "video",
     DocumentPromptMessageContent: "document",
-}  # fmt: skip
-_PART = {word: kind for kind, word in _KIND.items()}
+}
+_CONTENT_CLASSES = {
+    type_name: content_class for content_class, type_name in _TYPE_NAMES.items()
+}
 
 
 def dump_tools(tools: Sequence[PromptMessageTool]) -> list[JSON] | None:
+    """Return function tools in the plugin format; None if there are none."""
     return [
-        {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+        }
         for tool in tools
+        # Server-side tools of other wire formats have no equivalent.
         if tool.type == "function"
     ] or None
 
 
 def dump_llm(request: LLMRequest, rules: Sequence[ParameterRule]) -> JSON:
-    """The request's own fields; who is asked stands beside them."""
+    """Return the fields of a chat request; provider, model and credentials are added by
+    the caller."""
     return {
         "prompt_messages": dump_messages(request.messages),
-        "model_parameters": _parameters(request.model_parameters, rules),
+        "model_parameters": _dump_parameters(request.model_parameters, rules),
         "tools": dump_tools(request.tools),
         "stop": list(request.stop) or None,
         "stream": request.stream,
     }
 
 
-def _parameters(given: Mapping[str, Any], rules: Sequence[ParameterRule]) -> JSON:
-    """By the plugin's words. The form of an answer is a word there, and its schema a text beside it."""
-    parameters = {name: value for name, value in given.items() if name != "response_format"}
-    form = given.get("response_format")
-    if not isinstance(form, dict):
-        return parameters if form is None else {**parameters, "response_format": form}
-    rule = next((one for one in rules if "response_format" in (one.name, one.use_template)), None)
-    wanted = str(form.get("type", ""))
-    options = rule.options if rule else [wanted]
-    chosen = next((one for one in options if one.lower() in (wanted, wanted.removesuffix("_object"))), None)
-    if chosen is not None and wanted != "text":
-        parameters["response_format"] = chosen
-    if wanted == "json_schema" and isinstance(schema := (form.get("json_schema") or {}).get("schema"), dict):
+def _dump_parameters(
+    model_parameters: Mapping[str, Any], rules: Sequence[ParameterRule]
+) -> JSON:
+    """Return model parameters as the plugin expects them.
+
+    The response format is one of the plugin's own options, and the JSON schema a
+    separate text parameter.
+    """
+    parameters = {
+        name: value
+        for name, value in model_parameters.items()
+        if name != "response_format"
+    }
+    response_format = model_parameters.get("response_format")
+    if not isinstance(response_format, dict):
+        return (
+            parameters
+            if response_format is None
+            else {**parameters, "response_format": response_format}
+        )
+    rule = next(
+        (
+            candidate
+            for candidate in rules
+            if "response_format" in (candidate.name, candidate.use_template)
+        ),
+        None,
+    )
+    # Plugins name the JSON format "JSON", "json" or "json_object"; take the one that
+    # their rule offers.
+    format_type = str(response_format.get("type", ""))
+    options = rule.options if rule else [format_type]
+    matching_option = next(
+        (
+            option
+            for option in options
+            if option.lower() in (format_type, format_type.removesuffix("_object"))
+        ),
+        None,
+    )
+    if matching_option is not None and format_type != "text":
+        parameters["response_format"] = matching_option
+    if format_type == "json_schema" and isinstance(
+        schema := (response_format.get("json_schema") or {}).get("schema"), dict
+    ):
+        # In Dify the schema is a string parameter of the model.
         parameters["json_schema"] = json.dumps(schema, ensure_ascii=False)
     return parameters
 
 
-# ------------------------------------------------------------------------------------------------ chat, from the plugin
+# ---------------------------------------------------------------- chat, from the plugin
 
 
 class ChunkReader:
-    """A stream's chunks as ours: its calls told apart, its usage where it says it."""
+    """Converts the chunks of one stream, and numbers its tool calls."""
 
     def __init__(self, model: str) -> None:
         self._model = model
         self._calls: list[str] = []
 
     def read(self, data: Any) -> LLMResultChunk:
-        """Raises InvokeServerUnavailableError for what is no chunk."""
+        """Convert a chunk. Raises InvokeServerUnavailableError if it is malformed."""
+        # Errors in the shape of a chunk are the plugin's fault, so they become a server
+        # error that allows failover.
         try:
             delta = data["delta"]
             message = delta.get("message") or {}
@@ -171,55 +267,80 @@ class ChunkReader:
                 delta=LLMResultChunkDelta(
                     message=AssistantPromptMessage(
                         content=read_content(message.get("content")),
-                        tool_calls=[self._call(one) for one in message.get("tool_calls") or ()],
+                        tool_calls=[
+                            self._read_call(call)
+                            for call in message.get("tool_calls") or ()
+                        ],
                         reasoning_content=message.get("reasoning_content") or None,
                     ),
                     usage=read_usage(usage) if isinstance(usage, dict) else None,
-                    finish_reason=_finish(delta.get("finish_reason")),
+                    finish_reason=_read_finish_reason(delta.get("finish_reason")),
                 ),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InvokeServerUnavailableError(f"a chunk has another shape than it should: {error!r}") from error
+            raise InvokeServerUnavailableError(
+                f"a chunk has another shape than it should: {error!r}"
+            ) from error
 
-    def _call(self, one: JSON) -> ToolCall:
-        """A call that is named again goes on; one without a name is the last one's."""
-        name = str(one.get("id") or "")
+    def _read_call(self, call_delta: JSON) -> ToolCall:
+        """Convert a tool call delta. A repeated id continues that call; without an id,
+        it continues the last one."""
+        name = str(call_delta.get("id") or "")
+        # The index of a call is its position of first appearance in the stream.
         if name and name not in self._calls:
             self._calls.append(name)
         index = self._calls.index(name) if name else max(0, len(self._calls) - 1)
-        function = one.get("function") or {}
+        function = call_delta.get("function") or {}
         return ToolCall(
             id=name,
             index=index,
-            function=ToolCallFunction(name=function.get("name") or "", arguments=function.get("arguments") or ""),
+            function=ToolCallFunction(
+                name=function.get("name") or "",
+                arguments=function.get("arguments") or "",
+            ),
         )
 
 
-def _finish(word: Any) -> str | None:
-    return _FINISH.get(str(word).lower(), "stop") if word else None
+def _read_finish_reason(finish_reason: Any) -> str | None:
+    return (
+        _FINISH_REASONS.get(str(finish_reason).lower(), "stop")
+        if finish_reason
+        else None
+    )
 
 
 def read_content(content: Any) -> str | list[PromptMessageContent] | None:
+    """Convert message content from the plugin format; None if it is empty. Raises
+    KeyError for an unknown part type."""
     if content is None or isinstance(content, str):
         return content or None
     parts: list[PromptMessageContent] = []
-    for place, one in enumerate(content):
-        kind = one["type"]
-        if kind == "text":
-            parts.append(TextPromptMessageContent(data=one.get("data") or "", index=place))
+    for index, part in enumerate(content):
+        part_type = part["type"]
+        if part_type == "text":
+            parts.append(
+                TextPromptMessageContent(data=part.get("data") or "", index=index)
+            )
             continue
-        fields = {name: one.get(name) or "" for name in ("format", "mime_type", "base64_data", "url", "filename")}
-        parts.append(_PART[kind](index=place, **fields))
+        fields = {
+            name: part.get(name) or ""
+            for name in ("format", "mime_type", "base64_data", "url", "filename")
+        }
+        parts.append(_CONTENT_CLASSES[part_type](index=index, **fields))
     return parts
 
 
 def read_usage(usage: JSON) -> LLMUsage:
-    """Counts; and what it came to, where the plugin knows a price."""
-    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    """Convert token usage, with the cost if the plugin reports a price."""
+    prompt, completion = (
+        _count(usage.get("prompt_tokens")),
+        _count(usage.get("completion_tokens")),
+    )
     price = _decimal(usage.get("total_price"))
     return LLMUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
+        # Some plugins report only the parts.
         total_tokens=_count(usage.get("total_tokens")) or prompt + completion,
         prompt_price=_decimal(usage.get("prompt_price")),
         completion_price=_decimal(usage.get("completion_price")),
@@ -228,13 +349,14 @@ def read_usage(usage: JSON) -> LLMUsage:
         completion_unit_price=_decimal(usage.get("completion_unit_price")),
         completion_price_unit=_decimal(usage.get("completion_price_unit")),
         total_price=price or None,
+        # A price of 0 means that the plugin does not know it.
         price_source="plugin" if price else "",
         currency=str(usage.get("currency") or "USD"),
     )
 
 
 def _count(value: Any) -> int:
-    """What a plugin counted; 0 where that can be no count."""
+    """Return a token count; 0 if the value is not a valid one."""
     try:
         return count(int(value or 0)) or 0
     except (OverflowError, TypeError, ValueError):
@@ -243,14 +365,14 @@ def _count(value: Any) -> int:
 
 def _decimal(value: Any) -> Decimal:
     try:
-        found = Decimal(str(value or 0))
+        number = Decimal(str(value or 0))
     except InvalidOperation:
         return Decimal(0)
-    return found if found.is_finite() else Decimal(0)
+    return number if number.is_finite() else Decimal(0)
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
-    """Our usage in the plugins' words."""
+    """Return token usage in the plugin format."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "prompt_unit_price": str(usage.prompt_unit_price),
@@ -267,12 +389,13 @@ def dump_usage(usage: LLMUsage) -> JSON:
     }
 
 
-# ---------------------------------------------------------------------------------------------- chat, asked by a plugin
+# -------------------------------------------------------------- chat, asked by a plugin
 
 
 def read_messages(documents: Iterable[Any]) -> list[AnyPromptMessage]:
-    """What a plugin asks a model. Raises ValueError for a role that is none."""
-    return [_read_message(one) for one in documents]
+    """Convert the messages that a plugin sends to a model. Raises ValueError for an
+    unknown role."""
+    return [_read_message(document) for document in documents]
 
 
 def _read_message(document: Any) -> AnyPromptMessage:
@@ -282,36 +405,51 @@ def _read_message(document: Any) -> AnyPromptMessage:
         case "system" | "developer":
             return SystemPromptMessage(content=content, name=name)
         case "user":
-            return UserPromptMessage(content=_unnumbered(content), name=name)
+            # Indexes are for streams; in a request they would be noise.
+            return UserPromptMessage(content=_without_indexes(content), name=name)
         case "assistant":
             calls = [
                 ToolCall(
-                    id=one.get("id") or "",
+                    id=call.get("id") or "",
                     function=ToolCallFunction(
-                        name=(one.get("function") or {}).get("name") or "",
-                        arguments=(one.get("function") or {}).get("arguments") or "",
+                        name=(call.get("function") or {}).get("name") or "",
+                        arguments=(call.get("function") or {}).get("arguments") or "",
                     ),
                 )
-                for one in document.get("tool_calls") or ()
+                for call in document.get("tool_calls") or ()
             ]
-            return AssistantPromptMessage(content=_unnumbered(content), name=name, tool_calls=calls)
+            return AssistantPromptMessage(
+                content=_without_indexes(content), name=name, tool_calls=calls
+            )
         case "tool":
-            text = content if isinstance(content, str) else "".join(
-                one.data for one in content or () if isinstance(one, TextPromptMessageContent)
-            )  # fmt: skip
-            return ToolPromptMessage(content=text, tool_call_id=document.get("tool_call_id") or "")
+            text = (
+                content
+                if isinstance(content, str)
+                else "".join(
+                    part.data
+                    for part in content or ()
+                    if isinstance(part, TextPromptMessageContent)
+                )
+            )
+            return ToolPromptMessage(
+                content=text, tool_call_id=document.get("tool_call_id") or ""
+            )
         case _:
-            raise ValueError(f"a message has the role {role!r}; it must be system, user, assistant or tool")
+            raise ValueError(
+                f"a message has the role {role!r}; it must be system, user, assistant or tool"
+            )
 
 
-def _unnumbered(content: str | list[PromptMessageContent] | None) -> str | list[PromptMessageContent] | None:
+def _without_indexes(
+    content: str | list[PromptMessageContent] | None,
+) -> str | list[PromptMessageContent] | None:
     if not isinstance(content, list):
         return content
-    return [msgspec.structs.replace(one, index=None) for one in content]
+    return [msgspec.structs.replace(part, index=None) for part in content]
 
 
-def dump_chunk(chunk: LLMResultChunk, place: int) -> JSON:
-    """Our chunk in the plugins' words."""
+def dump_chunk(chunk: LLMResultChunk, index: int) -> JSON:
+    """Return a chunk in the plugin format; `index` is its position in the stream."""
     delta = chunk.delta
     message = delta.message
     return {
@@ -319,7 +457,7 @@ def dump_chunk(chunk: LLMResultChunk, place: int) -> JSON:
         "prompt_messages": [],
         "system_fingerprint": chunk.system_fingerprint,
         "delta": {
-            "index": place,
+            "index": index,
             "message": {
                 "role": "assistant",
                 "content": message.text,
@@ -332,32 +470,48 @@ def dump_chunk(chunk: LLMResultChunk, place: int) -> JSON:
     }
 
 
-# ------------------------------------------------------------------------------------------------ the other types
+# ---------------------------------------------------------------------- the other types
 
 
 def dump_embedding(request: TextEmbeddingRequest) -> JSON:
+    """Return an embedding request in the plugin format."""
     return {"texts": request.texts, "input_type": request.input_type.value}
 
 
-def read_embedding(data: Any, request: TextEmbeddingRequest, model: str) -> TextEmbeddingResult:
-    """Raises InvokeServerUnavailableError where texts and vectors do not match."""
+def read_embedding(
+    data: Any, request: TextEmbeddingRequest, model: str
+) -> TextEmbeddingResult:
+    """Convert an embedding result. Raises InvokeServerUnavailableError if texts and
+    vectors do not match."""
     try:
         vectors = msgspec.convert(data["embeddings"], list[list[float]])
         usage = data.get("usage") or {}
         tokens = _count(usage.get("tokens")) or _count(usage.get("total_tokens"))
         price = _decimal(usage.get("total_price"))
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
-        raise InvokeServerUnavailableError(f"the answer holds no embeddings: {error!r}") from error
+        raise InvokeServerUnavailableError(
+            f"the answer holds no embeddings: {error!r}"
+        ) from error
+    # A mismatch would assign vectors to the wrong texts.
     if len(vectors) != len(request.texts):
-        raise InvokeServerUnavailableError(f"{len(request.texts)} texts brought {len(vectors)} embeddings")
+        raise InvokeServerUnavailableError(
+            f"{len(request.texts)} texts brought {len(vectors)} embeddings"
+        )
     stated = EmbeddingUsage(
-        tokens=tokens, total_tokens=_count(usage.get("total_tokens")) or tokens, estimated=not tokens,
-        total_price=price or None, price_source="plugin" if price else "", currency=str(usage.get("currency") or "USD"),
-    )  # fmt: skip
-    return TextEmbeddingResult(model=str(data.get("model") or model), embeddings=vectors, usage=stated)
+        tokens=tokens,
+        total_tokens=_count(usage.get("total_tokens")) or tokens,
+        estimated=not tokens,
+        total_price=price or None,
+        price_source="plugin" if price else "",
+        currency=str(usage.get("currency") or "USD"),
+    )
+    return TextEmbeddingResult(
+        model=str(data.get("model") or model), embeddings=vectors, usage=stated
+    )
 
 
 def dump_embedding_result(result: TextEmbeddingResult) -> JSON:
+    """Return an embedding result in the plugin format."""
     usage = result.usage
     return {
         "model": result.model,
@@ -375,6 +529,7 @@ def dump_embedding_result(result: TextEmbeddingResult) -> JSON:
 
 
 def dump_rerank(request: RerankRequest) -> JSON:
+    """Return a rerank request in the plugin format."""
     return {
         "query": request.query,
         "docs": request.docs,
@@ -384,13 +539,25 @@ def dump_rerank(request: RerankRequest) -> JSON:
 
 
 def read_rerank(data: Any, request: RerankRequest, model: str) -> RerankResult:
+    """Convert a rerank result. Raises InvokeServerUnavailableError if it is malformed."""
     try:
-        pairs = [(one["index"], one["score"]) for one in data["docs"]]
+        pairs = [
+            (scored_document["index"], scored_document["score"])
+            for scored_document in data["docs"]
+        ]
     except (KeyError, TypeError) as error:
-        raise InvokeServerUnavailableError(f"the answer holds no documents: {error!r}") from error
-    return RerankResult(model=str(data.get("model") or model), docs=ranked(pairs, request))
+        raise InvokeServerUnavailableError(
+            f"the answer holds no documents: {error!r}"
+        ) from error
+    return RerankResult(
+        model=str(data.get("model") or model), docs=to_ranked_documents(pairs, request)
+    )
 
 
 def dump_rerank_result(result: RerankResult) -> JSON:
-    docs = [{"index": one.index, "text": one.text, "score": one.score} for one in result.docs]
+    """Return a rerank result in the plugin format."""
+    docs = [
+        {"index": document.index, "text": document.text, "score": document.score}
+        for document in result.docs
+    ]
     return {"model": result.model, "docs": docs}

@@ -1,9 +1,10 @@
-"""Who a package comes from: RSA signatures, made and verified as the plugins' other host does.
+"""RSA signatures of packages, compatible with Dify's plugin daemon.
 
-The signature is the ZIP's comment, `{"signature": base64, "time": seconds}`: RSA-4096, PKCS#1 v1.5, SHA-256, over the
-digests of all entries' contents in the order of the archive and the time as decimal digits. Names are not covered: a
-file that is renamed changes the checksum, and by that the plugin's identifier, but not the signature. The last entry,
-`.verification.dify.json`, says what kind of author signed.
+The signature is the ZIP's comment, `{"signature": base64, "time": seconds}`: RSA-4096,
+PKCS#1 v1.5, SHA-256, over the digests of all entries' contents in archive order and the
+time as decimal digits. Names are not covered: renaming a file changes the checksum, and
+thus the plugin's identifier, but not the signature. The last entry,
+`.verification.dify.json`, states the category of the signing author.
 """
 
 import base64
@@ -22,14 +23,14 @@ from modelyard.plugins.package import MAX_BYTES, read_package, write_package
 
 VERIFICATION = ".verification.dify.json"
 CATEGORIES = ("langgenius", "partner", "community")
-_BITS = 4096
+_KEY_BITS = 4096
 
 
 class Verification(NamedTuple):
-    """A signature that was found to be right."""
+    """A verified signature."""
 
     key: str
-    """The file of the key that it was made with."""
+    """File name of the public key that matched."""
     category: str
     signed_at: int
 
@@ -40,50 +41,66 @@ class _Comment(msgspec.Struct, frozen=True):
 
 
 def generate_keys() -> tuple[bytes, bytes]:
-    """(private, public), both as PEM."""
+    """Generate a key pair and return (private, public) as PEM."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-    private = rsa.generate_private_key(public_exponent=65537, key_size=_BITS)
+    private = rsa.generate_private_key(public_exponent=65537, key_size=_KEY_BITS)
     return (
         private.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.TraditionalOpenSSL,
             serialization.NoEncryption(),
         ),
-        private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.PKCS1),
+        private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.PKCS1
+        ),
     )
 
 
-def sign(data: bytes, private_key: bytes, *, category: str = "community", now: int) -> bytes:
-    """The package, signed; an earlier signature is replaced."""
+def sign(
+    data: bytes, private_key: bytes, *, category: str = "community", signed_at: int
+) -> bytes:
+    """Return the package with a signature, replacing any earlier one. `signed_at` is
+    the Unix time. Raises PackageError."""
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
     if category not in CATEGORIES:
-        raise PackageError(f"category {category!r} is not known; there are {', '.join(CATEGORIES)}")
+        raise PackageError(
+            f"category {category!r} is not known; there are {', '.join(CATEGORIES)}"
+        )
     try:
         key = serialization.load_pem_private_key(private_key, None)
     except (ValueError, TypeError) as error:
         raise PackageError(f"the private key cannot be read: {error}") from error
     if not isinstance(key, rsa.RSAPrivateKey):
         raise PackageError("the private key must be an RSA key")
-    files = {name: one for name, one in read_package(data).files.items() if name != VERIFICATION}
+    # The entry is written anew at the end, so that it is always the last one.
+    files = {
+        name: content
+        for name, content in read_package(data).files.items()
+        if name != VERIFICATION
+    }
     files[VERIFICATION] = msgspec.json.encode({"authorized_category": category})
-    message = _message(list(files.values()), now)
+    message = _message(list(files.values()), signed_at)
     signature = key.sign(message, padding.PKCS1v15(), hashes.SHA256())
-    comment = msgspec.json.encode(_Comment(base64.b64encode(signature).decode(), now))
+    comment = msgspec.json.encode(
+        _Comment(base64.b64encode(signature).decode(), signed_at)
+    )
     return write_package(files, comment=comment)
 
 
 def is_signed(data: bytes) -> bool:
+    """Return whether the package carries a signature, without verifying it."""
     return _comment(data) is not None
 
 
 def verify(data: bytes, public_keys: Sequence[tuple[str, bytes]]) -> Verification:
-    """Whose signature a package carries, among keys that are (name, PEM).
+    """Verify a package against public keys, given as (name, PEM).
 
-    Raises PackageError where there is none, where it was made with another key, or where the content was changed.
+    Raises PackageError if it is not signed, was signed with another key, or was
+    changed.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
@@ -93,21 +110,29 @@ def verify(data: bytes, public_keys: Sequence[tuple[str, bytes]]) -> Verificatio
     if comment is None:
         raise PackageError("the package is not signed")
     if not public_keys:
-        raise PackageError("the package is signed, and no key is known to check it with")
+        raise PackageError(
+            "the package is signed, and no key is known to check it with"
+        )
     files = read_package(data).files
+    # The message is computed from the content, not from stored digests.
     message = _message(list(files.values()), comment.time)
     try:
         signature = base64.b64decode(comment.signature, validate=True)
     except (binascii.Error, ValueError) as error:
         raise PackageError("the package's signature is damaged") from error
+    # Any of the keys may have made the signature.
     for name, pem in public_keys:
         try:
-            _public_key(name, pem).verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
+            _public_key(name, pem).verify(
+                signature, message, padding.PKCS1v15(), hashes.SHA256()
+            )
         except InvalidSignature:
             continue
         return Verification(name, _category(files.get(VERIFICATION)), comment.time)
     names = ", ".join(name for name, _ in public_keys)
-    raise PackageError(f"the package was signed by somebody else, or changed afterwards; tried {names}")
+    raise PackageError(
+        f"the package was signed by somebody else, or changed afterwards; tried {names}"
+    )
 
 
 def _public_key(name: str, pem: bytes) -> Any:
@@ -124,23 +149,31 @@ def _public_key(name: str, pem: bytes) -> Any:
 
 
 def _message(contents: Sequence[bytes], time: int) -> bytes:
-    return b"".join([hashlib.sha256(content).digest() for content in contents]) + str(time).encode()
+    # The order of the archive counts; the format does not sort.
+    return (
+        b"".join([hashlib.sha256(content).digest() for content in contents])
+        + str(time).encode()
+    )
 
 
 def _comment(data: bytes) -> _Comment | None:
     if len(data) > MAX_BYTES:
-        raise PackageError(f"the package has {len(data):,} bytes; {MAX_BYTES:,} are allowed")
+        raise PackageError(
+            f"the package has {len(data):,} bytes; {MAX_BYTES:,} are allowed"
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return msgspec.json.decode(archive.comment, type=_Comment)
     except zipfile.BadZipFile as error:
         raise PackageError(f"the package is no sound ZIP file: {error}") from error
+    # A package with another comment is unsigned.
     except msgspec.MsgspecError:
         return None
 
 
 def _category(content: bytes | None) -> str:
-    """What kind of author signed; packages that do not say are the first party's."""
+    """Return the category of the signing author; packages without the entry are
+    first-party."""
     if content is None:
         return "langgenius"
     try:
@@ -150,8 +183,10 @@ def _category(content: bytes | None) -> str:
 
 
 def read_keys(paths: Sequence[Path]) -> list[tuple[str, bytes]]:
-    """Public keys from their files."""
+    """Read public keys from files. Raises PackageError."""
     try:
         return [(path.name, path.read_bytes()) for path in paths]
     except OSError as error:
-        raise PackageError(f"public key {error.filename!r} cannot be read: {error.strerror}") from error
+        raise PackageError(
+            f"public key {error.filename!r} cannot be read: {error.strerror}"
+        ) from error

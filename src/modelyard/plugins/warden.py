@@ -1,19 +1,24 @@
-"""Shuts in the process that starts a tenant's plugins of one environment, watches over it and ends all that came of it.
+"""Supervisor process: confines and watches the process that starts a tenant's plugins
+of one environment.
 
     python -I -S warden.py CONTROL_FD
 
-A program of its own. It runs on the Python that the environment was made from, without site packages, and imports
-nothing but the standard library: what an environment brings is loaded by the zygote (`inside/zygote.py`), which the
-warden starts once all that shuts it in holds.
+A standalone program. It runs on the Python that the environment was created from,
+without site packages, and imports only the standard library: the environment's packages
+are loaded by the zygote (`inside/zygote.py`), which is started once all confinement is
+in place.
 
-Why a process between host and plugins: a plugin's orphans fall to it, the nearest subreaper, so nothing that a plugin
-forks can get away; and when the host is gone, however it went, the control socket ends here and everything is killed.
+A process between host and plugins is needed for two reasons. As the nearest subreaper
+it becomes the parent of plugins' orphans, so that no forked process escapes; and when
+the host exits for whatever reason, the control socket closes and everything is killed.
 
-Messages are JSON, one a packet. The host's first is what to start: `{"python", "fork", "read", "write", "tmp", "uid",
-"open"}`. Then host → warden: `{"op": "spawn", "id", …}` with three descriptors, handed on to the zygote; `{"op":
-"kill", "id", "signal"}`. Warden → host: `{"event": "ready", "forks", "error", "confined", "zygote"}`, with a descriptor
-on which plugins' connections arrive; `{"event": "spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}` with
-the wait status as `os.waitpid` gives it.
+Messages are JSON, one per packet. The host first sends what to start: `{"python",
+"fork", "read", "write", "tmp", "uid", "open"}`. Then host → supervisor: `{"op":
+"spawn", "id", …}` with three descriptors, passed on to the zygote; `{"op": "kill",
+"id", "signal"}`. Supervisor → host: `{"event": "ready", "forks", "error", "confined",
+"zygote"}`, with a descriptor on which plugins' connections arrive; `{"event":
+"spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}` with the wait status as
+returned by `os.waitpid`.
 """
 
 import array
@@ -32,44 +37,58 @@ import confine  # pyright: ignore[reportMissingImports]  it lies there, which is
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SWEEP_SECONDS = 2.0
-_MOST_MESSAGE = 1 << 20
-_BEGAN = 19
-"""Where /proc/PID/stat says when a process began, counted from its state."""
+_MAX_MESSAGE_BYTES = 1 << 20
+_START_TIME_INDEX = 19
+"""Index of the start time in /proc/PID/stat, counted from the state field."""
 PROXY_PORT = 3128
-"""Where plugins find their way out, in a network of their own."""
+"""Port of the egress proxy inside a plugin's own network namespace."""
 
 
 def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-class Warden:
-    def __init__(self, control: socket.socket, zygote: socket.socket, zygote_pid: int) -> None:
+class Supervisor:
+    """Passes commands to the zygote, reports its events, and ends everything it
+    started."""
+
+    def __init__(
+        self, control: socket.socket, zygote: socket.socket, zygote_pid: int
+    ) -> None:
         self._control = control
         self._zygote = zygote
         self._zygote_pid = zygote_pid
         self._plugins: dict[int, tuple[int, str]] = {}
-        """Process → the host's number for it, and when it began. Each leads a session of its own."""
+        """Process id → (the host's id, start time). Each plugin leads a session of its
+        own."""
 
     def run(self) -> None:
-        """Until the host is gone, or the zygote; then nothing that was started here is left."""
+        """Handle events until the host or the zygote exits; then kill everything that
+        was started here."""
         watch = select.poll()
         watch.register(self._control.fileno(), select.POLLIN)
         watch.register(self._zygote.fileno(), select.POLLIN)
         while True:
+            # The timeout leads to a sweep in quiet times.
             ready = watch.poll(_SWEEP_SECONDS * 1000)
             for descriptor, _ in ready:
-                heed = self._heed if descriptor == self._control.fileno() else self._heed_zygote
+                heed = (
+                    self._handle_command
+                    if descriptor == self._control.fileno()
+                    else self._handle_zygote_event
+                )
                 if not heed():
-                    self._end_all()
+                    self._kill_all()
                     return
             if not ready:
-                self._sweep()
+                self._kill_orphans()
 
-    def _heed(self) -> bool:
-        """Do what the host says next; False where it is gone."""
+    def _handle_command(self) -> bool:
+        """Handle one command of the host. Returns False if the host is gone."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._control, _MOST_MESSAGE, 3)
+            data, descriptors, _, _ = socket.recv_fds(
+                self._control, _MAX_MESSAGE_BYTES, 3
+            )
         except OSError:
             return False
         if not data:
@@ -80,68 +99,104 @@ class Warden:
                 socket.send_fds(self._zygote, [data], descriptors)
             except OSError:
                 return False
+            # The zygote has its own copies of the descriptors.
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
         elif message["op"] == "kill":
-            for pid, (number, began) in list(self._plugins.items()):
+            for pid, (number, started_at) in list(self._plugins.items()):
                 if number == message["id"]:
-                    _signal_all(pid, began, message["signal"])
+                    _signal_session(pid, started_at, message["signal"])
         return True
 
-    def _heed_zygote(self) -> bool:
-        """Take what the zygote says, as far as it can be believed: it may be a plugin's by now. What it calls a plugin
-        is a child of its, and what is signalled later is that process and no other that has its number."""
+    def _handle_zygote_event(self) -> bool:
+        """Handle one event of the zygote, which may be under a plugin's control and is
+        not trusted.
+
+        A reported plugin must be a child of the zygote; its start time is stored, so
+        that a reused process id is never signalled. Returns False if the zygote is gone
+        or sends invalid messages.
+        """
         try:
-            message = json.loads(self._zygote.recv(_MOST_MESSAGE))
-            event, number, pid = message["event"], int(message["id"]), int(message["pid"])
+            message = json.loads(self._zygote.recv(_MAX_MESSAGE_BYTES))
+            event, number, pid = (
+                message["event"],
+                int(message["id"]),
+                int(message["pid"]),
+            )
+            # Mask the status, because the value comes from an untrusted process.
             status = int(message.get("status", 0)) & 0xFFFF
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):
             return False
         if event == "spawned":
             stat = _stat(str(pid))
+            # The parent must be the zygote: otherwise it could make us kill any
+            # process.
             if stat and stat[1] != str(self._zygote_pid):
                 return False
             if stat:
-                self._plugins[pid] = (number, stat[_BEGAN])
-                _step_back(pid, 19)
+                self._plugins[pid] = (number, stat[_START_TIME_INDEX])
+                # Lowest priority until the host knows that the plugin is ready.
+                _set_niceness(pid, 19)
             self.say({"event": "spawned", "id": number, "pid": pid if stat else 0})
-        elif event == "exited" and (known := self._plugins.pop(pid, (number, ""))) and known[0] == number:
-            if known[1]:
-                _signal_all(pid, known[1], signal.SIGKILL)  # what it started goes with it
-            self._sweep()
+        elif (
+            event == "exited"
+            and (registered := self._plugins.pop(pid, (number, "")))
+            and registered[0] == number
+        ):
+            if registered[1]:
+                _signal_session(
+                    pid, registered[1], signal.SIGKILL
+                )  # what it started goes with it
+            self._kill_orphans()
             self.say({"event": "exited", "id": number, "status": status})
         return True
 
     def say(self, message: dict[str, Any]) -> None:
+        """Send a message to the host."""
         try:
             self._control.send(json.dumps(message).encode())
         except OSError:
             pass  # the host is gone: the next look at the socket finds that out
 
-    def _sweep(self) -> None:
-        """Kill what has lost its parent and belongs to no living plugin's session: it fell to us."""
+    def _kill_orphans(self) -> None:
+        """Kill orphans that do not belong to the session of a running plugin. They are
+        children of this process."""
         for pid in _children(os.getpid()):
-            if pid != self._zygote_pid and pid not in self._plugins and _session(pid) not in self._plugins:
-                _quietly(os.kill, pid, signal.SIGKILL)
+            # A process whose session leader is a running plugin is still wanted.
+            if (
+                pid != self._zygote_pid
+                and pid not in self._plugins
+                and _session(pid) not in self._plugins
+            ):
+                _ignore_missing(os.kill, pid, signal.SIGKILL)
         _reap()
 
-    def _end_all(self) -> None:
-        for pid, (_, began) in list(self._plugins.items()):
-            _signal_all(pid, began, signal.SIGKILL)
+    def _kill_all(self) -> None:
+        for pid, (_, started_at) in list(self._plugins.items()):
+            _signal_session(pid, started_at, signal.SIGKILL)
         self._plugins.clear()
-        _quietly(os.kill, self._zygote_pid, signal.SIGKILL)
+        _ignore_missing(os.kill, self._zygote_pid, signal.SIGKILL)
+        # New orphans may appear while processes are being killed, so repeat until there
+        # are none.
         until = time.monotonic() + 5.0
         while time.monotonic() < until:
             for pid in _children(os.getpid()):
-                _quietly(os.kill, pid, signal.SIGKILL)
+                _ignore_missing(os.kill, pid, signal.SIGKILL)
             if not _reap():
                 return
             time.sleep(0.01)
 
 
 def _reap() -> bool:
-    """Whether there are children still."""
+    """Collect exited children. Returns whether there are children left."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -150,19 +205,21 @@ def _reap() -> bool:
     return True
 
 
-def _signal_all(pid: int, began: str, number: int) -> None:
-    """To a plugin and, where it is the end, to its whole session; to nobody where its number is another's by now."""
+def _signal_session(pid: int, started_at: str, number: int) -> None:
+    """Send a signal to a plugin; SIGKILL goes to its whole session. Does nothing if the
+    process id was reused."""
+    # The start time identifies the process; the id alone may have been reused.
     stat = _stat(str(pid))
-    if stat and stat[_BEGAN] != began:
+    if stat and stat[_START_TIME_INDEX] != started_at:
         return
     if number == signal.SIGKILL:
-        _quietly(os.killpg, pid, number)
-        for one in _of_session(pid):
-            _quietly(os.kill, one, number)
-    _quietly(os.kill, pid, number)
+        _ignore_missing(os.killpg, pid, number)
+        for member_pid in _session_members(pid):
+            _ignore_missing(os.kill, member_pid, number)
+    _ignore_missing(os.kill, pid, number)
 
 
-def _quietly(act: Any, *details: int) -> None:
+def _ignore_missing(act: Any, *details: int) -> None:
     try:
         act(*details)
     except (ProcessLookupError, PermissionError):
@@ -170,7 +227,8 @@ def _quietly(act: Any, *details: int) -> None:
 
 
 def _stat(pid: str) -> list[str]:
-    """State, parent, group, session and the rest of /proc/PID/stat; nothing where it is gone."""
+    """Return the fields of /proc/PID/stat from the state on; an empty list if the
+    process is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().decode("utf-8", "replace").rpartition(")")[2].split()
@@ -183,13 +241,21 @@ def _processes() -> list[str]:
 
 
 def _children(parent: int) -> list[int]:
-    wanted = str(parent)
-    return [int(pid) for pid in _processes() if (stat := _stat(pid)) and stat[1] == wanted and stat[0] != "Z"]
+    parent_text = str(parent)
+    return [
+        int(pid)
+        for pid in _processes()
+        if (stat := _stat(pid)) and stat[1] == parent_text and stat[0] != "Z"
+    ]
 
 
-def _of_session(session: int) -> list[int]:
-    wanted = str(session)
-    return [int(pid) for pid in _processes() if (stat := _stat(pid)) and stat[3] == wanted]
+def _session_members(session: int) -> list[int]:
+    session_text = str(session)
+    return [
+        int(pid)
+        for pid in _processes()
+        if (stat := _stat(pid)) and stat[3] == session_text
+    ]
 
 
 def _session(pid: int) -> int:
@@ -197,8 +263,9 @@ def _session(pid: int) -> int:
     return int(stat[3]) if stat else 0
 
 
-def _step_back(pid: int | str, nice: int) -> None:
-    """Let others go first. A plugin does until the host has seen that it is ready: many that start disturb nobody."""
+def _set_niceness(pid: int | str, nice: int) -> None:
+    """Lower the scheduling priority of a session. Plugins keep it until they are ready,
+    so that starts disturb nobody."""
     try:
         with open(f"/proc/{pid}/autogroup", "w") as file:
             file.write(str(nice))
@@ -206,75 +273,111 @@ def _step_back(pid: int | str, nice: int) -> None:
         pass  # this kernel does not share processors out by sessions
 
 
-# ------------------------------------------------------------------------------------------------ the zygote
+# --------------------------------------------------------------------------- the zygote
 
 
-def _begin(control: socket.socket, order: dict[str, Any]) -> tuple[Warden, int | None, dict[str, Any]]:
-    """Start the zygote: its warden, the descriptor that connections arrive on, and what the host is told."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def _start_zygote(
+    control: socket.socket, order: dict[str, Any]
+) -> tuple[Supervisor, int | None, dict[str, Any]]:
+    """Start the zygote. Returns (supervisor, descriptor for plugins' connections or
+    None, message for the host)."""
+    zygote_socket, child_socket = socket.socketpair(
+        socket.AF_UNIX, socket.SOCK_SEQPACKET
+    )
     pid = os.fork()
+    # In the child.
     if pid == 0:
         control.close()
-        ours.close()
-        _become(theirs, order)
-    theirs.close()
-    # The first word is said before anything foreign runs. What holds is told there, and nowhere else.
-    first, descriptors = _heard(ours)
-    told: dict[str, Any] = {"event": "ready", "forks": False, "error": str(first.get("error", "")), "failed": True}
+        zygote_socket.close()
+        _exec_zygote(child_socket, order)
+    child_socket.close()
+    # The first message is sent before foreign code runs, so only it is trusted on the
+    # confinement.
+    first, descriptors = _receive(zygote_socket)
+    ready_message: dict[str, Any] = {
+        "event": "ready",
+        "forks": False,
+        "error": str(first.get("error", "")),
+        "failed": True,
+    }
     if "confined" in first:
-        second, _ = _heard(ours)
+        second, _ = _receive(zygote_socket)
         error, forks = str(second.get("error", ""))[:2000], second.get("forks") is True
-        is_there = second.get("event") == "ready"
-        told |= {"confined": first["confined"], "forks": forks, "error": error, "failed": not is_there, "zygote": pid}
+        is_ready = second.get("event") == "ready"
+        ready_message |= {
+            "confined": first["confined"],
+            "forks": forks,
+            "error": error,
+            "failed": not is_ready,
+            "zygote": pid,
+        }
     listener = descriptors[0] if descriptors else None
-    return Warden(control, ours, pid), listener, told
+    return Supervisor(control, zygote_socket, pid), listener, ready_message
 
 
-def _heard(zygote: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """A word of the zygote's, and what came with it; empty where it is gone or says nothing that can be read."""
-    data, descriptors, _, _ = socket.recv_fds(zygote, _MOST_MESSAGE, 1)
+def _receive(zygote: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Receive a message of the zygote with its descriptors; an empty dict if it is gone
+    or sends invalid data."""
+    data, descriptors, _, _ = socket.recv_fds(zygote, _MAX_MESSAGE_BYTES, 1)
     try:
-        found = json.loads(data)
+        message = json.loads(data)
     except (ValueError, RecursionError):
-        found = {}
-    return (found if isinstance(found, dict) else {}), descriptors
+        message = {}
+    return (message if isinstance(message, dict) else {}), descriptors
 
 
-def _become(control: socket.socket, order: dict[str, Any]) -> NoReturn:
-    """In the child: shut this process in, and be the zygote."""
+def _exec_zygote(control: socket.socket, order: dict[str, Any]) -> NoReturn:
+    """Confine this forked child and execute the zygote in it. Never returns."""
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
-        _last_to_live()
+        _prefer_oom_kill()
         null = os.open("/dev/null", os.O_RDWR)
-        for place in (0, 1, 2):
-            os.dup2(null, place)
+        for standard_fd in (0, 1, 2):
+            os.dup2(null, standard_fd)
+        # Descriptor 3 is what the zygote expects; all others are closed.
         os.dup2(control.fileno(), 3)
         os.closerange(4, 4096)
-        kept = socket.socket(fileno=3)
+        control_socket = socket.socket(fileno=3)
         os.set_inheritable(3, True)
-        _shut_in(kept, order)
-        python, program = order["python"], os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside/zygote.py")
+        _apply_confinement(control_socket, order)
+        python, program = (
+            order["python"],
+            os.path.join(
+                os.path.dirname(os.path.abspath(__file__)), "inside/zygote.py"
+            ),
+        )
         options = ["--fork"] if order["fork"] else []
         os.execve(python, [python, "-X", "utf8", program, "3", *options], order["env"])
     except BaseException as error:  # the host is told, and starts nothing
-        told = {"event": "ready", "forks": False, "error": f"{type(error).__name__}: {error}", "failed": True}
+        failure = {
+            "event": "ready",
+            "forks": False,
+            "error": f"{type(error).__name__}: {error}",
+            "failed": True,
+        }
         try:
-            socket.socket(fileno=os.dup(3)).send(json.dumps(told).encode())
+            socket.socket(fileno=os.dup(3)).send(json.dumps(failure).encode())
         finally:
             os._exit(1)
     os._exit(1)
 
 
-def _shut_in(control: socket.socket, order: dict[str, Any]) -> None:
-    """All that is held against a plugin, before anything of its is loaded; what holds is told to the host.
+def _apply_confinement(control: socket.socket, order: dict[str, Any]) -> None:
+    """Apply the complete confinement and report to the host what is in effect.
 
-    Raises OSError where a part that must hold does not.
+    Runs before anything of the plugin is loaded. Raises OSError if a required part is
+    not available.
     """
+    # `open` means that the operator switched confinement off.
     if order["open"] or not confine.landlock_abi():
         if not order["open"]:
             raise OSError("this kernel has no Landlock")
-        control.send(json.dumps({"confined": {"level": "none", "network": "open", "uid": None}}).encode())
+        control.send(
+            json.dumps(
+                {"confined": {"level": "none", "network": "open", "uid": None}}
+            ).encode()
+        )
         return
     abi = confine.landlock_abi()
     read = [
@@ -283,33 +386,52 @@ def _shut_in(control: socket.socket, order: dict[str, Any]) -> None:
         os.path.join(os.path.dirname(os.path.abspath(__file__)), "inside"),
     ]
     write = order["write"]
-    is_apart, listener = _apart(order, read)
+    is_apart, listener = _unshare(order, read)
     port: int | None = None
-    own = confine.own_folders(read + write) if is_apart else []
+    extra_folders = confine.own_folders(read + write) if is_apart else []
     if is_apart:
-        read, write = [*read, *confine.FILLED_IN], [*write, *own]
+        read, write = [*read, *confine.FILLED_IN], [*write, *extra_folders]
+    # Without a network namespace, Landlock allows connections to this one port.
     else:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     listener.listen(128)
     has_network = is_apart or abi >= 4
     confine.limit({"core": 0})
-    can_move = is_apart or all(_is_open_to_all(one) for one in (order["python"], *order["read"], *order["write"]))
-    is_other = confine.drop_rights(order["uid"] if can_move else None)
+    # After changing the user, the interpreter and the code must still be readable.
+    can_move = is_apart or all(
+        _is_accessible_to_all(path)
+        for path in (order["python"], *order["read"], *order["write"])
+    )
+    has_changed_user = confine.drop_rights(order["uid"] if can_move else None)
     confined = {
-        "level": "landlock", "abi": abi, "namespaces": is_apart, "uid": order["uid"] if is_other else None,
-        "network": "namespace" if is_apart else "port" if has_network else "none", "port": port or PROXY_PORT,
-        "own": own,
-    }  # fmt: skip
+        "level": "landlock",
+        "abi": abi,
+        "namespaces": is_apart,
+        "uid": order["uid"] if has_changed_user else None,
+        "network": "namespace" if is_apart else "port" if has_network else "none",
+        "port": port or PROXY_PORT,
+        "own": extra_folders,
+    }
+    # The listener is passed to the host, which accepts the plugins' connections.
     message = [json.dumps({"confined": confined}).encode()]
-    control.sendmsg(message, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener.fileno()]))])
+    control.sendmsg(
+        message,
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener.fileno()]))],
+    )
     listener.close()
+    # From here on restrictions apply to this process too, so they come last.
     confine.enter_landlock(read, write, confine.DEVICES, port)
-    confine.enter_seccomp(is_apart=is_apart, has_network=has_network, has_scopes=abi >= 6 or is_other)
+    confine.enter_seccomp(
+        is_apart=is_apart,
+        has_network=has_network,
+        has_scopes=abi >= 6 or has_changed_user,
+    )
 
 
-def _apart(order: dict[str, Any], read: list[str]) -> tuple[bool, socket.socket]:
-    """A root and a network of its own, where they may be had, and a socket in that network."""
+def _unshare(order: dict[str, Any], read: list[str]) -> tuple[bool, socket.socket]:
+    """Return (whether a private root and network are in effect, a socket in that
+    network)."""
     try:
         confine.set_apart()
     except OSError:
@@ -318,13 +440,14 @@ def _apart(order: dict[str, Any], read: list[str]) -> tuple[bool, socket.socket]
         return False, socket.socket()
     confine.raise_loopback()
     listener = socket.socket()
+    # Bound inside the new network namespace; the socket stays in it.
     listener.bind(("127.0.0.1", PROXY_PORT))
     confine.enclose(read, order["write"], confine.DEVICES, order["tmp"])
     return True, listener
 
 
-def _is_open_to_all(path: str) -> bool:
-    """Whether another user gets as far as this folder or file."""
+def _is_accessible_to_all(path: str) -> bool:
+    """Return whether another user can traverse the path to this file or folder."""
     while True:
         path = os.path.dirname(os.path.realpath(path))
         if not os.stat(path).st_mode & 1:
@@ -333,8 +456,8 @@ def _is_open_to_all(path: str) -> bool:
             return True
 
 
-def _last_to_live() -> None:
-    """Where memory runs out, plugins are ended before the server is."""
+def _prefer_oom_kill() -> None:
+    """Let the kernel end plugins before the server if memory runs out."""
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
@@ -343,17 +466,27 @@ def _last_to_live() -> None:
 
 
 def main() -> None:
+    """Start the supervisor on the control socket given as the first argument."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.setblocking(True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's is for the host, which ends us in its own way
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the terminal's is for the host, which ends us in its own way
+    # Subreaper: orphans of plugins become children of this process instead of init.
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _step_back("self", 5)
-    warden, listener, told = _begin(control, json.loads(control.recv(_MOST_MESSAGE)))
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))] if listener is not None else []
-    control.sendmsg([json.dumps(told).encode()], rights)
+    _set_niceness("self", 5)
+    warden, listener, ready_message = _start_zygote(
+        control, json.loads(control.recv(_MAX_MESSAGE_BYTES))
+    )
+    rights = (
+        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [listener]))]
+        if listener is not None
+        else []
+    )
+    control.sendmsg([json.dumps(ready_message).encode()], rights)
     if listener is not None:
         os.close(listener)
-    if not told.get("failed"):
+    if not ready_message.get("failed"):
         warden.run()
     os._exit(0)
 

@@ -1,4 +1,5 @@
-"""The wardens: one process for each environment, which starts the plugins there and ends all that they started."""
+"""Supervisors: one process per tenant and environment that starts plugins and kills
+every process they leave behind."""
 
 import asyncio
 import contextlib
@@ -19,40 +20,56 @@ import msgspec
 from modelyard.base.errors import PluginError
 from modelyard.plugins.conversation import PluginDiedError
 from modelyard.plugins.environment import Environment
-from modelyard.plugins.quarters import Quarter, hand_over
-from modelyard.plugins.way_out import WayOut
+from modelyard.plugins.quarters import WorkFolders, change_owner
+from modelyard.plugins.way_out import EgressProxy
 
 logger = logging.getLogger("modelyard.plugins")
 
-_PROGRAM = Path(__file__).with_name("warden.py")
+_SUPERVISOR_SCRIPT = Path(__file__).with_name("warden.py")
 _READY_SECONDS = 60.0
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
-_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TIKTOKEN_CACHE_DIR")
-"""Variables that plugins are given, and that name what they read."""
-_MOST_MESSAGE = 65_536
-Died = Callable[[str], None]
-"""Is told how a plugin's process ended."""
+_PROXY_VARIABLES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+)
+_FILE_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "TIKTOKEN_CACHE_DIR")
+"""Environment variables passed on to plugins whose values name files; those files are
+made readable for them."""
+_MAX_MESSAGE_BYTES = 65_536
+ExitListener = Callable[[str], None]
+"""Callback that receives a description of how the plugin's process ended."""
 
 
 @dataclass(slots=True, eq=False)
 class Spawned:
-    """A plugin's process, and our ends of its pipes."""
+    """A running plugin process and the host's ends of its three pipes."""
 
     id: int
     pid: int
-    pipes: socket.socket
-    """Its stdin; what is written here it reads."""
-    out: socket.socket
-    err: socket.socket
-    warden: "_Warden"
+    stdin: socket.socket
+    """The plugin's standard input: bytes written to this socket are read by the plugin.
+    """
+    stdout: socket.socket
+    stderr: socket.socket
+    supervisor: "_Supervisor"
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        self.warden.kill(self, number)
+        """Send a signal to the plugin's process through its supervisor. Does nothing if
+        the process has already exited."""
+        self.supervisor.kill(self, number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """What a tenant's plugins of one environment may reach between them. Each is given its own part of it alone."""
+class SandboxScope:
+    """The paths and identity shared by a tenant's plugins in one environment.
+
+    Each plugin is granted access only to its own share of these paths.
+    """
 
     tenant: str
     environment: Environment
@@ -60,42 +77,55 @@ class Cell:
     work: tuple[Path, ...]
     tmp: Path
     user: int | None
-    """The number of the user that they are to be, where the server may choose."""
+    """The user id to run as; None if the server may not change users."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """A plugin that is to be started."""
+class LaunchRequest:
+    """A request to start one plugin."""
 
-    cell: Cell
+    cell: SandboxScope
     folder: Path
-    """Its code."""
-    quarter: Quarter
+    """The folder with the plugin's code."""
+    quarter: WorkFolders
     module: str
     env: Mapping[str, str]
     limits: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Confined:
-    """What holds against the plugins of a warden."""
+class Confinement:
+    """The confinement that is in force for a supervisor's plugins."""
 
     level: str
     """`landlock`, or `none`."""
     network: str
-    """`namespace`: one of their own; `port`: the server's, of which they reach our port alone; `none`: no connections;
-    `open`: nothing holds."""
+    """`namespace`: a network namespace without other hosts. `port`: the server's
+    network, but only the proxy's port. `none`: no connections. `open`: not restricted.
+    """
     uid: int | None
     namespaces: bool = False
     port: int = 0
-    own: tuple[str, ...] = ()
-    """Folders of a root of their own that all of a warden's plugins may write to."""
+    writable_paths: tuple[str, ...] = ()
+    """Writable folders inside the private root that all plugins of the supervisor
+    share."""
 
-    def words(self) -> str:
+    def describe(self) -> str:
+        """Return a one-line description of the confinement for logs and for the
+        console."""
         if self.level == "none":
             return "nothing: plugins run with the server's rights"
-        parts = [self.level, "a root of their own" if self.namespaces else "the server's file system, seen in part"]
-        parts.append("a user for each tenant" if self.uid is not None else "the server's user")
+        parts = [
+            self.level,
+            (
+                "a root of their own"
+                if self.namespaces
+                else "the server's file system, seen in part"
+            ),
+        ]
+        parts.append(
+            "a user for each tenant" if self.uid is not None else "the server's user"
+        )
         network = {
             "namespace": "a network of their own",
             "port": "one port of the server's network",
@@ -104,214 +134,349 @@ class Confined:
         return ", ".join([*parts, network.get(self.network, self.network)])
 
 
-def machine() -> Confined:
-    """What would hold against plugins on this machine, tried out in a process of its own. Raises PluginError."""
+def probe_confinement() -> Confinement:
+    """Return the confinement that this machine supports, tested in a child process.
+
+    Raises PluginError if the test itself fails.
+    """
+    # The test unshares namespaces, which cannot be undone: it runs in a child so that
+    # the server keeps its own.
     program = (
-        f"import json, sys; sys.path.insert(0, {str(_PROGRAM.parent / 'inside')!r}); import confine\n"
-        "abi, is_apart = confine.landlock_abi(), True\n"
-        "try: confine.set_apart()\n"
-        "except OSError: is_apart = False\n"
-        "print(json.dumps([abi, is_apart]))"
+        "import json, sys; sys.path.insert(0,"
+        f" {str(_SUPERVISOR_SCRIPT.parent / 'inside')!r}); import confine\nabi,"
+        " is_apart = confine.landlock_abi(), True\ntry: confine.set_apart()\nexcept"
+        " OSError: is_apart = False\nprint(json.dumps([abi, is_apart]))"
     )
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, check=False, env={})
-    if done.returncode:
-        raise PluginError(f"it cannot be found out: {done.stderr.decode('utf-8', 'replace').strip()[-200:]}")
-    abi, is_apart = msgspec.json.decode(done.stdout, type=tuple[int, bool])
+    completed = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program],
+        capture_output=True,
+        check=False,
+        env={},
+    )
+    if completed.returncode:
+        raise PluginError(
+            "it cannot be found out:"
+            f" {completed.stderr.decode('utf-8', 'replace').strip()[-200:]}"
+        )
+    abi, is_apart = msgspec.json.decode(completed.stdout, type=tuple[int, bool])
     if not abi:
-        return Confined("none", "open", None)
+        return Confinement("none", "open", None)
+    # Landlock restricts TCP ports since ABI 4. Older kernels can only deny all
+    # connections.
     network = "namespace" if is_apart else "port" if abi >= 4 else "none"
-    return Confined("landlock", network, 0 if os.geteuid() == 0 else None, is_apart)
+    return Confinement("landlock", network, 0 if os.geteuid() == 0 else None, is_apart)
 
 
-class Wardens:
-    """One for each tenant and environment, started when it is first needed."""
+class Supervisors:
+    """All supervisors of this server: one per tenant and environment, started on first
+    use."""
 
     def __init__(
         self,
         environ: Mapping[str, str],
         *,
         forks: bool = True,
-        way_out: Callable[[str, str], WayOut] | None = None,
+        make_proxy: Callable[[str, str], EgressProxy] | None = None,
         needs_confinement: bool = True,
     ) -> None:
-        """`way_out` makes what lets a tenant's plugins out, given the tenant and a password. Without confinement,
-        plugins run where the kernel cannot shut them in."""
+        """`make_proxy` builds the egress proxy for a tenant from the tenant's name and
+        a password. Unless `needs_confinement`, plugins also run on kernels that cannot
+        confine them."""
         self._environ = environ
         self._forks = forks
-        self._way_out = way_out
+        self._way_out = make_proxy
         self._needs_confinement = needs_confinement
-        self._by_name: dict[tuple[str, str], _Warden] = {}
-        self._leaving: list[_Warden] = []
-        """Those that know too little of their tenant's plugins; they end with the last that they serve."""
-        self._starting: dict[tuple[str, str], asyncio.Task[_Warden]] = {}
-        self.confined: Confined | None = None
-        """What held for the last that was started."""
+        self._by_name: dict[tuple[str, str], _Supervisor] = {}
+        self._draining: list[_Supervisor] = []
+        """Supervisors whose code folders are outdated. They take no new plugins and end
+        with their last one."""
+        self._starting: dict[tuple[str, str], asyncio.Task[_Supervisor]] = {}
+        self.confinement: Confinement | None = None
+        """The confinement of the supervisor that was started last; None before the
+        first."""
 
-    async def spawn(self, order: Order, on_exit: Died) -> Spawned:
-        """Start a plugin. Raises PluginError where that cannot be."""
-        warden = await self.warm(order.cell, order.folder)
+    async def spawn(self, order: LaunchRequest, on_exit: ExitListener) -> Spawned:
+        """Start a plugin and return its process. Raises PluginError if it cannot be
+        started."""
+        warden = await self.ensure_started(order.cell, order.folder)
         return await warden.spawn(order, on_exit)
 
-    async def warm(self, cell: Cell, folder: Path) -> "_Warden":
-        """The warden that may start the plugin in a folder."""
+    async def ensure_started(self, cell: SandboxScope, folder: Path) -> "_Supervisor":
+        """Return a running supervisor that may read the plugin's folder, starting one
+        if necessary."""
         name = (cell.tenant, cell.environment.name)
-        known = self._by_name.get(name)
-        if known is not None and known.is_alive:
-            if folder in known.cell.code:
-                return known
-            self._leaving.append(self._by_name.pop(name))
+        running_supervisor = self._by_name.get(name)
+        # Confinement is fixed at start: a folder that was added later can only be
+        # reached from a new supervisor.
+        if running_supervisor is not None and running_supervisor.is_alive:
+            if folder in running_supervisor.cell.code:
+                return running_supervisor
+            self._draining.append(self._by_name.pop(name))
         task = self._starting.get(name)
         if task is None:
+            # Concurrent callers share one start: the task is stored before anything is
+            # awaited.
             task = self._starting[name] = asyncio.ensure_future(self._start(cell))
-            task.add_done_callback(lambda done: self._starting.pop(name, None))
+            task.add_done_callback(lambda finished_task: self._starting.pop(name, None))
+        # A caller that is cancelled must not cancel the start for the others.
         warden = await asyncio.shield(task)
-        return warden if folder in warden.cell.code else await self.warm(cell, folder)
-
-    async def _start(self, cell: Cell) -> "_Warden":
-        warden = await _Warden.start(
-            cell, self._environ, forks=self._forks, way_out=self._way_out, is_open=not self._needs_confinement
+        # The shared start may have been made for an older set of folders; then start
+        # again.
+        return (
+            warden
+            if folder in warden.cell.code
+            else await self.ensure_started(cell, folder)
         )
-        self._say(warden.confined)
+
+    async def _start(self, cell: SandboxScope) -> "_Supervisor":
+        warden = await _Supervisor.start(
+            cell,
+            self._environ,
+            forks=self._forks,
+            make_proxy=self._way_out,
+            is_open=not self._needs_confinement,
+        )
+        self._log_confinement(warden.confined)
         self._by_name[cell.tenant, cell.environment.name] = warden
         return warden
 
-    def _say(self, confined: Confined) -> None:
-        """Write down what holds, where that is new."""
-        was, self.confined = self.confined, confined
-        if was is None or was.words() != confined.words():
+    def _log_confinement(self, confined: Confinement) -> None:
+        """Log the confinement if it differs from the last one that was logged."""
+        was, self.confinement = self.confinement, confined
+        if was is None or was.describe() != confined.describe():
+            # Anything less than a private root and namespaces deserves a warning.
             is_less = confined.level == "none" or not confined.namespaces
             logger.log(
                 logging.WARNING if is_less else logging.INFO,
                 "plugins are shut in",
-                extra={"fields": {"by": confined.words()}},
+                extra={"fields": {"by": confined.describe()}},
             )
 
-    def rest(self, now: float, seconds: float) -> None:
-        """End those that have watched over nothing for so long."""
-        for warden in list(self._leaving):
-            if not warden.plugins:
-                self._leaving.remove(warden)
+    def stop_idle(self, current_time: float, seconds: float) -> None:
+        """Close supervisors that have had no plugin for `seconds`, and outdated ones as
+        soon as they have none."""
+        for warden in list(self._draining):
+            if not warden.exit_listeners:
+                self._draining.remove(warden)
                 warden.close()
         for name, warden in list(self._by_name.items()):
-            if warden.plugins or name in self._starting:
-                warden.rests_since = None
+            # A supervisor that is being started, or that has plugins, restarts its idle
+            # period.
+            if warden.exit_listeners or name in self._starting:
+                warden.idle_since = None
                 continue
-            warden.rests_since = warden.rests_since or now
-            if now - warden.rests_since > seconds or not warden.is_alive:
+            warden.idle_since = warden.idle_since or current_time
+            if current_time - warden.idle_since > seconds or not warden.is_alive:
                 del self._by_name[name]
                 warden.close()
 
     def pids(self) -> list[int]:
-        return [one.process.pid for one in [*self._by_name.values(), *self._leaving] if one.is_alive]
+        """Return the process ids of all live supervisors."""
+        return [
+            supervisor.process.pid
+            for supervisor in [*self._by_name.values(), *self._draining]
+            if supervisor.is_alive
+        ]
 
     def zygotes(self) -> list[int]:
-        return [one.zygote for one in [*self._by_name.values(), *self._leaving] if one.is_alive]
+        """Return the process ids of all live zygotes, the processes that fork the
+        plugins."""
+        return [
+            supervisor.zygote
+            for supervisor in [*self._by_name.values(), *self._draining]
+            if supervisor.is_alive
+        ]
 
     async def aclose(self) -> None:
-        """End all of them, and with them every plugin."""
+        """Close all supervisors, and with them every plugin, and wait for their exit."""
+        # Starts in progress are cancelled first; otherwise one could register after the
+        # lists were cleared.
         starting = list(self._starting.values())
         for task in starting:
             task.cancel()
         await asyncio.gather(*starting, return_exceptions=True)
-        wardens = [*self._by_name.values(), *self._leaving]
+        wardens = [*self._by_name.values(), *self._draining]
         self._by_name.clear()
-        self._leaving.clear()
+        self._draining.clear()
+        # Close all before waiting for any, so that the shutdown times do not add up.
         for warden in wardens:
             warden.close()
         for warden in wardens:
-            await warden.gone()
+            await warden.wait_closed()
 
 
 @dataclass(slots=True, eq=False)
-class _Warden:
+class _Supervisor:
+    """One supervisor process, its control socket, and the plugins it runs."""
+
     process: asyncio.subprocess.Process
     control: socket.socket
-    cell: Cell
-    confined: Confined
-    way_out: WayOut | None = None
+    cell: SandboxScope
+    confined: Confinement
+    egress_proxy: EgressProxy | None = None
     environ: Mapping[str, str] = field(default_factory=dict[str, str])
-    plugins: dict[int, Died] = field(default_factory=dict[int, Died])
+    exit_listeners: dict[int, ExitListener] = field(
+        default_factory=dict[int, ExitListener]
+    )
     zygote: int = 0
-    """Its only child, which loaded the SDK and starts the plugins."""
-    rests_since: float | None = None
+    """The process id of its only child, which has loaded the plugin SDK and forks the
+    plugins."""
+    idle_since: float | None = None
     _pids: dict[int, int] = field(default_factory=dict[int, int])
-    _waiting: dict[int, "asyncio.Future[int]"] = field(default_factory=dict[int, "asyncio.Future[int]"])
-    _last: int = 0
+    _waiting: dict[int, "asyncio.Future[int]"] = field(
+        default_factory=dict[int, "asyncio.Future[int]"]
+    )
+    _last_plugin_id: int = 0
     _listener: "asyncio.Task[None] | None" = None
     is_alive: bool = True
 
     @classmethod
     async def start(
         cls,
-        cell: Cell,
+        cell: SandboxScope,
         environ: Mapping[str, str],
         *,
         forks: bool,
-        way_out: Callable[[str, str], WayOut] | None,
+        make_proxy: Callable[[str, str], EgressProxy] | None,
         is_open: bool,
-    ) -> "_Warden":
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
+    ) -> "_Supervisor":
+        """Start the supervisor process and wait until it is ready.
+
+        Raises PluginError if the environment's Python does not start or the plugins
+        cannot be confined.
+        """
+        # SOCK_SEQPACKET keeps message boundaries, so that each JSON message is one
+        # packet.
+        control_socket, child_socket = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET
+        )
+        control_socket.setblocking(False)
         environment = cell.environment
-        kept = {name: environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in environ}
+        # The supervisor gets a minimal environment: the server's own variables may hold
+        # secrets.
+        child_environ = {
+            name: environ[name]
+            for name in ("PATH", "LANG", "LC_ALL", "TZ")
+            if name in environ
+        }
         try:
             process = await asyncio.create_subprocess_exec(
-                str(environment.base), "-I", "-S", "-X", "utf8", str(_PROGRAM), str(theirs.fileno()),
-                cwd="/", env=kept, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+                str(environment.base),
+                "-I",
+                "-S",
+                "-X",
+                "utf8",
+                str(_SUPERVISOR_SCRIPT),
+                str(child_socket.fileno()),
+                cwd="/",
+                env=child_environ,
+                pass_fds=[child_socket.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
         except BaseException as error:
-            ours.close()
+            control_socket.close()
             if not isinstance(error, OSError):
                 raise
-            raise PluginError(f"the environment {environment.name} cannot be used: {error}") from error
+            raise PluginError(
+                f"the environment {environment.name} cannot be used: {error}"
+            ) from error
         finally:
-            theirs.close()
-        warden = cls(process, ours, cell, Confined("none", "open", None), environ=environ)
+            # The child has inherited its end; this copy would keep the socket open
+            # after the child's death.
+            child_socket.close()
+        # Nothing is known about the confinement until the supervisor reports it.
+        warden = cls(
+            process,
+            control_socket,
+            cell,
+            Confinement("none", "open", None),
+            environ=environ,
+        )
         listener: int | None = None
         try:
             async with asyncio.timeout(_READY_SECONDS):
                 await asyncio.get_running_loop().sock_sendall(
-                    ours, msgspec.json.encode(_beginning(cell, environ, kept, forks=forks, is_open=is_open))
+                    control_socket,
+                    msgspec.json.encode(
+                        _startup_message(
+                            cell, environ, child_environ, forks=forks, is_open=is_open
+                        )
+                    ),
                 )
                 ready, listener = await warden._receive_ready()
         except TimeoutError:
+            # A supervisor that does not report in time is treated like one that ended
+            # at once.
             ready = None
         except BaseException as error:
             warden.close()
-            await warden.gone()
+            await warden.wait_closed()
             if isinstance(error, OSError):
-                raise PluginError(f"the environment {environment.name} cannot be used: {error}") from error
+                raise PluginError(
+                    f"the environment {environment.name} cannot be used: {error}"
+                ) from error
             raise
         try:
-            await warden._begin(ready, listener, way_out)
+            await warden._finish_start(ready, listener, make_proxy)
         except BaseException:
             warden.close()
-            await warden.gone()
+            await warden.wait_closed()
             raise
         return warden
 
-    async def _begin(self, ready: Any, listener: int | None, way_out: Callable[[str, str], WayOut] | None) -> None:
-        """Take what the warden said. Raises PluginError where nothing can be started."""
+    async def _finish_start(
+        self,
+        ready: Any,
+        listener: int | None,
+        make_proxy: Callable[[str, str], EgressProxy] | None,
+    ) -> None:
+        """Evaluate the supervisor's first message and start the egress proxy.
+
+        Raises PluginError if plugins cannot be started. The listener's descriptor is
+        closed unless the proxy took it over.
+        """
         opened = socket.socket(fileno=listener) if listener is not None else None
         try:
             name = self.cell.environment.name
             if ready is None:
-                raise PluginError(f"the environment {name} cannot be used: its Python did not start")
+                raise PluginError(
+                    f"the environment {name} cannot be used: its Python did not start"
+                )
             if ready.get("failed") or "confined" not in ready:
-                why = ready["error"] or "it ended at once"
-                raise PluginError(f"plugins cannot be shut in on this machine, so none is started: {why}")
+                reason = ready["error"] or "it ended at once"
+                raise PluginError(
+                    "plugins cannot be shut in on this machine, so none is started:"
+                    f" {reason}"
+                )
             self.confined = msgspec.convert(
-                {key: one for key, one in ready["confined"].items() if key != "abi"}, Confined
+                {
+                    key: field_value
+                    for key, field_value in ready["confined"].items()
+                    if key != "abi"
+                },
+                Confinement,
             )
             self.zygote = int(ready["zygote"])
+            # An SDK that cannot be preloaded is no failure: each plugin then imports it
+            # itself.
             if ready["error"]:
                 fields = {"environment": name, "error": ready["error"]}
-                logger.warning("the SDK cannot be loaded beforehand; plugins start slowly", extra={"fields": fields})
-            if opened is not None and way_out is not None:
-                token = "" if self.confined.network == "namespace" else secrets.token_urlsafe(16)
-                self.way_out = way_out(self.cell.tenant, token)
-                await self.way_out.start(opened)
+                logger.warning(
+                    "the SDK cannot be loaded beforehand; plugins start slowly",
+                    extra={"fields": fields},
+                )
+            if opened is not None and make_proxy is not None:
+                # In a network namespace only the plugins reach the proxy. On the
+                # server's network other local processes do, too.
+                token = (
+                    ""
+                    if self.confined.network == "namespace"
+                    else secrets.token_urlsafe(16)
+                )
+                self.egress_proxy = make_proxy(self.cell.tenant, token)
+                await self.egress_proxy.start(opened)
                 opened = None
             self._listener = asyncio.ensure_future(self._listen())
         finally:
@@ -319,86 +484,147 @@ class _Warden:
                 opened.close()
 
     async def _receive_ready(self) -> tuple[Any, int | None]:
-        """The warden's first word, and the descriptor that came with it."""
+        """Return the supervisor's first message and the listening socket's descriptor
+        that came with it.
+
+        Both are None if the supervisor ended before it sent anything.
+        """
         loop = asyncio.get_running_loop()
+        # asyncio has no call that receives file descriptors: wait for the socket to
+        # become readable, then call recv_fds.
         readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self.control.fileno(), lambda: readable.done() or readable.set_result(None))
+        loop.add_reader(
+            self.control.fileno(), lambda: readable.done() or readable.set_result(None)
+        )
         try:
             await readable
         finally:
             loop.remove_reader(self.control.fileno())
-        data, descriptors, _, _ = socket.recv_fds(self.control, _MOST_MESSAGE, 1)
-        return (msgspec.json.decode(data) if data else None), (descriptors[0] if descriptors else None)
+        data, descriptors, _, _ = socket.recv_fds(self.control, _MAX_MESSAGE_BYTES, 1)
+        return (msgspec.json.decode(data) if data else None), (
+            descriptors[0] if descriptors else None
+        )
 
     def proxies(self) -> dict[str, str]:
-        """Variables that lead a plugin's connections to the way out; those of this process where nothing holds."""
+        """Return the variables that route a plugin's connections through the egress
+        proxy.
+
+        Without confinement these are the proxy variables of the server process.
+        """
         if self.confined.level == "none":
-            return {name: self.environ[name] for name in _PROXIES if name in self.environ}
-        if self.way_out is None:
+            return {
+                name: self.environ[name]
+                for name in _PROXY_VARIABLES
+                if name in self.environ
+            }
+        if self.egress_proxy is None:
             return {}
-        shown = f"plugin:{self.way_out.token}@" if self.way_out.token else ""
-        address = f"http://{shown}127.0.0.1:{self.confined.port}"
-        return {name: address for name in _PROXIES if "no_proxy" not in name.lower()}
+        userinfo = (
+            f"plugin:{self.egress_proxy.token}@" if self.egress_proxy.token else ""
+        )
+        address = f"http://{userinfo}127.0.0.1:{self.confined.port}"
+        return {
+            name: address for name in _PROXY_VARIABLES if "no_proxy" not in name.lower()
+        }
 
     async def _receive(self) -> Any:
-        """The warden's next word; None where it is gone."""
+        """Return the supervisor's next message, or None if the supervisor has exited."""
         loop = asyncio.get_running_loop()
         try:
-            data = await loop.sock_recv(self.control, _MOST_MESSAGE)
+            data = await loop.sock_recv(self.control, _MAX_MESSAGE_BYTES)
         except OSError:
             return None
         return msgspec.json.decode(data) if data else None
 
-    async def spawn(self, order: Order, on_exit: Died) -> Spawned:
-        self._last += 1
-        number = self._last
+    async def spawn(self, order: LaunchRequest, on_exit: ExitListener) -> Spawned:
+        """Start a plugin in this supervisor. Raises PluginDiedError if the supervisor
+        exits meanwhile."""
+        self._last_plugin_id += 1
+        number = self._last_plugin_id
         await asyncio.to_thread(self._prepare, order)
+        # One socket pair each for stdin, stdout and stderr.
         pairs = [socket.socketpair() for _ in range(3)]
-        message = {"op": "spawn", "id": number, **self._part(order)}
+        message = {"op": "spawn", "id": number, **self._spawn_fields(order)}
+        # Register before sending: the answer may arrive before the next statement runs.
         waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
-        self.plugins[number] = on_exit
+        self.exit_listeners[number] = on_exit
         try:
-            socket.send_fds(self.control, [msgspec.json.encode(message)], [theirs.fileno() for _, theirs in pairs])
-            for ours, _ in pairs:
-                ours.setblocking(False)
+            socket.send_fds(
+                self.control,
+                [msgspec.json.encode(message)],
+                [plugin_end.fileno() for _, plugin_end in pairs],
+            )
+            for host_end, _ in pairs:
+                host_end.setblocking(False)
             pid = await waiting
         except BaseException as error:
-            self.plugins.pop(number, None)
+            self.exit_listeners.pop(number, None)
+            # The plugin may have been started although the caller gave up; the
+            # supervisor ignores an unknown id.
             self._send({"op": "kill", "id": number, "signal": signal.SIGKILL})
-            for ours, _ in pairs:
-                ours.close()
+            for host_end, _ in pairs:
+                host_end.close()
             if isinstance(error, OSError):
                 raise PluginDiedError("its warden is gone") from error
             raise
         finally:
             self._waiting.pop(number, None)
-            for _, theirs in pairs:
-                theirs.close()
-        (pipes, out, err) = (ours for ours, _ in pairs)
-        return Spawned(number, pid, pipes, out, err, self)
+            # The plugin's ends were duplicated when they were sent; these copies would
+            # delay the end of file.
+            for _, plugin_end in pairs:
+                plugin_end.close()
+        pipes, stdout, err = (host_end for host_end, _ in pairs)
+        return Spawned(number, pid, pipes, stdout, err, self)
 
-    def _prepare(self, order: Order) -> None:
+    def _prepare(self, order: LaunchRequest) -> None:
         for folder in (*order.quarter.folders, self.cell.tmp):
-            hand_over(folder, self.confined.uid)
+            change_owner(folder, self.confined.uid)
 
-    def _part(self, order: Order) -> dict[str, Any]:
-        """What a plugin is started with, and of its cell what it reaches itself."""
-        env = {**order.env, **self.proxies(), "HOME": str(order.quarter.work), "TMPDIR": str(order.quarter.tmp)}
-        told: dict[str, Any] = {
-            "cwd": str(order.folder), "module": order.module, "env": env, "limits": dict(order.limits), "read": [],
-            "write": [], "port": None, "private": self.confined.uid is not None,
-        }  # fmt: skip
+    def _spawn_fields(self, order: LaunchRequest) -> dict[str, Any]:
+        """Return the launch parameters of a plugin, limited to the paths of the cell
+        that this plugin itself may use."""
+        env = {
+            **order.env,
+            **self.proxies(),
+            "HOME": str(order.quarter.work),
+            "TMPDIR": str(order.quarter.tmp),
+        }
+        request: dict[str, Any] = {
+            "cwd": str(order.folder),
+            "module": order.module,
+            "env": env,
+            "limits": dict(order.limits),
+            "read": [],
+            "write": [],
+            "port": None,
+            "private": self.confined.uid is not None,
+        }
+        # Without confinement the path and port lists have no effect, so they stay
+        # empty.
         if self.confined.level == "none":
-            return told
-        told["read"] = [*_given(self.cell, self.environ), str(order.folder)]
-        told["write"] = [*map(str, order.quarter.folders), *self.confined.own]
-        told["port"] = self.confined.port if self.confined.network == "port" else None
-        if order.limits.get("nproc") and self.confined.uid is None and not self.confined.namespaces:
-            del told["limits"]["nproc"]  # it would count what the server's user runs, too
-        return told
+            return request
+        request["read"] = [*_readable_paths(self.cell, self.environ), str(order.folder)]
+        request["write"] = [
+            *map(str, order.quarter.folders),
+            *self.confined.writable_paths,
+        ]
+        request["port"] = (
+            self.confined.port if self.confined.network == "port" else None
+        )
+        if (
+            order.limits.get("nproc")
+            and self.confined.uid is None
+            and not self.confined.namespaces
+        ):
+            # RLIMIT_NPROC counts all processes of the user: without a separate user
+            # that includes the server's.
+            del request["limits"]["nproc"]
+        return request
 
     def kill(self, spawned: Spawned, number: int) -> None:
-        if spawned.id in self.plugins:
+        """Send a signal to a plugin of this supervisor. Does nothing if the plugin has
+        already exited."""
+        if spawned.id in self.exit_listeners:
             self._send({"op": "kill", "id": spawned.id, "signal": number})
 
     def _send(self, message: Mapping[str, Any]) -> None:
@@ -416,19 +642,24 @@ class _Warden:
                     waiting.set_result(message["pid"])
             elif message["event"] == "exited":
                 self._pids.pop(number, None)
-                if (on_exit := self.plugins.pop(number, None)) is not None:
-                    on_exit(_how(message["status"]))
-        self._lost()
+                if (on_exit := self.exit_listeners.pop(number, None)) is not None:
+                    on_exit(_exit_description(message["status"]))
+        self._handle_supervisor_exit()
 
-    def _lost(self) -> None:
-        """The warden died. Its plugins die with it; what they forked is ended by their sessions."""
+    def _handle_supervisor_exit(self) -> None:
+        """Handle the supervisor's exit: kill its plugins' process groups and report
+        every plugin as ended."""
         if not self.is_alive:
             return
         self.is_alive = False
+        # The kernel kills the plugins with their parent; processes that they forked
+        # share the plugin's process group.
         for pid in self._pids.values():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        plugins, self.plugins = self.plugins, {}
+        # Exchange the map first: a listener may start a plugin again, which must not be
+        # reported as ended here.
+        plugins, self.exit_listeners = self.exit_listeners, {}
         for on_exit in plugins.values():
             on_exit("its warden was killed")
         for waiting in self._waiting.values():
@@ -436,15 +667,17 @@ class _Warden:
                 waiting.set_exception(PluginDiedError("its warden was killed"))
 
     def close(self) -> None:
-        """Let go of it: it ends everything that it started, and itself."""
+        """Close the control socket. The supervisor then kills all its processes and
+        exits."""
         self.is_alive = False
         if self._listener is not None:
             self._listener.cancel()
-        if self.way_out is not None:
-            self.way_out.close()
+        if self.egress_proxy is not None:
+            self.egress_proxy.close()
         self.control.close()
 
-    async def gone(self) -> None:
+    async def wait_closed(self) -> None:
+        """Wait until the supervisor's process has exited; kill it after 6 seconds."""
         try:
             async with asyncio.timeout(6):
                 await self.process.wait()
@@ -453,24 +686,39 @@ class _Warden:
             await self.process.wait()
 
 
-def _given(cell: Cell, environ: Mapping[str, str]) -> list[str]:
-    """What all plugins of a cell read beside the machine's programs."""
-    named = [str(Path(environ[name]).expanduser()) for name in _FILES if environ.get(name)]
-    return [str(cell.environment.folder), *named]
+def _readable_paths(cell: SandboxScope, environ: Mapping[str, str]) -> list[str]:
+    """Return the paths that all plugins of a cell may read, apart from the system's
+    programs and libraries."""
+    configured_paths = [
+        str(Path(environ[name]).expanduser())
+        for name in _FILE_VARIABLES
+        if environ.get(name)
+    ]
+    return [str(cell.environment.folder), *configured_paths]
 
 
-def _beginning(
-    cell: Cell, environ: Mapping[str, str], kept: Mapping[str, str], *, forks: bool, is_open: bool
+def _startup_message(
+    cell: SandboxScope,
+    environ: Mapping[str, str],
+    child_environ: Mapping[str, str],
+    *,
+    forks: bool,
+    is_open: bool,
 ) -> dict[str, Any]:
-    """The first that a warden is told."""
+    """Return the first message to a new supervisor, which configures its confinement."""
     return {
-        "python": str(cell.environment.python), "fork": forks, "open": is_open, "uid": cell.user, "tmp": str(cell.tmp),
-        "read": [*_given(cell, environ), *map(str, cell.code)], "write": [str(one) for one in cell.work],
-        "env": dict(kept),
-    }  # fmt: skip
+        "python": str(cell.environment.python),
+        "fork": forks,
+        "open": is_open,
+        "uid": cell.user,
+        "tmp": str(cell.tmp),
+        "read": [*_readable_paths(cell, environ), *map(str, cell.code)],
+        "write": [str(work_folder) for work_folder in cell.work],
+        "env": dict(child_environ),
+    }
 
 
-def _how(status: int) -> str:
+def _exit_description(status: int) -> str:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         return f"it was killed by signal {number} ({signal.Signals(number).name})"

@@ -1,74 +1,96 @@
-"""Looks after the plugins that run on this machine: what they take of it, and who rests."""
+"""Monitors the plugins that run on this machine: measures their resource usage,
+enforces limits and stops idle processes."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
 from modelyard.base.clock import Clock
-from modelyard.plugins.monitor import Monitor, taken
+from modelyard.plugins.monitor import Monitor, measure_usage
 from modelyard.plugins.process import LocalRuntime
-from modelyard.plugins.quarters import size
-from modelyard.plugins.wardens import Wardens
+from modelyard.plugins.quarters import folder_size
+from modelyard.plugins.wardens import Supervisors
 
 logger = logging.getLogger("modelyard.plugins")
 
-_LOOK_SECONDS = 0.5
-_DISK_LOOKS = 4
-_REST_LOOKS, _REST_SECONDS = 20, 120.0
+_CHECK_INTERVAL_SECONDS = 0.5
+_CHECKS_PER_DISK_MEASUREMENT = 4
+_CHECKS_PER_IDLE_SWEEP, _IDLE_SECONDS = 20, 120.0
 
 
-class Watch:
-    """Two looks a second at each runtime, once begun."""
+class PluginMonitorTask:
+    """A background task that checks each runtime twice a second once it is started."""
 
-    def __init__(self, runtimes: Callable[[], Sequence[LocalRuntime]], wardens: Wardens, clock: Clock) -> None:
+    def __init__(
+        self,
+        runtimes: Callable[[], Sequence[LocalRuntime]],
+        wardens: Supervisors,
+        clock: Clock,
+    ) -> None:
         self._runtimes = runtimes
         self._wardens = wardens
         self._clock = clock
         self._monitor = Monitor()
-        self._looks = 0
+        self._check_count = 0
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """Watch from now on, where it does not yet."""
+    def start(self) -> None:
+        """Start monitoring. Does nothing if it is already running."""
         if self._task is None:
             self._task = asyncio.ensure_future(self._watch())
 
-    def end(self) -> None:
+    def stop(self) -> None:
+        """Stop monitoring. The task is cancelled, but not awaited."""
         if self._task is not None:
             self._task.cancel()
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_CHECK_INTERVAL_SECONDS)
             try:
-                await self._look()
-            except Exception:  # one look that fails is not the last
+                await self._check_once()
+            # One failed check must not end the monitoring of all plugins.
+            except Exception:
                 logger.exception("plugins could not be looked after")
 
-    async def _look(self) -> None:
+    async def _check_once(self) -> None:
         runtimes = self._runtimes()
         for runtime in runtimes:
-            runtime.look()
-        await self._judge(runtimes)
-        self._looks += 1
-        if self._looks % _DISK_LOOKS == 0:
+            runtime.check_instances()
+        await self._enforce_limits(runtimes)
+        self._check_count += 1
+        # Measuring folders and looking for idle processes is slower: this is not done
+        # with every check.
+        if self._check_count % _CHECKS_PER_DISK_MEASUREMENT == 0:
             await self._measure_disks(runtimes)
-        if self._looks % _REST_LOOKS == 0:
-            self._wardens.rest(self._clock.monotonic(), _REST_SECONDS)
+        if self._check_count % _CHECKS_PER_IDLE_SWEEP == 0:
+            self._wardens.stop_idle(self._clock.monotonic(), _IDLE_SECONDS)
 
-    async def _judge(self, runtimes: Sequence[LocalRuntime]) -> None:
-        pids = {one.spawned.pid: runtime.options.max_memory for runtime in runtimes for one in runtime.instances}
+    async def _enforce_limits(self, runtimes: Sequence[LocalRuntime]) -> None:
+        pids = {
+            instance.spawned.pid: runtime.options.max_memory
+            for runtime in runtimes
+            for instance in runtime.instances
+        }
         if not pids:
             return
-        found = await asyncio.to_thread(taken, pids, self._wardens.pids())
-        now = self._clock.monotonic()
+        # Reading /proc blocks, so it runs in a thread.
+        usage = await asyncio.to_thread(measure_usage, pids, self._wardens.pids())
+        current_time = self._clock.monotonic()
         for runtime in runtimes:
-            self._monitor.judge(runtime, found, now)
+            self._monitor.enforce_limits(runtime, usage, current_time)
+        # Forget the history of processes that have exited: the system reuses process
+        # ids.
         self._monitor.forget(set(pids))
 
     async def _measure_disks(self, runtimes: Sequence[LocalRuntime]) -> None:
         for runtime in runtimes:
             if runtime.instances:
-                quarter, most = runtime.launch.quarter, runtime.options.max_disk
-                taken_up = [await asyncio.to_thread(size, one, most) for one in (*quarter.folders, quarter.shared)]
-                runtime.disk_bytes = sum(taken_up)
+                quarter, max_bytes = runtime.launch.quarter, runtime.options.max_disk
+                # Folders are measured up to the limit only: beyond it the exact size
+                # does not matter.
+                folder_sizes = [
+                    await asyncio.to_thread(folder_size, folder, max_bytes)
+                    for folder in (*quarter.folders, quarter.shared)
+                ]
+                runtime.disk_bytes = sum(folder_sizes)

@@ -1,8 +1,10 @@
-"""The plugins' way out: an HTTP proxy of ours, through which all their connections go and where each is checked.
+"""The egress proxy of the plugins: an HTTP proxy through which all their connections go
+and that checks each one.
 
-A plugin has a network of its own in which nothing answers but this. `CONNECT` is for TLS and whatever else speaks TCP;
-plain `http://` addresses are passed on a request at a time. Names are resolved here, every address that a name stands
-for is checked by the egress rules, and the connection is made to the address that was checked.
+A plugin's network namespace contains no other host. `CONNECT` serves TLS and any other
+TCP protocol; plain `http://` requests are forwarded one per connection. The proxy
+resolves names itself, checks every resolved address against the egress rules, and
+connects to an address that it has checked.
 """
 
 import asyncio
@@ -17,120 +19,189 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from modelyard.transport.egress import EgressError, EgressRefusedError, EgressRules, normal_url
+from modelyard.transport.egress import (
+    EgressError,
+    EgressRefusedError,
+    EgressRules,
+    normal_url,
+)
 from modelyard.transport.origins import Origin
 
 logger = logging.getLogger("modelyard.plugins")
 
-_MOST_HEAD = 64 * 1024
+_MAX_HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
-_PIECE = 64 * 1024
-_MOST_CONNECTIONS = 256
-_AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]{2,60}\]|[A-Za-z0-9._-]{1,255}):(?P<port>[0-9]{1,5})")
+_CHUNK_BYTES = 64 * 1024
+_MAX_CONNECTIONS = 256
+_AUTHORITY = re.compile(
+    r"(?P<host>\[[0-9A-Fa-f:.]{2,60}\]|[A-Za-z0-9._-]{1,255}):(?P<port>[0-9]{1,5})"
+)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HOP_BY_HOP = frozenset({"connection", "proxy-connection", "proxy-authorization", "keep-alive", "te", "upgrade"})
-_NAMES = ThreadPoolExecutor(8, thread_name_prefix="plugin-names")
-"""Threads of their own: names that nobody answers for hold up nobody else."""
-_OURS = ("/files/",)
-"""What plugins fetch from this server and send to it, by signed addresses; nothing else of it is theirs."""
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "proxy-connection",
+        "proxy-authorization",
+        "keep-alive",
+        "te",
+        "upgrade",
+    }
+)
+_RESOLVER_THREADS = ThreadPoolExecutor(8, thread_name_prefix="plugin-names")
+"""Separate threads: a name server that does not respond must not block the lookups of
+other parts of the server."""
+_SIGNED_PATHS = ("/files/",)
+"""Paths of this server that plugins may reach: signed file addresses for downloads and
+uploads."""
 
 
 class _BadRequestError(Exception):
-    """What came is no request that can be passed on."""
+    """The received bytes are not a request that the proxy can forward."""
 
 
 @dataclass(slots=True)
-class _Head:
+class _RequestHead:
+    """The head of an HTTP/1 request: its request line and headers."""
+
     method: str
     target: str
     headers: list[tuple[str, str]]
 
     def values(self, name: str) -> list[str]:
-        return [value for each, value in self.headers if each.lower() == name]
+        """Return all values of a header, in order. `name` must be in lower case."""
+        return [
+            value for header_name, value in self.headers if header_name.lower() == name
+        ]
 
     @property
     def length(self) -> int | None:
-        """Of the body; None where it is sent in chunks. Raises _BadRequestError where two readers would differ."""
-        lengths, codings = self.values("content-length"), self.values("transfer-encoding")
+        """The body's length in bytes; None if it is sent in chunks.
+
+        Raises _BadRequestError if two HTTP parsers could disagree on it, which would
+        permit request smuggling (RFC 9112, 6.3).
+        """
+        lengths, codings = (
+            self.values("content-length"),
+            self.values("transfer-encoding"),
+        )
         if codings:
-            if lengths or [one.strip().lower() for one in codings] != ["chunked"]:
-                raise _BadRequestError("the length of the request's body is said in two ways")
+            if lengths or [coding.strip().lower() for coding in codings] != ["chunked"]:
+                raise _BadRequestError(
+                    "the length of the request's body is said in two ways"
+                )
             return None
         if not lengths:
             return 0
-        if len(set(lengths)) != 1 or not lengths[0].isascii() or not lengths[0].isdigit() or len(lengths[0]) > 15:
+        # Repeated equal lengths are allowed; a list, a sign or an excessive number is
+        # not.
+        if (
+            len(set(lengths)) != 1
+            or not lengths[0].isascii()
+            or not lengths[0].isdigit()
+            or len(lengths[0]) > 15
+        ):
             raise _BadRequestError("content-length is no number")
         return int(lengths[0])
 
 
 @dataclass(slots=True, eq=False)
-class WayOut:
-    """For the plugins of one tenant that share a network."""
+class EgressProxy:
+    """The egress proxy for the plugins of one tenant that share a network."""
 
     rules: Callable[[], EgressRules]
-    own: Callable[[], str]
-    """This server's own origin, as plugins are told it."""
+    server_url: Callable[[], str]
+    """Returns this server's own origin, as it is configured for plugins."""
     token: str = ""
-    """What has to be shown, where others of this machine reach the socket too."""
-    who: str = ""
-    """For the log."""
+    """The proxy password; empty if only the plugins can reach the socket."""
+    label: str = ""
+    """The plugins' label in log records."""
     _server: asyncio.Server | None = None
     _lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    _open: set["asyncio.Task[None]"] = field(default_factory=set["asyncio.Task[None]"])
+    _connections: set["asyncio.Task[None]"] = field(
+        default_factory=set["asyncio.Task[None]"]
+    )
 
     async def start(self, listener: socket.socket) -> None:
+        """Start to serve connections from a listening socket, which the proxy then
+        owns."""
         listener.setblocking(False)
-        self._server = await asyncio.start_server(self._serve, sock=listener, limit=_MOST_HEAD)
+        self._server = await asyncio.start_server(
+            self._serve, sock=listener, limit=_MAX_HEAD_BYTES
+        )
 
     def close(self) -> None:
+        """Stop listening and cancel all open connections."""
         if self._server is not None:
             self._server.close()
-        for task in list(self._open):
+        for task in list(self._connections):
             task.cancel()
 
-    # one connection
+    # Handling of one connection
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._open) >= _MOST_CONNECTIONS:
+        # Beyond the limit the connection is closed at once: plugin code must not
+        # exhaust the server's descriptors.
+        if task is None or len(self._connections) >= _MAX_CONNECTIONS:
             writer.close()
             return
-        self._open.add(task)
+        self._connections.add(task)
         try:
-            await self._answer(reader, writer)
-        except (_BadRequestError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            await self._handle_request(reader, writer)
+        except (
+            _BadRequestError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+        ) as error:
             await _refuse(writer, 400, str(error) or "this is no request")
         except EgressRefusedError as error:
             logger.warning(
-                "a plugin's connection is refused", extra={"fields": {"plugin": self.who, "why": str(error)}}
+                "a plugin's connection is refused",
+                extra={"fields": {"plugin": self.label, "why": str(error)}},
             )
             await _refuse(writer, 403, str(error))
         except (EgressError, OSError, TimeoutError) as error:
             await _refuse(writer, 502, str(error) or "no answer came in time")
         finally:
-            self._open.discard(task)
+            self._connections.discard(task)
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_request(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        # The time limit covers the head alone; a tunnel may stay open for as long as
+        # both ends want.
         async with asyncio.timeout(_HEAD_SECONDS):
-            head = _parsed(await reader.readuntil(b"\r\n\r\n"))
-        if self.token and not any(hmac.compare_digest(one, self._shown) for one in head.values("proxy-authorization")):
+            head = _parse_head(await reader.readuntil(b"\r\n\r\n"))
+        # Compare in constant time, since the password is a secret.
+        if self.token and not any(
+            hmac.compare_digest(credentials, self._expected_authorization)
+            for credentials in head.values("proxy-authorization")
+        ):
             await _refuse(writer, 407, "the proxy's password is wrong")
             return
         if head.method == "CONNECT":
-            up_reader, up_writer = await self._connected(_authority(head.target))
+            up_reader, up_writer = await self._connect_checked(_authority(head.target))
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await _both(reader, writer, up_reader, up_writer, None)
+            await _relay(reader, writer, up_reader, up_writer, None)
             return
-        await self._pass_on(head, reader, writer)
+        await self._forward(head, reader, writer)
 
     @property
-    def _shown(self) -> str:
+    def _expected_authorization(self) -> str:
         return "Basic " + b64encode(f"plugin:{self.token}".encode()).decode()
 
-    async def _pass_on(self, head: _Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request for an http:// address, and its answer; the connection ends with it."""
+    async def _forward(
+        self,
+        head: _RequestHead,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Forward one request for an http:// address and its response; the connection
+        is closed afterwards."""
         url = normal_url(head.target)
         parts = urlsplit(url)
         if parts.scheme != "http":
@@ -138,117 +209,202 @@ class WayOut:
         origin = Origin("http", parts.hostname or "", parts.port or 80)
         length = head.length
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        if self._is_ours(origin):
-            if length is None or not _is_plain(parts.path):
-                raise EgressRefusedError("of this server, plugins reach signed addresses of files alone")
-            up_reader, up_writer = await self._opened(origin, None)
+        # This server may have a private address, which the egress rules refuse: it gets
+        # its own, narrower check.
+        if self._is_own_server(origin):
+            if length is None or not _is_signed_path(parts.path):
+                raise EgressRefusedError(
+                    "of this server, plugins reach signed addresses of files alone"
+                )
+            up_reader, up_writer = await self._connect(origin, None)
         else:
-            up_reader, up_writer = await self._connected(origin)
-        kept = [pair for pair in head.headers if pair[0].lower() not in _HOP_BY_HOP and pair[0].lower() != "host"]
-        lines = [f"{head.method} {target} HTTP/1.1", f"Host: {origin.authority}", "Connection: close"]
-        lines += [f"{name}: {value}" for name, value in kept]
+            up_reader, up_writer = await self._connect_checked(origin)
+        # Host is replaced because it must match the address that was checked.
+        forwarded_headers = [
+            pair
+            for pair in head.headers
+            if pair[0].lower() not in _HOP_BY_HOP and pair[0].lower() != "host"
+        ]
+        lines = [
+            f"{head.method} {target} HTTP/1.1",
+            f"Host: {origin.authority}",
+            "Connection: close",
+        ]
+        lines += [f"{name}: {value}" for name, value in forwarded_headers]
         up_writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
-        await _both(reader, writer, up_reader, up_writer, length)
+        await _relay(reader, writer, up_reader, up_writer, length)
 
-    def _is_ours(self, origin: Origin) -> bool:
-        own = urlsplit(self.own())
-        return own.scheme == "http" and (origin.host, origin.port) == (own.hostname, own.port or 80)
+    def _is_own_server(self, origin: Origin) -> bool:
+        server_url = urlsplit(self.server_url())
+        return server_url.scheme == "http" and (origin.host, origin.port) == (
+            server_url.hostname,
+            server_url.port or 80,
+        )
 
-    async def _connected(self, origin: Origin) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Raises EgressRefusedError, before anything is connected to, and OSError."""
+    async def _connect_checked(
+        self, origin: Origin
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Check an origin against the egress rules and connect to it.
+
+        Raises EgressRefusedError before any connection is made, and OSError if the
+        connection fails.
+        """
         rules = self.rules()
         rules.check_port(origin)
         async with asyncio.timeout(_CONNECT_SECONDS):
+            # Few lookups at a time per proxy, so that one tenant cannot use all
+            # resolver threads.
             async with self._lookups:
-                addresses = await _resolved(origin)
+                addresses = await _resolve(origin)
+        # Every address must pass, not only the one that is used: otherwise DNS
+        # rebinding could reach an internal host.
         rules.check(origin, addresses)
-        return await self._opened(origin, addresses)
+        return await self._connect(origin, addresses)
 
-    async def _opened(
+    async def _connect(
         self, origin: Origin, addresses: Sequence[str] | None
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         failed: OSError | TimeoutError | None = None
+        # Try the addresses in order, as a browser would; only the last failure is
+        # reported.
         for address in addresses or [origin.host]:
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
-                    return await asyncio.open_connection(address, origin.port, limit=_PIECE)
+                    return await asyncio.open_connection(
+                        address, origin.port, limit=_CHUNK_BYTES
+                    )
             except (OSError, TimeoutError) as error:
                 failed = error
         raise failed or OSError(f"{origin.host} has no address")
 
 
-def _is_plain(path: str) -> bool:
-    return path.startswith(_OURS) and not any(one in path for one in ("..", "//", "%", "\\"))
+def _is_signed_path(path: str) -> bool:
+    # No path that another parser could normalise to a different one.
+    return path.startswith(_SIGNED_PATHS) and not any(
+        sequence in path for sequence in ("..", "//", "%", "\\")
+    )
 
 
-async def _resolved(origin: Origin) -> list[str]:
+async def _resolve(origin: Origin) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.run_in_executor(
-            _NAMES, lambda: socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        address_infos = await loop.run_in_executor(
+            _RESOLVER_THREADS,
+            lambda: socket.getaddrinfo(
+                origin.host, origin.port, type=socket.SOCK_STREAM
+            ),
         )
     except (OSError, UnicodeError) as error:
         raise EgressError(f"host {origin.host!r} cannot be found: {error}") from error
-    return list(dict.fromkeys(str(one[4][0]) for one in found))
+    return list(
+        dict.fromkeys(str(address_info[4][0]) for address_info in address_infos)
+    )
 
 
 def _authority(target: str) -> Origin:
-    """Host and port of a CONNECT. Raises _BadRequestError."""
-    found = _AUTHORITY.fullmatch(target)
-    if found is None or not 0 < int(found["port"]) < 65536:
+    """Return the host and port of a CONNECT request's target. Raises _BadRequestError."""
+    match = _AUTHORITY.fullmatch(target)
+    if match is None or not 0 < int(match["port"]) < 65536:
         raise _BadRequestError("CONNECT wants host:port")
-    port = int(found["port"])
-    return Origin("https" if port == 443 else "http", found["host"].strip("[]").lower(), port)
+    port = int(match["port"])
+    return Origin(
+        "https" if port == 443 else "http", match["host"].strip("[]").lower(), port
+    )
 
 
-def _parsed(data: bytes) -> _Head:
-    """Raises _BadRequestError for whatever two readers could read in two ways."""
+def _parse_head(data: bytes) -> _RequestHead:
+    """Parse a request head. Raises _BadRequestError for anything that two HTTP parsers
+    could interpret differently."""
+    # Latin-1 maps every byte to one character, so that headers are forwarded byte by
+    # byte.
     first, *lines = data[:-4].decode("latin-1").split("\r\n")
     parts = first.split(" ")
-    if len(parts) != 3 or parts[2] not in ("HTTP/1.1", "HTTP/1.0") or not _TOKEN.fullmatch(parts[0]):
+    if (
+        len(parts) != 3
+        or parts[2] not in ("HTTP/1.1", "HTTP/1.0")
+        or not _TOKEN.fullmatch(parts[0])
+    ):
         raise _BadRequestError("this is no request line")
     headers: list[tuple[str, str]] = []
     for line in lines:
-        name, sign, value = line.partition(":")
-        if not sign or not _TOKEN.fullmatch(name) or any(one in value for one in "\r\n\0"):
+        name, colon, value = line.partition(":")
+        if (
+            not colon
+            or not _TOKEN.fullmatch(name)
+            or any(control_char in value for control_char in "\r\n\0")
+        ):
             raise _BadRequestError("this is no header")
         headers.append((name, value.strip(" \t")))
-    return _Head(parts[0], parts[1], headers)
+    return _RequestHead(parts[0], parts[1], headers)
 
 
-async def _refuse(writer: asyncio.StreamWriter, status: int, why: str) -> None:
-    """In words: whoever reads a plugin's error sees what would have to be allowed."""
-    body = (why + "\n").encode()
-    names = {400: "Bad Request", 403: "Forbidden", 407: "Proxy Authentication Required", 502: "Bad Gateway"}
-    reason = why.encode("ascii", "replace").decode().replace("\r", " ").replace("\n", " ")[:300]
-    head = f"HTTP/1.1 {status} {names[status]}: {reason}\r\ncontent-type: text/plain\r\nconnection: close\r\n"
-    more = 'proxy-authenticate: Basic realm="plugins"\r\n' if status == 407 else ""
+async def _refuse(writer: asyncio.StreamWriter, status: int, message: str) -> None:
+    """Send an error response with a readable reason: the plugin's log then shows what
+    would have to be allowed."""
+    body = (message + "\n").encode()
+    names = {
+        400: "Bad Request",
+        403: "Forbidden",
+        407: "Proxy Authentication Required",
+        502: "Bad Gateway",
+    }
+    # Client libraries often show only the status line, so the reason is put there too,
+    # without line breaks.
+    reason = (
+        message.encode("ascii", "replace")
+        .decode()
+        .replace("\r", " ")
+        .replace("\n", " ")[:300]
+    )
+    head = (
+        f"HTTP/1.1 {status} {names[status]}: {reason}\r\ncontent-type:"
+        " text/plain\r\nconnection: close\r\n"
+    )
+    extra_headers = (
+        'proxy-authenticate: Basic realm="plugins"\r\n' if status == 407 else ""
+    )
     with suppress(OSError, RuntimeError):
-        writer.write(f"{head}{more}content-length: {len(body)}\r\n\r\n".encode() + body)
+        writer.write(
+            f"{head}{extra_headers}content-length: {len(body)}\r\n\r\n".encode() + body
+        )
         await writer.drain()
 
 
-async def _both(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
-    up_reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter, length: int | None,
-) -> None:  # fmt: skip
-    """Bytes in both directions until both ends are done; to the server no more than `length`, where it is known."""
-    there = asyncio.ensure_future(_pump(reader, up_writer, length))
+async def _relay(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    up_reader: asyncio.StreamReader,
+    up_writer: asyncio.StreamWriter,
+    length: int | None,
+) -> None:
+    """Copy bytes in both directions until both sides have closed.
+
+    At most `length` bytes go upstream if it is not None: a second request in the same
+    connection is not forwarded.
+    """
+    upload_task = asyncio.ensure_future(_pump(reader, up_writer, length))
     try:
+        # The upstream's end of stream ends the exchange.
         await _pump(up_reader, writer, None)
     finally:
-        there.cancel()
+        upload_task.cancel()
         up_writer.close()
 
 
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, length: int | None) -> None:
+async def _pump(
+    source: asyncio.StreamReader, sink: asyncio.StreamWriter, length: int | None
+) -> None:
     with suppress(OSError):
         while length is None or length > 0:
-            piece = await source.read(_PIECE if length is None else min(_PIECE, length))
-            if not piece:
+            chunk = await source.read(
+                _CHUNK_BYTES if length is None else min(_CHUNK_BYTES, length)
+            )
+            if not chunk:
                 break
-            length = None if length is None else length - len(piece)
-            sink.write(piece)
+            length = None if length is None else length - len(chunk)
+            sink.write(chunk)
             await sink.drain()
+        # Pass on a half-close, which some TCP protocols need. After a body of known
+        # length the upstream must stay open.
         if length is None and sink.can_write_eof():
             sink.write_eof()

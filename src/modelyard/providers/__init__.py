@@ -1,1 +1,1 @@
-"""Vendors: what each declares of itself, and how to speak to it."""
+"""Model providers: their definitions, and the code that calls them."""

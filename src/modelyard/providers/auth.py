@@ -1,4 +1,5 @@
-"""How a provider is shown who is calling: a key in a header, a signature (AWS), a token got for a key (Google)."""
+"""Authentication to providers: a key in a header, an AWS signature, or a Google access
+token obtained with a key."""
 
 import base64
 import datetime
@@ -11,22 +12,29 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from modelyard.base.clock import Clock, SystemClock
-from modelyard.base.errors import ConfigError, InvokeAuthorizationError, InvokeBadRequestError
+from modelyard.base.errors import (
+    ConfigError,
+    InvokeAuthorizationError,
+    InvokeBadRequestError,
+)
 from modelyard.models.types import JSON, Credentials, OperatorCredentials
 from modelyard.transport.http import HttpClient
 
 
 class Auth(Protocol):
+    """Creates the headers that authenticate a request to a provider."""
+
     async def headers(
         self, method: str, url: str, credentials: Credentials, body: Sequence[bytes]
     ) -> Mapping[str, str]:
-        """What the request must carry. Raises ConfigError where the credential cannot make it."""
+        """Return the authentication headers. Raises ConfigError if the credential is
+        not sufficient for them."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KeyAuth:
-    """A key in a header, as it is or behind a word."""
+    """A key in a header, on its own or after a prefix."""
 
     field: str | None
     header: str = "authorization"
@@ -35,11 +43,13 @@ class KeyAuth:
     async def headers(
         self, method: str, url: str, credentials: Credentials, body: Sequence[bytes]
     ) -> Mapping[str, str]:
+        """Return the header with the key, or no header if the credential has no key."""
+        # Local servers often need no key, so a missing one is not an error here.
         key = credentials.get(self.field) if self.field else None
         return {self.header: f"{self.prefix}{key}"} if key else {}
 
 
-# ------------------------------------------------------------------------------------------------ AWS
+# ---------------------------------------------------------------------------------- AWS
 
 
 def sign_v4(
@@ -54,23 +64,31 @@ def sign_v4(
     service: str,
     moment: datetime.datetime,
 ) -> str:
-    """The value of `authorization` for these headers, which must hold host and x-amz-date.
+    """Return the `authorization` header for these headers (AWS signature version 4).
+    They must include host and x-amz-date.
 
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
     """
     parts = urlsplit(url)
     digest = hashlib.sha256()
-    for piece in body:
-        digest.update(piece)
+    for body_chunk in body:
+        digest.update(body_chunk)
     names = sorted(headers)
+    # The canonical query is sorted, and each name and value is percent-encoded exactly
+    # once.
     query = "&".join(
         f"{quote(unquote(name), safe='-_.~')}={quote(unquote(value), safe='-_.~')}"
-        for name, _, value in sorted(one.partition("=") for one in parts.query.split("&") if one)
+        for name, _, value in sorted(
+            pair.partition("=") for pair in parts.query.split("&") if pair
+        )
     )
+    # Step 1 of the specification: the canonical request.
     canonical = "\n".join(
         [
             method,
-            quote(parts.path or "/", safe="/-_.~"),  # what is percent-encoded in the address is so once more here
+            quote(
+                parts.path or "/", safe="/-_.~"
+            ),  # what is percent-encoded in the address is so once more here
             query,
             *(f"{name}:{' '.join(headers[name].split())}" for name in names),
             "",
@@ -78,20 +96,27 @@ def sign_v4(
             digest.hexdigest(),
         ]
     )
+    # Step 2: the string to sign. Its scope limits the signature to a day, a region and
+    # a service.
     day = moment.strftime("%Y%m%d")
     scope = f"{day}/{region}/{service}/aws4_request"
     signed = hashlib.sha256(canonical.encode()).hexdigest()
     text = f"AWS4-HMAC-SHA256\n{moment.strftime('%Y%m%dT%H%M%SZ')}\n{scope}\n{signed}"
+    # Step 3: the signing key is derived from the secret by one HMAC per part of the
+    # scope.
     key = f"AWS4{secret_key}".encode()
     for step in (day, region, service, "aws4_request"):
         key = hmac.digest(key, step.encode(), "sha256")
     signature = hmac.digest(key, text.encode(), "sha256").hex()
-    return f"AWS4-HMAC-SHA256 Credential={access_key}/{scope}, SignedHeaders={';'.join(names)}, Signature={signature}"
+    return (
+        f"AWS4-HMAC-SHA256 Credential={access_key}/{scope},"
+        f" SignedHeaders={';'.join(names)}, Signature={signature}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class AwsAuth:
-    """Signature version 4; where the credential holds an API key instead, that."""
+    """AWS signature version 4, or the API key if the credential has one instead."""
 
     service: str
     clock: Clock = field(default_factory=SystemClock)
@@ -99,17 +124,28 @@ class AwsAuth:
     async def headers(
         self, method: str, url: str, credentials: Credentials, body: Sequence[bytes]
     ) -> Mapping[str, str]:
+        """Return the signature headers. Raises ConfigError if the credential has
+        neither an AWS key pair nor an API key."""
         if key := credentials.get("api_key"):
             return {"authorization": f"Bearer {key}"}
-        access, secret = credentials.get("aws_access_key_id"), credentials.get("aws_secret_access_key")
+        access, secret = (
+            credentials.get("aws_access_key_id"),
+            credentials.get("aws_secret_access_key"),
+        )
         if not access or not secret:
-            raise ConfigError("AWS needs 'aws_access_key_id' and 'aws_secret_access_key', or an 'api_key'")
+            raise ConfigError(
+                "AWS needs 'aws_access_key_id' and 'aws_secret_access_key', or an"
+                " 'api_key'"
+            )
         moment = datetime.datetime.fromtimestamp(self.clock.time(), datetime.UTC)
         try:
             host = urlsplit(url).netloc
         except ValueError as error:
-            raise InvokeBadRequestError(f"the address in the credential cannot be read: {error}") from error
+            raise InvokeBadRequestError(
+                f"the address in the credential cannot be read: {error}"
+            ) from error
         signed = {"host": host, "x-amz-date": moment.strftime("%Y%m%dT%H%M%SZ")}
+        # Temporary credentials require their session token, which must be signed too.
         if token := credentials.get("aws_session_token"):
             signed["x-amz-security-token"] = token
         authorization = sign_v4(
@@ -123,21 +159,27 @@ class AwsAuth:
             service=self.service,
             moment=moment,
         )
-        return {**{name: value for name, value in signed.items() if name != "host"}, "authorization": authorization}
+        # The HTTP client sets the host header itself.
+        return {
+            **{name: value for name, value in signed.items() if name != "host"},
+            "authorization": authorization,
+        }
 
 
-# ------------------------------------------------------------------------------------------------ Google
+# ------------------------------------------------------------------------------- Google
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-_MOST_TOKENS = 1024
-_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_MAX_CACHED_TOKENS = 1024
+_GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 @dataclass(slots=True)
 class GoogleAuth:
-    """A token for a service account's key (RFC 7523), kept until shortly before it ends. Or an API key, as it is.
+    """An access token for a service account's key (RFC 7523), cached until shortly
+    before it expires. An API key is sent as it is.
 
-    The key says where tokens are had: a tenant's is asked for there through the guarded client.
+    The key names the token endpoint. For a tenant's key that endpoint is called with
+    the guarded client.
     """
 
     client: HttpClient
@@ -146,93 +188,166 @@ class GoogleAuth:
     _tokens: dict[tuple[bool, bytes], tuple[str, float]] = field(
         default_factory=dict[tuple[bool, bytes], tuple[str, float]]
     )
-    """By the digest of the whole key, so that nobody gets a token who does not have the key."""
+    """Token and expiry time by digest of the complete key: only a caller with the same
+    key gets the cached token."""
 
     async def headers(
         self, method: str, url: str, credentials: Credentials, body: Sequence[bytes]
     ) -> Mapping[str, str]:
-        given = credentials.get("service_account_key")
-        if not given:
+        """Return the header with the token or the API key.
+
+        Raises ConfigError for an unusable key, InvokeAuthorizationError if Google
+        issues no token.
+        """
+        account_key = credentials.get("service_account_key")
+        if not account_key:
             key = credentials.get("api_key")
             return {"x-goog-api-key": key} if key else {}
+        # Operators' and tenants' tokens are cached separately, since they come through
+        # different clients.
         is_operators = isinstance(credentials, OperatorCredentials)
-        key = (is_operators, hashlib.sha256(given.encode()).digest())
-        known = self._tokens.get(key)
-        if known is None or known[1] < self.clock.time():
-            if len(self._tokens) >= _MOST_TOKENS:
+        key = (is_operators, hashlib.sha256(account_key.encode()).digest())
+        cached_token = self._tokens.get(key)
+        if cached_token is None or cached_token[1] < self.clock.time():
+            # The limit keeps memory bounded; emptying the cache only costs new token
+            # requests.
+            if len(self._tokens) >= _MAX_CACHED_TOKENS:
                 self._tokens.clear()
-            client = self.client if is_operators or self.guarded is None else self.guarded
-            known = self._tokens[key] = await self._exchange(client, read_account(given))
-        return {"authorization": f"Bearer {known[0]}"}
+            client = (
+                self.client if is_operators or self.guarded is None else self.guarded
+            )
+            cached_token = self._tokens[key] = await self._exchange(
+                client, read_account(account_key)
+            )
+        return {"authorization": f"Bearer {cached_token[0]}"}
 
     async def _exchange(self, client: HttpClient, account: JSON) -> tuple[str, float]:
-        now = int(self.clock.time())
+        issued_at = int(self.clock.time())
+        # The endpoint comes from the key, which a tenant may have written: see the
+        # class.
         address = account.get("token_uri") or "https://oauth2.googleapis.com/token"
-        claims = {"iss": account["client_email"], "scope": _SCOPE, "aud": address, "iat": now, "exp": now + 3600}
-        form = urlencode({"grant_type": _GRANT, "assertion": _signed(claims, account)}).encode()
+        claims = {
+            "iss": account["client_email"],
+            "scope": _SCOPE,
+            "aud": address,
+            "iat": issued_at,
+            "exp": issued_at + 3600,
+        }
+        form_body = urlencode(
+            {"grant_type": _GRANT_TYPE, "assertion": _signed_jwt(claims, account)}
+        ).encode()
         sent = {"content-type": "application/x-www-form-urlencoded"}
         try:
-            response = await client.send("POST", address, headers=sent, body=[form])
-            said = json.loads(await response.read(most=1 << 20))
+            # A token response is small; the limit protects against any other server at
+            # that URL.
+            response = await client.send(
+                "POST", address, headers=sent, body=[form_body]
+            )
+            token_response = json.loads(await response.read(max_bytes=1 << 20))
         except (ValueError, RecursionError) as error:
-            raise InvokeAuthorizationError("Google's answer to the service account is not JSON") from error
-        if response.status != 200 or not isinstance(said, dict) or "access_token" not in said:
-            named = said if isinstance(said, dict) else {}
-            reason = str(named.get("error_description") or named.get("error") or f"status {response.status}")[:300]
-            raise InvokeAuthorizationError(f"Google gave no token for the service account: {reason}")
-        return str(said["access_token"]), now + _seconds(said.get("expires_in")) - 120
+            raise InvokeAuthorizationError(
+                "Google's answer to the service account is not JSON"
+            ) from error
+        if (
+            response.status != 200
+            or not isinstance(token_response, dict)
+            or "access_token" not in token_response
+        ):
+            error_fields = token_response if isinstance(token_response, dict) else {}
+            reason = str(
+                error_fields.get("error_description")
+                or error_fields.get("error")
+                or f"status {response.status}"
+            )[:300]
+            raise InvokeAuthorizationError(
+                f"Google gave no token for the service account: {reason}"
+            )
+        # Two minutes of reserve: the token must still be valid when the request
+        # arrives.
+        return (
+            str(token_response["access_token"]),
+            issued_at + _token_lifetime(token_response.get("expires_in")) - 120,
+        )
 
 
-def _seconds(given: Any) -> float:
-    """How long a token holds; an hour where nothing sensible is said."""
-    return min(float(given), 86_400.0) if isinstance(given, int | float) and given > 0 else 3600.0
+def _token_lifetime(lifetime: Any) -> float:
+    """Return the lifetime of a token in seconds: at most one day, and one hour if no
+    usable value is given."""
+    return (
+        min(float(lifetime), 86_400.0)
+        if isinstance(lifetime, int | float) and lifetime > 0
+        else 3600.0
+    )
 
 
-def read_account(given: str) -> JSON:
-    """A service account's key: its JSON, or that in base64. Raises ConfigError where it is none."""
-    text = given.strip()
+def read_account(account_key: str) -> JSON:
+    """Parse a service account's key: JSON, or JSON in base64. Raises ConfigError if it
+    is neither."""
+    text = account_key.strip()
     try:
         if not text.startswith("{"):
             text = base64.b64decode(text, validate=True).decode()
         account = json.loads(text)
-        if not isinstance(account, dict) or not account.keys() >= {"client_email", "private_key"}:
+        if not isinstance(account, dict) or not account.keys() >= {
+            "client_email",
+            "private_key",
+        }:
             raise ValueError("it has no client_email and private_key")
     except ValueError as error:
-        raise ConfigError(f"'service_account_key' is no key of a service account: {error}") from None
+        raise ConfigError(
+            f"'service_account_key' is no key of a service account: {error}"
+        ) from None
     return account
 
 
-def _signed(claims: JSON, account: JSON) -> str:
-    """A JSON web token, signed with RS256."""
-    # Imported where it is needed: it takes 30 ms, and few providers want it.
+def _signed_jwt(claims: JSON, account: JSON) -> str:
+    """Return a JSON web token, signed with RS256."""
+    # Imported here because the import takes 30 ms and few providers need it.
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
     try:
-        key: Any = serialization.load_pem_private_key(account["private_key"].encode(), None)
+        key: Any = serialization.load_pem_private_key(
+            account["private_key"].encode(), None
+        )
         if not isinstance(key, rsa.RSAPrivateKey):
             raise ValueError("it is no RSA key")
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"the service account's private_key cannot be read: {error}") from None
+        raise ConfigError(
+            f"the service account's private_key cannot be read: {error}"
+        ) from None
     head = {"alg": "RS256", "typ": "JWT", "kid": account.get("private_key_id") or ""}
-    text = b".".join(_web64(json.dumps(part, separators=(",", ":")).encode()) for part in (head, claims))
-    return b".".join([text, _web64(key.sign(text, padding.PKCS1v15(), hashes.SHA256()))]).decode()
+    # Both parts are compact JSON in URL-safe base64 without padding (RFC 7515).
+    text = b".".join(
+        _base64url(json.dumps(part, separators=(",", ":")).encode())
+        for part in (head, claims)
+    )
+    return b".".join(
+        [text, _base64url(key.sign(text, padding.PKCS1v15(), hashes.SHA256()))]
+    ).decode()
 
 
-def _web64(data: bytes) -> bytes:
+def _base64url(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def build_auth(
-    style: Mapping[str, Any], key_field: str | None, client: HttpClient, guarded: HttpClient | None = None
+    style: Mapping[str, Any],
+    key_field: str | None,
+    client: HttpClient,
+    guarded: HttpClient | None = None,
 ) -> Auth:
-    """What a provider file's `auth` says. Raises ConfigError for a style that does not exist."""
+    """Create the authentication that a provider file's `auth` describes. Raises
+    ConfigError for an unknown style."""
     match style.get("style", "key"):
         case "key":
             header = style.get("header", "authorization")
+            # Only the standard header has a scheme before the key.
             default = "Bearer " if header == "authorization" else ""
-            return KeyAuth(style.get("field", key_field), header, style.get("prefix", default))
+            return KeyAuth(
+                style.get("field", key_field), header, style.get("prefix", default)
+            )
         case "aws":
             return AwsAuth(style.get("service", "bedrock"))
         case "google":

@@ -1,4 +1,5 @@
-"""A provider as data: our short YAML, or a folder in Dify's shape, unchanged. Both become one ProviderDefinition."""
+"""Provider definitions as data: modelyard's compact YAML, or a folder in Dify's format.
+Both become a ProviderDefinition."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,21 +11,42 @@ import yaml
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.numbers import FiniteLoader, check_numbers
-from modelyard.models.entities import AIModelEntity, ModelFeature, ModelPropertyKey, PriceConfig
-from modelyard.models.parameters import filled
+from modelyard.models.entities import (
+    AIModelEntity,
+    ModelFeature,
+    ModelPropertyKey,
+    PriceConfig,
+)
+from modelyard.models.parameters import expand_template
 from modelyard.models.provider import CredentialFormSchema, ProviderEntity
 from modelyard.models.types import ModelType
 
+# Prices are usually listed for a million tokens or characters.
 _MILLION = "0.000001"
-_SHARED = ("currency", "price_source", "price_date")
-"""What a provider file may say once for all its models."""
-_KEY_FIELDS = ("api_key", "openai_api_key", "dashscope_api_key", "token", "access_token")
-_URL_FIELDS = ("base_url", "endpoint_url", "openai_api_base", "api_base", "server_url", "custom_endpoint_url")
+_SHARED_MODEL_FIELDS = ("currency", "price_source", "price_date")
+"""Fields that a provider file may set once for all of its models."""
+# Usual names of the credential fields for the key and for the base URL, best first.
+_KEY_FIELDS = (
+    "api_key",
+    "openai_api_key",
+    "dashscope_api_key",
+    "token",
+    "access_token",
+)
+_URL_FIELDS = (
+    "base_url",
+    "endpoint_url",
+    "openai_api_base",
+    "api_base",
+    "server_url",
+    "custom_endpoint_url",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A wire format that a provider speaks, and where, if elsewhere than the rest."""
+    """A wire format that a provider uses for some model types, with its own base URL if
+    that differs."""
 
     name: str
     base_url: str = ""
@@ -32,66 +54,102 @@ class Wire:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderDefinition:
+    """A provider as it was declared: its models and credentials, and how to call it."""
+
     entity: ProviderEntity
     wire: str
-    """How it speaks; the factory knows who builds what for it."""
+    """Name of the wire format; the provider factory maps it to a builder."""
     base_url: str = ""
     quirks: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Named oddities of a server that speaks a known format almost."""
-    wires: Mapping[ModelType, Sequence[Wire]] = field(default_factory=dict[ModelType, Sequence[Wire]])
-    """Model types that are spoken to otherwise than in `wire`; the first is used unless a request came in another."""
+    """Deviations of a server from its wire format, by name; see the `dump_request`
+    functions in `wire/`."""
+    wires: Mapping[ModelType, Sequence[Wire]] = field(
+        default_factory=dict[ModelType, Sequence[Wire]]
+    )
+    """Wire formats of model types that do not use `wire`. The first is the default;
+    another is used if the request came in it."""
     paths: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Where calls of a type go, where that is not the format's own path; `list` is where models are listed."""
+    """Paths by model type that differ from those of the wire format. `list` is the path
+    of the model list."""
     auth: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """How it is shown who calls; a bearer token where nothing is said."""
+    """How requests are authenticated; see `build_auth`. The default is a bearer token.
+    """
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What every call carries; `{field}` is filled in from the credential."""
-    model_quirks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    """Headers of every request. `{field}` is replaced from the credential."""
+    model_quirks: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict[str, Mapping[str, Any]]
+    )
     model_wires: Mapping[str, str] = field(default_factory=dict[str, str])
     source: str = ""
-    """The file it was read from, for messages."""
+    """The file it was read from, for error messages."""
     url_field: str | None = field(init=False)
-    """The credential field that says where the server is, where there is one."""
+    """The credential field with the server's base URL, or None if there is none."""
     needs_credential: bool = field(init=False)
 
     def __post_init__(self) -> None:
         forms = self.entity.credential_forms
-        names = {form.variable for form in forms}
+        names = {form_field.variable for form_field in forms}
         url = next((name for name in _URL_FIELDS if name in names), None)
+        # The dataclass is frozen, so derived fields are set through `object`.
         object.__setattr__(self, "url_field", url)
-        object.__setattr__(self, "needs_credential", any(one.required and one.default is None for one in forms))
+        object.__setattr__(
+            self,
+            "needs_credential",
+            any(
+                form_field.required and form_field.default is None
+                for form_field in forms
+            ),
+        )
 
     @property
     def name(self) -> str:
+        """The provider's name, for example `openai`."""
         return self.entity.provider
 
     @property
     def key_field(self) -> str | None:
-        """The credential field that carries the key: by its usual names, else the first secret one."""
-        names = [form.variable for form in self.entity.credential_forms]
+        """The credential field with the key: one of the usual names, otherwise the
+        first secret field, otherwise None."""
+        names = [form_field.variable for form_field in self.entity.credential_forms]
         usual = next((name for name in _KEY_FIELDS if name in names), None)
-        secret = (form.variable for form in self.entity.credential_forms if form.type == "secret-input")
+        secret = (
+            form_field.variable
+            for form_field in self.entity.credential_forms
+            if form_field.type == "secret-input"
+        )
         return usual or next(secret, None)
 
     def wires_of(self, model_type: ModelType) -> Sequence[Wire]:
+        """Return the wire formats for a model type, the default first."""
         return self.wires.get(model_type) or (Wire(self.wire),)
 
 
-def load_definition(path: Path, *, wire: str = "", base_url: str = "") -> ProviderDefinition:
-    """The provider in a YAML file of ours, or in a folder. Raises ConfigError that names file and field."""
+def load_definition(
+    path: Path, *, wire: str = "", base_url: str = ""
+) -> ProviderDefinition:
+    """Load a provider from a compact YAML file or from a folder. Raises ConfigError
+    that names file and field."""
     if path.is_dir():
-        return _from_folder(path, wire=wire or "openai", base_url=base_url)
+        return _load_dify_folder(path, wire=wire or "openai", base_url=base_url)
     if not path.is_file():
-        raise ConfigError(f"provider {str(path)!r} does not exist; name a YAML file or a folder that holds one")
+        raise ConfigError(
+            f"provider {str(path)!r} does not exist; name a YAML file or a folder that holds one"
+        )
     document = read_yaml(path)
-    if ("label" in document and isinstance(document.get("models"), dict)) or "supported_model_types" in document:
-        return _from_folder(path.parent, wire=wire or "openai", base_url=base_url, file=path)
-    return _from_short(document, path, wire=wire, base_url=base_url)
+    # Either of these marks a provider file in Dify's format that was named directly.
+    if (
+        "label" in document and isinstance(document.get("models"), dict)
+    ) or "supported_model_types" in document:
+        return _load_dify_folder(
+            path.parent, wire=wire or "openai", base_url=base_url, file=path
+        )
+    return _parse_compact_yaml(document, path, wire=wire, base_url=base_url)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping. Raises ConfigError otherwise."""
     try:
-        document = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506  a safe one
+        document = yaml.load(path.read_text("utf-8"), Loader=FiniteLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(document, dict):
@@ -99,30 +157,48 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return document
 
 
-# ------------------------------------------------------------------------------------------------ our short shape
+# ---------------------------------------------------------------------- our short shape
 
 
-def _from_short(document: dict[str, Any], path: Path, *, wire: str, base_url: str) -> ProviderDefinition:
+def _parse_compact_yaml(
+    document: dict[str, Any], path: Path, *, wire: str, base_url: str
+) -> ProviderDefinition:
     name = document.get("name")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{path}: 'name' is missing: what the provider is called")
+    # A model may be listed by name only.
     listed: list[dict[str, Any]] = [
-        one if isinstance(one, dict) else {"name": str(one)} for one in document.get("models") or ()
+        model if isinstance(model, dict) else {"name": str(model)}
+        for model in document.get("models") or ()
     ]
+    # Fields of the provider apply to every model that does not set them itself.
     shared = {"input_price": 0, "output_price": 0} if document.get("free") else {}
-    shared |= {name: document[name] for name in _SHARED if name in document}
-    rules = document.get("parameter_rules") or _RULES
-    models = [short_model({**shared, **one}, str(path), rules=rules) for one in listed]
-    types = document.get("model_types") or list(dict.fromkeys(model["model_type"] for model in models))
-    forms = [_short_form(one) for one in document.get("credentials") or ()]
+    shared |= {
+        name: document[name] for name in _SHARED_MODEL_FIELDS if name in document
+    }
+    rules = document.get("parameter_rules") or _DEFAULT_PARAMETER_RULES
+    models = [
+        expand_model({**shared, **model}, str(path), rules=rules) for model in listed
+    ]
+    # Without a declaration the types of the listed models are supported, in order of
+    # appearance.
+    types = document.get("model_types") or list(
+        dict.fromkeys(model["model_type"] for model in models)
+    )
+    forms = [
+        _parse_compact_field(credential_field)
+        for credential_field in document.get("credentials") or ()
+    ]
     methods = ["predefined-model"] if models else []
     if document.get("any_model"):
         methods.append("customizable-model")
     entity = {
         "provider": name,
         "label": i18n(document.get("label"), name),
-        "description": i18n(document["description"]) if document.get("description") else None,
-        "help": _short_help(document.get("help")),
+        "description": i18n(document["description"])
+        if document.get("description")
+        else None,
+        "help": _parse_compact_help(document.get("help")),
         "supported_model_types": types,
         "configurate_methods": methods,
         "models": models,
@@ -133,224 +209,405 @@ def _from_short(document: dict[str, Any], path: Path, *, wire: str, base_url: st
         wire=wire or document.get("wire") or "openai",
         base_url=base_url or document.get("base_url") or "",
         quirks=document.get("quirks") or {},
-        wires=_short_wires(document.get("wires") or {}, str(path)),
+        wires=_parse_compact_wires(document.get("wires") or {}, str(path)),
         paths=document.get("paths") or {},
         auth=document.get("auth") or {},
         headers=document.get("headers") or {},
-        model_quirks={one["name"]: one["quirks"] for one in listed if one.get("quirks")},
-        model_wires={one["name"]: one["wire"] for one in listed if one.get("wire")},
+        model_quirks={
+            model["name"]: model["quirks"] for model in listed if model.get("quirks")
+        },
+        model_wires={
+            model["name"]: model["wire"] for model in listed if model.get("wire")
+        },
         source=str(path),
     )
 
 
-def _short_wires(given: Any, source: str) -> dict[ModelType, Sequence[Wire]]:
-    """`{llm: [openai, {anthropic: https://…}]}`."""
-    found: dict[ModelType, Sequence[Wire]] = {}
-    for kind, names in given.items():
-        many = names if isinstance(names, list) else [names]
-        wires = [Wire(one) if isinstance(one, str) else Wire(*next(iter(one.items()))) for one in many]
-        found[convert(kind, ModelType, f"{source}: wires")] = tuple(wires)
-    return found
+def _parse_compact_wires(
+    declared_wires: Any, source: str
+) -> dict[ModelType, Sequence[Wire]]:
+    """Parse the wires of each model type, for example `{llm: [openai, {anthropic:
+    https://…}]}`."""
+    wires_by_type: dict[ModelType, Sequence[Wire]] = {}
+    for type_name, names in declared_wires.items():
+        wire_list = names if isinstance(names, list) else [names]
+        wires = [
+            Wire(wire) if isinstance(wire, str) else Wire(*next(iter(wire.items())))
+            for wire in wire_list
+        ]
+        wires_by_type[convert(type_name, ModelType, f"{source}: wires")] = tuple(wires)
+    return wires_by_type
 
 
-def _short_help(value: Any) -> dict[str, Any] | None:
+def _parse_compact_help(value: Any) -> dict[str, Any] | None:
     if not value:
         return None
-    return {"title": i18n(value.get("title"), "Where to get a key"), "url": i18n(value.get("url"), "")}
+    return {
+        "title": i18n(value.get("title"), "Where to get a key"),
+        "url": i18n(value.get("url"), ""),
+    }
 
 
-def _short_form(one: Mapping[str, Any]) -> dict[str, Any]:
-    name = one["name"]
-    secret = "secret-input" if any(word in name for word in ("key", "secret", "token", "password")) else "text-input"
-    form = {"type": secret, **one, "variable": name, "label": i18n(one.get("label"), name)}
-    if one.get("placeholder"):
-        form["placeholder"] = i18n(one["placeholder"])
-    return form
+def _parse_compact_field(credential_field: Mapping[str, Any]) -> dict[str, Any]:
+    name = credential_field["name"]
+    # A field whose name indicates a secret is masked unless its type is declared.
+    secret = (
+        "secret-input"
+        if any(marker in name for marker in ("key", "secret", "token", "password"))
+        else "text-input"
+    )
+    form_field = {
+        "type": secret,
+        **credential_field,
+        "variable": name,
+        "label": i18n(credential_field.get("label"), name),
+    }
+    if credential_field.get("placeholder"):
+        form_field["placeholder"] = i18n(credential_field["placeholder"])
+    return form_field
 
 
-_RULES: list[dict[str, Any]] = [
+_DEFAULT_PARAMETER_RULES: list[dict[str, Any]] = [
     {"name": "temperature", "use_template": "temperature", "max": 2.0, "precision": 4},
     {"name": "top_p", "use_template": "top_p", "precision": 4},
     {"name": "max_tokens", "use_template": "max_tokens", "max": 10_000_000},
 ]
-"""What chat models take where neither the model nor its provider says otherwise."""
+"""Parameter rules of chat models if neither the model nor its provider declares any."""
 
 
-def _limited(rules: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, Any]]:
-    """The rules, with the model's own bound on the length of an answer."""
-    return [{**rule, **({"max": most} if rule["name"] == "max_tokens" and most else {})} for rule in rules]
+def _with_output_limit(
+    rules: Sequence[Mapping[str, Any]], max_tokens: int
+) -> list[dict[str, Any]]:
+    """Return the rules with the model's own limit of output tokens."""
+    return [
+        {
+            **rule,
+            **(
+                {"max": max_tokens}
+                if rule["name"] == "max_tokens" and max_tokens
+                else {}
+            ),
+        }
+        for rule in rules
+    ]
 
 
-def read_model(one: Mapping[str, Any], provider: str) -> AIModelEntity:
-    """A model in our few words. Raises ConfigError that names what is wrong with them."""
+def read_model(model_definition: Mapping[str, Any], provider: str) -> AIModelEntity:
+    """Parse one model in compact form. Raises ConfigError that names what is wrong."""
     source = f"provider {provider!r}"
     try:
-        return convert(short_model(one, source), AIModelEntity, source)
+        return convert(expand_model(model_definition, source), AIModelEntity, source)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        # A list where a mapping belongs, text where a number does: what is sent may have any shape.
-        what = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{source}: the model's definition cannot be read: {what}") from error
+        # The value was sent by a client and may have any structure: a list instead of a
+        # mapping, or text instead of a number.
+        description = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"{source}: the model's definition cannot be read: {description}"
+        ) from error
 
 
-def short_model(one: Mapping[str, Any], source: str, *, rules: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """A model in our few words, in the words of model YAML. Prices are for a million, in dollars, unless said."""
-    name = one.get("name") or one.get("model")
-    kind = one.get("model_type", "llm")
+def expand_model(
+    model_definition: Mapping[str, Any],
+    source: str,
+    *,
+    rules: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Expand a model in compact form to Dify's model YAML.
+
+    Prices are in US dollars for a million units unless `price_unit` and `currency` say
+    otherwise.
+    """
+    name = model_definition.get("name") or model_definition.get("model")
+    model_type = model_definition.get("model_type", "llm")
     if not isinstance(name, str):
         raise ConfigError(f"{source}: a model has no 'name'")
-    properties = dict(one.get("properties") or one.get("model_properties") or {})
-    if one.get("context_size"):
-        properties.setdefault("context_size", one["context_size"])
-    if kind == "llm":
+    properties = dict(
+        model_definition.get("properties")
+        or model_definition.get("model_properties")
+        or {}
+    )
+    if model_definition.get("context_size"):
+        # Properties that are spelled out take precedence over the short fields.
+        properties.setdefault("context_size", model_definition["context_size"])
+    if model_type == "llm":
         properties.setdefault("mode", "chat")
-        if rules and "parameter_rules" not in one:
-            # Lists take `context_size` for both at times: the larger is never too strict.
-            most = (
-                max(int(one.get("max_output") or 0), int(one.get("context_size") or 0)) if one.get("max_output") else 0
+        if rules and "parameter_rules" not in model_definition:
+            # Some price lists give one number for both limits; the larger one is never
+            # too strict.
+            max_tokens = (
+                max(
+                    int(model_definition.get("max_output") or 0),
+                    int(model_definition.get("context_size") or 0),
+                )
+                if model_definition.get("max_output")
+                else 0
             )
-            one = {**one, "parameter_rules": _limited(rules, most)}
-    pricing = one.get("pricing")
-    if one.get("input_price") is not None:
-        pricing = _short_prices(one, kind, source)
-    return _model(
-        {**one, "model": name, "model_type": kind, "model_properties": properties, "pricing": pricing}, source
+            model_definition = {
+                **model_definition,
+                "parameter_rules": _with_output_limit(rules, max_tokens),
+            }
+    pricing = model_definition.get("pricing")
+    if model_definition.get("input_price") is not None:
+        pricing = _expand_prices(model_definition, model_type, source)
+    return _normalise_model(
+        {
+            **model_definition,
+            "model": name,
+            "model_type": model_type,
+            "model_properties": properties,
+            "pricing": pricing,
+        },
+        source,
     )
 
 
-_PER = {
-    "llm": "token", "text-embedding": "token", "rerank": "token", "speech2text": "second", "tts": "character",
+# What a price is for, by model type.
+_PRICE_UNIT_BY_TYPE = {
+    "llm": "token",
+    "text-embedding": "token",
+    "rerank": "token",
+    "speech2text": "second",
+    "tts": "character",
     "moderation": "request",
-}  # fmt: skip
+}
 
 
-def _short_prices(one: Mapping[str, Any], kind: str, source: str) -> dict[str, Any]:
-    """Prices as a list prints them: for a million tokens or characters, for one second, search or request."""
-    per = str(one.get("price_per") or _PER.get(kind, "token"))
-    unit = str(one.get("price_unit", _MILLION if per in ("token", "character") else "1"))
+def _expand_prices(
+    model_definition: Mapping[str, Any], model_type: str, source: str
+) -> dict[str, Any]:
+    """Expand prices as a price list states them: per million tokens or characters,
+    otherwise per second, search or request."""
+    per = str(
+        model_definition.get("price_per")
+        or _PRICE_UNIT_BY_TYPE.get(model_type, "token")
+    )
+    unit = str(
+        model_definition.get(
+            "price_unit", _MILLION if per in ("token", "character") else "1"
+        )
+    )
     prices = {
-        **_amounts(one),
+        # Amounts become text, so that Decimal reads them without rounding.
+        **_amounts(model_definition),
         "unit": unit,
-        "currency": one.get("currency", "USD"),
+        "currency": model_definition.get("currency", "USD"),
         "per": per,
-        "tiers": [{"above": tier["above"], **_amounts(tier)} for tier in one.get("tiers") or ()],
+        "tiers": [
+            {"above": tier["above"], **_amounts(tier)}
+            for tier in model_definition.get("tiers") or ()
+        ],
         "history": [
             {
                 "until": period["until"],
                 **_amounts(period),
-                "tiers": [{"above": tier["above"], **_amounts(tier)} for tier in period.get("tiers") or ()],
+                "tiers": [
+                    {"above": tier["above"], **_amounts(tier)}
+                    for tier in period.get("tiers") or ()
+                ],
             }
-            for period in one.get("price_history") or ()
+            for period in model_definition.get("price_history") or ()
         ],
-        "source": one.get("price_source") or "catalogue",
+        "source": model_definition.get("price_source") or "catalogue",
     }
-    if one.get("price_date"):
-        prices["as_of"] = one["price_date"]
-    convert(prices, PriceConfig, f"{source}: price of {one.get('name')!r}")
+    if model_definition.get("price_date"):
+        prices["as_of"] = model_definition["price_date"]
+    # Checked here, because the error can name the model.
+    convert(prices, PriceConfig, f"{source}: price of {model_definition.get('name')!r}")
     return prices
 
 
+# Optional prices: field in the file -> name of the rate.
 _RATES = {
-    "cached_price": "cached", "cache_write_price": "cache_write", "cache_write_1h_price": "cache_write_1h",
-    "audio_input_price": "audio_input", "audio_output_price": "audio_output", "image_input_price": "image_input",
-    "image_output_price": "image_output", "reasoning_price": "reasoning", "request_price": "request",
+    "cached_price": "cached",
+    "cache_write_price": "cache_write",
+    "cache_write_1h_price": "cache_write_1h",
+    "audio_input_price": "audio_input",
+    "audio_output_price": "audio_output",
+    "image_input_price": "image_input",
+    "image_output_price": "image_output",
+    "reasoning_price": "reasoning",
+    "request_price": "request",
     "search_price": "search",
-}  # fmt: skip
+}
 
 
-def _amounts(one: Mapping[str, Any]) -> dict[str, Any]:
-    output = one.get("output_price")
-    rates = {name: str(one[field]) for field, name in _RATES.items() if one.get(field) is not None}
-    return {"input": str(one["input_price"]), "output": None if output is None else str(output), "rates": rates}
+def _amounts(price_fields: Mapping[str, Any]) -> dict[str, Any]:
+    output = price_fields.get("output_price")
+    rates = {
+        name: str(price_fields[field])
+        for field, name in _RATES.items()
+        if price_fields.get(field) is not None
+    }
+    return {
+        "input": str(price_fields["input_price"]),
+        "output": None if output is None else str(output),
+        "rates": rates,
+    }
 
 
-# ------------------------------------------------------------------------------------------------ Dify's shape
+# ------------------------------------------------------------------------- Dify's shape
 
 
-def _from_folder(folder: Path, *, wire: str, base_url: str, file: Path | None = None) -> ProviderDefinition:
+def _load_dify_folder(
+    folder: Path, *, wire: str, base_url: str, file: Path | None = None
+) -> ProviderDefinition:
     file = file or _provider_file(folder)
-    return definition_of(load_provider(folder, file), wire=wire, base_url=base_url, source=str(file))
+    return definition_of(
+        load_provider(folder, file), wire=wire, base_url=base_url, source=str(file)
+    )
 
 
 def load_provider(folder: Path, file: Path) -> dict[str, Any]:
-    """A provider's file of Dify's shape, its models in the place of their files' names. Raises ConfigError."""
+    """Read a provider file in Dify's format, with the models in place of their file
+    names. Raises ConfigError."""
     document = read_yaml(file)
-    return {**document, "models": [_model(read_yaml(path), str(path)) for path in _model_files(folder, document)]}
+    return {
+        **document,
+        "models": [
+            _normalise_model(read_yaml(path), str(path))
+            for path in _model_files(folder, document)
+        ],
+    }
 
 
 def definition_of(
     document: Mapping[str, Any], *, wire: str, base_url: str = "", source: str = ""
 ) -> ProviderDefinition:
-    """A provider of Dify's shape, its models in full. Raises ConfigError that names source and field."""
+    """Build a provider from a document in Dify's format with its models. Raises
+    ConfigError that names source and field."""
     forms = document.get("provider_credential_schema") or {}
     model_forms = document.get("model_credential_schema")
     entity = {
+        # Dify writes null for fields that are not set.
         **{key: value for key, value in document.items() if value is not None},
         "label": i18n(document.get("label"), str(document.get("provider"))),
-        "models": [_model(one, source) for one in document.get("models") or ()],
-        "provider_credential_schema": {"credential_form_schemas": _forms(forms)} if forms else None,
-        "model_credential_schema": _model_forms(model_forms) if model_forms else None,
+        "models": [
+            _normalise_model(model, source) for model in document.get("models") or ()
+        ],
+        "provider_credential_schema": {
+            "credential_form_schemas": _normalise_fields(forms)
+        }
+        if forms
+        else None,
+        "model_credential_schema": _normalise_model_schema(model_forms)
+        if model_forms
+        else None,
         "supported_model_types": document.get("supported_model_types") or [],
+        # The models are already sorted, so the position lists are not needed.
         "position": {},
     }
-    for key in ("description", "icon_small", "icon_large", "icon_small_dark", "icon_large_dark"):
+    for key in (
+        "description",
+        "icon_small",
+        "icon_large",
+        "icon_small_dark",
+        "icon_large_dark",
+    ):
         entity[key] = i18n(document[key]) if document.get(key) else None
-    entity["help"] = _short_help(document.get("help"))
+    entity["help"] = _parse_compact_help(document.get("help"))
     return ProviderDefinition(
-        entity=convert(entity, ProviderEntity, source), wire=wire, base_url=base_url, source=source
+        entity=convert(entity, ProviderEntity, source),
+        wire=wire,
+        base_url=base_url,
+        source=source,
     )
 
 
 def _provider_file(folder: Path) -> Path:
+    # The manifest of a plugin names its provider file; otherwise the usual folders are
+    # searched.
     manifest = folder / "manifest.yaml"
     if manifest.is_file():
-        named = (read_yaml(manifest).get("plugins") or {}).get("models") or []
-        if named and (folder / str(named[0])).is_file():
-            return folder / str(named[0])
-    for path in (one for glob in ("provider/*.yaml", "*.yaml", "*.yml") for one in sorted(folder.glob(glob))):
-        if path.name != "manifest.yaml" and isinstance(read_yaml(path).get("provider"), str):
+        provider_files = (read_yaml(manifest).get("plugins") or {}).get("models") or []
+        if provider_files and (folder / str(provider_files[0])).is_file():
+            return folder / str(provider_files[0])
+    for path in (
+        yaml_path
+        for glob in ("provider/*.yaml", "*.yaml", "*.yml")
+        for yaml_path in sorted(folder.glob(glob))
+    ):
+        if path.name != "manifest.yaml" and isinstance(
+            read_yaml(path).get("provider"), str
+        ):
             return path
-    raise ConfigError(f"{folder} holds no provider file: a YAML file with 'provider' in it")
+    raise ConfigError(
+        f"{folder} holds no provider file: a YAML file with 'provider' in it"
+    )
 
 
 def _model_files(folder: Path, document: Mapping[str, Any]) -> Iterator[Path]:
-    """The model files in their order: those that `_position.yaml` lists first, then the others by name."""
+    """Yield the model files in order: first those in `_position.yaml`, then the others
+    by name."""
     declared = document.get("models")
-    for kind in ModelType:
-        key = kind.value.replace("-", "_")
-        place = (declared or {}).get(key) or {} if isinstance(declared, dict) else {}
-        globs = place.get("predefined") or [f"models/{key}/*.yaml", f"{key}/*.yaml"]
-        found = sorted({path for pattern in globs for path in folder.glob(str(pattern))})
-        found = [path for path in found if not path.name.startswith("_") and path.is_file()]
-        position = folder / str(place["position"]) if place.get("position") else None
-        if position is None and found:
-            position = found[0].parent / "_position.yaml"
+    for model_type in ModelType:
+        # Dify's folder names have underscores where model types have hyphens.
+        key = model_type.value.replace("-", "_")
+        model_section = (
+            (declared or {}).get(key) or {} if isinstance(declared, dict) else {}
+        )
+        globs = model_section.get("predefined") or [
+            f"models/{key}/*.yaml",
+            f"{key}/*.yaml",
+        ]
+        model_paths = sorted(
+            {path for pattern in globs for path in folder.glob(str(pattern))}
+        )
+        # Files with a leading underscore are position lists.
+        model_paths = [
+            path
+            for path in model_paths
+            if not path.name.startswith("_") and path.is_file()
+        ]
+        position = (
+            folder / str(model_section["position"])
+            if model_section.get("position")
+            else None
+        )
+        if position is None and model_paths:
+            position = model_paths[0].parent / "_position.yaml"
         order = _positions(position)
-        yield from sorted(found, key=lambda path: (order.get(path.stem, len(order)), path.stem))
+        # Unlisted files sort after the listed ones.
+        yield from sorted(
+            model_paths, key=lambda path: (order.get(path.stem, len(order)), path.stem)
+        )
 
 
 def _positions(path: Path | None) -> dict[str, int]:
     if path is None or not path.is_file():
         return {}
     names = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader) or []
-    return {str(name): place for place, name in enumerate(names)}
+    return {str(name): position for position, name in enumerate(names)}
 
 
-def _model(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _normalise_model(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     model = {
         **{key: value for key, value in raw.items() if value is not None},
         "label": i18n(raw.get("label"), str(raw.get("model"))),
-        "features": [feature for feature in raw.get("features") or () if str(feature) in _FEATURES],
-        "model_properties": {k: v for k, v in (raw.get("model_properties") or {}).items() if k in _PROPERTIES},
-        "parameter_rules": [_rule(rule) for rule in raw.get("parameter_rules") or ()],
+        # Features and properties of newer Dify versions are ignored.
+        "features": [
+            feature
+            for feature in raw.get("features") or ()
+            if str(feature) in _FEATURES
+        ],
+        "model_properties": {
+            k: v
+            for k, v in (raw.get("model_properties") or {}).items()
+            if k in _PROPERTIES
+        },
+        "parameter_rules": [
+            _normalise_rule(rule) for rule in raw.get("parameter_rules") or ()
+        ],
         "description": i18n(raw["description"]) if raw.get("description") else None,
     }
+    # Validated one by one, so that the error names the model's own file.
     convert(model, AIModelEntity, source)
     return model
 
 
-def _rule(raw: Mapping[str, Any]) -> dict[str, Any]:
-    rule = filled(raw)
+def _normalise_rule(raw: Mapping[str, Any]) -> dict[str, Any]:
+    rule = expand_template(raw)
     if "options" in rule:
+        # YAML reads options such as 1 or true as numbers and booleans.
         rule["options"] = [str(option) for option in rule["options"]]
     if rule.get("help"):
         rule["help"] = i18n(rule["help"])
@@ -361,48 +618,62 @@ _FEATURES = frozenset(feature.value for feature in ModelFeature)
 _PROPERTIES = frozenset(key.value for key in ModelPropertyKey)
 
 
-def _forms(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [_form(one) for one in schema.get("credential_form_schemas") or ()]
+def _normalise_fields(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        _normalise_field(form_field)
+        for form_field in schema.get("credential_form_schemas") or ()
+    ]
 
 
-def _model_forms(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _normalise_model_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     model = schema.get("model") or {}
     return {
         "model": {"label": i18n(model.get("label"), "Model name")},
-        "credential_form_schemas": _forms(schema),
+        "credential_form_schemas": _normalise_fields(schema),
     }
 
 
-def _form(one: Mapping[str, Any]) -> dict[str, Any]:
-    form = {key: value for key, value in one.items() if value is not None}
-    form["label"] = i18n(one.get("label"), str(one.get("variable")))
-    if one.get("placeholder"):
-        form["placeholder"] = i18n(one["placeholder"])
-    if one.get("default") is not None:
-        form["default"] = str(one["default"])
-    form["options"] = [
-        {**option, "value": str(option.get("value")), "label": i18n(option.get("label"), str(option.get("value")))}
-        for option in one.get("options") or ()
+def _normalise_field(raw_field: Mapping[str, Any]) -> dict[str, Any]:
+    form_field = {key: value for key, value in raw_field.items() if value is not None}
+    form_field["label"] = i18n(raw_field.get("label"), str(raw_field.get("variable")))
+    if raw_field.get("placeholder"):
+        form_field["placeholder"] = i18n(raw_field["placeholder"])
+    if raw_field.get("default") is not None:
+        form_field["default"] = str(raw_field["default"])
+    form_field["options"] = [
+        {
+            **option,
+            "value": str(option.get("value")),
+            "label": i18n(option.get("label"), str(option.get("value"))),
+        }
+        for option in raw_field.get("options") or ()
     ]
-    convert(form, CredentialFormSchema, str(one.get("variable")))
-    return form
+    # Validated one by one, so that the error names the field.
+    convert(form_field, CredentialFormSchema, str(raw_field.get("variable")))
+    return form_field
 
 
-# ------------------------------------------------------------------------------------------------ both
+# --------------------------------------------------------------------------------- both
 
 
 def i18n(value: Any, fallback: str = "") -> dict[str, str]:
-    """A label however it is written: a string, an object, or not at all."""
+    """Return a label as a mapping of languages, from a string, from such a mapping, or
+    from the fallback."""
     if isinstance(value, dict):
-        english = value.get("en_US") or next((str(one) for one in value.values() if one), fallback)
+        english = value.get("en_US") or next(
+            (str(translation) for translation in value.values() if translation),
+            fallback,
+        )
         chinese = value.get("zh_Hans")
         return {"en_US": str(english), **({"zh_Hans": str(chinese)} if chinese else {})}
     return {"en_US": str(value) if value else fallback}
 
 
-def convert(value: Any, kind: Any, source: str) -> Any:
+def convert(value: Any, target_type: Any, source: str) -> Any:
+    """Convert a value to a type and check its numbers. Raises ConfigError that names
+    the source."""
     try:
-        converted = msgspec.convert(value, kind, strict=False)
+        converted = msgspec.convert(value, target_type, strict=False)
         check_numbers(converted)
         return converted
     except msgspec.ValidationError as error:

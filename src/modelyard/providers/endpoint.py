@@ -1,4 +1,5 @@
-"""Where a provider is and how to knock: addresses, headers, and answers taken apart into JSON and events."""
+"""A provider's HTTP endpoint: URLs, headers, requests, and decoding of responses into
+JSON and events."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -11,9 +12,9 @@ from urllib.parse import quote
 import msgspec
 
 from modelyard.base import computing
-from modelyard.base.bodies import BodyError, check_amount
+from modelyard.base.bodies import BodyError, check_value_count
 from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
-from modelyard.models.sending import Sending
+from modelyard.models.sending import HttpPayload
 from modelyard.models.types import JSON, Credentials, ModelType, OperatorCredentials
 from modelyard.providers.auth import Auth, build_auth
 from modelyard.providers.definition import ProviderDefinition
@@ -24,11 +25,13 @@ from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.transport.sse import DONE, MAX_EVENT_BYTES, EventStream
 
 MAX_ANSWER = 64 * 1024 * 1024
-_MOST_CONTAINERS = 250_000
-"""Four thousand tokens with twenty others each, as `logprobs` are given."""
-_MOST_VALUES = 10_000_000
-"""Vectors of 2,048 texts."""
-_LARGE = 1 << 20
+_MAX_CONTAINERS = 250_000
+"""Largest number of JSON containers in a response: 4,000 tokens with 20 alternatives
+each, as in `logprobs`."""
+_MAX_VALUES = 10_000_000
+"""Largest number of JSON values in a response: the vectors of 2,048 texts."""
+# Responses from this size on are decoded in another thread.
+_OFFLOAD_BYTES = 1 << 20
 _MAX_ERROR = 256 * 1024
 _AGENT = "modelyard"
 _decode = msgspec.json.Decoder().decode
@@ -37,59 +40,99 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
+    """Sends requests to one provider and decodes its responses. All errors name the
+    provider."""
+
     definition: ProviderDefinition
     client: HttpClient
     timeouts: Timeouts
     guarded: HttpClient | None = None
-    """For addresses that a tenant named; without one, `client` serves for all."""
+    """HTTP client for URLs that a tenant chose; it refuses internal addresses. Without
+    it, `client` is used for all."""
     auth: Auth = field(init=False)
-    _own: tuple[str, ...] = field(init=False)
-    """How addresses begin that the definition itself names."""
+    _definition_prefixes: tuple[str, ...] = field(init=False)
+    """The URL prefixes that the definition itself names."""
 
     def __post_init__(self) -> None:
-        auth = build_auth(self.definition.auth, self.definition.key_field, self.client, self.guarded)
+        auth = build_auth(
+            self.definition.auth, self.definition.key_field, self.client, self.guarded
+        )
+        # The dataclass is frozen, so derived fields are set through `object`.
         object.__setattr__(self, "auth", auth)
-        object.__setattr__(self, "_own", _own_beginnings(self.definition))
+        object.__setattr__(self, "_own", _definition_url_prefixes(self.definition))
 
     def _client_for(self, url: str, credentials: Credentials) -> HttpClient:
-        """The guarded one where the credential is a tenant's and says where the call goes, or a part of it."""
+        """Return the guarded client if the credential is a tenant's and determines the
+        URL or a part of it."""
         if self.guarded is None or isinstance(credentials, OperatorCredentials):
             return self.client
-        named = self.definition.url_field
-        given = str(credentials.get(named) or "").rstrip("/") if named else ""
-        if given and given not in self._own:
+        url_field = self.definition.url_field
+        custom_url = (
+            str(credentials.get(url_field) or "").rstrip("/") if url_field else ""
+        )
+        # A tenant may also write the provider's own URL, which needs no guard.
+        if custom_url and custom_url not in self._definition_prefixes:
             return self.guarded
-        return self.client if url.startswith(self._own) else self.guarded
+        return (
+            self.client if url.startswith(self._definition_prefixes) else self.guarded
+        )
 
     def quirks(self, model: str) -> Mapping[str, Any]:
-        """The provider's, and over them the model's own."""
-        own = self.definition.model_quirks.get(model)
-        return {**self.definition.quirks, **own} if own else self.definition.quirks
+        """Return the provider's quirks, overridden by those of the model."""
+        model_quirks = self.definition.model_quirks.get(model)
+        return (
+            {**self.definition.quirks, **model_quirks}
+            if model_quirks
+            else self.definition.quirks
+        )
 
-    def url(self, credentials: Credentials, path: str, *, model: str = "", base: str = "") -> str:
-        """Raises ConfigError where nobody said where the server is."""
-        named = self.definition.url_field
-        given = credentials.get(named) if named else None
-        base = str(given or base or self.definition.base_url)
+    def url(
+        self, credentials: Credentials, path: str, *, model: str = "", base: str = ""
+    ) -> str:
+        """Return the URL for a path. Raises ConfigError if no base URL is known.
+
+        The credential's URL takes precedence over `base`, and that over the
+        definition's.
+        """
+        url_field = self.definition.url_field
+        custom_url = credentials.get(url_field) if url_field else None
+        base = str(custom_url or base or self.definition.base_url)
         if not base:
             raise ConfigError(
-                f"provider {self.definition.name!r} has no address: set {named or 'base_url'!r} in its credential"
+                f"provider {self.definition.name!r} has no address: set"
+                f" {url_field or 'base_url'!r} in its credential"
             )
         url = base.rstrip("/") + path
-        return self._filled(url, credentials, model) if "{" in url else url
+        return self._fill_template(url, credentials, model) if "{" in url else url
 
-    def _filled(self, url: str, credentials: Credentials, model: str) -> str:
-        # An address that begins the whole keeps its slashes; what stands further on is a piece of a path.
+    def _fill_template(self, url: str, credentials: Credentials, model: str) -> str:
+        # A credential value at the start is a complete base URL, so its slashes stay.
+        # Values further on are path segments and are quoted.
         first = url[1:].partition("}")[0] if url.startswith("{") else ""
-        values = {name: quote(str(value), safe="") for name, value in credentials.items()}
+        values = {
+            name: quote(str(value), safe="") for name, value in credentials.items()
+        }
         if first in credentials:
             values[first] = str(credentials[first]).rstrip("/")
-        defaults = {one.variable: one.default for one in self.definition.entity.credential_forms if one.default}
-        known = {**defaults, **values, "model": quote(model, safe="")}
-        missing = [name for _, name, _, _ in Formatter().parse(url) if name and name not in known]
+        defaults = {
+            form_field.variable: form_field.default
+            for form_field in self.definition.entity.credential_forms
+            if form_field.default
+        }
+        # The credential overrides the defaults of its form; the model's name overrides
+        # both.
+        template_values = {**defaults, **values, "model": quote(model, safe="")}
+        missing = [
+            name
+            for _, name, _, _ in Formatter().parse(url)
+            if name and name not in template_values
+        ]
         if missing:
-            raise ConfigError(f"provider {self.definition.name!r} needs {missing[0]!r} in its credential")
-        return url.format_map(known)
+            raise ConfigError(
+                f"provider {self.definition.name!r} needs {missing[0]!r} in its"
+                " credential"
+            )
+        return url.format_map(template_values)
 
     async def send(
         self,
@@ -101,162 +144,256 @@ class Endpoint:
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """A successful answer's head. Raises InvokeError of the kind that the status stands for."""
+        """Send a request and return the response if its status is 2xx.
+
+        Raises the InvokeError that the status stands for.
+        """
         try:
             sent = {"user-agent": _AGENT, "content-type": content_type}
+            # Headers of the definition override those of the call; authentication
+            # overrides both.
             if headers or self.definition.headers:
-                for name, value in {**(headers or {}), **self.definition.headers}.items():
+                for name, value in {
+                    **(headers or {}),
+                    **self.definition.headers,
+                }.items():
+                    # A header whose value needs a missing credential field is left out.
                     if filled := self._header(value, credentials):
                         sent[name] = filled
             sent.update(await self.auth.headers(method, url, credentials, body))
             client = self._client_for(url, credentials)
-            response = await client.send(method, url, headers=sent, body=body, timeouts=self.timeouts)
+            response = await client.send(
+                method, url, headers=sent, body=body, timeouts=self.timeouts
+            )
         except InvokeError as error:
-            raise self.named(error) from error
+            raise self.with_provider_name(error) from error
         if 200 <= response.status < 300:
             return response
-        said = await self._said(response)
-        # What a tenant's address says is repeated where it is an error of an API, never as it stands.
-        if client is not self.client and not is_object(said):
-            said = b""
-        raise error_of(response.status, response.headers, said, provider=self.definition.name)
+        error_body = await self._read_error_body(response)
+        # From a tenant's URL only a JSON error object is repeated, never an arbitrary
+        # body: it could be an internal page.
+        if client is not self.client and not is_object(error_body):
+            error_body = b""
+        raise error_of(
+            response.status, response.headers, error_body, provider=self.definition.name
+        )
 
     @staticmethod
     def _header(value: str, credentials: Credentials) -> str:
-        """The value, filled in; nothing where the credential lacks what it is made of."""
+        """Return the header's value with credential fields filled in; empty if one of
+        them is missing."""
         names = _names_in(value)
         if not names:
             return value
-        return value.format_map(credentials) if all(credentials.get(name) for name in names) else ""
+        return (
+            value.format_map(credentials)
+            if all(credentials.get(name) for name in names)
+            else ""
+        )
 
     @staticmethod
-    async def _said(response: Response) -> bytes:
+    async def _read_error_body(response: Response) -> bytes:
         try:
-            return await response.read(most=_MAX_ERROR)
+            return await response.read(max_bytes=_MAX_ERROR)
+        # The status alone is enough for an error, so an unreadable body is ignored.
         except InvokeError:
             return b""
 
     async def post(
-        self, url: str, credentials: Credentials, body: JSON, *, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        credentials: Credentials,
+        body: JSON,
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> Response:
-        return await self.send("POST", url, credentials, [_encode(body)], headers=headers)
-
-    async def deliver(
-        self, sending: Sending, credentials: Credentials, *, base: str = "", headers: Mapping[str, str] | None = None
-    ) -> Response:
-        url = self.url(credentials, sending.path, base=base)
+        """Send a JSON body by POST."""
         return await self.send(
-            "POST", url, credentials, sending.body, content_type=sending.content_type, headers=headers
+            "POST", url, credentials, [_encode(body)], headers=headers
         )
 
-    async def call(self, path: str, credentials: Credentials, body: JSON, *, model: str = "", base: str = "") -> Any:
-        """What the server answers, as JSON."""
+    async def deliver(
+        self,
+        sending: HttpPayload,
+        credentials: Credentials,
+        *,
+        base: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Send an HttpPayload by POST to its own path."""
+        url = self.url(credentials, sending.path, base=base)
+        return await self.send(
+            "POST",
+            url,
+            credentials,
+            sending.body,
+            content_type=sending.content_type,
+            headers=headers,
+        )
+
+    async def call(
+        self,
+        path: str,
+        credentials: Credentials,
+        body: JSON,
+        *,
+        model: str = "",
+        base: str = "",
+    ) -> Any:
+        """Send a JSON body by POST and return the response as JSON."""
         url = self.url(credentials, path, model=model, base=base)
         return await self.json(await self.post(url, credentials, body))
 
-    def named(self, error: InvokeError) -> InvokeError:
-        """The error with the provider's name in front."""
+    def with_provider_name(self, error: InvokeError) -> InvokeError:
+        """Return the error with the provider's name, unless it already has one."""
         if error.provider:
             return error
-        return type(error)(str(error), provider=self.definition.name, retry_after=error.retry_after)
+        return type(error)(
+            str(error), provider=self.definition.name, retry_after=error.retry_after
+        )
 
-    def broken(self, message: str) -> InvokeServerUnavailableError:
+    def stream_error(self, message: str) -> InvokeServerUnavailableError:
+        """Return the error for a response that cannot be understood."""
         return InvokeServerUnavailableError(message, provider=self.definition.name)
 
     async def json(self, response: Response) -> Any:
-        """The whole answer. Raises InvokeServerUnavailableError where it is no JSON."""
+        """Return the complete response as JSON. Raises InvokeServerUnavailableError if
+        it is not JSON."""
         try:
-            return await self._decoded_apart(await response.read(most=MAX_ANSWER))
+            return await self._decode_off_loop(
+                await response.read(max_bytes=MAX_ANSWER)
+            )
         except InvokeError as error:
-            raise self.named(error) from error
+            raise self.with_provider_name(error) from error
 
     async def object(self, response: Response) -> JSON:
-        """The whole answer as an object. Raises InvokeServerUnavailableError where it is none."""
+        """Return the complete response as a JSON object. Raises
+        InvokeServerUnavailableError if it is none."""
         return self._object(await self.json(response))
 
     async def read_object(self, data: bytes) -> JSON:
-        """A whole answer that was read already."""
-        return self._object(await self._decoded_apart(data))
+        """Return a response body that was already read as a JSON object."""
+        return self._object(await self._decode_off_loop(data))
 
-    async def _decoded_apart(self, data: bytes) -> Any:
-        """Large answers are looked through off the loop."""
-        if len(data) < _LARGE:
-            return self._decoded(data, "the answer")
-        return await computing.apart(self._decoded, data, "the answer")
+    async def _decode_off_loop(self, data: bytes) -> Any:
+        """Decode a body. Large ones are decoded outside of the event loop, which must
+        not be blocked."""
+        if len(data) < _OFFLOAD_BYTES:
+            return self._decode_body(data, "the answer")
+        return await computing.run_in_thread(self._decode_body, data, "the answer")
 
     def _object(self, body: Any) -> JSON:
         if not isinstance(body, dict):
-            raise self.broken("the answer is JSON, but no object")
+            raise self.stream_error("the answer is JSON, but no object")
         return body
 
-    def _decoded(self, data: bytes, what: str) -> Any:
+    def _decode_body(self, data: bytes, description: str) -> Any:
         try:
-            check_amount(data, containers=_MOST_CONTAINERS, values=_MOST_VALUES)
+            # Counted before decoding: many small values take far more memory than their
+            # text.
+            check_value_count(data, containers=_MAX_CONTAINERS, values=_MAX_VALUES)
             return _decode(data)
-        except (BodyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (
+            BodyError,
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            RecursionError,
+        ) as error:
+            # The most common mistake is a base URL that leads to a website.
             if data.lstrip()[:1] == b"<":
-                raise self.broken(f"{what} is a web page, not JSON; check the base URL") from error
-            raise self.broken(f"{what} is not JSON: {error}") from error
+                raise self.stream_error(
+                    f"{description} is a web page, not JSON; check the base URL"
+                ) from error
+            raise self.stream_error(f"{description} is not JSON: {error}") from error
 
-    async def events(self, response: Response, framing: Framing) -> AsyncGenerator[JSON | None, None]:
-        """A stream's events; None stands for the word that ends it. Raises InvokeError where it breaks."""
-        async with aclosing(self.events_of(response.pieces(), framing)) as events:
+    async def events(
+        self, response: Response, framing: Framing
+    ) -> AsyncGenerator[JSON | None, None]:
+        """Yield the events of a stream; None stands for its end marker. Raises
+        InvokeError if the stream breaks off."""
+        # `aclosing` closes the connection at once if the consumer stops early.
+        async with aclosing(self.events_of(response.chunks(), framing)) as events:
             async for event in events:
                 yield event
 
     async def events_of(
         self, source: AsyncGenerator[bytes, None], framing: Framing
     ) -> AsyncGenerator[JSON | None, None]:
-        """The events that pieces of a body make."""
+        """Yield the events in a stream of body chunks."""
         reader = _READERS[framing]()
         try:
-            async with aclosing(source) as pieces:
-                async for piece in pieces:
-                    for event in reader.feed(piece):
+            async with aclosing(source) as body_chunks:
+                async for body_chunk in body_chunks:
+                    for event in reader.feed(body_chunk):
                         yield self._event(event)
+                # The last event may lack its terminator.
                 for event in reader.finish():
                     yield self._event(event)
         except InvokeError as error:
-            raise self.named(error) from error
+            raise self.with_provider_name(error) from error
 
     def _event(self, event: "bytes | tuple[str, bytes]") -> JSON | None:
         if event == DONE:
             return None
+        # AWS events carry their name outside of the JSON body.
         name, data = event if isinstance(event, tuple) else ("", event)
-        body = self._decoded(data, "an event of the stream")
+        body = self._decode_body(data, "an event of the stream")
         if not isinstance(body, dict):
-            raise self.broken("an event of the stream is JSON, but no object")
+            raise self.stream_error("an event of the stream is JSON, but no object")
         return {name: body} if name else body
 
     async def list_models(self, credentials: Credentials) -> list[str]:
-        """What the server itself says it offers: the cheapest proof that a credential works."""
+        """Return the model names that the server lists. This is also the cheapest check
+        of a credential."""
         path = self.definition.paths.get("list", "/models")
-        body = await self.object(await self.send("GET", self.url(credentials, path), credentials))
+        body = await self.object(
+            await self.send("GET", self.url(credentials, path), credentials)
+        )
+        # The list has another name in OpenAI's, Google's and AWS's APIs.
         data = body.get("data", body.get("models", body.get("modelSummaries")))
         if not isinstance(data, list):
-            raise self.broken("the list of models holds no data")
-        names = [one.get("id") or one.get("name") or one.get("modelId") for one in data if isinstance(one, dict)]
+            raise self.stream_error("the list of models holds no data")
+        names = [
+            model.get("id") or model.get("name") or model.get("modelId")
+            for model in data
+            if isinstance(model, dict)
+        ]
+        # Google's names have a prefix that its calls add by themselves.
         return [str(name).removeprefix("models/") for name in names if name]
 
 
-def _own_beginnings(definition: ProviderDefinition) -> tuple[str, ...]:
-    """Of the addresses that a definition writes out; one whose host a credential fills in is not among them."""
-    bases = [definition.base_url, *(wire.base_url for kind in ModelType for wire in definition.wires_of(kind))]
-    found: list[str] = []
+def _definition_url_prefixes(definition: ProviderDefinition) -> tuple[str, ...]:
+    """Return the URL prefixes that a definition writes out. URLs whose host comes from
+    a credential are not included."""
+    bases = [
+        definition.base_url,
+        *(
+            wire.base_url
+            for model_type in ModelType
+            for wire in definition.wires_of(model_type)
+        ),
+    ]
+    prefixes: list[str] = []
     for base in bases:
-        written, brace, _ = base.partition("{")
-        if base and (not brace or "/" in written.partition("://")[2]):
-            found.append(written.rstrip("/"))
-    return tuple(dict.fromkeys(found))
+        literal_prefix, brace, _ = base.partition("{")
+        # A placeholder is safe only behind a complete host name.
+        if base and (not brace or "/" in literal_prefix.partition("://")[2]):
+            prefixes.append(literal_prefix.rstrip("/"))
+    return tuple(dict.fromkeys(prefixes))
 
 
+# The same few header templates are parsed for every request.
 @lru_cache(256)
 def _names_in(template: str) -> tuple[str, ...]:
-    return tuple(name for _, name, _, _ in Formatter().parse(template) if name) if "{" in template else ()
+    return (
+        tuple(name for _, name, _, _ in Formatter().parse(template) if name)
+        if "{" in template
+        else ()
+    )
 
 
 class _SseReader:
-    """Events as server-sent events."""
+    """Splits a stream into server-sent events."""
 
     def __init__(self) -> None:
         stream = EventStream()
@@ -265,31 +402,39 @@ class _SseReader:
 
 
 class _LineReader:
-    """Events as lines of JSON."""
+    """Splits a stream into lines of JSON."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._buffered = b""
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        *lines, self._rest = (self._rest + piece).split(b"\n")
-        if len(self._rest) > MAX_EVENT_BYTES:
-            raise InvokeServerUnavailableError(f"a line of the stream is larger than {MAX_EVENT_BYTES:,} bytes")
+    def feed(self, body_chunk: bytes) -> list[bytes]:
+        """Return the complete lines so far. Raises InvokeServerUnavailableError if a
+        line is too long."""
+        *lines, self._buffered = (self._buffered + body_chunk).split(b"\n")
+        # Without a limit a server could fill the memory with one endless line.
+        if len(self._buffered) > MAX_EVENT_BYTES:
+            raise InvokeServerUnavailableError(
+                f"a line of the stream is larger than {MAX_EVENT_BYTES:,} bytes"
+            )
         return [line for line in lines if line.strip()]
 
     def finish(self) -> list[bytes]:
-        return [self._rest] if self._rest.strip() else []
+        """Return the last line if it has no line end."""
+        return [self._buffered] if self._buffered.strip() else []
 
 
 class _AwsReader:
-    """Events as AWS's binary messages."""
+    """Splits a stream into AWS's binary event messages."""
 
     def __init__(self) -> None:
         self._stream = AwsEventStream()
 
-    def feed(self, piece: bytes) -> list[tuple[str, bytes]]:
-        return self._stream.feed(piece)
+    def feed(self, body_chunk: bytes) -> list[tuple[str, bytes]]:
+        """Return the complete messages so far as (event name, JSON body)."""
+        return self._stream.feed(body_chunk)
 
     def finish(self) -> list[tuple[str, bytes]]:
+        """Check that the stream did not end inside a message."""
         self._stream.finish()
         return []
 

@@ -1,4 +1,5 @@
-"""Which providers there are, in which order, and the models they offer."""
+"""The registry of providers: which ones exist, in which order, and the models that they
+offer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -18,99 +19,151 @@ from modelyard.providers.definition import ProviderDefinition, load_definition
 CATALOG = Path(__file__).with_name("catalog")
 
 Builder = Callable[[ProviderDefinition], Mapping[ModelType, AnyModel]]
-"""Makes the callable models of a provider, one a type that it supports."""
+"""Builds the callable models of a provider, one for each supported model type."""
 
 
 @lru_cache(1)
 def catalog_names() -> Sequence[str]:
-    """The providers that come with Modelyard, in the order of `_position.yaml`, unlisted ones last."""
+    """Return the names of the built-in providers, in the order of `_position.yaml`,
+    unlisted ones last."""
     listed: list[str] = yaml.safe_load((CATALOG / "_position.yaml").read_text("utf-8"))
-    present = sorted(path.stem for path in CATALOG.glob("*.yaml") if not path.name.startswith("_"))
-    return (*(name for name in listed if name in present), *(name for name in present if name not in listed))
+    present = sorted(
+        path.stem for path in CATALOG.glob("*.yaml") if not path.name.startswith("_")
+    )
+    return (
+        *(name for name in listed if name in present),
+        *(name for name in present if name not in listed),
+    )
 
 
 @lru_cache(None)
 def catalog_definition(name: str) -> ProviderDefinition:
-    """One of the catalogue's providers. Raises NotFoundError with near names."""
+    """Return the definition of a built-in provider. Raises NotFoundError that suggests
+    similar names."""
     names = catalog_names()
     if name not in names:
         raise NotFoundError(
-            f"provider {name!r} is not in the catalogue; {suggestion(name, names, label='it holds')}",
+            f"provider {name!r} is not in the catalogue;"
+            f" {suggestion(name, names, label='it holds')}",
             code="provider_not_found",
         )
     return load_definition(CATALOG / f"{name}.yaml")
 
 
 class ModelProviderFactory:
-    """Providers by name: what each declares, and the objects that call it, built when first needed."""
+    """Providers by name: their definitions, and the model objects that call them, which
+    are built on first use."""
 
-    def __init__(self, definitions: Iterable[ProviderDefinition], builders: Mapping[str, Builder]) -> None:
-        self._definitions = {one.name: one for one in definitions}
+    def __init__(
+        self, definitions: Iterable[ProviderDefinition], builders: Mapping[str, Builder]
+    ) -> None:
+        self._definitions = {definition.name: definition for definition in definitions}
         self._builders = builders
-        self._built: dict[str, Mapping[ModelType, AnyModel]] = {}
+        self._models_by_provider: dict[str, Mapping[ModelType, AnyModel]] = {}
         self._schemas: dict[str, dict[tuple[ModelType, str], AIModelEntity]] = {}
-        self._wider_than: ModelProviderFactory | None = None
+        self._base_factory: ModelProviderFactory | None = None
+        # Checked at start, so that a wrong wire format is reported before the first
+        # call.
         for definition in self._definitions.values():
             if definition.wire not in builders:
                 raise ConfigError(
-                    f"provider {definition.name!r} ({definition.source}) speaks {definition.wire!r}; "
-                    + suggestion(definition.wire, builders, label="known wire formats are")
+                    f"provider {definition.name!r} ({definition.source}) speaks"
+                    f" {definition.wire!r}; "
+                    + suggestion(
+                        definition.wire, builders, label="known wire formats are"
+                    )
                 )
 
-    def with_more(self, definitions: Sequence[ProviderDefinition], builder: Builder) -> "ModelProviderFactory":
-        """These providers, and more behind them; what was built here is shared."""
+    def with_definitions(
+        self, definitions: Sequence[ProviderDefinition], builder: Builder
+    ) -> "ModelProviderFactory":
+        """Return a factory with additional providers after these. Model objects built
+        by this one are shared."""
         if not definitions:
             return self
+        # Created empty, because the definitions here were already checked.
         wider = ModelProviderFactory((), {})
-        wider._definitions = {**self._definitions, **{one.name: one for one in definitions}}
-        wider._builders = {**self._builders, **{one.wire: builder for one in definitions}}
-        wider._wider_than = self
+        wider._definitions = {
+            **self._definitions,
+            **{definition.name: definition for definition in definitions},
+        }
+        wider._builders = {
+            **self._builders,
+            **{definition.wire: builder for definition in definitions},
+        }
+        wider._base_factory = self
         return wider
 
     def get_providers(self) -> list[ProviderEntity]:
+        """Return the entities of all providers, in order."""
         return [definition.entity for definition in self._definitions.values()]
 
-    def known(self, provider: str) -> ProviderDefinition | None:
+    def find_definition(self, provider: str) -> ProviderDefinition | None:
+        """Return the definition of a provider, or None if it is unknown."""
         return self._definitions.get(provider)
 
     def get_definition(self, provider: str) -> ProviderDefinition:
-        """Raises NotFoundError with near names."""
+        """Return the definition of a provider. Raises NotFoundError that suggests
+        similar names."""
         definition = self._definitions.get(provider)
         if definition is None:
             raise NotFoundError(
-                f"provider {provider!r} is unknown; {suggestion(provider, self._definitions, label='there are')}",
+                f"provider {provider!r} is unknown;"
+                f" {suggestion(provider, self._definitions, label='there are')}",
                 code="provider_not_found",
             )
         return definition
 
     def get_model(self, provider: str, model_type: ModelType) -> AnyModel:
-        """The object that serves this provider's models of this type. Raises NotFoundError where it serves none."""
-        if self._wider_than is not None and self._definitions.get(provider) is self._wider_than.known(provider):
-            return self._wider_than.get_model(provider, model_type)
-        if provider not in self._built:
+        """Return the object that calls this provider's models of this type. Raises
+        NotFoundError if it has none."""
+        # A shared provider is built once, by the original factory. An overridden one is
+        # built here.
+        if self._base_factory is not None and self._definitions.get(
+            provider
+        ) is self._base_factory.find_definition(provider):
+            return self._base_factory.get_model(provider, model_type)
+        if provider not in self._models_by_provider:
             definition = self.get_definition(provider)
-            self._built[provider] = self._builders[definition.wire](definition)
-        model = self._built[provider].get(model_type)
+            self._models_by_provider[provider] = self._builders[definition.wire](
+                definition
+            )
+        model = self._models_by_provider[provider].get(model_type)
         if model is None:
             raise NotFoundError(
                 f"provider {provider!r} has no {model_type.value} models; "
-                f"it has {', '.join(kind.value for kind in self._built[provider])}",
+                "it has"
+                f" {', '.join(offered_type.value for offered_type in self._models_by_provider[provider])}",  # noqa: E501
                 code="model_type_not_supported",
             )
         return model
 
-    def get_model_schema(self, provider: str, model_type: ModelType, model: str) -> AIModelEntity | None:
-        """What is declared of a model; None for one that the provider may know and the catalogue does not."""
-        known = self._schemas.get(provider)
-        if known is None:  # looked up for every call, and some providers declare a hundred models
+    def get_model_schema(
+        self, provider: str, model_type: ModelType, model: str
+    ) -> AIModelEntity | None:
+        """Return the declaration of a model, or None for a model that is not in the
+        catalogue. The provider may still offer it."""
+        schemas = self._schemas.get(provider)
+        if (
+            schemas is None
+        ):  # looked up for every call, and some providers declare a hundred models
             entity = self.get_definition(provider).entity
-            known = self._schemas[provider] = {(one.model_type, one.model): one for one in reversed(entity.models)}
-        return known.get((model_type, model))
+            # Reversed, so that the first of two declarations of the same model remains.
+            schemas = self._schemas[provider] = {
+                (schema.model_type, schema.model): schema
+                for schema in reversed(entity.models)
+            }
+        return schemas.get((model_type, model))
 
     def validate_credentials(
-        self, provider: str, credentials: Credentials, *, model_type: ModelType | None = None
+        self,
+        provider: str,
+        credentials: Credentials,
+        *,
+        model_type: ModelType | None = None,
     ) -> dict[str, Any]:
-        """The form's fields, checked. Raises CredentialsValidateFailedError that names each that is wrong."""
+        """Return the checked fields of a credential form. Raises
+        CredentialsValidateFailedError that names each wrong field."""
         forms = self.get_definition(provider).entity.credential_forms
         validator = ProviderCredentialSchemaValidator(forms, provider=provider)
         return validator.validate_and_filter(credentials, model_type=model_type)

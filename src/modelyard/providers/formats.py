@@ -1,7 +1,9 @@
-"""Every wire format that a provider can be said to speak, by name: where its calls go, and who reads and writes them.
+"""The wire formats by name: the paths of their calls, and the functions that translate
+them.
 
-A format costs its module in `wire/` and one row here. Paths stand behind the provider's base URL; `{model}` and the
-credential's fields are filled in. A provider file may say otherwise under `paths`.
+A format consists of its module in `wire/` and one row here. Paths are relative to the
+provider's base URL; `{model}` and fields of the credential are filled in. A provider
+file can override them under `paths`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,12 +14,12 @@ from typing import Any, Literal
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.llm import LLMRequest, LLMResult
 from modelyard.models.rerank import RerankRequest, RerankResult
-from modelyard.models.sending import Sending, as_json
+from modelyard.models.sending import HttpPayload, as_json
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.streams import StreamParser
 from modelyard.models.tts import TTSRequest
 from modelyard.models.types import JSON
-from modelyard.models.verbatim import Passing
+from modelyard.models.verbatim import PassthroughFormat
 from modelyard.wire import (
     anthropic,
     bedrock,
@@ -48,8 +50,10 @@ Framing = Literal["sse", "lines", "aws"]
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
+    """A wire format for chat models."""
+
     name: str
-    """What the format's own module calls itself."""
+    """The name that the format's module uses for itself, for example in `extra`."""
     path: str
     stream_path: str
     framing: Framing
@@ -58,16 +62,17 @@ class ChatFormat:
     parse_result: Callable[[JSON, Quirks], LLMResult]
     parser: Callable[[Quirks], StreamParser]
     headers: Mapping[str, str]
-    """What every call of this format carries."""
+    """Headers of every call in this format."""
     stream_headers: Mapping[str, str]
-    """And a streamed one beside."""
+    """Additional headers of a streaming call."""
     count_path: str = ""
-    """Where tokens are counted, where the format has that."""
-    passing: Passing | None = None
-    """Passes on what came in the same format, where the format has that."""
+    """Path of the token counting call; empty if the format has none."""
+    passing: PassthroughFormat | None = None
+    """Passes requests of the same format through unparsed; None if the format does not
+    support it."""
 
 
-def _chat(
+def _chat_format(
     module: ModuleType,
     path: str,
     *,
@@ -76,11 +81,12 @@ def _chat(
     count: str = "",
     headers: Mapping[str, str] | None = None,
     stream_headers: Mapping[str, str] | None = None,
-    passing: Passing | None = None,
+    passing: PassthroughFormat | None = None,
 ) -> ChatFormat:
     return ChatFormat(
         module.FORMAT,
         path,
+        # Most formats stream at the same path.
         stream or path,
         framing,
         module.PARAMETERS,
@@ -95,96 +101,150 @@ def _chat(
 
 
 CHAT: Mapping[str, ChatFormat] = {
-    "openai": _chat(openai_chat, "/chat/completions", passing=openai_verbatim.PASSING),
-    "openai_responses": _chat(openai_responses, "/responses"),
-    "openai_completions": _chat(openai_completions, "/completions"),
-    "anthropic": _chat(
+    # The key is the name in provider files, which may differ from the module's own.
+    "openai": _chat_format(
+        openai_chat, "/chat/completions", passing=openai_verbatim.PASSING
+    ),
+    "openai_responses": _chat_format(openai_responses, "/responses"),
+    "openai_completions": _chat_format(openai_completions, "/completions"),
+    "anthropic": _chat_format(
         anthropic,
         "/v1/messages",
         count="/v1/messages/count_tokens",
         headers={"anthropic-version": "2023-06-01"},
     ),
-    "gemini": _chat(
+    "gemini": _chat_format(
         gemini,
         "/models/{model}:generateContent",
         stream="/models/{model}:streamGenerateContent?alt=sse",
         count="/models/{model}:countTokens",
     ),
-    "bedrock": _chat(bedrock, "/model/{model}/converse", stream="/model/{model}/converse-stream", framing="aws"),
-    "cohere": _chat(cohere, "/v2/chat"),
-    "ollama": _chat(ollama, "/api/chat", framing="lines"),
-    "dashscope": _chat(
-        dashscope, "/services/aigc/text-generation/generation", stream_headers={"x-dashscope-sse": "enable"}
+    "bedrock": _chat_format(
+        bedrock,
+        "/model/{model}/converse",
+        stream="/model/{model}/converse-stream",
+        framing="aws",
+    ),
+    "cohere": _chat_format(cohere, "/v2/chat"),
+    "ollama": _chat_format(ollama, "/api/chat", framing="lines"),
+    "dashscope": _chat_format(
+        # DashScope selects streaming by a header.
+        dashscope,
+        "/services/aigc/text-generation/generation",
+        stream_headers={"x-dashscope-sse": "enable"},
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingFormat:
+    """A wire format for embedding models."""
+
     path: str
     dump_request: Callable[[TextEmbeddingRequest, str, Quirks], JSON]
     parse_result: Callable[[Any, TextEmbeddingRequest], TextEmbeddingResult]
 
 
 EMBEDDING: Mapping[str, EmbeddingFormat] = {
-    "openai": EmbeddingFormat("/embeddings", openai_embeddings.dump_request, openai_embeddings.parse_result),
-    "cohere": EmbeddingFormat("/v2/embed", cohere_retrieval.dump_embed_request, cohere_retrieval.parse_embed_result),
-    "gemini": EmbeddingFormat(
-        "/models/{model}:batchEmbedContents", gemini_embeddings.dump_request, gemini_embeddings.parse_result
+    "openai": EmbeddingFormat(
+        "/embeddings", openai_embeddings.dump_request, openai_embeddings.parse_result
     ),
-    "ollama": EmbeddingFormat("/api/embed", ollama_embeddings.dump_request, ollama_embeddings.parse_result),
+    "cohere": EmbeddingFormat(
+        "/v2/embed",
+        cohere_retrieval.dump_embed_request,
+        cohere_retrieval.parse_embed_result,
+    ),
+    "gemini": EmbeddingFormat(
+        "/models/{model}:batchEmbedContents",
+        gemini_embeddings.dump_request,
+        gemini_embeddings.parse_result,
+    ),
+    "ollama": EmbeddingFormat(
+        "/api/embed", ollama_embeddings.dump_request, ollama_embeddings.parse_result
+    ),
     "tei": EmbeddingFormat("/embed", tei.dump_embed_request, tei.parse_embed_result),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RerankFormat:
+    """A wire format for rerank models."""
+
     path: str
     dump_request: Callable[[RerankRequest, str, Quirks], JSON]
     parse_result: Callable[[Any, RerankRequest], RerankResult]
 
 
 RERANK: Mapping[str, RerankFormat] = {
-    "openai": RerankFormat("/rerank", openai_rerank.dump_request, openai_rerank.parse_result),
-    "cohere": RerankFormat("/v2/rerank", cohere_retrieval.dump_rerank_request, cohere_retrieval.parse_rerank_result),
+    "openai": RerankFormat(
+        "/rerank", openai_rerank.dump_request, openai_rerank.parse_result
+    ),
+    "cohere": RerankFormat(
+        "/v2/rerank",
+        cohere_retrieval.dump_rerank_request,
+        cohere_retrieval.parse_rerank_result,
+    ),
     "tei": RerankFormat("/rerank", tei.dump_rerank_request, tei.parse_rerank_result),
     "dashscope": RerankFormat(
-        "/services/rerank/text-rerank/text-rerank", dashscope_rerank.dump_request, dashscope_rerank.parse_result
+        "/services/rerank/text-rerank/text-rerank",
+        dashscope_rerank.dump_request,
+        dashscope_rerank.parse_result,
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Speech2TextFormat:
-    dump: Callable[[Speech2TextRequest, str, Quirks], Sending]
+    """A wire format for transcription. `dump` returns path, body and content type,
+    since these calls differ in all three."""
+
+    dump: Callable[[Speech2TextRequest, str, Quirks], HttpPayload]
     parse: Callable[[Any], Speech2TextResult]
 
 
 SPEECH2TEXT: Mapping[str, Speech2TextFormat] = {
-    "openai": Speech2TextFormat(openai_audio.dump_transcription, openai_audio.parse_transcription),
-    "deepgram": Speech2TextFormat(deepgram.dump_transcription, deepgram.parse_transcription),
-    "elevenlabs": Speech2TextFormat(elevenlabs.dump_transcription, elevenlabs.parse_transcription),
-    "dashscope": Speech2TextFormat(dashscope_audio.dump_transcription, dashscope_audio.parse_transcription),
+    "openai": Speech2TextFormat(
+        openai_audio.dump_transcription, openai_audio.parse_transcription
+    ),
+    "deepgram": Speech2TextFormat(
+        deepgram.dump_transcription, deepgram.parse_transcription
+    ),
+    "elevenlabs": Speech2TextFormat(
+        elevenlabs.dump_transcription, elevenlabs.parse_transcription
+    ),
+    "dashscope": Speech2TextFormat(
+        dashscope_audio.dump_transcription, dashscope_audio.parse_transcription
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class TTSFormat:
-    dump: Callable[[TTSRequest, str, Quirks], Sending]
+    """A wire format for speech synthesis."""
+
+    dump: Callable[[TTSRequest, str, Quirks], HttpPayload]
     parse_event: Callable[[Any], bytes] | None = None
-    """Where the sound comes as events with text in them and not as it is."""
+    """Extracts the audio from an event, if the audio comes as events instead of raw
+    bytes."""
     headers: Mapping[str, str] | None = None
 
 
-def _openai_speech(request: TTSRequest, model: str, quirks: Quirks) -> Sending:
-    return as_json("/audio/speech", openai_audio.dump_speech_request(request, model, quirks))
+def _openai_speech(request: TTSRequest, model: str, quirks: Quirks) -> HttpPayload:
+    return as_json(
+        "/audio/speech", openai_audio.dump_speech_request(request, model, quirks)
+    )
 
 
 TTS: Mapping[str, TTSFormat] = {
     "openai": TTSFormat(_openai_speech),
     "deepgram": TTSFormat(deepgram.dump_speech),
     "elevenlabs": TTSFormat(elevenlabs.dump_speech),
-    "dashscope": TTSFormat(dashscope_audio.dump_speech, dashscope_audio.parse_speech, {"x-dashscope-sse": "enable"}),
+    "dashscope": TTSFormat(
+        dashscope_audio.dump_speech,
+        dashscope_audio.parse_speech,
+        {"x-dashscope-sse": "enable"},
+    ),
 }
 
+# Wire formats for moderation models.
 MODERATION = ("openai",)

@@ -1,4 +1,5 @@
-"""A provider's refusals as our errors: by status, code and type, never by words in a message."""
+"""Maps a provider's error responses to exceptions: by status, code and type, never by
+the text of a message."""
 
 import email.utils
 import math
@@ -8,27 +9,42 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import InvokeError, kind_of_error
+from modelyard.base.errors import InvokeError, error_class_for_status
 from modelyard.base.log import redaction
 
-_LONGEST_WAIT = 24 * 3600.0
+# A longer wait is not useful to any caller, and no cooldown should last longer.
+_MAX_WAIT_SECONDS = 24 * 3600.0
 
 
-def error_of(status: int, headers: Mapping[str, str], body: bytes, *, provider: str) -> InvokeError:
-    """The error that an answer with this status stands for."""
-    said = _error_object(body)
-    message = _message(said, body) or f"HTTP status {status} without a message"
-    # AWS puts its word for it in a header.
-    word = headers.get("x-amzn-errortype", "").partition(":")[0]
-    kind = kind_of_error(status, said.get("code"), said.get("type"), said.get("status"), word)
+def error_of(
+    status: int, headers: Mapping[str, str], body: bytes, *, provider: str
+) -> InvokeError:
+    """Return the exception for a response with this status."""
+    error_fields = _error_object(body)
+    message = _message(error_fields, body) or f"HTTP status {status} without a message"
+    # AWS names the error type in a header.
+    aws_error_type = headers.get("x-amzn-errortype", "").partition(":")[0]
+    error_class = error_class_for_status(
+        status,
+        error_fields.get("code"),
+        error_fields.get("type"),
+        error_fields.get("status"),
+        aws_error_type,
+    )
+    # A redirect could lead to another host, with the key in its headers.
     if 300 <= status < 400:
-        message = f"the server redirects (HTTP status {status}), which is not followed; check the base URL"
-    # Some providers repeat the key that they refuse.
-    return kind(redaction.strike(message), provider=provider, retry_after=retry_after(headers))
+        message = (
+            f"the server redirects (HTTP status {status}), which is not followed; check"
+            " the base URL"
+        )
+    # Some providers repeat the rejected key in the message.
+    return error_class(
+        redaction.redact(message), provider=provider, retry_after=retry_after(headers)
+    )
 
 
 def is_object(body: bytes) -> bool:
-    """Whether an answer is a JSON object, as an API's errors are."""
+    """Return whether a response body is a JSON object, as an API's errors are."""
     return bool(_error_object(body))
 
 
@@ -39,34 +55,46 @@ def _error_object(body: bytes) -> dict[str, Any]:
         return {}
     if not isinstance(document, dict):
         return {}
+    # The error may be nested, be the document itself, or be a plain text.
     error = document.get("error", document)
     if isinstance(error, dict):
         return error
     return {**document, "message": error}
 
 
-def _message(said: Mapping[str, Any], body: bytes) -> str:
+def _message(error_fields: Mapping[str, Any], body: bytes) -> str:
+    # Vendors use different names for the message.
     for key in ("message", "detail", "msg", "err_msg", "Message"):
-        if isinstance(text := said.get(key), str) and text:
+        if isinstance(text := error_fields.get(key), str) and text:
             return text[:1000]
     text = body[:300].decode("utf-8", "replace").strip()
     return "" if text.startswith("<") else text  # a proxy's HTML page helps nobody
 
 
-def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
-    """Seconds to wait: `retry-after-ms`, or Retry-After in seconds or as a date. None where absent or no such thing."""
+def retry_after(
+    headers: Mapping[str, str], *, now_seconds: float | None = None
+) -> float | None:
+    """Return the seconds to wait, from `retry-after-ms` or Retry-After (seconds or a
+    date); None if absent or invalid.
+
+    `now_seconds` replaces the current time (Unix time) in tests.
+    """
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
-        return min(milliseconds / 1000, _LONGEST_WAIT)
+        return min(milliseconds / 1000, _MAX_WAIT_SECONDS)
     value = headers.get("retry-after")
     if value is None:
         return None
     if (seconds := _number(value)) is not None:
-        return min(seconds, _LONGEST_WAIT)
+        return min(seconds, _MAX_WAIT_SECONDS)
     try:
         moment = email.utils.parsedate_to_datetime(value).timestamp()
     except (TypeError, ValueError, OverflowError):
         return None
-    return min(max(0.0, moment - (time.time() if now is None else now)), _LONGEST_WAIT)
+    # A date in the past means no wait.
+    return min(
+        max(0.0, moment - (time.time() if now_seconds is None else now_seconds)),
+        _MAX_WAIT_SECONDS,
+    )
 
 
 def _number(text: str | None) -> float | None:

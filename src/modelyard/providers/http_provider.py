@@ -1,4 +1,5 @@
-"""A provider from its YAML alone: what it speaks, where it is, how it is shown who calls, over the one HTTP client."""
+"""Models of a provider that is defined by YAML alone: its wire format, its endpoint and
+its authentication over HTTP."""
 
 import struct
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeError, suggestion
-from modelyard.base.shapes import STUMBLES
+from modelyard.base.shapes import MALFORMED_INPUT_ERRORS
 from modelyard.models.base import (
     AnyModel,
     LargeLanguageModel,
@@ -25,15 +26,23 @@ from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
-from modelyard.models.streams import fed, finished
+from modelyard.models.streams import feed_event, finish_parsing
 from modelyard.models.thinking import ThinkStream
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import JSON, Credentials, ModelType
-from modelyard.models.verbatim import Passing, VerbatimRequest
+from modelyard.models.verbatim import PassthroughFormat, PassthroughRequest
 from modelyard.providers.definition import ProviderDefinition, Wire
 from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
-from modelyard.providers.formats import CHAT, EMBEDDING, MODERATION, RERANK, SPEECH2TEXT, TTS, ChatFormat
+from modelyard.providers.formats import (
+    CHAT,
+    EMBEDDING,
+    MODERATION,
+    RERANK,
+    SPEECH2TEXT,
+    TTS,
+    ChatFormat,
+)
 from modelyard.transport.http import HttpClient, Response, Timeouts
 from modelyard.wire import dashscope, openai_moderations
 
@@ -42,306 +51,490 @@ FormatT = TypeVar("FormatT")
 
 @dataclass(frozen=True, slots=True)
 class HttpLargeLanguageModel(LargeLanguageModel):
-    """Speaks the first of the provider's formats, or the one that the request came in where it is among them: what
-    only that format can say then arrives as it was said."""
+    """Chat models of a provider.
+
+    Uses the provider's first wire format, or that of the request if the provider
+    supports it: fields that only exist in that format then arrive unchanged.
+    """
 
     takes_verbatim: ClassVar[bool] = True
     endpoint: Endpoint
     wires: tuple[tuple[Wire, ChatFormat], ...]
-    _known: dict[tuple[str, str, bool], tuple[Wire, ChatFormat]] = field(
+    # Selected format by (model, request format, whether the credential names the URL).
+    _selections: dict[tuple[str, str, bool], tuple[Wire, ChatFormat]] = field(
         default_factory=dict[tuple[str, str, bool], tuple[Wire, ChatFormat]]
     )
 
     def _wire(
-        self, model: str, credentials: Credentials, request: LLMRequest | VerbatimRequest
+        self,
+        model: str,
+        credentials: Credentials,
+        request: LLMRequest | PassthroughRequest,
     ) -> tuple[Wire, ChatFormat]:
-        named = self.endpoint.definition.url_field
-        key = (model, request.format, bool(named and credentials.get(named)))
-        if (known := self._known.get(key)) is None:
-            if len(self._known) > 1000:
-                self._known.clear()
-            known = self._known[key] = self._found(model, request.format, is_moved=key[2])
-        return known
+        url_field = self.endpoint.definition.url_field
+        key = (model, request.format, bool(url_field and credentials.get(url_field)))
+        if (selection := self._selections.get(key)) is None:
+            # The limit keeps memory bounded if clients invent model names.
+            if len(self._selections) > 1000:
+                self._selections.clear()
+            selection = self._selections[key] = self._select_format(
+                model, request.format, is_moved=key[2]
+            )
+        return selection
 
-    def _found(self, model: str, asked_in: str, *, is_moved: bool) -> tuple[Wire, ChatFormat]:
+    def _select_format(
+        self, model: str, request_format: str, *, is_moved: bool
+    ) -> tuple[Wire, ChatFormat]:
         definition = self.endpoint.definition
         schema = definition.entity.find(model, ModelType.LLM)
-        named = definition.model_wires.get(model)
-        if named is None and schema and schema.model_properties.get(ModelPropertyKey.MODE) == "completion":
-            named = "openai_completions"
-        if named is not None:
-            return Wire(named), CHAT[named]
-        for wire, form in self.wires[1:] if asked_in else ():
-            # An address in the credential stands for the first format's; the others' would reach another server.
-            if form.name == asked_in and not (is_moved and wire.base_url):
-                return wire, form
+        format_name = definition.model_wires.get(model)
+        # Models of the completion mode do not understand chat requests.
+        if (
+            format_name is None
+            and schema
+            and schema.model_properties.get(ModelPropertyKey.MODE) == "completion"
+        ):
+            format_name = "openai_completions"
+        # A model with its own format uses no other, whatever the request came in.
+        if format_name is not None:
+            return Wire(format_name), CHAT[format_name]
+        for wire, chat_format in self.wires[1:] if request_format else ():
+            # A URL in the credential belongs to the first format; a format with its own
+            # base URL would reach another server.
+            if chat_format.name == request_format and not (is_moved and wire.base_url):
+                return wire, chat_format
         return self.wires[0]
 
-    def speaks(self, model: str, credentials: Credentials, format: str) -> bool:  # noqa: A002
-        named = self.endpoint.definition.url_field
-        return self._found(model, format, is_moved=bool(named and credentials.get(named)))[1].name == format
+    def speaks(self, model: str, credentials: Credentials, format: str) -> bool:
+        """Return whether requests for this model can be sent in this wire format."""
+        url_field = self.endpoint.definition.url_field
+        return (
+            self._select_format(
+                model, format, is_moved=bool(url_field and credentials.get(url_field))
+            )[1].name
+            == format
+        )
 
-    def unsupported(self, model: str, credentials: Credentials, request: LLMRequest) -> list[str]:
-        _, form = self._wire(model, credentials, request)
+    def unsupported(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> list[str]:
+        """Return the names of request parameters that the format or the server does not
+        support."""
+        _, chat_format = self._wire(model, credentials, request)
         refused = set(self.endpoint.quirks(model).get("drop", ()))
-        said = [*request.model_parameters, *(["stop"] if request.stop else [])]
-        return [name for name in said if name not in form.parameters or name in refused]
+        parameter_names = [
+            *request.model_parameters,
+            *(["stop"] if request.stop else []),
+        ]
+        return [
+            name
+            for name in parameter_names
+            if name not in chat_format.parameters or name in refused
+        ]
 
-    def passes_on(self, model: str, credentials: Credentials, request: VerbatimRequest) -> bool:
-        form = self._wire(model, credentials, request)[1]
-        passing = form.passing if form.name == request.format else None
-        return passing is not None and passing.passes(request, self.endpoint.quirks(model))
+    def can_pass_through(
+        self, model: str, credentials: Credentials, request: PassthroughRequest
+    ) -> bool:
+        """Return whether the request can be passed through unparsed."""
+        chat_format = self._wire(model, credentials, request)[1]
+        passing = chat_format.passing if chat_format.name == request.format else None
+        return passing is not None and passing.can_pass_through(
+            request, self.endpoint.quirks(model)
+        )
 
     async def invoke(
-        self, model: str, credentials: Credentials, request: LLMRequest | VerbatimRequest
+        self,
+        model: str,
+        credentials: Credentials,
+        request: LLMRequest | PassthroughRequest,
     ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Call the model and yield its response as chunks. Raises InvokeError with the
+        provider's name."""
         endpoint = self.endpoint
         quirks = endpoint.quirks(model)
-        wire, form = self._wire(model, credentials, request)
-        if isinstance(request, VerbatimRequest):
-            passing = form.passing if form.name == request.format else None
-            if passing is not None and passing.passes(request, quirks):
-                async with aclosing(self._passed_on(model, credentials, request, wire, form, passing)) as chunks:
+        wire, chat_format = self._wire(model, credentials, request)
+        if isinstance(request, PassthroughRequest):
+            passing = (
+                chat_format.passing if chat_format.name == request.format else None
+            )
+            # Passthrough is the fast path: neither request nor response is translated.
+            if passing is not None and passing.can_pass_through(request, quirks):
+                async with aclosing(
+                    self._pass_through(
+                        model, credentials, request, wire, chat_format, passing
+                    )
+                ) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 return
             request = request.parse()
-        response = await self._post(model, credentials, request, wire, form)
+        response = await self._post(model, credentials, request, wire, chat_format)
+        # Some servers write thoughts into the text between tags.
         thoughts = ThinkStream() if quirks.get("think_tags") else None
         try:
-            async with aclosing(self._chunks(request, response, form, quirks)) as chunks:
+            async with aclosing(
+                self._chunks(request, response, chat_format, quirks)
+            ) as chunks:
                 async for chunk in chunks:
                     yield thoughts.feed(chunk) if thoughts else chunk
             for chunk in thoughts.finish() if thoughts else ():
                 yield chunk
         except InvokeError as error:
-            raise endpoint.named(error) from error
+            raise endpoint.with_provider_name(error) from error
+        # Closed also if the consumer stops early, which ends the generation at the
+        # provider.
         finally:
             response.close()
 
-    async def _passed_on(
+    async def _pass_through(
         self,
         model: str,
         credentials: Credentials,
-        request: VerbatimRequest,
+        request: PassthroughRequest,
         wire: Wire,
-        form: ChatFormat,
-        passing: Passing,
+        chat_format: ChatFormat,
+        passing: PassthroughFormat,
     ) -> AsyncGenerator[LLMResultChunk, None]:
-        """The answer's bytes as they come. What cannot be passed on is read in full from there on."""
+        """Yield the bytes of the response unchanged. From the first event that cannot
+        be passed through, events are parsed in full."""
         endpoint = self.endpoint
         quirks = endpoint.quirks(model)
-        path = endpoint.definition.paths.get("llm", form.path) if form is self.wires[0][1] else form.path
+        # The provider file's path applies to its first format only.
+        path = (
+            endpoint.definition.paths.get("llm", chat_format.path)
+            if chat_format is self.wires[0][1]
+            else chat_format.path
+        )
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
         sent = passing.dump(request, model, quirks)
-        response = await endpoint.send("POST", url, credentials, [sent], headers=form.headers)
+        response = await endpoint.send(
+            "POST", url, credentials, [sent], headers=chat_format.headers
+        )
         try:
-            if not request.stream or response.headers.get("content-type", "").startswith("application/json"):
-                body = await response.read(most=MAX_ANSWER)
-                if (whole := passing.result(body) if not request.stream else None) is not None:
-                    yield whole
+            # A server may answer a streaming request without a stream.
+            if not request.stream or response.headers.get(
+                "content-type", ""
+            ).startswith("application/json"):
+                body = await response.read(max_bytes=MAX_ANSWER)
+                if (
+                    complete_chunk := (
+                        passing.result(body) if not request.stream else None
+                    )
+                ) is not None:
+                    yield complete_chunk
                     return
-                for chunk in form.parse_result((await endpoint.read_object(body)), quirks).as_chunks():
+                for chunk in chat_format.parse_result(
+                    (await endpoint.read_object(body)), quirks
+                ).as_chunks():
                     yield chunk
                 return
-            glance = passing.glance(request)
-            async with aclosing(response.pieces()) as pieces:
-                async for piece in pieces:
-                    if (passed := glance.feed(piece)) is not None:
+            glance = passing.inspect_stream(request)
+            async with aclosing(response.chunks()) as body_chunks:
+                async for body_chunk in body_chunks:
+                    if (passed := glance.feed(body_chunk)) is not None:
                         yield passed
                     if glance.unread is not None:
                         break
                 if glance.unread is None:
                     glance.finish()
+                # The inspector stopped: parse its remaining bytes and those still to
+                # come.
                 if glance.unread is not None:
-                    rest = endpoint.events_of(_first(glance.unread, pieces), form.framing)
-                    read = self._read(rest, form, quirks, has_finished=glance.has_finished)
+                    remaining_events = endpoint.events_of(
+                        _with_first_chunk(glance.unread, body_chunks),
+                        chat_format.framing,
+                    )
+                    read = self._parse_events(
+                        remaining_events,
+                        chat_format,
+                        quirks,
+                        has_finished=glance.has_finished,
+                    )
                     async with aclosing(read) as chunks:
                         async for chunk in chunks:
                             yield chunk
         except InvokeError as error:
-            raise endpoint.named(error) from error
+            raise endpoint.with_provider_name(error) from error
         finally:
             response.close()
 
-    async def _read(
+    async def _parse_events(
         self,
         events: AsyncGenerator[JSON | None, None],
-        form: ChatFormat,
+        chat_format: ChatFormat,
         quirks: Mapping[str, Any],
         *,
         has_finished: bool = False,
     ) -> AsyncGenerator[LLMResultChunk, None]:
-        """Events in full, to the end of the stream or to the word that ends it. `has_finished` where a finish reason
-        came before these events."""
-        parser, is_done = form.parser(quirks), False
+        """Yield the chunks of parsed events, up to the end of the stream or its end
+        marker.
+
+        `has_finished` is set if a finish reason came before these events.
+        """
+        parser, has_end_marker = chat_format.parser(quirks), False
         async with aclosing(events):
             async for event in events:
+                # None is the end marker; events after it are ignored.
                 if event is None:
-                    is_done = True
-                elif not is_done:
-                    for chunk in fed(parser, event):
+                    has_end_marker = True
+                elif not has_end_marker:
+                    for chunk in feed_event(parser, event):
                         yield chunk
-        for chunk in finished(parser, done=is_done or has_finished):
+        for chunk in finish_parsing(
+            parser, end_marker_seen=has_end_marker or has_finished
+        ):
             yield chunk
 
     async def _post(
-        self, model: str, credentials: Credentials, request: LLMRequest, wire: Wire, form: ChatFormat
+        self,
+        model: str,
+        credentials: Credentials,
+        request: LLMRequest,
+        wire: Wire,
+        chat_format: ChatFormat,
     ) -> Response:
         endpoint = self.endpoint
-        path = self._path(request, form)
+        path = self._path(request, chat_format)
         url = endpoint.url(credentials, path, model=model, base=wire.base_url)
-        headers = {**form.headers, **form.stream_headers} if request.stream else form.headers
+        # Some formats select streaming by a header.
+        headers = (
+            {**chat_format.headers, **chat_format.stream_headers}
+            if request.stream
+            else chat_format.headers
+        )
         try:
-            body = form.dump_request(request, model, endpoint.quirks(model))
+            body = chat_format.dump_request(request, model, endpoint.quirks(model))
         except InvokeError as error:
-            raise endpoint.named(error) from error
+            raise endpoint.with_provider_name(error) from error
         return await endpoint.post(url, credentials, body, headers=headers)
 
-    def _path(self, request: LLMRequest, form: ChatFormat) -> str:
+    def _path(self, request: LLMRequest, chat_format: ChatFormat) -> str:
         paths = self.endpoint.definition.paths
-        if form.name == dashscope.FORMAT and dashscope.has_files(request):
+        # DashScope has a second endpoint for requests with files.
+        if chat_format.name == dashscope.FORMAT and dashscope.has_files(request):
             return "/services/aigc/multimodal-generation/generation"
-        if request.stream and form.stream_path != form.path:
-            return paths.get("llm_stream", form.stream_path)
-        return paths.get("llm", form.path) if form is self.wires[0][1] else form.path
+        if request.stream and chat_format.stream_path != chat_format.path:
+            return paths.get("llm_stream", chat_format.stream_path)
+        # The provider file's path applies to its first format only.
+        return (
+            paths.get("llm", chat_format.path)
+            if chat_format is self.wires[0][1]
+            else chat_format.path
+        )
 
     async def _chunks(
-        self, request: LLMRequest, response: Response, form: ChatFormat, quirks: Mapping[str, Any]
+        self,
+        request: LLMRequest,
+        response: Response,
+        chat_format: ChatFormat,
+        quirks: Mapping[str, Any],
     ) -> AsyncGenerator[LLMResultChunk, None]:
-        if not request.stream or response.headers.get("content-type", "").startswith("application/json"):
-            # A server that cannot stream answers at once.
-            for chunk in form.parse_result(await self.endpoint.object(response), quirks).as_chunks():
+        if not request.stream or response.headers.get("content-type", "").startswith(
+            "application/json"
+        ):
+            # A server that cannot stream returns the complete response.
+            for chunk in chat_format.parse_result(
+                await self.endpoint.object(response), quirks
+            ).as_chunks():
                 yield chunk
             return
-        events = self.endpoint.events(response, form.framing)
-        async with aclosing(self._read(events, form, quirks)) as chunks:
+        events = self.endpoint.events(response, chat_format.framing)
+        async with aclosing(self._parse_events(events, chat_format, quirks)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    async def count_tokens(self, model: str, credentials: Credentials, request: LLMRequest) -> TokenCount:
-        """By the provider's own counter where its format has one; else as our own tokenizers count."""
-        wire, form = self.wires[0]
-        if not form.count_path:
-            return await LargeLanguageModel.count_tokens(self, model, credentials, request)
-        body = form.dump_request(msgspec.structs.replace(request, stream=False), model, self.endpoint.quirks(model))
-        if form.name == "anthropic":
-            body = {name: body[name] for name in _COUNTED if name in body}
+    async def count_tokens(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> TokenCount:
+        """Count the tokens of a request with the provider's own counter if the format
+        has one, otherwise with local tokenizers."""
+        wire, chat_format = self.wires[0]
+        if not chat_format.count_path:
+            return await LargeLanguageModel.count_tokens(
+                self, model, credentials, request
+            )
+        body = chat_format.dump_request(
+            msgspec.structs.replace(request, stream=False),
+            model,
+            self.endpoint.quirks(model),
+        )
+        if chat_format.name == "anthropic":
+            # Anthropic's counter accepts only some fields of a request, Google's only
+            # the contents.
+            body = {name: body[name] for name in _TOKEN_COUNT_FIELDS if name in body}
         else:
             body = {"contents": body["contents"]}
-        url = self.endpoint.url(credentials, form.count_path, model=model, base=wire.base_url)
-        response = await self.endpoint.post(url, credentials, body, headers=form.headers)
-        said = await self.endpoint.object(response)
-        tokens = said.get("input_tokens", said.get("totalTokens"))
+        url = self.endpoint.url(
+            credentials, chat_format.count_path, model=model, base=wire.base_url
+        )
+        response = await self.endpoint.post(
+            url, credentials, body, headers=chat_format.headers
+        )
+        count_response = await self.endpoint.object(response)
+        # Anthropic's and Google's names of the count.
+        tokens = count_response.get("input_tokens", count_response.get("totalTokens"))
         if not isinstance(tokens, int):
-            raise self.endpoint.broken("the answer holds no count of tokens")
+            raise self.endpoint.stream_error("the answer holds no count of tokens")
         return TokenCount(tokens, estimated=False)
 
 
-async def _first(piece: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    yield piece
-    async for one in pieces:
-        yield one
+async def _with_first_chunk(
+    first_chunk: bytes, body_chunks: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    yield first_chunk
+    async for body_chunk in body_chunks:
+        yield body_chunk
 
 
-_COUNTED = ("model", "messages", "system", "tools", "tool_choice", "thinking")
+# The fields of a request that Anthropic's token counter accepts.
+_TOKEN_COUNT_FIELDS = (
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpTextEmbeddingModel(TextEmbeddingModel):
+    """Embedding models of a provider."""
+
     endpoint: Endpoint
-    form: Any
+    wire_format: Any
     base: str = ""
 
     async def invoke(
         self, model: str, credentials: Credentials, request: TextEmbeddingRequest
     ) -> AsyncGenerator[TextEmbeddingResult, None]:
+        """Yield the embeddings of all texts as one result. Raises InvokeError with the
+        provider's name."""
         endpoint = self.endpoint
-        body = self.form.dump_request(request, model, endpoint.quirks(model))
-        path = endpoint.definition.paths.get("text-embedding", self.form.path)
-        said = await endpoint.call(path, credentials, body, model=model, base=self.base)
-        result = _read(endpoint, lambda: self.form.parse_result(said, request))
+        body = self.wire_format.dump_request(request, model, endpoint.quirks(model))
+        path = endpoint.definition.paths.get("text-embedding", self.wire_format.path)
+        response_body = await endpoint.call(
+            path, credentials, body, model=model, base=self.base
+        )
+        result = _parse_response(
+            endpoint, lambda: self.wire_format.parse_result(response_body, request)
+        )
+        # A missing vector would silently shift the others to the wrong texts.
         if len(result.embeddings) != len(request.texts):
-            raise endpoint.broken(f"{len(request.texts)} texts brought {len(result.embeddings)} embeddings")
+            raise endpoint.stream_error(
+                f"{len(request.texts)} texts brought {len(result.embeddings)}"
+                " embeddings"
+            )
         yield result if result.model else msgspec.structs.replace(result, model=model)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRerankModel(RerankModel):
+    """Rerank models of a provider."""
+
     endpoint: Endpoint
-    form: Any
+    wire_format: Any
     base: str = ""
 
     async def invoke(
         self, model: str, credentials: Credentials, request: RerankRequest
     ) -> AsyncGenerator[RerankResult, None]:
+        """Yield the ranked documents as one result. Raises InvokeError with the
+        provider's name."""
         endpoint = self.endpoint
-        body = self.form.dump_request(request, model, endpoint.quirks(model))
-        path = endpoint.definition.paths.get("rerank", self.form.path)
-        said = await endpoint.call(path, credentials, body, model=model, base=self.base)
-        result = _read(endpoint, lambda: self.form.parse_result(said, request))
+        body = self.wire_format.dump_request(request, model, endpoint.quirks(model))
+        path = endpoint.definition.paths.get("rerank", self.wire_format.path)
+        response_body = await endpoint.call(
+            path, credentials, body, model=model, base=self.base
+        )
+        result = _parse_response(
+            endpoint, lambda: self.wire_format.parse_result(response_body, request)
+        )
         yield result if result.model else msgspec.structs.replace(result, model=model)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpModerationModel(ModerationModel):
+    """Moderation models of a provider. There is one wire format for them."""
+
     endpoint: Endpoint
 
     async def invoke(
         self, model: str, credentials: Credentials, request: ModerationRequest
     ) -> AsyncGenerator[ModerationResult, None]:
-        body = openai_moderations.dump_request(request, model, self.endpoint.quirks(model))
+        """Yield the verdicts of all texts as one result. Raises InvokeError with the
+        provider's name."""
+        body = openai_moderations.dump_request(
+            request, model, self.endpoint.quirks(model)
+        )
         path = self.endpoint.definition.paths.get("moderation", "/moderations")
-        said = await self.endpoint.call(path, credentials, body, model=model)
-        yield _read(self.endpoint, lambda: openai_moderations.parse_result(said))
+        response_body = await self.endpoint.call(path, credentials, body, model=model)
+        yield _parse_response(
+            self.endpoint, lambda: openai_moderations.parse_result(response_body)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class HttpTTSModel(TTSModel):
+    """Speech synthesis models of a provider."""
+
     endpoint: Endpoint
-    form: Any
+    wire_format: Any
     base: str = ""
 
     async def invoke(
         self, model: str, credentials: Credentials, request: TTSRequest
     ) -> AsyncGenerator[TTSResultChunk, None]:
+        """Yield the audio in chunks, then the usage. Raises InvokeError with the
+        provider's name."""
         endpoint = self.endpoint
-        sending = self.form.dump(request, model, endpoint.quirks(model))
-        response = await endpoint.deliver(sending, credentials, base=self.base, headers=self.form.headers)
+        sending = self.wire_format.dump(request, model, endpoint.quirks(model))
+        response = await endpoint.deliver(
+            sending, credentials, base=self.base, headers=self.wire_format.headers
+        )
         try:
-            async with aclosing(self._sound(request, response)) as pieces:
-                async for piece in pieces:
-                    yield TTSResultChunk(model=model, audio=piece)
-            yield TTSResultChunk(model=model, usage=TTSUsage(characters=len(request.text)))
+            async with aclosing(self._audio_chunks(request, response)) as audio_chunks:
+                async for audio_chunk in audio_chunks:
+                    yield TTSResultChunk(model=model, audio=audio_chunk)
+            # Synthesis is billed by characters, which the request determines.
+            yield TTSResultChunk(
+                model=model, usage=TTSUsage(characters=len(request.text))
+            )
         except InvokeError as error:
-            raise endpoint.named(error) from error
+            raise endpoint.with_provider_name(error) from error
         finally:
             response.close()
 
-    async def _sound(self, request: TTSRequest, response: Response) -> AsyncGenerator[bytes, None]:
-        if self.form.parse_event is None:
-            async with aclosing(response.pieces(most=MAX_ANSWER)) as pieces:
-                async for piece in pieces:
-                    yield piece
+    async def _audio_chunks(
+        self, request: TTSRequest, response: Response
+    ) -> AsyncGenerator[bytes, None]:
+        if self.wire_format.parse_event is None:
+            async with aclosing(response.chunks(max_bytes=MAX_ANSWER)) as audio_chunks:
+                async for audio_chunk in audio_chunks:
+                    yield audio_chunk
             return
+        # Audio in events is raw PCM; a WAV file needs a header in front.
         if request.format == "wav":
             yield _wav_head()
         async with aclosing(self.endpoint.events(response, "sse")) as events:
             async for event in events:
-                if event is not None and (piece := self.form.parse_event(event)):
-                    yield piece
+                if event is not None and (
+                    audio_chunk := self.wire_format.parse_event(event)
+                ):
+                    yield audio_chunk
 
 
 def _wav_head() -> bytes:
-    """Of a stream whose length nobody knows yet: 24 kHz, 16 bit, one channel."""
+    """Return a WAV header for a stream of unknown length: 24 kHz, 16 bit, mono."""
+    # The largest length stands for an unknown one; players then read to the end.
     open_end = 0xFFFFFFFF
-    form = struct.pack("<HHIIHH", 1, 1, 24_000, 48_000, 2, 16)
+    wave_format = struct.pack("<HHIIHH", 1, 1, 24_000, 48_000, 2, 16)
     return (
         b"RIFF"
         + struct.pack("<I", open_end)
         + b"WAVEfmt "
         + struct.pack("<I", 16)
-        + form
+        + wave_format
         + b"data"
         + struct.pack("<I", open_end)
     )
@@ -349,81 +542,123 @@ def _wav_head() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class HttpSpeech2TextModel(Speech2TextModel):
+    """Transcription models of a provider."""
+
     endpoint: Endpoint
-    form: Any
+    wire_format: Any
     base: str = ""
 
     async def invoke(
         self, model: str, credentials: Credentials, request: Speech2TextRequest
     ) -> AsyncGenerator[Speech2TextResult, None]:
+        """Yield the transcript as one result. Raises InvokeError with the provider's
+        name."""
         endpoint = self.endpoint
-        sending = self.form.dump(request, model, endpoint.quirks(model))
-        said = await endpoint.object(await endpoint.deliver(sending, credentials, base=self.base))
-        result = _read(endpoint, lambda: self.form.parse(said))
+        sending = self.wire_format.dump(request, model, endpoint.quirks(model))
+        response_body = await endpoint.object(
+            await endpoint.deliver(sending, credentials, base=self.base)
+        )
+        result = _parse_response(
+            endpoint, lambda: self.wire_format.parse(response_body)
+        )
         yield msgspec.structs.replace(result, model=model)
 
 
 ResultT = TypeVar("ResultT")
 
 
-def _read(endpoint: Endpoint, parse: Callable[[], ResultT]) -> ResultT:
-    """What `parse` finds; an answer of another shape than promised is the server's mistake."""
+def _parse_response(endpoint: Endpoint, parse: Callable[[], ResultT]) -> ResultT:
+    """Return what `parse` returns. A response with an unexpected structure is reported
+    as the provider's fault."""
     try:
         return parse()
     except InvokeError as error:
-        raise endpoint.named(error) from error
-    except STUMBLES as error:
-        raise endpoint.broken(f"the answer has another shape than it should: {error!r}") from error
+        raise endpoint.with_provider_name(error) from error
+    except MALFORMED_INPUT_ERRORS as error:
+        raise endpoint.stream_error(
+            f"the answer has another shape than it should: {error!r}"
+        ) from error
 
 
-def _form(definition: ProviderDefinition, kind: ModelType, known: Mapping[str, FormatT]) -> FormatT:
-    wire = definition.wires_of(kind)[0].name
-    if wire not in known:
+def _format_of_type(
+    definition: ProviderDefinition,
+    model_type: ModelType,
+    formats: Mapping[str, FormatT],
+) -> FormatT:
+    wire = definition.wires_of(model_type)[0].name
+    if wire not in formats:
         raise ConfigError(
-            f"provider {definition.name!r} ({definition.source}): {kind.value} models cannot speak {wire!r}; "
-            + suggestion(wire, known, label="formats for them are")
+            f"provider {definition.name!r} ({definition.source}): {model_type.value}"
+            f" models cannot speak {wire!r}; "
+            + suggestion(wire, formats, label="formats for them are")
         )
-    return known[wire]
+    return formats[wire]
 
 
 def _chat_model(endpoint: Endpoint) -> HttpLargeLanguageModel:
     definition = endpoint.definition
-    _form(definition, ModelType.LLM, CHAT)
-    wires = tuple((wire, CHAT[wire.name]) for wire in definition.wires_of(ModelType.LLM) if wire.name in CHAT)
+    # Checked before the formats are filtered, so that a wrong default is reported.
+    _format_of_type(definition, ModelType.LLM, CHAT)
+    wires = tuple(
+        (wire, CHAT[wire.name])
+        for wire in definition.wires_of(ModelType.LLM)
+        if wire.name in CHAT
+    )
     return HttpLargeLanguageModel(endpoint, wires)
 
 
 def _moderation_model(endpoint: Endpoint) -> HttpModerationModel:
-    _form(endpoint.definition, ModelType.MODERATION, dict.fromkeys(MODERATION))
+    _format_of_type(
+        endpoint.definition, ModelType.MODERATION, dict.fromkeys(MODERATION)
+    )
     return HttpModerationModel(endpoint)
 
 
-def _one_format(kind: ModelType, known: Mapping[str, Any], make: Any) -> Callable[[Endpoint], AnyModel]:
-    """Builds the model of a type that is spoken to in one format alone."""
+def _single_format_builder(
+    model_type: ModelType, formats: Mapping[str, Any], make: Any
+) -> Callable[[Endpoint], AnyModel]:
+    """Return a builder for the models of a type that use exactly one wire format."""
 
     def build(endpoint: Endpoint) -> AnyModel:
-        form = _form(endpoint.definition, kind, known)
-        return make(endpoint, form, endpoint.definition.wires_of(kind)[0].base_url)
+        """Build the model. Raises ConfigError if the provider's wire format does not
+        support the type."""
+        wire_format = _format_of_type(endpoint.definition, model_type, formats)
+        return make(
+            endpoint, wire_format, endpoint.definition.wires_of(model_type)[0].base_url
+        )
 
     return build
 
 
-_MODELS: Mapping[ModelType, Callable[[Endpoint], AnyModel]] = {
+_MODEL_BUILDERS: Mapping[ModelType, Callable[[Endpoint], AnyModel]] = {
     ModelType.LLM: _chat_model,
-    ModelType.TEXT_EMBEDDING: _one_format(ModelType.TEXT_EMBEDDING, EMBEDDING, HttpTextEmbeddingModel),
-    ModelType.RERANK: _one_format(ModelType.RERANK, RERANK, HttpRerankModel),
-    ModelType.SPEECH2TEXT: _one_format(ModelType.SPEECH2TEXT, SPEECH2TEXT, HttpSpeech2TextModel),
+    ModelType.TEXT_EMBEDDING: _single_format_builder(
+        ModelType.TEXT_EMBEDDING, EMBEDDING, HttpTextEmbeddingModel
+    ),
+    ModelType.RERANK: _single_format_builder(ModelType.RERANK, RERANK, HttpRerankModel),
+    ModelType.SPEECH2TEXT: _single_format_builder(
+        ModelType.SPEECH2TEXT, SPEECH2TEXT, HttpSpeech2TextModel
+    ),
     ModelType.MODERATION: _moderation_model,
-    ModelType.TTS: _one_format(ModelType.TTS, TTS, HttpTTSModel),
+    ModelType.TTS: _single_format_builder(ModelType.TTS, TTS, HttpTTSModel),
 }
 
 WIRES = tuple(dict.fromkeys([*CHAT, *EMBEDDING, *RERANK, *SPEECH2TEXT, *TTS]))
-"""Every format that a provider file may name."""
+"""Every wire format that a provider file may name."""
 
 
 def http_models(
-    definition: ProviderDefinition, client: HttpClient, timeouts: Timeouts, guarded: HttpClient | None = None
+    definition: ProviderDefinition,
+    client: HttpClient,
+    timeouts: Timeouts,
+    guarded: HttpClient | None = None,
 ) -> Mapping[ModelType, AnyModel]:
-    """The callable models of a provider, one a type that it supports. `guarded`: for addresses that tenants name."""
+    """Return the callable models of a provider, one per supported type.
+
+    `guarded` is the HTTP client for URLs that tenants choose.
+    """
     endpoint = Endpoint(definition, client, timeouts, guarded)
-    return {kind: _MODELS[kind](endpoint) for kind in definition.entity.supported_model_types}
+    return {
+        model_type: _MODEL_BUILDERS[model_type](endpoint)
+        for model_type in definition.entity.supported_model_types
+    }

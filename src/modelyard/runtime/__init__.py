@@ -1,1 +1,1 @@
-"""Models that can be called: tenants, policies, money."""
+"""Callable models with tenants, routing policies, limits and cost accounting."""

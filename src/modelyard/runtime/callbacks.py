@@ -1,4 +1,4 @@
-"""Watch calls without changing them."""
+"""Callbacks that observe calls without changing them."""
 
 import logging
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ logger = logging.getLogger("modelyard.calls")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class CallResult:
     """How a call ended."""
 
     status: str
@@ -21,53 +21,102 @@ class Outcome:
     chunks: int
     usage: ModelUsage | None
     result: Any = None
-    """The chunks, folded where they are a chat's; None unless asked for and the call ended well."""
+    """The chunks, merged into one result for a chat; None unless requested and the call
+    succeeded."""
 
 
 class Callback:
-    """Override what you need. With `raise_error` a mistake in a callback fails the call; otherwise it is logged."""
+    """Base class of callbacks; override the methods that you need.
+
+    With `raise_error` an exception in the callback fails the call; otherwise it is
+    logged.
+    """
 
     raise_error: bool = False
     wants_result: bool = False
-    """Set to be given the folded answer in `Outcome.result`; costs the memory of all chunks."""
+    """Set this to receive the merged result in `CallResult.result`. All chunks are then
+    held in memory."""
 
     def sees_chunks(self) -> bool:
-        """Whether `on_new_chunk` is to be called at the moment."""
+        """Return whether `on_new_chunk` should be called at the moment."""
         return True
 
-    def on_before_invoke(self, invocation: Invocation) -> None: ...
+    def on_before_invoke(self, invocation: Invocation) -> None:
+        """Called before the call starts."""
+        ...
 
-    def on_new_chunk(self, invocation: Invocation, chunk: Any) -> None: ...
+    def on_new_chunk(self, invocation: Invocation, chunk: Any) -> None:
+        """Called for every chunk."""
+        ...
 
-    def on_after_invoke(self, invocation: Invocation, outcome: Outcome) -> None: ...
+    def on_after_invoke(self, invocation: Invocation, outcome: CallResult) -> None:
+        """Called after a call that succeeded or was cancelled."""
+        ...
 
-    def on_invoke_error(self, invocation: Invocation, error: BaseException, outcome: Outcome) -> None: ...
+    def on_invoke_error(
+        self, invocation: Invocation, error: BaseException, outcome: CallResult
+    ) -> None:
+        """Called after a call that failed."""
+        ...
 
 
 class LoggingCallback(Callback):
-    """A line before, a line after, and at debug level every chunk. Prompts and answers only at debug level."""
+    """Logs calls: one line at the end, and at debug level also the start and every
+    chunk.
+
+    Prompts and results are logged at debug level only.
+    """
 
     def sees_chunks(self) -> bool:
+        """Return whether chunks would be logged."""
         return logger.isEnabledFor(logging.DEBUG)
 
     def on_before_invoke(self, invocation: Invocation) -> None:
+        """Log the request at debug level."""
         if logger.isEnabledFor(logging.DEBUG):
-            fields = {**_who(invocation), "request": repr(invocation.request)[:2000]}
+            # Shortened: a request may contain whole files.
+            fields = {
+                **_call_fields(invocation),
+                "request": repr(invocation.request)[:2000],
+            }
             logger.debug("call begins", extra={"fields": fields})
 
     def on_new_chunk(self, invocation: Invocation, chunk: Any) -> None:
+        """Log the chunk at debug level."""
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("chunk", extra={"fields": {"call": invocation.id, "chunk": repr(chunk)[:500]}})
+            logger.debug(
+                "chunk",
+                extra={"fields": {"call": invocation.id, "chunk": repr(chunk)[:500]}},
+            )
 
-    def on_after_invoke(self, invocation: Invocation, outcome: Outcome) -> None:
+    def on_after_invoke(self, invocation: Invocation, outcome: CallResult) -> None:
+        """Log the successful call."""
+        # Building the fields costs more than the check.
         if logger.isEnabledFor(logging.INFO):
-            logger.info("call", extra={"fields": {**_who(invocation), **_how(outcome)}})
+            logger.info(
+                "call",
+                extra={
+                    "fields": {**_call_fields(invocation), **_result_fields(outcome)}
+                },
+            )
 
-    def on_invoke_error(self, invocation: Invocation, error: BaseException, outcome: Outcome) -> None:
-        logger.warning("call failed", extra={"fields": {**_who(invocation), **_how(outcome), "error": str(error)}})
+    def on_invoke_error(
+        self, invocation: Invocation, error: BaseException, outcome: CallResult
+    ) -> None:
+        """Log the failed call as a warning."""
+        logger.warning(
+            "call failed",
+            extra={
+                "fields": {
+                    **_call_fields(invocation),
+                    **_result_fields(outcome),
+                    "error": str(error),
+                }
+            },
+        )
 
 
-def _who(invocation: Invocation) -> dict[str, Any]:
+def _call_fields(invocation: Invocation) -> dict[str, Any]:
     return {
         "call": invocation.id,
         "tenant": invocation.tenant,
@@ -77,14 +126,19 @@ def _who(invocation: Invocation) -> dict[str, Any]:
     }
 
 
-def _how(outcome: Outcome) -> dict[str, Any]:
+def _result_fields(outcome: CallResult) -> dict[str, Any]:
     usage = outcome.usage
     return {
         "status": outcome.status,
         "latency_ms": round(outcome.latency * 1000, 1),
-        "first_chunk_ms": round(outcome.first_chunk * 1000, 1) if outcome.first_chunk is not None else None,
+        "first_chunk_ms": round(outcome.first_chunk * 1000, 1)
+        if outcome.first_chunk is not None
+        else None,
         "chunks": outcome.chunks,
         "prompt_tokens": getattr(usage, "prompt_tokens", None),
         "completion_tokens": getattr(usage, "completion_tokens", None),
-        "cost": f"{usage.total_price} {usage.currency}" if usage and usage.total_price else None,
+        # The currency is part of the value, since providers bill in different ones.
+        "cost": f"{usage.total_price} {usage.currency}"
+        if usage and usage.total_price
+        else None,
     }

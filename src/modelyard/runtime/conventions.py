@@ -1,9 +1,12 @@
-"""What traces and metrics call things: OpenTelemetry's GenAI conventions and OpenInference's, on the same spans.
+"""Attribute names of traces and metrics: OpenTelemetry's GenAI conventions and
+OpenInference's, on the same spans.
 
-Neither is stable: the names stand here and nowhere else. Collectors read one or the other; with both, all of them see
-inputs, outputs and tokens, and nobody counts twice (opentelemetry-semantic-conventions 0.66b2; OpenInference 0.1).
+Neither is stable, so the names are defined only here. Collectors read one of the two.
+With both, every collector sees inputs, outputs and tokens, and none counts twice
+(opentelemetry-semantic-conventions 0.66b2; OpenInference 0.1).
 """
 
+# OpenTelemetry's GenAI conventions.
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"
 REQUEST_MODEL = "gen_ai.request.model"
@@ -15,6 +18,7 @@ OUTPUT_MESSAGES = "gen_ai.output.messages"
 ERROR_TYPE = "error.type"
 USER = "user.id"
 
+# OpenInference's names.
 KIND = "openinference.span.kind"
 MODEL_NAME = "llm.model_name"
 LLM_PROVIDER = "llm.provider"
@@ -24,6 +28,7 @@ TOTAL_TOKENS = "llm.token_count.total"
 INPUT_VALUE = "input.value"
 OUTPUT_VALUE = "output.value"
 
+# Attributes that exist only in modelyard.
 TENANT = "modelyard.tenant"
 CALL = "modelyard.call"
 CREDENTIAL = "modelyard.credential"
@@ -39,4 +44,4 @@ OPERATIONS = {
     "speech2text": ("transcription", "LLM"),
     "tts": ("speech", "LLM"),
 }
-"""Model type → (GenAI's operation, OpenInference's kind)."""
+"""Model type -> (operation name of GenAI, span kind of OpenInference)."""

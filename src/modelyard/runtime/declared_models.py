@@ -1,4 +1,5 @@
-"""What is declared of models, by their providers and by the tenants that added some, and what they cost."""
+"""Declarations of models, by their providers and by tenants that added some, and their
+prices."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,59 +17,102 @@ logger = logging.getLogger("modelyard.providers")
 
 
 class DeclaredModels:
-    """The models that tenants may name, with what a tenant added of its own."""
+    """The models that tenants can use, including those that a tenant added itself."""
 
-    def __init__(self, factory_of: Callable[[str], ModelProviderFactory], directory: Directory | None) -> None:
+    def __init__(
+        self,
+        factory_of: Callable[[str], ModelProviderFactory],
+        directory: Directory | None,
+    ) -> None:
         self._factory_of = factory_of
         self._directory = directory
-        self._added: dict[str, Sequence[tuple[str, AIModelEntity]]] = {}
+        # The added models of each tenant, read from the directory once.
+        self._models_by_tenant: dict[str, Sequence[tuple[str, AIModelEntity]]] = {}
 
-    def forget(self) -> None:
-        """Read what tenants added anew."""
-        self._added.clear()
+    def clear_cache(self) -> None:
+        """Discard the cached models of tenants, so that they are read again."""
+        self._models_by_tenant.clear()
 
-    def schema(self, tenant: str, provider: str, kind: ModelType, model: str) -> AIModelEntity | None:
-        """What is declared of a model; a tenant's own word goes first."""
-        added = self._added.get(tenant)  # asked by every call: a known tenant costs one look
+    def get_schema(
+        self, tenant: str, provider: str, model_type: ModelType, model: str
+    ) -> AIModelEntity | None:
+        """Return the declaration of a model, or None. A tenant's own declaration takes
+        precedence."""
+        # The cache is read directly, because this runs for every call.
+        added = self._models_by_tenant.get(
+            tenant
+        )  # asked by every call: a known tenant costs one look
         if added is None:
-            added = self.added(tenant)
+            added = self.custom_models(tenant)
         for owner, entity in added:
-            if owner == provider and entity.model == model and entity.model_type is kind:
+            if (
+                owner == provider
+                and entity.model == model
+                and entity.model_type is model_type
+            ):
                 return entity
-        return self._factory_of(tenant).get_model_schema(provider, kind, model)
+        return self._factory_of(tenant).get_model_schema(provider, model_type, model)
 
-    def added(self, tenant: str) -> Sequence[tuple[str, AIModelEntity]]:
-        """(provider, model) of those that a tenant added."""
+    def custom_models(self, tenant: str) -> Sequence[tuple[str, AIModelEntity]]:
+        """Return the (provider, model) pairs that a tenant added."""
+        # Without a directory there is only one tenant, which adds nothing.
         if self._directory is None:
             return ()
-        if (known := self._added.get(tenant)) is None:
-            known = self._added[tenant] = [
-                (one.provider, entity)
-                for row, one in self._directory.of(tenant, CustomModel)
-                if (entity := _read(tenant, row.id, one)) is not None
+        if (custom_models := self._models_by_tenant.get(tenant)) is None:
+            custom_models = self._models_by_tenant[tenant] = [
+                (custom_model.provider, entity)
+                for row, custom_model in self._directory.of(tenant, CustomModel)
+                if (entity := _parse_stored_model(tenant, row.id, custom_model))
+                is not None
             ]
-        return known
+        return custom_models
 
-    def pricing(self, tenant: str, provider: str, kind: ModelType, model: str, credential: str) -> PriceConfig | None:
-        """What a call costs that this credential (its id) serves. The tenant's own prices hold for the tenant's own
-        credentials alone; where the operator's serve, or none is needed, the operator says."""
+    def pricing(
+        self,
+        tenant: str,
+        provider: str,
+        model_type: ModelType,
+        model: str,
+        credential: str,
+    ) -> PriceConfig | None:
+        """Return the price of a call with this credential (its id), or None.
+
+        A tenant's own prices apply only to its own credentials. For the operator's
+        credentials, or without a credential, the operator's prices apply.
+        """
         is_operators = not credential or credential.startswith(f"{DEFAULT_TENANT}/")
-        knows = self._factory_of(DEFAULT_TENANT).known(provider) is not None
-        schema = self.schema(DEFAULT_TENANT if is_operators and knows else tenant, provider, kind, model)
+        # The operator may not know the provider, if only the tenant added it.
+        knows = self._factory_of(DEFAULT_TENANT).find_definition(provider) is not None
+        schema = self.get_schema(
+            DEFAULT_TENANT if is_operators and knows else tenant,
+            provider,
+            model_type,
+            model,
+        )
         return schema.pricing if schema else None
 
-    def is_hosted(self, provider: str, kind: ModelType, model: str) -> bool:
-        """Whether the operator's credentials are for this model: one that only a tenant declares is not among them."""
-        definition = self._factory_of(DEFAULT_TENANT).known(provider)
+    def is_hosted(self, provider: str, model_type: ModelType, model: str) -> bool:
+        """Return whether the operator's credentials can be used for this model. They
+        cannot for a model that only a tenant declares."""
+        definition = self._factory_of(DEFAULT_TENANT).find_definition(provider)
         if definition is None:
             return False
-        return definition.entity.is_customizable or self.schema(DEFAULT_TENANT, provider, kind, model) is not None
+        # A customizable provider accepts any model name.
+        return (
+            definition.entity.is_customizable
+            or self.get_schema(DEFAULT_TENANT, provider, model_type, model) is not None
+        )
 
 
-def _read(tenant: str, row: str, one: CustomModel) -> AIModelEntity | None:
-    """None, and said in the log, for one that cannot be read: the tenant's others still serve."""
+def _parse_stored_model(
+    tenant: str, row: str, custom_model: CustomModel
+) -> AIModelEntity | None:
+    """Return the declaration of a stored model, or None if it is invalid.
+
+    The error is logged, and the tenant's other models remain usable.
+    """
     try:
-        return read_model(one.definition, one.provider)
+        return read_model(custom_model.definition, custom_model.provider)
     except ConfigError as error:
         fields = {"tenant": tenant, "id": row, "error": str(error)}
         logger.error("a stored model cannot be read", extra={"fields": fields})

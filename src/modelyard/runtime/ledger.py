@@ -1,7 +1,8 @@
-"""Usage and money: one row for every attempt at serving a call, whatever became of it.
+"""The usage ledger: one row for every attempt at serving a call, whatever its outcome.
 
-Before a provider is called, that it will be is written down; what it came to is written when it is known. Both survive
-the process. What a process that was killed left open is closed by the next one. Why so: docs/design/0005-ledger.md.
+An attempt is recorded before the provider is called, and its result is recorded when it
+is known. Both survive a crash: attempts that a killed process left open are closed by
+the next process. The reasons are in docs/design/0005-ledger.md.
 """
 
 import asyncio
@@ -19,7 +20,13 @@ from modelyard.base.errors import ModelyardError
 from modelyard.base.ids import new_id
 from modelyard.models.types import ModelUsage
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.left_journals import OPENED, SETTLED, LeftJournals, PriceLookup, Settle
+from modelyard.runtime.left_journals import (
+    OPENED,
+    SETTLED,
+    OrphanedJournals,
+    PriceLookup,
+    Settle,
+)
 from modelyard.runtime.usage_row import Columns, Intent, Priced, intent_of, row_of
 from modelyard.runtime.usage_table import UsageTable
 from modelyard.storage import rejected
@@ -30,95 +37,151 @@ from modelyard.storage.usage_sums import UsageSums
 logger = logging.getLogger("modelyard.ledger")
 
 _encode = msgspec.json.Encoder().encode
-_MOST_BEHIND = 50_000
-"""Rows that may wait in the journal for a database server that is away."""
+_MAX_UNCOMMITTED_ROWS = 50_000
+"""How many rows may wait in the journal while a database server is unreachable."""
 
 
 class LedgerUnavailableError(ModelyardError):
-    """What a call costs could not be written down, so it is not made."""
+    """The intent to make a call could not be recorded, so the call is not made."""
 
     code = "ledger_unavailable"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"no call is made, since its cost could not be written down: {reason}")
+        super().__init__(
+            f"no call is made, since its cost could not be written down: {reason}"
+        )
         self.retry_after = 1.0
 
 
 @dataclass(slots=True, eq=False)
-class Opened:
-    """An attempt that was written down and not settled yet."""
+class OpenAttempt:
+    """An attempt that is recorded but not settled yet."""
 
     intent: Intent
+    # Segment and slot are None if the ledger has no journal.
     segment: Segment | None
     slot: Slot | None
 
 
 async def _settle_nothing(owner: str) -> None:
-    """For whoever keeps no counters."""
+    """Do nothing. The default for a deployment without counters."""
     del owner
 
 
 def _unpriced(intent: Intent, tokens: int) -> Priced:
-    """For whoever knows no prices."""
+    """Return an unknown price. The default for a ledger without a price table."""
     del intent, tokens
     return Priced(None, "USD", "", "")
 
 
 class Ledger:
-    """Writes rows without making the call wait; `usage` reads them back within one tenant.
+    """Records usage rows without making the call wait for the database. `usage` reads
+    them back, one tenant at a time.
 
-    Without a `folder` for its journal it holds what is not committed yet in memory alone.
+    Without a journal `folder`, rows that are not committed yet exist only in memory.
     """
 
-    def __init__(self, database: Database, folder: Path | None = None, *, price: PriceLookup = _unpriced) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path | None = None,
+        *,
+        price: PriceLookup = _unpriced,
+    ) -> None:
         self._database = database
         self._folder = folder
         self._journal = Journal(folder) if folder else None
         self.owner = self._journal.name if self._journal else new_id("by")
-        """This process's name: that of its journal, which whoever takes that over knows it by."""
+        """This process's name: the name of its journal, by which a later process takes
+        over what it left."""
         self.sums = UsageSums(database, writer=self.owner)
         self.usage = UsageTable(database, self.sums)
-        self._left = LeftJournals(folder, database, self._insert_left, price) if folder else None
+        self._orphaned_journals = (
+            OrphanedJournals(folder, database, self._insert_recovered, price)
+            if folder
+            else None
+        )
         self._settled: list[Columns] = []
         self._segments: list[Segment] = []
         self._lock = threading.Lock()
+        # True while a database job is queued that will pick up the waiting rows; it
+        # prevents one job for each row.
         self._is_folding = False
         self.settled: Counter[str] = Counter()
-        """Tenant → how many attempts this process has settled: who watches sees that there is something new."""
+        """The number of attempts that this process has settled, by tenant. A watcher
+        compares it to detect new rows."""
 
     # writing
 
-    def begin(self, invocation: Invocation, *, attempt: int, created_at: float, prompt_tokens: int = 0) -> Opened:
-        """Write down that a provider is about to be called. Raises LedgerUnavailableError where that cannot be."""
-        intent = intent_of(invocation, attempt=attempt, created_at=created_at, prompt_tokens=prompt_tokens)
+    def begin(
+        self,
+        invocation: Invocation,
+        *,
+        attempt: int,
+        created_at: float,
+        prompt_tokens: int = 0,
+    ) -> OpenAttempt:
+        """Record that a provider is about to be called.
+
+        Raises LedgerUnavailableError if that cannot be recorded; the provider must not
+        be called then.
+        """
+        intent = intent_of(
+            invocation,
+            attempt=attempt,
+            created_at=created_at,
+            prompt_tokens=prompt_tokens,
+        )
+        # A damaged database may have lost rows already, so quotas cannot be trusted and
+        # no call is made.
         if self._database.damage is not None:
             raise LedgerUnavailableError("the database is damaged")
         if self._database.trouble is not None:
             self._refuse_while_in_trouble(self._database.trouble)
         if self._journal is None:
-            return Opened(intent, None, None)
+            return OpenAttempt(intent, None, None)
+        # The slot is the part of the journal that holds the token count while the
+        # stream runs; there may be none free.
         slot = self._journal.take_slot()
         try:
             number, mark = (slot.number, slot.mark) if slot else (-1, 0)
-            return Opened(intent, self._journal.append(_encode((OPENED, number, mark, intent))), slot)
+            return OpenAttempt(
+                intent,
+                self._journal.append(_encode((OPENED, number, mark, intent))),
+                slot,
+            )
         except StorageUnavailableError as error:
             if slot:
+                # Without a journal record the slot would be reserved for good.
                 self._journal.give_back(slot)
             raise LedgerUnavailableError(str(error)) from error
 
     def _refuse_while_in_trouble(self, trouble: str) -> None:
-        """A full disk will not hold the journal for long either; a server that is away may be back any moment."""
-        if not self._database.is_shared or self._journal is None or len(self._settled) > _MOST_BEHIND:
+        """Raise LedgerUnavailableError unless the journal can hold rows until the
+        database is back.
+
+        A full disk will soon refuse the journal as well, but a database server may be
+        reachable again at any moment.
+        """
+        if (
+            not self._database.is_shared
+            or self._journal is None
+            or len(self._settled) > _MAX_UNCOMMITTED_ROWS
+        ):
             raise LedgerUnavailableError(trouble)
 
-    def progress(self, opened: Opened, tokens: int) -> None:
-        """How many tokens have come so far: all that is known of them if the process ends now."""
+    def progress(self, opened: OpenAttempt, tokens: int) -> None:
+        """Record how many completion tokens have been received so far.
+
+        If the process is killed now, this number is all that is known about the
+        attempt.
+        """
         if opened.slot is not None and self._journal is not None:
             self._journal.progress(opened.slot, tokens)
 
     def settle(
         self,
-        opened: Opened,
+        opened: OpenAttempt,
         *,
         status: str,
         usage: ModelUsage | None,
@@ -127,14 +190,31 @@ class Ledger:
         latency: float,
         first_chunk: float | None,
     ) -> None:
-        """Write down what an attempt came to."""
-        row = row_of(opened.intent, status, usage, counted_by, price_version, latency, first_chunk)
+        """Record the result of an attempt. `latency` and `first_chunk` are in seconds.
+
+        Never raises for a failing journal: the row still goes to the database.
+        """
+        row = row_of(
+            opened.intent,
+            status,
+            usage,
+            counted_by,
+            price_version,
+            latency,
+            first_chunk,
+        )
+        # The journal's segments may be deleted only after the row is in the database.
         segments = [opened.segment] if opened.segment else []
         if self._journal is not None:
             try:
                 segments.append(self._journal.append(_encode((SETTLED, row))))
-            except StorageUnavailableError as error:  # the row is still on its way to the database
-                logger.error("the journal cannot be written", extra={"fields": {"error": str(error)}})
+            except (
+                StorageUnavailableError
+            ) as error:  # the row is still on its way to the database
+                logger.error(
+                    "the journal cannot be written",
+                    extra={"fields": {"error": str(error)}},
+                )
             if opened.slot is not None:
                 self._journal.give_back(opened.slot)
         self._queue(row, segments)
@@ -150,53 +230,78 @@ class Ledger:
         latency: float,
         first_chunk: float | None = None,
     ) -> None:
-        """A row for what called no provider: an answer from the cache."""
+        """Record a row for an answer that needed no provider, such as one from the
+        cache."""
         intent = intent_of(invocation, attempt=attempt, created_at=created_at)
-        counted_by = "" if usage is None else "estimate" if usage.estimated else "provider"
+        counted_by = (
+            "" if usage is None else "estimate" if usage.estimated else "provider"
+        )
         self.settle(
-            Opened(intent, None, None), status=status, usage=usage, counted_by=counted_by, price_version="",
-            latency=latency, first_chunk=first_chunk,
-        )  # fmt: skip
+            OpenAttempt(intent, None, None),
+            status=status,
+            usage=usage,
+            counted_by=counted_by,
+            price_version="",
+            latency=latency,
+            first_chunk=first_chunk,
+        )
 
     def _queue(self, row: Columns, segments: Sequence[Segment]) -> None:
+        # The fourth column of a row is its tenant.
         self.settled[row[3]] += 1
+        # Rows are added on the event loop and collected on the database thread.
         with self._lock:
             self._settled.append(row)
             self._segments.extend(segments)
             is_folding, self._is_folding = self._is_folding, True
         if not is_folding:
-            self._fold()
+            self._flush_settled()
 
-    def _fold(self) -> None:
-        """Have the database take all rows that are waiting when it comes to it."""
-        taken: list[Columns] = []
+    def _flush_settled(self) -> None:
+        """Queue one database job that inserts all rows waiting at the time it runs."""
+        rows: list[Columns] = []
         segments: list[Segment] = []
 
         def work(connection: Connection) -> None:
+            """Insert the waiting rows. Runs on the database thread inside a
+            transaction."""
+            # Take the rows and reset the flag together: a row that is added after this
+            # starts a new job.
             with self._lock:
-                taken.extend(self._settled)
+                rows.extend(self._settled)
                 segments.extend(self._segments)
                 self._settled, self._segments, self._is_folding = [], [], False
-            self.usage.insert(connection, taken)
+            self.usage.insert(connection, rows)
 
-        def after(done: Any) -> None:
-            if (error := done.exception()) is not None:
-                logger.error("rows stay in the journal", extra={"fields": {"rows": len(taken), "error": str(error)}})
+        def on_committed(future: Any) -> None:
+            """Release the journal's segments once the rows are committed; keep them if
+            the insert failed."""
+            if (error := future.exception()) is not None:
+                logger.error(
+                    "rows stay in the journal",
+                    extra={"fields": {"rows": len(rows), "error": str(error)}},
+                )
             elif self._journal is not None:
                 self._journal.forget(segments)
 
-        self._database.submit(work, is_kept=True, may_gather=True).add_done_callback(after)
+        self._database.submit(work, is_retried=True, may_gather=True).add_done_callback(
+            on_committed
+        )
 
     async def flush(self) -> None:
-        """Until all rows added so far are in the database."""
+        """Wait until all rows added so far are in the database."""
         await asyncio.wrap_future(self._database.flush())
 
     def close(self) -> None:
-        """After the database has taken what it can."""
+        """Close the journal. Call it after the database has written what it can."""
         if self._journal is not None:
             self._journal.close()
 
-    def _insert_left(self, connection: Connection, rows: Sequence[Columns], owner: str) -> None:
+    def _insert_recovered(
+        self, connection: Connection, rows: Sequence[Columns], owner: str
+    ) -> None:
+        """Insert rows of a dead process and release its reservations, in the
+        transaction of `connection`."""
         if rows:
             self.usage.insert(connection, rows)
         if owner:
@@ -205,10 +310,16 @@ class Ledger:
     # what others left
 
     async def recover(self, settle: Settle = _settle_nothing) -> bool:
-        """Put into the database what processes that are gone have left, and have settled what they had reserved.
-        Whoever else does so meanwhile is waited for. False where something has to wait for the storage."""
-        return self._left is None or await self._left.recover(settle)
+        """Take over the journals of processes that have exited, and settle what they
+        had reserved.
 
-    def set_aside(self) -> int:
-        """How many records of processes that are gone could not be taken over."""
-        return rejected.count(self._folder) if self._folder else 0
+        Waits for another process that is doing the same. Returns False if something has
+        to wait until the storage is available.
+        """
+        return self._orphaned_journals is None or await self._orphaned_journals.recover(
+            settle
+        )
+
+    def count_rejected(self) -> int:
+        """Return how many records of dead processes could not be taken over."""
+        return rejected.count_rejected(self._folder) if self._folder else 0

@@ -1,7 +1,9 @@
-"""Which limits hold for a call, what it takes of each, and where their counters start. Pure, but for the clock's time.
+"""Which limits apply to a call, what the call takes of each, and where their counters
+start.
 
-A limit a minute or an hour is a counter that drains all the time; one a day, a month or for good is a counter for each
-such span (UTC).
+Pure functions; the time is a parameter. A limit per minute or hour is a leaky bucket
+that drains continuously. A limit per day or month, or in total, has one counter for
+each such window, in UTC.
 """
 
 import asyncio
@@ -12,21 +14,26 @@ from typing import NamedTuple
 
 from modelyard.base.errors import InvokeRateLimitError, ModelyardError
 from modelyard.storage.counters import Charge, Counters, Refusal, UnseededError
-from modelyard.storage.usage_sums import MOMENT, Sought, Used
-from modelyard.tenancy.caller import fits
+from modelyard.storage.usage_sums import SHORT_BUCKET_SECONDS, UsageQuery, UsageTotal
+from modelyard.tenancy.caller import matches_pattern
 from modelyard.tenancy.kinds import Limit, Window
 
-_DRAINS: Mapping[str, float] = {"minute": 60.0, "hour": 3600.0}
-_KNOWN_BEFORE = frozenset({"requests", "times", "credits", "concurrency"})
+_DRAIN_SECONDS: Mapping[str, float] = {"minute": 60.0, "hour": 3600.0}
+# The units whose amount is known before the call. Tokens and cost are only estimated,
+# so such a call is admitted while anything is left.
+_EXACT_UNITS = frozenset({"requests", "times", "credits", "concurrency"})
 _FOREVER = 10 * 365 * 86_400.0
 _CONCURRENCY_SECONDS = 900.0
-_SMALLEST = 1e-6
+# Below this fraction of a limit, the rest counts as used up.
+_MIN_FRACTION = 1e-6
 _DAY = 86_400
+# A day number beyond any real date, for windows without an end.
 _LAST_DAY = 1 << 40
 
 
 class LimitExceededError(InvokeRateLimitError):
-    """The caller's own limit here is reached; another model of ours would not change that."""
+    """The caller has reached its own limit. No failover: another model of this server
+    would not help."""
 
     code = "rate_limit_exceeded"
     cooldown = 0.0
@@ -34,7 +41,7 @@ class LimitExceededError(InvokeRateLimitError):
 
 
 class QuotaExceededError(ModelyardError):
-    """What may be spent is spent."""
+    """The caller has used up its quota for the window."""
 
     code = "insufficient_quota"
 
@@ -44,7 +51,7 @@ class QuotaExceededError(ModelyardError):
 
 
 class Subject(NamedTuple):
-    """Whose call it is and what it calls."""
+    """Who makes the call, and which model it calls."""
 
     tenant: str
     key: str
@@ -52,95 +59,149 @@ class Subject(NamedTuple):
     model: str
     """`provider/model`."""
     app: str = ""
-    """`app:ID` of the app that runs on behalf of the key; empty where none does."""
+    """`app:ID` of the app that runs on behalf of the key; empty if there is none."""
 
 
 class Estimate(NamedTuple):
-    """The most that a call can take."""
+    """The most that a call can use."""
 
     tokens: int
     nanos: int
-    """Of money, in billionths."""
+    """Money, in billionths of the currency unit."""
 
 
-class Applied(NamedTuple):
-    """A limit that holds for a subject."""
+class ApplicableLimit(NamedTuple):
+    """A limit that applies to a subject, with the parameters of its counter."""
 
     id: str
     name: str
     limit: Limit
-    whose: str
-    """The value of what the limit counts apart: a key's id, a user's name."""
+    subject_value: str
+    """The value that the limit counts separately: a key's id, a user's name, a model.
+    """
     counter: str
-    """The name of its counter; of a day's or a month's, what stands before the day or month."""
+    """The counter's name. For a calendar window it is the prefix before the day or
+    month."""
     cap: float
+    # `refill` is in units per second; `lasts` is how many seconds an unused counter is
+    # stored.
     refill: float
-    lasts: float
-    is_known_before: bool
+    ttl_seconds: float
+    is_known_upfront: bool
 
 
-class Started(NamedTuple):
-    """A counter that is to be started."""
+class CounterStart(NamedTuple):
+    """A counter that has to be initialised."""
 
-    applied: Applied
+    applied: ApplicableLimit
     charge: Charge
     now: float
-    """When the call was charged: the counter is that of this moment's window."""
+    """When the call was charged, in seconds since 1970; the counter belongs to the
+    window that holds this moment."""
 
 
-def applying(limits: Iterable[tuple[str, str, Limit]], subject: Subject) -> list[Applied]:
-    """Those of a tenant's limits, (id, name, limit) each, that hold for a subject."""
+def applicable_limits(
+    limits: Iterable[tuple[str, str, Limit]], subject: Subject
+) -> list[ApplicableLimit]:
+    """Return those of a tenant's limits, each (id, name, limit), that apply to the
+    subject."""
     return [
-        _applied(row, name, limit, subject)
+        _applicable_limit(row, name, limit, subject)
         for row, name, limit in limits
+        # A negative amount means unlimited.
         if limit.amount >= 0
         and (limit.key in ("", subject.key) or limit.key == subject.app)
         and limit.user in ("", subject.user)
-        and fits(limit.model, subject.model)
+        and matches_pattern(limit.model, subject.model)
     ]
 
 
-def _whose(limit: Limit, subject: Subject) -> str:
+def _subject_value(limit: Limit, subject: Subject) -> str:
+    """Return the value that the limit counts separately for this subject; `-` if the
+    subject has none."""
     if limit.per == "tenant":
         return subject.tenant
     if limit.per == "key" and limit.key:
-        return limit.key  # the caller's key, or the app that runs on its behalf
+        # This is the caller's key, or the app that runs on its behalf.
+        return limit.key
     return str(getattr(subject, limit.per) or "-")
 
 
-def _applied(row: str, name: str, limit: Limit, subject: Subject) -> Applied:
-    whose = _whose(limit, subject)
+def _applicable_limit(
+    row: str, name: str, limit: Limit, subject: Subject
+) -> ApplicableLimit:
+    """Compute the counter's name, capacity and refill rate of a limit for a subject."""
+    subject_value = _subject_value(limit, subject)
     cap = limit.amount * 1e9 if limit.unit == "cost" else limit.amount
-    counter = f"{row}|{subject.tenant}|{whose}|"
-    is_known = limit.unit in _KNOWN_BEFORE
+    counter = f"{row}|{subject.tenant}|{subject_value}|"
+    is_known_upfront = limit.unit in _EXACT_UNITS
+    # Concurrency has no window: the counter holds the calls that run now, and expires
+    # in case a process dies.
     if limit.unit == "concurrency":
-        return Applied(row, name, limit, whose, f"{counter}now", cap, 0.0, _CONCURRENCY_SECONDS, is_known)
+        return ApplicableLimit(
+            row,
+            name,
+            limit,
+            subject_value,
+            f"{counter}now",
+            cap,
+            0.0,
+            _CONCURRENCY_SECONDS,
+            is_known_upfront,
+        )
+    # The name of a calendar window's counter is completed with the day or month when
+    # the call is charged.
     if limit.window not in ("day", "month"):
         counter += limit.window
-    seconds = _DRAINS.get(limit.window)
-    refill, lasts = (cap / seconds, 2 * seconds) if seconds else (0.0, _lasts(limit.window))
-    return Applied(row, name, limit, whose, counter, cap, refill, lasts, is_known)
+    seconds = _DRAIN_SECONDS.get(limit.window)
+    refill, lasts = (
+        (cap / seconds, 2 * seconds) if seconds else (0.0, _counter_ttl(limit.window))
+    )
+    return ApplicableLimit(
+        row, name, limit, subject_value, counter, cap, refill, lasts, is_known_upfront
+    )
 
 
-def charge(one: Applied, subject: Subject, estimate: Estimate, now: float) -> Charge:
-    """What a call takes of a limit."""
-    limit = one.limit
+def charge(
+    applicable_limit: ApplicableLimit,
+    subject: Subject,
+    estimate: Estimate,
+    current_time: float,
+) -> Charge:
+    """Return the charge of a call against a limit."""
+    limit = applicable_limit.limit
     amount = _amount(limit, subject, estimate)
-    need = amount if one.is_known_before else min(amount, max(_SMALLEST, one.cap * _SMALLEST))
-    name = one.counter
+    # An amount that is only estimated must not refuse the call, so it needs just a
+    # trace of the limit to be left.
+    min_available = (
+        amount
+        if applicable_limit.is_known_upfront
+        else min(amount, max(_MIN_FRACTION, applicable_limit.cap * _MIN_FRACTION))
+    )
+    name = applicable_limit.counter
     if limit.window in ("day", "month") and limit.unit != "concurrency":
-        name += _span(limit.window, int(now // 86_400))
-    return Charge(name, amount, need, one.cap, one.refill, one.lasts, limit.unit)
+        name += _window_name(limit.window, int(current_time // 86_400))
+    return Charge(
+        name,
+        amount,
+        min_available,
+        applicable_limit.cap,
+        applicable_limit.refill,
+        applicable_limit.ttl_seconds,
+        limit.unit,
+    )
 
 
 @lru_cache(8)
-def _span(window: Window, day: int) -> str:
-    """The name of the day or month that a day (days since 1970) lies in."""
+def _window_name(window: Window, day: int) -> str:
+    """Return the name of the day or month that a day number (days since 1970, UTC)
+    belongs to."""
     moment = datetime.fromtimestamp(day * 86_400, UTC)
     return moment.strftime("%Y-%m-%d" if window == "day" else "%Y-%m")
 
 
 def _amount(limit: Limit, subject: Subject, estimate: Estimate) -> float:
+    """Return how much a call takes, in the limit's unit."""
     match limit.unit:
         case "requests" | "times" | "concurrency":
             return 1.0
@@ -153,23 +214,36 @@ def _amount(limit: Limit, subject: Subject, estimate: Estimate) -> float:
 
 
 def _credits(limit: Limit, model: str) -> float:
-    return next((each for pattern, each in limit.credits.items() if fits(pattern, model)), 1.0)
+    """Return the credits that one call to the model costs: the first matching pattern,
+    else 1."""
+    return next(
+        (
+            credits_per_call
+            for pattern, credits_per_call in limit.credits.items()
+            if matches_pattern(pattern, model)
+        ),
+        1.0,
+    )
 
 
-def taken(*, tokens: int, nanos: int, is_served: bool) -> Mapping[str, float]:
-    """What a call that is over took of each unit; of those that are left out, what it reserved."""
+def settled_amounts(*, tokens: int, nanos: int, is_served: bool) -> Mapping[str, float]:
+    """Return what a finished call really used, by unit. Units that are absent keep the
+    reserved amount."""
     amounts = {"tokens": float(tokens), "cost": float(nanos), "concurrency": 0.0}
+    # A call that failed costs neither credits nor times; it still counts as a request.
     if not is_served:
         amounts["credits"] = amounts["times"] = 0.0
     return amounts
 
 
-def began(window: Window, now: float) -> float:
-    """When what the counter holds began to count."""
-    today = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+def window_start(window: Window, current_time: float) -> float:
+    """Return when the current window started, in seconds since 1970."""
+    today = datetime.fromtimestamp(current_time, UTC).replace(
+        hour=0, minute=0, second=0, microsecond=0
+    )
     match window:
         case "minute" | "hour":
-            return now - _DRAINS[window]
+            return current_time - _DRAIN_SECONDS[window]
         case "day":
             return today.timestamp()
         case "month":
@@ -178,79 +252,141 @@ def began(window: Window, now: float) -> float:
             return 0.0
 
 
-def ends_in(window: Window, now: float) -> float | None:
-    """Seconds until a calendar window is over; None for those that never are."""
-    today = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+def seconds_to_reset(window: Window, current_time: float) -> float | None:
+    """Return the seconds until a calendar window ends; None for windows that are not
+    calendar windows."""
+    today = datetime.fromtimestamp(current_time, UTC).replace(
+        hour=0, minute=0, second=0, microsecond=0
+    )
     if window == "day":
-        return (today + timedelta(days=1)).timestamp() - now
+        return (today + timedelta(days=1)).timestamp() - current_time
     if window == "month":
-        return (today.replace(day=1) + timedelta(days=32)).replace(day=1).timestamp() - now
+        # 32 days after the first of a month always lie in the next month.
+        return (today.replace(day=1) + timedelta(days=32)).replace(
+            day=1
+        ).timestamp() - current_time
     return None
 
 
-def _lasts(window: Window) -> float:
+def _counter_ttl(window: Window) -> float:
+    """Return how many seconds the counter of a calendar window is stored: longer than
+    the window, so that late calls settle."""
     return {"day": 3 * 86_400.0, "month": 40 * 86_400.0}.get(window, _FOREVER)
 
 
-def refused(one: Applied, charge: Charge, used: float, now: float) -> ModelyardError:
-    """The error for a call that a limit does not admit, with when to come back."""
-    limit = one.limit
-    whose = {"tenant": f"tenant {one.whose!r}", "key": f"API key {one.whose!r}", "user": f"user {one.whose!r}",
-             "model": f"model {one.whose!r}"}[limit.per]  # fmt: skip
-    amount = f"{limit.amount:g} {limit.currency if limit.unit == 'cost' else limit.unit}"
+def limit_error(
+    applicable_limit: ApplicableLimit, charge: Charge, used: float, current_time: float
+) -> ModelyardError:
+    """Return the error for a call that a limit refuses, with the seconds after which a
+    retry may succeed."""
+    limit = applicable_limit.limit
+    subject_label = {
+        "tenant": f"tenant {applicable_limit.subject_value!r}",
+        "key": f"API key {applicable_limit.subject_value!r}",
+        "user": f"user {applicable_limit.subject_value!r}",
+        "model": f"model {applicable_limit.subject_value!r}",
+    }[limit.per]
+    amount = (
+        f"{limit.amount:g} {limit.currency if limit.unit == 'cost' else limit.unit}"
+    )
     if limit.unit == "concurrency":
-        message = f"{whose} may have {limit.amount:g} calls at once (limit {one.name!r})"
+        message = (
+            f"{subject_label} may have {limit.amount:g} calls at once (limit"
+            f" {applicable_limit.name!r})"
+        )
         return LimitExceededError(message, retry_after=1.0)
-    if limit.window in _DRAINS:
-        wait = (used + charge.need - charge.cap) / charge.refill if charge.refill else None
-        message = f"{whose} may use {amount} a {limit.window} (limit {one.name!r})"
-        return LimitExceededError(message, retry_after=max(0.001, wait) if wait is not None else None)
+    if limit.window in _DRAIN_SECONDS:
+        # The bucket drains at `refill` per second, so the wait is the excess divided by
+        # it.
+        wait = (
+            (used + charge.need - charge.cap) / charge.refill if charge.refill else None
+        )
+        message = (
+            f"{subject_label} may use {amount} a {limit.window} (limit"
+            f" {applicable_limit.name!r})"
+        )
+        return LimitExceededError(
+            message, retry_after=max(0.001, wait) if wait is not None else None
+        )
     when = {"day": " a day", "month": " a month"}.get(limit.window, " in all")
-    message = f"{whose} has used its {amount}{when} (limit {one.name!r})"
-    return QuotaExceededError(message, retry_after=ends_in(limit.window, now))
+    message = (
+        f"{subject_label} has used its {amount}{when} (limit {applicable_limit.name!r})"
+    )
+    return QuotaExceededError(
+        message, retry_after=seconds_to_reset(limit.window, current_time)
+    )
 
 
-def sought(one: Applied, subject: Subject, credential: str = "") -> Sought:
-    """Whose use a limit counts. `credential` is that of a hosted quota: what its tenant used of it, where the quota
-    does not count keys or users apart."""
-    limit = one.limit
-    user = one.whose if limit.per == "user" else limit.user
-    key = one.whose if limit.per == "key" else limit.key
-    # A limit of an app's counts the calls that it makes on behalf of keys as well as those with its own.
+def usage_query(
+    applicable_limit: ApplicableLimit, subject: Subject, credential: str = ""
+) -> UsageQuery:
+    """Return the query for the recorded usage that a limit counts.
+
+    `credential` is that of a hosted quota: the query then covers the tenant's use of
+    it, unless the quota counts keys or users separately.
+    """
+    limit = applicable_limit.limit
+    user = applicable_limit.subject_value if limit.per == "user" else limit.user
+    key = applicable_limit.subject_value if limit.per == "key" else limit.key
+    # A limit of an app counts the calls it makes on behalf of keys as well as those
+    # with its own key.
     is_apps = limit.key.startswith("app:")
     if user:
-        return Sought(subject.tenant, "user", user, key, is_apps)
+        return UsageQuery(subject.tenant, "user", user, key, is_apps)
     if key:
-        return Sought(subject.tenant, "key", key, is_apps=is_apps)
-    return Sought(subject.tenant, "credential", credential) if credential else Sought(subject.tenant, "tenant")
+        return UsageQuery(subject.tenant, "key", key, is_apps=is_apps)
+    return (
+        UsageQuery(subject.tenant, "credential", credential)
+        if credential
+        else UsageQuery(subject.tenant, "tenant")
+    )
 
 
-def days_of(window: Window, now: float) -> tuple[int, int]:
-    """The first and the last day (days since 1970) of the calendar window that a moment lies in."""
-    first = int(began(window, now) // _DAY)
-    ends = ends_in(window, now)
-    return first, _LAST_DAY if ends is None else int((now + ends) // _DAY) - 1
+def window_days(window: Window, current_time: float) -> tuple[int, int]:
+    """Return the first and the last day (days since 1970) of the calendar window that
+    holds the moment."""
+    first = int(window_start(window, current_time) // _DAY)
+    ends = seconds_to_reset(window, current_time)
+    return first, _LAST_DAY if ends is None else int((current_time + ends) // _DAY) - 1
 
 
-def drains_within(window: Window) -> float | None:
-    """The seconds within which a limit's counter drains; None for those that count by the calendar."""
-    return _DRAINS.get(window)
+def drain_seconds(window: Window) -> float | None:
+    """Return the seconds in which a limit's counter drains; None for calendar windows."""
+    return _DRAIN_SECONDS.get(window)
 
 
-def level_of(one: Applied, used: Iterable[Used], now: float) -> float:
-    """Where a counter starts that was used so, bucket by bucket in their order."""
-    level, then = 0.0, 0.0
-    for each in used:
-        if not fits(one.limit.model, each.model) or (one.limit.per == "model" and each.model != one.whose):
+def initial_level(
+    applicable_limit: ApplicableLimit, used: Iterable[UsageTotal], current_time: float
+) -> float:
+    """Return the initial level of a counter from recorded usage, given in order of
+    time."""
+    level, previous_time = 0.0, 0.0
+    for usage_bucket in used:
+        if not matches_pattern(applicable_limit.limit.model, usage_bucket.model) or (
+            applicable_limit.limit.per == "model"
+            and usage_bucket.model != applicable_limit.subject_value
+        ):
             continue
-        # As if at the end of its seconds: what drained since then is rather too little than too much.
-        at = min(now, (each.bucket + 1) * MOMENT)
-        level = max(0.0, level - one.refill * max(0.0, at - then)) + _taken_of(one.limit, each)
-        then = at
-    return max(0.0, level - one.refill * max(0.0, now - then)) if one.refill else level
+        # Usage counts as if it happened at the end of its bucket. That drains rather
+        # too little than too much.
+        timestamp = min(current_time, (usage_bucket.bucket + 1) * SHORT_BUCKET_SECONDS)
+        # Replay the leaky bucket: drain since the previous bucket, then add this one.
+        level = max(
+            0.0, level - applicable_limit.refill * max(0.0, timestamp - previous_time)
+        ) + _used_amount(applicable_limit.limit, usage_bucket)
+        previous_time = timestamp
+    return (
+        max(
+            0.0,
+            level - applicable_limit.refill * max(0.0, current_time - previous_time),
+        )
+        if applicable_limit.refill
+        else level
+    )
 
 
-def _taken_of(limit: Limit, used: Used) -> float:
+def _used_amount(limit: Limit, used: UsageTotal) -> float:
+    """Return how much of the limit's unit was used in a usage bucket."""
     match limit.unit:
         case "tokens":
             return float(used.tokens)
@@ -265,12 +401,20 @@ def _taken_of(limit: Limit, used: Used) -> float:
 
 
 async def reserve(
-    counters: Counters, name: str, charges: Sequence[Charge], seed: Callable[[Sequence[str]], Awaitable[None]]
+    counters: Counters,
+    name: str,
+    charges: Sequence[Charge],
+    seed: Callable[[Sequence[str]], Awaitable[None]],
 ) -> Refusal | None:
-    """Reserve, after starting those counters that are not there yet."""
+    """Reserve the charges, after initialising the counters that do not exist yet.
+
+    Returns the refusal, or None if everything was reserved.
+    """
     while True:
         try:
             return await counters.reserve(name, charges)
         except UnseededError as error:
             await seed(error.names)
+            # Yield to the event loop, so that a counter that is evicted again and again
+            # cannot block it.
             await asyncio.sleep(0)

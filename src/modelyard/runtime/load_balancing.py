@@ -1,7 +1,9 @@
-"""Which deployment (a model with one set of secrets) serves the next call, and which ones rest.
+"""Load balancing: which deployment (a model with one credential) serves the next call,
+and which are in cooldown.
 
-The choice is a pure function of what is known; what is known is kept here, for this process. A rest ends with one real
-call as its probe: nobody pays for pings.
+The choice is a pure function of the observed health, which is stored here for this
+process only. A cooldown ends with one real call as its probe, so no call is made just
+for probing.
 """
 
 import hashlib
@@ -21,22 +23,25 @@ from modelyard.base.errors import (
 )
 from modelyard.tenancy.kinds import Limit, Strategy
 
-_LONGEST_REST = 25.0
-"""So long a credential that keeps failing rests at most: that it works again is noticed by then."""
-_LONGEST_LIMITED = 300.0
-_FAILURES = 3
-"""So many in a row of the provider's own failures, and the deployment rests."""
-_EWMA = 0.2
-_SLOW = 5.0
+_MAX_FAILURE_COOLDOWN = 25.0
+"""The longest cooldown of a failing credential in seconds; a recovered one is used
+again within this time."""
+_MAX_RATE_LIMIT_COOLDOWN = 300.0
+_FAILURES_BEFORE_COOLDOWN = 3
+"""How many consecutive failures of the provider put a deployment in cooldown."""
+# The weight of the newest sample in the moving average of the latency.
+_EWMA_WEIGHT = 0.2
+# A deployment is slow if its latency is this many times the median of its peers.
+_SLOW_FACTOR = 5.0
 _SLOW_SAMPLES = 20
-_LOOK_EVERY = 8
-"""After so many answers it is looked whether one is much slower than the others."""
+_LATENCY_CHECK_INTERVAL = 8
+"""After how many answers the latencies of the deployments are compared."""
 _PERCENTILE_SAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Credential:
-    """One set of secrets. `repr` leaves the secrets out."""
+    """One credential of a provider. `repr` leaves the secret values out."""
 
     id: str
     name: str
@@ -44,16 +49,19 @@ class Credential:
     weight: float = 1.0
     priority: int = 0
     domain: str = ""
-    """Credentials that share a quota at the provider rest together."""
+    """The name of a quota that several credentials share at the provider; they are in
+    cooldown together."""
     quotas: tuple[tuple[str, Limit], ...] = ()
-    """For a hosted credential: what each tenant may use of it, (id, limit) each."""
+    """For a hosted credential: the limits of its use for each tenant, as (id, limit).
+    """
     owner: str = ""
-    """The tenant whose row it is: the domain is a word among its own credentials. Empty for the settings'."""
+    """The tenant that owns the credential; its `domain` is compared within that tenant
+    only. Empty for credentials in the settings."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deployment:
-    """A model with one set of secrets."""
+    """A model with one credential: the unit that calls are balanced over."""
 
     id: str
     provider: str
@@ -62,36 +70,48 @@ class Deployment:
     weight: float = 1.0
     priority: int = 0
     price: float = 0.0
-    """For comparing: what a thousand tokens in and out cost; unknown counts as dear."""
+    """The cost of 1,000 tokens in plus 1,000 out, for comparison. An unknown price
+    counts as infinite."""
     name: str = field(init=False)
-    places: tuple[str, ...] = field(init=False)
-    """What may rest on its account: itself, its credential, the quota that it shares."""
+    cooldown_keys: tuple[str, ...] = field(init=False)
+    """The keys under which this deployment can be in cooldown: its own, its
+    credential's, and that of the shared quota."""
 
     def __post_init__(self) -> None:
         credential = self.credential
-        name = f"{self.provider}/{self.model}" + (f" with {credential.name}" if credential else "")
+        name = f"{self.provider}/{self.model}" + (
+            f" with {credential.name}" if credential else ""
+        )
+        # The class is frozen, so derived fields have to be set through `object`.
         object.__setattr__(self, "name", name)
-        places = (self.id,) if credential is None else (self.id, credential.id)
+        cooldown_keys = (self.id,) if credential is None else (self.id, credential.id)
         if credential is not None and credential.domain:
-            places = (*places, f"quota of {credential.owner}/{credential.domain}")
-        object.__setattr__(self, "places", places)
+            cooldown_keys = (
+                *cooldown_keys,
+                f"quota of {credential.owner}/{credential.domain}",
+            )
+        object.__setattr__(self, "places", cooldown_keys)
 
 
 @dataclass(slots=True)
-class _Rest:
+class _Cooldown:
+    """A cooldown of one key."""
+
     until: float
     failures: int
     is_soft: bool
-    """Whether it is for failures of the provider's own, of which never more than half of a group rests."""
+    """Whether it is for failures of the provider itself. At most half of a group is in
+    such a cooldown at a time."""
     is_probing: bool = False
 
 
-class Health:
-    """What this process has seen of deployments."""
+class DeploymentHealth:
+    """What this process has observed of the deployments: cooldowns, failures, calls in
+    flight and latencies."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._rests: dict[str, _Rest] = {}
+        self._cooldowns: dict[str, _Cooldown] = {}
         self._failures: dict[str, int] = {}
         self._in_flight: dict[str, int] = {}
         self._latency: dict[str, float] = {}
@@ -100,173 +120,293 @@ class Health:
     # what is known
 
     def wait(self, deployment: Deployment) -> float:
-        """Seconds until it may be tried; 0 for at once, infinity while its probe is under way."""
-        rests = self._rests
+        """Return the seconds until the deployment may be called: 0 for now, infinity
+        while its probe is running."""
+        # The usual case is no cooldown at all; it must cost nothing, since every call
+        # asks this for every deployment.
+        rests = self._cooldowns
         if not rests:
             return 0.0
-        now, longest = self._clock.monotonic(), 0.0
-        for place in deployment.places:
-            if (rest := rests.get(place)) is not None:
-                longest = max(longest, rest.until - now, float("inf") if rest.is_probing else 0.0)
+        current_time, longest = self._clock.monotonic(), 0.0
+        for cooldown_key in deployment.cooldown_keys:
+            if (cooldown := rests.get(cooldown_key)) is not None:
+                longest = max(
+                    longest,
+                    cooldown.until - current_time,
+                    float("inf") if cooldown.is_probing else 0.0,
+                )
         return longest
 
     @property
-    def is_anything_resting(self) -> bool:
-        return bool(self._rests)
+    def has_cooldowns(self) -> bool:
+        """Whether any key is in cooldown."""
+        return bool(self._cooldowns)
 
     def in_flight(self, deployment: Deployment) -> int:
+        """Return the number of calls that the deployment is serving."""
         return self._in_flight.get(deployment.id, 0)
 
     def latency(self, deployment: Deployment) -> float:
-        """Seconds to the first chunk, of late; 0 where nobody knows, so that it is found out."""
+        """Return the average seconds to the first chunk, recent calls weighted most.
+
+        0 if there is no sample, so that the deployment is tried and measured.
+        """
         return self._latency.get(deployment.id, 0.0)
 
     def clear(self) -> None:
-        """Forget every rest: somebody knows that all is well again."""
-        self._rests.clear()
+        """End every cooldown, for example after an operator has fixed the cause."""
+        self._cooldowns.clear()
         self._failures.clear()
 
-    def resting(self) -> dict[str, float]:
-        """What rests → seconds that it will still."""
-        now = self._clock.monotonic()
-        return {place: rest.until - now for place, rest in self._rests.items() if rest.until > now}
+    def in_cooldown(self) -> dict[str, float]:
+        """Return the remaining seconds of each cooldown, by key."""
+        current_time = self._clock.monotonic()
+        return {
+            cooldown_key: cooldown.until - current_time
+            for cooldown_key, cooldown in self._cooldowns.items()
+            if cooldown.until > current_time
+        }
 
     # what happens
 
     def begin(self, deployment: Deployment) -> None:
+        """Count a call as in flight. If a cooldown of the deployment has run out, this
+        call is its probe."""
         self._in_flight[deployment.id] = self._in_flight.get(deployment.id, 0) + 1
-        if self._rests:
-            for place in deployment.places:
-                if (rest := self._rests.get(place)) is not None:
-                    rest.is_probing = True
+        if self._cooldowns:
+            for cooldown_key in deployment.cooldown_keys:
+                if (cooldown := self._cooldowns.get(cooldown_key)) is not None:
+                    # Other calls must wait for the result of the probe.
+                    cooldown.is_probing = True
 
     def end(self, deployment: Deployment) -> None:
+        """Count a call as finished. Must be called once for each `begin`."""
         left = self._in_flight[deployment.id] - 1
         if left:
             self._in_flight[deployment.id] = left
         else:
             del self._in_flight[deployment.id]
-        if self._rests:
-            for place in deployment.places:
-                if (rest := self._rests.get(place)) is not None:
-                    rest.is_probing = False
+        if self._cooldowns:
+            for cooldown_key in deployment.cooldown_keys:
+                if (cooldown := self._cooldowns.get(cooldown_key)) is not None:
+                    cooldown.is_probing = False
 
     def served(self, deployment: Deployment, seconds: float) -> None:
-        """Its first chunk came after so long."""
-        known = self._latency.get(deployment.id)
-        self._latency[deployment.id] = seconds if known is None else known + _EWMA * (seconds - known)
+        """Record a success: the first chunk came after `seconds`. Ends the cooldowns
+        that have run out."""
+        previous = self._latency.get(deployment.id)
+        self._latency[deployment.id] = (
+            seconds
+            if previous is None
+            else previous + _EWMA_WEIGHT * (seconds - previous)
+        )
         self._samples[deployment.id] = self._samples.get(deployment.id, 0) + 1
-        if self._failures or self._rests:
-            now = self._clock.monotonic()
-            for place in deployment.places:
-                self._failures.pop(place, None)
-                # An answer to a call from before the rest began is no reason to end it.
-                if (rest := self._rests.get(place)) is not None and rest.until <= now:
-                    del self._rests[place]
+        if self._failures or self._cooldowns:
+            current_time = self._clock.monotonic()
+            for cooldown_key in deployment.cooldown_keys:
+                self._failures.pop(cooldown_key, None)
+                # A call that started before the cooldown proves nothing about the
+                # present, so it does not end the cooldown.
+                if (
+                    cooldown := self._cooldowns.get(cooldown_key)
+                ) is not None and cooldown.until <= current_time:
+                    del self._cooldowns[cooldown_key]
 
-    def rest(self, place: str, seconds: float, *, is_soft: bool = False, failures: int = 1) -> None:
-        """Rest for `seconds`; a longer rest that is already running stays."""
+    def cool_down(
+        self,
+        cooldown_key: str,
+        seconds: float,
+        *,
+        is_soft: bool = False,
+        failures: int = 1,
+    ) -> None:
+        """Put a key in cooldown for `seconds`. A cooldown that ends later stays as it
+        is."""
         until = self._clock.monotonic() + seconds
-        before = self._rests.get(place)
-        if before is not None and before.until > until:
+        previous = self._cooldowns.get(cooldown_key)
+        if previous is not None and previous.until > until:
             return
-        self._rests[place] = _Rest(until, failures, is_soft)
+        self._cooldowns[cooldown_key] = _Cooldown(until, failures, is_soft)
 
-    def failed(self, deployment: Deployment, error: InvokeError, group: Sequence[Deployment]) -> float:
-        """Let rest what is to blame. Seconds, 0 where nothing is or nothing may."""
-        own, *above = deployment.places
-        credential = above[0] if above else own
+    def failed(
+        self, deployment: Deployment, error: InvokeError, group: Sequence[Deployment]
+    ) -> float:
+        """Put what caused the error in cooldown. Returns the seconds; 0 if nothing is
+        to blame or nothing may be put in cooldown.
+
+        A rate limit affects the model with this credential, or the shared quota; a
+        refused credential affects all its models; a failing server affects the
+        deployment.
+        """
+        own_key, *shared_keys = deployment.cooldown_keys
+        credential = shared_keys[0] if shared_keys else own_key
         if isinstance(error, InvokeRateLimitError) and error.cooldown:
-            # Providers limit each model for itself, unless several credentials were said to share a quota.
-            is_shared = deployment.credential is not None and bool(deployment.credential.domain)
-            return self._limited(above[-1] if is_shared else own, error, group)
+            # Providers limit each model separately, unless the credentials are
+            # configured to share a quota.
+            is_shared = deployment.credential is not None and bool(
+                deployment.credential.domain
+            )
+            return self._cool_down_limited(
+                shared_keys[-1] if is_shared else own_key, error, group
+            )
         if isinstance(error, InvokeAuthorizationError | InvokeConnectionError):
-            place = credential if isinstance(error, InvokeAuthorizationError) else own
-            return self._grown(place, error.rest or error.cooldown, error.retry_after, group)
+            cooldown_key = (
+                credential if isinstance(error, InvokeAuthorizationError) else own_key
+            )
+            return self._next_cooldown(
+                cooldown_key,
+                error.cooldown_seconds or error.cooldown,
+                error.retry_after,
+                group,
+            )
         if not isinstance(error, InvokeServerUnavailableError):
             return 0.0
-        failures = self._failures[own] = self._failures.get(own, 0) + 1
-        if failures < _FAILURES and error.retry_after is None:
+        # A single failure of the server may be chance; a cooldown starts after several
+        # in a row, or if the server asks for one.
+        failures = self._failures[own_key] = self._failures.get(own_key, 0) + 1
+        if failures < _FAILURES_BEFORE_COOLDOWN and error.retry_after is None:
             return 0.0
-        return self._soft(deployment, error.retry_after or 10.0, group)
+        return self._limit_cooldown_share(deployment, error.retry_after or 10.0, group)
 
-    def _limited(self, place: str, error: InvokeError, group: Sequence[Deployment]) -> float:
-        before = self._rests.get(place)
-        failures = before.failures + 1 if before else 1
-        asked = error.retry_after
-        if asked is None:
+    def _cool_down_limited(
+        self, cooldown_key: str, error: InvokeError, group: Sequence[Deployment]
+    ) -> float:
+        """Put a rate-limited key in cooldown: as long as the provider asked for, else
+        doubling with each failure."""
+        previous = self._cooldowns.get(cooldown_key)
+        failures = previous.failures + 1 if previous else 1
+        requested_seconds = error.retry_after
+        if requested_seconds is None:
+            # Without alternatives a cooldown would only replace the provider's error
+            # with our own.
             if len(group) <= 1:
-                return 0.0  # a rest that nobody asked for would only hide the real error
-            asked = min(_LONGEST_LIMITED, error.cooldown * 2 ** (failures - 1))
-        self.rest(place, asked, failures=failures)
-        return asked
+                # A cooldown that the provider did not ask for would only hide the real
+                # error.
+                return 0.0
+            requested_seconds = min(
+                _MAX_RATE_LIMIT_COOLDOWN, error.cooldown * 2 ** (failures - 1)
+            )
+        self.cool_down(cooldown_key, requested_seconds, failures=failures)
+        return requested_seconds
 
-    def _grown(self, place: str, base: float, asked: float | None, group: Sequence[Deployment]) -> float:
-        if len(group) <= 1 and asked is None:
+    def _next_cooldown(
+        self,
+        cooldown_key: str,
+        base: float,
+        requested_seconds: float | None,
+        group: Sequence[Deployment],
+    ) -> float:
+        """Put a key in cooldown; without a time from the provider it doubles with each
+        failure."""
+        if len(group) <= 1 and requested_seconds is None:
             return 0.0
-        before = self._rests.get(place)
-        failures = before.failures + 1 if before else 1
-        seconds = asked if asked is not None else min(_LONGEST_REST, base * 2 ** (failures - 1))
-        self.rest(place, seconds, failures=failures)
+        previous = self._cooldowns.get(cooldown_key)
+        failures = previous.failures + 1 if previous else 1
+        seconds = (
+            requested_seconds
+            if requested_seconds is not None
+            else min(_MAX_FAILURE_COOLDOWN, base * 2 ** (failures - 1))
+        )
+        self.cool_down(cooldown_key, seconds, failures=failures)
         return seconds
 
-    def _soft(self, deployment: Deployment, base: float, group: Sequence[Deployment]) -> float:
-        """For failures of the provider's own: all of a group may have them, and somebody must be asked."""
-        others = sum(1 for one in group if one is not deployment and self._is_soft(one))
-        before = self._rests.get(deployment.id)
-        if before is None and (others + 1) * 2 > len(group):
+    def _limit_cooldown_share(
+        self, deployment: Deployment, base: float, group: Sequence[Deployment]
+    ) -> float:
+        """Put a deployment in cooldown for failures of the provider itself.
+
+        Returns 0 without a cooldown if more than half of the group would be affected:
+        every deployment may fail in an outage, and some must stay available.
+        """
+        peers_cooling_down = sum(
+            1 for peer in group if peer is not deployment and self._is_soft(peer)
+        )
+        previous = self._cooldowns.get(deployment.id)
+        # This rule is for new cooldowns only; a deployment that failed its probe goes
+        # back in cooldown.
+        if previous is None and (peers_cooling_down + 1) * 2 > len(group):
             return 0.0
-        failures = before.failures + 1 if before else 1
-        seconds = min(_LONGEST_REST, base * 2 ** (failures - 1))
-        self.rest(deployment.id, seconds, is_soft=True, failures=failures)
+        failures = previous.failures + 1 if previous else 1
+        seconds = min(_MAX_FAILURE_COOLDOWN, base * 2 ** (failures - 1))
+        self.cool_down(deployment.id, seconds, is_soft=True, failures=failures)
         return seconds
 
     def _is_soft(self, deployment: Deployment) -> bool:
-        rest = self._rests.get(deployment.id)
-        return rest is not None and rest.is_soft and rest.until > self._clock.monotonic()
+        """Return whether the deployment is in cooldown for failures of the provider."""
+        cooldown = self._cooldowns.get(deployment.id)
+        return (
+            cooldown is not None
+            and cooldown.is_soft
+            and cooldown.until > self._clock.monotonic()
+        )
 
-    def watch_latency(self, deployment: Deployment, group: Sequence[Deployment]) -> float:
-        """Let one rest that takes many times as long as the others; seconds."""
+    def watch_latency(
+        self, deployment: Deployment, group: Sequence[Deployment]
+    ) -> float:
+        """Put a deployment in cooldown that is much slower than the median of its
+        peers. Returns the seconds, else 0."""
         if self._samples.get(deployment.id, 0) < _SLOW_SAMPLES or len(group) < 3:
             return 0.0
-        others = sorted(self.latency(one) for one in group if one is not deployment and self.latency(one))
-        if not others or self.latency(deployment) < _SLOW * others[len(others) // 2] or self._is_soft(deployment):
+        peer_latencies = sorted(
+            self.latency(peer)
+            for peer in group
+            if peer is not deployment and self.latency(peer)
+        )
+        if (
+            not peer_latencies
+            or self.latency(deployment)
+            < _SLOW_FACTOR * peer_latencies[len(peer_latencies) // 2]
+            or self._is_soft(deployment)
+        ):
             return 0.0
+        # Forget the samples, so that the deployment is measured from scratch after the
+        # cooldown.
         self._samples[deployment.id] = 0
         self._latency.pop(deployment.id, None)
-        return self._soft(deployment, 10.0, group)
+        return self._limit_cooldown_share(deployment, 10.0, group)
 
 
-# ------------------------------------------------------------------------------------------------ strategies
+# --------------------------------------------------------------------------- strategies
 
 
-def pick(deployments: Sequence[Deployment], turn: int) -> Deployment:
-    """Round the circle."""
-    return deployments[turn % len(deployments)]
+def round_robin(deployments: Sequence[Deployment], turn_index: int) -> Deployment:
+    """Return the next deployment in round-robin order."""
+    return deployments[turn_index % len(deployments)]
 
 
-def weighted(deployments: Sequence[Deployment], share: float) -> Deployment:
-    """`share`, from 0 to 1, of all the weight."""
-    left = share * sum(max(0.0, one.weight) for one in deployments)
-    for one in deployments:
-        left -= max(0.0, one.weight)
+def weighted_pick(deployments: Sequence[Deployment], fraction: float) -> Deployment:
+    """Return a deployment by weighted choice. `fraction`, from 0 to 1, is the position
+    in the sum of the weights."""
+    left = fraction * sum(max(0.0, deployment.weight) for deployment in deployments)
+    for deployment in deployments:
+        left -= max(0.0, deployment.weight)
         if left < 0:
-            return one
+            return deployment
+    # Rounding, or weights that are all 0, can leave the loop without a result.
     return deployments[-1]
 
 
-def stuck(deployments: Sequence[Deployment], key: str) -> Deployment:
-    """The same for the same key, while it is there; with another gone or come, most keys stay where they are."""
-    return max(deployments, key=lambda one: hashlib.blake2b(f"{key}\0{one.id}".encode(), digest_size=8).digest())
+def rendezvous_pick(deployments: Sequence[Deployment], key: str) -> Deployment:
+    """Return the same deployment for the same key while it is available (rendezvous
+    hashing).
+
+    If a deployment is added or removed, only the keys that it wins or had won move.
+    """
+    return max(
+        deployments,
+        key=lambda deployment: hashlib.blake2b(
+            f"{key}\0{deployment.id}".encode(), digest_size=8
+        ).digest(),
+    )
 
 
 class LBModelManager:
-    """The deployments that may serve a call to one model or route, and which is next."""
+    """Chooses among the deployments that may serve calls to one model or route."""
 
     def __init__(
         self,
         deployments: Sequence[Deployment],
-        health: Health,
+        health: DeploymentHealth,
         *,
         strategy: Strategy = "round_robin",
         patience: float = 2.0,
@@ -276,102 +416,140 @@ class LBModelManager:
         self.health = health
         self.strategy: Strategy = strategy
         self.patience = patience
-        """Seconds to wait for one to be rested rather than to refuse the call."""
+        """Seconds to wait for a cooldown to end before the call is refused."""
         self._rng = rng
         self._turn = 0
-        self._first = min((one.priority for one in deployments), default=0)
-        self._has_priorities = any(one.priority != self._first for one in deployments)
+        # Lower numbers have precedence; priorities cost nothing if all are equal.
+        self._first_priority = min(
+            (deployment.priority for deployment in deployments), default=0
+        )
+        self._has_priorities = any(
+            deployment.priority != self._first_priority for deployment in deployments
+        )
         self._times: deque[float] = deque(maxlen=_PERCENTILE_SAMPLES)
 
-    def fetch_next(self, *, without: Collection[str] = (), sticky: str = "") -> Deployment | None:
-        """The next that neither rests nor is in `without`; None where all do."""
+    def fetch_next(
+        self, *, excluded_ids: Collection[str] = (), sticky: str = ""
+    ) -> Deployment | None:
+        """Return the next deployment that is neither in cooldown nor in `excluded_ids`;
+        None if there is none.
+
+        With `sticky`, the same value gets the same deployment while it is available.
+        """
         health = self.health
-        if without or health.is_anything_resting:
-            free = [one for one in self.deployments if one.id not in without and not health.wait(one) > 0]
+        if excluded_ids or health.has_cooldowns:
+            free = [
+                deployment
+                for deployment in self.deployments
+                if deployment.id not in excluded_ids and not health.wait(deployment) > 0
+            ]
         else:
             free = self.deployments
         if not free:
             return None
         if self._has_priorities:
-            first = min(one.priority for one in free)
-            free = [one for one in free if one.priority == first]
+            first = min(deployment.priority for deployment in free)
+            free = [deployment for deployment in free if deployment.priority == first]
         if len(free) == 1:
             return free[0]
-        return stuck(free, sticky) if sticky else self._chosen(free)
+        return rendezvous_pick(free, sticky) if sticky else self._choose(free)
 
-    def _chosen(self, free: Sequence[Deployment]) -> Deployment:
+    def _choose(self, free: Sequence[Deployment]) -> Deployment:
+        """Choose by the configured strategy."""
         self._turn += 1
         match self.strategy:
             case "round_robin":
-                return pick(free, self._turn - 1) if len(free) == len(self.deployments) else self._next_of(free)
+                return (
+                    round_robin(free, self._turn - 1)
+                    if len(free) == len(self.deployments)
+                    else self._next_free(free)
+                )
             case "weighted":
-                return weighted(free, self._rng())
+                return weighted_pick(free, self._rng())
             case "random":
                 return free[int(self._rng() * len(free))]
             case "least_in_flight":
-                return min(self._around(free), key=self.health.in_flight)
+                return min(self._rotate(free), key=self.health.in_flight)
             case "lowest_cost":
-                return min(self._around(free), key=lambda one: one.price)
+                return min(self._rotate(free), key=lambda deployment: deployment.price)
             case "lowest_latency":
-                # The better of two picked at random: the best of all would be overrun.
-                one, other = (free[int(self._rng() * len(free))] for _ in range(2))
-                return min(one, other, key=self._slowness)
+                # Power of two choices: the better of two random ones. If all took the
+                # best one, it would be overloaded at once.
+                first_pick, second_pick = (
+                    free[int(self._rng() * len(free))] for _ in range(2)
+                )
+                return min(first_pick, second_pick, key=self._latency_score)
 
-    def _slowness(self, deployment: Deployment) -> float:
+    def _latency_score(self, deployment: Deployment) -> float:
+        """Return a score, the latency scaled by the calls in flight; lower is better."""
         return self.health.latency(deployment) * (1 + self.health.in_flight(deployment))
 
-    def _around(self, free: Sequence[Deployment]) -> Sequence[Deployment]:
-        """From the next one on, so that equals take turns."""
+    def _rotate(self, free: Sequence[Deployment]) -> Sequence[Deployment]:
+        """Rotate the deployments so that equal ones are chosen in turn: `min` returns
+        the first of equals."""
         start = self._turn % len(free)
         return [*free[start:], *free[:start]]
 
-    def _next_of(self, free: Sequence[Deployment]) -> Deployment:
-        """The next that is free, round the whole circle: a rest must not shift the turns of the others."""
+    def _next_free(self, free: Sequence[Deployment]) -> Deployment:
+        """Return the next free deployment in the order of all deployments, so that a
+        cooldown does not shift the turns of the others."""
         size = len(self.deployments)
-        here = {one.id for one in free}
+        free_ids = {deployment.id for deployment in free}
         for step in range(size):
-            one = self.deployments[(self._turn - 1 + step) % size]
-            if one.id in here:
+            deployment = self.deployments[(self._turn - 1 + step) % size]
+            if deployment.id in free_ids:
                 self._turn += step
-                return one
+                return deployment
         return free[0]
 
     def cooldown(self, deployment: Deployment, error: InvokeError) -> float:
-        """Let what is to blame for an error rest. Seconds."""
+        """Put what caused the error in cooldown. Returns the seconds, 0 for none."""
         return self.health.failed(deployment, error, self.deployments)
 
-    def soonest(self) -> float:
-        """Seconds until one of them is rested; infinity where each is being tried."""
-        return min((self.health.wait(one) for one in self.deployments), default=0.0)
+    def next_available_in(self) -> float:
+        """Return the seconds until the first deployment is available; infinity if all
+        are being probed."""
+        return min(
+            (self.health.wait(deployment) for deployment in self.deployments),
+            default=0.0,
+        )
 
-    def skipped(self) -> dict[str, float]:
-        """Those that rest → seconds."""
-        waits = ((one.name, self.health.wait(one)) for one in self.deployments)
+    def skipped_deployments(self) -> dict[str, float]:
+        """Return the deployments in cooldown with the remaining seconds, for the log."""
+        waits = (
+            (deployment.name, self.health.wait(deployment))
+            for deployment in self.deployments
+        )
+        # Infinity is not valid JSON, so it is capped.
         return {name: round(min(wait, 1e6), 3) for name, wait in waits if wait > 0}
 
     def served(self, deployment: Deployment, seconds: float) -> None:
-        """Its first chunk came after so long."""
+        """Record that the first chunk came after `seconds`."""
         self.health.served(deployment, seconds)
         self._times.append(seconds)
-        if len(self.deployments) > 2 and self._turn % _LOOK_EVERY == 0:
+        # The median of the peers means something only with at least two of them.
+        if len(self.deployments) > 2 and self._turn % _LATENCY_CHECK_INTERVAL == 0:
             self.health.watch_latency(deployment, self.deployments)
 
-    def percentile(self, share: float) -> float | None:
-        """Seconds within which so many of the last calls had their first chunk; None while too few are known."""
+    def percentile(self, percent: float) -> float | None:
+        """Return the seconds within which that percentage of the recent calls had their
+        first chunk; None with fewer than 20 samples."""
         if len(self._times) < 20:
             return None
         ordered = sorted(self._times)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * share / 100))]
+        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where a call may go."""
+    """The deployments that may serve a call, and how to use them."""
 
     groups: Sequence[LBModelManager]
-    """The model's own deployments, then those of each model to fail over to."""
+    """First the model's own deployments, then those of each failover model."""
     sticky: str = ""
-    """`user`, `prompt` or nothing."""
+    """What the session affinity is based on: `user` or `prompt`; empty for no affinity.
+    """
     hedge_after: float | None = None
-    """A percentile of the times to the first chunk."""
+    """The percentile of the time to the first chunk after which a second attempt
+    starts; None for no hedging."""
     continue_streams: bool = False

@@ -1,4 +1,5 @@
-"""One model of one tenant, its policies around it: six ways to call, each a stream or its fold."""
+"""One model of one tenant with its policies. Each type of model has its call method;
+streams and complete results share one path."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -7,21 +8,25 @@ from typing import Any, TypedDict, Unpack
 import msgspec
 
 from modelyard.base.clock import Clock
-from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError, NotFoundError
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeServerUnavailableError,
+    NotFoundError,
+)
 from modelyard.base.ids import new_id
 from modelyard.models.base import AnyModel, LargeLanguageModel
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import AIModelEntity, PriceInfo, PriceType
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
-from modelyard.models.parameters import validated
+from modelyard.models.parameters import validate_parameters
 from modelyard.models.pricing import get_price
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Chunks, ModelType
-from modelyard.models.verbatim import VerbatimRequest
+from modelyard.models.verbatim import PassthroughRequest
 from modelyard.runtime.callbacks import Callback
 from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.pipeline import Call, compose
@@ -29,16 +34,18 @@ from modelyard.runtime.policies.observe import Observe
 from modelyard.tenancy.caller import Caller
 
 
-class How(TypedDict, total=False):
-    """What may be said of any call."""
+class CallOptions(TypedDict, total=False):
+    """Options that every call accepts."""
 
     callbacks: tuple[Callback, ...]
     timeout: float | None
-    """Seconds for the whole call; the settings' total where nothing is said."""
+    """The timeout of the whole call in seconds. The configured total applies if it is
+    absent."""
 
 
 class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
-    """Call it with the method of its type; a method of another type raises NotFoundError."""
+    """A model that can be called. Call the method of its type; another type's method
+    raises NotFoundError."""
 
     caller: Caller
     provider: str
@@ -50,87 +57,142 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     credentials: Callable[[], Mapping[str, Any]]
     total_timeout: float | None = None
-    may_pass_on: bool = False
-    """Whether calls may be passed on as they came: nobody wants to read along."""
-    passing: dict[tuple[str, ...], bool] = {}
-    """What was found of that, by format and parameters."""
+    allows_passthrough: bool = False
+    """Whether requests may be passed through unchanged, because nothing in this server
+    needs to read them."""
+    passthrough_cache: dict[tuple[str, ...], bool] = {}
+    """A cache of `passes_on`, by wire format and model parameters."""
     route: str = ""
-    """The route that was named in the place of a model."""
+    """The name of the route if one was named instead of a model; empty otherwise."""
     context: Context | None = None
 
     @property
     def tenant(self) -> str:
+        """The tenant that the calls are made for."""
         return self.caller.tenant
 
     @property
     def name(self) -> str:
+        """The full name, `provider/model`."""
         return f"{self.provider}/{self.model}"
 
     def stream_llm(
-        self, request: LLMRequest, *, callbacks: tuple[Callback, ...] = (), timeout: float | None = None
+        self,
+        request: LLMRequest,
+        *,
+        callbacks: tuple[Callback, ...] = (),
+        timeout: float | None = None,
     ) -> AsyncGenerator[LLMResultChunk, None]:
-        """Chunks as they come. Closing the generator ends the call upstream."""
-        return self._stream(ModelType.LLM, self._checked(request), request.user, callbacks, timeout)
+        """Stream a chat completion. Closing the generator cancels the call upstream."""
+        return self._stream(
+            ModelType.LLM, self._checked(request), request.user, callbacks, timeout
+        )
 
-    def stream_verbatim(self, request: VerbatimRequest) -> AsyncGenerator[LLMResultChunk, None]:
-        """The answer to a call that `passes_on`: its bytes, or chunks where another server answered in the end."""
+    def stream_verbatim(
+        self, request: PassthroughRequest
+    ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Stream the response of a passthrough call: raw bytes, or chunks if a
+        different server answered after a failover.
+
+        Use it only if `passes_on` returns True for the request.
+        """
         return self._stream(ModelType.LLM, request, request.user, (), None)
 
     async def invoke_llm(
-        self, request: LLMRequest, *, callbacks: tuple[Callback, ...] = (), timeout: float | None = None
+        self,
+        request: LLMRequest,
+        *,
+        callbacks: tuple[Callback, ...] = (),
+        timeout: float | None = None,
     ) -> LLMResult:
-        async with aclosing(self.stream_llm(request, callbacks=callbacks, timeout=timeout)) as chunks:
+        """Return the complete result of a chat completion."""
+        async with aclosing(
+            self.stream_llm(request, callbacks=callbacks, timeout=timeout)
+        ) as chunks:
             return await LLMResult.collect(chunks)
 
-    async def invoke_text_embedding(self, request: TextEmbeddingRequest, **how: Unpack[How]) -> TextEmbeddingResult:
-        return await self._only(ModelType.TEXT_EMBEDDING, request, **how)
+    async def invoke_text_embedding(
+        self, request: TextEmbeddingRequest, **call_options: Unpack[CallOptions]
+    ) -> TextEmbeddingResult:
+        """Return the embeddings of the texts."""
+        return await self._single_result(
+            ModelType.TEXT_EMBEDDING, request, **call_options
+        )
 
-    async def invoke_rerank(self, request: RerankRequest, **how: Unpack[How]) -> RerankResult:
-        return await self._only(ModelType.RERANK, request, **how)
+    async def invoke_rerank(
+        self, request: RerankRequest, **call_options: Unpack[CallOptions]
+    ) -> RerankResult:
+        """Return the documents ranked by relevance to the query."""
+        return await self._single_result(ModelType.RERANK, request, **call_options)
 
-    async def invoke_moderation(self, request: ModerationRequest, **how: Unpack[How]) -> ModerationResult:
-        return await self._only(ModelType.MODERATION, request, **how)
+    async def invoke_moderation(
+        self, request: ModerationRequest, **call_options: Unpack[CallOptions]
+    ) -> ModerationResult:
+        """Return the moderation result of the text."""
+        return await self._single_result(ModelType.MODERATION, request, **call_options)
 
-    async def invoke_speech2text(self, request: Speech2TextRequest, **how: Unpack[How]) -> Speech2TextResult:
-        return await self._only(ModelType.SPEECH2TEXT, request, **how)
+    async def invoke_speech2text(
+        self, request: Speech2TextRequest, **call_options: Unpack[CallOptions]
+    ) -> Speech2TextResult:
+        """Return the transcript of the audio."""
+        return await self._single_result(ModelType.SPEECH2TEXT, request, **call_options)
 
     def invoke_tts(
-        self, request: TTSRequest, *, callbacks: tuple[Callback, ...] = (), timeout: float | None = None
+        self,
+        request: TTSRequest,
+        *,
+        callbacks: tuple[Callback, ...] = (),
+        timeout: float | None = None,
     ) -> AsyncGenerator[TTSResultChunk, None]:
+        """Stream synthesised speech as audio chunks."""
         return self._stream(ModelType.TTS, request, request.user, callbacks, timeout)
 
     async def count_tokens(self, request: LLMRequest) -> TokenCount:
-        """Prompt tokens before the call; says whether they were counted or estimated."""
+        """Count the prompt tokens of a request without calling the model. The result
+        says whether it is an estimate."""
         if not isinstance(self.callee, LargeLanguageModel):
             raise self._mismatch(ModelType.LLM)
         return await self.callee.count_tokens(self.model, self.credentials(), request)
 
-    def passes_on(self, request: VerbatimRequest) -> bool:
-        """Whether a call may be passed on as it came."""
-        if not self.may_pass_on:
+    def can_pass_through(self, request: PassthroughRequest) -> bool:
+        """Return whether a request can be passed through unchanged."""
+        if not self.allows_passthrough:
             return False
+        # The answer depends on the format and the parameters only, so it is computed
+        # once for each combination.
         key = (request.format, *request.model_parameters)
-        if (known := self.passing.get(key)) is None:
-            known = isinstance(self.callee, LargeLanguageModel) and self.callee.passes_on(
-                self.model, self.credentials(), request
-            )
-            self.passing[key] = known
-        if not known or not request.model_parameters or self.schema is None:
-            return known
-        accepted = validated(self.schema.parameter_rules, request.model_parameters, model=self.model)
-        return all(accepted.get(name, value) == value for name, value in request.model_parameters.items())
+        if (is_passthrough := self.passthrough_cache.get(key)) is None:
+            is_passthrough = isinstance(
+                self.callee, LargeLanguageModel
+            ) and self.callee.can_pass_through(self.model, self.credentials(), request)
+            self.passthrough_cache[key] = is_passthrough
+        if not is_passthrough or not request.model_parameters or self.schema is None:
+            return is_passthrough
+        # If a parameter rule would change a value, the request cannot be sent
+        # unchanged. Raises for a value that breaks its rule.
+        accepted = validate_parameters(
+            self.schema.parameter_rules, request.model_parameters, model=self.model
+        )
+        return all(
+            accepted.get(name, value) == value
+            for name, value in request.model_parameters.items()
+        )
 
     def get_price(self, price_type: PriceType, count: int) -> PriceInfo:
-        return get_price(self.schema.pricing if self.schema else None, price_type, count)
+        """Return the price of `count` units; unknown if the model has no price."""
+        return get_price(
+            self.schema.pricing if self.schema else None, price_type, count
+        )
 
-    def speaks(self, format: str) -> bool:  # noqa: A002  the field's word
-        """Whether a request that came in this wire format is sent on in it."""
+    def supports_wire_format(self, format: str) -> bool:
+        """Return whether a request in this wire format is sent to the provider in the
+        same format."""
         if not isinstance(self.callee, LargeLanguageModel):
             return False
-        return self.callee.speaks(self.model, self.credentials(), format)
+        return self.callee.supports_format(self.model, self.credentials(), format)
 
     def unsupported(self, request: LLMRequest) -> list[str]:
-        """The request's parameters that the model does not take, by their names."""
+        """Return the names of the request's parameters that the model does not accept."""
         if not isinstance(self.callee, LargeLanguageModel):
             raise self._mismatch(ModelType.LLM)
         if not (request.model_parameters or request.stop):
@@ -138,27 +200,46 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
         return self.callee.unsupported(self.model, self.credentials(), request)
 
     def _checked(self, request: LLMRequest) -> LLMRequest:
-        """The request with its parameters held to the model's rules, where it has any.
+        """Return the request with its parameters validated against the model's rules,
+        if it has any.
 
-        Raises InvokeBadRequestError for a parameter that breaks its rule, or, where the caller wants that, for one
-        that the model does not take.
+        Raises InvokeBadRequestError for a parameter that breaks its rule, or, if the
+        caller asked for that, for one that the model does not accept.
         """
         if request.unsupported == "refuse" and (names := self.unsupported(request)):
-            many = ", ".join(repr(name) for name in names)
-            raise InvokeBadRequestError(f"model {self.name!r} does not take {many}", param=names[0])
+            quoted_names = ", ".join(repr(name) for name in names)
+            raise InvokeBadRequestError(
+                f"model {self.name!r} does not take {quoted_names}", param=names[0]
+            )
         if self.schema is None or not self.schema.parameter_rules:
             return request
         rules = self.schema.parameter_rules
-        accepted = validated(rules, request.model_parameters, model=self.model)
+        accepted = validate_parameters(
+            rules, request.model_parameters, model=self.model
+        )
+        # A parameter without a rule is passed to the provider as it is.
         templates = {rule.use_template for rule in rules}
-        others = {key: value for key, value in request.model_parameters.items() if key not in templates}
-        return msgspec.structs.replace(request, model_parameters={**others, **accepted})
+        unruled_parameters = {
+            key: value
+            for key, value in request.model_parameters.items()
+            if key not in templates
+        }
+        return msgspec.structs.replace(
+            request, model_parameters={**unruled_parameters, **accepted}
+        )
 
     def _stream(
-        self, kind: ModelType, request: Any, user: str | None, callbacks: tuple[Callback, ...], timeout: float | None
+        self,
+        model_type: ModelType,
+        request: Any,
+        user: str | None,
+        callbacks: tuple[Callback, ...],
+        timeout: float | None,
     ) -> Chunks:
-        if kind is not self.model_type:
-            raise self._mismatch(kind)
+        """Build the invocation and start the pipeline; raise NotFoundError for the
+        wrong model type."""
+        if model_type is not self.model_type:
+            raise self._mismatch(model_type)
         seconds = timeout if timeout is not None else self.total_timeout
         caller, context = self.caller, self.context
         invocation = Invocation(
@@ -167,28 +248,48 @@ class ModelInstance(msgspec.Struct, frozen=True, kw_only=True):
             caller=caller,
             provider=self.provider,
             model=self.model,
-            model_type=kind,
+            model_type=model_type,
             request=request,
             user=user or caller.user,
             deadline=self.clock.monotonic() + seconds if seconds is not None else None,
             route=self.route,
             cache=context.cache if context else "",
         )
-        call = compose([Observe(self.clock, callbacks)], self.call) if callbacks else self.call
+        # The caller's callbacks observe the whole call, so they wrap all other
+        # policies.
+        call = (
+            compose([Observe(self.clock, callbacks)], self.call)
+            if callbacks
+            else self.call
+        )
         return call(invocation)
 
-    async def _only(self, kind: ModelType, request: Any, **how: Unpack[How]) -> Any:
-        stream = self._stream(kind, request, request.user, how.get("callbacks", ()), how.get("timeout"))
+    async def _single_result(
+        self, model_type: ModelType, request: Any, **call_options: Unpack[CallOptions]
+    ) -> Any:
+        """Return the single result of a call that does not stream."""
+        stream = self._stream(
+            model_type,
+            request,
+            request.user,
+            call_options.get("callbacks", ()),
+            call_options.get("timeout"),
+        )
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
-                # Run to the end, so that whatever stands behind the answer is seen and booked.
+                # Read to the end of the generator, so that the policies that run after
+                # the last chunk record the usage.
                 result = chunk
                 async for _ in chunks:
                     pass
                 return result
-        raise InvokeServerUnavailableError("the model ended without an answer", provider=self.provider)
+        raise InvokeServerUnavailableError(
+            "the model ended without an answer", provider=self.provider
+        )
 
-    def _mismatch(self, kind: ModelType) -> NotFoundError:
+    def _mismatch(self, model_type: ModelType) -> NotFoundError:
+        """Return the error for a call of the wrong type."""
         return NotFoundError(
-            f"model {self.name!r} is of type {self.model_type.value}, not {kind.value}", code="model_type_mismatch"
+            f"model {self.name!r} is of type {self.model_type.value}, not {model_type.value}",
+            code="model_type_mismatch",
         )

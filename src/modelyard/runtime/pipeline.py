@@ -1,4 +1,5 @@
-"""How policies wrap a call. A policy and a call have one shape, so nobody can tell which it calls."""
+"""How policies wrap a call. A policy that is bound to its successor has the same
+signature as a call, so policies nest freely."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,17 +12,18 @@ Call = Callable[[Invocation], Chunks]
 
 
 class Policy(Protocol):
-    """Does something before, after or instead of the call it wraps.
+    """A step that acts before, after or instead of the call it wraps.
 
-    It may hand on `call_next(invocation)` as it is where it has nothing to do. Otherwise it iterates it inside
-    `contextlib.aclosing`, so that a caller who walks away ends everything below at once.
+    It may return `call_next(invocation)` directly if it has nothing to do. Otherwise it
+    must iterate it inside `contextlib.aclosing`, so that a disconnecting caller ends
+    everything below at once.
     """
 
     def __call__(self, invocation: Invocation, call_next: Call) -> Chunks: ...
 
 
 def compose(policies: Sequence[Policy], call: Call) -> Call:
-    """The call wrapped in the policies, the first of them outermost."""
+    """Return the call wrapped in the policies, the first of them outermost."""
     for policy in reversed(policies):
         call = partial(policy, call_next=call)
     return call

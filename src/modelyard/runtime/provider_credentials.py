@@ -1,4 +1,5 @@
-"""Which credentials a tenant has for a provider: its own, of the settings and stored, and those the operator lends."""
+"""The credentials that a tenant has for a provider: its own, from the settings and from
+the database, and the operator's hosted ones."""
 
 import logging
 from collections import defaultdict
@@ -14,18 +15,20 @@ from modelyard.models.types import OperatorCredentials
 from modelyard.providers.factory import ModelProviderFactory
 from modelyard.runtime.load_balancing import Credential
 from modelyard.storage.secrets import SecretError, UnknownKeyError
-from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.kinds import Limit, StoredCredential, Tenant
 from modelyard.tenancy.operators import row_is_operators
 
 logger = logging.getLogger("modelyard.providers")
 
-_AFTER_ALL_OTHERS = 1_000_000
+# Added to the priority of the second group, so that it sorts after every credential of
+# the first.
+_FALLBACK_PRIORITY = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """A credential as the settings give it: form values, not checked yet."""
+class ConfiguredCredential:
+    """A credential as configured: form values that are not validated yet."""
 
     values: Mapping[str, Any]
     name: str = ""
@@ -33,15 +36,15 @@ class Given:
     priority: int = 0
     domain: str = ""
     quotas: tuple[tuple[str, Limit], ...] = ()
-    """With a quota it is hosted: every tenant may use it, within that."""
+    """A credential with quotas is hosted: every tenant may use it, within its quota."""
 
 
 Unlock = Callable[[str, str, str], str]
-"""(tenant, id, encrypted) → the credential's form as JSON."""
+"""(tenant, id, encrypted) to the credential's form values as JSON."""
 
 
 class ProviderCredentials:
-    """The credentials of every tenant, read and checked when first asked for."""
+    """The credentials of all tenants, decrypted and validated on first use."""
 
     def __init__(
         self,
@@ -59,83 +62,162 @@ class ProviderCredentials:
         self._hosted: dict[str, list[Credential]] = defaultdict(list)
         self._stored: dict[tuple[str, str, str], list[Credential]] = {}
 
-    def configure(self, tenant: str, provider: str, credentials: Sequence[Given]) -> None:
-        """Set what the settings say. Raises CredentialsValidateFailedError, NotFoundError."""
-        own = [
-            _operators(self._checked(tenant, f"{tenant}/{provider}/{place}", provider, one, place))
-            for place, one in enumerate(credentials, 1)
+    def configure(
+        self, tenant: str, provider: str, credentials: Sequence[ConfiguredCredential]
+    ) -> None:
+        """Set the credentials from the settings. Raises CredentialsValidateFailedError
+        or NotFoundError."""
+        configured = [
+            # Credentials from the settings come from the operator, so their addresses
+            # are trusted.
+            _mark_as_operators(
+                self._validate(
+                    tenant,
+                    f"{tenant}/{provider}/{position}",
+                    provider,
+                    credential,
+                    position,
+                )
+            )
+            for position, credential in enumerate(credentials, 1)
         ]
-        self._own[tenant, provider] = [one for one in own if not one.quotas]
-        self._hosted[provider] = [one for one in own if one.quotas]
+        self._own[tenant, provider] = [
+            credential for credential in configured if not credential.quotas
+        ]
+        self._hosted[provider] = [
+            credential for credential in configured if credential.quotas
+        ]
 
     def clear(self) -> None:
-        """None from the settings any more."""
+        """Drop all credentials that came from the settings."""
         self._own.clear()
         self._hosted.clear()
 
     def forget(self) -> None:
-        """Read what is stored anew."""
+        """Drop the stored credentials, so that they are read again."""
         self._stored.clear()
 
-    def of(self, tenant: str, provider: str, model: str = "") -> Sequence[Credential]:
-        """In the order in which they are to serve: a model's own in the place of its provider's."""
-        stored = self._stored_for(tenant, provider, model) if model else []
-        own = stored or [*self._own.get((tenant, provider), ()), *self._stored_for(tenant, provider, "")]
+    def credentials_for(
+        self, tenant: str, provider: str, model: str = ""
+    ) -> Sequence[Credential]:
+        """Return the credentials in the order of use. Those stored for the model
+        replace the provider's own."""
+        model_credentials = self._stored_for(tenant, provider, model) if model else []
+        own_credentials = model_credentials or [
+            *self._own.get((tenant, provider), ()),
+            *self._stored_for(tenant, provider, ""),
+        ]
         hosted = self._hosted.get(provider, ())
         if not hosted:
-            return own
-        found = self._directory.one(tenant, Tenant, tenant) if self._directory else None
-        is_hosted_first = found is not None and found.preferred.get(provider) == "system"
-        first, then = (hosted, own) if is_hosted_first else (own, hosted)
-        return [*first, *(_later(one) for one in then)]
+            return own_credentials
+        tenant_settings = (
+            self._directory.one(tenant, Tenant, tenant) if self._directory else None
+        )
+        # A tenant may prefer the hosted credentials ("system") to its own; the others
+        # serve as fallback.
+        is_hosted_first = (
+            tenant_settings is not None
+            and tenant_settings.preferred.get(provider) == "system"
+        )
+        first, fallback_credentials = (
+            (hosted, own_credentials) if is_hosted_first else (own_credentials, hosted)
+        )
+        return [
+            *first,
+            *(_as_fallback(credential) for credential in fallback_credentials),
+        ]
 
     def _stored_for(self, tenant: str, provider: str, model: str) -> list[Credential]:
+        """Return the enabled credentials in the database for a provider or one model;
+        cached."""
         if self._directory is None:
             return []
         key = (tenant, provider, model)
-        if (known := self._stored.get(key)) is None:
-            known = self._stored[key] = [
-                found
-                for one, value in self._directory.of(tenant, StoredCredential)
-                if value.is_enabled and (value.provider, value.model) == (provider, model)
-                if (found := self._opened(tenant, one, value)) is not None
+        if (cached := self._stored.get(key)) is None:
+            cached = self._stored[key] = [
+                credential
+                for row, value in self._directory.of(tenant, StoredCredential)
+                if value.is_enabled
+                and (value.provider, value.model) == (provider, model)
+                if (credential := self._decrypt(tenant, row, value)) is not None
             ]
-        return known
+        return cached
 
-    def _opened(self, tenant: str, row: Known, one: StoredCredential) -> Credential | None:
+    def _decrypt(
+        self, tenant: str, row: CachedResource, stored_credential: StoredCredential
+    ) -> Credential | None:
+        """Decrypt and validate a stored credential; None if it is damaged or no longer
+        fits the form."""
         try:
-            values = msgspec.json.decode(self._unlock(tenant, row.id, one.secret), type=dict[str, Any])
+            values = msgspec.json.decode(
+                self._unlock(tenant, row.id, stored_credential.secret),
+                type=dict[str, Any],
+            )
         except (
             UnknownKeyError
-        ):  # for the moment: a call that took another credential's way would be somebody else's cost
+            # The master key may be missing only for the moment. Falling back to another
+            # credential would let somebody else pay.
+        ):
             raise
-        except (SecretError, msgspec.MsgspecError) as error:  # damaged: the tenant's others still serve
+        # Damaged; the tenant's other credentials still serve.
+        except (SecretError, msgspec.MsgspecError) as error:
             fields = {"tenant": tenant, "id": row.id, "error": str(error)}
             logger.error("a stored credential cannot be read", extra={"fields": fields})
             return None
-        given = Given(values=values, name=row.name, weight=one.weight, priority=one.priority, domain=one.domain)
+        configured = ConfiguredCredential(
+            values=values,
+            name=row.name,
+            weight=stored_credential.weight,
+            priority=stored_credential.priority,
+            domain=stored_credential.domain,
+        )
         try:
-            credential = self._checked(tenant, row.id, one.provider, given, 0)
-        except ModelyardError:  # the form has changed since: the tenant's others still serve
+            credential = self._validate(
+                tenant, row.id, stored_credential.provider, configured, 0
+            )
+        # The form has changed since it was stored; the tenant's other credentials still
+        # serve.
+        except ModelyardError:
             return None
-        # What a tenant calls a domain must not let the credentials of others rest.
+        # A domain that a tenant names must not put other tenants' credentials in
+        # cooldown.
         credential = replace(credential, owner=tenant)
-        return _operators(credential) if row_is_operators(self._directory, tenant, row) else credential
+        return (
+            _mark_as_operators(credential)
+            if row_is_operators(self._directory, tenant, row)
+            else credential
+        )
 
-    def _checked(self, tenant: str, row: str, provider: str, one: Given, place: int) -> Credential:
+    def _validate(
+        self,
+        tenant: str,
+        row: str,
+        provider: str,
+        configured: ConfiguredCredential,
+        label: int,
+    ) -> Credential:
+        """Validate the form values of a credential, and register its secrets for
+        redaction in logs."""
         factory = self._factory_of(tenant)
         forms = factory.get_definition(provider).entity.credential_forms
-        accepted = factory.validate_credentials(provider, one.values)
+        accepted = factory.validate_credentials(provider, configured.values)
         self._on_secret(secrets_of(forms, accepted))
         return Credential(
-            row, one.name or f"credential-{place}", accepted, one.weight, one.priority, one.domain, one.quotas
+            row,
+            configured.name or f"credential-{label}",
+            accepted,
+            configured.weight,
+            configured.priority,
+            configured.domain,
+            configured.quotas,
         )
 
 
-def _later(one: Credential) -> Credential:
-    return replace(one, priority=one.priority + _AFTER_ALL_OTHERS)
+def _as_fallback(credential: Credential) -> Credential:
+    """Return the credential with a priority after all credentials of the first group."""
+    return replace(credential, priority=credential.priority + _FALLBACK_PRIORITY)
 
 
-def _operators(one: Credential) -> Credential:
-    """Marked as filled in by the operator."""
-    return replace(one, values=OperatorCredentials(one.values))
+def _mark_as_operators(credential: Credential) -> Credential:
+    """Mark the values as entered by the operator."""
+    return replace(credential, values=OperatorCredentials(credential.values))

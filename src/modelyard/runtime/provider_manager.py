@@ -1,4 +1,5 @@
-"""The providers of a tenant: which there are, which are ready to be called, and what the tenant chose among them."""
+"""The providers of a tenant: which exist, which are ready to be called, and what the
+tenant has chosen among them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,30 @@ from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import Builder, ModelProviderFactory
 from modelyard.runtime.declared_models import DeclaredModels
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.load_balancing import Credential, Health, Plan
+from modelyard.runtime.load_balancing import Credential, DeploymentHealth, Plan
 from modelyard.runtime.plans import Failover, Plans, Resolve
-from modelyard.runtime.provider_credentials import Given as Given
+from modelyard.runtime.provider_credentials import (
+    ConfiguredCredential as ConfiguredCredential,
+)
 from modelyard.runtime.provider_credentials import ProviderCredentials, Unlock
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.kinds import CustomModel, DefaultModel, Installation, Route, StoredCredential, Tenant
+from modelyard.tenancy.kinds import (
+    CustomModel,
+    DefaultModel,
+    Installation,
+    Route,
+    StoredCredential,
+    Tenant,
+)
 
-_KINDS_THAT_COUNT = {StoredCredential.kind, Route.kind, Tenant.kind, CustomModel.kind, Installation.kind}
-"""A resource of these changes what a tenant can call."""
+_RELEVANT_TYPES = {
+    StoredCredential.kind,
+    Route.kind,
+    Tenant.kind,
+    CustomModel.kind,
+    Installation.kind,
+}
+"""The resource types whose changes affect what a tenant can call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,23 +49,26 @@ class ProviderStatus:
 
     @property
     def is_ready(self) -> bool:
+        """Whether the provider can be called: it has a credential or needs none."""
         return bool(self.credentials) or not self.needs_credential
 
 
-Added = Callable[[str], tuple[Sequence[ProviderDefinition], Builder]]
-"""Tenant → providers of its own, and who makes their models."""
+AdditionalProviders = Callable[[str], tuple[Sequence[ProviderDefinition], Builder]]
+"""Tenant to its additional providers and the function that builds their models."""
 
 
 class ProviderManager:
-    """Owns which providers a tenant has; their credentials, models and plans are owned by an object each."""
+    """Owns the providers of all tenants; credentials, declared models and plans each
+    have their own object."""
 
     plan: Callable[[Invocation], Plan]
-    """Where a call may go, in which order. This and the two below are asked by every call: they are the owners' own
-    functions, with nothing in between."""
+    """Returns where a call may go, in order. Every call uses this and the next two, so
+    they are the owners' bound methods without a wrapper."""
     schema: Callable[[str, str, ModelType, str], AIModelEntity | None]
-    """(tenant, provider, type, model) → what is declared of it; a tenant's own word goes first."""
+    """(tenant, provider, type, model) to the declared model; the tenant's own
+    definition takes precedence."""
     pricing: Callable[[str, str, ModelType, str, str], PriceConfig | None]
-    """(tenant, provider, type, model, the id of a credential) → what a call costs that it serves."""
+    """(tenant, provider, type, model, credential id) to the price of a call."""
 
     def __init__(
         self,
@@ -59,22 +78,28 @@ class ProviderManager:
         on_secret: Callable[[Iterable[str]], None] = lambda values: None,
         is_present: Callable[[str, str], bool] = lambda provider, model: True,
         directory: Directory | None = None,
-        unlock: Unlock = lambda tenant, id, value: value,  # noqa: A006  the field's word
+        unlock: Unlock = lambda tenant, id, value: value,  # noqa: A006
     ) -> None:
         self._factory = factory
         self._factories: dict[str, ModelProviderFactory] = {}
-        self._added: Added | None = None
+        self._additional_providers: AdditionalProviders | None = None
+        # For local providers: whether the model's files are on this machine.
         self._is_present = is_present
         self._directory = directory
-        self.health = Health(clock)
-        self._credentials = ProviderCredentials(self.factory_of, directory, on_secret=on_secret, unlock=unlock)
+        self.health = DeploymentHealth(clock)
+        self._credentials = ProviderCredentials(
+            self.factory_of, directory, on_secret=on_secret, unlock=unlock
+        )
         self._models = DeclaredModels(self.factory_of, directory)
-        self._plans = Plans(self.factory_of, self._credentials, self._models, self.health, directory)
-        self.plan = self._plans.of
-        self.schema = self._models.schema
+        self._plans = Plans(
+            self.factory_of, self._credentials, self._models, self.health, directory
+        )
+        self.plan = self._plans.plan_for
+        self.schema = self._models.get_schema
         self.pricing = self._models.pricing
+        # Changes of other processes arrive through the directory.
         if directory is not None:
-            directory.on_change(self._changed)
+            directory.on_change(self._on_change)
 
     # how they are set up
 
@@ -84,56 +109,68 @@ class ProviderManager:
         return self._factory
 
     def factory_of(self, tenant: str) -> ModelProviderFactory:
-        """Those, and what the tenant's plugins add."""
-        if self._added is None:
+        """Return the providers of a tenant: the common ones and those of its plugins."""
+        if self._additional_providers is None:
             return self._factory
-        if (known := self._factories.get(tenant)) is None:
-            definitions, builder = self._added(tenant)
-            known = self._factories[tenant] = self._factory.with_more(definitions, builder)
-        return known
+        if (factory := self._factories.get(tenant)) is None:
+            definitions, builder = self._additional_providers(tenant)
+            factory = self._factories[tenant] = self._factory.with_definitions(
+                definitions, builder
+            )
+        return factory
 
-    def add_from(self, added: Added) -> None:
-        """Have providers of a tenant's own added to those that all have; `forget` when they change."""
-        self._added = added
-        self.forget()
+    def add_providers_from(self, added: AdditionalProviders) -> None:
+        """Register the source of additional providers per tenant. Call `forget` when
+        they change."""
+        self._additional_providers = added
+        self.clear_cache()
 
-    def use(self, factory: ModelProviderFactory) -> None:
-        """Providers from now on; credentials are to be configured anew."""
+    def replace_factory(self, factory: ModelProviderFactory) -> None:
+        """Replace the common providers. The credentials from the settings have to be
+        configured again."""
         self._factory = factory
         self._credentials.clear()
-        self.forget()
+        self.clear_cache()
 
-    def configure(self, tenant: str, provider: str, credentials: Sequence[Given]) -> None:
-        """Set a tenant's credentials for a provider.
+    def configure(
+        self, tenant: str, provider: str, credentials: Sequence[ConfiguredCredential]
+    ) -> None:
+        """Set a tenant's credentials for a provider, from the settings.
 
-        Raises CredentialsValidateFailedError where a form is filled in wrongly, NotFoundError for no such provider.
+        Raises CredentialsValidateFailedError for invalid form values, NotFoundError for
+        an unknown provider.
         """
         self._credentials.configure(tenant, provider, credentials)
-        self.forget()
+        self.clear_cache()
 
-    def plan_with(self, failover: Failover, resolve: Resolve) -> None:
-        """`failover`: (tenant, provider, model, type) → further models; `resolve`: a name → (provider, model)."""
+    def configure_plans(self, failover: Failover, resolve: Resolve) -> None:
+        """Set how plans are built. `failover`: (tenant, provider, model, type) to
+        further models; `resolve`: name to (provider, model)."""
         self._plans.choose_with(failover, resolve)
 
-    def forget(self) -> None:
-        """What was derived from how things were set up."""
+    def clear_cache(self) -> None:
+        """Drop everything that was derived from the configuration."""
         self._factories.clear()
         self._credentials.forget()
-        self._models.forget()
+        self._models.clear_cache()
         self._plans.forget()
 
-    def _changed(self, touched: set[tuple[str, str]]) -> None:
-        if any(kind in _KINDS_THAT_COUNT for _, kind in touched):
-            self.forget()
+    def _on_change(self, touched: set[tuple[str, str]]) -> None:
+        """Drop derived state if a changed resource affects what can be called."""
+        if any(kind in _RELEVANT_TYPES for _, kind in touched):
+            self.clear_cache()
 
     # what there is
 
-    def credentials(self, tenant: str, provider: str, model: str = "") -> Sequence[Credential]:
-        """In the order in which they are to serve: a model's own in the place of its provider's."""
-        return self._credentials.of(tenant, provider, model)
+    def credentials(
+        self, tenant: str, provider: str, model: str = ""
+    ) -> Sequence[Credential]:
+        """Return the credentials in the order of use. Those stored for the model
+        replace the provider's own."""
+        return self._credentials.credentials_for(tenant, provider, model)
 
     def get_provider(self, tenant: str, provider: str) -> ProviderStatus:
-        """Raises NotFoundError with near names."""
+        """Return the status of a provider. Raises NotFoundError with similar names."""
         definition = self.factory_of(tenant).get_definition(provider)
         return ProviderStatus(
             entity=definition.entity,
@@ -142,16 +179,27 @@ class ProviderManager:
         )
 
     def get_providers(self, tenant: str) -> list[ProviderStatus]:
-        return [self.get_provider(tenant, entity.provider) for entity in self.factory_of(tenant).get_providers()]
+        """Return the status of every provider of the tenant."""
+        return [
+            self.get_provider(tenant, entity.provider)
+            for entity in self.factory_of(tenant).get_providers()
+        ]
 
     def get_models(
         self, tenant: str, *, model_type: ModelType | None = None, ready: bool = True
     ) -> Iterator[tuple[str, AIModelEntity]]:
-        """(provider, model) of every declared model; those that cannot be called yet too unless `ready`."""
+        """Yield (provider, model) for every declared model. With `ready=False`, those
+        that cannot be called yet are included."""
         for status in self.get_providers(tenant):
             if ready and not status.is_ready:
                 continue
-            custom = [one for owner, one in self._models.added(tenant) if owner == status.entity.provider]
+            # Custom models come first, so that they are found before a catalogue entry
+            # of the same name.
+            custom = [
+                custom_model
+                for owner, custom_model in self._models.custom_models(tenant)
+                if owner == status.entity.provider
+            ]
             for model in [*custom, *status.entity.models]:
                 if model_type not in (None, model.model_type):
                     continue
@@ -159,27 +207,39 @@ class ProviderManager:
                     yield status.entity.provider, model
 
     def first_model(self, tenant: str, model_type: ModelType) -> tuple[str, str]:
-        """The first declared model of a type. Raises NotFoundError where none is ready."""
-        found = next(self.get_models(tenant, model_type=model_type), None)
-        if found is None:
+        """Return (provider, model) of the first ready model of a type. Raises
+        NotFoundError if there is none."""
+        first_ready = next(self.get_models(tenant, model_type=model_type), None)
+        if first_ready is None:
             raise NotFoundError(
-                f"no {model_type.value} model is set up; pull the local ones with `modelyard models pull small` "
-                "or add a provider with `modelyard providers add NAME`; `modelyard doctor` says what is missing",
+                f"no {model_type.value} model is set up; pull the local ones with"
+                " `modelyard models pull small` or add a provider with `modelyard"
+                " providers add NAME`; `modelyard doctor` says what is missing",
                 code="model_not_found",
             )
-        provider, model = found
+        provider, model = first_ready
         return provider, model.model
 
     # what the tenant chose
 
     def route(self, tenant: str, name: str) -> Route | None:
-        return self._directory.named(tenant, Route, name) if self._directory else None
+        """Return a route by name; None if the tenant has none of that name."""
+        return (
+            self._directory.get_by_name(tenant, Route, name)
+            if self._directory
+            else None
+        )
 
     def routes(self, tenant: str) -> list[tuple[str, Route]]:
-        found = self._directory.of(tenant, Route) if self._directory else []
-        return [(one.name, route) for one, route in found]
+        """Return the tenant's routes by name."""
+        rows = self._directory.of(tenant, Route) if self._directory else []
+        return [(row.name, route) for row, route in rows]
 
     def default(self, tenant: str, model_type: ModelType) -> str:
-        """What a tenant has chosen for a type; empty where it has not."""
-        found = self._directory.named(tenant, DefaultModel, model_type.value) if self._directory else None
-        return found.model if found else ""
+        """Return the tenant's default model of a type; empty if it has chosen none."""
+        default = (
+            self._directory.get_by_name(tenant, DefaultModel, model_type.value)
+            if self._directory
+            else None
+        )
+        return default.model if default else ""

@@ -1,47 +1,71 @@
-"""What has happened to one call so far: its attempts, what they used, and why it went where it went."""
+"""The trace of one call: its attempts, what they used, and the routing decisions."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
-class Note(NamedTuple):
-    at: float
-    """On the clock's monotonic time."""
-    what: str
-    """One word: chose, failed, waited, cached, refused …"""
+class Decision(NamedTuple):
+    """One routing decision."""
+
+    timestamp: float
+    """The time in the clock's monotonic seconds."""
+    action: str
+    """The kind of decision in a word or two: chose, failed, waited, cached, refused,
+    and so on."""
     details: dict[str, Any]
 
 
-class Record:
-    """One for each invocation, shared by all its attempts."""
+class CallTrace:
+    """The trace of one invocation, shared by all its attempts."""
 
-    __slots__ = ("asked", "attempts", "cost_nanos", "is_notable", "notes", "prompt_tokens", "tokens")
+    __slots__ = (
+        "attempts",
+        "cost_nanos",
+        "is_notable",
+        "notes",
+        "prompt_tokens",
+        "requested_model",
+        "tokens",
+    )
 
     def __init__(self) -> None:
-        self.asked = ""
-        """The model that its limits know the call by, as `provider/model`."""
+        self.requested_model = ""
+        """The model that the limits count the call against, as `provider/model`."""
         self.attempts = 0
         self.tokens = 0
         self.cost_nanos = 0
         self.prompt_tokens = -1
-        """About how many go in; -1 until somebody asks."""
-        self.notes: list[Note] = []
+        """The approximate number of prompt tokens; -1 until it has been computed."""
+        self.notes: list[Decision] = []
         self.is_notable = False
-        """Whether something other than the first choice, served at once, happened."""
+        """Whether anything happened other than the first choice answering at once."""
 
     def next_attempt(self) -> int:
+        """Return the number of the next attempt, starting at 1."""
         self.attempts += 1
         return self.attempts
 
-    def note(self, at: float, what: str, *, is_notable: bool = False, **details: Any) -> None:
-        self.notes.append(Note(at, what, details))
+    def note(
+        self, timestamp: float, action: str, *, is_notable: bool = False, **details: Any
+    ) -> None:
+        """Add a decision. `timestamp` is in monotonic seconds; a notable decision makes
+        the whole trace notable."""
+        self.notes.append(Decision(timestamp, action, details))
         if is_notable:
             self.is_notable = True
 
     def spend(self, tokens: int, nanos: int) -> None:
+        """Add the tokens and the cost (in billionths) of an attempt."""
         self.tokens += tokens
         self.cost_nanos += nanos
 
-    def story(self, begun: float) -> Sequence[dict[str, Any]]:
-        """The notes with milliseconds since the call began."""
-        return [{"ms": round((one.at - begun) * 1000, 3), "what": one.what, **one.details} for one in self.notes]
+    def decisions(self, started_at: float) -> Sequence[dict[str, Any]]:
+        """Return the decisions with milliseconds since `started_at`, as JSON values."""
+        return [
+            {
+                "ms": round((decision.timestamp - started_at) * 1000, 3),
+                "what": decision.action,
+                **decision.details,
+            }
+            for decision in self.notes
+        ]

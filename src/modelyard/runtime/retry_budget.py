@@ -1,50 +1,68 @@
-"""How many repeats a provider is sent: a share of what it is sent anyway, so that one that is down is not kept down."""
+"""Retry budget: retries are limited to a fraction of the calls, so that they do not
+keep an overloaded provider down."""
 
 from collections import OrderedDict
 
 from modelyard.base.clock import Clock
 
-_SHARE = 0.2
-_FREE = 5.0
+_RETRY_RATIO = 0.2
+# Retries that are always allowed, so that a tenant with few calls can retry at all.
+_FREE_RETRIES = 5.0
 _WINDOW = 10.0
-_MOST_POTS = 4096
+_MAX_BUDGETS = 4096
 
 
 class RetryBudget:
-    """For each tenant at each provider, a pot that calls fill and repeats empty; both count less as they grow old.
+    """A budget for each tenant at each provider. Calls add to it and retries use it up;
+    both lose weight as they get older.
 
-    One tenant's failures use up nobody else's repeats. Pots that nobody used for longest go first: one that is made
-    anew allows a few repeats, and no more.
+    One tenant's failures do not use up another's retries. The budgets unused for the
+    longest are dropped first; a new one allows only a few retries.
     """
 
-    def __init__(self, clock: Clock, *, share: float = _SHARE, free: float = _FREE, window: float = _WINDOW) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        retry_ratio: float = _RETRY_RATIO,
+        free: float = _FREE_RETRIES,
+        window: float = _WINDOW,
+    ) -> None:
         self._clock = clock
-        self._share = share
+        self._share = retry_ratio
         self._free = free
         self._window = window
-        self._pots: OrderedDict[tuple[str, str], tuple[float, float, float]] = OrderedDict()
+        self._pots: OrderedDict[tuple[str, str], tuple[float, float, float]] = (
+            OrderedDict()
+        )
 
-    def _now(self, pot: tuple[str, str]) -> tuple[float, float, float]:
-        """(calls, repeats, moment), as they count at this moment."""
-        now = self._clock.monotonic()
-        calls, repeats, moment = self._pots.get(pot, (0.0, 0.0, now))
-        left = max(0.0, 1.0 - (now - moment) / self._window)
-        return calls * left, repeats * left, now
+    def _current_level(self, pot: tuple[str, str]) -> tuple[float, float, float]:
+        """Return (calls, retries, current time) with the counts decayed to the present."""
+        current_time = self._clock.monotonic()
+        calls, repeats, moment = self._pots.get(pot, (0.0, 0.0, current_time))
+        # Linear decay: after one window without calls nothing is left.
+        left = max(0.0, 1.0 - (current_time - moment) / self._window)
+        return calls * left, repeats * left, current_time
 
-    def _keep(self, pot: tuple[str, str], level: tuple[float, float, float]) -> None:
+    def _store_level(
+        self, pot: tuple[str, str], level: tuple[float, float, float]
+    ) -> None:
+        """Store the level of a budget and drop the least recently used one beyond the
+        maximum."""
         self._pots[pot] = level
         self._pots.move_to_end(pot)
-        if len(self._pots) > _MOST_POTS:
+        if len(self._pots) > _MAX_BUDGETS:
             self._pots.popitem(last=False)
 
-    def called(self, tenant: str, provider: str) -> None:
-        calls, repeats, now = self._now((tenant, provider))
-        self._keep((tenant, provider), (calls + 1, repeats, now))
+    def record_call(self, tenant: str, provider: str) -> None:
+        """Count a call."""
+        calls, repeats, current_time = self._current_level((tenant, provider))
+        self._store_level((tenant, provider), (calls + 1, repeats, current_time))
 
-    def may_repeat(self, tenant: str, provider: str) -> bool:
-        """Whether there is room for one more repeat; takes it."""
-        calls, repeats, now = self._now((tenant, provider))
+    def try_retry(self, tenant: str, provider: str) -> bool:
+        """Return whether one more retry is allowed; if so, it is counted."""
+        calls, repeats, current_time = self._current_level((tenant, provider))
         if repeats + 1 > self._free + self._share * calls:
             return False
-        self._keep((tenant, provider), (calls, repeats + 1, now))
+        self._store_level((tenant, provider), (calls, repeats + 1, current_time))
         return True

@@ -1,4 +1,5 @@
-"""Spans of calls for OpenTelemetry: made when a call is over, for the share that is sampled and for all that failed."""
+"""OpenTelemetry spans of calls. A span is created when the call has ended, for the
+sampled fraction and for all failures."""
 
 import random
 import time
@@ -10,22 +11,30 @@ import msgspec
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.runtime import conventions as name
-from modelyard.runtime.callbacks import Callback, Outcome
+from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
 
 try:
     from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 except ImportError as missing:
-    raise ConfigError("traces need OpenTelemetry: pip install 'modelyard[otel]'") from missing
+    raise ConfigError(
+        "traces need OpenTelemetry: pip install 'modelyard[otel]'"
+    ) from missing
 
-_MOST_CONTENT = 32_000
+_MAX_CONTENT = 32_000
 
 
 class OpenTelemetryCallback(Callback):
-    """`content` puts prompts and answers on the spans, secrets struck out; off unless somebody wants it."""
+    """Exports a span for each call. With `content`, spans contain prompts and answers
+    with secrets redacted; off by default."""
 
     def __init__(
-        self, tracer: Tracer, *, sample: float = 1.0, content: bool = False, rng: Callable[[], float] = random.random
+        self,
+        tracer: Tracer,
+        *,
+        sample: float = 1.0,
+        content: bool = False,
+        rng: Callable[[], float] = random.random,
     ) -> None:
         self._tracer = tracer
         self._sample = sample
@@ -33,16 +42,25 @@ class OpenTelemetryCallback(Callback):
         self._rng = rng
         self.wants_result = content
 
-    def on_after_invoke(self, invocation: Invocation, outcome: Outcome) -> None:
+    def on_after_invoke(self, invocation: Invocation, outcome: CallResult) -> None:
+        """Export a span for the sampled fraction of the successful calls."""
         if self._rng() < self._sample:
             self._span(invocation, outcome, None)
 
-    def on_invoke_error(self, invocation: Invocation, error: BaseException, outcome: Outcome) -> None:
+    def on_invoke_error(
+        self, invocation: Invocation, error: BaseException, outcome: CallResult
+    ) -> None:
+        """Export a span for a failed call. Cancelled calls are sampled like successful
+        ones."""
         if outcome.status != "cancelled" or self._rng() < self._sample:
             self._span(invocation, outcome, error)
 
-    def _span(self, invocation: Invocation, outcome: Outcome, error: BaseException | None) -> None:
+    def _span(
+        self, invocation: Invocation, outcome: CallResult, error: BaseException | None
+    ) -> None:
+        """Create and end the span of a finished call."""
         end = time.time_ns()
+        # The call has ended already, so the start is computed from its duration.
         start = end - int(outcome.latency * 1e9)
         operation, _ = name.OPERATIONS[invocation.model_type.value]
         span = self._tracer.start_span(
@@ -54,22 +72,34 @@ class OpenTelemetryCallback(Callback):
         if self._content:
             span.set_attributes(_content(invocation, outcome))
         if invocation.record.notes:
-            began = invocation.record.notes[0].at
+            # Decisions have monotonic times; the first one is taken as the start of the
+            # span.
+            first_note_at = invocation.record.notes[0].timestamp
             for note in invocation.record.notes:
-                details = {key: redaction.strike(str(value)) for key, value in note.details.items()}
-                span.add_event(note.what, details, timestamp=start + int((note.at - began) * 1e9))
+                details = {
+                    key: redaction.redact(str(value))
+                    for key, value in note.details.items()
+                }
+                span.add_event(
+                    note.action,
+                    details,
+                    timestamp=start + int((note.timestamp - first_note_at) * 1e9),
+                )
         if error is not None:
             span.set_attribute(name.ERROR_TYPE, outcome.status)
-            span.set_status(Status(StatusCode.ERROR, redaction.strike(str(error))[:500]))
+            span.set_status(
+                Status(StatusCode.ERROR, redaction.redact(str(error))[:500])
+            )
         span.end(end_time=end)
 
 
-def _attributes(invocation: Invocation, outcome: Outcome) -> dict[str, Any]:
-    operation, kind = name.OPERATIONS[invocation.model_type.value]
+def _attributes(invocation: Invocation, outcome: CallResult) -> dict[str, Any]:
+    """Return the attributes of a span, under the OpenTelemetry and OpenInference names."""
+    operation, span_kind = name.OPERATIONS[invocation.model_type.value]
     usage: Any = outcome.usage
-    found: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         name.OPERATION: operation,
-        name.KIND: kind,
+        name.KIND: span_kind,
         name.PROVIDER: invocation.provider,
         name.LLM_PROVIDER: invocation.provider,
         name.REQUEST_MODEL: invocation.route or invocation.model,
@@ -80,27 +110,39 @@ def _attributes(invocation: Invocation, outcome: Outcome) -> dict[str, Any]:
         name.ATTEMPTS: invocation.record.attempts,
     }
     if invocation.user:
-        found[name.USER] = invocation.user
+        attributes[name.USER] = invocation.user
     if usage is not None:
         prompt = getattr(usage, "prompt_tokens", 0) or getattr(usage, "tokens", 0)
         completion = getattr(usage, "completion_tokens", 0)
-        found |= {
-            name.INPUT_TOKENS: prompt, name.OUTPUT_TOKENS: completion, name.PROMPT_TOKENS: prompt,
-            name.COMPLETION_TOKENS: completion, name.TOTAL_TOKENS: prompt + completion,
-        }  # fmt: skip
+        attributes |= {
+            # Both conventions are filled in, because backends read one or the other.
+            name.INPUT_TOKENS: prompt,
+            name.OUTPUT_TOKENS: completion,
+            name.PROMPT_TOKENS: prompt,
+            name.COMPLETION_TOKENS: completion,
+            name.TOTAL_TOKENS: prompt + completion,
+        }
         if usage.total_price is not None:
-            found |= {name.COST: float(usage.total_price), name.CURRENCY: usage.currency}
-    return found
+            attributes |= {
+                name.COST: float(usage.total_price),
+                name.CURRENCY: usage.currency,
+            }
+    return attributes
 
 
-def _content(invocation: Invocation, outcome: Outcome) -> dict[str, str]:
-    asked = _said(getattr(invocation.request, "messages", None) or getattr(invocation.request, "texts", ""))
-    found = {name.INPUT_VALUE: asked, name.INPUT_MESSAGES: asked}
+def _content(invocation: Invocation, outcome: CallResult) -> dict[str, str]:
+    """Return the prompt and the answer as attributes, redacted and truncated."""
+    prompt_json = _redacted_json(
+        getattr(invocation.request, "messages", None)
+        or getattr(invocation.request, "texts", "")
+    )
+    attributes = {name.INPUT_VALUE: prompt_json, name.INPUT_MESSAGES: prompt_json}
     if outcome.result is not None and hasattr(outcome.result, "text"):
-        answer = redaction.strike(outcome.result.text)[:_MOST_CONTENT]
-        found |= {name.OUTPUT_VALUE: answer, name.OUTPUT_MESSAGES: answer}
-    return found
+        answer = redaction.redact(outcome.result.text)[:_MAX_CONTENT]
+        attributes |= {name.OUTPUT_VALUE: answer, name.OUTPUT_MESSAGES: answer}
+    return attributes
 
 
-def _said(value: Any) -> str:
-    return redaction.strike(msgspec.json.encode(value).decode())[:_MOST_CONTENT]
+def _redacted_json(value: Any) -> str:
+    """Encode a value as redacted JSON, truncated to the maximum length."""
+    return redaction.redact(msgspec.json.encode(value).decode())[:_MAX_CONTENT]

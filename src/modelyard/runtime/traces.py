@@ -1,4 +1,4 @@
-"""Why a call went where it went, kept for those who ask later: of the notable calls, unless all are wanted."""
+"""Stored traces: the routing decisions of calls, by default of the notable ones only."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -9,16 +9,24 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import NotFoundError
 from modelyard.base.log import redaction
 from modelyard.models.speech2text import Speech2TextRequest
-from modelyard.models.verbatim import VerbatimRequest
-from modelyard.runtime.callbacks import Callback, Outcome
+from modelyard.models.verbatim import PassthroughRequest
+from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.usage_table import UsageTable
-from modelyard.storage.database import Database, Row, StorageUnavailableError, statements
+from modelyard.storage.database import (
+    Database,
+    Row,
+    StorageUnavailableError,
+    statements,
+)
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Traces(Callback):
+    """Stores the traces of calls and explains a call from its trace and its ledger
+    rows."""
+
     def __init__(
         self,
         database: Database,
@@ -28,7 +36,8 @@ class Traces(Callback):
         keep: Literal["notable", "all", "none"] = "notable",
         records: bool = False,
     ) -> None:
-        """`records`: what was asked and answered is kept too, of every call."""
+        """Create the callback. With `records`, the request and the answer of every call
+        are stored as well."""
         self.wants_result = records
         self._database = database
         self._usage = usage
@@ -36,13 +45,18 @@ class Traces(Callback):
         self._keep = keep
         self._sql = statements("traces")
 
-    def on_after_invoke(self, invocation: Invocation, outcome: Outcome) -> None:
-        self._ended(invocation, outcome)
+    def on_after_invoke(self, invocation: Invocation, outcome: CallResult) -> None:
+        """Store the trace of a successful call, if it is to be kept."""
+        self._store_trace(invocation, outcome)
 
-    def on_invoke_error(self, invocation: Invocation, error: BaseException, outcome: Outcome) -> None:
-        self._ended(invocation, outcome)
+    def on_invoke_error(
+        self, invocation: Invocation, error: BaseException, outcome: CallResult
+    ) -> None:
+        """Store the trace of a failed call, if it is to be kept."""
+        self._store_trace(invocation, outcome)
 
-    def _ended(self, invocation: Invocation, outcome: Outcome) -> None:
+    def _store_trace(self, invocation: Invocation, outcome: CallResult) -> None:
+        """Write the trace of a finished call. Does not wait for the database."""
         if self._keep == "none" and not self.wants_result:
             return
         if (
@@ -51,63 +65,98 @@ class Traces(Callback):
             or invocation.record.is_notable
             or outcome.status not in ("ok", "cancelled")
         ):
-            story = _story(invocation, outcome, self._clock.monotonic())
+            trace = _trace(invocation, outcome, self._clock.monotonic())
             if self.wants_result:
-                story |= {"request": _asked(invocation), "answer": outcome.result}
-            body = redaction.strike(_encode(story).decode())
+                trace |= {
+                    "request": _request_for_trace(invocation),
+                    "answer": outcome.result,
+                }
+            # Errors and recorded content may contain secrets.
+            body = redaction.redact(_encode(trace).decode())
             values = (invocation.id, invocation.tenant, self._clock.time(), body)
             try:
                 self._database.write(self._sql["put"], values)
-            except StorageUnavailableError:  # the ledger says so louder
+            # A lost trace is tolerable; the ledger reports the same failure as an
+            # error.
+            except StorageUnavailableError:
                 return
 
     async def explain(self, tenant: str, invocation: str) -> dict[str, Any]:
-        """What was decided, and the ledger's rows. Raises NotFoundError where this tenant has no such call."""
+        """Return the decisions of a call and its attempts. Raises NotFoundError if this
+        tenant has no such call."""
         rows = await self._usage.of_invocation(tenant, invocation)
         values = {"tenant": tenant, "invocation": invocation}
-        stories = await self._database.at_once(lambda it: _stories(it.execute(self._sql["one"], values)))
+        stories = await self._database.read_together(
+            lambda connection: _decode_traces(
+                connection.execute(self._sql["one"], values)
+            )
+        )
+        # A call without a trace was not notable, and one without rows was refused
+        # before any attempt.
         if not rows and not stories:
-            raise NotFoundError(f"call {invocation!r} does not exist", code="call_not_found")
-        story = stories[0] if stories else {}
-        plain = {"asked_for": f"{rows[-1].provider}/{rows[-1].model}", "status": rows[-1].status} if rows else {}
+            raise NotFoundError(
+                f"call {invocation!r} does not exist", code="call_not_found"
+            )
+        trace = stories[0] if stories else {}
+        # The last row is the attempt that decided the outcome.
+        plain = (
+            {
+                "asked_for": f"{rows[-1].provider}/{rows[-1].model}",
+                "status": rows[-1].status,
+            }
+            if rows
+            else {}
+        )
         return {
             "call": invocation,
             **plain,
-            **story,
-            "decisions": story.get("decisions") or [{"what": "chose", "why": "the first choice served at once"}],
+            **trace,
+            "decisions": trace.get("decisions")
+            or [{"what": "chose", "why": "the first choice served at once"}],
             "attempts": [_attempt(row) for row in rows],
         }
 
-    def forget(self, before: float) -> None:
-        self._database.submit(lambda it: it.execute(self._sql["forget"], (before,)), is_kept=True, may_gather=True)
+    def forget(self, cutoff: float) -> None:
+        """Delete traces older than `cutoff` (seconds since 1970), in the background."""
+        self._database.submit(
+            lambda connection: connection.execute(self._sql["forget"], (cutoff,)),
+            is_retried=True,
+            may_gather=True,
+        )
 
 
-def _stories(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Read where they were fetched: with `records`, a story holds all that was asked and answered."""
+def _decode_traces(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Decode trace rows on the reader thread: with `records` they contain complete
+    requests and answers."""
     return [msgspec.json.decode(row["body"]) for row in rows]
 
 
-def _asked(invocation: Invocation) -> Any:
-    """The request; without what is only bytes, as recordings are."""
+def _request_for_trace(invocation: Invocation) -> Any:
+    """Return the request for the trace. Audio is replaced by its size."""
     request = invocation.request
-    if isinstance(request, VerbatimRequest):
+    if isinstance(request, PassthroughRequest):
         request = request.parse()
     if isinstance(request, Speech2TextRequest):
         return {"file": f"{len(request.audio):,} bytes"}
     return request
 
 
-def _story(invocation: Invocation, outcome: Outcome, now: float) -> dict[str, Any]:
+def _trace(
+    invocation: Invocation, outcome: CallResult, current_time: float
+) -> dict[str, Any]:
+    """Return the trace of a call as JSON values."""
     return {
         "asked_for": invocation.route or f"{invocation.provider}/{invocation.model}",
         "type": invocation.model_type.value,
         "status": outcome.status,
         "ms": round(outcome.latency * 1000, 3),
-        "decisions": invocation.record.story(now - outcome.latency),
+        # The start is derived from the latency, because decisions have monotonic times.
+        "decisions": invocation.record.decisions(current_time - outcome.latency),
     }
 
 
 def _attempt(row: Any) -> dict[str, Any]:
+    """Return a ledger row as an attempt of the explanation."""
     return {
         "attempt": row.attempt,
         "started_at": row.created_at,
@@ -115,7 +164,9 @@ def _attempt(row: Any) -> dict[str, Any]:
         "credential": row.credential,
         "status": row.status,
         "ms": round(row.latency * 1000, 3),
-        "first_chunk_ms": None if row.first_chunk is None else round(row.first_chunk * 1000, 3),
+        "first_chunk_ms": None
+        if row.first_chunk is None
+        else round(row.first_chunk * 1000, 3),
         "prompt_tokens": row.prompt_tokens,
         "completion_tokens": row.completion_tokens,
         "counted_by": row.counted_by,

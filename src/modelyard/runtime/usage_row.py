@@ -1,4 +1,5 @@
-"""One row of the ledger, from what was about to be called to the table's columns. Pure: no database, no clock."""
+"""One ledger row, from the intent of an attempt to the columns of the table. Pure
+functions without database or clock."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -8,18 +9,23 @@ import msgspec
 
 from modelyard.models.types import ModelUsage
 from modelyard.runtime.invocation import Invocation
-from modelyard.storage.usage_sums import Booked, is_answer
+from modelyard.storage.usage_sums import LedgerAmounts, is_answer
 
 Columns = tuple[Any, ...]
-"""A row in the order of the table's columns: those of UsageRow, what was asked for, and the app."""
+"""A row in the order of the table's columns: those of UsageRow, the requested model,
+and the app."""
 _NANO = Decimal(1_000_000_000)
-_MOST_NANOS = (1 << 63) - 1
+# The largest value that fits into a signed 64-bit column.
+_MAX_NANOS = (1 << 63) - 1
 _DAY = 86_400
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """In the order of the table's columns; the last two, what was asked for and the app that ran on
-    behalf of the key, are the limits' alone."""
+    """A ledger row, in the order of the table's columns.
+
+    The table has two more columns, the requested model and the app that ran on behalf
+    of the key; only the limits use them.
+    """
 
     id: str
     invocation: str
@@ -45,7 +51,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     seconds: float
     searches: int
     total_price: Decimal | None
-    """None where nobody knows the price."""
+    """None if the price is unknown."""
     nanos: int | None
     currency: str
     price_source: str
@@ -55,14 +61,16 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     @property
     def estimated(self) -> bool:
+        """Whether the tokens were counted by this server and not by the provider."""
         return self.counted_by != "provider"
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the row as a dictionary by column name."""
         return {name: getattr(self, name) for name in self.__struct_fields__}
 
 
 class Priced(NamedTuple):
-    """What something costs, and who says so."""
+    """A cost and the source of the price."""
 
     total_price: Decimal | None
     currency: str
@@ -71,7 +79,8 @@ class Priced(NamedTuple):
 
 
 class Intent(msgspec.Struct, frozen=True, array_like=True):
-    """An attempt that is about to be made."""
+    """An attempt that is about to be made. Its JSON form is an array, so fields may
+    only be appended."""
 
     invocation: str
     attempt: int
@@ -85,18 +94,20 @@ class Intent(msgspec.Struct, frozen=True, array_like=True):
     credential: str
     credential_id: str
     prompt_tokens: int
-    """About; for the row that is written where the process ends before the provider has counted."""
+    """An estimate; used if the process ends before the provider reports its count."""
     asked: str = ""
-    """The model that the call's limits know it by, as `provider/model`; the attempt may be made with another."""
+    """The model that the limits count the call against, as `provider/model`; the
+    attempt may use another one."""
     app: str = ""
-    """`app:ID` of the app that runs on behalf of the API key; empty where none does."""
+    """`app:ID` of the app that runs on behalf of the API key; empty if there is none.
+    """
 
 
 _NANOS = UsageRow.__struct_fields__.index("nanos")
 
 
 class LostUsage(NamedTuple):
-    """The usage of an attempt that nobody saw the end of."""
+    """The usage of an attempt whose process was killed before it ended."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -104,19 +115,24 @@ class LostUsage(NamedTuple):
 
     @property
     def total_price(self) -> Decimal | None:
+        """The cost; None if it is unknown."""
         return self.price.total_price
 
     @property
     def currency(self) -> str:
+        """The currency of the cost."""
         return self.price.currency
 
     @property
     def price_source(self) -> str:
+        """Where the price came from."""
         return self.price.source
 
 
-def intent_of(invocation: Invocation, *, attempt: int, created_at: float, prompt_tokens: int = 0) -> Intent:
-    """An attempt of a call; `prompt_tokens` about."""
+def intent_of(
+    invocation: Invocation, *, attempt: int, created_at: float, prompt_tokens: int = 0
+) -> Intent:
+    """Return the intent of an attempt. `prompt_tokens` is an estimate."""
     return Intent(
         invocation.id,
         attempt,
@@ -130,7 +146,8 @@ def intent_of(invocation: Invocation, *, attempt: int, created_at: float, prompt
         invocation.credential,
         invocation.credential_id,
         prompt_tokens,
-        invocation.record.asked or f"{invocation.provider}/{invocation.model}",
+        invocation.record.requested_model
+        or f"{invocation.provider}/{invocation.model}",
         invocation.app,
     )
 
@@ -144,9 +161,12 @@ def row_of(
     latency: float,
     first_chunk: float | None,
 ) -> Columns:
-    """In the order of the table's columns. Nothing was used: nothing is owed. Something was, at an unknown price:
-    nobody knows."""
-    counted: Any = usage
+    """Return a row in the order of the table's columns.
+
+    No usage means a cost of 0. Usage without a price means an unknown cost, None.
+    """
+    # Usage types of different models have different fields; absent ones count as 0.
+    usage_fields: Any = usage
     price = Decimal(0) if usage is None else usage.total_price
     return (
         f"{intent.invocation}.{intent.attempt}",
@@ -164,16 +184,17 @@ def row_of(
         intent.credential_id,
         status,
         counted_by,
-        _went_in(counted),
-        getattr(counted, "completion_tokens", 0),
-        getattr(counted, "cached_tokens", 0),
-        getattr(counted, "cache_write_tokens", 0),
-        getattr(counted, "reasoning_tokens", 0),
-        getattr(counted, "characters", 0),
-        float(getattr(counted, "seconds", 0.0)),
-        getattr(counted, "searches", 0),
+        _prompt_tokens(usage_fields),
+        getattr(usage_fields, "completion_tokens", 0),
+        getattr(usage_fields, "cached_tokens", 0),
+        getattr(usage_fields, "cache_write_tokens", 0),
+        getattr(usage_fields, "reasoning_tokens", 0),
+        getattr(usage_fields, "characters", 0),
+        float(getattr(usage_fields, "seconds", 0.0)),
+        getattr(usage_fields, "searches", 0),
+        # Written without an exponent, which SQL would not read as a decimal.
         None if price is None else format(price, "f"),
-        None if price is None else min(int(price * _NANO), _MOST_NANOS),
+        None if price is None else min(int(price * _NANO), _MAX_NANOS),
         usage.currency if usage else "USD",
         usage.price_source if usage else "",
         price_version,
@@ -185,38 +206,76 @@ def row_of(
 
 
 def tokens_of(usage: ModelUsage) -> int:
-    """As the row's columns add up to: limits count what the ledger counts."""
-    counted: Any = usage
-    return _went_in(counted) + getattr(counted, "completion_tokens", 0)
+    """Return the tokens as the row's columns add up, so that limits count what the
+    ledger counts."""
+    usage_fields: Any = usage
+    return _prompt_tokens(usage_fields) + getattr(usage_fields, "completion_tokens", 0)
 
 
-def _went_in(counted: Any) -> int:
-    return getattr(counted, "prompt_tokens", None) or getattr(counted, "tokens", 0)
+def _prompt_tokens(usage_fields: Any) -> int:
+    """Return the prompt tokens, called `tokens` in the usage of embeddings."""
+    return getattr(usage_fields, "prompt_tokens", None) or getattr(
+        usage_fields, "tokens", 0
+    )
 
 
-def booked(row: Sequence[Any]) -> Booked:
-    """What the sums take of a row; an answer from the cache took no tokens of any limit."""
+def usage_booking(row: Sequence[Any]) -> LedgerAmounts:
+    """Return what the usage sums need of a row. Answers from the cache count no tokens."""
     (
-        id_, invocation, attempt, tenant, api_key, user, created_at, _, provider, model, _, credential, _, status, _,
-        went_in, came_out, *_, first_chunk, asked, app,
-    ) = row  # fmt: skip
+        id_,
+        invocation,
+        attempt,
+        tenant,
+        api_key,
+        user,
+        created_at,
+        _,
+        provider,
+        model,
+        _,
+        credential,
+        _,
+        status,
+        _,
+        went_in,
+        came_out,
+        *_,
+        first_chunk,
+        requested_model,
+        app,
+    ) = row
     is_cached = status == "cached"
-    return Booked(
-        id_, invocation, attempt, tenant, api_key, user or "", created_at, asked, f"{provider}/{model}",
-        f"{provider}/{credential}", is_answer(status, first_chunk), 0 if is_cached else went_in + came_out,
-        0 if is_cached else row[_NANOS] or 0, app,
-    )  # fmt: skip
+    return LedgerAmounts(
+        id_,
+        invocation,
+        attempt,
+        tenant,
+        api_key,
+        user or "",
+        created_at,
+        requested_model,
+        f"{provider}/{model}",
+        f"{provider}/{credential}",
+        is_answer(status, first_chunk),
+        0 if is_cached else went_in + came_out,
+        0 if is_cached else row[_NANOS] or 0,
+        app,
+    )
 
 
 def row_from(row: Sequence[Any]) -> UsageRow:
-    """Raises msgspec.ValidationError for columns that are no row's."""
+    """Return a row from its columns. Raises msgspec.ValidationError if they are not
+    valid."""
     return msgspec.convert(list(row), UsageRow, strict=False)
 
 
-def whole_columns(row: Sequence[Any]) -> Columns:
-    """A row of a journal, with the columns that versions before did not write: what was asked for, and the app."""
-    known = len(UsageRow.__struct_fields__)
-    if len(row) <= known:
-        before = row_from(row)
-        row = [*row, f"{before.provider}/{before.model}"]
-    return (*row, "") if len(row) == known + 1 else tuple(row)
+def complete_columns(row: Sequence[Any]) -> Columns:
+    """Return a journal row with the columns that older versions did not write: the
+    requested model and the app."""
+    row_length = len(UsageRow.__struct_fields__)
+    # The oldest format ends before the requested model, which then was the model that
+    # was called.
+    if len(row) <= row_length:
+        old_row = row_from(row)
+        row = [*row, f"{old_row.provider}/{old_row.model}"]
+    return (*row, "") if len(row) == row_length + 1 else tuple(row)

@@ -1,4 +1,4 @@
-"""The ledger's table: rows go in once, and are read back within one tenant."""
+"""The ledger's table: rows are inserted once, and read within one tenant."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from modelyard.runtime.usage_row import Columns, UsageRow, booked, row_from
+from modelyard.runtime.usage_row import Columns, UsageRow, row_from, usage_booking
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.statements import insert_new
 from modelyard.storage.usage_sums import UsageSums, is_answer
 
 _NANO = Decimal(1_000_000_000)
-_FORGOTTEN_AT_ONCE = 2_000
-_MOST_ATTEMPTS = 64
+_DELETE_BATCH_SIZE = 2_000
+_MAX_ATTEMPTS = 64
 
 
-class Spending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Many rows as one line."""
+class UsageSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The sums of a group of rows."""
 
     key: tuple[str, ...]
     calls: int
@@ -33,11 +33,11 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cost: Decimal
     currency: str
     unpriced: int
-    """Rows whose price nobody knows: the cost leaves them out."""
+    """The number of rows with an unknown price; the cost does not include them."""
 
 
-class Took(NamedTuple):
-    """What a call took, by its rows."""
+class CallUsage(NamedTuple):
+    """What a call used, according to its rows."""
 
     tokens: int
     nanos: int
@@ -56,7 +56,7 @@ GROUPINGS = {
     "day": "day",
     "hour": "hour",
 }
-"""What sums may be made by → the column; `hour` is made of a time by the statement."""
+"""Grouping name to column. The statement derives `hour` from the time."""
 FILTERS = {
     "provider": "provider",
     "model": "model",
@@ -67,11 +67,13 @@ FILTERS = {
     "status": "status",
     "call": "invocation",
 }
-"""What attempts may be picked by → the column. The status `failed` stands for all that did not go well."""
+"""Filter name to column. The status `failed` stands for everything that was not served.
+"""
 
 
 class UsageTable:
-    """Reads that look at many rows have threads of their own: whatever is asked, the loop and short reads go on."""
+    """Reads and writes the ledger's rows. Reads of many rows run on separate threads,
+    so they block neither the event loop nor short reads."""
 
     def __init__(self, database: Database, sums: UsageSums) -> None:
         self._database = database
@@ -79,128 +81,211 @@ class UsageTable:
         self._sql = database.statements("usage")
 
     def insert(self, connection: Connection, rows: Sequence[Columns]) -> None:
-        """Rows that are there already stay as they are, and are not counted again."""
+        """Insert rows. Those that exist already stay unchanged and are not added to the
+        sums again."""
         new = {row["id"] for row in insert_new(connection, self._sql["add"], rows)}
-        fresh: dict[str, Columns] = {}
+        # A batch may contain the same row twice, after a crash during recovery.
+        new_rows: dict[str, Columns] = {}
         for row in rows:
             if row[0] in new:
-                fresh.setdefault(row[0], row)
-        self._sums.add(connection, [booked(row) for row in fresh.values()])
+                new_rows.setdefault(row[0], row)
+        self._sums.add(connection, [usage_booking(row) for row in new_rows.values()])
 
-    # reading: each raises StorageUnavailableError where the database cannot be asked
+    # Reading. Each method raises StorageUnavailableError if the database cannot be
+    # read.
 
-    async def recent(self, tenant: str, *, most: int = 50, since: float = 0.0) -> list[UsageRow]:
-        """Newest first."""
-        return await self._rows("recent", {"tenant": tenant, "since": since, "most": most})
+    async def recent(
+        self, tenant: str, *, limit: int = 50, since: float = 0.0
+    ) -> list[UsageRow]:
+        """Return the latest rows, newest first."""
+        return await self._rows(
+            "recent", {"tenant": tenant, "since": since, "most": limit}
+        )
 
     async def of_invocation(self, tenant: str, invocation: str) -> list[UsageRow]:
-        """All attempts of a call, the first one first; none where the tenant has no such call."""
-        return await self._rows("invocation", {"tenant": tenant, "invocation": invocation})
+        """Return all attempts of a call, the first one first; empty if the tenant has
+        no such call."""
+        return await self._rows(
+            "invocation", {"tenant": tenant, "invocation": invocation}
+        )
 
-    async def _rows(self, name: str, values: Mapping[str, Any], *, is_long: bool = False) -> list[UsageRow]:
-        # Rows are made in the reader's thread too: a thousand of them would hold the loop for milliseconds.
-        return await self._database.at_once(lambda it: _rows_from(it.execute(self._sql[name], values)), is_long=is_long)
+    async def _rows(
+        self, name: str, values: Mapping[str, Any], *, is_long: bool = False
+    ) -> list[UsageRow]:
+        """Run a statement and return its rows."""
+        # Rows are converted on the reader thread: a thousand of them would block the
+        # event loop for milliseconds.
+        return await self._database.read_together(
+            lambda connection: _rows_from(connection.execute(self._sql[name], values)),
+            is_long=is_long,
+        )
 
     async def export(
         self, tenant: str, *, since: float, until: float, page: int = 1000
     ) -> AsyncGenerator[list[UsageRow], None]:
-        """All rows of a span of time, oldest first, a page at a time; the last page may be empty."""
-        after, after_id = since - 1, ""
+        """Yield all rows of a time range, oldest first, one page at a time; the last
+        page may be empty."""
+        # Keyset pagination by (time, id), because several rows may have the same time.
+        after_time, after_id = since - 1, ""
         while True:
             values = {
-                "tenant": tenant, "since": since, "until": until, "after": after, "after_id": after_id, "most": page,
+                "tenant": tenant, "since": since, "until": until, "after": after_time, "after_id": after_id, "most": page,  # noqa: E501
             }  # fmt: skip
             rows = await self._rows("page", values, is_long=True)
             yield rows
             if len(rows) < page:
                 return
-            after, after_id = rows[-1].created_at, rows[-1].id
+            after_time, after_id = rows[-1].created_at, rows[-1].id
 
     async def summary(
         self, tenant: str, *, by: Sequence[str], since: float = 0.0, until: float = 1e12
-    ) -> list[Spending]:
-        """Rows added up by some of GROUPINGS, dearest first; currencies stay apart."""
-        statement = self._sql["sums"].replace("{columns}", ", ".join(GROUPINGS[name] for name in by))
+    ) -> list[UsageSummary]:
+        """Return the sums by some of GROUPINGS, most expensive first. Currencies are
+        never added together."""
+        # Column names cannot be bound as parameters; GROUPINGS allows only known ones.
+        statement = self._sql["sums"].replace(
+            "{columns}", ", ".join(GROUPINGS[name] for name in by)
+        )
         values = {"tenant": tenant, "since": since, "until": until}
-        return await self._database.at_once(lambda it: _spendings(it.execute(statement, values), by), is_long=True)
+        return await self._database.read_together(
+            lambda connection: _summaries(connection.execute(statement, values), by),
+            is_long=True,
+        )
 
     async def page(
-        self, tenant: str, *, since: float, until: float, most: int, skip: int = 0, **wanted: str
+        self,
+        tenant: str,
+        *,
+        since: float,
+        until: float,
+        limit: int,
+        skip: int = 0,
+        **filters: str,
     ) -> tuple[list[UsageRow], int]:
-        """A tenant's attempts, newest first, from `skip` on, and how many there are. `wanted`: values of FILTERS.
+        """Return a page of attempts, newest first, starting at `skip`, and their total
+        number. `filters`: values for FILTERS.
 
-        Raises ValueError for a filter that is none.
+        Raises ValueError for an unknown filter.
         """
-        if unknown := wanted.keys() - FILTERS.keys():
+        if unknown := filters.keys() - FILTERS.keys():
             raise ValueError(f"no filter {unknown}")
-        clauses = "".join(f" AND {FILTERS[name]} = :{name}" for name in wanted)
-        if wanted.get("status") == "failed":
-            clauses = clauses.replace("status = :status", "status NOT IN ('ok', 'cached') AND :status <> ''")
+        clauses = "".join(f" AND {FILTERS[name]} = :{name}" for name in filters)
+        if filters.get("status") == "failed":
+            # The condition still uses the bound parameter, because SQLite refuses
+            # unused named ones.
+            clauses = clauses.replace(
+                "status = :status", "status NOT IN ('ok', 'cached') AND :status <> ''"
+            )
         counting = self._sql["count_attempts"].replace("{clauses}", clauses)
         listing = self._sql["attempts"].replace("{clauses}", clauses)
-        values = {"tenant": tenant, "since": since, "until": until, **wanted}
+        values = {"tenant": tenant, "since": since, "until": until, **filters}
 
         def work(connection: Connection) -> tuple[list[UsageRow], int]:
+            """Count and list in one transaction, so that both agree."""
             count: int = connection.execute(counting, values)[0]["count"]
             if skip >= count:
                 return [], count
-            return _rows_from(connection.execute(listing, {**values, "most": most, "skip": skip})), count
+            return (
+                _rows_from(
+                    connection.execute(listing, {**values, "most": limit, "skip": skip})
+                ),
+                count,
+            )
 
-        return await self._database.at_once(work, is_long=True)
+        return await self._database.read_together(work, is_long=True)
 
-    async def percentiles(self, tenant: str, *, since: float, until: float) -> list[dict[str, Any]]:
-        """By model, of attempts that went well: `latency` and `first_chunk`, in seconds."""
+    async def percentiles(
+        self, tenant: str, *, since: float, until: float
+    ) -> list[dict[str, Any]]:
+        """Return the percentiles of `latency` and `first_chunk` in seconds, by model,
+        over successful attempts."""
         values = {"tenant": tenant, "since": since, "until": until}
 
         def work(connection: Connection) -> list[dict[str, Any]]:
-            whole = {row["model"]: dict(row) for row in connection.execute(self._sql["latencies"], values)}
+            """Query both percentiles and join them by model."""
+            latencies_by_model = {
+                row["model"]: dict(row)
+                for row in connection.execute(self._sql["latencies"], values)
+            }
             for row in connection.execute(self._sql["first_chunks"], values):
-                # A row may have come between the two.
-                known = whole.get(row["model"], {})
-                known |= {f"first_{name}": row[name] for name in ("p50", "p90", "p99")}
-            return list(whole.values())
+                # A row may have been added between the two statements, so a model may
+                # be missing.
+                latencies = latencies_by_model.get(row["model"], {})
+                latencies |= {
+                    f"first_{name}": row[name] for name in ("p50", "p90", "p99")
+                }
+            return list(latencies_by_model.values())
 
-        return await self._database.at_once(work, is_long=True)
+        return await self._database.read_together(work, is_long=True)
 
-    async def took(self, name: str) -> Took | None:
-        """What a call took by all of its attempts, or one of these by itself, by its name; None where none was made."""
-        names = [name, *(f"{name}.{attempt}" for attempt in range(_MOST_ATTEMPTS))]
-        rows = await self._database.fetch(self._sql["of_call"].replace("{places}", ", ".join("?" * len(names))), names)
+    async def call_usage(self, name: str) -> CallUsage | None:
+        """Return what a call used: by call id over all attempts, or by attempt id for
+        one. None if there is no attempt."""
+        # Looking rows up by primary key is fast; an attempt's id is the call's id and
+        # its number.
+        names = [name, *(f"{name}.{attempt}" for attempt in range(_MAX_ATTEMPTS))]
+        rows = await self._database.fetch(
+            self._sql["of_call"].replace("{places}", ", ".join("?" * len(names))), names
+        )
         if not rows:
             return None
         is_served = any(is_answer(row["status"], row["first_chunk"]) for row in rows)
-        return Took(sum(int(row["tokens"]) for row in rows), sum(int(row["nanos"]) for row in rows), is_served)
+        return CallUsage(
+            sum(int(row["tokens"]) for row in rows),
+            sum(int(row["nanos"]) for row in rows),
+            is_served,
+        )
 
     # tidying
 
-    async def forget(self, before: float) -> None:
-        """Drop rows that are older than they are to be kept, a few at a time. What limits count stays in the sums."""
+    async def delete_before(self, cutoff: float) -> None:
+        """Delete rows older than `cutoff`, in small batches. What limits count remains
+        in the sums."""
         if not self._sums.is_complete:
-            return  # rows that are not in the sums yet are not dropped
+            # Rows that are not in the sums yet must not be deleted.
+            return
         for row in await self._database.fetch(self._sql["tenants"]):
-            while (until := await self._oldest(row["tenant"], before)) is not None:
+            while (
+                until := await self._next_batch_end(row["tenant"], cutoff)
+            ) is not None:
                 values = row["tenant"], until
-                await self._database.transact(lambda it, values=values: it.execute(self._sql["forget"], values))
+                # One transaction for each batch, so that other writers get their turn.
+                await self._database.transact(
+                    lambda connection, values=values: connection.execute(
+                        self._sql["forget"], values
+                    )
+                )
 
-    async def _oldest(self, tenant: str, before: float) -> float | None:
-        values = {"tenant": tenant, "before": before, "most": _FORGOTTEN_AT_ONCE}
+    async def _next_batch_end(self, tenant: str, cutoff: float) -> float | None:
+        """Return the time up to which the next batch is deleted; None if nothing is
+        older than `cutoff`."""
+        values = {"tenant": tenant, "before": cutoff, "most": _DELETE_BATCH_SIZE}
         return (await self._database.fetch(self._sql["oldest"], values))[0]["until"]
 
 
 def _rows_from(rows: Iterable[Row]) -> list[UsageRow]:
+    """Convert database rows."""
     return [row_from(tuple(dict(row).values())) for row in rows]
 
 
-def _spendings(rows: Iterable[Row], by: Sequence[str]) -> list[Spending]:
-    """Dearest first, as they come: sorting many that come in another order would hold the interpreter for long."""
-    lines = [_spending(row, by) for row in rows]
+def _summaries(rows: Iterable[Row], by: Sequence[str]) -> list[UsageSummary]:
+    """Convert and sort the sums, most expensive first.
+
+    The statement returns them nearly sorted already; sorting many unsorted ones would
+    block the interpreter.
+    """
+    lines = [_summary(row, by) for row in rows]
     return sorted(lines, key=lambda line: (-line.cost, -line.calls, line.key))
 
 
-def _spending(row: Row, by: Sequence[str]) -> Spending:
+def _summary(row: Row, by: Sequence[str]) -> UsageSummary:
+    """Convert one row of sums."""
     columns = [GROUPINGS[name].strip('"') for name in by]
-    return Spending(
-        key=tuple(str(row[column] if row[column] is not None else "") or "-" for column in columns),
+    return UsageSummary(
+        key=tuple(
+            str(row[column] if row[column] is not None else "") or "-"
+            for column in columns
+        ),
         calls=int(row["calls"]),
         attempts=int(row["attempts"]),
         failed=int(row["failed"]),
@@ -211,6 +296,7 @@ def _spending(row: Row, by: Sequence[str]) -> Spending:
         characters=int(row["characters"]),
         seconds=float(row["seconds"]),
         searches=int(row["searches"]),
+        # Adding 0 turns a negative zero into zero.
         cost=(Decimal(int(row["nanos"])) / _NANO).normalize() + 0,
         currency=row["currency"],
         unpriced=int(row["unpriced"]),

@@ -1,1 +1,1 @@
-"""What is kept: the database, its statements and its migrations."""
+"""Persistence: the database, its statements and its migrations."""

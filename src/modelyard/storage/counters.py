@@ -1,8 +1,11 @@
-"""What was used of limits: reserved before a call, settled after it, as one step each.
+"""Usage counters of limits: reserved before a call and settled after it, each in one
+atomic step.
 
-A counter leaks: what it holds drains at `refill` a second, so that a limit a minute is met at every moment and not by
-the clock's minutes. Counters of days, months, calls at once and totals do not drain. All of a call's charges are taken
-or none. The stores differ in who shares them: one process, those on one database, those on one Valkey.
+A counter is a leaky bucket: it drains at `refill` per second, so that a per-minute
+limit holds at every moment and not per calendar minute. Counters of days, months,
+concurrent calls and totals do not drain. All charges of a call are reserved, or none.
+The implementations differ in who shares the counters: one process, the processes on one
+database, or those on one Valkey server.
 """
 
 import logging
@@ -18,44 +21,55 @@ from modelyard.storage.statements import statements
 
 logger = logging.getLogger("modelyard.counters")
 
-_TIDY_EVERY = 4096
-SKEW = 10.0
-"""Seconds that another machine's clock may be ahead. A stamp later than that is a clock's jump that is over."""
+_CLEANUP_INTERVAL = 4096
+CLOCK_SKEW_SECONDS = 10.0
+"""Seconds by which another machine's clock may be ahead. A later timestamp was left by
+a clock jump."""
 
-NOTHING: Mapping[str, float] = dict.fromkeys(("requests", "tokens", "cost", "concurrency", "credits", "times"), 0.0)
-"""What a call took that never was made."""
+NO_USAGE: Mapping[str, float] = dict.fromkeys(
+    ("requests", "tokens", "cost", "concurrency", "credits", "times"), 0.0
+)
+"""The usage of a call that was never made."""
 
 
 class Charge(NamedTuple):
-    """What a call takes of one limit."""
+    """What a call reserves of one limit."""
 
     name: str
     amount: float
-    """The most it can take."""
+    """The maximum the call can use."""
     need: float
-    """What must be left for it to be admitted: all of it where it is known beforehand, else anything at all."""
+    """The amount that must be available for admission: the full amount if known in
+    advance, otherwise any remainder."""
+    # The limit itself: the level never exceeds it at admission.
     cap: float
     refill: float
-    """So much drains away in a second."""
+    """Amount that drains per second."""
     lasts: float
-    """Seconds after which the counter may be forgotten."""
+    """Seconds after which the counter may be deleted."""
     unit: str
-    """What is counted: whoever settles the call says what it took of this, without knowing the counter."""
+    """Unit of the limit. The settlement of a call reports usage by unit, without
+    knowing the counters."""
 
 
 class Level(NamedTuple):
+    """The state of a counter."""
+
     used: float
     stamp: float
-    """When `used` was right, on the store's clock: seconds since 1970 where it is shared, monotonic ones in memory."""
+    """Time for which `used` is valid, on the store's clock: seconds since the epoch if
+    shared, monotonic seconds in memory."""
 
 
 class Refusal(NamedTuple):
+    """The charge that did not fit, and the level of its counter."""
+
     charge: Charge
     used: float
 
 
 class UnseededError(Exception):
-    """These counters are not known: what the ledger says of them is to be put in."""
+    """These counters do not exist yet and must be seeded from the ledger."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(", ".join(names))
@@ -63,230 +77,357 @@ class UnseededError(Exception):
 
 
 class Counters(Protocol):
+    """A store of counters and reservations."""
+
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
-        """Take all charges under the name of a call, or none and say why. Raises UnseededError."""
+        """Reserve all charges under a call's name, or none and return the refusal.
+
+        Raises UnseededError if a counter does not exist.
+        """
         ...
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
-        """Put in the place of what a call reserved what it took: unit → amount; of a unit that is not there it took
-        what it reserved. Doing it twice does nothing."""
+        """Replace a call's reservation by its actual usage (unit → amount).
+
+        For a missing unit the reserved amount is kept. Repeating it has no effect.
+        """
         ...
 
-    async def held_by(self, owner: str) -> Sequence[str]:
-        """The calls that a process has reserved for and not settled."""
+    async def reservations_of(self, owner: str) -> Sequence[str]:
+        """Return the calls for which a process holds unsettled reservations."""
         ...
 
-    async def settle_for(self, owner: str, name: str, amounts: Mapping[str, float]) -> None:
-        """Settle a call of a process that is gone; done when the store has it."""
+    async def settle_for(
+        self, owner: str, name: str, amounts: Mapping[str, float]
+    ) -> None:
+        """Settle a call of an exited process; returns once it is stored."""
         ...
 
-    def release_older(self, before: float) -> None:
-        """Give back what calls hold that were admitted before a moment and that nobody is left to settle."""
+    def release_older(self, cutoff: float) -> None:
+        """Release the reservations of calls admitted before `cutoff` that no process
+        will settle."""
         ...
 
-    async def seed(self, levels: Mapping[str, float], charges: Sequence[Charge]) -> None:
-        """Start counters that are not there; those that are stay as they are."""
+    async def seed(
+        self, levels: Mapping[str, float], charges: Sequence[Charge]
+    ) -> None:
+        """Create missing counters with these levels; existing ones are unchanged."""
         ...
 
     async def levels(self, names: Sequence[str]) -> Mapping[str, float]:
-        """What is used of those that are there, without what has drained since."""
+        """Return the stored levels of existing counters, without the drain since their
+        last change."""
         ...
 
     async def reset(self, names: Sequence[str]) -> None:
-        """Forget counters, so that they are rebuilt from the ledger."""
+        """Delete counters, so that they are rebuilt from the ledger."""
         ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Release the store's resources."""
+        ...
 
 
-def drained(level: Level, refill: float, now: float) -> float:
-    """What is left in a counter; a clock that went back drains nothing."""
-    return max(0.0, level.used - refill * max(0.0, now - level.stamp))
+def current_level(level: Level, refill: float, current_time: float) -> float:
+    """Return the current level of a counter. A clock that went backwards drains
+    nothing."""
+    return max(0.0, level.used - refill * max(0.0, current_time - level.stamp))
 
 
-def clamped(stamp: float, now: float) -> float:
-    """From when on a counter drains: never from a moment that is far ahead."""
-    return now if stamp > now + SKEW else stamp
+def clamp_stamp(stamp: float, current_time: float) -> float:
+    """Return the time from which a counter drains: `current_time` if the stamp lies too
+    far in the future."""
+    return current_time if stamp > current_time + CLOCK_SKEW_SECONDS else stamp
 
 
-def admit(levels: MutableMapping[str, Level], charges: Sequence[Charge], now: float) -> Refusal | None:
-    """Take all charges or none. Raises UnseededError where a counter is not there. What a clock's jump left in the
-    levels is put right even where the call is refused: it would be so for as long as the jump was, else."""
-    if unknown := [one.name for one in charges if one.name not in levels]:
+def reserve_all(
+    levels: MutableMapping[str, Level], charges: Sequence[Charge], current_time: float
+) -> Refusal | None:
+    """Reserve all charges or none; return the refusal, or None.
+
+    Raises UnseededError if a counter does not exist. Stamps left by a clock jump are
+    corrected even if the call is refused; otherwise it would be refused for as long as
+    the jump was.
+    """
+    if unknown := [charge.name for charge in charges if charge.name not in levels]:
         raise UnseededError(unknown)
-    _without_jumps(levels, charges, now)
-    left = [drained(levels[one.name], one.refill, now) for one in charges]
+    _correct_clock_jumps(levels, charges, current_time)
+    left = [
+        current_level(levels[charge.name], charge.refill, current_time)
+        for charge in charges
+    ]
+    # Check all charges before changing any level.
     for charge, used in zip(charges, left, strict=True):
         if used + charge.need > charge.cap:
             return Refusal(charge, used)
     for charge, used in zip(charges, left, strict=True):
-        levels[charge.name] = Level(used + charge.amount, max(now, levels[charge.name].stamp))
+        # A clock that is slightly behind must not move the stamp back, or the counter
+        # would drain twice.
+        levels[charge.name] = Level(
+            used + charge.amount, max(current_time, levels[charge.name].stamp)
+        )
     return None
 
 
-def _without_jumps(levels: MutableMapping[str, Level], charges: Sequence[Charge], now: float) -> None:
+def _correct_clock_jumps(
+    levels: MutableMapping[str, Level], charges: Sequence[Charge], current_time: float
+) -> None:
     for name in {charge.name for charge in charges}:
         level = levels[name]
-        levels[name] = Level(level.used, clamped(level.stamp, now))
+        levels[name] = Level(level.used, clamp_stamp(level.stamp, current_time))
 
 
-def corrected(level: Level, reserved: float, taken: float) -> Level:
-    return Level(max(0.0, level.used + taken - reserved), level.stamp)
+def adjusted(level: Level, reserved: float, actual_amount: float) -> Level:
+    """Return the level with a reserved amount replaced by the actual one."""
+    return Level(max(0.0, level.used + actual_amount - reserved), level.stamp)
 
 
 class MemoryCounters:
-    """For one process, and as fast as that allows."""
+    """Counters of a single process, in memory."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._levels: dict[str, Level] = {}
         self._forget_at: dict[str, float] = {}
         self._reserved: dict[str, Sequence[Charge]] = {}
-        self._turns = 0
+        self._operation_count = 0
 
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
-        refusal = admit(self._levels, charges, self._clock.monotonic())
+        """Reserve all charges under a call's name, or return the refusal."""
+        refusal = reserve_all(self._levels, charges, self._clock.monotonic())
         if refusal is None:
             self._reserved[name] = charges
         return refusal
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
+        """Replace a call's reservation by its actual usage."""
         for charge in self._reserved.pop(name, ()):
-            taken = amounts.get(charge.unit, charge.amount)
-            if taken != charge.amount and (level := self._levels.get(charge.name)) is not None:
-                self._levels[charge.name] = corrected(level, charge.amount, taken)
+            actual_amount = amounts.get(charge.unit, charge.amount)
+            if (
+                actual_amount != charge.amount
+                and (level := self._levels.get(charge.name)) is not None
+            ):
+                self._levels[charge.name] = adjusted(
+                    level, charge.amount, actual_amount
+                )
 
-    async def held_by(self, owner: str) -> Sequence[str]:
+    async def reservations_of(self, owner: str) -> Sequence[str]:
+        """Return nothing: counters in memory are not shared with other processes."""
         return ()  # nobody else's calls are counted here
 
-    async def settle_for(self, owner: str, name: str, amounts: Mapping[str, float]) -> None:
-        """Nobody else's calls are counted here."""
+    async def settle_for(
+        self, owner: str, name: str, amounts: Mapping[str, float]
+    ) -> None:
+        """Do nothing: counters in memory are not shared with other processes."""
 
-    def release_older(self, before: float) -> None:
-        """Nobody else's calls are counted here."""
+    def release_older(self, cutoff: float) -> None:
+        """Do nothing: reservations in memory end with their process."""
 
-    async def seed(self, levels: Mapping[str, float], charges: Sequence[Charge]) -> None:
-        now = self._clock.monotonic()
-        self._tidy(now)
+    async def seed(
+        self, levels: Mapping[str, float], charges: Sequence[Charge]
+    ) -> None:
+        """Create missing counters with these levels."""
+        current_time = self._clock.monotonic()
+        self._delete_expired(current_time)
         for charge in charges:
             if charge.name in levels:
-                self._levels.setdefault(charge.name, Level(levels[charge.name], now))
-                self._forget_at[charge.name] = now + charge.lasts
+                self._levels.setdefault(
+                    charge.name, Level(levels[charge.name], current_time)
+                )
+                self._forget_at[charge.name] = current_time + charge.lasts
 
-    def _tidy(self, now: float) -> None:
-        self._turns += 1
-        if self._turns % _TIDY_EVERY == 0:
-            held = {charge.name for charges in self._reserved.values() for charge in charges}
-            for name in [one for one, until in self._forget_at.items() if until < now and one not in held]:
+    def _delete_expired(self, current_time: float) -> None:
+        self._operation_count += 1
+        if self._operation_count % _CLEANUP_INTERVAL == 0:
+            # A counter with open reservations must survive, since they will be settled
+            # against it.
+            reserved_names = {
+                charge.name for charges in self._reserved.values() for charge in charges
+            }
+            for name in [
+                counter_name
+                for counter_name, until in self._forget_at.items()
+                if until < current_time and counter_name not in reserved_names
+            ]:
                 del self._forget_at[name]
                 self._levels.pop(name, None)
 
     async def levels(self, names: Sequence[str]) -> Mapping[str, float]:
+        """Return the stored levels of existing counters."""
         return {name: self._levels[name].used for name in names if name in self._levels}
 
     async def reset(self, names: Sequence[str]) -> None:
+        """Delete counters, so that they are rebuilt from the ledger."""
         for name in names:
             self._levels.pop(name, None)
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Do nothing: there are no resources to release."""
+        ...
 
 
 class DatabaseCounters:
-    """For all processes on one database. Calls that come while a transaction runs share the next."""
+    """Counters shared by all processes on one database. Concurrent calls are batched
+    into one transaction."""
 
     def __init__(self, database: Database, clock: Clock, *, owner: str = "") -> None:
-        """`owner` is this process's name: whoever takes over what it left finds by it what it held."""
+        """`owner` identifies this process, so that another one can find its
+        reservations after a crash."""
         self._database = database
         self._clock = clock
         self._owner = owner
         self._sql = statements("counters")
+        # PostgreSQL needs row locks; SQLite has only one writer at a time.
         self._locking = "locked" if database.engine == "postgresql" else "level"
 
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
+        """Reserve all charges under a call's name, or return the refusal."""
         ordered = sorted(charges)  # everybody locks in the same order
-        names = [one.name for one in ordered]
+        names = [charge.name for charge in ordered]
 
         def work(connection: Connection) -> Refusal | None:
-            now = self._clock.time()
+            """Reserve the charges within the transaction."""
+            current_time = self._clock.time()
             levels = self._locked(connection, names)
-            before = dict(levels)
-            refusal = admit(levels, ordered, now)
-            self._put(connection, levels, [name for name in levels if levels[name] != before[name]])
+            previous_levels = dict(levels)
+            refusal = reserve_all(levels, ordered, current_time)
+            # Only changed levels are written. This includes corrected stamps of a
+            # refused call.
+            self._put(
+                connection,
+                levels,
+                [name for name in levels if levels[name] != previous_levels[name]],
+            )
             if refusal is not None:
                 return refusal
-            connection.execute(self._sql["keep"], (name, msgspec.json.encode(ordered).decode(), now, self._owner))
+            connection.execute(
+                self._sql["keep"],
+                (
+                    name,
+                    msgspec.json.encode(ordered).decode(),
+                    current_time,
+                    self._owner,
+                ),
+            )
             return None
 
         return await self._database.transact(work)
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
-        self._database.submit(self._settling(name, amounts), is_kept=True)
+        """Queue the settlement of a call; it is retried until the database accepts it."""
+        self._database.submit(self._settling(name, amounts), is_retried=True)
 
-    async def held_by(self, owner: str) -> Sequence[str]:
+    async def reservations_of(self, owner: str) -> Sequence[str]:
+        """Return the calls for which a process holds unsettled reservations."""
         rows = await self._database.fetch(self._sql["held_by"], {"owner": owner})
         return [str(row["id"]) for row in rows]
 
-    async def settle_for(self, owner: str, name: str, amounts: Mapping[str, float]) -> None:
+    async def settle_for(
+        self, owner: str, name: str, amounts: Mapping[str, float]
+    ) -> None:
+        """Settle a call of an exited process; returns once it is stored."""
         del owner  # a reservation has one place, whoever made it
-        await self._database.transact(self._settling(name, amounts), is_kept=True)
+        await self._database.transact(self._settling(name, amounts), is_retried=True)
 
-    def _settling(self, name: str, amounts: Mapping[str, float]) -> Callable[[Connection], None]:
+    def _settling(
+        self, name: str, amounts: Mapping[str, float]
+    ) -> Callable[[Connection], None]:
         def work(connection: Connection) -> None:
+            """Take the reservation and correct its counters within the transaction.
+
+            The statement deletes the reservation and returns it, so a second settlement
+            finds nothing.
+            """
             for row in connection.execute(self._sql["take"], (name,)):
-                charges = [Charge(*one) for one in msgspec.json.decode(row["charges"])]
-                names = [one.name for one in charges]
+                charges = [
+                    Charge(*field_values)
+                    for field_values in msgspec.json.decode(row["charges"])
+                ]
+                names = [charge.name for charge in charges]
                 levels = self._locked(connection, names)
                 for charge in charges:
                     if (level := levels.get(charge.name)) is not None:
-                        taken = amounts.get(charge.unit, charge.amount)
-                        levels[charge.name] = corrected(level, charge.amount, taken)
+                        actual_amount = amounts.get(charge.unit, charge.amount)
+                        levels[charge.name] = adjusted(
+                            level, charge.amount, actual_amount
+                        )
                 self._put(connection, levels, list(levels))
 
         return work
 
     def _locked(self, connection: Connection, names: Sequence[str]) -> dict[str, Level]:
-        found: dict[str, Level] = {}
+        levels: dict[str, Level] = {}
         for name in names:
             for row in connection.execute(self._sql[self._locking], (name,)):
-                found[name] = Level(row["used"], row["stamp"])
-        return found
+                levels[name] = Level(row["used"], row["stamp"])
+        return levels
 
-    def _put(self, connection: Connection, levels: Mapping[str, Level], names: Iterable[str]) -> None:
+    def _put(
+        self, connection: Connection, levels: Mapping[str, Level], names: Iterable[str]
+    ) -> None:
         for name in names:
-            connection.execute(self._sql["put"], (levels[name].used, levels[name].stamp, name))
+            connection.execute(
+                self._sql["put"], (levels[name].used, levels[name].stamp, name)
+            )
 
-    async def seed(self, levels: Mapping[str, float], charges: Sequence[Charge]) -> None:
-        now = self._clock.time()
-        rows = [(name, used, now) for name, used in sorted(levels.items())]
+    async def seed(
+        self, levels: Mapping[str, float], charges: Sequence[Charge]
+    ) -> None:
+        """Create missing counters with these levels."""
+        current_time = self._clock.time()
+        # Sorted, so that all processes lock rows in the same order.
+        rows = [(name, used, current_time) for name, used in sorted(levels.items())]
 
         def work(connection: Connection) -> None:
+            """Insert the counters within the transaction."""
             connection.execute_many(self._sql["start"], rows)
 
         await self._database.transact(work)
 
     async def levels(self, names: Sequence[str]) -> Mapping[str, float]:
+        """Return the stored levels of existing counters."""
+
         def work(connection: Connection) -> dict[str, float]:
-            rows = [row for name in names for row in connection.execute(self._sql["level"], (name,))]
+            """Read the levels within the transaction."""
+            rows = [
+                row
+                for name in names
+                for row in connection.execute(self._sql["level"], (name,))
+            ]
             return {row["name"]: row["used"] for row in rows}
 
-        # Not by a reader: calls settle without waiting for it, and what they settled before is to be seen.
+        # Read through the writer, not a reader: settlements are queued, and those
+        # submitted earlier must be visible.
         return await self._database.transact(work)
 
     async def reset(self, names: Sequence[str]) -> None:
+        """Delete counters, so that they are rebuilt from the ledger."""
+
         def work(connection: Connection) -> None:
+            """Delete the counters within the transaction."""
             for name in names:
                 connection.execute(self._sql["drop"], (name,))
 
         await self._database.transact(work)
 
-    def release_older(self, before: float) -> None:
+    def release_older(self, cutoff: float) -> None:
+        """Release the reservations of calls admitted before `cutoff`. Returns
+        immediately."""
+
         def work(connection: Connection) -> list[str]:
-            return [row["id"] for row in connection.execute(self._sql["older"], (before,))]
+            """List the calls with old reservations."""
+            return [
+                row["id"] for row in connection.execute(self._sql["older"], (cutoff,))
+            ]
 
-        def then(done: Any) -> None:
-            for name in done.result() if done.exception() is None else ():
-                self.settle(name, NOTHING)
+        def settle_listed(future: Any) -> None:
+            """Settle each listed call as unused. A failed query is ignored; a later run
+            repeats it."""
+            for name in future.result() if future.exception() is None else ():
+                self.settle(name, NO_USAGE)
 
-        self._database.submit(work).add_done_callback(then)
+        self._database.submit(work).add_done_callback(settle_listed)
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Do nothing: the database is closed by its owner."""
+        ...

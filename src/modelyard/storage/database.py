@@ -1,6 +1,8 @@
-"""The database: one thread that writes in groups, reads beside it. SQLite by default, PostgreSQL for several machines.
+"""The database: one thread that writes in batches, and separate connections for reads.
+SQLite by default, PostgreSQL for several machines.
 
-Why no toolkit stands between, and what the two engines share: docs/design/0002-storage.md.
+Why there is no ORM or toolkit, and what the two engines share:
+docs/design/0002-storage.md.
 """
 
 import asyncio
@@ -18,18 +20,28 @@ from modelyard.storage.engine import (
     StorageUnavailableError,
 )
 from modelyard.storage.engines import await_database, open_engine
-from modelyard.storage.pages import Pages
+from modelyard.storage.pages import PageHealth
 from modelyard.storage.readers import Readers
 from modelyard.storage.schema import bring_up_to_date, checksum, migrations
 from modelyard.storage.statements import statements
 from modelyard.storage.writer import Writer
 
-# What users of the database need beside it, so that they need not know where it lies.
+# Re-exported, so that users of the database need not know the modules behind it.
 __all__ = [
-    "Connection", "Database", "DuplicateError", "Engine", "Row", "StorageUnavailableError", "await_database",
-    "checksum", "migrations", "open_engine", "statements",
-]  # fmt: skip
+    "Connection",
+    "Database",
+    "DuplicateError",
+    "Engine",
+    "Row",
+    "StorageUnavailableError",
+    "await_database",
+    "checksum",
+    "migrations",
+    "open_engine",
+    "statements",
+]
 
+# Long reads have a pool of their own, so that they cannot occupy all connections.
 _READERS = 4
 _LONG_READERS = 2
 
@@ -37,7 +49,7 @@ T = TypeVar("T")
 
 
 def _is_on_loop() -> bool:
-    """Whether an event loop runs in this thread."""
+    """Return whether an event loop is running in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -46,152 +58,221 @@ def _is_on_loop() -> bool:
 
 
 class Database:
-    """Writes go through one thread, in order, several to a transaction; reads use connections of their own.
+    """A database. Writes go through one thread, in order, several per transaction;
+    reads use their own connections.
 
-    Reads that may take long have theirs apart, so that nobody's short one waits behind them.
-
-    `where` is a path, `postgresql://…`, or `:memory:`, which lives as long as the object.
+    Long reads use a separate pool, so that short ones never wait behind them. `where`
+    is a path, `postgresql://…`, or `:memory:`, which lasts as long as the object.
     """
 
-    def __init__(self, where: Path | str, *, engine: Engine | None = None, may_upgrade: bool = True) -> None:
+    def __init__(
+        self,
+        where: Path | str,
+        *,
+        engine: Engine | None = None,
+        may_upgrade: bool = True,
+    ) -> None:
         self._engine = engine or open_engine(where)
-        self._pages = Pages(self._engine)
+        self._pages = PageHealth(self._engine)
+        # The first connection performs the migration before any other one can see the
+        # schema.
         first = self._engine.connect()
         bring_up_to_date(self._engine, first, may_upgrade=may_upgrade)
         self._readers = Readers(self._engine, _READERS, self._pages, first=first)
         self._long_readers = Readers(self._engine, _LONG_READERS, self._pages)
         self._writer = Writer(self._engine, self._pages)
 
-    # what it is, and how it is
+    # Description and state.
 
     @property
     def where(self) -> str:
+        """Return the database's location for messages, without a password."""
         return self._engine.where
 
     @property
     def engine(self) -> str:
+        """Return the engine's name: `sqlite` or `postgresql`."""
         return self._engine.name
 
     @property
     def is_shared(self) -> bool:
-        """Whether several processes write to it side by side: a server, which may be away while this machine is well.
+        """Return whether several processes write to it concurrently: a server, which
+        can be unreachable while this machine works.
 
-        Whoever counts there counts in parts, so that not all wait for one row.
+        Counters on a shared database are split over several rows, so that writers do
+        not all wait for one row.
         """
         return self._engine.is_shared
 
     def statements(self, name: str) -> dict[str, str]:
-        """The named statements of `sql/<name>.sql`. Of two that differ between databases, as `hour_sqlite` and
-        `hour_postgresql`, this database's is `hour`."""
-        known = statements(name)
-        ending = f"_{self._engine.name}"
-        own = {key.removesuffix(ending): text for key, text in known.items() if key.endswith(ending)}
-        return known | own
+        """Return the named statements of `sql/<name>.sql`.
 
-    def opened(self) -> Engine:
-        """The engine, for those who keep connections of their own."""
+        If a statement has engine-specific variants, such as `hour_sqlite` and
+        `hour_postgresql`, this engine's variant is returned as `hour`.
+        """
+        shared_statements = statements(name)
+        ending = f"_{self._engine.name}"
+        engine_statements = {
+            key.removesuffix(ending): text
+            for key, text in shared_statements.items()
+            if key.endswith(ending)
+        }
+        return shared_statements | engine_statements
+
+    def engine_object(self) -> Engine:
+        """Return the engine, for components that manage their own connections."""
         return self._engine
 
     @property
     def damage(self) -> str | None:
-        """What is wrong with its pages, where that is known: nothing is written until a check finds them whole."""
+        """Return the known page damage, or None. While there is damage, nothing is
+        written until a check passes."""
         return self._pages.damage
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be written at the moment, where that is so; what waits is kept and tried again."""
+        """Return why writes currently fail, or None. Waiting writes are retained and
+        retried."""
         return self._writer.trouble
 
     @property
     def backlog(self) -> int:
-        """Writes that wait for their commit."""
+        """Return the number of writes that are waiting for their commit."""
         return self._writer.backlog
 
     def check(self) -> str | None:
-        """Look whether its pages are whole, on a connection of its own; what is wrong, which `damage` then says too.
+        """Check all pages on a separate connection. Returns the damage, which `damage`
+        then reports too, or None.
 
-        Takes as long as it takes to read all of a SQLite database; `close` ends it.
+        Takes as long as reading the entire SQLite database; `close` aborts it. Raises
+        StorageUnavailableError if it cannot run.
         """
         try:
             with self.connection() as connection:
                 problem = self._engine.check(connection, self._writer.is_closing.is_set)
         except self._engine.errors as error:
             if not self._engine.is_damaged(error):
-                raise StorageUnavailableError(f"database {self.where!r} cannot be checked: {error}") from error
+                raise StorageUnavailableError(
+                    f"database {self.where!r} cannot be checked: {error}"
+                ) from error
             problem = str(error)
         except StorageUnavailableError:
             if self.damage is None:  # it is away, and nothing is known of its pages
                 raise
             problem = self.damage
-        if problem is None and self.damage is not None and not self._writer.is_closing.is_set():
-            self._renew()
+        # A check aborted by `close` also returns None, which does not prove that the
+        # pages are intact.
+        if (
+            problem is None
+            and self.damage is not None
+            and not self._writer.is_closing.is_set()
+        ):
+            self._reopen_connections()
             self._pages.note_whole()
         elif problem is not None:
             self._pages.note_damage(problem)
         return problem
 
-    # what callers use
+    # Operations for callers.
 
     def write(self, statement: str, values: Sequence[Any]) -> None:
-        """Have a row written soon by a statement with one `VALUES (?, …)`. Never blocks.
+        """Queue a row for writing with a statement that has one `VALUES (?, …)`. Never
+        blocks.
 
-        It may be written twice where a server dies in the middle: let the statement say `ON CONFLICT`.
-        Raises ConfigError where the statement before was wrong, StorageUnavailableError where too much waits.
+        After a server crash it may be written twice, so the statement should have `ON
+        CONFLICT`. Raises ConfigError if an earlier statement was invalid,
+        StorageUnavailableError if too many writes are waiting.
         """
         self._writer.write(statement, values)
 
-    async def transact(self, work: Callable[[Connection], T], *, is_kept: bool = False, may_gather: bool = False) -> T:
-        """Do `work` in a transaction; its result, once that is committed. See `submit`."""
-        return await asyncio.wrap_future(self.submit(work, is_kept=is_kept, may_gather=may_gather))
+    async def transact(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        is_retried: bool = False,
+        may_gather: bool = False,
+    ) -> T:
+        """Run `work` in a transaction and return its result after the commit. See
+        `submit`."""
+        return await asyncio.wrap_future(
+            self.submit(work, is_retried=is_retried, may_gather=may_gather)
+        )
 
     def submit(
-        self, work: Callable[[Connection], T], *, is_kept: bool = False, may_gather: bool = False
+        self,
+        work: Callable[[Connection], T],
+        *,
+        is_retried: bool = False,
+        may_gather: bool = False,
     ) -> "Future[T]":
-        """Have `work` done in a transaction soon; its result, once that is committed. Never blocks.
+        """Queue `work` for a transaction; the future has its result after the commit.
+        Never blocks.
 
-        With `is_kept` it is tried again until the database takes it, else StorageUnavailableError is the outcome; with
-        `may_gather` it need not be at once.
+        With `is_retried` it is retried until the database accepts it or closes; without
+        it, the future fails with StorageUnavailableError. With `may_gather` it may wait
+        to share a transaction with later writes.
         """
-        return self._writer.submit(work, is_kept=is_kept, may_gather=may_gather)
+        return self._writer.submit(work, is_retried=is_retried, may_gather=may_gather)
 
     def flush(self) -> "Future[None]":
-        """Done when all that was written before is committed."""
+        """Return a future that is done when all earlier writes are committed."""
         return self._writer.flush()
 
     def read(
-        self, statement: str, values: Mapping[str, Any] | Sequence[Any] = (), *, is_long: bool = False
+        self,
+        statement: str,
+        values: Mapping[str, Any] | Sequence[Any] = (),
+        *,
+        is_long: bool = False,
     ) -> list[Row]:
-        """As `fetch`, for programs and tests without an event loop: it blocks, and so refuses where one runs.
+        """Run a query and block until its rows are read. For programs and tests without
+        an event loop.
 
-        Raises RuntimeError on a running loop, StorageUnavailableError where the database cannot be asked.
+        Raises RuntimeError on a running event loop, StorageUnavailableError if the
+        database is unavailable.
         """
         if _is_on_loop():
-            raise RuntimeError("a read would hold up the event loop; await `fetch` instead")
+            raise RuntimeError(
+                "a read would hold up the event loop; await `fetch` instead"
+            )
         return self._readers_for(is_long=is_long).execute(statement, values)
 
     async def fetch(
-        self, statement: str, values: Mapping[str, Any] | Sequence[Any] = (), *, is_long: bool = False
+        self,
+        statement: str,
+        values: Mapping[str, Any] | Sequence[Any] = (),
+        *,
+        is_long: bool = False,
     ) -> list[Row]:
-        """The statement's rows, read in a thread of the readers'.
+        """Run a query in a reader thread and return its rows.
 
-        `is_long`: more rows may be looked at than a caller would wait for, which is done beside the short reads.
-        Raises StorageUnavailableError where the database cannot be asked.
+        `is_long` selects the pool for queries that may scan many rows. Raises
+        StorageUnavailableError if the database is unavailable.
         """
         readers = self._readers_for(is_long=is_long)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(readers.threads, readers.execute, statement, values)
+        return await loop.run_in_executor(
+            readers.threads, readers.execute, statement, values
+        )
 
-    async def at_once(self, work: Callable[[Connection], T], *, is_long: bool = False) -> T:
-        """What `work` makes of several reads on one connection, for one trip to a thread. It may be done twice.
+    async def read_together(
+        self, work: Callable[[Connection], T], *, is_long: bool = False
+    ) -> T:
+        """Run `work`, which makes several reads, on one connection in one thread hop,
+        and return its result.
 
-        Raises StorageUnavailableError where the database cannot be asked. `is_long` is that of `fetch`.
+        It may run twice. `is_long` is as in `fetch`. Raises StorageUnavailableError if
+        the database is unavailable.
         """
         readers = self._readers_for(is_long=is_long)
-        return await asyncio.get_running_loop().run_in_executor(readers.threads, readers.run, work)
+        return await asyncio.get_running_loop().run_in_executor(
+            readers.threads, readers.run, work
+        )
 
     @contextmanager
     def connection(self) -> Generator[Connection]:
-        """One of its own, for reading much: others do not wait for it."""
+        """Open a separate connection for large reads, so that no other read waits for
+        it."""
         connection = self._engine.connect()
         try:
             yield connection
@@ -202,7 +283,7 @@ class Database:
             connection.close()
 
     def close(self) -> None:
-        """Commit what is waiting and let go."""
+        """Commit waiting writes and close all connections."""
         self._writer.close()
         self._readers.close()
         self._long_readers.close()
@@ -210,8 +291,9 @@ class Database:
     def _readers_for(self, *, is_long: bool) -> Readers:
         return self._long_readers if is_long else self._readers
 
-    def _renew(self) -> None:
-        """Connections that were opened before another file took the database's place are of no use."""
+    def _reopen_connections(self) -> None:
+        """Discard connections opened before the database file was replaced: they still
+        read the old file."""
         self._readers.renew()
         self._long_readers.renew()
         self._writer.renew()

@@ -1,4 +1,5 @@
-"""What differs between databases, and the words that they share. SQLite is `sqlite.py`, PostgreSQL `postgresql.py`."""
+"""The interface that SQLite (`sqlite.py`) and PostgreSQL (`postgresql.py`) implement,
+and its error types."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -9,79 +10,103 @@ Row = Mapping[str, Any]
 
 
 class StorageUnavailableError(ModelyardError):
-    """The database cannot be used at the moment: its disk is full, its server is down. Nothing was done."""
+    """The database cannot be used at the moment, for example because its disk is full
+    or its server is down. Nothing was changed."""
 
     code = "storage_unavailable"
 
 
 class DuplicateError(Exception):
-    """A row is there already: its key, or what a unique index says of it, is taken. Whoever wrote the statement knows
-    what that means to a caller."""
+    """A row with this primary key or unique index entry already exists. The caller that
+    wrote the statement decides what it means."""
 
 
 class Connection(Protocol):
-    """One connection, in the words that the engines share: statements with `?` or `:name`, rows by name.
+    """A connection with the engines' common interface: statements with `?` or `:name`
+    placeholders, rows as mappings.
 
-    Raises DuplicateError where a row is there already, and the engine's own errors for all else.
+    Raises DuplicateError for an existing row, and the engine's own errors for
+    everything else.
     """
 
-    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]: ...
+    def execute(
+        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[Row]:
+        """Run a statement and return its rows; an empty list if it returns none."""
+        ...
 
-    def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None: ...
+    def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement once for each row of values."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connection."""
+        ...
 
 
 class Engine(Protocol):
-    """What differs between databases."""
+    """The operations that differ between database systems."""
 
     name: str
     where: str
-    """For messages; without a password."""
+    """Location for messages, without a password."""
     is_shared: bool
-    """Whether several processes write to it side by side: a server, which may be away while this machine is well."""
+    """Whether several processes write concurrently: a server, which can be unreachable
+    while this machine works."""
+    # Base classes of the driver's exceptions, for `except` clauses.
     errors: tuple[type[Exception], ...]
 
     def connect(self) -> Connection:
-        """Raises StorageUnavailableError where the server is down, ConfigError for what is no database."""
+        """Open a connection. Raises StorageUnavailableError if the server is down,
+        ConfigError if there is no usable database."""
         ...
 
     def begin(self) -> str:
-        """The statement that opens a transaction which will write."""
+        """Return the statement that starts a write transaction."""
         ...
 
     def lock_schema(self, connection: Connection) -> None:
-        """Within a transaction: nobody else brings the schema up to date meanwhile."""
+        """Lock the schema until the end of the transaction, so that no other process
+        migrates it."""
         ...
 
-    def version(self, connection: Connection) -> int: ...
-
-    def set_version(self, connection: Connection, version: int) -> None: ...
-
-    def adapted(self, statement: str) -> str:
-        """A migration's statement, written for SQLite, in this engine's words."""
+    def version(self, connection: Connection) -> int:
+        """Return the number of the schema, 0 for an empty database."""
         ...
 
-    def passes(self, error: Exception) -> bool:
-        """Whether the same may work later: a full disk, a lock, a server that is away."""
+    def set_version(self, connection: Connection, version: int) -> None:
+        """Record the number of the schema within the transaction."""
+        ...
+
+    def translate(self, statement: str) -> str:
+        """Translate a migration's statement, written for SQLite, into this engine's
+        dialect."""
+        ...
+
+    def is_transient(self, error: Exception) -> bool:
+        """Return whether the error is transient, for example a full disk, a lock or an
+        unreachable server."""
         ...
 
     def back_up(self, version: int) -> None:
-        """Before its schema is changed; what cannot be done is said in the log."""
+        """Back up the database before a schema upgrade. Failures are logged, not
+        raised."""
         ...
 
-    def ways_back(self) -> str:
-        """What whoever runs it may do about a database that is damaged, or newer than the code."""
+    def recovery_advice(self) -> str:
+        """Return advice for the operator of a database that is damaged or newer than
+        the code."""
         ...
 
     def is_ready(self, connection: Connection) -> bool:
-        """Whether it takes writes: a server that still recovers does not."""
+        """Return whether the database accepts writes; a server in recovery does not."""
         ...
 
     def check(self, connection: Connection, is_over: Callable[[], bool]) -> str | None:
-        """What is wrong with its pages; None where nothing is known to be."""
+        """Return a description of page damage, or None if none is known. `is_over` is
+        polled to abort the check."""
         ...
 
     def is_damaged(self, error: Exception) -> bool:
-        """Whether an error says that pages cannot be read."""
+        """Return whether an error reports unreadable pages."""
         ...

@@ -1,4 +1,4 @@
-"""Which engine a database has, and waiting until it is there."""
+"""Selection of the database engine, and waiting for a database to become available."""
 
 import logging
 import time
@@ -9,49 +9,71 @@ from modelyard.storage.engine import Engine, StorageUnavailableError
 from modelyard.storage.sqlite import SqliteEngine
 
 logger = logging.getLogger("modelyard.storage")
+# Seconds between two attempts, and between two log messages about them.
 _RETRY_SECONDS = 0.5
-_SAY_SECONDS = 5.0
+_LOG_SECONDS = 5.0
 
 
 def open_engine(where: Path | str) -> Engine:
-    """For a file, `:memory:`, or `postgresql://…`. Raises ConfigError for anything else."""
+    """Return the engine for a file path, `:memory:` or `postgresql://…`. Raises
+    ConfigError for any other URL."""
     text = str(where)
     if text.startswith(("postgresql://", "postgres://")):
-        from modelyard.storage.postgresql import PostgresqlEngine  # its driver is an extra
+        from modelyard.storage.postgresql import (
+            PostgresqlEngine,  # its driver is an extra
+        )
 
         return PostgresqlEngine(text)
     if "://" in text:
+        # Only the scheme goes into the message: the URL may contain a password.
         scheme = text.partition("://")[0]
-        raise ConfigError(f"database {scheme}://… is not known; it is a path, or postgresql://USER:PASSWORD@HOST/NAME")
+        raise ConfigError(
+            f"database {scheme}://… is not known; it is a path, or"
+            " postgresql://USER:PASSWORD@HOST/NAME"
+        )
     return SqliteEngine(text)
 
 
 def await_database(where: Path | str, seconds: float) -> None:
-    """Until a database server takes connections and writes, for so long at most: it may be starting up, or recovering.
+    """Wait until the database accepts connections and writes, at most `seconds`. A
+    server may be starting or recovering.
 
-    Raises StorageUnavailableError, ConfigError.
+    Blocks the thread. Raises StorageUnavailableError after the timeout, ConfigError if
+    waiting cannot help.
     """
     engine = open_engine(where)
-    until, said_at = time.monotonic() + seconds, 0.0
-    while (problem := _not_ready(engine)) is not None:
+    until, last_logged_at = time.monotonic() + seconds, 0.0
+    while (problem := _readiness_problem(engine)) is not None:
         if time.monotonic() > until:
-            raise StorageUnavailableError(f"{problem}; it was waited for {seconds:g} seconds")
-        if time.monotonic() - said_at > _SAY_SECONDS:
-            said_at = time.monotonic()
-            logger.warning("waiting for the database", extra={"fields": {"error": problem}})
+            raise StorageUnavailableError(
+                f"{problem}; it was waited for {seconds:g} seconds"
+            )
+        if time.monotonic() - last_logged_at > _LOG_SECONDS:
+            last_logged_at = time.monotonic()
+            logger.warning(
+                "waiting for the database", extra={"fields": {"error": problem}}
+            )
         time.sleep(_RETRY_SECONDS)
 
 
-def _not_ready(engine: Engine) -> str | None:
+def _readiness_problem(engine: Engine) -> str | None:
     try:
         connection = engine.connect()
         try:
-            return None if engine.is_ready(connection) else f"database {engine.where!r} is still recovering"
+            return (
+                None
+                if engine.is_ready(connection)
+                else f"database {engine.where!r} is still recovering"
+            )
         finally:
             connection.close()
     except StorageUnavailableError as error:
         return str(error)
     except engine.errors as error:
-        if not engine.passes(error):
-            raise ConfigError(f"database {engine.where!r} cannot be used: {error}") from error
+        # Errors that are not transient, such as a wrong password, would only delay the
+        # startup.
+        if not engine.is_transient(error):
+            raise ConfigError(
+                f"database {engine.where!r} cannot be used: {error}"
+            ) from error
         return str(error)

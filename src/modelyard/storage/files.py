@@ -1,4 +1,5 @@
-"""Files that callers and plugins hand in: below a folder, one place a tenant, reached by addresses that are signed."""
+"""Files uploaded by callers and plugins: stored per tenant below one folder, and served
+by signed URLs."""
 
 import hmac
 import mimetypes
@@ -14,97 +15,156 @@ from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
 from modelyard.base.modes import private_folder, write_private
 
+# Ids and tenants become path components, so their patterns exclude separators and dots.
 _ID = re.compile(r"file_[A-Za-z0-9_-]{6,80}")
 _PLAIN = re.compile(r"[^\w .()\[\]-]", re.UNICODE)
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Metadata of a stored file."""
+
     id: str
     name: str
     size: int
     mime_type: str
     created_at: float
     owner: str = ""
-    """The end user who handed it in, where that is known."""
+    """The end user who uploaded it, if known."""
     app: str = ""
-    """The app that it was handed to, where it was handed to one."""
+    """The app it was uploaded to, if any."""
 
     @property
     def extension(self) -> str:
+        """Return the extension of the file name with its dot, or an empty string."""
         return Path(self.name).suffix
 
 
 class FileStore:
+    """The files of all tenants in a folder, and the signatures of their URLs."""
+
     def __init__(
         self,
         folder: Path,
         digest: Callable[[bytes], str],
         matches: Callable[[bytes, str], bool] | None = None,
         *,
-        now: Callable[[], float] = time.time,
+        get_time: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._digest = digest
-        self._matches = matches or (lambda text, said: hmac.compare_digest(digest(text).encode(), said.encode()))
-        self._now = now
+        # A digest whose key has been rotated needs `matches`; the default only compares
+        # with the current key.
+        self._matches = matches or (
+            lambda text, signature: hmac.compare_digest(
+                digest(text).encode(), signature.encode()
+            )
+        )
+        self._get_time = get_time
 
     def add(
-        self, tenant: str, name: str, data: bytes, mime_type: str = "", *, owner: str = "", app: str = ""
+        self,
+        tenant: str,
+        name: str,
+        data: bytes,
+        mime_type: str = "",
+        *,
+        owner: str = "",
+        app: str = "",
     ) -> StoredFile:
-        name = _PLAIN.sub("_", name.replace("\\", "/").rpartition("/")[2])[:200] or "file"
-        kind = mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
-        stored = StoredFile(
-            id=new_id("file"), name=name, size=len(data), mime_type=kind, created_at=self._now(), owner=owner,
+        """Store a file and return its metadata.
+
+        Only the last component of the name is used, since browsers may send a full path
+        of either operating system. Special characters are replaced.
+        """
+        name = (
+            _PLAIN.sub("_", name.replace("\\", "/").rpartition("/")[2])[:200] or "file"
+        )
+        resolved_type = (
+            mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        )
+        file_record = StoredFile(
+            id=new_id("file"),
+            name=name,
+            size=len(data),
+            mime_type=resolved_type,
+            created_at=self._get_time(),
+            owner=owner,
             app=app,
-        )  # fmt: skip
-        folder = self._place(tenant, stored.id)
+        )
+        folder = self._file_path(tenant, file_record.id)
         private_folder(folder.parent)
+        # The content first: metadata never refers to a missing file.
         write_private(folder, data)
-        write_private(folder.with_suffix(".json"), msgspec.json.encode(stored))
-        return stored
+        write_private(folder.with_suffix(".json"), msgspec.json.encode(file_record))
+        return file_record
 
-    def about(self, tenant: str, id: str) -> StoredFile:  # noqa: A002  the field's word
-        """Without its bytes. Raises NotFoundError where this tenant has no such file."""
+    def metadata(self, tenant: str, id: str) -> StoredFile:
+        """Return a file's metadata. Raises NotFoundError if this tenant has no such
+        file."""
         try:
-            return msgspec.json.decode(self._place(tenant, id).with_suffix(".json").read_bytes(), type=StoredFile)
+            return msgspec.json.decode(
+                self._file_path(tenant, id).with_suffix(".json").read_bytes(),
+                type=StoredFile,
+            )
         except (OSError, msgspec.MsgspecError):
-            raise NotFoundError(f"file {id[:80]!r} does not exist", code="file_not_found") from None
+            raise NotFoundError(
+                f"file {id[:80]!r} does not exist", code="file_not_found"
+            ) from None
 
-    def get(self, tenant: str, id: str) -> tuple[StoredFile, bytes]:  # noqa: A002  the field's word
-        """Raises NotFoundError where this tenant has no such file."""
-        path = self._place(tenant, id)
+    def get(self, tenant: str, id: str) -> tuple[StoredFile, bytes]:
+        """Return a file's metadata and content. Raises NotFoundError if this tenant has
+        no such file."""
+        path = self._file_path(tenant, id)
         try:
-            return msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=StoredFile), path.read_bytes()
+            return (
+                msgspec.json.decode(
+                    path.with_suffix(".json").read_bytes(), type=StoredFile
+                ),
+                path.read_bytes(),
+            )
         except (OSError, msgspec.MsgspecError):
-            raise NotFoundError(f"file {id!r} does not exist", code="file_not_found") from None
+            raise NotFoundError(
+                f"file {id!r} does not exist", code="file_not_found"
+            ) from None
 
-    def remove(self, tenant: str, id: str) -> None:  # noqa: A002
-        path = self._place(tenant, id)
-        for one in (path, path.with_suffix(".json")):
-            one.unlink(missing_ok=True)
+    def remove(self, tenant: str, id: str) -> None:
+        """Delete a file. A missing one is ignored; a malformed id raises NotFoundError."""
+        path = self._file_path(tenant, id)
+        for stored_path in (path, path.with_suffix(".json")):
+            stored_path.unlink(missing_ok=True)
 
-    def _place(self, tenant: str, id: str) -> Path:  # noqa: A002
+    def _file_path(self, tenant: str, id: str) -> Path:
         if not _ID.fullmatch(id) or not _TENANT.fullmatch(tenant):
-            raise NotFoundError(f"file {id[:80]!r} does not exist", code="file_not_found")
+            raise NotFoundError(
+                f"file {id[:80]!r} does not exist", code="file_not_found"
+            )
+        # A subfolder per two characters of the id keeps the folders small.
         return self._folder / tenant / id[5:7] / id
 
-    # signed addresses
+    # Signed URLs.
 
-    def sign(self, what: str, tenant: str, rest: str, *, seconds: float) -> str:
-        """The query of an address that may be used for so long: for `what`, of this tenant, for `rest`."""
-        until = int(self._now() + seconds)
-        return f"tenant={tenant}&until={until}&sign={self._signature(what, tenant, rest, until)}"
+    def sign(self, purpose: str, tenant: str, subject: str, *, seconds: float) -> str:
+        """Return the query string of a URL that is valid for `seconds`.
 
-    def is_signed(self, what: str, tenant: str, rest: str, until: str, sign: str) -> bool:
+        The signature covers the purpose, the tenant, the subject (such as a file id)
+        and the expiry time.
+        """
+        until = int(self._get_time() + seconds)
+        return f"tenant={tenant}&until={until}&sign={self._signature(purpose, tenant, subject, until)}"  # noqa: E501
+
+    def is_signed(
+        self, purpose: str, tenant: str, subject: str, until: str, signature: str
+    ) -> bool:
+        """Return whether a signature is valid for these values and has not expired."""
         end = whole_number(until)
-        if end is None or end < self._now():
+        if end is None or end < self._get_time():
             return False
-        return self._matches(_signed(what, tenant, rest, end), sign)
+        return self._matches(_signed_text(purpose, tenant, subject, end), signature)
 
-    def _signature(self, what: str, tenant: str, rest: str, until: int) -> str:
-        return self._digest(_signed(what, tenant, rest, until))
+    def _signature(self, purpose: str, tenant: str, subject: str, until: int) -> str:
+        return self._digest(_signed_text(purpose, tenant, subject, until))
 
 
-def _signed(what: str, tenant: str, rest: str, until: int) -> bytes:
-    return f"{what}\n{tenant}\n{rest}\n{until}".encode()
+def _signed_text(purpose: str, tenant: str, subject: str, until: int) -> bytes:
+    return f"{purpose}\n{tenant}\n{subject}\n{until}".encode()

@@ -1,10 +1,12 @@
-"""Files that a process appends to and that outlive it, however it ends: what the ledger writes before it may forget.
+"""Append-only files that survive their process, for ledger records that must not be
+lost.
 
-The files are mapped into memory: a record is a copy of its bytes, without a call to the operating system, and what was
-copied belongs to the system's page cache, so that a killed process loses none of it. The space is taken beforehand: a
-full disk is met when a file is made, and never in the middle of a record. How far an answer has come lies beside it.
-The lock on a process's files goes when the process does; whoever gets it afterwards may read what was left and take it
-over. Why so: docs/design/0005-ledger.md.
+The files are memory-mapped: appending a record is a memory copy without a system call,
+and the data belongs to the system's page cache, so a killed process loses nothing. Disk
+space is allocated in advance: a full disk is reported when a file is created, never in
+the middle of a record. The progress of running answers is stored in a separate file.
+The lock on a process's files is released when the process exits; another process that
+acquires it may take the records over. Rationale: docs/design/0005-ledger.md.
 """
 
 import fcntl
@@ -21,27 +23,31 @@ from modelyard.base.ids import new_id
 from modelyard.base.modes import private_folder
 from modelyard.storage.engine import StorageUnavailableError
 
+# A segment is a file of this size; each record has a 4-byte little-endian length.
 _SEGMENT_BYTES = 4 << 20
 _LENGTH = struct.Struct("<I")
 _SLOT = struct.Struct("<QQ")  # whose it is, how far it has come
 _SLOTS = 65_536
+# Number of empty segments that are retained for reuse.
 _SPARE = 1
 
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """One file of records, each with its length before it; a length of 0 ends them. It goes when nothing in it is
-    still needed."""
+    """One file of length-prefixed records; a length of 0 marks the end. It is deleted
+    when no record in it is needed any more."""
 
     path: Path
     memory: mmap.mmap
     size: int = 0
+    # Number of records in it that are not yet stored elsewhere.
     needed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where one answer's progress is kept: `number` in the mapped file, `mark` says whose it is."""
+    """Where the progress of one answer is stored: `number` is the index in the file,
+    `mark` identifies the answer."""
 
     number: int
     mark: int
@@ -49,7 +55,8 @@ class Slot:
 
 @dataclass(slots=True)
 class Journal:
-    """One process's files in `folder`. Records are appended by one thread; `forget` may be called by another."""
+    """The journal files of one process in `folder`. Records are appended by one thread;
+    `forget` may run in another."""
 
     folder: Path
     segment_bytes: int = _SEGMENT_BYTES
@@ -66,15 +73,21 @@ class Journal:
         self.name = new_id("by")
         try:
             private_folder(self.folder)
-            # Locked before it is seen under its name: nobody may take us for gone.
+            # Lock the file before renaming it to its final name, so that no process can
+            # take this one for exited.
             unseen = self.folder / f"{self.name}.new"
             self._owner = os.open(unseen, os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             unseen.rename(self.folder / f"{self.name}.lock")
-            self._progress = _mapped(self.folder / f"{self.name}.progress", _SLOTS * _SLOT.size)
+            self._progress = _map_file(
+                self.folder / f"{self.name}.progress", _SLOTS * _SLOT.size
+            )
             self._open_segment()
         except OSError as error:
-            raise ConfigError(f"folder {str(self.folder)!r} cannot be written: {error.strerror}") from error
+            raise ConfigError(
+                f"folder {str(self.folder)!r} cannot be written: {error.strerror}"
+            ) from error
+        # Reversed, because slots are taken from the end of the list.
         self._free = list(range(_SLOTS - 1, -1, -1))
         self._marks = 0
 
@@ -82,82 +95,103 @@ class Journal:
         number = self._opened
         self._opened += 1
         path = self.folder / f"{self.name}.{number:06d}.journal"
-        segment = Segment(path, _mapped(path, self.segment_bytes))
+        segment = Segment(path, _map_file(path, self.segment_bytes))
         self._segments.append(segment)
         return segment
 
     def append(self, record: bytes) -> Segment:
-        """Write a record, and say where it lies. Raises StorageUnavailableError where there is no room for it."""
+        """Append a record and return its segment. Raises StorageUnavailableError if
+        there is no space for it."""
         segment = self._segments[-1]
         length = len(record)
         end = segment.size + _LENGTH.size + length
+        # A terminating length of 0 must fit behind the record.
         if end + _LENGTH.size > self.segment_bytes:
-            segment = self._turned(length)
+            segment = self._next_segment(length)
             end = segment.size + _LENGTH.size + length
         memory = segment.memory
-        _LENGTH.pack_into(memory, end, 0)  # what lay here before is not to be read after this record
+        _LENGTH.pack_into(
+            memory, end, 0
+        )  # what lay here before is not to be read after this record
         memory[segment.size + _LENGTH.size : end] = record
-        # The length last: a record whose length is there is whole.
+        # The length is written last: a record with a length is complete.
         _LENGTH.pack_into(memory, segment.size, length)
         segment.size = end
         with self._lock:
             segment.needed += 1
         return segment
 
-    def _turned(self, length: int) -> Segment:
-        """Another segment: the last one is full."""
+    def _next_segment(self, length: int) -> Segment:
+        """Switch to another segment because the current one is full."""
         if length + 2 * _LENGTH.size > self.segment_bytes:
-            raise StorageUnavailableError(f"a record of {length:,} bytes is larger than the ledger's journal takes")
+            raise StorageUnavailableError(
+                f"a record of {length:,} bytes is larger than the ledger's journal takes"
+            )
         try:
             with self._lock:
-                segment = self._recycled() or self._open_segment()
+                segment = self._reuse_segment() or self._open_segment()
                 self._drop_unneeded()
         except OSError as error:
-            raise StorageUnavailableError(f"the ledger's journal cannot be written: {error.strerror}") from error
+            raise StorageUnavailableError(
+                f"the ledger's journal cannot be written: {error.strerror}"
+            ) from error
         return segment
 
-    def _recycled(self) -> Segment | None:
-        """One that nobody needs any more, empty again: cheaper than a file whose pages are all new."""
-        found = next((one for one in self._segments[:-1] if one.needed <= 0), None)
-        if found is not None:
-            _LENGTH.pack_into(found.memory, 0, 0)
-            found.size = 0
-            self._segments.remove(found)
-            self._segments.append(found)
-        return found
+    def _reuse_segment(self) -> Segment | None:
+        """Return an unneeded segment emptied for reuse, or None. Cheaper than a new
+        file, whose pages must be allocated."""
+        reusable = next(
+            (segment for segment in self._segments[:-1] if segment.needed <= 0), None
+        )
+        if reusable is not None:
+            # A length of 0 at the start marks the segment as empty, whatever follows
+            # it.
+            _LENGTH.pack_into(reusable.memory, 0, 0)
+            reusable.size = 0
+            self._segments.remove(reusable)
+            self._segments.append(reusable)
+        return reusable
 
     def forget(self, segments: Sequence[Segment]) -> None:
-        """These records are safe elsewhere."""
+        """Mark one record of each listed segment as stored elsewhere."""
         with self._lock:
             for segment in segments:
                 segment.needed -= 1
             self._drop_unneeded()
 
     def _drop_unneeded(self) -> None:
-        for segment in [one for one in self._segments[:-1] if one.needed <= 0][_SPARE:]:
+        # The last segment is never dropped: it is the one being written.
+        for segment in [
+            candidate for candidate in self._segments[:-1] if candidate.needed <= 0
+        ][_SPARE:]:
             segment.memory.close()
             segment.path.unlink(missing_ok=True)
             self._segments.remove(segment)
 
-    # progress
+    # Progress of running answers.
 
     def take_slot(self) -> Slot | None:
-        """None where all are taken: such an answer's progress is not known after a crash, nothing worse."""
+        """Return a progress slot, or None if all are in use; then the progress of this
+        answer is unknown after a crash."""
         if not self._free:
             return None
+        # A new mark per use distinguishes this answer from an earlier one in the same
+        # slot.
         self._marks += 1
         slot = Slot(self._free.pop(), self._marks)
         _SLOT.pack_into(self._progress, slot.number * _SLOT.size, slot.mark, 0)
         return slot
 
     def progress(self, slot: Slot, amount: int) -> None:
+        """Store the progress of an answer."""
         _SLOT.pack_into(self._progress, slot.number * _SLOT.size, slot.mark, amount)
 
     def give_back(self, slot: Slot) -> None:
+        """Return a slot for reuse."""
         self._free.append(slot.number)
 
     def close(self) -> None:
-        """Let go. What is still needed stays for whoever comes next."""
+        """Close the journal. Files with needed records remain for a later process."""
         with self._lock:
             is_needed = any(segment.needed > 0 for segment in self._segments)
             for segment in self._segments:
@@ -169,10 +203,11 @@ class Journal:
             self._segments.clear()
 
 
-def _mapped(path: Path, size: int) -> mmap.mmap:
+def _map_file(path: Path, size: int) -> mmap.mmap:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        # Space is taken now: a full disk would otherwise be met as a signal, in the middle of an answer.
+        # Allocate the space now. Otherwise a full disk would raise SIGBUS in the middle
+        # of an answer.
         os.posix_fallocate(descriptor, 0, size)
         return mmap.mmap(descriptor, size)
     except OSError:
@@ -183,88 +218,114 @@ def _mapped(path: Path, size: int) -> mmap.mmap:
 
 
 @dataclass(frozen=True, slots=True)
-class Abandoned:
-    """What a process that is gone has left, locked for us until `close`."""
+class OrphanedJournal:
+    """The journal files of an exited process, locked by this one until `close`."""
 
     folder: Path
     name: str
     owner: int
 
     def records(
-        self, beginnings: Sequence[bytes] = (), is_whole: Callable[[bytes], bool] = lambda record: True
+        self,
+        beginnings: Sequence[bytes] = (),
+        is_complete: Callable[[bytes], bool] = lambda record: True,
     ) -> Iterator[bytes]:
-        """What was appended, in order. With the `beginnings` that records have, and what says whether one is whole,
-        reading goes on behind a damaged one, which comes as the bytes that it takes."""
+        """Yield the appended records in order.
+
+        `beginnings` are the possible first bytes of a record, and `is_complete`
+        recognises an intact one. With them, reading continues after a damaged record,
+        which is yielded as the raw bytes it occupies.
+        """
         for path in sorted(self.folder.glob(f"{self.name}.*.journal")):
-            yield from _records(path.read_bytes(), tuple(beginnings), is_whole)
+            yield from _records(path.read_bytes(), tuple(beginnings), is_complete)
 
     def progress(self, slot: Slot) -> int | None:
-        """How far the answer had come; None where nobody knows."""
+        """Return the recorded progress of an answer, or None if it is unknown."""
         try:
             with (self.folder / f"{self.name}.progress").open("rb") as file:
                 file.seek(slot.number * _SLOT.size)
                 mark, amount = _SLOT.unpack(file.read(_SLOT.size))
         except (OSError, struct.error):
             return None
+        # Another mark means that the slot was reused by a different answer.
         return amount if mark == slot.mark else None
 
     def remove(self) -> None:
-        """All of it is safe elsewhere."""
+        """Delete the files, after all records were stored elsewhere."""
         _remove(self.folder, self.name)
 
     def close(self) -> None:
+        """Release the lock."""
         os.close(self.owner)
 
 
-def _records(data: bytes, beginnings: tuple[bytes, ...], is_whole: Callable[[bytes], bool]) -> Iterator[bytes]:
-    place = 0
-    while place + _LENGTH.size <= len(data):
-        (length,) = _LENGTH.unpack_from(data, place)
+def _records(
+    data: bytes, beginnings: tuple[bytes, ...], is_complete: Callable[[bytes], bool]
+) -> Iterator[bytes]:
+    position = 0
+    while position + _LENGTH.size <= len(data):
+        (length,) = _LENGTH.unpack_from(data, position)
         if not length:
             return
-        record = _record_at(data, place)
-        if record is not None and is_whole(record):
+        record = _record_at(data, position)
+        if record is not None and is_complete(record):
             yield record
-            place += _LENGTH.size + length
+            position += _LENGTH.size + length
             continue
+        # Without known beginnings there is no way to find the next intact record.
         if not beginnings:
             return
-        following = _next_record(data, place + 1, beginnings, is_whole)
-        yield data[place + _LENGTH.size : len(data) if following is None else following].rstrip(b"\0")
+        following = _next_record(data, position + 1, beginnings, is_complete)
+        yield data[
+            position + _LENGTH.size : len(data) if following is None else following
+        ].rstrip(b"\0")
         if following is None:
             return
-        place = following
+        position = following
 
 
-def _record_at(data: bytes, place: int) -> bytes | None:
-    """None where it would go beyond the file."""
-    begin = place + _LENGTH.size
-    end = begin + _LENGTH.unpack_from(data, place)[0]
-    return data[begin:end] if end <= len(data) else None
+def _record_at(data: bytes, position: int) -> bytes | None:
+    """Return the record at a position, or None if it would extend beyond the file."""
+    start = position + _LENGTH.size
+    end = start + _LENGTH.unpack_from(data, position)[0]
+    return data[start:end] if end <= len(data) else None
 
 
 def _next_record(
-    data: bytes, place: int, beginnings: tuple[bytes, ...], is_whole: Callable[[bytes], bool]
+    data: bytes,
+    position: int,
+    beginnings: tuple[bytes, ...],
+    is_complete: Callable[[bytes], bool],
 ) -> int | None:
-    """Where the next whole record lies; None where there is none."""
+    """Return the position of the next intact record, or None if there is none."""
     while True:
-        hits = [at for beginning in beginnings if (at := data.find(beginning, place + _LENGTH.size)) >= 0]
+        # A record starts with its length, directly before one of the known beginnings.
+        hits = [
+            hit
+            for beginning in beginnings
+            if (hit := data.find(beginning, position + _LENGTH.size)) >= 0
+        ]
         if not hits:
             return None
         start = min(hits) - _LENGTH.size
         record = _record_at(data, start)
-        if record is not None and is_whole(record):
+        if record is not None and is_complete(record):
             return start
-        place = start + 1
+        position = start + 1
 
 
 def _remove(folder: Path, name: str) -> None:
-    for path in [*folder.glob(f"{name}.*.journal"), folder / f"{name}.progress", folder / f"{name}.lock"]:
+    for path in [
+        *folder.glob(f"{name}.*.journal"),
+        folder / f"{name}.progress",
+        folder / f"{name}.lock",
+    ]:
         path.unlink(missing_ok=True)
 
 
-def abandoned(folder: Path) -> Iterator[Abandoned]:
-    """What processes that are gone have left here, one after the other; each is to be closed."""
+def orphaned_journals(folder: Path) -> Iterator[OrphanedJournal]:
+    """Yield the journals of exited processes, one at a time. Each must be closed by the
+    caller."""
     for path in sorted(folder.glob("*.lock")):
         try:
             owner = os.open(path, os.O_RDWR)
@@ -273,9 +334,12 @@ def abandoned(folder: Path) -> Iterator[Abandoned]:
         try:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            # The lock is held by a running process: skip its journal.
             os.close(owner)
             continue
+        # Another process may have taken over and deleted the journal before the lock
+        # was acquired.
         if path.exists():
-            yield Abandoned(folder, path.stem, owner)
+            yield OrphanedJournal(folder, path.stem, owner)
         else:
             os.close(owner)

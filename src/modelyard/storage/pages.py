@@ -1,4 +1,4 @@
-"""Whether the database's pages can be trusted."""
+"""Tracking of damage to the database's pages."""
 
 import logging
 
@@ -7,28 +7,43 @@ from modelyard.storage.engine import Engine, StorageUnavailableError
 logger = logging.getLogger("modelyard.storage")
 
 
-class Pages:
-    """What is known of them. All who use the database report here, from any thread."""
+class PageHealth:
+    """The known state of the pages. All users of the database report to it, from any
+    thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.damage: str | None = None
-        """What is wrong with them, where that is known: nothing is written until a check finds them whole."""
+        """Known damage, or None. While there is damage, nothing is written until a
+        check passes."""
 
     def note_damage(self, problem: str) -> None:
-        """Remember what is wrong; the first time it is said in the log."""
+        """Record damage. Only the first report is logged."""
         if self.damage is None:
-            fields = {"database": self._engine.where, "problem": problem, "do": self._engine.ways_back()}
-            logger.critical("the database is damaged: nothing is written to it", extra={"fields": fields})
+            fields = {
+                "database": self._engine.where,
+                "problem": problem,
+                "do": self._engine.recovery_advice(),
+            }
+            logger.critical(
+                "the database is damaged: nothing is written to it",
+                extra={"fields": fields},
+            )
         self.damage = problem
 
     def note_whole(self) -> None:
-        """A check found nothing wrong any more."""
-        logger.warning("the database's pages are whole again", extra={"fields": {"database": self._engine.where}})
+        """Record that a check found no damage, which allows writes again."""
+        logger.warning(
+            "the database's pages are whole again",
+            extra={"fields": {"database": self._engine.where}},
+        )
         self.damage = None
 
     def refuse_damage(self, error: Exception) -> None:
-        """Raises StorageUnavailableError where the engine's error says that pages cannot be read."""
+        """Raise StorageUnavailableError, and record the damage, if the engine's error
+        reports unreadable pages."""
         if self._engine.is_damaged(error):
             self.note_damage(str(error))
-            raise StorageUnavailableError(f"database {self._engine.where!r} is damaged") from error
+            raise StorageUnavailableError(
+                f"database {self._engine.where!r} is damaged"
+            ) from error

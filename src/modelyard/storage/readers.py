@@ -1,4 +1,4 @@
-"""Connections that read, and the threads that they read in."""
+"""A pool of read connections and the threads that use them."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -7,61 +7,83 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from modelyard.storage.engine import Connection, Engine, Row, StorageUnavailableError
-from modelyard.storage.pages import Pages
+from modelyard.storage.pages import PageHealth
 
 T = TypeVar("T")
 
 
 class Readers:
-    """Connections for reading: so many at most, each opened when it is needed."""
+    """A bounded pool of read connections, each opened when first needed."""
 
-    def __init__(self, engine: Engine, most: int, pages: Pages, *, first: Connection | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        max_connections: int,
+        pages: PageHealth,
+        *,
+        first: Connection | None = None,
+    ) -> None:
         self._engine = engine
         self._pages = pages
         self._generation = 0
         self._idle: list[Connection] = [first] if first else []
-        self._places = threading.Semaphore(most)
+        # Threads of callers may read too, so the pool is limited by a semaphore and not
+        # by the executor alone.
+        self._slots = threading.Semaphore(max_connections)
         self._is_closed = False
-        self.threads = ThreadPoolExecutor(most, thread_name_prefix="modelyard-reader")
+        self.threads = ThreadPoolExecutor(
+            max_connections, thread_name_prefix="modelyard-reader"
+        )
 
-    def execute(self, statement: str, values: Mapping[str, Any] | Sequence[Any]) -> list[Row]:
-        """Raises StorageUnavailableError where the database cannot be asked."""
+    def execute(
+        self, statement: str, values: Mapping[str, Any] | Sequence[Any]
+    ) -> list[Row]:
+        """Run a query and return its rows. Raises StorageUnavailableError if the
+        database is unavailable."""
         return self.run(lambda connection: connection.execute(statement, values))
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """What `work`, which only reads, returns; it is tried again where that may help.
+        """Run `work`, which must only read, and return its result. A transient failure
+        is retried once.
 
-        Raises StorageUnavailableError where the database cannot be asked.
+        Raises StorageUnavailableError if the database is unavailable.
         """
-        with self._places:
+        with self._slots:
             try:
-                return self._tried(work)
+                return self._attempt(work)
             except self._engine.errors as error:
                 self._refuse_hopeless(error)
+            # The second attempt uses a fresh connection.
             try:
-                return self._tried(work)
+                return self._attempt(work)
             except self._engine.errors as error:
                 self._refuse_hopeless(error)
                 where = self._engine.where
-                raise StorageUnavailableError(f"database {where!r} cannot be read: {error}") from error
+                raise StorageUnavailableError(
+                    f"database {where!r} cannot be read: {error}"
+                ) from error
 
     def _refuse_hopeless(self, error: Exception) -> None:
-        """Raises the error itself if trying again is of no use, StorageUnavailableError for damaged pages."""
-        if not self._engine.passes(error):
+        """Raise the error itself if it is not transient, or StorageUnavailableError for
+        damaged pages."""
+        if not self._engine.is_transient(error):
             raise error
         self._pages.refuse_damage(error)
 
-    def _tried(self, work: Callable[[Connection], T]) -> T:
+    def _attempt(self, work: Callable[[Connection], T]) -> T:
         generation = self._generation
-        connection = self._taken()
+        connection = self._acquire()
         is_usable = True
         try:
             return work(connection)
         except self._engine.errors as error:
-            # A server that was away does not come back on this connection.
-            is_usable = self._engine.name == "sqlite" or not self._engine.passes(error)
+            # After a server outage the connection itself is unusable.
+            is_usable = self._engine.name == "sqlite" or not self._engine.is_transient(
+                error
+            )
             raise
         finally:
+            # A connection from before a renewal still reads the old database file.
             if is_usable and not self._is_closed and generation == self._generation:
                 self._idle.append(connection)
             else:
@@ -69,24 +91,25 @@ class Readers:
                 self._close_idle()
 
     def renew(self) -> None:
-        """Use no connection that is open now: another file took the database's place."""
+        """Discard all current connections because the database file was replaced."""
         self._generation += 1
         self._close_idle()
 
-    def _taken(self) -> Connection:
+    def _acquire(self) -> Connection:
         try:
             return self._idle.pop()
         except IndexError:
             return self._engine.connect()
 
     def close(self) -> None:
-        """Begin no more reads, and wait for those that run."""
+        """Start no further reads, and wait for running ones."""
         self._is_closed = True
         self.threads.shutdown(wait=True, cancel_futures=True)
         self._close_idle()
 
     def _close_idle(self) -> None:
-        """Where one is broken, the others are as old: the next try is made with a new one."""
+        """Close idle connections: if one is broken, the others of the same age probably
+        are too."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()

@@ -1,4 +1,4 @@
-"""What repositories share: the statements of a noun's file, and the ways in."""
+"""Common base of repositories: access to the statements of one SQL file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,14 +7,17 @@ from modelyard.storage.database import Database
 from modelyard.storage.engine import Connection, Row
 from modelyard.storage.statements import statements
 
-_LISTED = 400
-"""Values in one list of a statement, at most: engines have an end to them."""
+_MAX_LIST_VALUES = 400
+"""Maximum number of values in one list of a statement; engines limit the number of
+parameters."""
 
 
 class Repository:
-    """The tables of one noun, reached by the statements of `sql/<name>.sql`, which nobody else has.
+    """Access to the tables of one concept through the statements of `sql/<name>.sql`,
+    which no other class uses.
 
-    Methods that take a Connection are steps of a transaction, or of a trip to a reader, that somebody else began.
+    Methods that take a Connection are steps of a transaction or read that the caller
+    started.
     """
 
     def __init__(self, database: Database, name: str) -> None:
@@ -22,34 +25,53 @@ class Repository:
         self._sql = statements(name)
 
     async def _rows(self, name: str, /, **values: Any) -> list[Row]:
-        """Raises StorageUnavailableError."""
+        """Run a query with named values. Raises StorageUnavailableError."""
         return await self._database.fetch(self._sql[name], values)
 
-    async def _do(self, name: str, /, *values: Any) -> list[Row]:
-        """One statement as a transaction. Raises StorageUnavailableError."""
-        return await self._database.transact(lambda connection: connection.execute(self._sql[name], values))
+    async def _execute(self, name: str, /, *values: Any) -> list[Row]:
+        """Run one statement as its own transaction and return its rows. Raises
+        StorageUnavailableError."""
+        return await self._database.transact(
+            lambda connection: connection.execute(self._sql[name], values)
+        )
 
     def _step(self, connection: Connection, name: str, /, *values: Any) -> list[Row]:
-        """One statement among others."""
+        """Run one statement within the caller's transaction."""
         return connection.execute(self._sql[name], values)
 
-    def _listed(self, connection: Connection, name: str, listed: Sequence[Any], /, *before: Any) -> list[Row]:
-        """A statement with a list in the place of its `(*)`, which is its last value; some of a long list at a time.
+    def _with_list(
+        self,
+        connection: Connection,
+        name: str,
+        listed: Sequence[Any],
+        /,
+        *leading_values: Any,
+    ) -> list[Row]:
+        """Run a statement with a list in place of its `(*)`, in batches, and return all
+        rows.
 
-        Its other conditions are written as expressions (`tenant || ''`), or SQLite takes an index on them and reads
-        all that a tenant has.
+        The list must be the statement's last value. Its other conditions should be
+        expressions (`tenant || ''`); otherwise SQLite uses an index on them and reads
+        all rows of the tenant.
         """
         rows: list[Row] = []
-        for begin in range(0, len(listed), _LISTED):
-            some = listed[begin : begin + _LISTED]
-            places = ",".join("?" * len(some))
-            rows += connection.execute(self._sql[name].replace("(*)", f"({places})"), [*before, *some])
+        for start in range(0, len(listed), _MAX_LIST_VALUES):
+            batch = listed[start : start + _MAX_LIST_VALUES]
+            placeholders = ",".join("?" * len(batch))
+            rows += connection.execute(
+                self._sql[name].replace("(*)", f"({placeholders})"),
+                [*leading_values, *batch],
+            )
         return rows
 
 
 def by_name(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
-    """Rows of many columns as dictionaries. SQLite's own rows compare the names of columns one after another: to read
-    all thirty of a row takes three times as long."""
+    """Convert rows with many columns to dictionaries.
+
+    SQLite's own rows look up column names linearly, so reading all thirty columns takes
+    three times as long.
+    """
+    # PostgreSQL's rows are dictionaries already.
     if not rows or isinstance(rows[0], dict):
         return list(rows)
     names = tuple(rows[0].keys())

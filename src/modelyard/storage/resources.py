@@ -1,4 +1,5 @@
-"""What tenants have set up, as rows: every call names a tenant, and reaches its rows alone."""
+"""Resources configured by tenants, stored as rows. Every operation is limited to one
+tenant, except for synchronisation."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ logger = logging.getLogger("modelyard.resources")
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):
+    """A configured object of a tenant, such as a provider, an app or an API key."""
+
     tenant: str
     kind: str
     id: str
@@ -26,124 +29,232 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     created_at: float
     updated_at: float
+    # Deleted rows remain for a while, so that other processes learn about the deletion.
     is_deleted: bool
     set_by: str = ""
-    """`operator` where the operator set it; empty where it is the tenant's own."""
+    """`operator` if the operator created it, empty if the tenant did."""
 
 
-def _from(row: Any) -> Resource:
+def _to_resource(row: Any) -> Resource:
     return msgspec.convert(dict(row), Resource, strict=False)
 
 
-def _readable(row: Any) -> Resource | None:
+def _to_resource_or_none(row: Any) -> Resource | None:
     try:
-        return _from(row)
+        return _to_resource(row)
     except (msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
-        fields = {name: str(row[name])[:100] for name in ("tenant", "kind", "id")} | {"error": str(error)}
-        logger.error("a stored row cannot be read, and is left out", extra={"fields": fields})
+        # Only identifying columns are logged: the body may contain secrets.
+        fields = {name: str(row[name])[:100] for name in ("tenant", "kind", "id")} | {
+            "error": str(error)
+        }
+        logger.error(
+            "a stored row cannot be read, and is left out", extra={"fields": fields}
+        )
         return None
 
 
 class Resources:
+    """The resource table. Each change increments a global revision, by which processes
+    update their views."""
+
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self._sql = statements("resources")
 
-    # the view that each process keeps
+    # Synchronisation of the view that each process holds in memory.
 
     async def revision(self) -> int:
-        """The number of the latest change, by any tenant."""
+        """Return the revision of the latest change by any tenant."""
         rows = await self._database.fetch(self._sql["revision"])
         return int(rows[0]["value"])
 
-    async def since(self, revision: int) -> list[Resource]:
-        """Changes of all tenants, removals too, oldest first. A row that cannot be read is left out, and said: the
-        others serve."""
+    async def changed_since(self, revision: int) -> list[Resource]:
+        """Return the changes of all tenants after a revision, including deletions,
+        oldest first.
+
+        An unreadable row is logged and left out, so that the others remain usable.
+        """
         rows = await self._database.fetch(self._sql["since"], {"revision": revision})
-        return [one for row in rows if (one := _readable(row)) is not None]
+        return [
+            resource
+            for row in rows
+            if (resource := _to_resource_or_none(row)) is not None
+        ]
 
-    # one tenant's
+    # Operations on one tenant's resources.
 
-    async def all(self, tenant: str, kind: str, *, after: str = "", most: int = 1000) -> list[Resource]:
-        values = {"tenant": tenant, "kind": kind, "after": after, "most": most}
-        return [_from(row) for row in await self._database.fetch(self._sql["all"], values)]
+    async def list(
+        self, tenant: str, kind: str, *, after: str = "", limit: int = 1000
+    ) -> list[Resource]:
+        """Return the tenant's resources of a kind, at most `limit`, that follow the
+        position `after`."""
+        values = {"tenant": tenant, "kind": kind, "after": after, "most": limit}
+        return [
+            _to_resource(row)
+            for row in await self._database.fetch(self._sql["all"], values)
+        ]
 
-    async def one(self, tenant: str, kind: str, id: str) -> Resource:  # noqa: A002  the field's word
-        """Raises NotFoundError where this tenant has no such thing."""
-        rows = await self._database.fetch(self._sql["one"], {"tenant": tenant, "kind": kind, "id": id})
+    async def get(self, tenant: str, kind: str, id: str) -> Resource:
+        """Return a resource. Raises NotFoundError if this tenant has none with this id."""
+        rows = await self._database.fetch(
+            self._sql["one"], {"tenant": tenant, "kind": kind, "id": id}
+        )
         if not rows:
-            raise missing(kind, id)
-        return _from(rows[0])
+            raise not_found(kind, id)
+        return _to_resource(rows[0])
 
     async def add(
-        self, tenant: str, kind: str, name: str, body: Callable[[str], str], *, id: str = "", set_by: str = ""  # noqa: A002
-    ) -> Resource:  # fmt: skip
-        """`body` is given the new row's id. Raises InvokeBadRequestError where the tenant has one of that name."""
+        self,
+        tenant: str,
+        kind: str,
+        name: str,
+        body: Callable[[str], str],
+        *,
+        id: str = "",
+        set_by: str = "",
+    ) -> Resource:
+        """Create a resource and return it. `body` is called with the new id and returns
+        the JSON.
+
+        Raises InvokeBadRequestError if the tenant already has one of that name.
+        """
         row = id or new_id(kind)
-        text, now = body(row), self._clock.time()
+        # The id comes first because encrypted secrets in the body are bound to it.
+        text, current_time = body(row), self._clock.time()
 
         def work(connection: Connection) -> Resource:
-            revision = self._raise(connection)
-            values = (tenant, kind, row, name, text, revision, now, now, set_by)
-            self._unique(kind, name, lambda: connection.execute(self._sql["add"], values))
+            """Insert the row within the transaction."""
+            revision = self._next_revision(connection)
+            values = (
+                tenant,
+                kind,
+                row,
+                name,
+                text,
+                revision,
+                current_time,
+                current_time,
+                set_by,
+            )
+            self._unique(
+                kind, name, lambda: connection.execute(self._sql["add"], values)
+            )
             return Resource(
-                tenant=tenant, kind=kind, id=row, name=name, body=text, revision=revision, created_at=now,
-                updated_at=now, is_deleted=False, set_by=set_by,
-            )  # fmt: skip
+                tenant=tenant,
+                kind=kind,
+                id=row,
+                name=name,
+                body=text,
+                revision=revision,
+                created_at=current_time,
+                updated_at=current_time,
+                is_deleted=False,
+                set_by=set_by,
+            )
 
         return await self._database.transact(work)
 
-    async def change(self, old: Resource, *, name: str, body: str, set_by: str | None = None) -> Resource:
-        """Who set it stays where nobody else is named. Raises NotFoundError where it is gone, InvokeBadRequestError
-        where the name is taken."""
-        now, who = self._clock.time(), old.set_by if set_by is None else set_by
+    async def change(
+        self, old: Resource, *, name: str, body: str, set_by: str | None = None
+    ) -> Resource:
+        """Change a resource and return its new state. Without `set_by`, its origin is
+        unchanged.
+
+        Raises NotFoundError if it was deleted, InvokeBadRequestError if the name is in
+        use.
+        """
+        current_time, who = self._clock.time(), old.set_by if set_by is None else set_by
 
         def work(connection: Connection) -> Resource:
-            revision = self._raise(connection)
-            values = (name, body, revision, now, who, old.tenant, old.kind, old.id)
-            if not self._unique(old.kind, name, lambda: connection.execute(self._sql["change"], values)):
-                raise missing(old.kind, old.id)
-            return msgspec.structs.replace(old, name=name, body=body, revision=revision, updated_at=now, set_by=who)
+            """Update the row within the transaction."""
+            revision = self._next_revision(connection)
+            values = (
+                name,
+                body,
+                revision,
+                current_time,
+                who,
+                old.tenant,
+                old.kind,
+                old.id,
+            )
+            if not self._unique(
+                old.kind, name, lambda: connection.execute(self._sql["change"], values)
+            ):
+                raise not_found(old.kind, old.id)
+            return msgspec.structs.replace(
+                old,
+                name=name,
+                body=body,
+                revision=revision,
+                updated_at=current_time,
+                set_by=who,
+            )
 
         return await self._database.transact(work)
 
     async def swap(self, old: Resource, body: str) -> bool:
-        """Put `body` in the place of `old`'s; False, and nothing is done, where somebody else changed it meanwhile."""
-        now = self._clock.time()
+        """Replace the body if the resource is unchanged since `old` was read; return
+        whether it was replaced."""
+        current_time = self._clock.time()
 
         def work(connection: Connection) -> bool:
-            revision = self._raise(connection)
-            values = (body, revision, now, old.tenant, old.kind, old.id, old.revision)
+            """Update the row within the transaction, conditional on its revision."""
+            revision = self._next_revision(connection)
+            values = (
+                body,
+                revision,
+                current_time,
+                old.tenant,
+                old.kind,
+                old.id,
+                old.revision,
+            )
             return bool(connection.execute(self._sql["swap"], values))
 
         return await self._database.transact(work)
 
-    async def remove(self, tenant: str, kind: str, id: str) -> int:  # noqa: A002
-        """Raises NotFoundError where there is no such thing. The revision it went with."""
+    async def remove(self, tenant: str, kind: str, id: str) -> int:
+        """Delete a resource and return the revision of the deletion. Raises
+        NotFoundError if it does not exist."""
 
         def work(connection: Connection) -> int:
-            revision = self._raise(connection)
-            if not connection.execute(self._sql["remove"], (revision, self._clock.time(), tenant, kind, id)):
-                raise missing(kind, id)
+            """Mark the row as deleted within the transaction."""
+            revision = self._next_revision(connection)
+            if not connection.execute(
+                self._sql["remove"], (revision, self._clock.time(), tenant, kind, id)
+            ):
+                raise not_found(kind, id)
             return revision
 
         return await self._database.transact(work)
 
-    def forget(self, before: float) -> None:
-        """Have what was removed before then dropped some time: nobody waits for it."""
-        self._database.submit(lambda it: it.execute(self._sql["forget"], (before,)), may_gather=True)
+    def forget(self, cutoff: float) -> None:
+        """Queue the removal of rows that were deleted before `cutoff`. Returns
+        immediately."""
+        self._database.submit(
+            lambda connection: connection.execute(self._sql["forget"], (cutoff,)),
+            may_gather=True,
+        )
 
-    def _raise(self, connection: Connection) -> int:
+    def _next_revision(self, connection: Connection) -> int:
+        # Incremented first in each transaction, so concurrent changes are serialised by
+        # this row.
         return int(connection.execute(self._sql["raise"])[0]["value"])
 
-    def _unique(self, kind: str, name: str, act: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+    def _unique(
+        self, kind: str, name: str, act: Callable[[], Sequence[Any]]
+    ) -> Sequence[Any]:
         try:
             return act()
         except DuplicateError as error:
-            raise InvokeBadRequestError(f"there is a {kind} named {name!r} already", param="name") from error
+            raise InvokeBadRequestError(
+                f"there is a {kind} named {name!r} already", param="name"
+            ) from error
 
 
-def missing(kind: str, id: str) -> NotFoundError:  # noqa: A002
-    """The same words whether it never was, is gone, or is another tenant's."""
+def not_found(kind: str, id: str) -> NotFoundError:
+    """Return the error for a missing resource. The wording does not reveal whether it
+    exists for another tenant."""
     return NotFoundError(f"{kind} {id!r} does not exist", code=f"{kind}_not_found")

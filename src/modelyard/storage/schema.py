@@ -1,4 +1,5 @@
-"""The schema: made and brought up to date by numbered migrations, each recorded with its checksum."""
+"""The database schema: created and upgraded by numbered migrations, each recorded with
+its checksum."""
 
 import hashlib
 import time
@@ -6,7 +7,12 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 
 from modelyard.base.errors import ConfigError
-from modelyard.storage.engine import Connection, DuplicateError, Engine, StorageUnavailableError
+from modelyard.storage.engine import (
+    Connection,
+    DuplicateError,
+    Engine,
+    StorageUnavailableError,
+)
 
 _RECORD = """CREATE TABLE IF NOT EXISTS migrations (
     number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, applied_at REAL NOT NULL
@@ -14,91 +20,128 @@ _RECORD = """CREATE TABLE IF NOT EXISTS migrations (
 
 
 def migrations() -> list[tuple[int, str]]:
-    """Number and text of each migration, in order."""
+    """Return (number, SQL text) of each migration, in order."""
     folder = resources.files("modelyard.storage") / "migrations"
-    files = sorted((entry.name, entry.read_text("utf-8")) for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    files = sorted(
+        (entry.name, entry.read_text("utf-8"))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".sql")
+    )
     return [(int(name[:4]), text) for name, text in files]
 
 
-def bring_up_to_date(engine: Engine, connection: Connection, *, may_upgrade: bool) -> None:
-    """What `migrate` does; the connection is closed where it fails.
+def bring_up_to_date(
+    engine: Engine, connection: Connection, *, may_upgrade: bool
+) -> None:
+    """Run `migrate`, and close the connection if it fails.
 
-    Raises ConfigError for a damaged database, StorageUnavailableError where the same may work later, and as `migrate`.
+    Raises ConfigError for a damaged database, StorageUnavailableError for a transient
+    failure, and the errors of `migrate`.
     """
     try:
         migrate(engine, connection, may_upgrade=may_upgrade)
     except engine.errors as error:
         connection.close()
         if engine.is_damaged(error):
-            problem = f"database {engine.where!r} is damaged ({error}); stop what uses it and {engine.ways_back()}"
+            problem = (
+                f"database {engine.where!r} is damaged ({error}); stop what uses it and"
+                f" {engine.recovery_advice()}"
+            )
             raise ConfigError(problem) from error
-        if engine.passes(error):
-            raise StorageUnavailableError(f"database {engine.where!r} cannot be used: {error}") from error
+        if engine.is_transient(error):
+            raise StorageUnavailableError(
+                f"database {engine.where!r} cannot be used: {error}"
+            ) from error
         raise
     except (ConfigError, DuplicateError):
         connection.close()
         raise
 
 
-def migrate(engine: Engine, connection: Connection, *, may_upgrade: bool = True) -> None:
-    """Bring the schema up to date. Several processes may start at once: one does it, the others wait.
+def migrate(
+    engine: Engine, connection: Connection, *, may_upgrade: bool = True
+) -> None:
+    """Upgrade the schema. If several processes start at once, one migrates and the
+    others wait.
 
-    Raises ConfigError for a database that is newer than the code, or that was made by other migrations than these.
+    Raises ConfigError for a database that is newer than the code, or that was created
+    by different migrations.
     """
-    known = migrations()
+    available_migrations = migrations()
     connection.execute(engine.begin())
     try:
+        # The version is read under the lock: another process may have upgraded
+        # meanwhile.
         engine.lock_schema(connection)
         version = engine.version(connection)
-        if version > known[-1][0]:
+        if version > available_migrations[-1][0]:
             raise ConfigError(
-                f"database {engine.where!r} was written by a newer Modelyard (schema {version}, this one knows "
-                f"{known[-1][0]}). Run that version again, name another MODELYARD_HOME, or {engine.ways_back()}; "
-                "docs/how-to/upgrade.md says more"
+                f"database {engine.where!r} was written by a newer Modelyard (schema"
+                f" {version}, this one knows {available_migrations[-1][0]}). Run that"
+                " version again, name another MODELYARD_HOME, or"
+                f" {engine.recovery_advice()}; docs/how-to/upgrade.md says more"
             )
-        applied = _applied(engine, connection, known, version)
-        pending = [(number, text) for number, text in known if number not in applied]
+        applied = _applied(engine, connection, available_migrations, version)
+        pending = [
+            (number, text)
+            for number, text in available_migrations
+            if number not in applied
+        ]
+        # A new database (version 0) needs neither permission nor a backup.
         if pending and version:
             if not may_upgrade:
                 raise ConfigError(
-                    f"database {engine.where!r} has schema {version} and needs {known[-1][0]}, and upgrade_database is "
-                    "false: back it up, and start once with MODELYARD_UPGRADE_DATABASE=true"
+                    f"database {engine.where!r} has schema {version} and needs"
+                    f" {available_migrations[-1][0]}, and upgrade_database is false:"
+                    " back it up, and start once with MODELYARD_UPGRADE_DATABASE=true"
                 )
             engine.back_up(version)
         for number, text in pending:
-            for statement in split(text):
-                connection.execute(engine.adapted(statement))
+            for statement in split_statements(text):
+                connection.execute(engine.translate(statement))
             _record(connection, number, text)
+            # A migration that was added below the current version must not lower it.
             engine.set_version(connection, max(number, version))
     except BaseException:
+        # All migrations run in one transaction: a failure leaves the old schema.
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 
 
 def checksum(text: str) -> str:
-    """Of a migration's text."""
+    """Return the SHA-256 of a migration's text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _applied(engine: Engine, connection: Connection, known: Sequence[tuple[int, str]], version: int) -> set[int]:
-    """The numbers of the migrations that made this schema. Raises ConfigError where one of them was another than what
-    is here under its number."""
-    connection.execute(engine.adapted(_RECORD))
+def _applied(
+    engine: Engine,
+    connection: Connection,
+    available: Sequence[tuple[int, str]],
+    version: int,
+) -> set[int]:
+    """Return the numbers of the applied migrations.
+
+    Raises ConfigError if a recorded checksum differs from the migration of that number.
+    """
+    connection.execute(engine.translate(_RECORD))
     recorded = {
-        int(row["number"]): row["sha256"] for row in connection.execute("SELECT number, sha256 FROM migrations")
+        int(row["number"]): row["sha256"]
+        for row in connection.execute("SELECT number, sha256 FROM migrations")
     }
     if not recorded:  # from before there was this table
-        for number, text in known:
+        # Databases from before the migrations table get it filled from their version.
+        for number, text in available:
             if number <= version:
                 _record(connection, number, text)
                 recorded[number] = checksum(text)
-    for number, text in known:
+    for number, text in available:
         if recorded.get(number, checksum(text)) != checksum(text):
             raise ConfigError(
-                f"database {engine.where!r} was made by another migration {number:04d} than this Modelyard brings "
-                f"(sha256 {recorded[number][:12]}…, not {checksum(text)[:12]}…). A migration is never changed "
-                "once it was released: install an unchanged release"
+                f"database {engine.where!r} was made by another migration {number:04d}"
+                f" than this Modelyard brings (sha256 {recorded[number][:12]}…, not"
+                f" {checksum(text)[:12]}…). A migration is never changed once it was"
+                " released: install an unchanged release"
             )
     return set(recorded)
 
@@ -108,9 +151,12 @@ def _record(connection: Connection, number: int, text: str) -> None:
     connection.execute(statement, (number, checksum(text), time.time()))
 
 
-def split(text: str) -> Iterator[str]:
-    """The statements of a migration, without their comments."""
+def split_statements(text: str) -> Iterator[str]:
+    """Yield the statements of a migration without comments."""
+    # Only a semicolon at the end of a line separates statements.
     for statement in text.split(";\n"):
-        bare = "\n".join(line.partition("--")[0].rstrip() for line in statement.splitlines()).strip()
-        if bare:
-            yield bare
+        statement_text = "\n".join(
+            line.partition("--")[0].rstrip() for line in statement.splitlines()
+        ).strip()
+        if statement_text:
+            yield statement_text

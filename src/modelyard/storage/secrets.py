@@ -1,9 +1,11 @@
-"""Secrets at rest: AES-256-GCM under keys that have ids, bound to the row they lie in; keyed hashes of API keys.
+"""Encryption of stored secrets (AES-256-GCM with identified keys, bound to their row),
+and keyed hashes of API keys.
 
-A value reads `v1:KEY-ID:NONCE:CIPHERTEXT`. What it belongs to (tenant, kind, row) is authenticated with it, so that a
-row that is copied to another tenant cannot be read there. Keys live apart from the database: a copy of one is useless
-without the other. A ring that came from a file follows the file: keys that another process put there are known as soon
-as something is met that was made with them.
+A value has the form `v1:KEY-ID:NONCE:CIPHERTEXT`. Tenant, kind and row are
+authenticated with it, so that a row copied to another tenant cannot be decrypted. Keys
+are stored apart from the database: a copy of one is useless without the other. A key
+ring loaded from a file follows the file: keys added by another process are picked up
+when a secret that needs them is encountered.
 """
 
 import base64
@@ -24,50 +26,55 @@ from modelyard.base.modes import private_folder
 
 logger = logging.getLogger("modelyard.secrets")
 
-_FORM = "v1"
-_BYTES = 32
+_FORMAT_VERSION = "v1"
+_KEY_BYTES = 32
 
 
 class SecretError(ConfigError):
-    """A secret cannot be read: its key is not here, or it was changed, or it belongs to another row.
+    """A secret cannot be decrypted: its key is missing, it was modified, or it belongs
+    to another row.
 
-    The message is for callers: which key it was is said in the log alone.
+    The message is for callers; the key's id appears only in the log.
     """
 
     code = "secret_unreadable"
 
 
 class UnknownKeyError(SecretError):
-    """A secret's master key is not here. It may come: keys are changed while servers run."""
+    """The master key of a secret is not available. It may appear later, since keys are
+    rotated while servers run."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.retry_after = 1.0
 
 
-def _packed(data: bytes) -> str:
+def _to_base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def _unpacked(text: str) -> bytes:
+def _from_base64(text: str) -> bytes:
+    # Padding is removed when encoding, so it is added again here.
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
+# Modification time in ns, inode and size of the key file.
 _Stamp = tuple[int, int, int]
 
 
 @dataclass(slots=True, repr=False)
 class KeyRing:
-    """Master keys by id; the first encrypts, all decrypt."""
+    """Master keys by id. The first one encrypts, all of them decrypt."""
 
     keys: Mapping[str, bytes]
     file: Path | None = field(default=None, compare=False)
-    """Where they come from, and where others may put further ones."""
+    """File that the keys come from and to which other processes may add keys."""
     _stamp: _Stamp | None = field(default=None, compare=False)
     _reading: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
-    def read_again(self) -> bool:
-        """Take up what the file holds now; whether that was anything new. Cheap where the file is as it was."""
+    def reload(self) -> bool:
+        """Reload the key file if it changed; return whether there may be new keys.
+        Cheap for an unchanged file."""
         if self.file is None or _stamp_of(self.file) in (None, self._stamp):
             return False
         with self._reading:
@@ -77,130 +84,194 @@ class KeyRing:
             try:
                 keys = load_key_ring(self.file).keys
             except ConfigError as error:
-                logger.error("the master keys cannot be read again", extra={"fields": {"error": str(error)}})
+                logger.error(
+                    "the master keys cannot be read again",
+                    extra={"fields": {"error": str(error)}},
+                )
                 return False
             self.keys, self._stamp = keys, stamp
-        logger.info("the master keys were read again", extra={"fields": {"keys": len(keys)}})
+        logger.info(
+            "the master keys were read again", extra={"fields": {"keys": len(keys)}}
+        )
         return True
 
     def _has(self, name: str) -> bool:
-        return name in self.keys or (self.read_again() and name in self.keys)
+        return name in self.keys or (self.reload() and name in self.keys)
 
     @classmethod
     def parse(cls, text: str, *, source: str) -> "KeyRing":
-        """Lines of `id:key`, the key as base64 of 32 bytes. Raises ConfigError that names the line."""
+        """Parse lines of `id:key`, the key as base64 of 32 bytes. Raises ConfigError
+        naming the line."""
         keys: dict[str, bytes] = {}
         for number, line in enumerate(text.replace(",", "\n").splitlines(), 1):
             if not line.strip():
                 continue
             name, _, value = line.strip().partition(":")
             try:
-                key = _unpacked(value)
+                key = _from_base64(value)
             except (binascii.Error, ValueError):
                 key = b""
-            if not name or len(key) != _BYTES or len(set(key)) < 8:
-                raise ConfigError(f"{source}, line {number}: a master key reads id:KEY, with 32 random bytes as base64")
+            # Fewer than 8 distinct bytes means that the key is not random, for example
+            # all zeros.
+            if not name or len(key) != _KEY_BYTES or len(set(key)) < 8:
+                raise ConfigError(
+                    f"{source}, line {number}: a master key reads id:KEY, with 32"
+                    " random bytes as base64"
+                )
             keys[name] = key
         if not keys:
             raise ConfigError(f"{source} holds no master key")
         return cls(keys)
 
     def dump(self) -> str:
-        return "".join(f"{name}:{_packed(key)}\n" for name, key in self.keys.items())
+        """Return the keys in the format that `parse` reads."""
+        return "".join(f"{name}:{_to_base64(key)}\n" for name, key in self.keys.items())
 
     @property
     def active(self) -> str:
+        """Return the id of the key that encrypts."""
         return next(iter(self.keys))
 
     def rotated(self) -> "KeyRing":
-        """With a new key in front."""
-        return KeyRing({f"k{os.urandom(4).hex()}": os.urandom(_BYTES), **self.keys}, self.file)
+        """Return a ring with a new key in first position."""
+        return KeyRing(
+            {f"k{os.urandom(4).hex()}": os.urandom(_KEY_BYTES), **self.keys}, self.file
+        )
 
     def without(self, name: str) -> "KeyRing":
-        return KeyRing({one: key for one, key in self.keys.items() if one != name})
+        """Return a ring without one key."""
+        return KeyRing(
+            {key_id: key for key_id, key in self.keys.items() if key_id != name}
+        )
 
     def encrypt(self, text: str, *, tenant: str, kind: str, row: str) -> str:
+        """Encrypt a secret, bound to its tenant, kind and row."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+        # A random 96-bit nonce per value, as AES-GCM requires.
         nonce, name = os.urandom(12), self.active
-        sealed = AESGCM(self._derived(name, b"secrets")).encrypt(nonce, text.encode(), _bound(tenant, kind, row, name))
-        return f"{_FORM}:{name}:{_packed(nonce)}:{_packed(sealed)}"
+        sealed = AESGCM(self._derived(name, b"secrets")).encrypt(
+            nonce, text.encode(), _associated_data(tenant, kind, row, name)
+        )
+        return f"{_FORMAT_VERSION}:{name}:{_to_base64(nonce)}:{_to_base64(sealed)}"
 
     def decrypt(self, value: str, *, tenant: str, kind: str, row: str) -> str:
-        """Raises SecretError."""
+        """Decrypt a secret. Raises SecretError if it was modified or belongs to another
+        row, UnknownKeyError without its key."""
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        what = f"the secret of {kind} {row!r}"
+        description = f"the secret of {kind} {row!r}"
         try:
-            form, name, nonce, sealed = value.split(":")
-            parts = _unpacked(nonce), _unpacked(sealed)
+            format_version, name, nonce, sealed = value.split(":")
+            parts = _from_base64(nonce), _from_base64(sealed)
         except (ValueError, binascii.Error) as error:
-            raise SecretError(f"{what} is damaged") from error
-        if form != _FORM:
-            raise SecretError(f"{what} is in a form ({form[:8]!r}) that this version does not know")
+            raise SecretError(f"{description} is damaged") from error
+        if format_version != _FORMAT_VERSION:
+            raise SecretError(
+                f"{description} is in a form ({format_version[:8]!r}) that this version"
+                " does not know"
+            )
         if not self._has(name):
-            fields = {"what": f"{kind} {row}", "tenant": tenant, "key": name[:40], "keys": list(self.keys)}
-            logger.error("a secret was encrypted with a master key that is not here", extra={"fields": fields})
-            raise UnknownKeyError(f"{what} cannot be read at the moment: it was encrypted with another master key")
+            fields = {
+                "what": f"{kind} {row}",
+                "tenant": tenant,
+                "key": name[:40],
+                "keys": list(self.keys),
+            }
+            logger.error(
+                "a secret was encrypted with a master key that is not here",
+                extra={"fields": fields},
+            )
+            raise UnknownKeyError(
+                f"{description} cannot be read at the moment: it was encrypted with"
+                " another master key"
+            )
         try:
-            plain = AESGCM(self._derived(name, b"secrets")).decrypt(*parts, _bound(tenant, kind, row, name))
+            plain = AESGCM(self._derived(name, b"secrets")).decrypt(
+                *parts, _associated_data(tenant, kind, row, name)
+            )
         except (InvalidTag, ValueError) as error:
-            raise SecretError(f"{what} was changed, or belongs to another row") from error
+            raise SecretError(
+                f"{description} was changed, or belongs to another row"
+            ) from error
         return plain.decode()
 
     def is_current(self, value: str) -> bool:
-        """Whether it was encrypted with the key that encrypts now."""
+        """Return whether a secret was encrypted with the active key."""
         return value.split(":")[1:2] == [self.active]
 
     def digest(self, text: bytes) -> str:
-        """A keyed hash, `KEY-ID:HEX`: what is stored of an API key."""
+        """Return the keyed hash of an API key as `KEY-ID:HEX`, for storage."""
         return f"{self.active}:{self._hash(self.active, text)}"
 
     def matches(self, text: bytes, digest: str) -> bool:
-        name, _, said = digest.partition(":")
-        return self._has(name) and hmac.compare_digest(self._hash(name, text).encode(), said.encode("utf-8", "replace"))
+        """Return whether a stored digest belongs to `text`. Compares in constant time."""
+        name, _, expected_hash = digest.partition(":")
+        return self._has(name) and hmac.compare_digest(
+            self._hash(name, text).encode(), expected_hash.encode("utf-8", "replace")
+        )
 
-    def matches_any(self, text: bytes, said: str) -> bool:
-        """Whether it is the hash of `text` under any of the keys, where the key's id was left out."""
-        self.read_again()
-        # All are compared: how long it takes says nothing about which one fits.
+    def matches_any(self, text: bytes, expected_hash: str) -> bool:
+        """Return whether a hash without key id belongs to `text` under any of the keys."""
+        self.reload()
+        # All keys are compared, so that the duration does not reveal which one matches.
         return (
             sum(
-                hmac.compare_digest(self._hash(name, text).encode(), said.encode("utf-8", "replace"))
+                hmac.compare_digest(
+                    self._hash(name, text).encode(),
+                    expected_hash.encode("utf-8", "replace"),
+                )
                 for name in self.keys
             )
             > 0
         )
 
     def _hash(self, name: str, text: bytes) -> str:
-        return hmac.new(self._derived(name, b"api-keys"), text, hashlib.sha256).hexdigest()
+        return hmac.new(
+            self._derived(name, b"api-keys"), text, hashlib.sha256
+        ).hexdigest()
 
     def _derived(self, name: str, purpose: bytes) -> bytes:
-        """One master key, a key of its own for each purpose."""
-        return hmac.new(self.keys[name], b"modelyard/" + purpose, hashlib.sha256).digest()
+        """Derive a separate key for a purpose from a master key."""
+        return hmac.new(
+            self.keys[name], b"modelyard/" + purpose, hashlib.sha256
+        ).digest()
 
 
-def _bound(tenant: str, kind: str, row: str, key: str) -> bytes:
-    return "|".join(part.replace("|", "||") for part in (tenant, kind, row, key)).encode()
+def _associated_data(tenant: str, kind: str, row: str, key: str) -> bytes:
+    # Doubling the separator keeps ("a|b", "c") distinct from ("a", "b|c").
+    return "|".join(
+        part.replace("|", "||") for part in (tenant, kind, row, key)
+    ).encode()
 
 
-def load_key_ring(path: Path, given: str = "") -> KeyRing:
-    """The keys that were `given`, else those in the file; a new one is made where there is none.
+def load_key_ring(path: Path, configured_keys: str = "") -> KeyRing:
+    """Return the key ring of the configured keys, or of the file, which is created with
+    a new key if missing.
 
-    Raises ConfigError where the file cannot be read, or where others than its owner may.
+    Raises ConfigError if the file is unreadable, or accessible to other users.
     """
-    if given:
-        return KeyRing.parse(given, source="the master key in the settings")
+    if configured_keys:
+        return KeyRing.parse(configured_keys, source="the master key in the settings")
     try:
         if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path} holds the master key and may be read by others: chmod 600 {path}")
+            raise ConfigError(
+                f"{path} holds the master key and may be read by others: chmod 600"
+                f" {path}"
+            )
+        # The stamp is taken before reading: a change in between causes one more reload,
+        # never a missed one.
         stamp = _stamp_of(path)
-        return KeyRing(KeyRing.parse(path.read_text("ascii"), source=str(path)).keys, path, stamp)
+        return KeyRing(
+            KeyRing.parse(path.read_text("ascii"), source=str(path)).keys, path, stamp
+        )
     except FileNotFoundError:
         return _created(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} holds the master key and cannot be read: {error}") from error
+        raise ConfigError(
+            f"{path} holds the master key and cannot be read: {error}"
+        ) from error
 
 
 def _created(path: Path) -> KeyRing:
@@ -208,10 +279,12 @@ def _created(path: Path) -> KeyRing:
     private_folder(path.parent)
     unseen = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(unseen, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as out:
-        out.write(ring.dump())
+    with os.fdopen(descriptor, "w") as file:
+        file.write(ring.dump())
     try:
-        os.link(unseen, path)  # fails where another process was quicker: its key is the key then
+        os.link(
+            unseen, path
+        )  # fails where another process was quicker: its key is the key then
     except FileExistsError:
         return load_key_ring(path)
     finally:
@@ -221,31 +294,38 @@ def _created(path: Path) -> KeyRing:
 
 def _stamp_of(path: Path) -> _Stamp | None:
     try:
-        seen = path.stat()
+        file_status = path.stat()
     except OSError:
         return None
-    return seen.st_mtime_ns, seen.st_ino, seen.st_size
+    return file_status.st_mtime_ns, file_status.st_ino, file_status.st_size
 
 
 @contextmanager
 def rotating(path: Path) -> Generator[None]:
-    """While keys are changed. Raises ConfigError where somebody else is at it: one would drop the other's new key."""
+    """Hold the lock for key rotation. Raises ConfigError if another process holds it:
+    one of them would lose its new key."""
     descriptor = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"the keys in {path} are being changed by another process; try again later") from error
+            raise ConfigError(
+                f"the keys in {path} are being changed by another process; try again"
+                " later"
+            ) from error
         yield
     finally:
         os.close(descriptor)
 
 
 def save_key_ring(path: Path, ring: KeyRing) -> None:
+    """Write the keys to the file atomically and durably."""
     unseen = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(unseen, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as out:
-        out.write(ring.dump())
-        out.flush()
-        os.fsync(out.fileno())  # rows are about to be encrypted with keys that lie nowhere else
+    with os.fdopen(descriptor, "w") as file:
+        file.write(ring.dump())
+        file.flush()
+        os.fsync(
+            file.fileno()
+        )  # rows are about to be encrypted with keys that lie nowhere else
     unseen.replace(path)

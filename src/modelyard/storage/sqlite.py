@@ -1,4 +1,5 @@
-"""SQLite in WAL mode: what a killed process has committed stays, readers never wait for the writer."""
+"""The SQLite engine, in WAL mode: commits survive a killed process, and readers never
+wait for the writer."""
 
 import os
 import sqlite3
@@ -12,26 +13,44 @@ from modelyard.base.modes import private_folder
 from modelyard.storage.backups import back_up_before_upgrade, backups_of
 from modelyard.storage.engine import Connection, DuplicateError, Row
 
-# A full disk, a lock, an unreadable moment, pages that a backup will bring back: what could not be written is kept and
-# tried again.
-_PASSING = frozenset({
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
-})  # fmt: skip
+# Transient errors: a full disk, a lock, an I/O failure, or damage that a restored
+# backup will fix. Failed writes are retained and retried.
+_TRANSIENT = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-# Of what SQLite calls a violated constraint, these alone say that a row is there already: NOT NULL, CHECK and foreign
-# keys are mistakes in what was written. https://sqlite.org/rescode.html#constraint
-_DUPLICATES = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
-_STEPS_BETWEEN_LOOKS = 10_000
-_HASTE_SECONDS, _PAUSE_SECONDS = 2.0, 0.0005
+# Of the constraint violations, only these mean an existing row: NOT NULL, CHECK and
+# foreign keys indicate wrong data. https://sqlite.org/rescode.html#constraint
+_DUPLICATES = frozenset(
+    {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}
+)
+# Virtual machine steps between two polls of a running check; after the first seconds it
+# pauses at each poll.
+_STEPS_BETWEEN_POLLS = 10_000
+_FULL_SPEED_SECONDS, _PAUSE_SECONDS = 2.0, 0.0005
 
 
 class _Connection:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+    def execute(
+        self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> list[Row]:
+        """Run a statement and return its rows. Raises DuplicateError for an existing
+        row."""
         if statement == "ROLLBACK" and not self._connection.in_transaction:
+            # SQLite rolls back on its own after some errors; another ROLLBACK would
+            # then fail.
             return []
         try:
             rows: list[Any] = self._connection.execute(statement, values).fetchall()
@@ -41,6 +60,7 @@ class _Connection:
         return rows
 
     def execute_many(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for each row. Raises DuplicateError for an existing row."""
         try:
             self._connection.executemany(statement, rows)
         except sqlite3.IntegrityError as error:
@@ -48,34 +68,44 @@ class _Connection:
             raise
 
     def check(self, is_over: Callable[[], bool]) -> str | None:
-        """What is wrong with the pages; None where nothing is, or where it was over before that was known."""
-        begun = time.monotonic()
+        """Return a description of page damage, or None if there is none or the check
+        was aborted."""
+        started_at = time.monotonic()
 
         def pause() -> bool:
-            if time.monotonic() - begun > _HASTE_SECONDS:  # a large database: others need the disk too
+            """Return whether to abort; after a while it also sleeps briefly."""
+            if (
+                time.monotonic() - started_at > _FULL_SPEED_SECONDS
+            ):  # a large database: others need the disk too
                 time.sleep(_PAUSE_SECONDS)
             return is_over()
 
-        self._connection.set_progress_handler(pause, _STEPS_BETWEEN_LOOKS)
+        self._connection.set_progress_handler(pause, _STEPS_BETWEEN_POLLS)
         try:
-            lines = [str(row[0]) for row in self._connection.execute("PRAGMA quick_check(5)")]
+            lines = [
+                str(row[0]) for row in self._connection.execute("PRAGMA quick_check(5)")
+            ]
         except sqlite3.OperationalError as error:
+            # The progress handler returned true and aborted the statement.
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 return None
             raise
         return None if lines == ["ok"] else " ".join(" ".join(lines).split())[:300]
 
     def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
 
 def _refuse_duplicate(error: sqlite3.IntegrityError) -> None:
-    """Raises DuplicateError where that is what is wrong."""
+    """Raise DuplicateError if the error means an existing row."""
     if error.sqlite_errorcode in _DUPLICATES:
         raise DuplicateError(str(error)) from error
 
 
 class SqliteEngine:
+    """The engine for files and for `:memory:`."""
+
     name = "sqlite"
     is_shared = False
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
@@ -83,12 +113,21 @@ class SqliteEngine:
     def __init__(self, path: str, *, busy_seconds: float = 10.0) -> None:
         self.where = path
         self._busy_seconds = busy_seconds
-        self._uri = f"file:modelyard-{id(self)}?mode=memory&cache=shared" if path == ":memory:" else ""
+        # A shared cache lets several connections use the same in-memory database.
+        self._uri = (
+            f"file:modelyard-{id(self)}?mode=memory&cache=shared"
+            if path == ":memory:"
+            else ""
+        )
 
     def connect(self) -> Connection:
+        """Open a connection in autocommit mode. Raises ConfigError if the file cannot
+        be opened."""
         try:
             if not self._uri:
                 self._make_private()
+            # Connections move between threads of a pool, but only one uses each at a
+            # time.
             connection = sqlite3.connect(
                 self._uri or self.where,
                 uri=bool(self._uri),
@@ -99,12 +138,15 @@ class SqliteEngine:
             connection.row_factory = sqlite3.Row
             self._set_up(connection)
         except (sqlite3.Error, OSError) as error:
-            what_to_do = f"; {self.ways_back()}" if self.is_damaged(error) else ""
-            raise ConfigError(f"database {self.where!r} cannot be opened: {error}{what_to_do}") from error
+            advice = f"; {self.recovery_advice()}" if self.is_damaged(error) else ""
+            raise ConfigError(
+                f"database {self.where!r} cannot be opened: {error}{advice}"
+            ) from error
         return _Connection(connection)
 
     def _make_private(self) -> None:
-        """The file is its owner's from its beginning; SQLite gives what lies beside it the same mode."""
+        """Create the file with access for its owner only; SQLite gives the WAL files
+        the same mode."""
         path = Path(self.where)
         private_folder(path.parent)
         if not path.exists():
@@ -118,44 +160,73 @@ class SqliteEngine:
                 connection.execute("PRAGMA synchronous=NORMAL")
                 return
             except sqlite3.OperationalError as error:
-                # Where two processes turn a new file to WAL at once, one is told at once that it is busy.
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                # If two processes switch a new file to WAL at the same time, one gets
+                # SQLITE_BUSY immediately, without the timeout.
+                if (
+                    error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY
+                    or time.monotonic() > until
+                ):
                     raise
                 time.sleep(0.02)
 
     def begin(self) -> str:
+        """Return the statement that starts a write transaction.
+
+        IMMEDIATE takes the write lock now, instead of failing at the first write.
+        """
         return "BEGIN IMMEDIATE"
 
     def lock_schema(self, connection: Connection) -> None:
+        """Do nothing: the write transaction already excludes other processes."""
         del connection  # BEGIN IMMEDIATE is lock enough
 
     def version(self, connection: Connection) -> int:
+        """Return the schema number, 0 for an empty database."""
         return int(connection.execute("PRAGMA user_version")[0]["user_version"])
 
     def set_version(self, connection: Connection, version: int) -> None:
+        """Record the schema number within the transaction."""
         connection.execute(f"PRAGMA user_version={version:d}")
 
-    def adapted(self, statement: str) -> str:
+    def translate(self, statement: str) -> str:
+        """Return the statement unchanged: migrations are written for SQLite."""
         return statement
 
     def back_up(self, version: int) -> None:
+        """Copy the file before an upgrade. Databases in memory are not copied."""
         if not self._uri:
             back_up_before_upgrade(Path(self.where), version)
 
-    def ways_back(self) -> str:
-        known = [] if self._uri else backups_of(Path(self.where))
-        made = ", ".join(str(path) for path in known) or "none"
-        return f"go back to a backup with `modelyard database restore BACKUP` (there are: {made})"
+    def recovery_advice(self) -> str:
+        """Return advice with the list of available backups."""
+        backup_paths = [] if self._uri else backups_of(Path(self.where))
+        listing = ", ".join(str(path) for path in backup_paths) or "none"
+        return (
+            "go back to a backup with `modelyard database restore BACKUP` (there are:"
+            f" {listing})"
+        )
 
     def is_ready(self, connection: Connection) -> bool:
+        """Return True: there is no server that could be in recovery."""
         del connection
         return True
 
     def check(self, connection: Connection, is_over: Callable[[], bool]) -> str | None:
+        """Return a description of page damage, or None if there is none or the check
+        was aborted."""
         return connection.check(is_over)  # type: ignore[attr-defined,no-any-return]
 
     def is_damaged(self, error: Exception) -> bool:
-        return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGED
+        """Return whether an error reports damaged pages or a file that is not a
+        database."""
+        return (
+            isinstance(error, sqlite3.Error)
+            and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGED
+        )
 
-    def passes(self, error: Exception) -> bool:
-        return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING
+    def is_transient(self, error: Exception) -> bool:
+        """Return whether an error is transient."""
+        return (
+            isinstance(error, sqlite3.Error)
+            and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _TRANSIENT
+        )

@@ -1,4 +1,5 @@
-"""Statements: those with names in `sql/*.sql`, and one made for many rows."""
+"""SQL statements: named ones from `sql/*.sql`, and multi-row versions of INSERT
+statements."""
 
 import re
 from collections.abc import Sequence
@@ -12,54 +13,74 @@ from modelyard.storage.engine import Connection, Row
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _ROW = re.compile(r"(?s)(.*\bVALUES\s*)(\([^()]*\))(.*)")
 _ROWS_AT_ONCE = (50, 10)
-"""So many rows a statement, while there are as many."""
+"""Numbers of rows per multi-row statement; the largest that the remaining rows fill is
+used."""
 
 
 def statements(name: str) -> dict[str, str]:
-    """The named statements of `sql/<name>.sql`."""
-    text = (resources.files("modelyard.storage") / "sql" / f"{name}.sql").read_text("utf-8")
+    """Return the statements of `sql/<name>.sql` by name."""
+    text = (resources.files("modelyard.storage") / "sql" / f"{name}.sql").read_text(
+        "utf-8"
+    )
+    # The split alternates names and bodies; text before the first name is ignored.
     parts = _NAME.split(text)[1:]
-    return {key: _bare(body) for key, body in zip(parts[::2], parts[1::2], strict=True)}
+    return {
+        key: _without_comments(body)
+        for key, body in zip(parts[::2], parts[1::2], strict=True)
+    }
 
 
-def _bare(body: str) -> str:
-    """Without its description."""
-    return "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip().rstrip(";")
+def _without_comments(body: str) -> str:
+    """Return a statement without its comment lines."""
+    return (
+        "\n".join(line for line in body.splitlines() if not line.startswith("--"))
+        .strip()
+        .rstrip(";")
+    )
 
 
-def insert(connection: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Write rows by a statement with one `VALUES (?, …)`: many at once, while there are as many."""
+def insert(
+    connection: Connection, statement: str, rows: Sequence[Sequence[Any]]
+) -> None:
+    """Insert rows with a statement that has one `VALUES (?, …)`, many rows per
+    execution if possible."""
     for count in _ROWS_AT_ONCE:
-        many = _for_many(statement, count)
-        while many and len(rows) >= count:
-            some, rows = rows[:count], rows[count:]
-            connection.execute(many, list(chain.from_iterable(some)))
+        batch_statement = _multi_row_statement(statement, count)
+        while batch_statement and len(rows) >= count:
+            batch, rows = rows[:count], rows[count:]
+            connection.execute(batch_statement, list(chain.from_iterable(batch)))
+    # Rows left over, or a statement without a VALUES list to multiply.
     if rows:
         connection.execute_many(statement, rows)
 
 
-def insert_new(connection: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> list[Row]:
-    """As `insert`, by a statement that ends with RETURNING: what it returns of the rows that were not there.
+def insert_new(
+    connection: Connection, statement: str, rows: Sequence[Sequence[Any]]
+) -> list[Row]:
+    """Insert rows with a statement that ends in RETURNING, and return the rows that
+    were actually inserted.
 
     Raises ValueError for a statement without `VALUES (…)`.
     """
     returned: list[Row] = []
     for count in (*_ROWS_AT_ONCE, 1):
-        many = _for_many(statement, count)
-        if many is None:
+        batch_statement = _multi_row_statement(statement, count)
+        if batch_statement is None:
             raise ValueError(f"no statement with VALUES (…): {statement[:80]!r}")
         while len(rows) >= count:
-            some, rows = rows[:count], rows[count:]
-            returned += connection.execute(many, list(chain.from_iterable(some)))
+            batch, rows = rows[:count], rows[count:]
+            returned += connection.execute(
+                batch_statement, list(chain.from_iterable(batch))
+            )
     return returned
 
 
 @lru_cache(64)
-def _for_many(statement: str, count: int) -> str | None:
-    """The statement for so many rows.
+def _multi_row_statement(statement: str, count: int) -> str | None:
+    """Return the statement extended to `count` rows, or None if it has no VALUES list.
 
-    SQLite's driver lets go of the interpreter's lock at every statement: row by row, the two threads would spend more
-    on passing it to and fro than on the rows.
+    SQLite's driver releases the interpreter lock at every statement. Row by row, two
+    threads would spend more time on passing it back and forth than on the rows.
     """
     match = _ROW.fullmatch(statement)
     return f"{match[1]}{','.join([match[2]] * count)}{match[3]}" if match else None

@@ -1,4 +1,5 @@
-"""Counters and cached answers on Valkey or Redis, for several machines. One script a step, so that each is atomic."""
+"""Counters and the response cache on Valkey or Redis, for several machines. Each
+operation is one atomic Lua script."""
 
 import asyncio
 import logging
@@ -7,23 +8,33 @@ from typing import Any
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
-from modelyard.storage.counters import NOTHING, SKEW, Charge, Refusal, UnseededError
+from modelyard.storage.counters import (
+    CLOCK_SKEW_SECONDS,
+    NO_USAGE,
+    Charge,
+    Refusal,
+    UnseededError,
+)
 from modelyard.storage.engine import StorageUnavailableError
 
 try:
     import valkey.asyncio
     from valkey.exceptions import ValkeyError
 except ImportError as missing:
-    raise ConfigError("valkey:// needs its driver: pip install 'modelyard[valkey]'") from missing
+    raise ConfigError(
+        "valkey:// needs its driver: pip install 'modelyard[valkey]'"
+    ) from missing
 
 logger = logging.getLogger("modelyard.valkey")
 
 _RESERVATION_SECONDS = 3 * 86_400
-"""A day longer than anybody waits before what a call holds is given back."""
+"""Lifetime of a reservation, a day longer than the time after which unsettled ones are
+released."""
 
-# KEYS: the calls that hold something, the reservation, the calls of this process, then a counter for each charge. ARGV:
-# now, seconds that the reservation is kept, its name, then need, cap, refill, amount, seconds to live and unit for each
-# charge. The same arithmetic as `admit`; a script, since nothing may come between.
+# KEYS: the set of open calls, the reservation, this process's calls, then one counter
+# per charge. ARGV: current time, lifetime of the reservation, its name, then need, cap,
+# refill, amount, lifetime and unit of each charge. Same arithmetic as `counters.admit`;
+# a script, because it must be atomic.
 _RESERVE = """
 local now, unknown, left = tonumber(ARGV[1]), {}, {}
 local function of(i, what) return ARGV[(i - 4) * 6 + 3 + what] end
@@ -58,11 +69,12 @@ redis.call('ZADD', KEYS[1], now, ARGV[3])
 redis.call('SADD', KEYS[3], ARGV[3])
 redis.call('EXPIRE', KEYS[3], ARGV[2])
 return {'ok'}
-""".replace("SKEW", str(SKEW))
+""".replace("SKEW", str(CLOCK_SKEW_SECONDS))  # noqa: E501
 
-# KEYS: the calls that hold something, the reservation, the calls of the process that reserved. ARGV: its name, then
-# unit and what was taken of it. Charges of a reservation that is not there were settled before, or Valkey lost it: then
-# what was taken is in the ledger, which the counters are rebuilt from.
+# KEYS: the set of open calls, the reservation, the calls of the reserving process.
+# ARGV: its name, then pairs of unit and actual amount. A missing reservation was
+# already settled, or Valkey lost it; then the usage is in the ledger, from which the
+# counters are rebuilt.
 _SETTLE = """
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('SREM', KEYS[3], ARGV[1])
@@ -80,9 +92,9 @@ for i = 1, #reserved, 2 do
 end
 redis.call('DEL', KEYS[2])
 return 1
-"""
+"""  # noqa: E501
 
-# KEYS: counters. ARGV: now, then level and seconds to live of each.
+# KEYS: counters. ARGV: current time, then level and lifetime of each.
 _SEED = """
 for i = 1, #KEYS do
   if redis.call('HSETNX', KEYS[i], 'used', ARGV[i * 2]) == 1 then
@@ -94,11 +106,11 @@ end
 
 
 class Valkey:
-    """One pool of connections, for whoever shares something through it."""
+    """A connection pool shared by all components that use the server."""
 
     def __init__(self, url: str) -> None:
         address = "redis" + url[len("valkey") :] if url.startswith("valkey") else url
-        # Callers wait for a free connection rather than to be refused.
+        # With a blocking pool, callers wait for a free connection instead of failing.
         pool: Any = valkey.asyncio.BlockingConnectionPool.from_url(
             address,
             max_connections=32,
@@ -108,39 +120,54 @@ class Valkey:
             health_check_interval=30,
         )
         self._client: Any = valkey.asyncio.Valkey(connection_pool=pool)
-        self._scripts = {text: self._client.register_script(text) for text in (_RESERVE, _SETTLE, _SEED)}
+        self._scripts = {
+            text: self._client.register_script(text)
+            for text in (_RESERVE, _SETTLE, _SEED)
+        }
 
     async def run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
+        """Run a registered script. Raises StorageUnavailableError."""
         try:
             return await self._scripts[script](keys=keys, args=values)
         except (ValkeyError, OSError, TimeoutError) as error:
             raise StorageUnavailableError(f"Valkey cannot be used: {error}") from error
 
-    async def call(self, *words: Any) -> Any:
+    async def call(self, *args: Any) -> Any:
+        """Run a single command. Raises StorageUnavailableError."""
         try:
-            return await self._client.execute_command(*words)
+            return await self._client.execute_command(*args)
         except (ValkeyError, OSError, TimeoutError) as error:
             raise StorageUnavailableError(f"Valkey cannot be used: {error}") from error
 
     async def aclose(self) -> None:
+        """Close all connections."""
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
 
 
 class ValkeyCounters:
-    """For all machines on one Valkey."""
+    """Counters shared by all machines on one Valkey server."""
 
-    def __init__(self, valkey: Valkey, clock: Clock, *, prefix: str = "modelyard", owner: str = "") -> None:
-        """`owner` is this process's name: whoever takes over what it left finds by it what it held."""
+    def __init__(
+        self,
+        valkey: Valkey,
+        clock: Clock,
+        *,
+        prefix: str = "modelyard",
+        owner: str = "",
+    ) -> None:
+        """`owner` identifies this process, so that another one can find its
+        reservations after a crash."""
         self._valkey = valkey
         self._clock = clock
         self._owner = owner
-        # The same hash tag in every key: a cluster keeps them together, as a script needs them.
+        # The same hash tag in every key keeps them in one slot of a cluster, as scripts
+        # require.
         self._prefix = f"{{{prefix}}}"
-        self._holding = f"{self._prefix}:holding"
+        self._open_calls_key = f"{self._prefix}:holding"
         self._settling: set[asyncio.Task[None]] = set()
 
-    def _key(self, name: str) -> str:
+    def _counter_key(self, name: str) -> str:
         return f"{self._prefix}:counter:{name}"
 
     def _call(self, name: str) -> str:
@@ -150,36 +177,64 @@ class ValkeyCounters:
         return f"{self._prefix}:calls-of:{owner}"
 
     async def reserve(self, name: str, charges: Sequence[Charge]) -> Refusal | None:
+        """Reserve all charges under a call's name, or return the refusal. Raises
+        UnseededError for missing counters."""
         values: list[Any] = [self._clock.time(), _RESERVATION_SECONDS, name]
-        for one in charges:
-            values += [one.need, one.cap, one.refill, one.amount, max(1, int(one.lasts)), one.unit]
-        keys = [self._holding, self._call(name), self._calls_of(self._owner), *(self._key(one.name) for one in charges)]
-        what, *rest = await self._valkey.run(_RESERVE, keys, values)
-        if what == b"unseeded":
-            raise UnseededError([charges[int(place)].name for place in rest[0]])
-        return Refusal(charges[int(rest[0])], float(rest[1])) if what == b"refused" else None
+        for charge in charges:
+            values += [
+                charge.need,
+                charge.cap,
+                charge.refill,
+                charge.amount,
+                max(1, int(charge.lasts)),
+                charge.unit,
+            ]
+        keys = [
+            self._open_calls_key,
+            self._call(name),
+            self._calls_of(self._owner),
+            *(self._counter_key(charge.name) for charge in charges),
+        ]
+        outcome, *details = await self._valkey.run(_RESERVE, keys, values)
+        if outcome == b"unseeded":
+            raise UnseededError([charges[int(index)].name for index in details[0]])
+        return (
+            Refusal(charges[int(details[0])], float(details[1]))
+            if outcome == b"refused"
+            else None
+        )
 
     def settle(self, name: str, amounts: Mapping[str, float]) -> None:
-        self._later(self._settle(name, dict(amounts)))
+        """Settle a call in the background, with retries."""
+        self._run_in_background(self._settle(name, dict(amounts)))
 
-    async def held_by(self, owner: str) -> Sequence[str]:
+    async def reservations_of(self, owner: str) -> Sequence[str]:
+        """Return the calls for which a process holds unsettled reservations."""
         names = await self._valkey.call("SMEMBERS", self._calls_of(owner))
         return [name.decode() for name in names]
 
-    async def settle_for(self, owner: str, name: str, amounts: Mapping[str, float]) -> None:
+    async def settle_for(
+        self, owner: str, name: str, amounts: Mapping[str, float]
+    ) -> None:
+        """Settle a call of an exited process; returns once it is stored."""
         await self._valkey.run(_SETTLE, *self._settlement(owner, name, amounts))
 
-    def _settlement(self, owner: str, name: str, amounts: Mapping[str, float]) -> tuple[list[str], list[Any]]:
-        keys = [self._holding, self._call(name), self._calls_of(owner)]
+    def _settlement(
+        self, owner: str, name: str, amounts: Mapping[str, float]
+    ) -> tuple[list[str], list[Any]]:
+        keys = [self._open_calls_key, self._call(name), self._calls_of(owner)]
         return keys, [name, *(part for pair in amounts.items() for part in pair)]
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
+        # The loop holds only weak references to tasks, so they are stored until they
+        # finish.
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
 
     async def _settle(self, name: str, amounts: Mapping[str, float]) -> None:
         keys, values = self._settlement(self._owner, name, amounts)
+        # Delays before each retry; 0 marks the last attempt.
         for wait in (0.1, 1.0, 5.0, 0.0):
             try:
                 await self._valkey.run(_SETTLE, keys, values)
@@ -187,44 +242,66 @@ class ValkeyCounters:
             except StorageUnavailableError as error:
                 if not wait:
                     fields = {"call": name, "error": str(error)}
-                    logger.error("a reservation could not be settled", extra={"fields": fields})
+                    logger.error(
+                        "a reservation could not be settled", extra={"fields": fields}
+                    )
                 await self._clock.sleep(wait)
 
-    def release_older(self, before: float) -> None:
-        self._later(self._release_older(before))
+    def release_older(self, cutoff: float) -> None:
+        """Release the reservations of calls admitted before `cutoff`, in the
+        background."""
+        self._run_in_background(self._release_older(cutoff))
 
-    async def _release_older(self, before: float) -> None:
+    async def _release_older(self, cutoff: float) -> None:
         try:
-            names = await self._valkey.call("ZRANGEBYSCORE", self._holding, "-inf", before)
+            names = await self._valkey.call(
+                "ZRANGEBYSCORE", self._open_calls_key, "-inf", cutoff
+            )
         except StorageUnavailableError as error:
-            logger.error("what nobody settles is not given back", extra={"fields": {"error": str(error)}})
+            logger.error(
+                "what nobody settles is not given back",
+                extra={"fields": {"error": str(error)}},
+            )
             return
         for name in names:
-            await self._settle(name.decode(), NOTHING)
+            await self._settle(name.decode(), NO_USAGE)
 
-    async def seed(self, levels: Mapping[str, float], charges: Sequence[Charge]) -> None:
-        wanted = [one for one in charges if one.name in levels]
+    async def seed(
+        self, levels: Mapping[str, float], charges: Sequence[Charge]
+    ) -> None:
+        """Create missing counters with these levels; existing ones are unchanged."""
+        seeded_charges = [charge for charge in charges if charge.name in levels]
         values: list[Any] = [self._clock.time()]
-        for one in wanted:
-            values += [levels[one.name], max(1, int(one.lasts))]
-        await self._valkey.run(_SEED, [self._key(one.name) for one in wanted], values)
+        for charge in seeded_charges:
+            values += [levels[charge.name], max(1, int(charge.lasts))]
+        await self._valkey.run(
+            _SEED, [self._counter_key(charge.name) for charge in seeded_charges], values
+        )
 
     async def levels(self, names: Sequence[str]) -> Mapping[str, float]:
-        found = {name: await self._valkey.call("HGET", self._key(name), "used") for name in names}
-        return {name: float(used) for name, used in found.items() if used is not None}
+        """Return the stored levels of existing counters."""
+        raw_levels = {
+            name: await self._valkey.call("HGET", self._counter_key(name), "used")
+            for name in names
+        }
+        return {
+            name: float(used) for name, used in raw_levels.items() if used is not None
+        }
 
     async def reset(self, names: Sequence[str]) -> None:
+        """Delete counters, so that they are rebuilt from the ledger."""
         if names:
-            await self._valkey.call("DEL", *(self._key(name) for name in names))
+            await self._valkey.call("DEL", *(self._counter_key(name) for name in names))
 
     async def aclose(self) -> None:
-        """Settle what is under way."""
+        """Wait up to five seconds for pending settlements."""
         if self._settling:
             await asyncio.wait(self._settling, timeout=5)
 
 
-class ValkeyAnswers:
-    """Cached answers that all machines share; each lies under its tenant's name."""
+class ValkeyResponseCache:
+    """The response cache shared by all machines; entries are prefixed with their
+    tenant."""
 
     def __init__(self, valkey: Valkey, *, prefix: str = "modelyard") -> None:
         self._valkey = valkey
@@ -234,15 +311,23 @@ class ValkeyAnswers:
         return f"{self._prefix}:answer:{tenant}:{name}"
 
     async def get(self, tenant: str, name: str) -> bytes | None:
+        """Return a cached body, or None if it is missing or expired."""
         return await self._valkey.call("GET", self._key(tenant, name))
 
     async def put(self, tenant: str, name: str, body: bytes, seconds: float) -> None:
-        await self._valkey.call("SET", self._key(tenant, name), body, "PX", max(1, int(seconds * 1000)))
+        """Store a body for a number of seconds."""
+        await self._valkey.call(
+            "SET", self._key(tenant, name), body, "PX", max(1, int(seconds * 1000))
+        )
 
     async def clear(self, tenant: str) -> None:
+        """Delete all entries of a tenant."""
         cursor: Any = 0
         while True:
-            cursor, keys = await self._valkey.call("SCAN", cursor, "MATCH", f"{self._prefix}:answer:{tenant}:*")
+            # SCAN iterates in small steps; KEYS would block the server.
+            cursor, keys = await self._valkey.call(
+                "SCAN", cursor, "MATCH", f"{self._prefix}:answer:{tenant}:*"
+            )
             if keys:
                 await self._valkey.call("DEL", *keys)
             if int(cursor) == 0:

@@ -1,1 +1,1 @@
-"""Tenants: what each has set up, who calls on whose behalf, and the keys that show it."""
+"""Tenants: their resources, their callers, and the API keys that identify callers."""

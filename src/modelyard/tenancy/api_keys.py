@@ -1,8 +1,8 @@
-"""What callers show: `mdy_ID_SECRET`, 32 random bytes and a checksum. Pure.
+"""API keys: `mdy_ID_SECRET`, with 32 random bytes and a checksum. Pure functions.
 
-The id says which row to look at, the checksum tells a mistyped key from an unknown one without a look, and of the
-secret only a keyed hash is stored: a fast one, since a random secret needs no slow one, and a slow one would let
-anybody keep the server busy.
+The id names the row to look up. The checksum tells a mistyped key from an unknown one
+without a look-up. Only a keyed hash of the secret is stored. A fast hash is enough for
+a random secret, and a slow one would let anybody keep the server busy.
 """
 
 import secrets
@@ -11,53 +11,70 @@ import zlib
 
 _DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _PREFIX = "mdy"
+# The lengths of the parts; 43 base-62 digits hold 256 bits.
 _ID, _SECRET, _CHECK = 12, 43, 6
 
 
-def mint() -> tuple[str, str]:
-    """(id, key): a new one."""
+def generate_key() -> tuple[str, str]:
+    """Return (id, key) of a new API key."""
     name = "".join(secrets.choice(_DIGITS) for _ in range(_ID))
-    bare = f"{_PREFIX}_{name}_{_in_62(secrets.randbits(256), _SECRET)}"
-    return name, bare + _checksum(bare)
+    key_body = f"{_PREFIX}_{name}_{_base62(secrets.randbits(256), _SECRET)}"
+    return name, key_body + _checksum(key_body)
 
 
-def mint_for(what: str) -> tuple[str, str]:
-    """(id, key): a new one of an app or of a tenant's datasets, in the form that clients know: `app-`, `dataset-`, and
-    letters and digits."""
+def generate_resource_key(prefix: str) -> tuple[str, str]:
+    """Return (id, key) of a new key for an app or for a tenant's datasets.
+
+    The format is the one that clients expect: `app-` or `dataset-`, then letters and
+    digits.
+    """
     name = "".join(secrets.choice(_DIGITS) for _ in range(_ID))
-    bare = f"{what}-{name}{_in_62(secrets.randbits(256), _SECRET)}"
-    return name, bare + _checksum(bare)
+    key_body = f"{prefix}-{name}{_base62(secrets.randbits(256), _SECRET)}"
+    return name, key_body + _checksum(key_body)
 
 
-def id_for(what: str, key: str) -> str | None:
-    """Which of those this is; None where it is none, or was mistyped."""
-    lead = len(what) + 1
-    if not key.startswith(f"{what}-") or len(key) != lead + _ID + _SECRET + _CHECK:
+def id_for(prefix: str, key: str) -> str | None:
+    """Return the id in a key with this prefix; None if it is malformed or mistyped."""
+    prefix_length = len(prefix) + 1
+    if (
+        not key.startswith(f"{prefix}-")
+        or len(key) != prefix_length + _ID + _SECRET + _CHECK
+    ):
         return None
-    return key[lead : lead + _ID] if _checksum(key[:-_CHECK]) == key[-_CHECK:] else None
+    return (
+        key[prefix_length : prefix_length + _ID]
+        if _checksum(key[:-_CHECK]) == key[-_CHECK:]
+        else None
+    )
 
 
 def id_of(key: str) -> str | None:
-    """Which key this is; None where it is none of ours, or was mistyped."""
+    """Return the id in an API key; None if it is malformed or mistyped."""
     parts = key.split("_")
     well_formed = len(parts) == 3 and parts[0] == _PREFIX and len(parts[1]) == _ID
-    if not well_formed or len(parts[2]) != _SECRET + _CHECK or _checksum(key[:-_CHECK]) != key[-_CHECK:]:
+    if (
+        not well_formed
+        or len(parts[2]) != _SECRET + _CHECK
+        or _checksum(key[:-_CHECK]) != key[-_CHECK:]
+    ):
         return None
     return parts[1]
 
 
 def hint(key: str) -> str:
-    """What may be shown of it."""
+    """Return a shortened form of a key that is safe to display."""
     return f"{key[:8]}…{key[-4:]}"
 
 
 def _checksum(text: str) -> str:
-    return _in_62(zlib.crc32(text.encode()), _CHECK)
+    """Return the CRC-32 of a text in base 62."""
+    return _base62(zlib.crc32(text.encode()), _CHECK)
 
 
-def _in_62(number: int, digits: int) -> str:
-    out = ""
+def _base62(number: int, digits: int) -> str:
+    """Return a number in base 62 with a fixed number of digits."""
+    encoded = ""
     for _ in range(digits):
-        number, rest = divmod(number, 62)
-        out = _DIGITS[rest] + out
-    return out
+        number, remainder = divmod(number, 62)
+        encoded = _DIGITS[remainder] + encoded
+    return encoded

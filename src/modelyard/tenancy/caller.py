@@ -1,4 +1,4 @@
-"""Who is calling, and what they may."""
+"""The caller of a request and its permissions."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,34 +8,35 @@ from enum import StrEnum
 import msgspec
 
 from modelyard.base.errors import ModelyardError
-from modelyard.base.patterns import fits_glob
+from modelyard.base.patterns import matches_glob
 
 DEFAULT_TENANT = "default"
 
 
 class Role(StrEnum):
-    """What somebody may do; each may do what those after it may."""
+    """A role. Each one includes the permissions of those after it."""
 
     OWNER = "owner"
-    """Everything, roles of others included."""
+    """Everything, including other people's roles."""
     ADMIN = "admin"
-    """Keys, credentials, limits, routes, models."""
+    """API keys, credentials, limits, routes and models."""
     DEVELOPER = "developer"
-    """Call models, see what was used."""
+    """Call models and see usage."""
     VIEWER = "viewer"
-    """See what was used."""
+    """See usage."""
 
-    def covers(self, other: "Role") -> bool:
+    def covers(self, required_role: "Role") -> bool:
+        """Return whether this role includes the permissions of another."""
         order = list(Role)
-        return order.index(self) <= order.index(other)
+        return order.index(self) <= order.index(required_role)
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is calling, and what they may."""
+    """The identity of a caller and its permissions."""
 
     tenant: str
     key: str = ""
-    """The id of the API key that was shown; empty where none is needed."""
+    """The id of the API key that was presented; empty if none is needed."""
     user: str | None = None
     role: Role = Role.OWNER
     models: tuple[str, ...] = ()
@@ -43,48 +44,56 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     expires_at: float | None = None
     is_acting: bool = False
-    """The operator, within another tenant."""
+    """Whether this is the operator acting within another tenant."""
     app: str = ""
-    """`app:ID` of the app that runs on behalf of the key, if one does; its own limits hold as well as the key's."""
+    """`app:ID` of the app that runs on behalf of the key, if any. Its limits apply in
+    addition to the key's."""
 
     @property
     def has_api_key(self) -> bool:
-        """Whether the caller was identified by an API key, and not by an app's key or a signed-in account."""
+        """Whether the caller presented an API key, as opposed to an app's key or a
+        signed-in account."""
         return bool(self.key) and not self.key.startswith(("app:", "account:"))
 
     @property
     def is_operator(self) -> bool:
-        """Whether other tenants are theirs to manage."""
+        """Whether the caller may manage other tenants."""
         return self.tenant == DEFAULT_TENANT and self.role is Role.OWNER
 
     def may_call(self, model: str) -> bool:
-        return not self.models or any(fits_glob(one, model) for one in self.models)
+        """Return whether the caller may call the model, given as `provider/model`."""
+        return not self.models or any(
+            matches_glob(pattern, model) for pattern in self.models
+        )
 
 
-def fits(pattern: str, model: str) -> bool:
-    """Whether `provider/model` fits a pattern as `openai/*`; an empty one fits all."""
-    return not pattern or fits_glob(pattern, model)
+def matches_pattern(pattern: str, model: str) -> bool:
+    """Return whether `provider/model` matches a pattern such as `openai/*`; an empty
+    pattern matches everything."""
+    return not pattern or matches_glob(pattern, model)
 
 
 class ModelNotAllowedError(ModelyardError):
-    """The API key may not call this model."""
+    """The API key does not allow calling this model."""
 
     code = "model_not_allowed"
 
 
 class ForbiddenError(ModelyardError):
-    """The caller is known, and may not do this."""
+    """The caller is identified but lacks the permission."""
 
     code = "forbidden"
 
 
 _outer: ContextVar[Caller | None] = ContextVar("modelyard_caller", default=None)
-"""Who sent the request that this task works on. Tasks inherit it from the task that starts them."""
+"""The sender of the request that the current task works on. Tasks inherit it from the
+task that starts them."""
 
 
 @contextmanager
 def acting_for(caller: Caller | None) -> Generator[None]:
-    """Attribute the model calls made inside the block to `caller`; None for nobody in particular."""
+    """Attribute the model calls made inside the block to `caller`; None for no
+    particular caller."""
     token = _outer.set(caller)
     try:
         yield
@@ -93,34 +102,50 @@ def acting_for(caller: Caller | None) -> Generator[None]:
 
 
 def set_current_caller(caller: Caller) -> None:
-    """Attribute the rest of this task to a caller: for a request whose caller is identified while it is served."""
+    """Attribute the rest of this task to a caller. For requests whose caller is
+    identified only while they are served."""
     _outer.set(caller)
 
 
 def current_caller() -> Caller | None:
-    """Who sent the request that this task works on; None outside of requests."""
+    """Return the sender of the request that this task works on; None outside of
+    requests."""
     return _outer.get()
 
 
 def current_api_key(tenant: str) -> str:
-    """The id of the API key of the request, for work that is done later; empty without one, as for callers of apps."""
+    """Return the id of the request's API key, for work that is done later. Empty
+    without one, as for callers of apps."""
     caller = _outer.get()
-    return caller.key if caller is not None and caller.tenant == tenant and caller.has_api_key else ""
+    return (
+        caller.key
+        if caller is not None and caller.tenant == tenant and caller.has_api_key
+        else ""
+    )
 
 
 def on_behalf(caller: Caller) -> Caller:
-    """The caller of a model call that something inside the server makes.
+    """Return the caller to use for a model call that something inside the server makes.
 
-    Code inside the server (a dataset, a tool, an agent, a workflow) knows the tenant, and perhaps the user and the app.
-    The key that the request came with says which models may be called and which limits hold, so it is the key that
-    counts, whatever the request went through. An app's own key stands where no API key was shown.
+    Code inside the server (a dataset, a tool, an agent, a workflow) knows the tenant,
+    and perhaps the user and the app. The key of the request decides which models may be
+    called and which limits apply, whatever code the request went through. An app's own
+    key is used only if no API key was presented.
     """
     outer = _outer.get()
-    if outer is None or outer.tenant != caller.tenant or outer.key == caller.key or caller.has_api_key:
+    # Never cross tenants, and never replace an API key that the inner caller has
+    # itself.
+    if (
+        outer is None
+        or outer.tenant != caller.tenant
+        or outer.key == caller.key
+        or caller.has_api_key
+    ):
         return caller
     user = caller.user or outer.user
     if not caller.key:
         return msgspec.structs.replace(outer, user=user)
+    # The app runs on behalf of the key, so the limits of both apply.
     if outer.has_api_key:
         return msgspec.structs.replace(outer, user=user, app=caller.key)
     return caller

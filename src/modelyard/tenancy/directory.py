@@ -1,4 +1,5 @@
-"""Tenants and what belongs to them, as each process knows it: looked up in memory, and brought up to date."""
+"""The in-memory view of the tenants and their resources that each process keeps up to
+date."""
 
 import logging
 from collections import defaultdict
@@ -26,190 +27,287 @@ logger = logging.getLogger("modelyard.tenancy")
 StoredT = TypeVar("StoredT")
 
 
-class Known(msgspec.Struct, frozen=True):
-    """A resource with its words read."""
+class CachedResource(msgspec.Struct, frozen=True):
+    """A resource with its body decoded."""
 
     id: str
     name: str
     value: Any
     set_by: str = ""
-    """`operator` or `settings`; empty where the tenant itself set it."""
+    """`operator` or `settings`; empty if the tenant itself set it."""
 
 
 OPERATOR, SETTINGS = "operator", "settings"
-"""Who set a row, where it was not the tenant itself: the one mark, for every kind of row and every tenant, the default
-one included. A credential's mark says whether its addresses are the operator's word (`tenancy/operators.py`)."""
-KEPT_BY_OPERATOR = frozenset({Limit.kind, Route.kind, CustomModel.kind, DefaultModel.kind, StoredCredential.kind})
-"""Kinds of rows that a tenant may neither change nor take away nor replace where the operator set them: what it may
-use, how fast, at what price, and with whose credential. Others that the operator makes for it (its keys, users, apps,
-plugins) are its own from then on."""
-TAKEN_BY_OPERATOR = frozenset({Limit.kind, CustomModel.kind})
-"""Of these, those that are the operator's from the moment on at which it changes one of the tenant's own."""
+"""Who set a row, if not the tenant itself. The same marks are used for every type of
+row and every tenant, including the default one. A credential's mark decides whether its
+addresses are trusted as the operator's (`tenancy/operators.py`)."""
+OPERATOR_MANAGED = frozenset(
+    {Limit.kind, Route.kind, CustomModel.kind, DefaultModel.kind, StoredCredential.kind}
+)
+"""Row types that a tenant may not change, delete or replace if the operator set them:
+what it may use, how fast, at what price, and with whose credential. Other rows that the
+operator creates for a tenant (keys, users, apps, plugins) belong to the tenant."""
+OPERATOR_CLAIMED = frozenset({Limit.kind, CustomModel.kind})
+"""Those of them that become the operator's as soon as it changes one of the tenant's
+own."""
 
 
 _FROM_SETTINGS = "file:"
 
 
 class Changes(Protocol):
-    """Where the view comes from."""
+    """The source of the view."""
 
-    async def since(self, revision: int) -> Sequence[Resource]: ...
+    async def changed_since(self, revision: int) -> Sequence[Resource]:
+        """Return the resources that changed after a revision, oldest first."""
+        ...
 
 
 class Directory:
-    """Everything that tenants have set up, in memory; `refresh` brings in what other processes changed.
+    """Everything that tenants have set up, in memory. `refresh` loads what other
+    processes have changed.
 
-    The data path looks things up here and nowhere else: a call waits for no database.
+    Calls look things up only here, so that no call waits for the database.
     """
 
     def __init__(self, source: Changes) -> None:
         self._source = source
         self.is_read = False
-        """Whether it was ever filled: before that it knows of nobody, and nobody may be admitted by it."""
+        """Whether the view has been loaded at least once. Before that it is empty and
+        must not be used to admit anybody."""
         self._revision = 0
-        self._all: dict[tuple[str, str], dict[str, Known]] = defaultdict(dict)
+        self._all: dict[tuple[str, str], dict[str, CachedResource]] = defaultdict(dict)
         self._owner_of_key: dict[str, str] = {}
-        self._gone: set[str] = set()
-        """Tenants that were removed: what was theirs serves nobody."""
+        self._deleted_tenants: set[str] = set()
+        """Deleted tenants: their resources are not used any more."""
         self._listeners: list[Callable[[set[tuple[str, str]]], None]] = []
         self.changes = 0
-        """Grows with every change: what was derived from the view before is stale."""
+        """Increases with every change. What was derived from an older view is stale."""
 
     def on_change(self, listener: Callable[[set[tuple[str, str]]], None]) -> None:
-        """Have it told which (tenant, kind) changed."""
+        """Register a callback that receives the changed (tenant, type) pairs."""
         self._listeners.append(listener)
 
-    def configure(self, tenant: str, given: Mapping[str, Mapping[str, Any]]) -> None:
-        """Resources from the settings, kind → name → value, in the place of those that came from there before."""
-        for kind, values in given.items():
-            here = self._all[tenant, kind]
-            for row in [one for one in here if one.startswith(_FROM_SETTINGS)]:
-                del here[row]
+    def configure(
+        self, tenant: str, resources: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Set the resources from the settings, as type to name to value. They replace
+        those of the settings before."""
+        for kind, values in resources.items():
+            resources_by_id = self._all[tenant, kind]
+            # The id prefix tells resources of the settings from stored ones.
+            for row in [
+                row_id
+                for row_id in resources_by_id
+                if row_id.startswith(_FROM_SETTINGS)
+            ]:
+                del resources_by_id[row]
             for name, value in values.items():
-                here[f"{_FROM_SETTINGS}{name}"] = Known(f"{_FROM_SETTINGS}{name}", name, value, SETTINGS)
-        self._tell({(tenant, kind) for kind in given})
+                resources_by_id[f"{_FROM_SETTINGS}{name}"] = CachedResource(
+                    f"{_FROM_SETTINGS}{name}", name, value, SETTINGS
+                )
+        self._notify({(tenant, kind) for kind in resources})
 
-    def _tell(self, touched: set[tuple[str, str]]) -> None:
+    def _notify(self, touched: set[tuple[str, str]]) -> None:
+        """Call the listeners, if anything has changed."""
         if touched:
             self.changes += 1
             for listener in self._listeners:
                 listener(touched)
 
     async def refresh(self) -> None:
-        """Bring in what changed since the last time. Raises StorageUnavailableError."""
-        self.take(await self._source.since(self._revision))
+        """Load what has changed since the last refresh. Raises StorageUnavailableError."""
+        self.apply(await self._source.changed_since(self._revision))
         self.is_read = True
 
-    def take(self, changed: Sequence[Resource]) -> None:
-        """Bring in these, oldest first. What another refresh brought in meanwhile stays: it may be newer."""
-        known = self._revision
+    def apply(self, changed: Sequence[Resource]) -> None:
+        """Apply changed resources, oldest first. Those that a concurrent refresh has
+        applied already are skipped."""
+        # Compare with the revision at the start: rows of one batch may share a
+        # revision.
+        start_revision = self._revision
         touched: set[tuple[str, str]] = set()
-        for one in changed:
-            if one.revision <= known:
+        for resource in changed:
+            if resource.revision <= start_revision:
                 continue
-            self._revision = max(self._revision, one.revision)
-            self._apply(one)
-            touched.add((one.tenant, one.kind))
-        self._tell(touched)
+            self._revision = max(self._revision, resource.revision)
+            self._apply(resource)
+            touched.add((resource.tenant, resource.kind))
+        # Listeners are called once, when the view is consistent.
+        self._notify(touched)
 
-    def _apply(self, one: Resource) -> None:
-        here = self._all[one.tenant, one.kind]
-        here.pop(one.id, None)
-        if one.kind == Tenant.kind:
-            (self._gone.add if one.is_deleted else self._gone.discard)(one.tenant)
-        if one.is_deleted:
-            if one.kind == ApiKey.kind:
-                self._owner_of_key.pop(one.id, None)
+    def _apply(self, resource: Resource) -> None:
+        """Apply one changed or deleted resource."""
+        resources_by_id = self._all[resource.tenant, resource.kind]
+        resources_by_id.pop(resource.id, None)
+        if resource.kind == Tenant.kind:
+            # A tenant may be created again after it was deleted.
+            (
+                self._deleted_tenants.add
+                if resource.is_deleted
+                else self._deleted_tenants.discard
+            )(resource.tenant)
+        if resource.is_deleted:
+            if resource.kind == ApiKey.kind:
+                self._owner_of_key.pop(resource.id, None)
             return
         try:
-            value = msgspec.json.decode(one.body, type=KINDS[one.kind])
-            here[one.id] = Known(one.id, one.name, value, one.set_by)
-        except (msgspec.MsgspecError, KeyError) as error:  # written by a newer version: left out, and said
-            fields = {"tenant": one.tenant, "kind": one.kind, "id": one.id, "error": str(error)}
+            value = msgspec.json.decode(resource.body, type=KINDS[resource.kind])
+            resources_by_id[resource.id] = CachedResource(
+                resource.id, resource.name, value, resource.set_by
+            )
+        # Written by a newer version: the resource is left out and an error is logged.
+        except (msgspec.MsgspecError, KeyError) as error:
+            fields = {
+                "tenant": resource.tenant,
+                "kind": resource.kind,
+                "id": resource.id,
+                "error": str(error),
+            }
             logger.error("a stored resource cannot be read", extra={"fields": fields})
             return
-        if one.kind == ApiKey.kind:
-            self._owner_of_key[one.id] = one.tenant
+        if resource.kind == ApiKey.kind:
+            self._owner_of_key[resource.id] = resource.tenant
 
     @property
     def revision(self) -> int:
+        """The highest revision that was applied."""
         return self._revision
 
-    def of(self, tenant: str, kind: type[StoredT]) -> list[tuple[Known, StoredT]]:
-        """A tenant's resources of a kind."""
-        known: Any = kind
-        return [(one, one.value) for one in self._all.get((tenant, known.kind), {}).values()]
+    def of(
+        self, tenant: str, resource_class: type[StoredT]
+    ) -> list[tuple[CachedResource, StoredT]]:
+        """Return a tenant's resources of a type."""
+        # Untyped, because `kind` is not declared on the type variable.
+        stored_class: Any = resource_class
+        return [
+            (resource, resource.value)
+            for resource in self._all.get((tenant, stored_class.kind), {}).values()
+        ]
 
-    def one(self, tenant: str, kind: type[StoredT], id: str) -> StoredT | None:  # noqa: A002
-        known: Any = kind
-        found = self._all.get((tenant, known.kind), {}).get(id)
-        return found.value if found else None
+    def one(self, tenant: str, kind: type[StoredT], id: str) -> StoredT | None:
+        """Return a resource by id; None if the tenant does not have it."""
+        stored_class: Any = kind
+        resource = self._all.get((tenant, stored_class.kind), {}).get(id)
+        return resource.value if resource else None
 
-    def named(self, tenant: str, kind: type[StoredT], name: str) -> StoredT | None:
-        return next((value for one, value in self.of(tenant, kind) if one.name == name), None)
+    def get_by_name(
+        self, tenant: str, resource_class: type[StoredT], name: str
+    ) -> StoredT | None:
+        """Return a resource by name; None if the tenant does not have it."""
+        return next(
+            (
+                value
+                for resource, value in self.of(tenant, resource_class)
+                if resource.name == name
+            ),
+            None,
+        )
 
-    def key(self, id: str) -> tuple[str, ApiKey] | None:  # noqa: A002
-        """(tenant, key): whose it is follows from the key, never from what the caller says."""
+    def key(self, id: str) -> tuple[str, ApiKey] | None:
+        """Return (tenant, key) for a key's id. The tenant follows from the key, never
+        from what the caller claims."""
         tenant = self._owner_of_key.get(id)
-        found = self.one(tenant, ApiKey, id) if tenant is not None else None
-        return (tenant, found) if tenant is not None and found is not None else None
+        api_key = self.one(tenant, ApiKey, id) if tenant is not None else None
+        return (tenant, api_key) if tenant is not None and api_key is not None else None
 
-    def caller_of_key(self, id: str, now: float) -> Caller | None:  # noqa: A002
-        """What a key of this id may do now; None if it was revoked, has expired, or its tenant or user is disabled."""
-        found = self.key(id)
-        if found is None:
+    def caller_of_key(self, id: str, current_time: float) -> Caller | None:
+        """Return the caller for a key id; None if the key is revoked or expired, or its
+        tenant or user is disabled."""
+        owned_key = self.key(id)
+        if owned_key is None:
             return None
-        tenant, key = found
-        is_expired = key.expires_at is not None and key.expires_at <= now
-        if key.revoked_at is not None or is_expired or not self.admits(tenant, key.user):
+        tenant, key = owned_key
+        is_expired = key.expires_at is not None and key.expires_at <= current_time
+        if (
+            key.revoked_at is not None
+            or is_expired
+            or not self.admits(tenant, key.user)
+        ):
             return None
         return key.caller(tenant, id)
 
     @property
     def has_keys(self) -> bool:
+        """Whether any API key exists."""
         return bool(self._owner_of_key)
 
-    def wherever(self, kind: type[StoredT], id: str) -> tuple[str, StoredT] | None:  # noqa: A002
-        """(tenant, resource) by an id that is a secret of its own, as the one in a webhook's address."""
-        known: Any = kind
-        for (tenant, name), here in self._all.items():
-            if name == known.kind and (found := here.get(id)) is not None:
-                return tenant, found.value
+    def get_any_tenant(
+        self, resource_class: type[StoredT], id: str
+    ) -> tuple[str, StoredT] | None:
+        """Return (tenant, resource) by an id that is itself a secret, such as the one
+        in a webhook's address."""
+        stored_class: Any = resource_class
+        for (tenant, name), resources_by_id in self._all.items():
+            if (
+                name == stored_class.kind
+                and (resource := resources_by_id.get(id)) is not None
+            ):
+                return tenant, resource.value
         return None
 
-    def anybody(self, kind: type[StoredT], fits: Callable[[StoredT], bool]) -> bool:
-        """Whether any tenant has one of a kind that fits."""
-        known: Any = kind
-        here = [values for (_, name), values in self._all.items() if name == known.kind]
-        return any(fits(one.value) for values in here for one in values.values())
+    def find_any_tenant(
+        self, resource_class: type[StoredT], predicate: Callable[[StoredT], bool]
+    ) -> bool:
+        """Return whether any tenant has a resource of a type that satisfies the
+        predicate."""
+        stored_class: Any = resource_class
+        matching_maps = [
+            values
+            for (_, name), values in self._all.items()
+            if name == stored_class.kind
+        ]
+        return any(
+            predicate(resource.value)
+            for values in matching_maps
+            for resource in values.values()
+        )
 
-    def everywhere(self, kind: type[StoredT]) -> Iterator[tuple[str, Known, StoredT]]:
-        """(tenant, what is known of it, resource): for what is found by a secret that only its owner gave away."""
-        known: Any = kind
-        for (tenant, name), here in list(self._all.items()):
-            if name == known.kind:
-                yield from ((tenant, one, one.value) for one in here.values())
+    def list_all_tenants(
+        self, resource_class: type[StoredT]
+    ) -> Iterator[tuple[str, CachedResource, StoredT]]:
+        """Yield (tenant, entry, resource) over all tenants, to find a resource by a
+        secret that only its owner could share."""
+        stored_class: Any = resource_class
+        # Copied, because a refresh may add tenants while the caller iterates.
+        for (tenant, name), resources_by_id in list(self._all.items()):
+            if name == stored_class.kind:
+                yield from (
+                    (tenant, resource, resource.value)
+                    for resource in resources_by_id.values()
+                )
 
     def tenants(self) -> Iterator[tuple[str, Tenant]]:
-        for (tenant, kind), here in list(self._all.items()):
+        """Yield (tenant, resource) for all tenants."""
+        for (tenant, kind), resources_by_id in list(self._all.items()):
             if kind == Tenant.kind:
-                yield from ((tenant, one.value) for one in here.values())
+                yield from (
+                    (tenant, resource.value) for resource in resources_by_id.values()
+                )
 
     def is_enabled(self, tenant: str) -> bool:
-        found = self.one(tenant, Tenant, tenant)
-        return tenant == DEFAULT_TENANT if found is None else found.is_enabled
+        """Return whether the tenant is enabled. Without a row, only the default tenant
+        is."""
+        tenant_row = self.one(tenant, Tenant, tenant)
+        return tenant == DEFAULT_TENANT if tenant_row is None else tenant_row.is_enabled
 
     def admits(self, tenant: str, user: str | None = None) -> bool:
-        """Whether neither the tenant nor the user is switched off: asked on every way in, on every call."""
-        return self.is_enabled(tenant) and not self.shuts_out(tenant, user)
+        """Return whether neither the tenant nor the user is disabled. Checked on every
+        call."""
+        return self.is_enabled(tenant) and not self.is_disabled(tenant, user)
 
-    def shuts_out(self, tenant: str, user: str | None = None) -> bool:
-        """Whether the tenant was removed or switched off, or the user was.
+    def is_disabled(self, tenant: str, user: str | None = None) -> bool:
+        """Return whether the tenant was deleted or disabled, or the user disabled.
 
-        Neither can be where it is no row: programs of the operator's may name tenants of their own, callers users.
+        A tenant or user without a row is not shut out: the operator's own programs may
+        use tenants, and callers may name users, that have no row.
         """
-        found = self.one(tenant, Tenant, tenant)
-        if tenant in self._gone if found is None else not found.is_enabled:
+        tenant_row = self.one(tenant, Tenant, tenant)
+        if (
+            tenant in self._deleted_tenants
+            if tenant_row is None
+            else not tenant_row.is_enabled
+        ):
             return True
-        row = self.named(tenant, User, user) if user else None
+        row = self.get_by_name(tenant, User, user) if user else None
         return row is not None and not row.is_enabled

@@ -1,4 +1,8 @@
-"""What is stored of a tenant: users, keys, credentials, limits, routes, models, plugins, apps."""
+"""The resources that are stored for a tenant: users, keys, credentials, limits, routes,
+models, plugins and apps.
+
+Their fields are the stored JSON format.
+"""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -10,14 +14,19 @@ from modelyard.tenancy.caller import Caller, Role
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tenant."""
+
     kind: ClassVar[str] = "tenant"
     label: str = ""
     is_enabled: bool = True
     preferred: dict[str, Literal["custom", "system"]] = {}
-    """Provider → whose credentials go first; custom where nothing is said and there are some."""
+    """Provider to whose credentials come first; `custom` by default, if the tenant has
+    any."""
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A user of a tenant."""
+
     kind: ClassVar[str] = "user"
     role: Role = Role.DEVELOPER
     email: str = ""
@@ -25,6 +34,8 @@ class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An API key. Only its digest is stored."""
+
     kind: ClassVar[str] = "key"
     digest: str = ""
     hint: str = ""
@@ -36,27 +47,31 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Seconds since 1970."""
     revoked_at: float | None = None
 
-    def caller(self, tenant: str, id: str) -> Caller:  # noqa: A002
-        """Whoever shows this key, once it was found to be valid."""
-        return Caller(
-            tenant=tenant, key=id, user=self.user, role=self.role, models=tuple(self.models), priority=self.priority,
-            expires_at=self.expires_at,
-        )  # fmt: skip
+    def caller(self, tenant: str, id: str) -> Caller:
+        """Return the caller that presents this key. The key must have been verified."""
+        return Caller(tenant=tenant, key=id, user=self.user, role=self.role,
+                      models=tuple(self.models), priority=self.priority,
+                      expires_at=self.expires_at)  # fmt: skip
 
 
-class StoredCredential(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StoredCredential(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """A provider credential that a tenant has stored."""
+
     kind: ClassVar[str] = "credential"
     provider: str
     secret: str = ""
-    """The form's values as JSON, encrypted."""
+    """The form values as JSON, encrypted."""
     model: str = ""
-    """For one model alone; empty for all of the provider's."""
+    """For one model only; empty for all models of the provider."""
     model_type: str = ""
     weight: Weight = 1.0
     priority: Priority = 0
-    """Lower goes first; the others serve when those before them cannot."""
+    """Lower numbers are used first; higher ones only if those cannot serve."""
     domain: str = ""
-    """Credentials that share a quota at the provider: what exhausts it for one does for all."""
+    """Credentials that share a quota at the provider: if it is exhausted for one, it is
+    for all."""
     is_enabled: bool = True
 
 
@@ -65,21 +80,22 @@ Window = Literal["minute", "hour", "day", "month", "total"]
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """So much of a unit, within a window, for each of what `per` names; -1 is unlimited."""
+    """An amount of a unit within a window, for each value of `per`; -1 means unlimited."""
 
     kind: ClassVar[str] = "limit"
     unit: Unit
     amount: Amount
     window: Window = "minute"
     per: Literal["tenant", "key", "user", "model"] = "tenant"
-    """A counter for each: `key` means that every key has so much."""
+    """What is counted separately: `key` gives every key its own amount."""
     key: str = ""
-    """For this key alone, by id."""
+    """Applies to this key only, by id; empty for all keys."""
     user: str = ""
     model: str = ""
-    """For models that fit this pattern alone, as `openai/*`."""
+    """Applies only to models that match this pattern, such as `openai/*`."""
     credits: dict[str, float] = {}
-    """For the unit credits: model pattern → what one call takes; 1 where none fits."""
+    """For the unit `credits`: model pattern to the credits of one call; 1 if none
+    matches."""
     currency: str = "USD"
 
 
@@ -92,38 +108,53 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     priority: Priority = 0
 
 
-Strategy = Literal["round_robin", "weighted", "least_in_flight", "lowest_latency", "lowest_cost", "random"]
+Strategy = Literal[
+    "round_robin",
+    "weighted",
+    "least_in_flight",
+    "lowest_latency",
+    "lowest_cost",
+    "random",
+]
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A name that callers use as a model, and where such a call may go."""
+    """A name that callers use like a model, with the models that may serve such a call."""
 
     kind: ClassVar[str] = "route"
     targets: list[Target]
     strategy: Strategy = "round_robin"
     sticky: Literal["", "user", "prompt"] = ""
-    """Keep a user, or a prompt's beginning, with one credential, so that the provider's prompt cache is hit."""
+    """Session affinity: keep a user, or the start of a prompt, on one credential, so
+    that the provider's prompt cache is hit."""
     failover: list[str] = []
-    """What to try, in order, when no target can answer."""
+    """The models to try, in order, if no target can answer."""
     hedge_after: float | None = None
-    """A percentile of this model's times to the first chunk: after so long a second one is asked, the first wins."""
+    """A percentile of the time to the first chunk. After that time a second attempt
+    starts, and the first to answer wins."""
     continue_streams: bool = False
-    """Have another model go on with a text that broke off."""
+    """Let another model continue a text whose stream broke off."""
     when_resting: Literal["wait", "fail"] = "wait"
     cache_seconds: float = 0.0
-    """Answers may be given again for so long, whatever the temperature; 0 for deterministic requests alone."""
+    """How many seconds answers may be reused, whatever the temperature; 0 to reuse only
+    those of deterministic requests."""
 
 
-class CustomModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model beyond the catalogue's, in the catalogue's words."""
+class CustomModel(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """A model that the catalogue does not list, in the catalogue's format."""
 
     kind: ClassVar[str] = "model"
     provider: str
     definition: dict[str, Any]
 
 
-class DefaultModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a tenant's `default` stands for; its name is the model type."""
+class DefaultModel(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """The model that a tenant's `default` stands for; the resource's name is the model
+    type."""
 
     kind: ClassVar[str] = "default"
     model: str
@@ -131,7 +162,8 @@ class DefaultModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
-    """A plugin that a tenant has; its name is the plugin's, as `author/name`."""
+    """A plugin that a tenant has installed; the resource's name is the plugin's
+    `author/name`."""
 
     kind: ClassVar[str] = "plugin"
     plugin: str
@@ -140,13 +172,14 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
     """`package`, `marketplace`, `github` or `bundle`."""
     meta: dict[str, Any] = {}
     granted: list[str] | None = None
-    """What it may ask its host for, of what its manifest asks; all of that where nothing is said."""
+    """The permissions granted, out of those its manifest requests; None for all of
+    them."""
     provider: str = ""
-    """What its model provider is called here, where it has one."""
+    """The name of its model provider in this tenant, if it has one."""
 
 
 class PluginEndpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A plugin's own addresses, served under `/e/ID/`."""
+    """A plugin's own HTTP endpoint, served under `/e/ID/`."""
 
     kind: ClassVar[str] = "endpoint"
     plugin: str
@@ -158,7 +191,8 @@ class PluginEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a trigger plugin's provider sends what happens, served under `/t/ID`."""
+    """The address to which a trigger plugin's provider sends events, served under
+    `/t/ID`."""
 
     kind: ClassVar[str] = "subscription"
     plugin: str
@@ -169,7 +203,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCredential(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tool or datasource provider is called with."""
+    """A credential for a tool provider or a datasource provider."""
 
     kind: ClassVar[str] = "tool_credential"
     provider: str
@@ -178,13 +212,14 @@ class ToolCredential(msgspec.Struct, frozen=True, kw_only=True):
     type: str = "api-key"
     """`api-key`, `oauth2` or `unauthorized`."""
     expires_at: float = -1.0
-    """When an OAuth credential has to be made anew; -1 for never."""
+    """When an OAuth credential has to be refreshed, in seconds since 1970; -1 for
+    never."""
     user: str = ""
-    """Whose it is; empty for all of the tenant's users."""
+    """The user it belongs to; empty for all users of the tenant."""
 
 
 class OAuthClient(msgspec.Struct, frozen=True, kw_only=True):
-    """What a provider knows this server by, where people let it act for them."""
+    """The OAuth client registration of this server at a provider."""
 
     kind: ClassVar[str] = "oauth_client"
     provider: str
@@ -193,7 +228,7 @@ class OAuthClient(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PluginTask(msgspec.Struct, frozen=True, kw_only=True):
-    """An installation that runs, or ran."""
+    """A plugin installation that is running or has ended."""
 
     kind: ClassVar[str] = "plugin_task"
     status: str
@@ -202,7 +237,7 @@ class PluginTask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What was published once."""
+    """One published version of an app."""
 
     digest: str
     at: float
@@ -211,68 +246,70 @@ class AppVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ChatPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The page on which people use a published app."""
+    """The web page on which people use a published app."""
 
     token: str = ""
-    """Names the page in its address; empty where there never was one."""
+    """The name of the page in its address; empty if there has never been one."""
     is_on: bool = False
     origins: list[str] = []
-    """Whose pages may show it in a frame: `https://shop.example`, or `*` for all; empty for none."""
+    """Origins whose pages may embed it in a frame: `https://shop.example`, or `*` for
+    all; empty for none."""
 
 
 class AppTrigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A node of a published app that begins runs of it without a caller."""
+    """A node of a published app that starts runs without a caller."""
 
     node: str
-    """Its id."""
+    """The node's id."""
     title: str
     type: str
     """`webhook`, `schedule` or `plugin`."""
     cron: str = ""
     timezone: str = ""
     provider: str = ""
-    """`author/plugin/provider`, or the end of that."""
+    """`author/plugin/provider`, or the end of it."""
     event: str = ""
     subscription: str = ""
-    """Its id; empty for all of the provider."""
+    """The subscription's id; empty for all subscriptions of the provider."""
     parameters: dict[str, Any] = {}
 
 
 class StoredApp(msgspec.Struct, frozen=True, kw_only=True):
-    """An app that was imported; its file is kept by what it says."""
+    """An imported app. Its file is stored under the digest of its content."""
 
     kind: ClassVar[str] = "app"
     mode: str
     digest: str
-    """Of the version that is published; empty before there is one."""
+    """The digest of the published version; empty before the first one."""
     draft: str = ""
-    """Of a version that waits to be published; empty where none does."""
+    """The digest of a draft that is not published yet; empty if there is none."""
     versions: list[AppVersion] = []
-    """All that were published, the newest last."""
+    """All published versions, the newest last."""
     page: ChatPage = ChatPage()
     triggers: list[AppTrigger] = []
-    """Of the version that is published."""
+    """The triggers of the published version."""
     webhooks: dict[str, str] = {}
-    """Webhook node → what names it in its address; of what is published, and of the draft."""
+    """Webhook node to the name in its address, for the published version and the draft.
+    """
     description: str = ""
     icon: str = ""
     mapping: dict[str, dict[str, str]] = {}
-    """models, tools, datasets: what stands in for what the file names."""
+    """What replaces the models, tools and datasets that the file names."""
     is_enabled: bool = True
 
 
 class AppKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What callers of one app show."""
+    """An API key of one app."""
 
     kind: ClassVar[str] = "app_key"
     app: str
-    """Its id."""
+    """The app's id."""
     digest: str = ""
     hint: str = ""
 
 
 class DatasetKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What callers of a tenant's datasets show."""
+    """An API key of a tenant's datasets."""
 
     kind: ClassVar[str] = "dataset_key"
     digest: str = ""
@@ -280,31 +317,34 @@ class DatasetKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
-    """Tools that a tenant added: an HTTP API, or an MCP server. What it offers is kept beside."""
+    """A tool provider that a tenant added: an HTTP API or an MCP server. Its tool list
+    is stored separately."""
 
     kind: ClassVar[str] = "tool_provider"
     type: str
     """`api` or `mcp`."""
     url: str = ""
     server: str = ""
-    """Where an API's calls go, where that was chosen by hand; empty for where its description says."""
+    """The base address of an API's calls if it was chosen by hand; empty to use the one
+    in its description."""
     stdio: str = ""
-    """Under which name an administrator registered its program."""
+    """The name under which an administrator registered its program."""
     title: str = ""
     count: int = 0
     secret: str = ""
-    """What is shown to it, encrypted."""
+    """The authentication values sent to it, encrypted."""
 
 
 Stored = (
     Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel | DefaultModel
-    | Installation | PluginEndpoint | Subscription | ToolCredential | OAuthClient | PluginTask | StoredApp | AppKey
+    | Installation | PluginEndpoint | Subscription | ToolCredential | OAuthClient | PluginTask | StoredApp | AppKey  # noqa: E501
     | DatasetKey | ToolProvider
 )  # fmt: skip
+# Every stored type must be listed here, or its rows cannot be decoded.
 KINDS: Mapping[str, type[Any]] = {
-    one.kind: one
-    for one in (
-        Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel, DefaultModel, Installation, PluginEndpoint,
+    stored_class.kind: stored_class
+    for stored_class in (
+        Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel, DefaultModel, Installation, PluginEndpoint,  # noqa: E501
         Subscription,
         ToolCredential, OAuthClient, PluginTask, StoredApp, AppKey, DatasetKey, ToolProvider,
     )

@@ -1,1 +1,1 @@
-"""Tenants' plugins: which each has, with which credentials, and what they serve and listen to."""
+"""Plugins of tenants: installation, credentials, endpoints, subscriptions and calls."""

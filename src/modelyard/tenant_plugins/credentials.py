@@ -1,5 +1,7 @@
-"""What tools and datasources of plugins are called with: forms that people fill in, and what a provider's own page
-gives them (OAuth). Each belongs to a tenant, to all of it or to one user, and is kept encrypted.
+"""Credentials for the tools and datasources of plugins: filled-in forms, and OAuth
+tokens.
+
+Each belongs to a tenant, for all its users or for one, and is stored encrypted.
 """
 
 import asyncio
@@ -16,19 +18,19 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoun
 from modelyard.models.types import JSON
 from modelyard.plugins.declaration import Declaration, Field, OAuth
 from modelyard.storage.secrets import KeyRing
-from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.kinds import OAuthClient, ToolCredential
 from modelyard.tenancy.sealed_rows import SealedRows
 
 logger = logging.getLogger("modelyard.plugins")
 
 _TICKET_SECONDS = 900.0
-_EARLY_SECONDS = 60.0
-"""Before a token's end it is fetched anew."""
+_REFRESH_MARGIN_SECONDS = 60.0
+"""How many seconds before its expiry a token is refreshed."""
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
-    """Who wants to be asked by a provider's page: it travels with them, signed."""
+    """The state of an OAuth sign-in. It travels with the browser, signed."""
 
     tenant: str
     provider: str
@@ -38,25 +40,44 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HasDeclaration(Protocol):
-    @property
-    def plugin_id(self) -> str: ...
+    """An installed plugin with its declaration."""
 
     @property
-    def declaration(self) -> Declaration: ...
+    def plugin_id(self) -> str:
+        """The plugin's `author/name`."""
+        ...
+
+    @property
+    def declaration(self) -> Declaration:
+        """What the plugin declares."""
+        ...
 
 
 class Plugins(Protocol):
-    """What this needs of the plugins that it keeps credentials for."""
+    """What this module needs of the plugins."""
 
-    def provider(self, tenant: str, name: str) -> tuple[HasDeclaration, str]: ...
+    def provider(self, tenant: str, name: str) -> tuple[HasDeclaration, str]:
+        """Return the plugin of a provider, and the provider's name within the plugin."""
+        ...
 
-    async def one(self, tenant: str, plugin: str, kind: str, action: str, data: Mapping[str, Any]) -> JSON: ...
+    async def call_once(
+        self, tenant: str, plugin: str, kind: str, action: str, data: Mapping[str, Any]
+    ) -> JSON:
+        """Call a plugin and return its first answer."""
+        ...
 
 
 class PluginCredentials:
+    """Stores, finds and refreshes credentials of plugin providers."""
+
     def __init__(
-        self, plugins: Plugins, rows: SealedRows, directory: Directory, keys: KeyRing, clock: Clock
-    ) -> None:  # fmt: skip
+        self,
+        plugins: Plugins,
+        rows: SealedRows,
+        directory: Directory,
+        keys: KeyRing,
+        clock: Clock,
+    ) -> None:
         self._plugins = plugins
         self._rows = rows
         self._directory = directory
@@ -66,153 +87,303 @@ class PluginCredentials:
 
     # forms
 
-    async def add(self, tenant: str, provider: str, name: str, given: JSON, *, user: str = "") -> str:
-        """Keep what a tool or datasource provider is called with, once its plugin has accepted it; the row's id.
+    async def add(
+        self,
+        tenant: str,
+        provider: str,
+        name: str,
+        form_values: JSON,
+        *,
+        user: str = "",
+    ) -> str:
+        """Store a credential of a tool or datasource provider after the plugin has
+        accepted it. Returns the row's id.
 
-        With `user` it is that user's own. Raises InvokeBadRequestError for a form that is filled in wrongly,
-        PluginError with the provider's refusal.
+        With `user` only that user may use it. Raises InvokeBadRequestError for an
+        invalid form, PluginError if the provider refuses it.
         """
-        one, bare = self._plugins.provider(tenant, provider)
-        owner = one.declaration.tool or one.declaration.datasource
-        if owner is None or owner.identity.name != bare:
-            raise InvokeBadRequestError(f"{provider!r} is called with a model's credentials, or with none")
-        filled = checked_form(owner.credentials_schema, given, what=f"the credential of {provider!r}")
-        kind = "tool" if one.declaration.tool is not None else "datasource"
-        data = {"provider": bare, "credentials": filled}
-        await self._plugins.one(tenant, one.plugin_id, kind, f"validate_{kind}_credentials", data)
-        value = ToolCredential(provider=f"{one.plugin_id}/{bare}", user=user)
-        return await self._rows.keep(tenant, ToolCredential.kind, name, filled, value)
+        plugin, provider_name = self._plugins.provider(tenant, provider)
+        owner = plugin.declaration.tool or plugin.declaration.datasource
+        if owner is None or owner.identity.name != provider_name:
+            raise InvokeBadRequestError(
+                f"{provider!r} is called with a model's credentials, or with none"
+            )
+        filled = checked_form(
+            owner.credentials_schema,
+            form_values,
+            description=f"the credential of {provider!r}",
+        )
+        provider_type = "tool" if plugin.declaration.tool is not None else "datasource"
+        data = {"provider": provider_name, "credentials": filled}
+        # The plugin tries the credential at the provider, so a wrong one is refused
+        # before it is stored.
+        await self._plugins.call_once(
+            tenant,
+            plugin.plugin_id,
+            provider_type,
+            f"validate_{provider_type}_credentials",
+            data,
+        )
+        value = ToolCredential(
+            provider=f"{plugin.plugin_id}/{provider_name}", user=user
+        )
+        return await self._rows.save(tenant, ToolCredential.kind, name, filled, value)
 
-    def listed(self, tenant: str, provider: str, user: str = "") -> list[tuple[Known, ToolCredential]]:
-        """Those of a provider that a user may call with, the user's own first; the first is taken where none is
-        named."""
-        found = [
-            (one, value)
-            for one, value in self._directory.of(tenant, ToolCredential)
+    def usable(
+        self, tenant: str, provider: str, user: str = ""
+    ) -> list[tuple[CachedResource, ToolCredential]]:
+        """Return the credentials of a provider that a user may use, the user's own
+        first. The first one is the default."""
+        usable_credentials = [
+            (row, value)
+            for row, value in self._directory.of(tenant, ToolCredential)
             if value.provider == provider and value.user in ("", user)
         ]
-        return sorted(found, key=lambda each: not each[1].user)
+        return sorted(usable_credentials, key=lambda pair: not pair[1].user)
 
-    async def find(self, tenant: str, provider: str, id: str = "", user: str = "") -> tuple[JSON, str]:  # noqa: A002
-        """(credentials, their type) to call a provider with, fetched anew where their time is over; empty where there
-        are none. Raises NotFoundError for an id that is not there, or is another user's; PluginError."""
-        for known, value in self.listed(tenant, provider, user):
-            if id not in ("", known.id):
+    async def find(
+        self, tenant: str, provider: str, id: str = "", user: str = ""
+    ) -> tuple[JSON, str]:
+        """Return (credentials, type) for calls of a provider; refreshed if they expire
+        soon, empty if there are none.
+
+        Raises NotFoundError if the id does not exist or is another user's, and
+        PluginError.
+        """
+        for row, value in self.usable(tenant, provider, user):
+            if id not in ("", row.id):
                 continue
-            if 0 <= value.expires_at < self._clock.time() + _EARLY_SECONDS:
-                return await self._refreshed(tenant, known, value), value.type
-            return self._rows.read(tenant, ToolCredential.kind, known.id, value.secret), value.type
+            # A negative expiry means that the credential does not expire.
+            if 0 <= value.expires_at < self._clock.time() + _REFRESH_MARGIN_SECONDS:
+                return await self._refresh(tenant, row, value), value.type
+            return (
+                self._rows.read(tenant, ToolCredential.kind, row.id, value.secret),
+                value.type,
+            )
         if id:
-            raise NotFoundError(f"credential {id!r} does not exist", code="credential_not_found")
+            raise NotFoundError(
+                f"credential {id!r} does not exist", code="credential_not_found"
+            )
         return {}, "unauthorized"
 
     # a provider's own page
 
-    async def set_client(self, tenant: str, provider: str, given: JSON) -> str:
-        """Keep what the provider knows this server by (a client's id and secret), in the place of what was there."""
-        one, bare, oauth = self._oauth(tenant, provider)
-        filled = checked_form(oauth.client_schema, given, what=f"the OAuth client of {provider!r}")
-        name = f"{one.plugin_id}/{bare}"
-        known = next((each.id for each, value in self._directory.of(tenant, OAuthClient) if value.provider == name), "")
-        return await self._rows.keep(tenant, OAuthClient.kind, name, filled, OAuthClient(provider=name), id=known)
+    async def set_client(self, tenant: str, provider: str, form_values: JSON) -> str:
+        """Store the OAuth client's id and secret for a provider, replacing earlier
+        ones. Returns the row's id."""
+        plugin, provider_name, oauth = self._oauth(tenant, provider)
+        filled = checked_form(
+            oauth.client_schema,
+            form_values,
+            description=f"the OAuth client of {provider!r}",
+        )
+        name = f"{plugin.plugin_id}/{provider_name}"
+        existing_id = next(
+            (
+                row.id
+                for row, value in self._directory.of(tenant, OAuthClient)
+                if value.provider == name
+            ),
+            "",
+        )
+        return await self._rows.save(
+            tenant,
+            OAuthClient.kind,
+            name,
+            filled,
+            OAuthClient(provider=name),
+            id=existing_id,
+        )
 
     def ticket(self, tenant: str, provider: str, name: str, user: str = "") -> str:
-        """What lets somebody's browser go to the provider's page. Raises NotFoundError, InvokeBadRequestError."""
-        one, bare, _ = self._oauth(tenant, provider)
-        self._client(tenant, f"{one.plugin_id}/{bare}")
+        """Return a ticket with which a browser may start an OAuth sign-in. Raises
+        NotFoundError or InvokeBadRequestError."""
+        plugin, provider_name, _ = self._oauth(tenant, provider)
+        # Fail now if no client is set up, and not after the person has clicked.
+        self._client(tenant, f"{plugin.plugin_id}/{provider_name}")
         ticket = Ticket(
-            tenant=tenant, provider=f"{one.plugin_id}/{bare}", name=name, user=user,
+            tenant=tenant,
+            provider=f"{plugin.plugin_id}/{provider_name}",
+            name=name,
+            user=user,
             until=self._clock.time() + _TICKET_SECONDS,
-        )  # fmt: skip
-        body = base64.urlsafe_b64encode(msgspec.json.encode(ticket)).decode().rstrip("=")
+        )
+        body = (
+            base64.urlsafe_b64encode(msgspec.json.encode(ticket)).decode().rstrip("=")
+        )
         return f"{body}.{self._keys.digest(f'oauth:{body}'.encode()).partition(':')[2]}"
 
     def read(self, text: str) -> Ticket:
-        """Raises InvokeBadRequestError for one that is not ours, or whose time is over."""
-        body, _, said = text.partition(".")
-        wrong = InvokeBadRequestError("this address is not, or no longer, good: begin anew", param="ticket")
-        if not self._keys.matches_any(f"oauth:{body}".encode(), said):
-            raise wrong
+        """Return the ticket in a text. Raises InvokeBadRequestError if it is forged,
+        expired, or its user is disabled."""
+        body, _, signature = text.partition(".")
+        invalid_ticket = InvokeBadRequestError(
+            "this address is not, or no longer, good: begin anew", param="ticket"
+        )
+        if not self._keys.matches_any(f"oauth:{body}".encode(), signature):
+            raise invalid_ticket
         try:
-            ticket = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=Ticket)
+            ticket = msgspec.json.decode(
+                base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=Ticket
+            )
         except (msgspec.DecodeError, binascii.Error) as error:
-            raise wrong from error
-        if ticket.until < self._clock.time() or self._directory.shuts_out(ticket.tenant, ticket.user):
-            raise wrong
+            raise invalid_ticket from error
+        if ticket.until < self._clock.time() or self._directory.is_disabled(
+            ticket.tenant, ticket.user
+        ):
+            raise invalid_ticket
         return ticket
 
     async def page(self, ticket: Ticket, redirect: str) -> str:
-        """Where the provider asks. Raises PluginError, NotFoundError."""
-        told = await self._asked(ticket.tenant, ticket.provider, "get_authorization_url", redirect, {})
-        url = str(told.get("authorization_url") or "")
+        """Return the provider's authorization page. Raises PluginError or
+        NotFoundError."""
+        answer = await self._call_oauth(
+            ticket.tenant, ticket.provider, "get_authorization_url", redirect, {}
+        )
+        url = str(answer.get("authorization_url") or "")
+        # The plugin is not trusted: an address such as `javascript:` must not reach the
+        # browser.
         if not url.startswith(("https://", "http://")):
-            raise InvokeBadRequestError(f"the plugin names no page to go to: {url[:80]!r}")
+            raise InvokeBadRequestError(
+                f"the plugin names no page to go to: {url[:80]!r}"
+            )
         return url
 
     async def finish(self, ticket: Ticket, redirect: str, raw_request: bytes) -> str:
-        """Keep what the provider's answer is worth: the credential's id. Raises PluginError."""
-        more = {"raw_http_request": raw_request.hex()}
-        told = await self._asked(ticket.tenant, ticket.provider, "get_credentials", redirect, more)
-        value = ToolCredential(
-            provider=ticket.provider, type="oauth2", user=ticket.user, expires_at=float(told.get("expires_at") or -1)
+        """Exchange the provider's redirect for credentials and store them. Returns the
+        row's id. Raises PluginError."""
+        extra = {"raw_http_request": raw_request.hex()}
+        answer = await self._call_oauth(
+            ticket.tenant, ticket.provider, "get_credentials", redirect, extra
         )
-        given = told.get("credentials") or {}
-        name = f"{ticket.provider}: {ticket.name}" + (f" ({ticket.user})" if ticket.user else "")
-        known = next((one.id for one, _ in self._directory.of(ticket.tenant, ToolCredential) if one.name == name), "")
-        return await self._rows.keep(ticket.tenant, ToolCredential.kind, name, given, value, id=known)
+        value = ToolCredential(
+            provider=ticket.provider,
+            type="oauth2",
+            user=ticket.user,
+            expires_at=float(answer.get("expires_at") or -1),
+        )
+        credentials = answer.get("credentials") or {}
+        # Names are unique within a tenant; a repeated sign-in replaces the same row.
+        name = f"{ticket.provider}: {ticket.name}" + (
+            f" ({ticket.user})" if ticket.user else ""
+        )
+        existing_id = next(
+            (
+                row.id
+                for row, _ in self._directory.of(ticket.tenant, ToolCredential)
+                if row.name == name
+            ),
+            "",
+        )
+        return await self._rows.save(
+            ticket.tenant, ToolCredential.kind, name, credentials, value, id=existing_id
+        )
 
-    async def _refreshed(self, tenant: str, known: Known, value: ToolCredential) -> JSON:
-        """The credential with another token, whoever asks first; the old one where that fails and it still holds."""
-        async with self._locks.setdefault(known.id, asyncio.Lock()):
-            now = self._directory.one(tenant, ToolCredential, known.id) or value
-            held: JSON = self._rows.read(tenant, ToolCredential.kind, known.id, now.secret)
-            if now.expires_at < 0 or now.expires_at >= self._clock.time() + _EARLY_SECONDS:
-                return held  # somebody was quicker
+    async def _refresh(
+        self, tenant: str, row: CachedResource, value: ToolCredential
+    ) -> JSON:
+        """Refresh a token once for all who wait, and return the credentials.
+
+        If that fails, the old token is returned while it is still valid.
+        """
+        async with self._locks.setdefault(row.id, asyncio.Lock()):
+            # Read again under the lock: another call may have refreshed it.
+            current_value = self._directory.one(tenant, ToolCredential, row.id) or value
+            credentials: JSON = self._rows.read(
+                tenant, ToolCredential.kind, row.id, current_value.secret
+            )
+            if (
+                current_value.expires_at < 0
+                or current_value.expires_at
+                >= self._clock.time() + _REFRESH_MARGIN_SECONDS
+            ):
+                return credentials  # somebody was quicker
             try:
-                told = await self._asked(tenant, value.provider, "refresh_credentials", "", {"credentials": held})
+                answer = await self._call_oauth(
+                    tenant,
+                    value.provider,
+                    "refresh_credentials",
+                    "",
+                    {"credentials": credentials},
+                )
             except ModelyardError as error:
-                if now.expires_at > self._clock.time():
-                    fields = {"credential": known.id, "error": str(error)}
-                    logger.warning("a token could not be fetched anew", extra={"fields": fields})
-                    return held
+                if current_value.expires_at > self._clock.time():
+                    fields = {"credential": row.id, "error": str(error)}
+                    logger.warning(
+                        "a token could not be fetched anew", extra={"fields": fields}
+                    )
+                    return credentials
                 raise
-            fresh: JSON = told.get("credentials") or held
-            changed = msgspec.structs.replace(now, expires_at=float(told.get("expires_at") or -1))
-            await self._rows.keep(tenant, ToolCredential.kind, known.name, fresh, changed, id=known.id)
-            return fresh
+            new_credentials: JSON = answer.get("credentials") or credentials
+            changed = msgspec.structs.replace(
+                current_value, expires_at=float(answer.get("expires_at") or -1)
+            )
+            await self._rows.save(
+                tenant,
+                ToolCredential.kind,
+                row.name,
+                new_credentials,
+                changed,
+                id=row.id,
+            )
+            return new_credentials
 
-    async def _asked(self, tenant: str, provider: str, action: str, redirect: str, more: JSON) -> JSON:
-        one, bare, _ = self._oauth(tenant, provider)
+    async def _call_oauth(
+        self, tenant: str, provider: str, action: str, redirect: str, extra: JSON
+    ) -> JSON:
+        """Make an OAuth call of a plugin, with this server's client id and secret."""
+        plugin, provider_name, _ = self._oauth(tenant, provider)
         client = self._client(tenant, provider)
-        data = {"provider": bare, "redirect_uri": redirect, "system_credentials": client, **more}
-        return await self._plugins.one(tenant, one.plugin_id, "oauth", action, data)
+        data = {
+            "provider": provider_name,
+            "redirect_uri": redirect,
+            "system_credentials": client,
+            **extra,
+        }
+        return await self._plugins.call_once(
+            tenant, plugin.plugin_id, "oauth", action, data
+        )
 
     def _client(self, tenant: str, provider: str) -> JSON:
-        for known, value in self._directory.of(tenant, OAuthClient):
+        """Return the OAuth client of a provider. Raises NotFoundError if none is set
+        up."""
+        for row, value in self._directory.of(tenant, OAuthClient):
             if value.provider == provider:
-                return self._rows.read(tenant, OAuthClient.kind, known.id, value.secret)
+                return self._rows.read(tenant, OAuthClient.kind, row.id, value.secret)
         raise NotFoundError(
-            f"no OAuth client of {provider!r} is set up: `modelyard plugin credential client` keeps its id and secret",
+            f"no OAuth client of {provider!r} is set up: `modelyard plugin credential"
+            " client` keeps its id and secret",
             code="oauth_client_not_found",
         )
 
     def _oauth(self, tenant: str, provider: str) -> tuple[HasDeclaration, str, OAuth]:
-        """Raises NotFoundError, InvokeBadRequestError."""
-        one, bare = self._plugins.provider(tenant, provider)
-        oauth = one.declaration.oauth
+        """Return (plugin, provider name, OAuth declaration). Raises NotFoundError or
+        InvokeBadRequestError."""
+        plugin, provider_name = self._plugins.provider(tenant, provider)
+        oauth = plugin.declaration.oauth
         if oauth is None:
-            raise InvokeBadRequestError(f"{provider!r} knows no OAuth: its credentials are a form")
-        return one, bare, oauth
+            raise InvokeBadRequestError(
+                f"{provider!r} knows no OAuth: its credentials are a form"
+            )
+        return plugin, provider_name, oauth
 
 
-def checked_form(fields: Sequence[Field], given: JSON, *, what: str) -> JSON:
-    """The fields that the form has, with its defaults. Raises InvokeBadRequestError for one that is missing."""
+def checked_form(
+    fields: Sequence[Field], form_values: JSON, *, description: str
+) -> JSON:
+    """Return the values of a form's fields, with defaults. Raises InvokeBadRequestError
+    if a required one is missing.
+
+    `description` names the form in the error.
+    """
     filled: JSON = {}
     for field in fields:
-        value = given.get(field.name, field.default)
+        value = form_values.get(field.name, field.default)
         if value in (None, ""):
             if field.required:
-                raise InvokeBadRequestError(f"{what}: {field.name!r} is missing", param=field.name)
+                raise InvokeBadRequestError(
+                    f"{description}: {field.name!r} is missing", param=field.name
+                )
             continue
         filled[field.name] = value
     return filled

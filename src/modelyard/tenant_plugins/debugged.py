@@ -1,4 +1,5 @@
-"""Plugins that their authors run and have connected: each becomes the tenant's whose debugging key it shows."""
+"""Plugins in debug mode, which run at their authors and connect here. Each belongs to
+the tenant whose debugging key it presents."""
 
 import hmac
 import uuid
@@ -16,12 +17,15 @@ _NAMESPACE = uuid.UUID("5e0f4f5e-3a60-4b55-9f0c-6a3c0c1f7d21")
 
 
 class _Connected(NamedTuple):
+    """A connected plugin with its connection."""
+
     declaration: Declaration
     runtime: DebugRuntime
 
 
 class DebuggedPlugins:
-    """Every method is given the tenant that it acts for, and reaches nothing else."""
+    """The connected plugins of each tenant. Methods reach only the tenant that they are
+    given."""
 
     def __init__(self, host: PluginHost, directory: Directory, keys: KeyRing) -> None:
         self._host = host
@@ -30,54 +34,78 @@ class DebuggedPlugins:
         self._connected: dict[str, dict[str, _Connected]] = {}
         self._listeners: list[Callable[[], None]] = []
         self.changes = 0
-        """Grows whenever one comes or goes."""
+        """Increases whenever a plugin connects or disconnects."""
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Have it told that plugins in debug came or went."""
+        """Register a callback for connecting and disconnecting plugins."""
         self._listeners.append(listener)
 
     # what there is
 
     def declarations(self, tenant: str) -> Mapping[str, Declaration]:
-        """Identifier → what a plugin says of itself."""
-        return {name: connected.declaration for name, connected in self._connected.get(tenant, {}).items()}
+        """Return the declarations of the connected plugins, by identifier."""
+        return {
+            name: connected.declaration
+            for name, connected in self._connected.get(tenant, {}).items()
+        }
 
     def assets(self, tenant: str, identifier: str) -> Mapping[str, bytes]:
-        """Name → file, of one that is connected."""
+        """Return the asset files of a connected plugin, by name."""
         return self._connected[tenant][identifier].runtime.assets
 
     # keys
 
     def key(self, tenant: str) -> str:
-        """What a plugin in debug shows to become this tenant's. It stays the same."""
-        return str(uuid.uuid5(_NAMESPACE, self._keys.digest(f"debug:{tenant}".encode())))
+        """Return the debugging key of a tenant. It never changes, since it is derived
+        from the master key."""
+        return str(
+            uuid.uuid5(_NAMESPACE, self._keys.digest(f"debug:{tenant}".encode()))
+        )
 
     def tenant_of_key(self, key: str) -> str | None:
-        """Whose key it is; None where it is nobody's, or its tenant was switched off."""
-        # As bytes: a key that is not ASCII cannot be compared in constant time, and is none.
-        shown = key.encode("utf-8", "replace")
-        for tenant in (DEFAULT_TENANT, *(name for name, _ in self._directory.tenants())):
-            if hmac.compare_digest(self.key(tenant).encode(), shown):
-                return None if self._directory.shuts_out(tenant) else tenant
+        """Return the tenant of a debugging key; None if it is invalid or the tenant is
+        disabled."""
+        # Compared as bytes, because constant-time comparison accepts only ASCII
+        # strings.
+        presented_key = key.encode("utf-8", "replace")
+        for tenant in (
+            DEFAULT_TENANT,
+            *(name for name, _ in self._directory.tenants()),
+        ):
+            if hmac.compare_digest(self.key(tenant).encode(), presented_key):
+                return None if self._directory.is_disabled(tenant) else tenant
         return None
 
     # coming and going
 
-    def connected(self, tenant: str, identifier: str, declaration: Declaration, runtime: DebugRuntime) -> None:
-        """One has come."""
+    def add_connected(
+        self,
+        tenant: str,
+        identifier: str,
+        declaration: Declaration,
+        runtime: DebugRuntime,
+    ) -> None:
+        """Register a plugin that has connected."""
         self._host.connect(tenant, identifier, declaration, runtime)
-        self._connected.setdefault(tenant, {})[identifier] = _Connected(declaration, runtime)
-        self._tell()
+        self._connected.setdefault(tenant, {})[identifier] = _Connected(
+            declaration, runtime
+        )
+        self._notify()
 
-    def disconnected(self, tenant: str, identifier: str, runtime: DebugRuntime) -> None:
-        """One has gone; another of its name that came meanwhile stays."""
+    def remove_disconnected(
+        self, tenant: str, identifier: str, runtime: DebugRuntime
+    ) -> None:
+        """Remove a plugin that has disconnected. A newer connection of the same plugin
+        stays."""
         self._host.disconnect(tenant, identifier, runtime)
-        here = self._connected.get(tenant, {})
-        if identifier in here and here[identifier].runtime is runtime:
-            del here[identifier]
-            self._tell()
+        plugins = self._connected.get(tenant, {})
+        # The author may have restarted the plugin before the old connection was closed.
+        if identifier in plugins and plugins[identifier].runtime is runtime:
+            del plugins[identifier]
+            self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
+        """Notify the listeners."""
         self.changes += 1
         for listener in self._listeners:
             listener()

@@ -1,10 +1,10 @@
-"""Addresses that plugins serve (`/e/ID/`): set up with a form whose values lie encrypted."""
+"""HTTP endpoints that plugins serve under `/e/ID/`, with encrypted settings."""
 
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.models.types import JSON
-from modelyard.storage.resources import Resources, missing
+from modelyard.storage.resources import Resources, not_found
 from modelyard.tenancy.directory import Directory
 from modelyard.tenancy.kinds import PluginEndpoint
 from modelyard.tenancy.sealed_rows import SealedRows
@@ -13,52 +13,92 @@ from modelyard.tenant_plugins.plugins import Plugins
 
 
 class PluginEndpoints:
-    """Every method but `endpoint` is given the tenant that it acts for, and reaches nothing else."""
+    """Sets up and finds endpoints. Every method except `endpoint` takes the tenant it
+    acts for and reaches nothing else."""
 
-    def __init__(self, plugins: Plugins, rows: SealedRows, resources: Resources, directory: Directory) -> None:
+    def __init__(
+        self,
+        plugins: Plugins,
+        rows: SealedRows,
+        resources: Resources,
+        directory: Directory,
+    ) -> None:
         self._plugins = plugins
         self._rows = rows
         self._resources = resources
         self._directory = directory
 
     async def set_up(
-        self, tenant: str, plugin: str, name: str, settings: JSON, *, user: str = "", id: str = ""  # noqa: A002  the field's word
-    ) -> str:  # fmt: skip
-        """Serve a plugin's endpoints under an address of their own: its id. Raises InvokeBadRequestError."""
+        self,
+        tenant: str,
+        plugin: str,
+        name: str,
+        settings: JSON,
+        *,
+        user: str = "",
+        id: str = "",
+    ) -> str:
+        """Serve a plugin's endpoints under a new address and return its id; with `id`,
+        change an existing one.
+
+        Raises InvokeBadRequestError.
+        """
         installed = self._plugins.find(tenant, plugin)
         group = installed.declaration.endpoint
         if group is None:
             raise InvokeBadRequestError(f"{installed.plugin_id!r} has no endpoints")
+        # The tenant may have withheld the permission that the manifest requests.
         if not installed.permissions.endpoint.enabled:
             raise InvokeBadRequestError(
                 f"{installed.plugin_id!r} may serve no endpoints: its manifest does not ask for it"
             )
-        filled = checked_form(group.settings, settings, what=f"the settings of {installed.plugin_id!r}")
+        filled = checked_form(
+            group.settings,
+            settings,
+            description=f"the settings of {installed.plugin_id!r}",
+        )
         endpoint = PluginEndpoint(plugin=installed.plugin_id, user=user)
-        return await self._rows.keep(tenant, PluginEndpoint.kind, name, filled, endpoint, id=id)
+        return await self._rows.save(
+            tenant, PluginEndpoint.kind, name, filled, endpoint, id=id
+        )
 
-    async def enable(self, tenant: str, id: str, *, is_on: bool) -> None:  # noqa: A002
-        """Let callers in, or keep them out. Raises NotFoundError."""
+    async def enable(self, tenant: str, id: str, *, is_on: bool) -> None:
+        """Enable or disable an endpoint. Raises NotFoundError."""
         endpoint = self._directory.one(tenant, PluginEndpoint, id)
         if endpoint is None:
-            raise missing(PluginEndpoint.kind, id)
-        old = await self._resources.one(tenant, PluginEndpoint.kind, id)
-        body = msgspec.json.encode(msgspec.structs.replace(endpoint, is_enabled=is_on)).decode()
+            raise not_found(PluginEndpoint.kind, id)
+        old = await self._resources.get(tenant, PluginEndpoint.kind, id)
+        body = msgspec.json.encode(
+            msgspec.structs.replace(endpoint, is_enabled=is_on)
+        ).decode()
         await self._resources.change(old, name=old.name, body=body)
         await self._directory.refresh()
 
-    async def remove(self, tenant: str, id: str) -> None:  # noqa: A002
-        """Raises NotFoundError."""
+    async def remove(self, tenant: str, id: str) -> None:
+        """Delete an endpoint. Raises NotFoundError."""
         await self._rows.remove(tenant, PluginEndpoint.kind, id)
 
     def all(self, tenant: str) -> list[tuple[str, str, PluginEndpoint]]:
-        """(id, name, endpoint) of all that a tenant has."""
-        return [(known.id, known.name, value) for known, value in self._directory.of(tenant, PluginEndpoint)]
+        """Return (id, name, endpoint) for all endpoints of a tenant."""
+        return [
+            (row.id, row.name, value)
+            for row, value in self._directory.of(tenant, PluginEndpoint)
+        ]
 
-    def endpoint(self, id: str) -> tuple[str, PluginEndpoint, JSON]:  # noqa: A002
-        """(tenant, endpoint, settings) by the id in its address. Raises NotFoundError."""
-        known = self._directory.wherever(PluginEndpoint, id)
-        if known is None or not known[1].is_enabled or self._directory.shuts_out(known[0], known[1].user):
+    def endpoint(self, id: str) -> tuple[str, PluginEndpoint, JSON]:
+        """Return (tenant, endpoint, settings) by the id in an address. Raises
+        NotFoundError."""
+        owned_endpoint = self._directory.get_any_tenant(PluginEndpoint, id)
+        # Disabled endpoints look like missing ones to the caller.
+        if (
+            owned_endpoint is None
+            or not owned_endpoint[1].is_enabled
+            or self._directory.is_disabled(owned_endpoint[0], owned_endpoint[1].user)
+        ):
             raise NotFoundError("there is no such endpoint", code="endpoint_not_found")
-        tenant, endpoint = known
-        return tenant, endpoint, self._rows.read(tenant, PluginEndpoint.kind, id, endpoint.secret)
+        tenant, endpoint = owned_endpoint
+        return (
+            tenant,
+            endpoint,
+            self._rows.read(tenant, PluginEndpoint.kind, id, endpoint.secret),
+        )

@@ -1,4 +1,5 @@
-"""Plugins that come to a tenant and go from it: installed in tasks, upgraded, granted what they ask for, removed."""
+"""Installing, upgrading and removing the plugins of a tenant, and granting their
+permissions."""
 
 import asyncio
 import logging
@@ -16,31 +17,37 @@ from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.package import Package
 from modelyard.storage.plugin_storage import PluginStorage
 from modelyard.storage.resources import Resource, Resources
-from modelyard.tenancy.directory import Directory, Known
-from modelyard.tenancy.kinds import Installation, PluginEndpoint, PluginTask, Subscription
+from modelyard.tenancy.directory import CachedResource, Directory
+from modelyard.tenancy.kinds import (
+    Installation,
+    PluginEndpoint,
+    PluginTask,
+    Subscription,
+)
 from modelyard.tenant_plugins.models import ProviderNames
 from modelyard.tenant_plugins.packages import OPERATOR, Installer, PluginPackages
 from modelyard.tenant_plugins.plugins import Installed, Plugins
 
 logger = logging.getLogger("modelyard.plugins")
 
-_MOST_AT_ONCE = 64
+_MAX_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Order:
-    """What one task installs."""
+class _InstallOrder:
+    """What one installation task installs."""
 
     tenant: str
     packages: Sequence[Package]
     source: str
     metas: Sequence[JSON]
-    """What is known of each package's origin; may be fewer than the packages."""
+    """The origin of each package; may be shorter than the list of packages."""
     granted: list[str] | None
 
 
 class PluginInstallations:
-    """Every method but `drop_unused` and `settled` is given the tenant that it acts for, and reaches nothing else."""
+    """Installs and removes plugins. Every method except `drop_unused` and `settled`
+    takes the tenant it acts for and reaches nothing else."""
 
     def __init__(
         self,
@@ -60,11 +67,15 @@ class PluginInstallations:
         self._storage = storage
         self._provider_names = provider_names
         self._tasks: set[asyncio.Task[None]] = set()
-        directory.on_change(self._changed)
+        # Another process may uninstall a plugin; this one then has to stop it.
+        directory.on_change(self._on_change)
 
     def identifiers(self, tenant: str) -> list[str]:
-        """What is installed for a tenant, as `author/name:version@checksum`."""
-        return [installation.plugin for _, installation in self._directory.of(tenant, Installation)]
+        """Return the installed plugins of a tenant, as `author/name:version@checksum`."""
+        return [
+            installation.plugin
+            for _, installation in self._directory.of(tenant, Installation)
+        ]
 
     # installing
 
@@ -78,51 +89,91 @@ class PluginInstallations:
         metas: Sequence[JSON] = (),
         granted: list[str] | None = None,
     ) -> tuple[str, bool]:
-        """Install packages that were uploaded, in a task of their own: (task, whether there was nothing to do).
+        """Install uploaded packages in a background task. Returns (task id, whether
+        everything was installed already).
 
-        Raises NotFoundError, PackageError, InvokeBadRequestError, ForbiddenError.
+        Raises NotFoundError, PackageError, InvokeBadRequestError or ForbiddenError.
         """
-        if not identifiers or len(identifiers) > _MOST_AT_ONCE:
-            raise InvokeBadRequestError(f"1 to {_MOST_AT_ONCE} plugins can be installed at once")
+        if not identifiers or len(identifiers) > _MAX_AT_ONCE:
+            raise InvokeBadRequestError(
+                f"1 to {_MAX_AT_ONCE} plugins can be installed at once"
+            )
         packages = await self._packages.admitted(identifiers, by)
         present = {plugin.identifier for plugin in self._plugins.installed(tenant)}
-        is_done = present.issuperset(identifiers)
-        steps = [_step(identifier, one, source) for identifier, one in zip(identifiers, packages, strict=True)]
-        task = PluginTask(status="success" if is_done else "running", plugins=steps)
+        is_complete = present.issuperset(identifiers)
+        steps = [
+            _step(identifier, package, source)
+            for identifier, package in zip(identifiers, packages, strict=True)
+        ]
+        task = PluginTask(status="success" if is_complete else "running", plugins=steps)
         name = f"install-{uuid.uuid4().hex}"
-        row = await self._resources.add(tenant, PluginTask.kind, name, lambda _: _dump(task))
-        if not is_done:
-            order = _Order(tenant=tenant, packages=packages, source=source, metas=list(metas), granted=granted)
-            self._begin(self._install_all(order, row, steps))
-        return row.id, is_done
+        # The task is a row, so that every process can report its progress.
+        row = await self._resources.add(
+            tenant, PluginTask.kind, name, lambda _: _dump(task)
+        )
+        if not is_complete:
+            order = _InstallOrder(
+                tenant=tenant,
+                packages=packages,
+                source=source,
+                metas=list(metas),
+                granted=granted,
+            )
+            self._start_task(self._install_all(order, row, steps))
+        return row.id, is_complete
 
-    async def _install_all(self, order: _Order, row: Resource, steps: Sequence[JSON]) -> None:
-        for place in range(len(order.packages)):
-            row = await self._install_one(order, place, row, steps)
+    async def _install_all(
+        self, order: _InstallOrder, row: Resource, steps: Sequence[JSON]
+    ) -> None:
+        """Install the packages one after the other and record the result of the task."""
+        for index in range(len(order.packages)):
+            row = await self._install_one(order, index, row, steps)
         has_failed = any(step["status"] == "failed" for step in steps)
-        await self._say(row, steps, "failed" if has_failed else "success")
+        await self._write_steps(row, steps, "failed" if has_failed else "success")
 
-    async def _install_one(self, order: _Order, place: int, row: Resource, steps: Sequence[JSON]) -> Resource:
-        """Install the package at this place, and say in its step what came of it. The task's row as it is by then."""
-        package, step = order.packages[place], steps[place]
-        meta = order.metas[place] if place < len(order.metas) else {}
+    async def _install_one(
+        self, order: _InstallOrder, index: int, row: Resource, steps: Sequence[JSON]
+    ) -> Resource:
+        """Install one package and record its result in its step. Returns the task's
+        current row."""
+        package, step = order.packages[index], steps[index]
+        meta = order.metas[index] if index < len(order.metas) else {}
 
-        def tell(what: str) -> None:
-            step["status"], step["message"] = "running", what
+        def tell(message: str) -> None:
+            """Set the progress message of this step."""
+            step["status"], step["message"] = "running", message
 
         try:
             tell("waiting")
-            row = await self._say(row, steps, "running")
-            await self.add(order.tenant, package, source=order.source, meta=meta, granted=order.granted, step=tell)
+            row = await self._write_steps(row, steps, "running")
+            await self.add(
+                order.tenant,
+                package,
+                source=order.source,
+                meta=meta,
+                granted=order.granted,
+                step=tell,
+            )
             step["status"], step["message"] = "success", "installed"
         except ModelyardError as error:
             step["status"], step["message"] = "failed", str(error)
+        # One package that fails in an unexpected way must not prevent the installation
+        # of the others.
         except Exception:
-            logger.exception("an installation failed", extra={"fields": {"plugin": package.manifest.id}})
-            step["status"], step["message"] = "failed", "something is wrong with the server; its log has it"
+            logger.exception(
+                "an installation failed",
+                extra={"fields": {"plugin": package.manifest.id}},
+            )
+            step["status"], step["message"] = (
+                "failed",
+                "something is wrong with the server; its log has it",
+            )
         return row
 
-    async def _say(self, row: Resource, steps: Sequence[JSON], status: str) -> Resource:
+    async def _write_steps(
+        self, row: Resource, steps: Sequence[JSON], status: str
+    ) -> Resource:
+        """Write the steps of a task to its row."""
         task = PluginTask(status=status, plugins=list(steps))
         try:
             return await self._resources.change(row, name=row.name, body=_dump(task))
@@ -137,55 +188,101 @@ class PluginInstallations:
         source: str = "package",
         meta: JSON | None = None,
         granted: list[str] | None = None,
-        step: Callable[[str], None] = lambda what: None,
+        step: Callable[[str], None] = lambda message: None,
     ) -> Installed:
-        """Install one package for a tenant, in the place of another version that it has."""
+        """Install one package for a tenant, replacing another version of it. `step`
+        receives progress messages."""
         declaration = await self._host.packages.install(package, step)
         identifier, plugin = str(package.identifier), package.manifest.id
-        before = self._known(tenant, plugin)
-        if granted is None and before is not None:
-            granted = before[1].granted
+        previous = self._find_installation(tenant, plugin)
+        # An upgrade keeps what the tenant had granted.
+        if granted is None and previous is not None:
+            granted = previous[1].granted
         installation = Installation(
-            plugin=identifier, source=source, meta=meta or {}, granted=granted,
-            provider=self._provider_names.free(tenant, declaration),
-        )  # fmt: skip
-        if before is None:
-            row = await self._resources.add(tenant, Installation.kind, plugin, lambda _: _dump(installation))
+            plugin=identifier,
+            source=source,
+            meta=meta or {},
+            granted=granted,
+            provider=self._provider_names.choose_name(tenant, declaration),
+        )
+        if previous is None:
+            row = await self._resources.add(
+                tenant, Installation.kind, plugin, lambda _: _dump(installation)
+            )
         else:
-            old = await self._resources.one(tenant, Installation.kind, before[0].id)
-            row = await self._resources.change(old, name=plugin, body=_dump(installation))
+            old = await self._resources.get(tenant, Installation.kind, previous[0].id)
+            row = await self._resources.change(
+                old, name=plugin, body=_dump(installation)
+            )
         await self._directory.refresh()
-        if before is not None and before[1].plugin != identifier:
-            await self._host.stop(tenant, before[1].plugin)
-            await self.drop_unused(before[1].plugin)
-        return Installed(id=row.id, identifier=identifier, declaration=declaration, installation=installation)
+        # The old version is stopped only after the new one is stored, so that a failure
+        # leaves a working plugin.
+        if previous is not None and previous[1].plugin != identifier:
+            await self._host.stop(tenant, previous[1].plugin)
+            await self.delete_unused_packages(previous[1].plugin)
+        return Installed(
+            id=row.id,
+            identifier=identifier,
+            declaration=declaration,
+            installation=installation,
+        )
 
-    def _known(self, tenant: str, plugin: str) -> tuple[Known, Installation] | None:
-        """The installation of a plugin, by `author/name`, whether its files can be read or not."""
-        here = self._directory.of(tenant, Installation)
-        return next((pair for pair in here if pair[0].name == plugin), None)
+    def _find_installation(
+        self, tenant: str, plugin: str
+    ) -> tuple[CachedResource, Installation] | None:
+        """Return the installation of a plugin by `author/name`, even if its files
+        cannot be read."""
+        installations = self._directory.of(tenant, Installation)
+        return next((pair for pair in installations if pair[0].name == plugin), None)
 
     async def upgrade(
-        self, tenant: str, old: str, new: str, by: Installer = OPERATOR, *, source: str, meta: JSON | None = None
+        self,
+        tenant: str,
+        old: str,
+        new: str,
+        by: Installer = OPERATOR,
+        *,
+        source: str,
+        meta: JSON | None = None,
     ) -> str:
-        """Another version in the place of one. The task's id. Raises NotFoundError, InvokeBadRequestError."""
+        """Replace a version of a plugin by another, in a background task. Returns the
+        task's id.
+
+        Raises NotFoundError or InvokeBadRequestError.
+        """
         installed = self._plugins.find(tenant, old)
         if PluginIdentifier.parse(new).id != installed.plugin_id:
-            raise InvokeBadRequestError(f"{new!r} is no version of {installed.plugin_id!r}")
-        task, _ = await self.install(tenant, [new], by, source=source, metas=[meta or {}])
+            raise InvokeBadRequestError(
+                f"{new!r} is no version of {installed.plugin_id!r}"
+            )
+        task, _ = await self.install(
+            tenant, [new], by, source=source, metas=[meta or {}]
+        )
         return task
 
-    async def grant(self, tenant: str, plugin: str, words: list[str] | None) -> Installed:
-        """What a plugin may ask its host for from now on. Raises InvokeBadRequestError for what it does not ask."""
+    async def grant(
+        self, tenant: str, plugin: str, permissions: list[str] | None
+    ) -> Installed:
+        """Set the permissions of a plugin; None grants all that it requests. Raises
+        InvokeBadRequestError for others."""
         installed = self._plugins.find(tenant, plugin)
-        asked = installed.declaration.manifest.permissions.words()
-        unknown = [word for word in words or () if word not in asked]
+        requested_permissions = (
+            installed.declaration.manifest.permissions.allowed_names()
+        )
+        unknown = [
+            permission
+            for permission in permissions or ()
+            if permission not in requested_permissions
+        ]
         if unknown:
             raise InvokeBadRequestError(
-                f"{installed.plugin_id!r} does not ask for {unknown[0]!r}; it asks for {', '.join(asked) or 'nothing'}"
+                f"{installed.plugin_id!r} does not ask for {unknown[0]!r}; it asks for"
+                f" {', '.join(requested_permissions) or 'nothing'}"
             )
-        old = await self._resources.one(tenant, Installation.kind, installed.id)
-        installation = msgspec.structs.replace(installed.installation, granted=words)
+        old = await self._resources.get(tenant, Installation.kind, installed.id)
+        installation = msgspec.structs.replace(
+            installed.installation, granted=permissions
+        )
         await self._resources.change(old, name=old.name, body=_dump(installation))
         await self._directory.refresh()
         return replace(installed, installation=installation)
@@ -193,63 +290,73 @@ class PluginInstallations:
     # removing
 
     async def uninstall(self, tenant: str, plugin: str) -> None:
-        """Remove a plugin and what it kept. Raises NotFoundError, InvokeBadRequestError for one in debug."""
+        """Remove a plugin with its data. Raises NotFoundError, or InvokeBadRequestError
+        for one in debug mode."""
         installed = self._plugins.find(tenant, plugin)
         if installed.runtime == "remote":
-            raise InvokeBadRequestError(f"{installed.plugin_id!r} is in debug: stop it where it runs")
+            raise InvokeBadRequestError(
+                f"{installed.plugin_id!r} is in debug: stop it where it runs"
+            )
         await self._resources.remove(tenant, Installation.kind, installed.id)
-        for kind in (PluginEndpoint, Subscription):
-            for known, value in self._directory.of(tenant, kind):
+        # Its endpoints and subscriptions would lead nowhere.
+        for resource_class in (PluginEndpoint, Subscription):
+            for row, value in self._directory.of(tenant, resource_class):
                 if value.plugin == installed.plugin_id:
-                    await self._resources.remove(tenant, kind.kind, known.id)
+                    await self._resources.remove(tenant, resource_class.kind, row.id)
         await self._storage.clear(tenant, installed.plugin_id)
+        # Refresh before stopping, so that no call starts the plugin again.
         await self._directory.refresh()
         await self._host.stop(tenant, installed.identifier)
         await self._host.clear(tenant, installed.plugin_id)
-        await self.drop_unused(installed.identifier)
+        await self.delete_unused_packages(installed.identifier)
 
-    async def drop_unused(self, identifier: str) -> None:
-        """Take a plugin's files off this machine where no tenant has it."""
-        if not self._directory.anybody(Installation, lambda installation: installation.plugin == identifier):
+    async def delete_unused_packages(self, identifier: str) -> None:
+        """Delete a plugin's files from this machine if no tenant has it installed."""
+        if not self._directory.find_any_tenant(
+            Installation, lambda installation: installation.plugin == identifier
+        ):
             await self._host.remove(identifier)
 
-    def _changed(self, touched: set[tuple[str, str]]) -> None:
-        """End what no tenant has any more, whoever removed it."""
+    def _on_change(self, touched: set[tuple[str, str]]) -> None:
+        """Stop running plugins that are no longer installed, whichever process removed
+        them."""
         if Installation.kind not in {kind for _, kind in touched}:
             return
         for tenant, identifier in self._host.running():
             if identifier not in self.identifiers(tenant):
-                self._begin(self._host.stop(tenant, identifier))
+                self._start_task(self._host.stop(tenant, identifier))
 
     # tasks
 
     async def tasks(self, tenant: str) -> list[tuple[Resource, PluginTask]]:
-        """Newest first."""
-        rows = await self._resources.all(tenant, PluginTask.kind)
+        """Return the installation tasks of a tenant, newest first."""
+        rows = await self._resources.list(tenant, PluginTask.kind)
         rows.sort(key=lambda row: row.created_at, reverse=True)
         return [(row, msgspec.json.decode(row.body, type=PluginTask)) for row in rows]
 
-    async def task(self, tenant: str, id: str) -> tuple[Resource, PluginTask]:  # noqa: A002  the field's word
-        """Raises NotFoundError."""
-        row = await self._resources.one(tenant, PluginTask.kind, id)
+    async def task(self, tenant: str, id: str) -> tuple[Resource, PluginTask]:
+        """Return an installation task. Raises NotFoundError."""
+        row = await self._resources.get(tenant, PluginTask.kind, id)
         return row, msgspec.json.decode(row.body, type=PluginTask)
 
-    async def forget_task(self, tenant: str, id: str) -> None:  # noqa: A002
-        """Raises NotFoundError."""
+    async def forget_task(self, tenant: str, id: str) -> None:
+        """Delete the record of a task. Raises NotFoundError."""
         await self._resources.remove(tenant, PluginTask.kind, id)
 
-    async def settled(self) -> None:
-        """Until no installation runs here."""
+    async def wait_until_idle(self) -> None:
+        """Wait until no installation runs in this process."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a background task and hold a reference, because the event loop holds
+        tasks only weakly."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        """Break off what is being installed."""
+        """Cancel the running installations and wait for them to end."""
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -257,7 +364,7 @@ class PluginInstallations:
 
 
 def _step(identifier: str, package: Package, source: str) -> JSON:
-    """What a task says of one of its packages before it begins."""
+    """Return the initial state of one package in a task."""
     return {
         "plugin_unique_identifier": identifier,
         "plugin_id": package.manifest.id,
@@ -270,4 +377,5 @@ def _step(identifier: str, package: Package, source: str) -> JSON:
 
 
 def _dump(value: Any) -> str:
+    """Return a value as JSON text."""
     return msgspec.json.encode(value).decode()

@@ -1,4 +1,5 @@
-"""The model providers of tenants' plugins: under which names they are called here, and who makes their models."""
+"""Model providers of plugins: their names within a tenant, and the objects that call
+their models."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
@@ -20,59 +21,89 @@ from modelyard.tenancy.kinds import Installation
 
 
 class ProviderNames:
-    """What plugins' model providers are called here."""
+    """Chooses the names of plugins' model providers."""
 
     def __init__(self, directory: Directory, providers: ProviderManager) -> None:
         self._directory = directory
         self._providers = providers
 
-    def free(self, tenant: str, declaration: Declaration, *, is_in_debug: bool = False) -> str:
-        """What a plugin's model provider is called: its own name, where nobody has it. Empty where it has none."""
+    def choose_name(
+        self, tenant: str, declaration: Declaration, *, is_in_debug: bool = False
+    ) -> str:
+        """Return the name for a plugin's model provider: its own if it is free. Empty
+        if the plugin has none."""
         if declaration.model is None:
             return ""
-        manifest, bare = declaration.manifest, declaration.model.name
-        taken = {entity.provider for entity in self._providers.factory.get_providers()}
-        for known, installation in self._directory.of(tenant, Installation):
-            if known.name == manifest.id:
-                return installation.provider or bare
-            taken.add(installation.provider)
-        choices = [bare, f"{manifest.author}-{bare}", f"{manifest.author}-{manifest.name}-{bare}"]
-        otherwise = f"{bare}-debug" if is_in_debug else choices[-1]
-        return next((name for name in choices if name not in taken), otherwise)
+        manifest, own_name = declaration.manifest, declaration.model.name
+        used_names = {
+            entity.provider for entity in self._providers.factory.get_providers()
+        }
+        for row, installation in self._directory.of(tenant, Installation):
+            # An installed plugin keeps the name it got, so that model names stay valid.
+            if row.name == manifest.id:
+                return installation.provider or own_name
+            used_names.add(installation.provider)
+        # The author and the plugin's name are added step by step until the name is
+        # unique.
+        choices = [
+            own_name,
+            f"{manifest.author}-{own_name}",
+            f"{manifest.author}-{manifest.name}-{own_name}",
+        ]
+        otherwise = f"{own_name}-debug" if is_in_debug else choices[-1]
+        return next((name for name in choices if name not in used_names), otherwise)
 
 
 class _Installed(Protocol):
-    @property
-    def identifier(self) -> str: ...
+    """An installed plugin."""
 
     @property
-    def plugin_id(self) -> str: ...
+    def identifier(self) -> str:
+        """`author/name:version@checksum`."""
+        ...
 
     @property
-    def declaration(self) -> Declaration: ...
+    def plugin_id(self) -> str:
+        """`author/name`."""
+        ...
 
     @property
-    def installation(self) -> Installation: ...
+    def declaration(self) -> Declaration:
+        """What the plugin declares."""
+        ...
+
+    @property
+    def installation(self) -> Installation:
+        """The stored installation."""
+        ...
 
 
 class _Plugins(Protocol):
-    def installed(self, tenant: str) -> Sequence[_Installed]: ...
+    """The plugins of tenants."""
+
+    def installed(self, tenant: str) -> Sequence[_Installed]:
+        """Return the plugins of a tenant."""
+        ...
 
 
 class PluginModels:
-    """The models of the plugins that a tenant has."""
+    """The models of a tenant's plugins."""
 
     def __init__(self, plugins: _Plugins, host: PluginHost) -> None:
         self._plugins = plugins
         self._host = host
 
-    def added(self, tenant: str) -> tuple[list[ProviderDefinition], Builder]:
-        """The model providers of a tenant's plugins, under the names that they have here, and who makes their
-        models."""
+    def additional_providers(
+        self, tenant: str
+    ) -> tuple[list[ProviderDefinition], Builder]:
+        """Return the model providers of a tenant's plugins under their names in this
+        tenant, and the function that builds their models."""
         owners: dict[str, tuple[_Installed, str]] = {}
         definitions: list[ProviderDefinition] = []
         for plugin in self._plugins.installed(tenant):
             model = plugin.declaration.model
+            # A plugin in debug mode comes first and hides the installed one of the same
+            # name.
             if model is None or plugin.installation.provider in owners:
                 continue
             name = plugin.installation.provider or model.name
@@ -81,21 +112,34 @@ class PluginModels:
             owners[name] = (plugin, model.name)
 
         def build(definition: ProviderDefinition) -> Mapping[ModelType, AnyModel]:
-            owner, bare = owners[definition.name]
+            """Return the models of a provider, which call the plugin."""
+            owner, provider_name = owners[definition.name]
 
             def ask(call: PluginCall) -> AsyncGenerator[JSON, None]:
+                """Send a call to the plugin and stream its answers."""
                 return self._host.call(owner.identifier, call)
 
-            return plugin_models(ask, definition, tenant=tenant, plugin=owner.plugin_id, provider=bare)
+            return plugin_models(
+                ask,
+                definition,
+                tenant=tenant,
+                plugin=owner.plugin_id,
+                provider=provider_name,
+            )
 
         return definitions, build
 
     def model_name(self, tenant: str, provider: str, model: str) -> str:
-        """`provider/model` as it is called here, of a provider that may be named as plugins name them."""
-        owner, _, bare = provider.rpartition("/")
+        """Return `provider/model` under the name in this tenant. The provider may be
+        named as plugins do, `author/plugin/provider`."""
+        owner, _, provider_name = provider.rpartition("/")
         if owner:
             for plugin in self._plugins.installed(tenant):
                 declared = plugin.declaration.model
-                if declared is not None and declared.name == bare and plugin.plugin_id == owner:
-                    return f"{plugin.installation.provider or bare}/{model}"
-        return f"{bare}/{model}"
+                if (
+                    declared is not None
+                    and declared.name == provider_name
+                    and plugin.plugin_id == owner
+                ):
+                    return f"{plugin.installation.provider or provider_name}/{model}"
+        return f"{provider_name}/{model}"

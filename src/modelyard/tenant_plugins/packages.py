@@ -1,4 +1,5 @@
-"""Packages that are to be installed: taken up, and let in or refused by who brings them and who signed them."""
+"""Plugin packages to be installed: reading them, and admitting or refusing them by
+installer and signature."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,26 +16,29 @@ from modelyard.tenancy.directory import Directory
 
 
 class UnsignedError(ForbiddenError):
-    """The operator may install this package, and has to say that it need not be signed."""
+    """The operator may install this package, but has to confirm that it is not signed
+    by a trusted key."""
 
     code = "unsigned_plugin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installer:
-    """Who asks for an installation."""
+    """The person who installs a package."""
 
     is_operator: bool
-    """Whether the machine is theirs. Tenants' own administrators are not."""
+    """Whether it is the operator of the machine. Administrators of tenants are not."""
     allows_unsigned: bool = False
-    """Whether they said, for this package, that it need not be signed by anybody trusted."""
+    """Whether they confirmed, for this package, that it need not have a trusted
+    signature."""
 
 
 OPERATOR = Installer(is_operator=True)
 
 
 class PluginPackages:
-    """Of this machine: a package that one tenant brought may be installed for another."""
+    """The packages on this machine. A package that one tenant uploaded may be installed
+    for another."""
 
     def __init__(
         self,
@@ -54,19 +58,24 @@ class PluginPackages:
     async def upload(
         self, data: bytes, by: Installer = OPERATOR, *, verify_signature: bool = False
     ) -> tuple[Package, Verification | None]:
-        """Keep a package that is to be installed. Raises PackageError for one that is damaged, or that must be signed
-        and is not; ForbiddenError for one that is not theirs to install."""
+        """Store a package for installation.
+
+        Raises PackageError if it is damaged, or must be signed and is not;
+        ForbiddenError if this person may not install it.
+        """
+        # Unpacking and hashing are slow, so they run in a thread.
         package = await asyncio.to_thread(read_package, data)
         if package.manifest.type != "plugin":
             raise PackageError(f"this is a {package.manifest.type}, not a plugin")
         verification = await self.admit(package, by, verify_signature=verify_signature)
-        await asyncio.to_thread(self._host.packages.keep, package)
+        await asyncio.to_thread(self._host.packages.save_package, package)
         return package, verification
 
     async def upload_bundle(
         self, data: bytes, by: Installer = OPERATOR, *, verify_signature: bool = False
     ) -> list[Package]:
-        """Keep all that a bundle holds or names, to be installed. Raises PackageError, PluginError, ForbiddenError."""
+        """Store all packages that a bundle contains or refers to. Raises PackageError,
+        PluginError or ForbiddenError."""
         bundle = await asyncio.to_thread(read_bundle, data)
         packages = bundle.packages()
         for dependency in bundle.dependencies:
@@ -76,44 +85,66 @@ class PluginPackages:
                 plugin, _, version = dependency.where.partition(":")
                 fetched = await self._market.fetch(plugin, version)
             else:
+                # Embedded packages are in the list already.
                 continue
             packages.append(await asyncio.to_thread(read_package, fetched))
-        return [(await self.upload(one.data, by, verify_signature=verify_signature))[0] for one in packages]
+        return [
+            (await self.upload(package.data, by, verify_signature=verify_signature))[0]
+            for package in packages
+        ]
 
-    async def admitted(self, identifiers: Sequence[str], by: Installer) -> list[Package]:
-        """Packages that were uploaded, if all are theirs to install: they may be here because somebody else uploaded
-        them, who may do more. Raises NotFoundError, PackageError, ForbiddenError."""
-        packages = [await asyncio.to_thread(self._host.packages.package, identifier) for identifier in identifiers]
+    async def admitted(
+        self, identifiers: Sequence[str], by: Installer
+    ) -> list[Package]:
+        """Return uploaded packages if this person may install all of them. Somebody
+        with more permissions may have uploaded them.
+
+        Raises NotFoundError, PackageError or ForbiddenError.
+        """
+        packages = [
+            await asyncio.to_thread(self._host.packages.package, identifier)
+            for identifier in identifiers
+        ]
         for package in packages:
             await self.admit(package, by)
         return packages
 
-    async def admit(self, package: Package, by: Installer, *, verify_signature: bool = False) -> Verification | None:
-        """The one place that decides who may install what: every way to install comes through here.
+    async def admit(
+        self, package: Package, by: Installer, *, verify_signature: bool = False
+    ) -> Verification | None:
+        """Decide whether a person may install a package. Every way to install goes
+        through this method.
 
-        A package runs code on this machine. One that somebody trusted has signed may be installed by any administrator;
-        another by the operator alone, who has to say so once the machine serves more tenants than one.
-        Raises PackageError where it must be signed and is not, ForbiddenError, UnsignedError.
+        A package runs code on this machine. With a trusted signature any administrator
+        may install it. Without one only the operator may, and has to confirm it once
+        the machine serves several tenants. Raises PackageError if it must be signed and
+        is not, ForbiddenError and UnsignedError.
         """
         must_be_signed = verify_signature or self._must_be_signed
-        verification = await asyncio.to_thread(self._verified, package, must_be_signed=must_be_signed)
+        verification = await asyncio.to_thread(
+            self._verified, package, must_be_signed=must_be_signed
+        )
         if verification is not None:
             return verification
         name = f"{package.manifest.id} {package.manifest.version}"
         if not by.is_operator:
             raise ForbiddenError(
-                f"{name} is not signed with a key that the operator trusts, so the operator alone may install it; "
-                "have it signed, or ask the operator"
+                f"{name} is not signed with a key that the operator trusts, so the"
+                " operator alone may install it; have it signed, or ask the operator"
             )
         if not by.allows_unsigned and self._is_shared():
             raise UnsignedError(
-                f"{name} is not signed with a key under plugins.public_keys, and this server has several tenants; "
-                "install it with `modelyard plugin install --unsigned`, or send 'unsigned=true', if it is to be trusted"
+                f"{name} is not signed with a key under plugins.public_keys, and this"
+                " server has several tenants; install it with `modelyard plugin"
+                " install --unsigned`, or send 'unsigned=true', if it is to be trusted"
             )
         return None
 
-    def _verified(self, package: Package, *, must_be_signed: bool) -> Verification | None:
-        """Whose signature it is; None for none that is trusted, where it need not be signed."""
+    def _verified(
+        self, package: Package, *, must_be_signed: bool
+    ) -> Verification | None:
+        """Return the trusted signature of a package; None if there is none and none is
+        required."""
         if not must_be_signed and not (is_signed(package.data) and self._public_keys):
             return None
         try:
@@ -124,4 +155,5 @@ class PluginPackages:
             return None
 
     def _is_shared(self) -> bool:
+        """Return whether the machine serves more than the default tenant."""
         return any(name != DEFAULT_TENANT for name, _ in self._directory.tenants())

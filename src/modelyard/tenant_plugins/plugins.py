@@ -1,4 +1,5 @@
-"""Which plugins a tenant has, and calls of them. How they come and go: `plugin_installations`."""
+"""The plugins that a tenant has, and calls of them. Installing and removing them is in
+`installations`."""
 
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -12,15 +13,15 @@ from modelyard.plugins.conversation import PluginCall
 from modelyard.plugins.declaration import Declaration
 from modelyard.plugins.host import PluginHost
 from modelyard.plugins.manifest import Permissions
-from modelyard.storage.resources import missing
-from modelyard.tenancy.directory import Directory, Known
+from modelyard.storage.resources import not_found
+from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.kinds import Installation
 from modelyard.tenant_plugins.debugged import DebuggedPlugins
 from modelyard.tenant_plugins.models import ProviderNames
 
 logger = logging.getLogger("modelyard.plugins")
 
-_MOST_VIEWS = 4096
+_MAX_VIEWS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,26 +29,32 @@ class Installed:
     """A plugin as a tenant has it."""
 
     id: str
-    """The installation's."""
+    """The id of the installation."""
     identifier: str
     declaration: Declaration
     installation: Installation
     runtime: str = "local"
-    """`local`, `remote` for one in debug, or `serverless`."""
+    """`local`, `remote` for one in debug mode, or `serverless`."""
     created_at: float = 0.0
 
     @property
     def plugin_id(self) -> str:
+        """The plugin's `author/name`."""
         return self.declaration.manifest.id
 
     @property
     def permissions(self) -> Permissions:
-        """What it may ask for: what its manifest asks, as far as the tenant grants it."""
-        asked, granted = self.declaration.manifest.permissions, self.installation.granted
-        return asked if granted is None else asked.within(granted)
+        """The permissions in force: those its manifest requests and the tenant grants."""
+        requested, granted = (
+            self.declaration.manifest.permissions,
+            self.installation.granted,
+        )
+        return requested if granted is None else requested.restricted_to(granted)
 
 
-class _View(NamedTuple):
+class _TenantPlugins(NamedTuple):
+    """The plugins of a tenant at one state of the directory."""
+
     stamp: tuple[int, int]
     listed: Sequence[Installed]
     by_name: Mapping[str, Installed]
@@ -55,115 +62,159 @@ class _View(NamedTuple):
 
 
 class Plugins:
-    """Every method is given the tenant that it acts for, and reaches nothing else."""
+    """Finds and calls plugins. Every method takes the tenant it acts for and reaches
+    nothing else."""
 
     def __init__(
-        self, host: PluginHost, directory: Directory, debugged: DebuggedPlugins, provider_names: ProviderNames
+        self,
+        host: PluginHost,
+        directory: Directory,
+        debugged: DebuggedPlugins,
+        provider_names: ProviderNames,
     ) -> None:
         self.host = host
         self._directory = directory
         self._debugged = debugged
         self._provider_names = provider_names
-        self._views: dict[str, _View] = {}
+        self._views: dict[str, _TenantPlugins] = {}
         self._serverless: frozenset[str] = frozenset()
 
     def use_serverless(self, addresses: Mapping[str, str]) -> None:
-        """Have those that are served elsewhere called there: `author/name` → address."""
+        """Call the given plugins at another server: `author/name` to its address."""
         self._serverless = frozenset(addresses)
         self.host.use_serverless(addresses)
 
     # what there is
 
     def installed(self, tenant: str) -> Sequence[Installed]:
-        """Those in debug first: an author wants to see the version at hand."""
+        """Return the plugins of a tenant. Those in debug mode come first and hide the
+        installed versions."""
         return self._view(tenant).listed
 
     def find(self, tenant: str, plugin: str) -> Installed:
-        """By `author/name`, or with version and checksum behind it. Raises NotFoundError."""
+        """Return a plugin by `author/name`, with or without version and checksum.
+        Raises NotFoundError."""
         installed = self._view(tenant).by_name.get(plugin)
         if installed is None:
-            raise NotFoundError(f"plugin {plugin!r} is not installed", code="plugin_not_found")
+            raise NotFoundError(
+                f"plugin {plugin!r} is not installed", code="plugin_not_found"
+            )
         return installed
 
     def provider(self, tenant: str, name: str) -> tuple[Installed, str]:
-        """Whose provider `author/plugin/provider` or `provider` is, with the plugin's own word for it.
+        """Return the plugin of a provider, named `author/plugin/provider` or
+        `provider`, and the name within the plugin.
 
         Raises NotFoundError.
         """
-        owner, _, bare = name.rpartition("/")
+        owner, _, provider_name = name.rpartition("/")
         for plugin in self.installed(tenant):
-            if bare in plugin.declaration.providers and owner in ("", plugin.plugin_id):
-                return plugin, bare
-        raise NotFoundError(f"no plugin with the provider {name!r} is installed", code="provider_not_found")
+            if provider_name in plugin.declaration.providers and owner in (
+                "",
+                plugin.plugin_id,
+            ):
+                return plugin, provider_name
+        raise NotFoundError(
+            f"no plugin with the provider {name!r} is installed",
+            code="provider_not_found",
+        )
 
     def asset(self, tenant: str, plugin: str, name: str) -> bytes:
-        """A file of a plugin's `_assets`. Raises NotFoundError."""
+        """Return a file of a plugin's `_assets` folder. Raises NotFoundError."""
         installed = self.find(tenant, plugin)
         if installed.runtime == "remote":
             asset = self._debugged.assets(tenant, installed.identifier).get(name)
         else:
-            asset = self.host.packages.package(installed.identifier).files.get(f"_assets/{name}")
+            asset = self.host.packages.package(installed.identifier).files.get(
+                f"_assets/{name}"
+            )
         if asset is None:
-            raise NotFoundError(f"{installed.plugin_id!r} has no asset {name!r}", code="asset_not_found")
+            raise NotFoundError(
+                f"{installed.plugin_id!r} has no asset {name!r}", code="asset_not_found"
+            )
         return asset
 
     def check_tenant(self, tenant: str) -> None:
-        """Raises NotFoundError for a tenant that was removed or switched off."""
-        if self._directory.shuts_out(tenant):
-            raise missing("tenant", tenant)
+        """Raise NotFoundError if a tenant was deleted or disabled."""
+        if self._directory.is_disabled(tenant):
+            raise not_found("tenant", tenant)
 
-    def _view(self, tenant: str) -> _View:
-        """What a tenant has, as it was last worked out: every call looks here."""
+    def _view(self, tenant: str) -> _TenantPlugins:
+        """Return the plugins of a tenant, cached until the directory changes. Every
+        call uses this."""
         stamp = (self._directory.changes, self._debugged.changes)
         view = self._views.get(tenant)
         if view is None or view.stamp != stamp:
-            listed = self._listed(tenant)
+            listed = self._list_plugins(tenant)
             by_name: dict[str, Installed] = {}
+            # Reversed, so that the first plugin of a name, one in debug mode, wins.
             for plugin in reversed(listed):
-                by_name |= dict.fromkeys((plugin.plugin_id, plugin.identifier, plugin.id), plugin)
-            if len(self._views) >= _MOST_VIEWS:
+                by_name |= dict.fromkeys(
+                    (plugin.plugin_id, plugin.identifier, plugin.id), plugin
+                )
+            if len(self._views) >= _MAX_VIEWS:
                 self._views.clear()
-            view = self._views[tenant] = _View(stamp, listed, by_name)
+            view = self._views[tenant] = _TenantPlugins(stamp, listed, by_name)
         return view
 
-    def _listed(self, tenant: str) -> list[Installed]:
+    def _list_plugins(self, tenant: str) -> list[Installed]:
+        """List the plugins in debug mode, then the installed ones that they do not
+        hide."""
         listed = [
-            self._in_debug(tenant, identifier, declaration)
+            self._debug_plugin(tenant, identifier, declaration)
             for identifier, declaration in self._debugged.declarations(tenant).items()
         ]
         in_debug = {plugin.plugin_id for plugin in listed}
-        for known, installation in self._directory.of(tenant, Installation):
-            if known.name in in_debug:
+        for row, installation in self._directory.of(tenant, Installation):
+            if row.name in in_debug:
                 continue
-            plugin = self._readable(tenant, known, installation)
+            plugin = self._load_plugin(tenant, row, installation)
             if plugin is not None:
                 listed.append(plugin)
         return listed
 
-    def _in_debug(self, tenant: str, identifier: str, declaration: Declaration) -> Installed:
-        provider = self._provider_names.free(tenant, declaration, is_in_debug=True)
+    def _debug_plugin(
+        self, tenant: str, identifier: str, declaration: Declaration
+    ) -> Installed:
+        """Return a connected plugin as an installed one."""
+        provider = self._provider_names.choose_name(
+            tenant, declaration, is_in_debug=True
+        )
         return Installed(
             id=f"debug:{identifier}",
             identifier=identifier,
             declaration=declaration,
-            installation=Installation(plugin=identifier, source="remote", provider=provider),
+            installation=Installation(
+                plugin=identifier, source="remote", provider=provider
+            ),
             runtime="remote",
         )
 
-    def _readable(self, tenant: str, known: Known, installation: Installation) -> Installed | None:
-        """None, and a line in the log, where its files are on another machine, or gone: the others still serve."""
+    def _load_plugin(
+        self, tenant: str, row: CachedResource, installation: Installation
+    ) -> Installed | None:
+        """Return an installed plugin; None, with an error in the log, if its files
+        cannot be read.
+
+        The files may be on another machine or deleted. The other plugins must still
+        work.
+        """
         try:
             declaration = self.host.packages.declaration(installation.plugin)
         except ModelyardError as error:
-            fields = {"tenant": tenant, "plugin": installation.plugin, "error": str(error)}
+            fields = {
+                "tenant": tenant,
+                "plugin": installation.plugin,
+                "error": str(error),
+            }
             logger.error("an installed plugin cannot be read", extra={"fields": fields})
             return None
         return Installed(
-            id=known.id,
+            id=row.id,
             identifier=installation.plugin,
             declaration=declaration,
             installation=installation,
-            runtime="serverless" if known.name in self._serverless else "local",
+            runtime="serverless" if row.name in self._serverless else "local",
         )
 
     # calls
@@ -172,34 +223,48 @@ class Plugins:
         self,
         tenant: str,
         plugin: str,
-        kind: str,
+        call_type: str,
         action: str,
         data: Mapping[str, Any],
         *,
         user: str = "",
-        more: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[JSON, None]:
-        """`more` are ids that go with the request. Raises NotFoundError, PluginError."""
+        """Call a plugin and stream its answers. `extra` contains ids to send with the
+        request.
+
+        Raises NotFoundError or PluginError.
+        """
         installed = self.find(tenant, plugin)
         call = PluginCall(
             tenant=tenant,
             plugin=installed.plugin_id,
             permissions=installed.permissions,
             user=user or "modelyard",
-            type=kind,
+            type=call_type,
             action=action,
             data=dict(data),
-            **(more or {}),
+            **(extra or {}),
         )
+        # Closing this generator ends the call in the plugin.
         async with aclosing(self.host.call(installed.identifier, call)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def one(
-        self, tenant: str, plugin: str, kind: str, action: str, data: Mapping[str, Any], *, user: str = ""
+    async def call_once(
+        self,
+        tenant: str,
+        plugin: str,
+        kind: str,
+        action: str,
+        data: Mapping[str, Any],
+        *,
+        user: str = "",
     ) -> JSON:
-        """The first answer; empty where none came."""
-        async with aclosing(self.call(tenant, plugin, kind, action, data, user=user)) as answers:
+        """Call a plugin and return its first answer; empty if there is none."""
+        async with aclosing(
+            self.call(tenant, plugin, kind, action, data, user=user)
+        ) as answers:
             async for answer in answers:
                 return answer
         return {}

@@ -1,1 +1,2 @@
-"""Tools: what models may call. One shape for built-in ones, Python functions, APIs, MCP servers, plugins and apps."""
+"""Tools that models can call. Built-in tools, Python functions, APIs, MCP servers,
+plugins and apps share one interface."""

@@ -1,4 +1,5 @@
-"""Tools that are operations of an HTTP API: a request is made of the arguments, the answer is what comes back."""
+"""Tools that are operations of an HTTP API: the arguments become a request, the
+response becomes the tool's messages."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from uuid import uuid4
 import msgspec
 
 from modelyard.base import computing
-from modelyard.base.bodies import check_amount
+from modelyard.base.bodies import check_value_count
 from modelyard.base.charsets import charset_of, decode
 from modelyard.tools.entities import (
     Message,
@@ -30,26 +31,31 @@ from modelyard.tools.entities import (
     json_message,
     text_message,
 )
-from modelyard.tools.openapi import Operation, Place, Scheme
-from modelyard.transport.egress import Egress, EgressError
+from modelyard.tools.openapi import Operation, ParameterLocation, Scheme
+from modelyard.transport.egress import EgressClient, EgressError
 
 _CONNECT, _READ = 10.0, 60.0
-_MOST_ANSWER = 10 << 20
-_MOST_ERROR = 4000
-_MOST_TOKENS = 4096
+_MAX_RESPONSE_BYTES = 10 << 20
+_MAX_ERROR_LENGTH = 4000
+_MAX_TOKENS = 4096
 _PREFIXES = {"basic": "Basic ", "bearer": "Bearer ", "custom": "", "none": ""}
 _DELIMITERS = {"spaceDelimited": " ", "pipeDelimited": "|", "tabDelimited": "\t"}
 
 
 class Auth(msgspec.Struct, frozen=True, kw_only=True):
-    """What is shown to an API. `type`: `none`, `api_key_header`, `api_key_query`, `api_key_cookie`, `basic`, `bearer`,
-    `oauth2` (client credentials), or `auto`: what the description asks for."""
+    """How to authenticate at an API.
+
+    `type` is `none`, `api_key_header`, `api_key_query`, `api_key_cookie`, `basic`,
+    `bearer`, `oauth2` (client credentials), or `auto` for what the API's description
+    asks for.
+    """
 
     type: str = "none"
     name: str = ""
-    """Of the header, parameter or cookie."""
+    """The name of the header, query parameter or cookie."""
     prefix: str = ""
-    """Of a header's value: `none`, `basic`, `bearer`, or the text itself."""
+    """The prefix of a header's value: `none`, `basic`, `bearer`, or any other text
+    literally."""
     value: str = ""
     user: str = ""
     token_url: str = ""
@@ -57,12 +63,20 @@ class Auth(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, scheme: Scheme, value: str, user: str = "") -> Auth:
-        """For what the description asks for."""
-        kinds = {"header": "api_key_header", "query": "api_key_query", "cookie": "api_key_cookie"}
+        """Return the authentication that a security scheme of the description asks for."""
+        kinds = {
+            "header": "api_key_header",
+            "query": "api_key_query",
+            "cookie": "api_key_cookie",
+        }
         return cls(
-            type=kinds.get(scheme.type, scheme.type), name=scheme.name, value=value, user=user,
-            token_url=scheme.token_url, scopes=scheme.scopes,
-        )  # fmt: skip
+            type=kinds.get(scheme.type, scheme.type),
+            name=scheme.name,
+            value=value,
+            user=user,
+            token_url=scheme.token_url,
+            scopes=scheme.scopes,
+        )
 
 
 TokenKey = tuple[str, str, bytes]
@@ -70,62 +84,115 @@ TokenKey = tuple[str, str, bytes]
 
 @dataclass(slots=True)
 class Tokens:
-    """OAuth tokens that were fetched with client credentials, until shortly before they end."""
+    """OAuth tokens from client credentials, cached until shortly before they expire."""
 
-    egress: Egress
-    known: dict[TokenKey, tuple[str, float]] = field(default_factory=dict["TokenKey", tuple[str, float]])
-    locks: dict[TokenKey, asyncio.Lock] = field(default_factory=dict["TokenKey", asyncio.Lock])
+    egress: EgressClient
+    cached_tokens: dict[TokenKey, tuple[str, float]] = field(
+        default_factory=dict["TokenKey", tuple[str, float]]
+    )
+    locks: dict[TokenKey, asyncio.Lock] = field(
+        default_factory=dict["TokenKey", asyncio.Lock]
+    )
 
     async def get(self, auth: Auth, *, tenant: str, row: str) -> str:
-        """Raises ToolCredentialsError, EgressError."""
+        """Return a token, fetching one if needed. Raises ToolCredentialsError or
+        EgressError."""
         key = _token_key(auth, tenant, row)
-        if len(self.locks) >= _MOST_TOKENS:
-            self._forget()
+        if len(self.locks) >= _MAX_TOKENS:
+            self._drop_expired()
+        # One request at a time for each key; the others wait for its token.
         async with self.locks.setdefault(key, asyncio.Lock()):
-            token, until = self.known.get(key, ("", 0.0))
+            token, until = self.cached_tokens.get(key, ("", 0.0))
             if token and time.monotonic() < until:
                 return token
-            form = {"grant_type": "client_credentials", "client_id": auth.user, "client_secret": auth.value}
+            token_form = {
+                "grant_type": "client_credentials",
+                "client_id": auth.user,
+                "client_secret": auth.value,
+            }
             if auth.scopes:
-                form["scope"] = " ".join(auth.scopes)
+                token_form["scope"] = " ".join(auth.scopes)
             answer = await self.egress.fetch(
-                "POST", auth.token_url, headers=[("content-type", "application/x-www-form-urlencoded")],
-                body=urlencode(form).encode(), connect=_CONNECT, read=_READ, most_bytes=1 << 20,
-                most_redirects=0,  # the secret is in the body: it goes to the address that was given, and no further
-            )  # fmt: skip
+                "POST",
+                auth.token_url,
+                headers=[("content-type", "application/x-www-form-urlencoded")],
+                body=urlencode(token_form).encode(),
+                connect=_CONNECT,
+                read=_READ,
+                max_bytes=1 << 20,
+                # The request body contains the secret, so redirects are not followed.
+                # the secret is in the body: it goes to the address that was given, and
+                # no further
+                max_redirects=0,
+            )
             try:
-                told = msgspec.json.decode(answer.body, type=dict)
-                token = str(told["access_token"])
+                token_response = msgspec.json.decode(answer.body, type=dict)
+                token = str(token_response["access_token"])
             except (msgspec.MsgspecError, KeyError) as error:
-                raise ToolCredentialsError(f"{auth.token_url} gave no token: status {answer.status}") from error
-            self.known[key] = (token, time.monotonic() + _seconds(told.get("expires_in")) - 30)
+                raise ToolCredentialsError(
+                    f"{auth.token_url} gave no token: status {answer.status}"
+                ) from error
+            # Expires half a minute early, so that a token is not used up on its way.
+            self.cached_tokens[key] = (
+                token,
+                time.monotonic()
+                + _lifetime_seconds(token_response.get("expires_in"))
+                - 30,
+            )
             return token
 
-    def _forget(self) -> None:
-        """What has ended, and what nobody waits for."""
-        now = time.monotonic()
-        for key in [one for one, (_, until) in self.known.items() if until <= now]:
-            del self.known[key]
-        for key in [one for one, lock in self.locks.items() if one not in self.known and not lock.locked()]:
+    def _drop_expired(self) -> None:
+        """Drop expired tokens, and locks that nobody holds."""
+        current_time = time.monotonic()
+        for key in [
+            cached_key
+            for cached_key, (_, until) in self.cached_tokens.items()
+            if until <= current_time
+        ]:
+            del self.cached_tokens[key]
+        for key in [
+            lock_key
+            for lock_key, lock in self.locks.items()
+            if lock_key not in self.cached_tokens and not lock.locked()
+        ]:
             del self.locks[key]
 
 
 def _token_key(auth: Auth, tenant: str, row: str) -> TokenKey:
-    """All that a token depends on: whose it is, and a digest of what it is fetched with."""
-    shown = msgspec.json.encode([auth.token_url, auth.user, auth.value, auth.scopes])
-    return tenant, row, hashlib.sha256(shown).digest()
+    """Return the cache key of a token: its owner, and a digest of everything it is
+    fetched with."""
+    token_inputs = msgspec.json.encode(
+        [auth.token_url, auth.user, auth.value, auth.scopes]
+    )
+    return tenant, row, hashlib.sha256(token_inputs).digest()
 
 
-def _seconds(given: Any) -> float:
-    """How long a token holds; five minutes where nothing sensible is said."""
-    return min(float(given), 86_400.0) if isinstance(given, int | float) and given > 0 else 300.0
+def _lifetime_seconds(expires_in: Any) -> float:
+    """Return how many seconds a token is valid; five minutes if the server gives no
+    usable number."""
+    return (
+        min(float(expires_in), 86_400.0)
+        if isinstance(expires_in, int | float) and expires_in > 0
+        else 300.0
+    )
 
 
 class ApiTool(Tool):
+    """A tool that calls one operation of an API."""
+
     def __init__(
-        self, operation: Operation, *, provider: str, server: str, auth: Auth, egress: Egress, tokens: Tokens,
-        tenant: str, row: str = "", title: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        operation: Operation,
+        *,
+        provider: str,
+        server: str,
+        auth: Auth,
+        egress: EgressClient,
+        tokens: Tokens,
+        tenant: str,
+        row: str = "",
+        title: str = "",
+    ) -> None:
         self._operation = operation
         self._row = row or provider
         self._server = (operation.server or server).rstrip("/")
@@ -134,59 +201,105 @@ class ApiTool(Tool):
         self._tokens = tokens
         self._tenant = tenant
         self.entity = ToolEntity(
-            name=operation.name, provider=provider, kind="api", label={"en_US": operation.name}, author=title,
-            description=operation.description, schema=operation.schema, is_repeatable=operation.is_safe,
+            name=operation.name,
+            provider=provider,
+            kind="api",
+            label={"en_US": operation.name},
+            author=title,
+            description=operation.description,
+            schema=operation.schema,
+            is_repeatable=operation.is_safe,
             seconds=_CONNECT + _READ,
-        )  # fmt: skip
+        )
 
-    async def invoke(self, parameters: Mapping[str, Any], context: ToolContext) -> AsyncGenerator[Message, None]:
+    async def invoke(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> AsyncGenerator[Message, None]:
+        """Send the request and yield the response as one message.
+
+        Raises ToolInvokeError for a failed request, ToolCredentialsError if the API
+        refuses the authentication.
+        """
         operation = self._operation
         if not self._server:
-            raise ToolInvokeError(f"the API of {self.entity.provider!r} names no server; give it one")
+            raise ToolInvokeError(
+                f"the API of {self.entity.provider!r} names no server; give it one"
+            )
         request = _Request(operation, parameters)
         url, headers = f"{self._server}{request.path}", request.headers
         query, cookies = request.query, request.cookies
-        await self._show(headers, query, cookies)
+        await self._authenticate(headers, query, cookies)
         if cookies:
-            headers.append(("cookie", "; ".join(f"{name}={quote(value)}" for name, value in cookies)))
+            # Cookies are sent in one header.
+            headers.append(
+                (
+                    "cookie",
+                    "; ".join(f"{name}={quote(value)}" for name, value in cookies),
+                )
+            )
         if query:
             url += f"{'&' if '?' in url else '?'}{urlencode(query)}"
-        kind, body = request.body()
-        if kind:
-            headers.append(("content-type", kind))
+        content_type, body = request.body()
+        if content_type:
+            headers.append(("content-type", content_type))
         headers.append(("accept", "application/json, */*;q=0.5"))
+        # A run that continues after a crash may repeat the call; the key lets the API
+        # recognise it.
         if not operation.is_safe and context.key:
             headers.append(("idempotency-key", context.key))
         try:
             answer = await self._egress.fetch(
-                operation.method, url, headers=headers, body=body, connect=_CONNECT, read=_READ,
-                most_bytes=_MOST_ANSWER,
-            )  # fmt: skip
+                operation.method,
+                url,
+                headers=headers,
+                body=body,
+                connect=_CONNECT,
+                read=_READ,
+                max_bytes=_MAX_RESPONSE_BYTES,
+            )
         except EgressError as error:
             raise ToolInvokeError(str(error)) from error
         media = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        # Refused authentication is a separate error, because the person and not the
+        # model has to act.
         if answer.status in (401, 403):
-            raise ToolCredentialsError(f"{operation.method} {operation.path} answers with status {answer.status}")
+            raise ToolCredentialsError(
+                f"{operation.method} {operation.path} answers with status"
+                f" {answer.status}"
+            )
         if answer.status >= 400:
-            said = decode(answer.body[: _MOST_ERROR * 4], charset_of(answer.headers.get("content-type", "")))[
-                :_MOST_ERROR
-            ]
-            raise ToolInvokeError(f"Request failed with status code {answer.status} and {said}")
+            error_text = decode(
+                answer.body[: _MAX_ERROR_LENGTH * 4],
+                charset_of(answer.headers.get("content-type", "")),
+            )[:_MAX_ERROR_LENGTH]
+            raise ToolInvokeError(
+                f"Request failed with status code {answer.status} and {error_text}"
+            )
         if not answer.body:
             yield text_message(f"Done: status {answer.status}.")
             return
         charset = charset_of(answer.headers.get("content-type", ""))
-        # A large answer takes a while to be read: not on the loop, where all others would wait.
-        yield await computing.apart(_answer, answer.body, media, charset, operation.name)
+        # Parsing a large response would block the event loop, so it runs elsewhere.
+        yield await computing.run_in_thread(
+            _response_message, answer.body, media, charset, operation.name
+        )
 
-    async def _show(
-        self, headers: list[tuple[str, str]], query: list[tuple[str, str]], cookies: list[tuple[str, str]]
+    async def _authenticate(
+        self,
+        headers: list[tuple[str, str]],
+        query: list[tuple[str, str]],
+        cookies: list[tuple[str, str]],
     ) -> None:
+        """Add the authentication to the headers, the query or the cookies."""
         auth = self._auth
         match auth.type:
             case "api_key_header":
-                prefix = _PREFIXES.get(auth.prefix.lower(), f"{auth.prefix} " if auth.prefix else "")
+                prefix = _PREFIXES.get(
+                    auth.prefix.lower(), f"{auth.prefix} " if auth.prefix else ""
+                )
                 value = auth.value
+                # A pair `user:password` must be encoded; a value without a colon is
+                # taken to be encoded already.
                 if auth.prefix.lower() == "basic" and ":" in value:
                     value = base64.b64encode(value.encode()).decode()
                 headers.append((auth.name or "Authorization", f"{prefix}{value}"))
@@ -195,36 +308,54 @@ class ApiTool(Tool):
             case "api_key_cookie":
                 cookies.append((auth.name or "api_key", auth.value))
             case "basic":
-                whole = base64.b64encode(f"{auth.user}:{auth.value}".encode()).decode()
-                headers.append(("Authorization", f"Basic {whole}"))
+                encoded_pair = base64.b64encode(
+                    f"{auth.user}:{auth.value}".encode()
+                ).decode()
+                headers.append(("Authorization", f"Basic {encoded_pair}"))
             case "bearer":
                 headers.append(("Authorization", f"Bearer {auth.value}"))
             case "oauth2":
                 if not auth.token_url:
-                    raise ToolCredentialsError("the API says nowhere to fetch tokens; give it one as bearer")
+                    raise ToolCredentialsError(
+                        "the API says nowhere to fetch tokens; give it one as bearer"
+                    )
                 headers.append(
-                    ("Authorization", f"Bearer {await self._tokens.get(auth, tenant=self._tenant, row=self._row)}")
+                    (
+                        "Authorization",
+                        (
+                            "Bearer"
+                            f" {await self._tokens.get(auth, tenant=self._tenant, row=self._row)}"
+                        ),
+                    )
                 )
             case _:
                 pass
 
 
-def _answer(body: bytes, media: str, charset: str, name: str) -> Message:
+def _response_message(body: bytes, media: str, charset: str, name: str) -> Message:
+    """Return a response as a JSON, text or binary message, by its media type and
+    content."""
+    # Many APIs send JSON with a wrong media type; text that cannot be parsed is still
+    # handled below.
     if media.endswith("json") or body[:1] in (b"{", b"["):
         try:
-            check_amount(body)
+            check_value_count(body)
             return json_message(json.loads(body))
         except (ValueError, RecursionError):
             pass
-    if not media or media.startswith(("text/", "application/xml", "application/javascript")) or media.endswith("+xml"):
+    if (
+        not media
+        or media.startswith(("text/", "application/xml", "application/javascript"))
+        or media.endswith("+xml")
+    ):
         return text_message(decode(body, charset))
     return blob_message(body, media, name)
 
 
 class _Request:
-    """Arguments in their places."""
+    """A request, built by putting each argument where the operation wants it."""
 
-    def __init__(self, operation: Operation, given: Mapping[str, Any]) -> None:
+    def __init__(self, operation: Operation, arguments: Mapping[str, Any]) -> None:
         self._operation = operation
         self.path = operation.path
         self.query: list[tuple[str, str]] = []
@@ -234,99 +365,149 @@ class _Request:
         self._files: dict[str, Any] = {}
         self._whole: Any = None
         self._has_whole = False
-        for name, value in given.items():
-            place = operation.places.get(name)
-            if place is not None and value is not None:
-                self._put(place, value)
+        for name, value in arguments.items():
+            location = operation.places.get(name)
+            if location is not None and value is not None:
+                self._put(location, value)
+        # A placeholder that is left means that a path parameter is missing.
         if "{" in self.path:
             missing = self.path[self.path.find("{") + 1 :].partition("}")[0]
             raise ToolParameterError(f"parameter {missing!r} is missing")
 
-    def _put(self, place: Place, value: Any) -> None:
-        match place.where:
+    def _put(self, location: ParameterLocation, value: Any) -> None:
+        """Put one argument into the path, query, headers, cookies or body."""
+        match location.where:
             case "path":
-                written = quote(_simple(value, explode=place.explode), safe=",=")
-                if written in ("", ".", ".."):
+                encoded = quote(
+                    _simple_style(value, explode=location.explode), safe=",="
+                )
+                # Such a value would change which operation is called.
+                if encoded in ("", ".", ".."):
                     raise ToolParameterError(
-                        f"parameter {place.name!r} cannot be {written!r}: it is a part of the path"
+                        f"parameter {location.name!r} cannot be {encoded!r}: it is a"
+                        " part of the path"
                     )
-                self.path = self.path.replace("{" + place.name + "}", written)
+                self.path = self.path.replace("{" + location.name + "}", encoded)
             case "query":
-                self.query += _in_query(place, value)
+                self.query += _query_pairs(location, value)
             case "header":
-                self.headers.append((place.name, _simple(value, explode=place.explode)))
+                self.headers.append(
+                    (location.name, _simple_style(value, explode=location.explode))
+                )
             case "cookie":
-                self.cookies.append((place.name, _simple(value, explode=place.explode)))
+                self.cookies.append(
+                    (location.name, _simple_style(value, explode=location.explode))
+                )
             case "whole":
                 self._whole, self._has_whole = value, True
             case _:
-                if place.is_file:
-                    self._files[place.name] = value
+                if location.is_file:
+                    self._files[location.name] = value
                 else:
-                    self._fields[place.name] = value
+                    self._fields[location.name] = value
 
     def body(self) -> tuple[str, bytes]:
-        kind = self._operation.body
-        if not kind:
+        """Return (content type, body); both are empty if the operation has no body."""
+        content_type = self._operation.body
+        if not content_type:
             return "", b""
         if self._has_whole:
-            if "json" in kind:
-                return kind, json.dumps(self._whole, ensure_ascii=False).encode()
+            if "json" in content_type:
+                return (
+                    content_type,
+                    json.dumps(self._whole, ensure_ascii=False).encode(),
+                )
             _, data = _file(self._whole)
-            return kind, data
-        if kind == "multipart/form-data":
+            return content_type, data
+        if content_type == "multipart/form-data":
             return self._multipart()
-        if kind == "application/x-www-form-urlencoded":
-            pairs = [(name, _text(one)) for name, value in self._fields.items()
-                     for one in (value if isinstance(value, list) else [value])]  # fmt: skip
-            return kind, urlencode(pairs).encode()
+        if content_type == "application/x-www-form-urlencoded":
+            pairs = [
+                (name, _text(element))
+                for name, value in self._fields.items()
+                for element in (value if isinstance(value, list) else [value])
+            ]
+            return content_type, urlencode(pairs).encode()
+        # An operation that requires nothing may still require a body.
         if not self._fields and not self._operation.schema.get("required"):
-            return kind, b"{}"
-        return kind, json.dumps(self._fields, ensure_ascii=False).encode()
+            return content_type, b"{}"
+        return content_type, json.dumps(self._fields, ensure_ascii=False).encode()
 
     def _multipart(self) -> tuple[str, bytes]:
+        """Return a multipart form with the fields and the files."""
         mark = uuid4().hex
-        out = bytearray()
+        output = bytearray()
         for name, value in self._fields.items():
-            for one in value if isinstance(value, list) else [value]:
-                out += f'--{mark}\r\ncontent-disposition: form-data; name="{_quoted(name)}"\r\n\r\n'.encode()
-                out += _text(one).encode() + b"\r\n"
+            for element in value if isinstance(value, list) else [value]:
+                output += (
+                    f"--{mark}\r\ncontent-disposition: form-data;"
+                    f' name="{_quoted(name)}"\r\n\r\n'.encode()
+                )
+                output += _text(element).encode() + b"\r\n"
         for name, value in self._files.items():
-            for one in value if isinstance(value, list) else [value]:
-                title, data = _file(one)
-                head = f'--{mark}\r\ncontent-disposition: form-data; name="{_quoted(name)}"; '
+            for element in value if isinstance(value, list) else [value]:
+                title, data = _file(element)
+                head = (
+                    f"--{mark}\r\ncontent-disposition: form-data;"
+                    f' name="{_quoted(name)}"; '
+                )
                 head += f'filename="{_quoted(title)}"\r\n'
-                out += f"{head}content-type: application/octet-stream\r\n\r\n".encode() + data + b"\r\n"
-        out += f"--{mark}--\r\n".encode()
-        return f"multipart/form-data; boundary={mark}", bytes(out)
+                output += (
+                    f"{head}content-type: application/octet-stream\r\n\r\n".encode()
+                    + data
+                    + b"\r\n"
+                )
+        output += f"--{mark}--\r\n".encode()
+        return f"multipart/form-data; boundary={mark}", bytes(output)
 
 
-def _in_query(place: Place, value: Any) -> list[tuple[str, str]]:
-    if place.style == "json":
-        return [(place.name, json.dumps(value, ensure_ascii=False))]
+def _query_pairs(location: ParameterLocation, value: Any) -> list[tuple[str, str]]:
+    """Return an argument as query pairs, in the style that OpenAPI specifies."""
+    if location.style == "json":
+        return [(location.name, json.dumps(value, ensure_ascii=False))]
     if isinstance(value, Mapping):
-        if place.style == "deepObject":
-            return [(f"{place.name}[{name}]", _text(one)) for name, one in value.items()]
-        if place.explode:
-            return [(str(name), _text(one)) for name, one in value.items()]
-        return [(place.name, ",".join(f"{name},{_text(one)}" for name, one in value.items()))]
+        if location.style == "deepObject":
+            return [
+                (f"{location.name}[{name}]", _text(element))
+                for name, element in value.items()
+            ]
+        if location.explode:
+            return [(str(name), _text(element)) for name, element in value.items()]
+        return [
+            (
+                location.name,
+                ",".join(f"{name},{_text(element)}" for name, element in value.items()),
+            )
+        ]
     if isinstance(value, list):
-        if place.explode and place.style in ("form", "", "deepObject"):
-            return [(place.name, _text(one)) for one in value]
-        return [(place.name, _DELIMITERS.get(place.style, ",").join(_text(one) for one in value))]
-    return [(place.name, _text(value))]
+        if location.explode and location.style in ("form", "", "deepObject"):
+            return [(location.name, _text(element)) for element in value]
+        return [
+            (
+                location.name,
+                _DELIMITERS.get(location.style, ",").join(
+                    _text(element) for element in value
+                ),
+            )
+        ]
+    return [(location.name, _text(value))]
 
 
-def _simple(value: Any, *, explode: bool) -> str:
+def _simple_style(value: Any, *, explode: bool) -> str:
+    """Return an argument in OpenAPI's `simple` style, used in paths, headers and
+    cookies."""
     if isinstance(value, list):
-        return ",".join(_text(one) for one in value)
+        return ",".join(_text(element) for element in value)
     if isinstance(value, Mapping):
-        sign = "=" if explode else ","
-        return ",".join(f"{name}{sign}{_text(one)}" for name, one in value.items())
+        separator = "=" if explode else ","
+        return ",".join(
+            f"{name}{separator}{_text(element)}" for name, element in value.items()
+        )
     return _text(value)
 
 
 def _text(value: Any) -> str:
+    """Return a value as text, in JSON notation unless it is a string."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -337,12 +518,16 @@ def _text(value: Any) -> str:
 
 
 def _file(value: Any) -> tuple[str, bytes]:
-    """(name, bytes) of a file as tools are given one: an object with its bytes, bytes, a data: address, or text."""
+    """Return (name, bytes) of a file argument: an object with its bytes, bytes, a data
+    URL, or text."""
     if isinstance(value, bytes):
         return "file", value
     data = getattr(value, "data", None)
     if isinstance(data, bytes):
-        return str(getattr(value, "filename", "") or getattr(value, "name", "") or "file"), data
+        return (
+            str(getattr(value, "filename", "") or getattr(value, "name", "") or "file"),
+            data,
+        )
     text = _text(value)
     if text.startswith("data:") and ";base64," in text[:200]:
         return "file", base64.b64decode(text.partition(",")[2])
@@ -350,4 +535,5 @@ def _file(value: Any) -> tuple[str, bytes]:
 
 
 def _quoted(text: str) -> str:
+    """Escape a name for a multipart header, as browsers do (HTML standard)."""
     return text.replace('"', "%22").replace("\r", "").replace("\n", "")

@@ -1,7 +1,9 @@
-"""What a tool provider changed since its tools were accepted, as people are shown it. Pure.
+"""The differences between a tool provider's accepted tools and its current ones, for a
+person to review. Pure.
 
-Descriptions and schemas are read by models: whoever runs the server could put other words into them at any time, so
-that they are taken when somebody who saw the difference says so.
+Models read descriptions and schemas, so whoever runs the server could insert
+instructions at any time. A change takes effect only after somebody who saw the
+difference has accepted it.
 """
 
 import hashlib
@@ -13,11 +15,11 @@ import msgspec
 
 from modelyard.tools.openapi import Api
 
-_MOST_SHOWN = 2000
+_MAX_DISPLAY_LENGTH = 2000
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One field of one tool; of the provider itself where `tool` is empty."""
+    """A changed field of a tool, or of the provider itself if `tool` is empty."""
 
     tool: str = ""
     field: str
@@ -26,72 +28,99 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """All differences of a provider."""
+
     added: list[str] = []
     removed: list[str] = []
     changed: list[Change] = []
     new_origins: list[str] = []
-    """Where calls, and what is shown with them, would go and did not go before."""
+    """Origins that calls, and the credentials sent with them, would go to for the first
+    time."""
     digest: str = ""
-    """Of what the provider says now: to accept exactly this."""
+    """The digest of the provider's current state, to accept exactly this."""
 
     @property
     def is_empty(self) -> bool:
+        """Whether nothing has changed."""
         return not (self.added or self.removed or self.changed or self.new_origins)
 
     def lines(self) -> Iterator[str]:
-        """For a terminal."""
+        """Yield the differences as lines for a terminal."""
         yield from (f"+ {name}" for name in self.added)
         yield from (f"- {name}" for name in self.removed)
-        for one in self.changed:
-            yield f"~ {one.tool or 'the provider'}: {one.field}"
-            yield f"    - {one.before}"
-            yield f"    + {one.after}"
+        for change in self.changed:
+            yield f"~ {change.tool or 'the provider'}: {change.field}"
+            yield f"    - {change.before}"
+            yield f"    + {change.after}"
         yield from (f"! calls would go to {origin}" for origin in self.new_origins)
 
 
 Fields = Mapping[str, Mapping[str, Any]]
-"""Tool → its fields."""
+"""Tool name to its fields."""
 
 
-def changes_of(
-    before: Fields, after: Fields, *, about_before: Mapping[str, Any], about_after: Mapping[str, Any],
+def compare(
+    old_fields: Fields,
+    new_fields: Fields,
+    *,
+    about_before: Mapping[str, Any],
+    about_after: Mapping[str, Any],
     new_origins: Sequence[str] = (),
-) -> Changes:  # fmt: skip
-    """`about_…` are the provider's own fields."""
-    changed = list(_changed("", about_before, about_after))
-    for name in after:
-        if name in before:
-            changed += _changed(name, before[name], after[name])
+) -> Changes:
+    """Return the differences. `about_before` and `about_after` are the provider's own
+    fields."""
+    changed = list(_field_changes("", about_before, about_after))
+    for name in new_fields:
+        if name in old_fields:
+            changed += _field_changes(name, old_fields[name], new_fields[name])
     return Changes(
-        added=[name for name in after if name not in before],
-        removed=[name for name in before if name not in after],
+        added=[name for name in new_fields if name not in old_fields],
+        removed=[name for name in old_fields if name not in new_fields],
         changed=changed,
         new_origins=list(new_origins),
-        digest=hashlib.sha256(msgspec.json.encode([after, about_after], order="deterministic")).hexdigest(),
+        # The digest covers the new state only, so accepting is refused if the provider
+        # changes again in between.
+        digest=hashlib.sha256(
+            msgspec.json.encode([new_fields, about_after], order="deterministic")
+        ).hexdigest(),
     )
 
 
-def _changed(tool: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
-    for field in dict.fromkeys([*before, *after]):
-        old, new = before.get(field), after.get(field)
+def _field_changes(
+    tool: str, old_fields: Mapping[str, Any], new_fields: Mapping[str, Any]
+) -> Iterator[Change]:
+    """Yield the changed fields of a tool."""
+    for field in dict.fromkeys([*old_fields, *new_fields]):
+        old, new = old_fields.get(field), new_fields.get(field)
         if old != new:
-            yield Change(tool=tool, field=field, before=_shown(old), after=_shown(new))
+            yield Change(
+                tool=tool,
+                field=field,
+                before=_display_text(old),
+                after=_display_text(new),
+            )
 
 
-def _shown(value: Any) -> str:
+def _display_text(value: Any) -> str:
+    """Format a field's value for display, shortened if it is long."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}… ({len(text):,} characters)"
+    return (
+        text
+        if len(text) <= _MAX_DISPLAY_LENGTH
+        else f"{text[:_MAX_DISPLAY_LENGTH]}… ({len(text):,} characters)"
+    )
 
 
 def origins_of(api: Api) -> list[str]:
-    """Where calls of an API go, each once."""
-    servers = [api.server, *(one.server for one in api.operations)]
-    return list(dict.fromkeys(origin for one in servers if (origin := origin_of(one))))
+    """Return the origins that an API's calls go to, without duplicates."""
+    servers = [api.server, *(operation.server for operation in api.operations)]
+    return list(dict.fromkeys(origin for url in servers if (origin := origin_of(url))))
 
 
 def origin_of(url: str) -> str:
+    """Return scheme, host and port of an address; empty if it has no host."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -99,11 +128,17 @@ def origin_of(url: str) -> str:
         return url
     if not parts.hostname:
         return ""
+    # The default port is written out, so that equal origins compare equal.
     port = port or (443 if parts.scheme == "https" else 80)
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
 def with_server(api: Api, server: str) -> Api:
-    """With all its calls going where somebody chose, whatever the description says of single operations."""
-    operations = [msgspec.structs.replace(one, server="") for one in api.operations]
-    return msgspec.structs.replace(api, server=server.rstrip("/"), operations=operations)
+    """Return the API with all calls going to a chosen server, even if operations name
+    their own."""
+    operations = [
+        msgspec.structs.replace(operation, server="") for operation in api.operations
+    ]
+    return msgspec.structs.replace(
+        api, server=server.rstrip("/"), operations=operations
+    )

@@ -1,4 +1,4 @@
-"""What a tool is: how it is described to people and to models, and how it is called."""
+"""What a tool is: its description for people and for models, and how it is called."""
 
 from __future__ import annotations
 
@@ -14,59 +14,79 @@ from modelyard.base.errors import ModelyardError
 from modelyard.models.messages import PromptMessageTool
 
 _JSON_TYPES = {
-    "string": "string", "number": "number", "boolean": "boolean", "select": "string", "secret-input": "string",
-    "checkbox": "boolean", "object": "object", "array": "array", "dynamic-select": "string",
-}  # fmt: skip
-_FILES = frozenset({"file", "files", "system-files", "model-selector", "app-selector"})
+    "string": "string",
+    "number": "number",
+    "boolean": "boolean",
+    "select": "string",
+    "secret-input": "string",
+    "checkbox": "boolean",
+    "object": "object",
+    "array": "array",
+    "dynamic-select": "string",
+}
+# Parameter types that a model cannot fill in.
+_NON_MODEL_TYPES = frozenset(
+    {"file", "files", "system-files", "model-selector", "app-selector"}
+)
 _PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
 Message = Mapping[str, Any]
-"""A piece of a tool's answer in the shape that plugins use: `type`, `message`, `meta`."""
+"""A part of a tool's output in the plugin format: `type`, `message`, `meta`."""
 
 
 class ToolError(ModelyardError):
-    """A tool could not be called, or failed. The message is what the model and the caller are told."""
+    """A tool could not be called, or failed. The model and the caller receive the
+    message."""
 
     code = "tool_error"
 
 
 class ToolNotFoundError(ToolError):
+    """There is no such tool."""
+
     code = "tool_not_found"
 
 
 class ToolParameterError(ToolError):
-    """What it was given does not fit its parameters."""
+    """The arguments do not match the tool's parameters."""
 
     code = "tool_parameters"
 
 
 class ToolCredentialsError(ToolError):
-    """Its credentials are missing, or were refused."""
+    """The tool's credentials are missing or were refused."""
 
     code = "tool_credentials"
 
 
 class ToolInvokeError(ToolError):
-    """It was called and failed."""
+    """The tool was called and failed."""
 
     code = "tool_failed"
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """One choice of a select parameter."""
+
     value: str
     label: dict[str, str] = {}
 
 
-def plain_name(name: str, most: int = 64) -> str:
-    """A name that every model's API takes."""
-    return _PLAIN.sub("_", name)[:most]
+def model_safe_name(name: str, max_length: int = 64) -> str:
+    """Return a name that every model API accepts as a function name."""
+    return _PLAIN.sub("_", name)[:max_length]
 
 
 class ToolParameter(msgspec.Struct, frozen=True, kw_only=True):
-    """`form` says who fills it in: `llm` the model, `form` whoever sets the tool up, `schema` whoever wrote it."""
+    """A parameter of a tool.
+
+    `form` says who fills it in: `llm` the model, `form` the person who sets the tool
+    up, `schema` its author.
+    """
 
     name: str
     type: str = "string"
-    """`string`, `number`, `boolean`, `select`, `secret-input`, `file`, `files`, `object`, `array`, `any` and others."""
+    """`string`, `number`, `boolean`, `select`, `secret-input`, `file`, `files`,
+    `object`, `array`, `any` and others."""
     form: str = "llm"
     label: dict[str, str] = {}
     human_description: dict[str, str] = {}
@@ -81,36 +101,47 @@ class ToolParameter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def schema_of(parameters: Sequence[ToolParameter]) -> dict[str, Any]:
-    """What a model is told of the parameters that are its to fill in."""
+    """Return the JSON schema of the parameters that the model fills in."""
     properties: dict[str, Any] = {}
-    for one in parameters:
-        if one.form != "llm" or one.type in _FILES:
+    for parameter in parameters:
+        if parameter.form != "llm" or parameter.type in _NON_MODEL_TYPES:
             continue
-        if one.input_schema is not None:
-            found: dict[str, Any] = dict(one.input_schema)
+        if parameter.input_schema is not None:
+            schema: dict[str, Any] = dict(parameter.input_schema)
         else:
-            kind = _JSON_TYPES.get(one.type)
-            found = {"type": kind} if kind else {}
-        if one.type == "array" and "items" not in found:
-            found["items"] = {}
-        if one.type == "select" and one.options:
-            found["enum"] = [each.value for each in one.options]
-        if one.min is not None:
-            found["minimum"] = one.min
-        if one.max is not None:
-            found["maximum"] = one.max
-        if one.default is not None:
-            found["default"] = one.default
-        description = one.llm_description or one.human_description.get("en_US", "") or one.label.get("en_US", "")
+            json_type = _JSON_TYPES.get(parameter.type)
+            schema = {"type": json_type} if json_type else {}
+        # Some model APIs refuse an array schema without `items`.
+        if parameter.type == "array" and "items" not in schema:
+            schema["items"] = {}
+        if parameter.type == "select" and parameter.options:
+            schema["enum"] = [option.value for option in parameter.options]
+        if parameter.min is not None:
+            schema["minimum"] = parameter.min
+        if parameter.max is not None:
+            schema["maximum"] = parameter.max
+        if parameter.default is not None:
+            schema["default"] = parameter.default
+        # The text for models is preferred; texts for people are better than none.
+        description = (
+            parameter.llm_description
+            or parameter.human_description.get("en_US", "")
+            or parameter.label.get("en_US", "")
+        )
         if description:
-            found["description"] = description
-        properties[one.name] = found
-    required = [one.name for one in parameters if one.required and one.name in properties]
+            schema["description"] = description
+        properties[parameter.name] = schema
+    required = [
+        parameter.name
+        for parameter in parameters
+        if parameter.required and parameter.name in properties
+    ]
     return {"type": "object", "properties": properties, "required": required}
 
 
 class ToolEntity(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool as it is listed. `parameters` describe forms; `schema`, where it is given, is what models are told."""
+    """A tool as it is listed. `parameters` describe forms; `schema`, if given, is what
+    models receive instead."""
 
     name: str
     provider: str = ""
@@ -118,7 +149,7 @@ class ToolEntity(msgspec.Struct, frozen=True, kw_only=True):
     """`builtin`, `plugin`, `api`, `mcp`, `workflow`, `dataset-retrieval`, `agent` or `function`."""
     label: dict[str, str] = {}
     description: str = ""
-    """For models."""
+    """The description for models."""
     human_description: dict[str, str] = {}
     author: str = ""
     icon: str = ""
@@ -126,18 +157,22 @@ class ToolEntity(msgspec.Struct, frozen=True, kw_only=True):
     schema: dict[str, Any] | None = None
     output_schema: dict[str, Any] = {}
     needs_approval: bool = False
-    """Somebody has to agree before it runs."""
+    """Whether a person has to approve each call."""
     seconds: float = 60.0
-    """The longest that it may take."""
+    """The timeout of a call in seconds."""
     is_repeatable: bool = False
-    """Whether calling it twice does no harm: nothing outside changes."""
-    keeps: float = 0.0
-    """Seconds for which the same call has the same answer."""
+    """Whether repeating a call is harmless, because it changes nothing."""
+    cache_seconds: float = 0.0
+    """How many seconds the result of a call may be reused for the same call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolContext:
-    """For whom a tool is called, and under which name: `key` is the same for the same call of a run that goes on."""
+    """The context of a call: for whom, and in which app and conversation.
+
+    `key` identifies the call: if a run continues after a crash, the same call has the
+    same key.
+    """
 
     tenant: str = "default"
     user: str = ""
@@ -146,58 +181,82 @@ class ToolContext:
     key: str = ""
     depth: int = 0
     credential: str = ""
-    """The id of a stored credential; the provider's own where empty."""
+    """The id of a stored credential; empty for the provider's default one."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the model does not fill in."""
+    """The parameters that the model does not fill in."""
 
 
 class Tool(ABC):
+    """A tool that can be called."""
+
     entity: ToolEntity
 
     @property
     def name(self) -> str:
+        """The tool's name."""
         return self.entity.name
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of what a model fills in: always of an object."""
+        """The JSON schema of the arguments that a model fills in; always an object's."""
         if self.entity.schema is not None:
             return self.entity.schema
         return schema_of(self.entity.parameters)
 
     def as_prompt_tool(self, name: str = "") -> PromptMessageTool:
+        """Return the tool's description for a model, optionally under another name."""
         return PromptMessageTool(
-            name=name or self.name, description=self.entity.description or self.name, parameters=self.schema
+            name=name or self.name,
+            description=self.entity.description or self.name,
+            parameters=self.schema,
         )
 
     @abstractmethod
-    def invoke(self, parameters: Mapping[str, Any], context: ToolContext) -> AsyncGenerator[Message, None]:
-        """Its answer in pieces. Closing the generator ends the call. Raises ToolError."""
+    def invoke(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> AsyncGenerator[Message, None]:
+        """Call the tool and stream its messages. Closing the generator cancels the
+        call. Raises ToolError."""
 
 
 # messages
 
 
 def text_message(text: str) -> dict[str, Any]:
+    """Return a text message."""
     return {"type": "text", "message": {"text": text}}
 
 
 def json_message(value: Any) -> dict[str, Any]:
+    """Return a message with a JSON value."""
     return {"type": "json", "message": {"json_object": value}}
 
 
 def blob_message(data: bytes, mime_type: str, name: str = "") -> dict[str, Any]:
-    return {"type": "blob", "message": {"blob": data}, "meta": {"mime_type": mime_type, "filename": name}}
+    """Return a message with binary data, such as a file."""
+    return {
+        "type": "blob",
+        "message": {"blob": data},
+        "meta": {"mime_type": mime_type, "filename": name},
+    }
 
 
 def link_message(url: str) -> dict[str, Any]:
+    """Return a message with a link."""
     return {"type": "link", "message": {"text": url}}
 
 
 def variable_message(name: str, value: Any) -> dict[str, Any]:
-    return {"type": "variable", "message": {"variable_name": name, "variable_value": value, "stream": False}}
+    """Return a message that sets an output variable."""
+    return {
+        "type": "variable",
+        "message": {"variable_name": name, "variable_value": value, "stream": False},
+    }
 
 
 def resources_message(resources: list[dict[str, Any]]) -> dict[str, Any]:
-    """Where what was found stands, for citations."""
-    return {"type": "retriever_resources", "message": {"retriever_resources": resources}}
+    """Return a message with the sources of a retrieval, for citations."""
+    return {
+        "type": "retriever_resources",
+        "message": {"retriever_resources": resources},
+    }

@@ -1,4 +1,5 @@
-"""`@tool`: a Python function as a tool. Its signature is the schema, its docstring the description."""
+"""`@tool`: a Python function as a tool. Its signature is the schema, its docstring the
+description."""
 
 from __future__ import annotations
 
@@ -28,82 +29,124 @@ _ARGUMENT = re.compile(r"^\s*(?::param\s+)?(\w+)(?:\s*\([^)]*\))?\s*:\s+(.+)$")
 
 
 class FunctionTool(Tool):
-    """Called with what its signature says; a plain function runs in a thread, so that it may wait.
+    """A tool that calls a Python function. A plain function runs in a thread, so it may
+    block.
 
-    A parameter of the type ToolContext is not the model's: it is handed in. What comes back may be text, anything that
-    JSON can carry, a message or a list of them, or come piece by piece from a generator.
+    A parameter of the type ToolContext is not shown to the model; the context is passed
+    in. The result may be text, any JSON value, a message, a list of messages, or a
+    generator of these.
     """
 
-    def __init__(self, function: Callable[..., Any], **about: Any) -> None:
+    def __init__(self, function: Callable[..., Any], **entity_fields: Any) -> None:
         self.function = function
-        name = about.pop("name", None) or function.__name__
-        summary, described = _described(inspect.getdoc(function) or "")
+        name = entity_fields.pop("name", None) or function.__name__
+        summary, described = _parse_docstring(inspect.getdoc(function) or "")
         try:
             hints = typing.get_type_hints(function, include_extras=True)
         except NameError as error:
-            raise TypeError(f"the types of tool {name!r} cannot be found: {error}") from error
+            raise TypeError(
+                f"the types of tool {name!r} cannot be found: {error}"
+            ) from error
         fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
         self._context = ""
-        for one in inspect.signature(function).parameters.values():
-            if hints.get(one.name) is ToolContext:
-                self._context = one.name
+        for parameter in inspect.signature(function).parameters.values():
+            if hints.get(parameter.name) is ToolContext:
+                self._context = parameter.name
                 continue
-            if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
-                raise TypeError(f"tool {name!r} takes *{one.name}; models need named parameters")
-            hint = hints.get(one.name, str if one.default is one.empty else type(one.default))
-            if text := described.get(one.name):
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise TypeError(
+                    f"tool {name!r} takes *{parameter.name}; models need named parameters"
+                )
+            # Without an annotation, the type of the default is the best guess.
+            hint = hints.get(
+                parameter.name,
+                str
+                if parameter.default is parameter.empty
+                else type(parameter.default),
+            )
+            if text := described.get(parameter.name):
                 hint = typing.Annotated[hint, msgspec.Meta(description=text)]
-            fields.append((one.name, hint) if one.default is one.empty else (one.name, hint, one.default))
+            fields.append(
+                (parameter.name, hint)
+                if parameter.default is parameter.empty
+                else (parameter.name, hint, parameter.default)
+            )
+        # A struct type validates the arguments and generates their schema.
         self._arguments = msgspec.defstruct(f"{name}_arguments", fields, kw_only=True)
         try:
-            schema = _inlined(msgspec.json.schema(self._arguments))
+            schema = _inline_root(msgspec.json.schema(self._arguments))
         except TypeError as error:
-            raise TypeError(f"tool {name!r} takes what JSON cannot carry: {error}") from error
-        description = about.pop("description", "") or summary
-        fields_of: dict[str, Any] = {"kind": "function", "provider": "function", **about}
-        self.entity = ToolEntity(name=name, description=description, schema=schema, **fields_of)
+            raise TypeError(
+                f"tool {name!r} takes what JSON cannot carry: {error}"
+            ) from error
+        description = entity_fields.pop("description", "") or summary
+        fields_of: dict[str, Any] = {
+            "kind": "function",
+            "provider": "function",
+            **entity_fields,
+        }
+        self.entity = ToolEntity(
+            name=name, description=description, schema=schema, **fields_of
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
-    async def invoke(self, parameters: Mapping[str, Any], context: ToolContext) -> AsyncGenerator[Message, None]:
+    async def invoke(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> AsyncGenerator[Message, None]:
+        """Call the function and yield its result as messages. Raises ToolParameterError
+        or ToolInvokeError."""
         try:
+            # Not strict: models often send numbers as strings.
             read = msgspec.convert(dict(parameters), self._arguments, strict=False)
         except msgspec.ValidationError as error:
             raise ToolParameterError(str(error)) from error
-        given = {name: getattr(read, name) for name in read.__struct_fields__}
+        arguments = {name: getattr(read, name) for name in read.__struct_fields__}
         if self._context:
-            given[self._context] = context
+            arguments[self._context] = context
         try:
-            if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-                found = self.function(**given)
+            if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(
+                self.function
+            ):
+                result = self.function(**arguments)
             else:
-                found = await asyncio.to_thread(self.function, **given)
-            if inspect.isawaitable(found):
-                found = await found
-            if isinstance(found, AsyncIterator):
-                async for one in found:
-                    yield _message(one)
+                result = await asyncio.to_thread(self.function, **arguments)
+            # A plain function may also return a coroutine or an async generator.
+            if inspect.isawaitable(result):
+                result = await result
+            if isinstance(result, AsyncIterator):
+                async for output in result:
+                    yield _message(output)
             else:
-                for one in _messages(found):
-                    yield one
+                for output in _messages(result):
+                    yield output
         except ToolError:
             raise
         except ModelyardError as error:
             raise ToolInvokeError(str(error)) from error
+        # The function may be anybody's code, so every failure becomes a tool error.
         except Exception as error:
             raise ToolInvokeError(f"{type(error).__name__}: {error}") from error
 
 
 @overload
-def tool(function: Callable[..., Any]) -> FunctionTool: ...
-@overload
-def tool(**about: Any) -> Callable[[Callable[..., Any]], FunctionTool]: ...
-def tool(function: Any = None, **about: Any) -> Any:
-    """A function as a tool: `@tool`, or `@tool(needs_approval=True, seconds=5)` with fields of ToolEntity.
+def tool(function: Callable[..., Any]) -> FunctionTool:
+    """Make a tool of a function."""
+    ...
 
-    @tool
-    def weather(city: str, days: int = 1) -> str:
+
+@overload
+def tool(**entity_fields: Any) -> Callable[[Callable[..., Any]], FunctionTool]:
+    """Return a decorator that makes a tool with the given fields of ToolEntity."""
+    ...
+
+
+def tool(function: Any = None, **entity_fields: Any) -> Any:
+    """A function as a tool: `@tool`, or `@tool(needs_approval=True, seconds=5)` with
+    fields of ToolEntity.
+
+    @tool def weather(city: str, days: int = 1) -> str:
         \"\"\"The weather of a city.
 
         city: as "Paris"
@@ -111,78 +154,128 @@ def tool(function: Any = None, **about: Any) -> Any:
     """
     if function is not None:
         return FunctionTool(function)
-    return lambda one: FunctionTool(one, **about)
+    return lambda decorated: FunctionTool(decorated, **entity_fields)
 
 
-def as_tool(given: Any) -> Tool:
-    """A Tool as it is, a function as one. Raises TypeError."""
-    if isinstance(given, Tool):
-        return given
-    if callable(given):
-        return FunctionTool(given)
-    raise TypeError(f"{type(given).__name__} is no tool; give a function, or a Tool")
+def as_tool(candidate: Any) -> Tool:
+    """Return a tool as it is, or a function as a tool. Raises TypeError for anything
+    else."""
+    if isinstance(candidate, Tool):
+        return candidate
+    if callable(candidate):
+        return FunctionTool(candidate)
+    raise TypeError(
+        f"{type(candidate).__name__} is no tool; give a function, or a Tool"
+    )
 
 
-def _described(text: str) -> tuple[str, dict[str, str]]:
-    """(the description, what it says of parameters): `name: text` lines of any usual style."""
+def _parse_docstring(text: str) -> tuple[str, dict[str, str]]:
+    """Split a docstring into the description and the parameters' descriptions, from
+    `name: text` lines of any usual style."""
     summary: list[str] = []
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for line in text.splitlines():
-        if line.strip().lower() in ("args:", "arguments:", "parameters:", "returns:", "raises:"):
+        if line.strip().lower() in (
+            "args:",
+            "arguments:",
+            "parameters:",
+            "returns:",
+            "raises:",
+        ):
             continue
         if match := _ARGUMENT.match(line):
-            found[match[1]] = match[2].strip()
+            descriptions[match[1]] = match[2].strip()
         else:
             summary.append(line)
-    return "\n".join(summary).strip(), found
+    return "\n".join(summary).strip(), descriptions
 
 
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an object with its own definitions in place; those that refer to themselves stay apart."""
-    named = schema.get("$defs", {})
-    root = named.get(str(schema.get("$ref", "")).rpartition("/")[2], schema)
-    found: dict[str, Any] = {"type": "object", "properties": root.get("properties", {})}
-    found["required"] = root.get("required", [])
-    for name, one in found["properties"].items():
-        found["properties"][name] = _optional(one)
-    others = {name: one for name, one in named.items() if one is not root}
-    return {**found, "$defs": others} if others else found
+def _inline_root(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return an object's schema without its `$ref`; definitions that are used elsewhere
+    stay in `$defs`."""
+    definitions = schema.get("$defs", {})
+    # msgspec puts even the top-level object into `$defs`.
+    root = definitions.get(str(schema.get("$ref", "")).rpartition("/")[2], schema)
+    object_schema: dict[str, Any] = {
+        "type": "object",
+        "properties": root.get("properties", {}),
+    }
+    object_schema["required"] = root.get("required", [])
+    for name, property_schema in object_schema["properties"].items():
+        object_schema["properties"][name] = _optional(property_schema)
+    remaining_definitions = {
+        name: definition
+        for name, definition in definitions.items()
+        if definition is not root
+    }
+    return (
+        {**object_schema, "$defs": remaining_definitions}
+        if remaining_definitions
+        else object_schema
+    )
 
 
 def _optional(schema: dict[str, Any]) -> dict[str, Any]:
-    """`X | None = None` as an X that may be left out: simpler to read, for small models too."""
+    """Return the schema of `X | None = None` as that of an optional X, which is easier
+    for small models."""
     kinds = schema.get("anyOf")
     if not isinstance(kinds, list) or schema.get("default", 0) is not None:
         return schema
-    rest = [one for one in kinds if one != {"type": "null"}]
-    if len(rest) != 1 or len(rest) == len(kinds):
+    variants = [variant for variant in kinds if variant != {"type": "null"}]
+    if len(variants) != 1 or len(variants) == len(kinds):
         return schema
-    more = {name: one for name, one in schema.items() if name not in ("anyOf", "default")}
-    return {**rest[0], **more}
+    annotations = {
+        name: value
+        for name, value in schema.items()
+        if name not in ("anyOf", "default")
+    }
+    return {**variants[0], **annotations}
 
 
-def _messages(found: Any) -> Iterator[Message]:
-    if isinstance(found, Iterator):
-        yield from (_message(one) for one in found)
-    elif isinstance(found, list) and found and all(_is_message(one) for one in found):
-        yield from found
-    elif found is not None:
-        yield _message(found)
+def _messages(result: Any) -> Iterator[Message]:
+    """Yield the messages of a function's result; None yields none."""
+    # A plain generator is read on the event loop, so it should not block.
+    if isinstance(result, Iterator):
+        yield from (_message(output) for output in result)
+    elif (
+        isinstance(result, list)
+        and result
+        and all(_is_message(output) for output in result)
+    ):
+        yield from result
+    elif result is not None:
+        yield _message(result)
 
 
 def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("type"), str) and "message" in value
+    """Return whether a value is a message already."""
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("type"), str)
+        and "message" in value
+    )
 
 
 def _message(value: Any) -> Message:
+    """Return a value as a message: text, binary data or JSON."""
     if _is_message(value):
         return value
     if isinstance(value, str):
         return text_message(value)
     if isinstance(value, bytes):
-        return {"type": "blob", "message": {"blob": value}, "meta": {"mime_type": "application/octet-stream"}}
+        return {
+            "type": "blob",
+            "message": {"blob": value},
+            "meta": {"mime_type": "application/octet-stream"},
+        }
+    # Objects that are not JSON values themselves, such as dataclasses, are converted;
+    # others become text.
     try:
-        found = msgspec.to_builtins(value)
+        plain_value = msgspec.to_builtins(value)
     except (TypeError, ValueError):
         return text_message(str(value))
-    return json_message(found) if isinstance(found, dict | list) else text_message(msgspec.json.encode(found).decode())
+    return (
+        json_message(plain_value)
+        if isinstance(plain_value, dict | list)
+        else text_message(msgspec.json.encode(plain_value).decode())
+    )

@@ -1,4 +1,5 @@
-"""A tool's messages as one observation: the text for the model, and beside it files, values and sources."""
+"""Collect a tool's output messages into one observation: text for the model, plus
+files, values and sources."""
 
 import json
 from collections.abc import Mapping
@@ -7,131 +8,183 @@ from typing import Any
 
 import msgspec
 
-MOST_TEXT = 1 << 22
-"""Characters that are taken of one tool at all."""
+MAX_TEXT_CHARS = 1 << 22
+"""Maximum number of characters of text accepted from one tool call; later text is
+dropped."""
 
 
 @dataclass(slots=True)
 class Blob:
+    """A file that a tool returned as bytes."""
+
     data: bytes
     mime_type: str
     name: str = ""
 
 
 @dataclass(slots=True)
-class Gathering:
-    """What came so far. `take` may raise nothing: a tool may send anything."""
+class ToolOutputCollector:
+    """Accumulator for the messages of one tool call.
+
+    `take` never raises on malformed messages, because tools may send arbitrary content.
+    """
 
     texts: list[str] = field(default_factory=list[str])
     values: list[Any] = field(default_factory=list[Any])
     variables: dict[str, Any] = field(default_factory=dict[str, Any])
     blobs: list[Blob] = field(default_factory=list[Blob])
     files: list[Any] = field(default_factory=list[Any])
-    """Files that lie somewhere already, as their maker describes them."""
+    """Files that are already stored; each is the description that the tool supplied."""
     links: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """(address, media type) of files that lie elsewhere."""
+    """(URL, media type) of files that the tool returned by link."""
     sources: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     logs: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
     is_flooded: bool = False
     _size: int = 0
-    _pieces: dict[str, list[bytes]] = field(default_factory=dict[str, list[bytes]])
-    _told: list[str] = field(default_factory=list[str])
+    _blob_chunks: dict[str, list[bytes]] = field(default_factory=dict[str, list[bytes]])
+    _model_texts: list[str] = field(default_factory=list[str])
 
-    def take(self, one: Mapping[str, Any]) -> None:  # noqa: C901  one case a kind
-        message: Any = one.get("message") or {}
-        meta: Mapping[str, Any] = one.get("meta") or {}
-        match one.get("type"):
+    def add(self, tool_message: Mapping[str, Any]) -> None:  # noqa: C901
+        """Add one message of the tool. Messages of an unknown type are ignored."""
+        message: Any = tool_message.get("message") or {}
+        meta: Mapping[str, Any] = tool_message.get("meta") or {}
+        match tool_message.get("type"):
             case "text":
-                self._say(str(message.get("text") or ""), is_text=True)
+                self._append_text(str(message.get("text") or ""), is_text=True)
             case "link":
-                self._say(f"result link: {message.get('text')}. please tell user to check it.")
+                self._append_text(
+                    f"result link: {message.get('text')}. please tell user to check it."
+                )
             case "image_link" | "image" | "binary_link":
-                self.links.append((str(message.get("text") or ""), str(meta.get("mime_type") or "")))
-                self._image()
+                self.links.append(
+                    (str(message.get("text") or ""), str(meta.get("mime_type") or ""))
+                )
+                self._note_image()
             case "blob":
-                self._blob(_bytes(message.get("blob")), meta)
+                self._add_blob(_to_bytes(message.get("blob")), meta)
             case "blob_chunk":
+                # A file may arrive in several chunks under one id; `end` marks the last
+                # one.
                 name = str(message.get("id") or "")
-                self._pieces.setdefault(name, []).append(_bytes(message.get("blob")))
+                self._blob_chunks.setdefault(name, []).append(
+                    _to_bytes(message.get("blob"))
+                )
                 if message.get("end"):
-                    self._blob(b"".join(self._pieces.pop(name)), meta)
+                    self._add_blob(b"".join(self._blob_chunks.pop(name)), meta)
             case "json":
-                value = message.get("json_object", message) if isinstance(message, Mapping) else message
-                if not (isinstance(message, Mapping) and message.get("suppress_output")):
+                value = (
+                    message.get("json_object", message)
+                    if isinstance(message, Mapping)
+                    else message
+                )
+                # `suppress_output` marks a value that the model must not see.
+                if not (
+                    isinstance(message, Mapping) and message.get("suppress_output")
+                ):
                     self.values.append(value)
             case "variable":
-                name, value = str(message.get("variable_name")), message.get("variable_value")
+                name, value = (
+                    str(message.get("variable_name")),
+                    message.get("variable_value"),
+                )
+                # Streamed variables arrive in parts, which are concatenated.
                 if message.get("stream"):
                     value = f"{self.variables.get(name, '')}{value}"
                 self.variables[name] = value
             case "file":
                 if (file := meta.get("file")) is not None:
                     self.files.append(file)
-                    self._say("A file was created and sent to the user already.")
+                    self._append_text(
+                        "A file was created and sent to the user already."
+                    )
             case "retriever_resources":
                 self.sources += list(message.get("retriever_resources") or ())
                 if message.get("context"):
-                    self._say(str(message["context"]))
+                    self._append_text(str(message["context"]))
             case "log":
                 self.logs.append(message)
             case _:
                 pass
 
-    def _say(self, text: str, *, is_text: bool = False) -> None:
-        room = MOST_TEXT - self._size
+    def _append_text(self, text: str, *, is_text: bool = False) -> None:
+        room = MAX_TEXT_CHARS - self._size
+        # One size budget covers all texts, so that a tool cannot exhaust memory with
+        # many small messages.
         if len(text) > room:
             text, self.is_flooded = text[: max(0, room)], True
         self._size += len(text)
         if is_text:
             self.texts.append(text)
-        self._told.append(text)
+        self._model_texts.append(text)
 
-    def _blob(self, data: bytes, meta: Mapping[str, Any]) -> None:
-        kind = str(meta.get("mime_type") or "application/octet-stream")
-        self.blobs.append(Blob(data, kind, str(meta.get("filename") or meta.get("file_name") or "")))
-        if kind.startswith("image/"):
-            self._image()
+    def _add_blob(self, data: bytes, meta: Mapping[str, Any]) -> None:
+        mime_type = str(meta.get("mime_type") or "application/octet-stream")
+        self.blobs.append(
+            Blob(
+                data,
+                mime_type,
+                str(meta.get("filename") or meta.get("file_name") or ""),
+            )
+        )
+        if mime_type.startswith("image/"):
+            self._note_image()
         else:
-            self._say("A file was created and sent to the user already.")
+            self._append_text("A file was created and sent to the user already.")
 
-    def _image(self) -> None:
-        self._say(
-            "image has been created and sent to user already, you do not need to create it, just tell the user to "
-            "check it now."
+    def _note_image(self) -> None:
+        self._append_text(
+            "image has been created and sent to user already, you do not need to create"
+            " it, just tell the user to check it now."
         )
 
     @property
     def text(self) -> str:
-        """What the model is told."""
-        told = "".join(self._told)
+        """Return the observation text for the model.
+
+        It contains the text messages, then each JSON value and the variables, unless
+        that JSON already appears in the text.
+        """
+        observation = "".join(self._model_texts)
         for value in [*self.values, *([self.variables] if self.variables else [])]:
-            written = _json(value)
-            if written not in told:
-                told = f"{told}\n{written}" if told else written
-        return told
+            rendered = _to_json(value)
+            # Many tools send the same JSON as text too; showing it twice would waste
+            # tokens.
+            if rendered not in observation:
+                observation = f"{observation}\n{rendered}" if observation else rendered
+        return observation
 
 
-def cut(text: str, most: int, *, kept_as: str = "") -> str:
-    """The beginning and the end of what is too long for a prompt, with a word on what is missing."""
-    if len(text) <= most:
+def truncate_middle(text: str, max_length: int, *, result_id: str = "") -> str:
+    """Shorten a text to `max_length` characters by removing its middle, and insert a
+    note on how much is missing.
+
+    With `result_id` the note tells the model how to read the missing part with the
+    `read_result` tool.
+    """
+    if len(text) <= max_length:
         return text
-    note = f"\n[… {len(text) - most:,} of {len(text):,} characters left out"
-    note += f"; read_result with id {kept_as!r} gives them …]\n" if kept_as else " …]\n"
-    head = max(0, most * 3 // 4)
-    tail = most - head
+    note = f"\n[… {len(text) - max_length:,} of {len(text):,} characters left out"
+    note += (
+        f"; read_result with id {result_id!r} gives them …]\n" if result_id else " …]\n"
+    )
+    # Keep three quarters from the start and one quarter from the end: the end often
+    # holds the outcome.
+    head = max(0, max_length * 3 // 4)
+    tail = max_length - head
     return text[:head] + note + (text[-tail:] if tail else "")
 
 
-def _json(value: Any) -> str:
+def _to_json(value: Any) -> str:
     try:
         return json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         return str(value)
 
 
-def _bytes(value: Any) -> bytes:
+def _to_bytes(value: Any) -> bytes:
     if isinstance(value, bytes | bytearray):
         return bytes(value)
+    # Imported here because few tools send base64.
     import base64
     import binascii
 

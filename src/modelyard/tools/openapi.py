@@ -1,7 +1,9 @@
-"""OpenAPI 3 and Swagger 2 descriptions as operations: what a tool needs, compact. Pure.
+"""Convert OpenAPI 3 and Swagger 2 documents to compact operations that can be offered
+as tools. No I/O.
 
-References are followed within the document alone. A description of others may be large, wrong, or go round in circles:
-what cannot be told of one operation leaves that operation out, and says so.
+References are resolved within the document only. Third-party documents may be huge,
+invalid or cyclic: an operation that cannot be converted is skipped and the reason is
+recorded in `Api.left_out`.
 """
 
 import json
@@ -19,71 +21,103 @@ from modelyard.base.patterns import PatternError, compile_pattern
 from modelyard.base.urls import join
 from modelyard.tools.entities import ToolError
 
-MOST_BYTES = 20 << 20
+MAX_BYTES = 20 << 20
+# HTTP methods that a path item may define.
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-_MOST_OPERATIONS = 5000
-_MOST_NODES = 5_000_000
-_MOST_DEPTH = 6
-_MOST_SCHEMA = 400  # nodes of one operation's schema: what is deeper or wider is "anything"
-_MOST_WORDS = 600
-_PLAIN = re.compile(r"[^a-zA-Z0-9_-]+")
-_BODIES = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain",
-           "application/octet-stream")  # fmt: skip
-_KEPT = frozenset({
-    "type", "enum", "format", "minimum", "maximum", "minLength", "maxLength", "pattern", "minItems", "maxItems",
-    "default", "const", "nullable", "uniqueItems",
-})  # fmt: skip
+_MAX_OPERATIONS = 5000
+_MAX_NODES = 5_000_000
+_MAX_DEPTH = 6
+_MAX_SCHEMA_NODES = (
+    400  # nodes of one operation's schema: what is deeper or wider is "anything"
+)
+_MAX_TEXT_CHARS = 600
+# Characters that models' APIs do not allow in function names.
+_UNSAFE_NAME_CHARS = re.compile(r"[^a-zA-Z0-9_-]+")
+# Request media types in order of preference.
+_PREFERRED_MEDIA_TYPES = (
+    "application/json",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data",
+    "text/plain",
+    "application/octet-stream",
+)
+# Schema keywords that are copied unchanged.
+_COPIED_KEYWORDS = frozenset(
+    {
+        "type",
+        "enum",
+        "format",
+        "minimum",
+        "maximum",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "minItems",
+        "maxItems",
+        "default",
+        "const",
+        "nullable",
+        "uniqueItems",
+    }
+)
 
 
 class DescriptionError(ToolError):
-    """It is no description of an API that can be read."""
+    """The document is not a readable OpenAPI or Swagger description."""
 
     code = "invalid_description"
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A parameter of a request: where it goes, and how it is written there."""
+class ParameterLocation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The location of one argument in the HTTP request, and its serialisation style
+    there."""
 
     name: str
-    """In the request."""
+    """Name in the HTTP request, which may differ from the argument's name."""
     where: str
-    """`path`, `query`, `header`, `cookie`, `body` (a field of it) or `whole` (all of it)."""
+    """`path`, `query`, `header`, `cookie`, `body` (one field of the body) or `whole`
+    (the complete body)."""
     style: str = ""
     explode: bool = True
     is_file: bool = False
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One operation of an API as it is offered to models."""
+
     name: str
     method: str
     path: str
     description: str = ""
     server: str = ""
-    """Where it differs from the API's."""
+    """Base URL of this operation if it differs from the API's; otherwise empty."""
     schema: dict[str, Any] = {}
     """JSON schema of the arguments."""
-    places: dict[str, Place] = {}
-    """Argument → where it goes."""
+    places: dict[str, ParameterLocation] = {}
+    """Argument name → location in the request."""
     body: str = ""
-    """Media type; empty for none."""
+    """Media type of the request body; empty if there is no body."""
     is_safe: bool = False
-    """Whether it only looks."""
+    """True if the operation only reads (GET, HEAD, OPTIONS)."""
     auth: list[str] = []
-    """Security schemes, any of which will do; empty for none."""
+    """Names of accepted security schemes, any one of which suffices; empty if none is
+    needed."""
 
 
 class Scheme(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How an API wants to be shown who calls."""
+    """A security scheme: how a request authenticates."""
 
     type: str
     """`header`, `query`, `cookie`, `basic`, `bearer` or `oauth2`."""
     name: str = ""
-    """Of the header, the parameter, the cookie."""
+    """Name of the header, query parameter or cookie."""
     token_url: str = ""
     scopes: list[str] = []
 
 
 class Api(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An API: its operations, server and security schemes."""
+
     title: str
     description: str = ""
     version: str = ""
@@ -91,99 +125,142 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     operations: list[Operation] = []
     schemes: dict[str, Scheme] = {}
     left_out: list[str] = []
-    """What could not be made a tool, and why."""
+    """Operations that could not be converted, each with the reason."""
 
 
 def parse(data: bytes | str, *, url: str = "") -> Api:
-    """`url` is where it came from: relative servers are meant from there. Raises DescriptionError."""
-    document = _document(data)
+    """Parse an OpenAPI 3 or Swagger 2 document, as JSON or YAML.
+
+    `url` is the document's address; relative server URLs are resolved against it.
+    Raises DescriptionError.
+    """
+    document = _load_document(data)
+    # A ChatGPT plugin manifest only points to its OpenAPI document.
     if "api" in document and "schema_version" in document:
-        raise DescriptionError(f"this is a plugin's manifest; its API is described at {document['api'].get('url')}")
+        raise DescriptionError(
+            f"this is a plugin's manifest; its API is described at {document['api'].get('url')}"
+        )
     if str(document.get("swagger", "")).startswith("2"):
-        return _Reader(document, url, is_old=True).api()
+        return _ApiParser(document, url, is_old=True).api()
     if not str(document.get("openapi", "")).startswith("3"):
-        raise DescriptionError("an OpenAPI 3 or Swagger 2 description has 'openapi: 3…' or 'swagger: 2.0'")
-    return _Reader(document, url, is_old=False).api()
+        raise DescriptionError(
+            "an OpenAPI 3 or Swagger 2 description has 'openapi: 3…' or 'swagger: 2.0'"
+        )
+    return _ApiParser(document, url, is_old=False).api()
 
 
 def manifest_url(data: bytes | str) -> str:
-    """Where a plugin's manifest says that its API is described; empty where this is none."""
+    """Return the URL of the API description in a plugin manifest, or "" if the data is
+    not a manifest."""
     try:
-        document = _document(data)
+        document = _load_document(data)
     except DescriptionError:
         return ""
-    about = document.get("api")
-    return str(about.get("url") or "") if isinstance(about, Mapping) and "schema_version" in document else ""
+    api_info = document.get("api")
+    return (
+        str(api_info.get("url") or "")
+        if isinstance(api_info, Mapping) and "schema_version" in document
+        else ""
+    )
 
 
-def _document(data: bytes | str) -> dict[str, Any]:
-    if len(data) > MOST_BYTES:
-        raise DescriptionError(f"a description has at most {MOST_BYTES >> 20} MB, not {len(data) >> 20}")
+def _load_document(data: bytes | str) -> dict[str, Any]:
+    if len(data) > MAX_BYTES:
+        raise DescriptionError(
+            f"a description has at most {MAX_BYTES >> 20} MB, not {len(data) >> 20}"
+        )
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-    found: Any
+    parsed: Any
+    # JSON is tried first: it is much faster to decode, and most descriptions are JSON.
     try:
-        found = msgspec.json.decode(text) if text.lstrip()[:1] == "{" else None
+        parsed = msgspec.json.decode(text) if text.lstrip()[:1] == "{" else None
     except msgspec.DecodeError:
-        found = None
-    if found is None:
+        parsed = None
+    if parsed is None:
         try:
-            found = yaml.load(text, Loader=FiniteLoader)  # noqa: S506  a safe one
+            parsed = yaml.load(text, Loader=FiniteLoader)  # noqa: S506
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise DescriptionError(f"the description is neither JSON nor YAML: {str(error)[:200]}") from error
-        _check_size(found)
-    if not isinstance(found, dict):
+            raise DescriptionError(
+                f"the description is neither JSON nor YAML: {str(error)[:200]}"
+            ) from error
+        # JSON has no aliases, so only YAML can expand.
+        _check_size(parsed)
+    if not isinstance(parsed, dict):
         raise DescriptionError("the description must be an object")
-    return found
+    return parsed
 
 
 def _check_size(document: Any) -> None:
-    """Raises DescriptionError where YAML's references make more of it than was written: it is read as if each stood
-    for itself, and ten lines may stand for more than any memory holds."""
+    """Raise DescriptionError if YAML aliases expand the document beyond the node limit.
+
+    The expanded size counts every alias as a copy, because later steps walk it that way
+    ("billion laughs").
+    """
     sizes: dict[int, int] = {}
 
     def size(value: Any) -> int:
+        """Return the number of nodes of a value after alias expansion, capped at the
+        limit."""
         if not isinstance(value, dict | list):
             return 1
-        if (known := sizes.get(id(value))) is not None:
-            return known
-        sizes[id(value)] = _MOST_NODES  # until it is counted: what holds itself has no end
+        if (cached_size := sizes.get(id(value))) is not None:
+            return cached_size
+        # The limit is stored before the children are counted, so that a cycle ends at
+        # once with a size over the limit.
+        sizes[id(value)] = (
+            _MAX_NODES  # until it is counted: what holds itself has no end
+        )
         inner = value.values() if isinstance(value, dict) else value
-        sizes[id(value)] = total = min(1 + sum(size(one) for one in inner), _MOST_NODES)
+        sizes[id(value)] = total = min(
+            1 + sum(size(child) for child in inner), _MAX_NODES
+        )
         return total
 
     try:
-        is_small = size(document) < _MOST_NODES
+        is_small = size(document) < _MAX_NODES
+    # Very deep nesting is treated like excessive size.
     except RecursionError:
         is_small = False
     if not is_small:
-        raise DescriptionError("the description's references make too much of it, or go round in a circle")
+        raise DescriptionError(
+            "the description's references make too much of it, or go round in a circle"
+        )
 
 
 @dataclass(slots=True)
 class _Budget:
-    left: int = _MOST_SCHEMA
+    remaining: int = _MAX_SCHEMA_NODES
 
 
 @dataclass(slots=True)
-class _Making:
-    """An operation in the making."""
+class _OperationBuilder:
+    """The arguments and schema of one operation while it is being built."""
 
     properties: dict[str, Any] = field(default_factory=dict[str, Any])
     required: list[str] = field(default_factory=list[str])
-    places: dict[str, Place] = field(default_factory=dict[str, Place])
+    locations: dict[str, ParameterLocation] = field(
+        default_factory=dict[str, ParameterLocation]
+    )
     budget: _Budget = field(default_factory=_Budget)
 
-    def add(self, place: Place, schema: Mapping[str, Any], *, required: bool) -> None:
-        name = _PLAIN.sub("_", place.name).strip("_")[:60] or place.where
-        if name in self.places:
-            name = f"{name}_{place.where}"
-        self.places[name] = place
+    def add(
+        self, location: ParameterLocation, schema: Mapping[str, Any], *, required: bool
+    ) -> None:
+        """Add one argument. A name that is already used gets its location as a suffix."""
+        name = (
+            _UNSAFE_NAME_CHARS.sub("_", location.name).strip("_")[:60] or location.where
+        )
+        if name in self.locations:
+            name = f"{name}_{location.where}"
+        # One flat namespace of arguments: a query and a header parameter may share a
+        # name.
+        self.locations[name] = location
         self.properties[name] = dict(schema)
         if required:
             self.required.append(name)
 
 
-class _Reader:
+class _ApiParser:
     def __init__(self, document: Mapping[str, Any], url: str, *, is_old: bool) -> None:
         self._document = document
         self._url = url
@@ -191,278 +268,509 @@ class _Reader:
         self._left_out: list[str] = []
 
     def api(self) -> Api:
-        info = _mapping(self._document.get("info"))
+        """Return the parsed API. Raises DescriptionError if no operation could be
+        converted."""
+        info = _as_mapping(self._document.get("info"))
         operations: list[Operation] = []
         names: set[str] = set()
         for path, method, entry, shared in self._entries():
-            if len(operations) >= _MOST_OPERATIONS:
-                self._left_out.append(f"more than {_MOST_OPERATIONS:,} operations")
+            if len(operations) >= _MAX_OPERATIONS:
+                self._left_out.append(f"more than {_MAX_OPERATIONS:,} operations")
                 break
             try:
                 operations.append(self._operation(path, method, entry, shared, names))
-            except (DescriptionError, TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+            # An invalid operation is skipped: the others remain usable.
+            except (
+                DescriptionError,
+                TypeError,
+                ValueError,
+                KeyError,
+                AttributeError,
+                RecursionError,
+            ) as error:
                 self._left_out.append(f"{method.upper()} {path}: {error}")
         if not operations:
-            why = f": {self._left_out[0]}" if self._left_out else ""
-            raise DescriptionError(f"the description has no operations{why}")
+            reason = f": {self._left_out[0]}" if self._left_out else ""
+            raise DescriptionError(f"the description has no operations{reason}")
         return Api(
-            title=str(info.get("title") or "api"), description=_words(info.get("description")),
-            version=str(info.get("version") or ""), server=self._server(self._document), operations=operations,
-            schemes=self._schemes(), left_out=self._left_out[:100],
-        )  # fmt: skip
+            title=str(info.get("title") or "api"),
+            description=_truncate_text(info.get("description")),
+            version=str(info.get("version") or ""),
+            server=self._server_url(self._document),
+            operations=operations,
+            # The list is shown to users, so it is shortened.
+            schemes=self._security_schemes(),
+            left_out=self._left_out[:100],
+        )
 
     def _entries(self) -> Iterator[tuple[str, str, Mapping[str, Any], Sequence[Any]]]:
-        for path, item in _mapping(self._document.get("paths")).items():
-            item = self._resolved(item)
+        for path, item in _as_mapping(self._document.get("paths")).items():
+            item = self._resolve(item)
             if not isinstance(item, Mapping):
                 continue
             shared = item.get("parameters") or ()
+            # Operations inherit the path item's parameters and servers.
             for method in _METHODS:
                 if isinstance(entry := item.get(method), Mapping):
                     server = item.get("servers")
-                    yield str(path), method, {**({"servers": server} if server else {}), **entry}, shared
+                    yield (
+                        str(path),
+                        method,
+                        {**({"servers": server} if server else {}), **entry},
+                        shared,
+                    )
 
     # references
 
-    def _resolved(self, value: Any) -> Any:
-        """What a reference stands for. Raises DescriptionError where that lies elsewhere, or goes round."""
-        seen: set[str] = set()
-        while isinstance(value, Mapping) and isinstance(reference := value.get("$ref"), str):
-            if reference in seen:
-                raise DescriptionError(f"reference {reference[:100]!r} goes round in a circle")
-            seen.add(reference)
+    def _resolve(self, value: Any) -> Any:
+        """Follow `$ref` until a value without one is reached.
+
+        Raises DescriptionError for cyclic, dangling and external references.
+        """
+        visited_refs: set[str] = set()
+        while isinstance(value, Mapping) and isinstance(
+            reference := value.get("$ref"), str
+        ):
+            if reference in visited_refs:
+                raise DescriptionError(
+                    f"reference {reference[:100]!r} goes round in a circle"
+                )
+            visited_refs.add(reference)
             if not reference.startswith("#/"):
-                raise DescriptionError(f"reference {reference[:100]!r} leads out of the document; it is not followed")
-            found: Any = self._document
+                raise DescriptionError(
+                    f"reference {reference[:100]!r} leads out of the document; it is not followed"
+                )
+            target: Any = self._document
             for step in reference[2:].split("/"):
-                step = step.replace("~1", "/").replace("~0", "~").replace("%7B", "{").replace("%7D", "}")
-                index = whole_number(step) if isinstance(found, list) else None
-                if index is not None and index < len(found):
-                    found = found[index]
-                elif isinstance(found, Mapping) and step in found:
-                    found = found[step]
+                # JSON Pointer escapes (RFC 6901); some generators also percent-encode
+                # braces.
+                step = (
+                    step.replace("~1", "/")
+                    .replace("~0", "~")
+                    .replace("%7B", "{")
+                    .replace("%7D", "}")
+                )
+                index = whole_number(step) if isinstance(target, list) else None
+                if index is not None and index < len(target):
+                    target = target[index]
+                elif isinstance(target, Mapping) and step in target:
+                    target = target[step]
                 else:
-                    raise DescriptionError(f"reference {reference[:100]!r} leads nowhere")
-            value = found
+                    raise DescriptionError(
+                        f"reference {reference[:100]!r} leads nowhere"
+                    )
+            value = target
         return value
 
-    def _schema(self, value: Any, budget: _Budget, seen: tuple[str, ...] = ()) -> dict[str, Any]:  # noqa: C901
-        """A schema with its references in place, as deep as a model can use; what goes round is any object."""
+    def _inline_schema(  # noqa: C901
+        self, value: Any, budget: _Budget, open_refs: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """Return a schema with its references inlined, as deep as the budget allows.
+
+        A recursive reference becomes a plain object; whatever exceeds the budget
+        becomes an empty schema.
+        """
         if not isinstance(value, Mapping):
             return {}
         reference = value.get("$ref")
         if isinstance(reference, str):
-            if reference in seen or not reference.startswith("#/"):
-                return {"type": "object"} if reference in seen else {}
-            seen = (*seen, reference)
+            # A reference that is being expanded already would recurse without end.
+            if reference in open_refs or not reference.startswith("#/"):
+                return {"type": "object"} if reference in open_refs else {}
+            open_refs = (*open_refs, reference)
             try:
-                value = self._resolved(value)
+                value = self._resolve(value)
             except DescriptionError:
                 return {}
             if not isinstance(value, Mapping):
                 return {}
-        budget.left -= 1
-        if budget.left < 0 or len(seen) > _MOST_DEPTH * 2:
+        # Each node costs one unit of a budget shared by the whole operation.
+        budget.remaining -= 1
+        if budget.remaining < 0 or len(open_refs) > _MAX_DEPTH * 2:
             return {}
-        found = {name: value[name] for name in _KEPT if name in value and _is_plain(value[name])}
+        result = {
+            name: value[name]
+            for name in _COPIED_KEYWORDS
+            if name in value and _is_json(value[name])
+        }
         if isinstance(value.get("type"), list):
-            found["type"] = [str(one) for one in value["type"]]
+            result["type"] = [str(type_name) for type_name in value["type"]]
         if value.get("description"):
-            found["description"] = _words(value["description"], 200)
-        found.pop("nullable", None)
-        if not _is_pattern(found.get("pattern", "")):
-            del found["pattern"]  # another dialect's
+            result["description"] = _truncate_text(value["description"], 200)
+        # `nullable` is OpenAPI 3.0 only; strict validators refuse it.
+        result.pop("nullable", None)
+        if not _is_pattern(result.get("pattern", "")):
+            del result["pattern"]  # another dialect's
+        # Composite schemas: `allOf` is merged, `oneOf` and `anyOf` become `anyOf`.
         for name in ("allOf", "oneOf", "anyOf"):
             parts = value.get(name)
             if not isinstance(parts, list) or not parts:
                 continue
-            inner = [self._schema(one, budget, seen) for one in parts[:10]]
+            inner = [
+                self._inline_schema(subschema, budget, open_refs)
+                for subschema in parts[:10]
+            ]
             if name == "allOf" or len(inner) == 1:
-                found = _merged(found, inner)
+                result = _merge_schemas(result, inner)
             else:
-                found["anyOf"] = inner
+                result["anyOf"] = inner
         if isinstance(value.get("properties"), Mapping):
-            own = {
-                str(name): self._schema(one, budget, seen)
-                for name, one in value["properties"].items()
-                if not (isinstance(one, Mapping) and one.get("readOnly"))
+            # Read-only properties only appear in responses, so they are not arguments.
+            own_properties = {
+                str(name): self._inline_schema(property_schema, budget, open_refs)
+                for name, property_schema in value["properties"].items()
+                if not (
+                    isinstance(property_schema, Mapping)
+                    and property_schema.get("readOnly")
+                )
             }
-            found["properties"] = {**found.get("properties", {}), **own}
-            found.setdefault("type", "object")
+            result["properties"] = {**result.get("properties", {}), **own_properties}
+            result.setdefault("type", "object")
         if isinstance(value.get("required"), list):
-            known = found.get("properties", {})
-            found["required"] = [str(one) for one in value["required"] if str(one) in known]
-        if "items" in value or found.get("type") == "array":
-            found["items"] = self._schema(value.get("items"), budget, seen)
-        if isinstance(more := value.get("additionalProperties"), Mapping) and more:
-            found["additionalProperties"] = self._schema(more, budget, seen)
-        return found
+            # Validators accept names in `required` that have no property, but models
+            # get confused by them.
+            declared_properties = result.get("properties", {})
+            result["required"] = [
+                str(required_name)
+                for required_name in value["required"]
+                if str(required_name) in declared_properties
+            ]
+        if "items" in value or result.get("type") == "array":
+            result["items"] = self._inline_schema(value.get("items"), budget, open_refs)
+        if (
+            isinstance(extra_schema := value.get("additionalProperties"), Mapping)
+            and extra_schema
+        ):
+            result["additionalProperties"] = self._inline_schema(
+                extra_schema, budget, open_refs
+            )
+        return result
 
     # operations
 
     def _operation(
-        self, path: str, method: str, entry: Mapping[str, Any], shared: Sequence[Any], names: set[str]
+        self,
+        path: str,
+        method: str,
+        entry: Mapping[str, Any],
+        shared: Sequence[Any],
+        names: set[str],
     ) -> Operation:
-        making = _Making()
-        given: dict[tuple[str, str], Mapping[str, Any]] = {}
-        for one in [*shared, *(entry.get("parameters") or ())]:
-            parameter = self._resolved(one)
-            given[str(parameter["name"]), str(parameter["in"])] = parameter
-        form: list[Mapping[str, Any]] = []
+        making = _OperationBuilder()
+        parameters_by_key: dict[tuple[str, str], Mapping[str, Any]] = {}
+        # Parameters of the operation override those of the path with the same name and
+        # location.
+        for parameter_entry in [*shared, *(entry.get("parameters") or ())]:
+            parameter = self._resolve(parameter_entry)
+            parameters_by_key[str(parameter["name"]), str(parameter["in"])] = parameter
+        form_fields: list[Mapping[str, Any]] = []
         body = ""
-        for parameter in given.values():
+        for parameter in parameters_by_key.values():
+            # Swagger 2 puts the body among the parameters; OpenAPI 3 has `requestBody`.
             match parameter["in"]:
                 case "body":
                     body = "application/json"
-                    self._fields(making, self._resolved(parameter.get("schema") or {}), parameter, body)
+                    self._add_body_fields(
+                        making,
+                        self._resolve(parameter.get("schema") or {}),
+                        parameter,
+                        body,
+                    )
                 case "formData":
-                    form.append(parameter)
+                    form_fields.append(parameter)
                 case "path" | "query" | "header" | "cookie":
-                    self._parameter(making, parameter)
+                    self._add_parameter(making, parameter)
                 case other:
-                    raise DescriptionError(f"parameter {parameter['name']!r} stands in {other!r}")
-        if form:
-            is_multipart = any(one.get("type") == "file" for one in form)
-            body = "multipart/form-data" if is_multipart else "application/x-www-form-urlencoded"
-            for one in form:
-                self._form_field(making, one)
+                    raise DescriptionError(
+                        f"parameter {parameter['name']!r} stands in {other!r}"
+                    )
+        # Swagger 2 form fields together form one body; a file field forces multipart.
+        if form_fields:
+            is_multipart = any(
+                form_field.get("type") == "file" for form_field in form_fields
+            )
+            body = (
+                "multipart/form-data"
+                if is_multipart
+                else "application/x-www-form-urlencoded"
+            )
+            for parameter_entry in form_fields:
+                self._add_form_field(making, parameter_entry)
         elif "requestBody" in entry:
-            body = self._request_body(making, self._resolved(entry["requestBody"]))
-        for name in re.findall(r"\{([^}]+)\}", path):  # what a path needs, whether it was described or not
-            if not any(one.where == "path" and one.name == name for one in making.places.values()):
-                making.add(Place(name=name, where="path"), {"type": "string"}, required=True)
-        summary, told = _words(entry.get("summary")), _words(entry.get("description"))
+            body = self._add_request_body(making, self._resolve(entry["requestBody"]))
+        for name in re.findall(
+            r"\{([^}]+)\}", path
+        ):  # what a path needs, whether it was described or not
+            if not any(
+                location.where == "path" and location.name == name
+                for location in making.locations.values()
+            ):
+                making.add(
+                    ParameterLocation(name=name, where="path"),
+                    {"type": "string"},
+                    required=True,
+                )
+        summary, details = (
+            _truncate_text(entry.get("summary")),
+            _truncate_text(entry.get("description")),
+        )
         description = (
             summary
-            if told.startswith(summary) and not told
-            else f"{summary}. {told}"
-            if summary and told
-            else summary or told
+            if details.startswith(summary) and not details
+            else f"{summary}. {details}"
+            if summary and details
+            else summary or details
         )
         return Operation(
-            name=_name(entry.get("operationId") or f"{path}_{method}", names), method=method.upper(), path=path,
+            # Without an `operationId`, the name is derived from the path and the
+            # method.
+            name=_unique_name(entry.get("operationId") or f"{path}_{method}", names),
+            method=method.upper(),
+            path=path,
             description=description or f"{method.upper()} {path}",
-            server=self._server(entry) if entry.get("servers") else "",
-            schema={"type": "object", "properties": making.properties, "required": making.required},
-            places=making.places, body=body, is_safe=method in ("get", "head", "options"),
-            auth=self._auth(entry),
-        )  # fmt: skip
-
-    def _parameter(self, making: _Making, one: Mapping[str, Any]) -> None:
-        where = str(one["in"])
-        if "content" in one:
-            content = _mapping(one["content"])
-            schema = self._schema(_mapping(next(iter(content.values()), {})).get("schema"), making.budget)
-            style = "json"
-        else:
-            schema = self._schema(one if self._is_old else one.get("schema"), making.budget)
-            style = self._style(one, where)
-        explode = one.get("explode")
-        if self._is_old:
-            schema = {name: value for name, value in schema.items() if name not in ("required", "in")}
-            explode = one.get("collectionFormat") == "multi"
-        if one.get("description"):
-            schema["description"] = _words(one["description"], 300)
-        is_exploded = bool(explode) if explode is not None else style in ("form", "")
-        making.add(
-            Place(name=str(one["name"]), where=where, style=style, explode=is_exploded), schema,
-            required=where == "path" or bool(one.get("required")),
-        )  # fmt: skip
-
-    def _style(self, one: Mapping[str, Any], where: str) -> str:
-        if self._is_old:
-            return {"ssv": "spaceDelimited", "pipes": "pipeDelimited", "tsv": "tabDelimited"}.get(
-                str(one.get("collectionFormat")), "form" if where == "query" else "simple"
-            )
-        return str(one.get("style") or ("form" if where in ("query", "cookie") else "simple"))
-
-    def _form_field(self, making: _Making, one: Mapping[str, Any]) -> None:
-        is_file = one.get("type") == "file"
-        schema = {"type": "string"} if is_file else self._schema(one, making.budget)
-        schema.pop("required", None)
-        if one.get("description"):
-            schema["description"] = _words(one["description"], 300)
-        making.add(
-            Place(name=str(one["name"]), where="body", is_file=is_file), schema, required=bool(one.get("required"))
+            server=self._server_url(entry) if entry.get("servers") else "",
+            schema={
+                "type": "object",
+                "properties": making.properties,
+                "required": making.required,
+            },
+            places=making.locations,
+            body=body,
+            is_safe=method in ("get", "head", "options"),
+            auth=self._accepted_schemes(entry),
         )
 
-    def _request_body(self, making: _Making, given: Any) -> str:
-        content = _mapping(_mapping(given).get("content"))
+    def _add_parameter(
+        self, making: _OperationBuilder, parameter: Mapping[str, Any]
+    ) -> None:
+        where = str(parameter["in"])
+        # A parameter with `content` is serialised with that media type instead of a
+        # style.
+        if "content" in parameter:
+            content = _as_mapping(parameter["content"])
+            schema = self._inline_schema(
+                _as_mapping(next(iter(content.values()), {})).get("schema"),
+                making.budget,
+            )
+            style = "json"
+        else:
+            schema = self._inline_schema(
+                parameter if self._is_old else parameter.get("schema"), making.budget
+            )
+            style = self._style(parameter, where)
+        explode = parameter.get("explode")
+        # In Swagger 2 the parameter itself is the schema, so its own fields are removed
+        # from it.
+        if self._is_old:
+            schema = {
+                name: value
+                for name, value in schema.items()
+                if name not in ("required", "in")
+            }
+            explode = parameter.get("collectionFormat") == "multi"
+        if parameter.get("description"):
+            schema["description"] = _truncate_text(parameter["description"], 300)
+        # OpenAPI's default: only the form style is exploded.
+        is_exploded = bool(explode) if explode is not None else style in ("form", "")
+        making.add(
+            ParameterLocation(
+                name=str(parameter["name"]),
+                where=where,
+                style=style,
+                explode=is_exploded,
+            ),
+            schema,
+            required=where == "path" or bool(parameter.get("required")),
+        )
+
+    def _style(self, parameter: Mapping[str, Any], where: str) -> str:
+        if self._is_old:
+            # Swagger 2 collection formats mapped to OpenAPI 3 styles.
+            return {
+                "ssv": "spaceDelimited",
+                "pipes": "pipeDelimited",
+                "tsv": "tabDelimited",
+            }.get(
+                str(parameter.get("collectionFormat")),
+                "form" if where == "query" else "simple",
+            )
+        return str(
+            parameter.get("style")
+            or ("form" if where in ("query", "cookie") else "simple")
+        )
+
+    def _add_form_field(
+        self, making: _OperationBuilder, form_field: Mapping[str, Any]
+    ) -> None:
+        is_file = form_field.get("type") == "file"
+        schema = (
+            {"type": "string"}
+            if is_file
+            else self._inline_schema(form_field, making.budget)
+        )
+        schema.pop("required", None)
+        if form_field.get("description"):
+            schema["description"] = _truncate_text(form_field["description"], 300)
+        making.add(
+            ParameterLocation(
+                name=str(form_field["name"]), where="body", is_file=is_file
+            ),
+            schema,
+            required=bool(form_field.get("required")),
+        )
+
+    def _add_request_body(self, making: _OperationBuilder, request_body: Any) -> str:
+        content = _as_mapping(_as_mapping(request_body).get("content"))
         if not content:
             return ""
-        by_kind = {str(name).partition(";")[0].strip().lower(): one for name, one in content.items()}
-        kind = next((one for one in _BODIES if one in by_kind), None)
-        kind = kind or next((one for one in by_kind if one.endswith(("+json", "/json"))), None) or next(iter(by_kind))
-        schema = self._resolved(_mapping(by_kind[kind]).get("schema") or {})
-        self._fields(making, schema, given, kind)
-        return kind if kind != "*/*" else "application/json"
-
-    def _fields(self, making: _Making, schema: Any, given: Mapping[str, Any], kind: str) -> None:
-        """A body's fields as arguments beside the others; a body that is no object as one argument."""
-        is_fielded = "json" in kind or kind in ("application/x-www-form-urlencoded", "multipart/form-data", "*/*")
-        read = self._schema(schema, making.budget)
-        if not is_fielded or not read.get("properties") or "anyOf" in read:
-            read = read or ({} if "json" in kind else {"type": "string"})
-            if given.get("description"):
-                read["description"] = _words(given["description"], 300)
-            is_file = kind == "application/octet-stream"
-            making.add(Place(name="body", where="whole", is_file=is_file), read, required=bool(given.get("required")))
-            return
-        required = set(read.get("required") or ()) if given.get("required", True) else set[str]()
-        for name, one in read["properties"].items():
-            is_file = one.get("format") == "binary" or (
-                one.get("type") == "array" and _mapping(one.get("items")).get("format") == "binary"
+        # Media type parameters such as `charset` are ignored.
+        by_kind = {
+            str(name).partition(";")[0].strip().lower(): media_object
+            for name, media_object in content.items()
+        }
+        media_type = next(
+            (candidate for candidate in _PREFERRED_MEDIA_TYPES if candidate in by_kind),
+            None,
+        )
+        media_type = (
+            media_type
+            or next(
+                (
+                    candidate
+                    for candidate in by_kind
+                    if candidate.endswith(("+json", "/json"))
+                ),
+                None,
             )
-            making.add(Place(name=name, where="body", is_file=is_file), one, required=name in required)
+            or next(iter(by_kind))
+        )
+        schema = self._resolve(_as_mapping(by_kind[media_type]).get("schema") or {})
+        self._add_body_fields(making, schema, request_body, media_type)
+        return media_type if media_type != "*/*" else "application/json"
+
+    def _add_body_fields(
+        self,
+        making: _OperationBuilder,
+        schema: Any,
+        declaration: Mapping[str, Any],
+        media_type: str,
+    ) -> None:
+        """Add the fields of a JSON or form body as separate arguments, or the complete
+        body as one argument `body`."""
+        # These media types have named fields.
+        is_fielded = "json" in media_type or media_type in (
+            "application/x-www-form-urlencoded",
+            "multipart/form-data",
+            "*/*",
+        )
+        read = self._inline_schema(schema, making.budget)
+        if not is_fielded or not read.get("properties") or "anyOf" in read:
+            read = read or ({} if "json" in media_type else {"type": "string"})
+            if declaration.get("description"):
+                read["description"] = _truncate_text(declaration["description"], 300)
+            is_file = media_type == "application/octet-stream"
+            making.add(
+                ParameterLocation(name="body", where="whole", is_file=is_file),
+                read,
+                required=bool(declaration.get("required")),
+            )
+            return
+        # Fields are required only if the body itself is required.
+        required = (
+            set(read.get("required") or ())
+            if declaration.get("required", True)
+            else set[str]()
+        )
+        for name, property_schema in read["properties"].items():
+            is_file = property_schema.get("format") == "binary" or (
+                property_schema.get("type") == "array"
+                and _as_mapping(property_schema.get("items")).get("format") == "binary"
+            )
+            making.add(
+                ParameterLocation(name=name, where="body", is_file=is_file),
+                property_schema,
+                required=name in required,
+            )
 
     # servers and security
 
-    def _server(self, owner: Mapping[str, Any]) -> str:
+    def _server_url(self, owner: Mapping[str, Any]) -> str:
         if self._is_old:
             host = str(self._document.get("host") or "")
             schemes = self._document.get("schemes") or ["https"]
             scheme = "https" if "https" in schemes else str(schemes[0])
             base = str(self._document.get("basePath") or "")
-            return f"{scheme}://{host}{base}".rstrip("/") if host else join(self._url, base).rstrip("/")
+            # Without a host, Swagger 2 refers to the host that served the document.
+            return (
+                f"{scheme}://{host}{base}".rstrip("/")
+                if host
+                else join(self._url, base).rstrip("/")
+            )
         servers = owner.get("servers") or self._document.get("servers") or ()
-        first = _mapping(servers[0]) if isinstance(servers, list) and servers else {}
+        first = _as_mapping(servers[0]) if isinstance(servers, list) and servers else {}
         url = str(first.get("url") or "")
-        for name, one in _mapping(first.get("variables")).items():
-            url = url.replace("{" + str(name) + "}", str(_mapping(one).get("default") or ""))
+        # Server variables are replaced by their defaults.
+        for name, variable in _as_mapping(first.get("variables")).items():
+            url = url.replace(
+                "{" + str(name) + "}", str(_as_mapping(variable).get("default") or "")
+            )
         url = join(self._url, url)
-        return url.rstrip("/") if url.lower().startswith(("http://", "https://")) else ""
+        return (
+            url.rstrip("/") if url.lower().startswith(("http://", "https://")) else ""
+        )
 
-    def _schemes(self) -> dict[str, Scheme]:
-        owner = self._document if self._is_old else _mapping(self._document.get("components"))
-        listed = _mapping(owner.get("securityDefinitions" if self._is_old else "securitySchemes"))
-        found: dict[str, Scheme] = {}
-        for name, one in listed.items():
+    def _security_schemes(self) -> dict[str, Scheme]:
+        owner = (
+            self._document
+            if self._is_old
+            else _as_mapping(self._document.get("components"))
+        )
+        listed = _as_mapping(
+            owner.get("securityDefinitions" if self._is_old else "securitySchemes")
+        )
+        schemes_by_name: dict[str, Scheme] = {}
+        for name, raw_scheme in listed.items():
             try:
-                scheme = _scheme(_mapping(self._resolved(one)))
+                scheme = _parse_scheme(_as_mapping(self._resolve(raw_scheme)))
             except DescriptionError:
                 continue
             if scheme is not None:
-                found[str(name)] = scheme
-        return found
+                schemes_by_name[str(name)] = scheme
+        return schemes_by_name
 
-    def _auth(self, entry: Mapping[str, Any]) -> list[str]:
-        wanted = entry.get("security", self._document.get("security")) or ()
-        return [str(name) for one in wanted if isinstance(one, Mapping) for name in one]
+    def _accepted_schemes(self, entry: Mapping[str, Any]) -> list[str]:
+        # An operation's `security` overrides the document's.
+        requirements = entry.get("security", self._document.get("security")) or ()
+        return [
+            str(name)
+            for requirement in requirements
+            if isinstance(requirement, Mapping)
+            for name in requirement
+        ]
 
 
-def _scheme(one: Mapping[str, Any]) -> Scheme | None:
-    match one.get("type"):
-        case "apiKey" if one.get("in") in ("header", "query", "cookie"):
-            return Scheme(type=str(one["in"]), name=str(one.get("name") or ""))
-        case "http" if str(one.get("scheme", "")).lower() in ("basic", "bearer"):
-            return Scheme(type=str(one["scheme"]).lower())
+def _parse_scheme(definition: Mapping[str, Any]) -> Scheme | None:
+    match definition.get("type"):
+        case "apiKey" if definition.get("in") in ("header", "query", "cookie"):
+            return Scheme(
+                type=str(definition["in"]), name=str(definition.get("name") or "")
+            )
+        case "http" if str(definition.get("scheme", "")).lower() in ("basic", "bearer"):
+            return Scheme(type=str(definition["scheme"]).lower())
         case "basic":
             return Scheme(type="basic")
         case "oauth2":
-            flows = _mapping(one.get("flows")) or {str(one.get("flow")): one}
-            flow = _mapping(flows.get("clientCredentials") or flows.get("application"))
+            flows = _as_mapping(definition.get("flows")) or {
+                str(definition.get("flow")): definition
+            }
+            # Only the client credentials flow works without a user's browser.
+            flow = _as_mapping(
+                flows.get("clientCredentials") or flows.get("application")
+            )
             return Scheme(
-                type="oauth2", token_url=str(flow.get("tokenUrl") or ""), scopes=list(_mapping(flow.get("scopes")))
+                type="oauth2",
+                token_url=str(flow.get("tokenUrl") or ""),
+                scopes=list(_as_mapping(flow.get("scopes"))),
             )
         case "openIdConnect":
             return Scheme(type="bearer")
@@ -470,41 +778,52 @@ def _scheme(one: Mapping[str, Any]) -> Scheme | None:
             return None
 
 
-def _merged(found: dict[str, Any], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`allOf` as one schema."""
-    whole = dict(found)
-    for one in parts:
-        for name, value in one.items():
+def _merge_schemas(
+    schema: dict[str, Any], parts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Merge the subschemas of an `allOf` into one schema. Properties and `required` are
+    united; otherwise the first wins."""
+    merged = dict(schema)
+    for subschema in parts:
+        for name, value in subschema.items():
             if name == "properties":
-                whole["properties"] = {**whole.get("properties", {}), **value}
+                merged["properties"] = {**merged.get("properties", {}), **value}
             elif name == "required":
-                whole["required"] = [
-                    *whole.get("required", []),
-                    *(each for each in value if each not in whole.get("required", [])),
+                merged["required"] = [
+                    *merged.get("required", []),
+                    *(
+                        required_name
+                        for required_name in value
+                        if required_name not in merged.get("required", [])
+                    ),
                 ]
             else:
-                whole.setdefault(name, value)
-    return whole
+                merged.setdefault(name, value)
+    return merged
 
 
-def _name(given: Any, taken: set[str]) -> str:
-    """A name that every model's API takes, and that no other operation has."""
-    base = _PLAIN.sub("_", str(given)).strip("_")[:60] or "operation"
+def _unique_name(preferred_name: Any, used_names: set[str]) -> str:
+    """Return a unique operation name that every model API accepts: at most 60
+    characters of [a-zA-Z0-9_-]."""
+    base = (
+        _UNSAFE_NAME_CHARS.sub("_", str(preferred_name)).strip("_")[:60] or "operation"
+    )
     name, count = base, 1
-    while name in taken:
+    # The base is shortened so that the suffix fits within 60 characters.
+    while name in used_names:
         count += 1
         name = f"{base[:56]}_{count}"
-    taken.add(name)
+    used_names.add(name)
     return name
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _as_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _words(value: Any, most: int = _MOST_WORDS) -> str:
+def _truncate_text(value: Any, max_length: int = _MAX_TEXT_CHARS) -> str:
     text = " ".join(str(value or "").split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return text if len(text) <= max_length else f"{text[: max_length - 1]}…"
 
 
 def _is_pattern(value: Any) -> bool:
@@ -517,8 +836,9 @@ def _is_pattern(value: Any) -> bool:
     return True
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it is JSON: YAML has dates and more."""
+def _is_json(value: Any) -> bool:
+    """Return whether the value can be written as JSON of moderate size. YAML also has
+    dates and binary values."""
     try:
         return len(json.dumps(value)) < 20_000
     except (TypeError, ValueError, RecursionError):

@@ -1,4 +1,5 @@
-"""Tools of plugins: described as their YAML says, run in the plugin's own process."""
+"""Tools of plugins. Their entities come from the plugin's YAML declaration; calls run
+in the plugin's process."""
 
 from __future__ import annotations
 
@@ -26,42 +27,77 @@ if TYPE_CHECKING:
     from modelyard.tenant_plugins.credentials import PluginCredentials
     from modelyard.tenant_plugins.plugins import Installed, Plugins
 
-_SECONDS = 300.0
+_TIMEOUT_SECONDS = 300.0
 
 
 class PluginTool(Tool):
+    """One tool of an installed plugin, bound to a tenant."""
+
     def __init__(
-        self, plugins: Plugins, credentials: PluginCredentials, tenant: str, owner: Installed, provider: str, part: Part
-    ) -> None:  # fmt: skip
+        self,
+        plugins: Plugins,
+        credentials: PluginCredentials,
+        tenant: str,
+        owner: Installed,
+        provider: str,
+        part: Part,
+    ) -> None:
         self._plugins = plugins
         self._credentials = credentials
         self._tenant = tenant
         self._owner = owner
         self._provider = provider
-        self.entity = entity_of(f"{owner.plugin_id}/{provider}", part)
+        self.entity = tool_entity(f"{owner.plugin_id}/{provider}", part)
 
-    async def invoke(self, parameters: Mapping[str, Any], context: ToolContext) -> AsyncGenerator[Message, None]:
+    async def invoke(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> AsyncGenerator[Message, None]:
+        """Call the tool in the plugin and yield its messages.
+
+        Raises ToolNotFoundError for another tenant, ToolCredentialsError,
+        ToolParameterError or ToolInvokeError.
+        """
         if context.tenant != self._tenant:
+            # The tool object holds this tenant's credentials; another tenant must not
+            # use them.
             raise ToolNotFoundError(f"there is not a tool named {self.name}")
         try:
-            credentials, kind = await self._credentials.find(
-                self._tenant, f"{self._owner.plugin_id}/{self._provider}", context.credential, context.user
+            credentials, credential_type = await self._credentials.find(
+                self._tenant,
+                f"{self._owner.plugin_id}/{self._provider}",
+                context.credential,
+                context.user,
             )
         except (NotFoundError, PluginError) as error:
             raise ToolCredentialsError(str(error)) from error
         data = {
-            "provider": self._provider, "tool": self.name, "credentials": credentials, "credential_type": kind,
+            "provider": self._provider,
+            "tool": self.name,
+            "credentials": credentials,
+            "credential_type": credential_type,
             "tool_parameters": cast_all(self.entity.parameters, parameters),
-        }  # fmt: skip
+        }
         answers = self._plugins.call(
-            self._tenant, self._owner.plugin_id, "tool", "invoke_tool", data, user=context.user,
-            more={"context": {"depth": context.depth + 1, "idempotency_key": context.key}},
-        )  # fmt: skip
+            self._tenant,
+            self._owner.plugin_id,
+            "tool",
+            "invoke_tool",
+            data,
+            user=context.user,
+            # The depth is passed on so that a tool that calls an agent cannot recurse
+            # without limit.
+            extra={
+                "context": {"depth": context.depth + 1, "idempotency_key": context.key}
+            },
+        )
         try:
+            # Closing the generator cancels the call in the plugin's process.
             async with aclosing(answers):
                 async for answer in answers:
                     yield answer
         except PluginError as error:
+            # The plugin reports the name of its exception class; it decides how the
+            # failure is classified.
             kinds = {
                 "ToolProviderCredentialValidationError": ToolCredentialsError,
                 "ToolParameterValidationError": ToolParameterError,
@@ -70,54 +106,98 @@ class PluginTool(Tool):
 
 
 class PluginTools:
-    """Those of all plugins that a tenant has installed."""
+    """A tool source: the tools of all plugins that a tenant has installed."""
 
     def __init__(self, plugins: Plugins, credentials: PluginCredentials) -> None:
         self._plugins = plugins
         self._credentials = credentials
 
     async def tools(self, tenant: str) -> Sequence[ToolEntity]:
+        """Return the entities of all plugin tools of a tenant."""
         return [
-            entity_of(f"{one.plugin_id}/{provider.identity.name}", part)
-            for one in self._plugins.installed(tenant)
-            if (provider := one.declaration.tool) is not None
+            tool_entity(f"{plugin.plugin_id}/{provider.identity.name}", part)
+            for plugin in self._plugins.installed(tenant)
+            if (provider := plugin.declaration.tool) is not None
             for part in provider.tools
         ]
 
     async def find(self, tenant: str, provider: str, name: str) -> Tool:
-        for one in self._plugins.installed(tenant):
-            if (declared := one.declaration.tool) is None:
+        """Return a tool by name. An empty `provider` searches all plugins. Raises
+        ToolNotFoundError."""
+        for plugin in self._plugins.installed(tenant):
+            if (declared := plugin.declaration.tool) is None:
                 continue
-            bare = declared.identity.name
-            if provider not in ("", bare, one.plugin_id, f"{one.plugin_id}/{bare}"):
+            provider_name = declared.identity.name
+            # A provider may be specified by its own name, by the plugin's id or by
+            # both.
+            if provider not in (
+                "",
+                provider_name,
+                plugin.plugin_id,
+                f"{plugin.plugin_id}/{provider_name}",
+            ):
                 continue
-            part = next((each for each in declared.tools if each.identity.name == name), None)
+            part = next(
+                (
+                    candidate
+                    for candidate in declared.tools
+                    if candidate.identity.name == name
+                ),
+                None,
+            )
             if part is not None:
-                return PluginTool(self._plugins, self._credentials, tenant, one, bare, part)
+                return PluginTool(
+                    self._plugins,
+                    self._credentials,
+                    tenant,
+                    plugin,
+                    provider_name,
+                    part,
+                )
         raise ToolNotFoundError(f"there is not a tool named {name}")
 
 
-def entity_of(provider: str, part: Part) -> ToolEntity:
-    told: Mapping[str, Any] = part.description if isinstance(part.description, Mapping) else {}
-    human = told.get("human")
+def tool_entity(provider: str, part: Part) -> ToolEntity:
+    """Build a tool entity from a plugin's declaration of the tool."""
+    description: Mapping[str, Any] = (
+        part.description if isinstance(part.description, Mapping) else {}
+    )
+    # `human` is for the console, `llm` for the model.
+    human = description.get("human")
     return ToolEntity(
-        name=part.identity.name, provider=provider, kind="plugin", label=part.identity.label,
-        description=str(told.get("llm") or part.identity.description.get("en_US", "")),
+        name=part.identity.name,
+        provider=provider,
+        kind="plugin",
+        label=part.identity.label,
+        description=str(
+            description.get("llm") or part.identity.description.get("en_US", "")
+        ),
         human_description=dict(human) if isinstance(human, Mapping) else {},
-        author=part.identity.author, icon=part.identity.icon,
-        parameters=[_parameter(one) for one in part.parameters], seconds=_SECONDS,
-    )  # fmt: skip
+        author=part.identity.author,
+        icon=part.identity.icon,
+        parameters=[_tool_parameter(parameter) for parameter in part.parameters],
+        seconds=_TIMEOUT_SECONDS,
+    )
 
 
-def _parameter(one: Parameter) -> ToolParameter:
+def _tool_parameter(parameter: Parameter) -> ToolParameter:
     options = [
-        Option(value=str(each.get("value")), label=dict(each.get("label") or {}))
-        if isinstance(each, Mapping)
-        else Option(value=str(each))
-        for each in one.options
+        # Options may be plain values or objects with a label.
+        Option(value=str(option.get("value")), label=dict(option.get("label") or {}))
+        if isinstance(option, Mapping)
+        else Option(value=str(option))
+        for option in parameter.options
     ]
     return ToolParameter(
-        name=one.name, type=one.type, form=one.form, label=one.label, human_description=one.human_description,
-        llm_description=one.llm_description or "", required=one.required, default=one.default, min=one.min, max=one.max,
+        name=parameter.name,
+        type=parameter.type,
+        form=parameter.form,
+        label=parameter.label,
+        human_description=parameter.human_description,
+        llm_description=parameter.llm_description or "",
+        required=parameter.required,
+        default=parameter.default,
+        min=parameter.min,
+        max=parameter.max,
         options=options,
-    )  # fmt: skip
+    )

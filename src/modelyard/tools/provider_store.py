@@ -1,4 +1,5 @@
-"""What tenants have added as tool providers, as it is kept: a row, its secret sealed, and beside it what it offers."""
+"""Storage of the tool providers that tenants add: a resource row, its encrypted secret,
+and the description of its tools."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError, suggestion
-from modelyard.storage.kept import Kept
+from modelyard.storage.kept import ScopedStore
 from modelyard.storage.resources import Resources
-from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.kinds import ToolProvider
 from modelyard.tenancy.sealed_rows import SealedRows
 from modelyard.tools.api import Auth
@@ -20,11 +21,11 @@ from modelyard.tools.openapi import Api
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SCOPE = "providers"
-_MOST_CACHED = 64
+_MAX_CACHED = 64
 
 
 class McpListing(msgspec.Struct, frozen=True, kw_only=True):
-    """A server's tools, as they were when it was last asked."""
+    """The tools of an MCP server as of its last listing."""
 
     version: str
     server: dict[str, Any] = {}
@@ -33,118 +34,185 @@ class McpListing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored encrypted."""
+    """The part of a provider that is stored encrypted."""
 
     auth: Auth = Auth()
     headers: dict[str, str] = {}
 
 
 OnReplaced = Callable[[str, str], Awaitable[None]]
-"""(tenant, row): this provider is another one now, or gone."""
+"""Callback (tenant, row id): the provider was replaced or removed."""
 
 
 class ProviderStore:
-    """The rows of tool providers. What they offer is read when first asked for and remembered until it changes."""
+    """The rows of tool providers. Their descriptions are loaded on first use and cached
+    until they change."""
 
-    def __init__(self, resources: Resources, directory: Directory, rows: SealedRows, kept: Kept) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        directory: Directory,
+        rows: SealedRows,
+        scoped_store: ScopedStore,
+    ) -> None:
         self._resources = resources
         self._directory = directory
         self._rows = rows
-        self._kept = kept
-        self._read: OrderedDict[tuple[str, str], Api | McpListing] = OrderedDict()
-        self._changes = 0
-        """Grows with whatever makes stored descriptions stale: what was fetched before is not remembered after."""
+        self._scoped_store = scoped_store
+        self._content_cache: OrderedDict[tuple[str, str], Api | McpListing] = (
+            OrderedDict()
+        )
+        self._generation = 0
+        """Incremented whenever stored descriptions may have changed. A description that
+        was loaded before is not cached after it."""
         self._on_replaced: list[OnReplaced] = []
-        directory.on_change(self._changed)
+        directory.on_change(self._invalidate)
 
     def on_replaced(self, listener: OnReplaced) -> None:
+        """Register a callback that runs after a provider is replaced or removed."""
         self._on_replaced.append(listener)
 
-    def _changed(self, touched: set[tuple[str, str]]) -> None:
-        tenants = {tenant for tenant, kind in touched if kind == ToolProvider.kind}
+    def _invalidate(self, touched: set[tuple[str, str]]) -> None:
+        tenants = {
+            tenant
+            for tenant, resource_type in touched
+            if resource_type == ToolProvider.kind
+        }
         if tenants:
-            self._changes += 1
-        for key in [one for one in self._read if one[0] in tenants]:
-            del self._read[key]
+            # Incremented first, so that a load in progress does not cache a stale
+            # description.
+            self._generation += 1
+        for key in [
+            cached_key for cached_key in self._content_cache if cached_key[0] in tenants
+        ]:
+            del self._content_cache[key]
 
     # rows
 
-    def all(self, tenant: str) -> list[tuple[Known, ToolProvider]]:
-        return sorted(self._directory.of(tenant, ToolProvider), key=lambda one: one[0].name)
+    def all(self, tenant: str) -> list[tuple[CachedResource, ToolProvider]]:
+        """Return all providers of a tenant, sorted by name."""
+        return sorted(
+            self._directory.of(tenant, ToolProvider), key=lambda pair: pair[0].name
+        )
 
-    def find(self, tenant: str, name: str) -> tuple[Known, ToolProvider]:
-        """By id or name. Raises NotFoundError."""
-        every = self.all(tenant)
-        found = next((one for one in every if name in (one[0].id, one[0].name)), None)
-        if found is None:
-            hint = suggestion(name, [one.name for one, _ in every], label="there are")
-            raise NotFoundError(f"tool provider {name[:80]!r} does not exist; {hint}", code="tool_provider_not_found")
-        return found
+    def find(self, tenant: str, name: str) -> tuple[CachedResource, ToolProvider]:
+        """Return a provider by id or name. Raises NotFoundError with a suggestion of
+        similar names."""
+        providers = self.all(tenant)
+        provider_pair = next(
+            (pair for pair in providers if name in (pair[0].id, pair[0].name)), None
+        )
+        if provider_pair is None:
+            hint = suggestion(
+                name, [resource.name for resource, _ in providers], label="there are"
+            )
+            raise NotFoundError(
+                f"tool provider {name[:80]!r} does not exist; {hint}",
+                code="tool_provider_not_found",
+            )
+        return provider_pair
 
-    def secret(self, tenant: str, row: str, stored: ToolProvider) -> Secret:
-        if not stored.secret:
+    def secret(self, tenant: str, row: str, provider_record: ToolProvider) -> Secret:
+        """Decrypt and return a provider's secret; an empty one if none is stored."""
+        if not provider_record.secret:
             return Secret()
-        return msgspec.convert(self._rows.read(tenant, ToolProvider.kind, row, stored.secret), Secret)
+        return msgspec.convert(
+            self._rows.read(tenant, ToolProvider.kind, row, provider_record.secret),
+            Secret,
+        )
 
-    async def keep(self, tenant: str, name: str, stored: ToolProvider, secret: Secret, content: bytes) -> str:
-        """Store a provider, in the place of one of the same name; the row's id."""
-        known = next((one for one, _ in self.all(tenant) if one.name == name), None)
+    async def save(
+        self,
+        tenant: str,
+        name: str,
+        provider_record: ToolProvider,
+        secret: Secret,
+        content: bytes,
+    ) -> str:
+        """Store a provider, replacing one of the same name. Returns the row's id."""
+        existing = next(
+            (resource for resource, _ in self.all(tenant) if resource.name == name),
+            None,
+        )
         document = msgspec.to_builtins(secret)
-        row = await self._rows.keep(tenant, ToolProvider.kind, name, document, stored, id=known.id if known else "")
-        await self._kept.put(tenant, _SCOPE, row, content)
-        self._changes += 1
-        self._read.pop((tenant, row), None)
-        await self._replaced(tenant, row)
+        # Reusing the id of the replaced row keeps references to the provider valid.
+        row = await self._rows.save(
+            tenant,
+            ToolProvider.kind,
+            name,
+            document,
+            provider_record,
+            id=existing.id if existing else "",
+        )
+        await self._scoped_store.put(tenant, _SCOPE, row, content)
+        self._generation += 1
+        self._content_cache.pop((tenant, row), None)
+        await self._notify_replaced(tenant, row)
         return row
 
     async def remove(self, tenant: str, name: str) -> None:
-        """Raises NotFoundError."""
-        known, _ = self.find(tenant, name)
-        await self._resources.remove(tenant, ToolProvider.kind, known.id)
-        await self._kept.remove(tenant, _SCOPE, known.id)
+        """Remove a provider and its stored description. Raises NotFoundError."""
+        resource, _ = self.find(tenant, name)
+        await self._resources.remove(tenant, ToolProvider.kind, resource.id)
+        await self._scoped_store.remove(tenant, _SCOPE, resource.id)
         await self._directory.refresh()
-        await self._replaced(tenant, known.id)
+        await self._notify_replaced(tenant, resource.id)
 
-    async def _replaced(self, tenant: str, row: str) -> None:
+    async def _notify_replaced(self, tenant: str, row: str) -> None:
         for listener in self._on_replaced:
             await listener(tenant, row)
 
     # what they offer
 
     async def api(self, tenant: str, row: str) -> Api:
-        """What an API's description says. Raises as `content`."""
-        found = await self.content(tenant, row, "api")
-        return found if isinstance(found, Api) else Api(title="")
+        """Return an API provider's description. Raises like `content`."""
+        content = await self.content(tenant, row, "api")
+        return content if isinstance(content, Api) else Api(title="")
 
     async def listing(self, tenant: str, row: str) -> McpListing:
-        """A server's tools as they were accepted. Raises as `content`."""
-        found = await self.content(tenant, row, "mcp")
-        return found if isinstance(found, McpListing) else McpListing(version="")
+        """Return the accepted tools of an MCP server. Raises like `content`."""
+        content = await self.content(tenant, row, "mcp")
+        return content if isinstance(content, McpListing) else McpListing(version="")
 
-    async def content(self, tenant: str, row: str, kind: str) -> Api | McpListing:
-        """What a provider offers. Raises NotFoundError, StorageUnavailableError."""
+    async def content(
+        self, tenant: str, row: str, provider_type: str
+    ) -> Api | McpListing:
+        """Return a provider's description, from the cache if possible.
+
+        Raises NotFoundError, StorageUnavailableError.
+        """
         key = (tenant, row)
-        if (known := self._read.get(key)) is not None:
-            self._read.move_to_end(key)
-            return known
-        changes_before = self._changes
-        data = await self._kept.get(tenant, _SCOPE, row)
+        if (cached := self._content_cache.get(key)) is not None:
+            self._content_cache.move_to_end(key)
+            return cached
+        # The counter is compared after the read: a change in between makes this result
+        # stale.
+        changes_before = self._generation
+        data = await self._scoped_store.get(tenant, _SCOPE, row)
+        # Another process may have removed the provider between the two reads.
         if data is None:
-            raise NotFoundError("what the provider offers is gone", code="tool_provider_not_found")
-        made: Api | McpListing = msgspec.json.decode(data, type=Api if kind == "api" else McpListing)
-        if self._changes == changes_before:
-            self._remember(key, made)
-        return made
+            raise NotFoundError(
+                "what the provider offers is gone", code="tool_provider_not_found"
+            )
+        decoded: Api | McpListing = msgspec.json.decode(
+            data, type=Api if provider_type == "api" else McpListing
+        )
+        if self._generation == changes_before:
+            self._cache(key, decoded)
+        return decoded
 
-    def _remember(self, key: tuple[str, str], made: Api | McpListing) -> None:
-        self._read[key] = made
-        if len(self._read) > _MOST_CACHED:
-            self._read.popitem(last=False)
+    def _cache(self, key: tuple[str, str], content: Api | McpListing) -> None:
+        self._content_cache[key] = content
+        # The dictionary is ordered by last use, so the first item is the least recently
+        # used.
+        if len(self._content_cache) > _MAX_CACHED:
+            self._content_cache.popitem(last=False)
 
 
 def check_name(name: str) -> None:
-    """Raises InvokeBadRequestError."""
+    """Raise InvokeBadRequestError unless the name is valid for a tool provider."""
     if not _NAME.fullmatch(name):
         raise InvokeBadRequestError(
-            f"{name[:60]!r} is no name of a tool provider: letters, digits, - and _, at most 64", param="name"
+            f"{name[:60]!r} is no name of a tool provider: letters, digits, - and _, at most 64",
+            param="name",
         )

@@ -1,1 +1,1 @@
-"""Bytes over the network: the one client that goes out, who it may reach, event streams."""
+"""Network transport: the HTTP client, egress control, event streams."""

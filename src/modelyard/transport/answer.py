@@ -1,7 +1,9 @@
-"""The answer that is coming in on a connection: its head, its framing, and what of its body waits to be taken.
+"""The response being received on a connection: head, framing, and the body bytes not
+yet read.
 
-httptools reads; what it lets pass and RFC 9112 does not is refused here. Nothing is taken that two readers could read
-in two ways: a length said twice, a coding of the transfer that is not `chunked` alone, lines that are folded.
+httptools parses; what it tolerates although RFC 9112 forbids it is rejected here.
+Anything that two parsers could interpret differently is refused: duplicate lengths,
+transfer codings other than `chunked` alone, folded lines.
 """
 
 import asyncio
@@ -10,26 +12,33 @@ from typing import Any
 
 import httptools
 
-from modelyard.base.errors import InvokeConnectionError, InvokeServerUnavailableError, InvokeTimeoutError
+from modelyard.base.errors import (
+    InvokeConnectionError,
+    InvokeServerUnavailableError,
+    InvokeTimeoutError,
+)
 from modelyard.transport.headers import Headers
 
 _HIGH_WATER = 256 * 1024
-MOST_HEADER_BYTES = 64 * 1024
-"""Of a head with the interim ones before it, and of what else is no body: trailers, extensions of chunks."""
+MAX_HEADER_BYTES = 64 * 1024
+"""Limit for a head including interim responses, and for other non-body bytes: trailers,
+chunk extensions."""
 _LINE_COST = 4
-"""Of a header line beside its name and value; without it empty ones would be free."""
+"""Added per header line, since empty lines would otherwise cost nothing."""
 _INTERIM_COST = 64
 
 
 class StrayError(Exception):
-    """Bytes that belong to no answer."""
+    """Bytes arrived that belong to no response."""
 
 
-class Answer:
-    """Begun by `begin`, filled by `feed`, waited for by `wait`, read by `take`.
+class IncomingResponse:
+    """A response: started by `begin`, filled by `feed`, awaited by `wait`, read by
+    `take`.
 
-    One object a connection, which reads one answer after the other: a parser and its callbacks refer to each other, and
-    would be left to the garbage collector after every call.
+    One object per connection, reused for successive responses: a parser and its
+    callbacks form a reference cycle, which would need the garbage collector after every
+    call.
     """
 
     __slots__ = (
@@ -54,18 +63,19 @@ class Answer:
         "status",
     )
 
-    def __init__(self, shown: str, loop: asyncio.AbstractEventLoop) -> None:
-        """`shown`: who answers, for messages."""
-        self._shown = shown
+    def __init__(self, peer_name: str, loop: asyncio.AbstractEventLoop) -> None:
+        """`peer_name` identifies the server in messages."""
+        self._shown = peer_name
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
         self.begin(None, is_bodiless=False)
+        # Without a parser, any byte that arrives counts as stray.
         self._parser: Any = None  # nothing was asked: whatever comes now is astray
 
-    # the connection's side
+    # Called by the connection.
 
     def begin(self, transport: Any, *, is_bodiless: bool) -> None:
-        """Expect the next one, which `transport` brings."""
+        """Prepare for the next response, received over `transport`."""
         self._parser = httptools.HttpResponseParser(self)
         self._transport = transport
         self._is_bodiless = is_bodiless
@@ -84,7 +94,11 @@ class Answer:
         self._is_paused = False
 
     def feed(self, data: bytes) -> None:
-        """Raises StrayError for bytes that belong to no answer, and `error` where they are no answer to take."""
+        """Parse received bytes.
+
+        Raises StrayError for bytes that belong to no response, or the stored `error` if
+        the response is unacceptable.
+        """
         self.has_bytes = True
         if self._parser is None or self.is_complete:
             raise StrayError
@@ -92,44 +106,66 @@ class Answer:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            raise self._refused("switched to another protocol, which nobody asked for") from None
+            raise self._reject(
+                "switched to another protocol, which nobody asked for"
+            ) from None
         except httptools.HttpParserError as error:
+            # A parse error after a complete response means extra bytes, not a bad
+            # response.
             if self.is_complete:
                 raise StrayError from error
-            raise self._refused(f"does not speak HTTP: {error}") from error
-        if self._not_body > MOST_HEADER_BYTES and not self.is_complete:
-            raise self._refused(f"sent more than {MOST_HEADER_BYTES:,} bytes of headers")
+            raise self._reject(f"does not speak HTTP: {error}") from error
+        # Chunk extensions and trailers are unbounded in the protocol.
+        if self._not_body > MAX_HEADER_BYTES and not self.is_complete:
+            raise self._reject(f"sent more than {MAX_HEADER_BYTES:,} bytes of headers")
 
     def end(self, reason: Exception | None) -> None:
-        """Nothing more comes: the other side hung up, or the connection broke."""
+        """Handle the end of the connection: closed by the peer, or broken."""
         self._transport = None
         if not self.is_complete and self.error is None:
-            until_close = "content-length" not in self._first_lines and "transfer-encoding" not in self._first_lines
+            # Without any length, the end of the connection is the end of the body (RFC
+            # 9112, 6.3).
+            until_close = (
+                "content-length" not in self._first_lines
+                and "transfer-encoding" not in self._first_lines
+            )
             if self.is_head_complete and until_close and reason is None:
                 self.is_complete = True
             else:
-                self.error = self._broken_off(reason)
+                self.error = self._disconnect_error(reason)
         self._wake()
 
-    def refuse(self, what: str) -> None:
-        """Take nothing more of it, since the other side did `what`."""
-        self._refused(what)
+    def refuse(self, reason: str) -> None:
+        """Reject the response; `reason` continues a sentence about the server."""
+        self._reject(reason)
 
     @property
-    def leaves_room(self) -> bool:
-        """Whether another may follow it: it was read to its end, and says that the connection stays."""
-        return self.is_complete and self._keep_alive and not self._pieces and self.error is None
+    def is_reusable(self) -> bool:
+        """Return whether the connection can be reused: the response was read completely
+        and permits keep-alive."""
+        return (
+            self.is_complete
+            and self._keep_alive
+            and not self._pieces
+            and self.error is None
+        )
 
-    # httptools' side
+    # Callbacks of httptools.
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Store a header line. Raises an InvokeServerUnavailableError if the head is
+        too large."""
         self._header_bytes += len(name) + len(value) + _LINE_COST
-        if self._header_bytes > MOST_HEADER_BYTES:
-            raise self._refused(f"sent more than {MOST_HEADER_BYTES:,} bytes of headers")
-        if self.is_head_complete:  # a trailer, or of another answer behind ours: no header (RFC 9110, 6.5.1)
+        if self._header_bytes > MAX_HEADER_BYTES:
+            raise self._reject(f"sent more than {MAX_HEADER_BYTES:,} bytes of headers")
+        if (
+            self.is_head_complete
+        ):  # a trailer, or of another answer behind ours: no header (RFC 9110, 6.5.1)
             return
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1").rstrip(" \t")
+        # Most fields occur once; repeated ones get a list, so that their order is
+        # preserved.
         if key not in self._first_lines:
             self._first_lines[key] = text
             return
@@ -139,24 +175,32 @@ class Answer:
         repeated.setdefault(key, [self._first_lines[key]]).append(text)
 
     def on_headers_complete(self) -> None:
-        if self.is_complete:  # another answer in the same bytes, to nothing that we asked
+        """Check the head and its framing; an interim response is discarded."""
+        if (
+            self.is_complete
+        ):  # another answer in the same bytes, to nothing that we asked
             raise StrayError
         self.status = self._parser.get_status_code()
         if self.status < 200:
             self._pass_over_interim()
             return
         version = self._parser.get_http_version()
+        # HTTP/1.1 without a transfer coding needs no further checks.
         if version != "1.1" or "transfer-encoding" in self._first_lines:
             self._check_framing(version)
         self._keep_alive = self._parser.should_keep_alive()
         self.is_head_complete = True
-        if self._is_bodiless:  # the parser would wait for a body that an answer to HEAD has not
+        if (
+            self._is_bodiless
+        ):  # the parser would wait for a body that an answer to HEAD has not
             self.is_complete = True
         self._wake()
 
     def on_body(self, body: bytes) -> None:
+        """Buffer body bytes, and pause reading if the reader falls behind."""
         if self.is_complete:
             raise StrayError
+        # Body bytes prove progress, so the limit for other bytes starts again.
         self._not_body = 0
         self._pieces.append(body)
         self._buffered += len(body)
@@ -166,47 +210,60 @@ class Answer:
         self._wake()
 
     def on_message_complete(self) -> None:
+        """Mark the response as complete."""
         if self.is_head_complete:
             self.is_complete = True
             self._wake()
 
     def _pass_over_interim(self) -> None:
-        """100 Continue, 103 Early Hints and their like: the answer is still to come (RFC 9110, 15.2)."""
+        """Discard an interim response such as 100 Continue or 103 Early Hints (RFC
+        9110, 15.2)."""
         if self.status < 100:
-            raise self._refused(f"sent the status {self.status:03d}, which there is not")
+            raise self._reject(f"sent the status {self.status:03d}, which there is not")
+        # Counts towards the limit, so that endless interim responses are refused.
         self._header_bytes += _INTERIM_COST
         self._first_lines.clear()
         self._repeated_lines = None
 
     def _check_framing(self, version: str) -> None:
         if version not in ("1.1", "1.0"):
-            raise self._refused(f"speaks HTTP/{version}, not HTTP/1.1")
+            raise self._reject(f"speaks HTTP/{version}, not HTTP/1.1")
         if "transfer-encoding" not in self._first_lines:
             return
         coding = self.headers["transfer-encoding"].lower()
         if coding != "chunked":
-            raise self._refused(f"coded its answer for the transfer as {coding[:100]!r}, not 'chunked' alone")
-        if version == "1.0":  # which has no chunks: whoever sent them may mean something else (RFC 9112, 6.1)
-            raise self._refused("sent chunks in HTTP/1.0, which has none")
+            raise self._reject(
+                f"coded its answer for the transfer as {coding[:100]!r}, not 'chunked' alone"
+            )
+        if (
+            version == "1.0"
+        ):  # which has no chunks: whoever sent them may mean something else (RFC 9112, 6.1)
+            raise self._reject("sent chunks in HTTP/1.0, which has none")
 
-    # the reader's side
+    # Called by the reader.
 
     @property
     def headers(self) -> Headers:
+        """Return the response headers."""
         return Headers(self._first_lines, self._repeated_lines)
 
     def has_header(self, name: str) -> bool:
-        """Whether a field came, by its name in lower case. Cheaper than the headers."""
+        """Return whether a header field is present, by its lower-case name. Cheaper
+        than `headers`."""
         return name in self._first_lines
 
     @property
-    def has_pieces(self) -> bool:
+    def has_chunks(self) -> bool:
+        """Return whether body bytes are waiting to be read."""
         return bool(self._pieces)
 
-    async def wait(self, seconds: float, what: str) -> None:
-        """Until something changes. Raises InvokeTimeoutError after `seconds`."""
+    async def wait(self, seconds: float, failure: str) -> None:
+        """Wait until the response changes. Raises InvokeTimeoutError after `seconds`;
+        `failure` completes its message."""
         waiter = self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(seconds, _expire, waiter, self._shown, what, seconds)
+        timer = self._loop.call_later(
+            seconds, _expire, waiter, self._shown, failure, seconds
+        )
         try:
             await waiter
         finally:
@@ -214,35 +271,46 @@ class Answer:
             self._waiter = None
 
     def take(self) -> bytes:
-        """All bytes of the body that have come in and were not taken yet."""
+        """Return and remove all body bytes received so far."""
         if len(self._pieces) == 1:
-            taken = self._pieces.popleft()
+            body = self._pieces.popleft()
         else:
-            taken = b"".join(self._pieces)
+            body = b"".join(self._pieces)
             self._pieces.clear()
         self._buffered = 0
+        # The buffer is empty now, so the peer may continue.
         if self._is_paused and self._transport:
             self._is_paused = False
             self._transport.resume_reading()
-        return taken
+        return body
 
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _broken_off(self, reason: Exception | None) -> InvokeConnectionError:
-        when = "before its answer was complete" if self.has_bytes else "without an answer"
-        why = f": {reason}" if reason else ""
-        return InvokeConnectionError(f"{self._shown} closed the connection {when}{why}")
+    def _disconnect_error(self, reason: Exception | None) -> InvokeConnectionError:
+        when = (
+            "before its answer was complete" if self.has_bytes else "without an answer"
+        )
+        detail = f": {reason}" if reason else ""
+        return InvokeConnectionError(
+            f"{self._shown} closed the connection {when}{detail}"
+        )
 
-    def _refused(self, what: str) -> InvokeServerUnavailableError:
-        """To be raised: the parser stops at it, and so does whoever feeds."""
-        error = InvokeServerUnavailableError(f"{self._shown} {what}")
+    def _reject(self, reason: str) -> InvokeServerUnavailableError:
+        """Record and return an error, to be raised by the caller: that stops the parser
+        and `feed`."""
+        error = InvokeServerUnavailableError(f"{self._shown} {reason}")
+        # The first error is the cause of later ones, so it is the one that is stored.
         self.error = self.error or error
         self._wake()
         return error
 
 
-def _expire(waiter: asyncio.Future[None], shown: str, what: str, seconds: float) -> None:
+def _expire(
+    waiter: asyncio.Future[None], peer_name: str, failure: str, seconds: float
+) -> None:
     if not waiter.done():
-        waiter.set_exception(InvokeTimeoutError(f"{shown} {what} within {seconds:g} s"))
+        waiter.set_exception(
+            InvokeTimeoutError(f"{peer_name} {failure} within {seconds:g} s")
+        )

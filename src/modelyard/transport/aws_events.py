@@ -1,7 +1,8 @@
-"""AWS's binary event stream, as bytes come in and as they go out (vnd.amazon.eventstream). Pure.
+"""Parser and writer of AWS's binary event stream (vnd.amazon.eventstream). No I/O.
 
-A message: total length, length of its headers, their checksum, headers, payload, checksum of all before it; numbers
-are big-endian. https://docs.aws.amazon.com/transcribe/latest/dg/streaming-setting-up.html#streaming-event-stream
+A message consists of its total length, the length of its headers, a checksum of both,
+headers, payload, and a checksum of everything before; integers are big-endian.
+https://docs.aws.amazon.com/transcribe/latest/dg/streaming-setting-up.html#streaming-event-stream
 """
 
 import struct
@@ -12,75 +13,108 @@ from modelyard.base.errors import InvokeServerUnavailableError
 
 CONTENT_TYPE = "application/vnd.amazon.eventstream"
 _MAX_MESSAGE = 16 * 1024 * 1024
+# Header value type 7 is a string; the other types are skipped.
 _STRING = 7
 _SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
-"""Bytes of a header's value, by its type; 6 and 7 say their own length."""
+"""Size of a header value by its type. Types 6 and 7 are preceded by their own length.
+"""
 
 
 class AwsEventStream:
-    """Turns pieces of a body into events: (name, payload)."""
+    """An incremental parser that turns body chunks into (event name, payload) pairs."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[tuple[str, bytes]]:
-        """Raises InvokeServerUnavailableError where the bytes are no event stream."""
+        """Return the messages completed by these bytes. Raises
+        InvokeServerUnavailableError for an invalid stream."""
         self._buffer += data
-        return list(self._messages())
+        return list(self._parse_messages())
 
     def finish(self) -> None:
-        """Raises InvokeServerUnavailableError where the body ended inside a message."""
+        """Raise InvokeServerUnavailableError if the body ended inside a message."""
         if self._buffer:
-            raise InvokeServerUnavailableError("the stream broke off in the middle of a message")
+            raise InvokeServerUnavailableError(
+                "the stream broke off in the middle of a message"
+            )
 
-    def _messages(self) -> Iterator[tuple[str, bytes]]:
+    def _parse_messages(self) -> Iterator[tuple[str, bytes]]:
         while len(self._buffer) >= 12:
+            # The prelude: total length, header length and checksum. It is verified
+            # before its lengths are trusted.
             total, headers, checksum = struct.unpack_from(">III", self._buffer)
             if not 16 <= total <= _MAX_MESSAGE or headers > total - 16:
-                raise InvokeServerUnavailableError("the stream is no AWS event stream: a message's length is wrong")
+                raise InvokeServerUnavailableError(
+                    "the stream is no AWS event stream: a message's length is wrong"
+                )
             if zlib.crc32(self._buffer[:8]) != checksum:
-                raise InvokeServerUnavailableError("the stream is damaged: a message's head does not fit its checksum")
+                raise InvokeServerUnavailableError(
+                    "the stream is damaged: a message's head does not fit its checksum"
+                )
+            # The message is incomplete: wait for more bytes.
             if len(self._buffer) < total:
                 return
             message = bytes(self._buffer[:total])
             del self._buffer[:total]
             if zlib.crc32(message[:-4]) != struct.unpack(">I", message[-4:])[0]:
-                raise InvokeServerUnavailableError("the stream is damaged: a message does not fit its checksum")
-            yield _name(_headers(message[12 : 12 + headers])), message[12 + headers : -4]
+                raise InvokeServerUnavailableError(
+                    "the stream is damaged: a message does not fit its checksum"
+                )
+            yield (
+                _event_name(_headers(message[12 : 12 + headers])),
+                message[12 + headers : -4],
+            )
 
 
-def _name(headers: dict[str, str]) -> str:
-    return headers.get(":exception-type") or headers.get(":event-type") or headers.get(":error-code") or ""
+def _event_name(headers: dict[str, str]) -> str:
+    # Exceptions and errors have their own header in place of the event type.
+    return (
+        headers.get(":exception-type")
+        or headers.get(":event-type")
+        or headers.get(":error-code")
+        or ""
+    )
 
 
 def _headers(data: bytes) -> dict[str, str]:
-    """The headers that are text."""
-    found: dict[str, str] = {}
-    place = 0
+    """Parse the headers of a message and return those with text values."""
+    text_headers: dict[str, str] = {}
+    position = 0
     try:
-        while place < len(data):
-            length = data[place]
-            name = data[place + 1 : place + 1 + length].decode()
-            kind = data[place + 1 + length]
-            place += 2 + length
-            if kind in _SIZES:
-                place += _SIZES[kind]
+        while position < len(data):
+            length = data[position]
+            name = data[position + 1 : position + 1 + length].decode()
+            # One byte for the name's length, the name, one byte for the type.
+            value_type = data[position + 1 + length]
+            position += 2 + length
+            if value_type in _SIZES:
+                position += _SIZES[value_type]
                 continue
-            (size,) = struct.unpack_from(">H", data, place)
-            if kind == _STRING:
-                found[name] = data[place + 2 : place + 2 + size].decode()
-            place += 2 + size
+            (size,) = struct.unpack_from(">H", data, position)
+            if value_type == _STRING:
+                text_headers[name] = data[position + 2 : position + 2 + size].decode()
+            position += 2 + size
     except (IndexError, struct.error, UnicodeDecodeError) as error:
-        raise InvokeServerUnavailableError("the stream is damaged: a message's headers cannot be read") from error
-    return found
+        raise InvokeServerUnavailableError(
+            "the stream is damaged: a message's headers cannot be read"
+        ) from error
+    return text_headers
 
 
 def dump_event(name: str, payload: bytes, *, is_exception: bool = False) -> bytes:
-    """One message, as AWS sends it."""
-    kind = "exception" if is_exception else "event"
-    texts = {f":{kind}-type": name, ":content-type": "application/json", ":message-type": kind}
+    """Encode one message as AWS sends it."""
+    message_type = "exception" if is_exception else "event"
+    texts = {
+        f":{message_type}-type": name,
+        ":content-type": "application/json",
+        ":message-type": message_type,
+    }
     headers = b"".join(
-        struct.pack(">B", len(key)) + key.encode() + struct.pack(">BH", _STRING, len(value)) + value
+        struct.pack(">B", len(key))
+        + key.encode()
+        + struct.pack(">BH", _STRING, len(value))
+        + value
         for key, value in ((key, text.encode()) for key, text in texts.items())
     )
     head = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))

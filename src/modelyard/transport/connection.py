@@ -1,4 +1,4 @@
-"""One socket: whether it may be asked, what is written to it, and who reads what comes."""
+"""One HTTP connection: its state, writing of requests, and dispatch of received bytes."""
 
 import asyncio
 import select
@@ -6,32 +6,45 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
-from modelyard.transport.answer import Answer, StrayError
-from modelyard.transport.proxies import Way
+from modelyard.transport.answer import IncomingResponse, StrayError
+from modelyard.transport.proxies import Route
 
 
 class Connection(asyncio.Protocol):
-    """Asked by `begin` and `write`; what comes is read from its `answer`."""
+    """A connection to a server or proxy. Requests use `begin` and `write`; the response
+    is in `answer`."""
 
-    __slots__ = ("_is_lost", "_loop", "_poll", "_writable", "answer", "is_spoiled", "transport", "way")
+    __slots__ = (
+        "_is_lost",
+        "_loop",
+        "_poll",
+        "_writable",
+        "answer",
+        "is_spoiled",
+        "transport",
+        "way",
+    )
 
-    def __init__(self, way: Way, loop: asyncio.AbstractEventLoop) -> None:
-        self.way = way
-        self.answer = Answer(way.shown, loop)
+    def __init__(self, route: Route, loop: asyncio.AbstractEventLoop) -> None:
+        self.way = route
+        self.answer = IncomingResponse(route.description, loop)
         self.transport: Any = None  # uvloop's transports are no subclass of asyncio's
         self._loop = loop
         self._poll: select.poll | None = None
         self._writable: asyncio.Future[None] | None = None
         self._is_lost = False
         self.is_spoiled = False
-        """Whether bytes came that belong to no answer: nothing more is asked here."""
+        """Whether bytes arrived that belong to no response; then the connection is not
+        reused."""
 
-    # asyncio's side
+    # Callbacks of asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Store the transport."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Feed received bytes to the response; abort on invalid ones."""
         try:
             self.answer.feed(data)
         except StrayError:  # what was asked is answered all the same
@@ -41,66 +54,83 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def eof_received(self) -> bool:
+        """Return False, so that the transport closes after the peer's end of file."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End the response and release a writer that is waiting."""
         self._is_lost = True
         self.answer.end(exc)
         if self._writable and not self._writable.done():
             self._writable.set_result(None)
 
     def pause_writing(self) -> None:
+        """Make writers wait until the send buffer has drained."""
         self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
+        """Release a waiting writer."""
         if self._writable and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
 
-    # our side
+    # Operations of the client.
 
     @property
     def is_usable(self) -> bool:
-        """Fit for another request: everything was read, nobody hung up, nothing stray came in."""
+        """Return whether another request may be sent: everything was read, and the peer
+        neither closed nor sent stray bytes."""
         return (
             not self._is_lost
             and not self.is_spoiled
             and self.transport is not None
             and not self.transport.is_closing()
-            and self.answer.leaves_room
+            and self.answer.is_reusable
         )
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing waits at the socket: neither its end, which the loop may not have come to yet, nor bytes
-        that nobody asked for. A request that is written after this was never seen by whoever closed before."""
+        """Return whether nothing is pending on the socket: neither its end, which the
+        loop may not have processed yet, nor unexpected bytes.
+
+        A request written afterwards was not seen by a peer that had closed before.
+        """
         if self._poll is None:
             self._poll = select.poll()
-            self._poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+            # The poll object is created once per connection and reused for every
+            # request.
+            self._poll.register(
+                self.transport.get_extra_info("socket").fileno(), select.POLLIN
+            )
         return not self._poll.poll(0)
 
     @property
-    def was_closed_unheard(self) -> bool:
-        """Whether the other side hung up without a byte of an answer."""
+    def was_closed_without_response(self) -> bool:
+        """Return whether the peer closed without sending any byte of a response."""
         return self._is_lost and not self.answer.has_bytes
 
     def begin(self, *, is_bodiless: bool = False) -> None:
-        """Be ready for an answer, to what is written next."""
+        """Prepare for the response to the next request."""
         self.answer.begin(self.transport, is_bodiless=is_bodiless)
+        # Bytes may have arrived, or the connection may have ended, while it was idle.
         if self.is_spoiled:
             self.answer.refuse("does not speak HTTP: it spoke before it was asked")
         elif self._is_lost:
             self.answer.end(None)
 
     async def write(self, head: bytes, body: Sequence[bytes]) -> None:
+        """Write a request head and body in one operation, and wait while the send
+        buffer is full."""
         self.transport.writelines([head, *body]) if body else self.transport.write(head)
         if self._writable and not self._is_lost:
             await self._writable
 
     def abort(self) -> None:
+        """Close immediately and discard buffered data."""
         if self.transport:
             self.transport.abort()
 
     def close(self) -> None:
+        """Close after buffered data is sent."""
         if self.transport:
             self.transport.close()

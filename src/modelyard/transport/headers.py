@@ -1,4 +1,4 @@
-"""Header lines: those of an answer as a mapping, those of a request as bytes. Pure: no network, no clock."""
+"""HTTP header fields: a response's as a mapping, a request's as bytes. No I/O."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,40 +8,66 @@ from modelyard.base.errors import ConfigError
 
 _Default = TypeVar("_Default")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_APART = frozenset({"set-cookie"})
-"""Fields whose lines cannot be joined with commas: dates of cookies hold some themselves (RFC 6265, 3)."""
-_OURS = frozenset({"content-length", "transfer-encoding", "connection", "expect", "upgrade", "te", "trailer"})
-"""What says where a message ends and what becomes of its connection: the client's own business."""
+_UNJOINABLE = frozenset({"set-cookie"})
+"""Fields whose lines cannot be joined with commas, because cookie dates contain commas
+(RFC 6265, section 3)."""
+_FRAMING_HEADERS = frozenset(
+    {
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "expect",
+        "upgrade",
+        "te",
+        "trailer",
+    }
+)
+"""Fields that control framing and the connection; they are set by the client only."""
 
 
 class Headers(Mapping[str, str]):
-    """Fields of an answer by name, in any case.
+    """The header fields of a response, with case-insensitive names.
 
-    Lines of the same name are joined with `, ` in the order in which they came (RFC 9110, 5.3). Those of `Set-Cookie`
-    stay apart: `get_all` lists them, and as one value they stand in lines of their own.
+    Repeated lines are joined with `, ` in their order (RFC 9110, section 5.3).
+    `Set-Cookie` lines are joined with newlines; `get_all` returns them as a list.
     """
 
     __slots__ = ("_first", "_repeated")
 
-    def __init__(self, first: Mapping[str, str], repeated: Mapping[str, Sequence[str]] | None = None) -> None:
-        """`first`: the first line of each name, in lower case. `repeated`: all lines of those that came again."""
+    def __init__(
+        self,
+        first: Mapping[str, str],
+        repeated: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`first`: the first line of each name in lower case. `repeated`: all lines of
+        the names that occurred more than once."""
         self._first = first
         self._repeated = repeated or {}
 
     def __getitem__(self, name: str) -> str:
         key = name.lower()
+        # Most responses have no repeated fields, so `repeated` is usually empty.
         lines = self._repeated.get(key)
         if lines is None:
             return self._first[key]
-        return ("\n" if key in _APART else ", ").join(lines)
+        return ("\n" if key in _UNJOINABLE else ", ").join(lines)
 
     @overload
-    def get(self, key: str, /) -> str | None: ...
+    def get(self, key: str, /) -> str | None:
+        """Return a field's value, or None."""
+        ...
+
     @overload
-    def get(self, key: str, /, default: str | _Default) -> str | _Default: ...
+    def get(self, key: str, /, default: str | _Default) -> str | _Default:
+        """Return a field's value, or the default."""
+        ...
+
     def get(self, key: str, /, default: Any = None) -> Any:
+        """Return a field's value, or `default` if it is missing."""
         name = key.lower()
-        if name not in self._first:  # without this a field that is not there costs an exception
+        if (
+            name not in self._first
+        ):  # without this a field that is not there costs an exception
             return default
         return self[name]
 
@@ -58,40 +84,62 @@ class Headers(Mapping[str, str]):
         return f"Headers({dict(self)!r})"
 
     def get_all(self, name: str) -> list[str]:
-        """Every line of a name, in order; none where there is no such field."""
+        """Return every line of a field in order; an empty list if it is missing."""
         key = name.lower()
         if key in self._repeated:
             return list(self._repeated[key])
         return [self._first[key]] if key in self._first else []
 
     def without(self, name: str) -> "Headers":
-        """The same less one field."""
+        """Return the fields without one of them."""
         key = name.lower()
-        first = {each: value for each, value in self._first.items() if each != key}
-        repeated = {each: lines for each, lines in self._repeated.items() if each != key}
+        first = {
+            field_name: value
+            for field_name, value in self._first.items()
+            if field_name != key
+        }
+        repeated = {
+            field_name: lines
+            for field_name, lines in self._repeated.items()
+            if field_name != key
+        }
         return Headers(first, repeated)
 
 
-def dump_head(method: str, target: str, authority: str, headers: Sequence[tuple[str, str]]) -> bytes:
-    """A request's first line and headers, up to the length of its body.
+def dump_head(
+    method: str, target: str, authority: str, headers: Sequence[tuple[str, str]]
+) -> bytes:
+    """Encode the request line and headers, without the content length and the final
+    empty line.
 
-    `host` and `accept-encoding` of the caller's stand in the place of ours. Raises ConfigError for a header that HTTP
-    cannot carry, or that would say where the message ends.
+    The caller's `host` and `accept-encoding` replace the defaults. Raises ConfigError
+    for a header that HTTP cannot carry, or that controls framing.
     """
     names = {name.lower() for name, _ in headers}
     lines = [f"{method} {target} HTTP/1.1\r\n"]
     if "host" not in names:
         lines.append(f"host: {authority}\r\n")
     if "accept-encoding" not in names:
+        # Compression is not requested unless the caller asks for it.
         lines.append("accept-encoding: identity\r\n")
     for name, value in headers:
-        if not _TOKEN.fullmatch(name) or name.lower() in _OURS:
-            raise ConfigError(f"header {name!r} cannot be sent: it is no name of a header, or one that is ours to set")
+        if not _TOKEN.fullmatch(name) or name.lower() in _FRAMING_HEADERS:
+            raise ConfigError(
+                f"header {name!r} cannot be sent: it is no name of a header, or one"
+                " that is ours to set"
+            )
+        # A line break would let a value inject further headers.
         if "\r" in value or "\n" in value or "\0" in value:
-            raise ConfigError(f"header {name!r} holds a line break; check the credential it is made of")
+            raise ConfigError(
+                f"header {name!r} holds a line break; check the credential it is"
+                " made of"
+            )
         lines.append(f"{name}: {value}\r\n")
     try:
         return "".join(lines).encode("latin-1")
     except UnicodeEncodeError as error:
-        message = "a header holds characters that HTTP cannot carry; check the credential it is made of"
+        message = (
+            "a header holds characters that HTTP cannot carry; check the credential it"
+            " is made of"
+        )
         raise ConfigError(message) from error

@@ -1,10 +1,12 @@
-"""The HTTP client for upstream calls: HTTP/1.1, pooled, streaming, on httptools.
+"""The HTTP client for upstream calls: HTTP/1.1 with pooling and streaming, based on
+httptools.
 
-Why our own: the client decides what a gateway costs. A call through httpx takes about 1,300 µs of CPU at 32
-connections, through aiohttp 90, through a thin protocol on httptools 34 (docs/design/0003-http-client.md). It does what
-the data path needs and no more: keep-alive, back-pressure, separate time limits for connecting, for the first byte and
-between bytes, bounded bodies, proxies, and an abort that reaches the socket at once. It follows no redirects and asks
-for no compression; what comes compressed all the same is unpacked within the same bounds.
+Why not an existing client: it determines the gateway's overhead. A call through httpx
+takes about 1,300 µs of CPU at 32 connections, through aiohttp 90, through this client
+34 (docs/design/0003-http-client.md). It implements only what the data path needs:
+keep-alive, back-pressure, separate timeouts for connecting, the first byte and between
+bytes, bounded bodies, proxies, and immediate aborts. It follows no redirects and
+requests no compression; compressed responses are still unpacked within the same bounds.
 """
 
 import asyncio
@@ -16,31 +18,40 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from modelyard.base.errors import InvokeConnectionError, InvokeServerUnavailableError, InvokeTimeoutError
-from modelyard.transport.connecting import connected, proxy_refusal, tls_context
+from modelyard.base.errors import (
+    InvokeConnectionError,
+    InvokeServerUnavailableError,
+    InvokeTimeoutError,
+)
+from modelyard.transport.connecting import open_connection, proxy_refusal, tls_context
 from modelyard.transport.connection import Connection
 from modelyard.transport.headers import dump_head
 from modelyard.transport.origins import Guard, check_addresses, parse_url
-from modelyard.transport.proxies import NO_PROXIES, Network, Proxies, Way
-from modelyard.transport.unpacking import BombError, UnpackError, Unpacking, is_plain
+from modelyard.transport.proxies import NO_PROXIES, NetworkConfig, Proxies, Route
+from modelyard.transport.unpacking import BombError, Decompressor, UnpackError, is_plain
 
 _MAX_BODY = 256 * 1024 * 1024
-_UNPACKED_AT_ONCE = 1 << 20
-"""Bytes after which other tasks get their turn."""
+_YIELD_BYTES = 1 << 20
+"""Unpacked bytes after which other tasks get to run."""
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""Asked twice, they leave behind what they leave behind once (RFC 9110, 9.2.2)."""
+"""Idempotent methods: repeating them has the same effect as sending them once (RFC
+9110, section 9.2.2)."""
 _KEEP_TIMEOUT = re.compile(r"(?:^|[,;\s])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
+# Seconds by which a connection is retired before the server's own timeout.
 _KEEP_MARGIN = 1.0
 
 
-class AnswerTooLargeError(InvokeServerUnavailableError):
-    """More came than was to be taken."""
+class ResponseTooLargeError(InvokeServerUnavailableError):
+    """The response exceeds the allowed size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Seconds. `connect` holds for all that precedes a request: the name, every address of it, a proxy, TLS.
-    `between_bytes` is what catches a server that stalls in the middle of a stream."""
+    """Timeouts in seconds. `connect` covers everything before the request: resolution,
+    all addresses, proxy and TLS.
+
+    `between_bytes` detects a server that stalls in the middle of a stream.
+    """
 
     connect: float = 10.0
     first_byte: float = 120.0
@@ -48,11 +59,23 @@ class Timeouts:
 
 
 class Response:
-    """An answer whose head has come. Leaving it unread and closed drops the connection."""
+    """A response whose head has arrived. Closing it before the body is read drops the
+    connection."""
 
-    __slots__ = ("_answer", "_client", "_connection", "_is_closed", "_is_coded", "_timeouts", "headers", "status")
+    __slots__ = (
+        "_answer",
+        "_client",
+        "_connection",
+        "_is_closed",
+        "_is_coded",
+        "_timeouts",
+        "headers",
+        "status",
+    )
 
-    def __init__(self, connection: Connection, client: "HttpClient", timeouts: Timeouts) -> None:
+    def __init__(
+        self, connection: Connection, client: "HttpClient", timeouts: Timeouts
+    ) -> None:
         self._connection = connection
         self._answer = answer = connection.answer
         self._client = client
@@ -62,23 +85,31 @@ class Response:
         self.status = answer.status
         self.headers = answer.headers
 
-    def pieces(self, *, most: int = _MAX_BODY) -> AsyncGenerator[bytes, None]:
-        """The body as it comes in, unpacked. Raises AnswerTooLargeError beyond `most` bytes, another InvokeError where
-        it breaks off, stalls, or is coded as nobody asked for."""
-        if not self._is_coded or is_plain(coding := self.headers.get("content-encoding", "")):
-            return self._plain(most)
-        return self._unpacked(coding, most)
+    def chunks(self, *, max_bytes: int = _MAX_BODY) -> AsyncGenerator[bytes, None]:
+        """Yield the unpacked body as it arrives.
 
-    async def _plain(self, most: int) -> AsyncGenerator[bytes, None]:
+        Raises ResponseTooLargeError beyond `max_bytes`, and another InvokeError if the
+        body breaks off, stalls, or has an unsupported coding.
+        """
+        if not self._is_coded or is_plain(
+            coding := self.headers.get("content-encoding", "")
+        ):
+            return self._plain(max_bytes)
+        return self._unpacked(coding, max_bytes)
+
+    async def _plain(self, max_bytes: int) -> AsyncGenerator[bytes, None]:
         answer, total = self._answer, 0
         while True:
-            if answer.has_pieces:
-                piece = answer.take()
-                total += len(piece)
-                if total > most:
-                    shown = self._connection.way.shown
-                    raise AnswerTooLargeError(f"{shown} sent more than {most:,} bytes in one answer")
-                yield piece
+            # Buffered bytes are delivered before an error is raised.
+            if answer.has_chunks:
+                chunk = answer.take()
+                total += len(chunk)
+                if total > max_bytes:
+                    peer_name = self._connection.way.description
+                    raise ResponseTooLargeError(
+                        f"{peer_name} sent more than {max_bytes:,} bytes in one answer"
+                    )
+                yield chunk
             elif answer.error:
                 raise answer.error
             elif answer.is_complete:
@@ -86,37 +117,51 @@ class Response:
             else:
                 await answer.wait(self._timeouts.between_bytes, "sent nothing more")
 
-    async def _unpacked(self, coding: str, most: int) -> AsyncGenerator[bytes, None]:
-        shown, total, turn = self._connection.way.shown, 0, _UNPACKED_AT_ONCE
-        unpacking: Unpacking | None = None
+    async def _unpacked(
+        self, coding: str, max_bytes: int
+    ) -> AsyncGenerator[bytes, None]:
+        peer_name, total, yield_threshold = (
+            self._connection.way.description,
+            0,
+            _YIELD_BYTES,
+        )
+        unpacking: Decompressor | None = None
         try:
-            async with aclosing(self._plain(most)) as packed_pieces:
-                async for packed in packed_pieces:
-                    unpacking = unpacking or Unpacking(coding)
-                    for piece in unpacking.feed(packed):
-                        total += len(piece)
-                        if total > most:
-                            raise AnswerTooLargeError(f"{shown} sent more than {most:,} bytes in one answer, unpacked")
-                        yield piece
-                        if total > turn:
-                            turn = total + _UNPACKED_AT_ONCE
+            # `aclosing` ends the inner generator promptly if this one is abandoned.
+            async with aclosing(self._plain(max_bytes)) as packed_chunks:
+                async for packed in packed_chunks:
+                    unpacking = unpacking or Decompressor(coding)
+                    for chunk in unpacking.feed(packed):
+                        # The limit applies to the unpacked size; the packed size is
+                        # checked by `_plain`.
+                        total += len(chunk)
+                        if total > max_bytes:
+                            raise ResponseTooLargeError(
+                                f"{peer_name} sent more than {max_bytes:,} bytes in one"
+                                " answer, unpacked"
+                            )
+                        yield chunk
+                        if total > yield_threshold:
+                            yield_threshold = total + _YIELD_BYTES
+                            # Unpacking is CPU-bound: let other tasks run now and then.
                             await asyncio.sleep(0)
             if unpacking is not None:
                 unpacking.finish()
         except BombError as error:
-            raise AnswerTooLargeError(f"{shown} {error}") from error
+            raise ResponseTooLargeError(f"{peer_name} {error}") from error
         except UnpackError as error:
-            raise InvokeServerUnavailableError(f"{shown} {error}") from error
+            raise InvokeServerUnavailableError(f"{peer_name} {error}") from error
 
-    async def read(self, *, most: int = _MAX_BODY) -> bytes:
-        """The whole body; closes the answer."""
+    async def read(self, *, max_bytes: int = _MAX_BODY) -> bytes:
+        """Return the complete body and close the response."""
         try:
-            return b"".join([piece async for piece in self.pieces(most=most)])
+            return b"".join([chunk async for chunk in self.chunks(max_bytes=max_bytes)])
         finally:
             self.close()
 
     def close(self) -> None:
-        """Give the connection back, or cut it where the answer was not read to its end."""
+        """Return the connection to the pool, or drop it if the response was not read
+        completely."""
         if not self._is_closed:
             self._is_closed = True
             self._client._release(self._connection)  # pyright: ignore[reportPrivateUsage]  two halves of one thing
@@ -124,20 +169,21 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What is known of a request before its body."""
+    """The part of a request that is independent of its body."""
 
-    way: Way
+    way: Route
     lines: bytes
-    """Up to the length of the body."""
+    """Encoded head up to the content length."""
     wants_length: bool
-    """Whether a body's length is said even of an empty one."""
+    """Whether the content length is sent even for an empty body."""
     is_bodiless: bool
-    """Whether the answer has no body."""
+    """Whether the response has no body."""
+    # Whether the request may be sent again after a lost connection.
     may_repeat: bool
 
 
 class HttpClient:
-    """A pool of connections that is itself one place to send requests to."""
+    """An HTTP client with a connection pool."""
 
     def __init__(
         self,
@@ -147,15 +193,20 @@ class HttpClient:
         idle_seconds: float = 30.0,
         guard: Guard = check_addresses,
         verify: bool = True,
-        network: Network | None = None,
+        network: NetworkConfig | None = None,
         is_direct: bool = False,
     ) -> None:
-        """`network`: proxies and certificates; without it there are none but the system's. `is_direct`: never by a
-        proxy, since the guard must see the address that is connected to."""
+        """`network` has proxies and certificates; without it there are no proxies and
+        only the system's certificates.
+
+        `is_direct` disables proxies, for guards that must see the destination's
+        address.
+        """
         self._guard = guard
         self._verify = verify
-        self._network = network or Network()
+        self._network = network or NetworkConfig()
         self._is_direct = is_direct
+        # Idle connections by route key, each with the time at which it expires.
         self._idle: dict[object, deque[tuple[Connection, float]]] = {}
         self._free = asyncio.Semaphore(max_connections)
         self._keep_idle = keep_idle
@@ -164,12 +215,13 @@ class HttpClient:
 
     @property
     def connections(self) -> int:
-        """How many are open, in use or not."""
+        """Return the number of open connections, in use or idle."""
         return len(self._open)
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        # Loading the certificates takes 20 ms: not before the first https call.
+        # Loading certificates takes 20 ms, so it is deferred until the first https
+        # call.
         return tls_context(self._network.ca_file, verify=self._verify)
 
     async def send(
@@ -181,17 +233,25 @@ class HttpClient:
         body: Sequence[bytes] = (),
         timeouts: Timeouts | None = None,
     ) -> Response:
-        """Send a request and wait for the head of its answer.
+        """Send a request and wait for the head of its response.
 
-        Raises InvokeConnectionError, InvokeTimeoutError or InvokeServerUnavailableError; ConfigError for an address
-        that cannot or must not be called. Cancelling aborts the connection.
+        Raises InvokeConnectionError, InvokeTimeoutError or
+        InvokeServerUnavailableError, and ConfigError for a URL that cannot or must not
+        be called. Cancellation aborts the connection.
         """
         limits = timeouts or Timeouts()
         proxies = NO_PROXIES if self._is_direct else self._network.proxies
-        head = _known_head(method, url, tuple(headers.items()), proxies)
-        length = sum([len(piece) for piece in body])
+        head = _cached_head(method, url, tuple(headers.items()), proxies)
+        length = sum([len(chunk) for chunk in body])
+        # Servers expect a length on POST, PUT and PATCH even without a body (RFC 9110,
+        # section 8.6).
         has_length = length or head.wants_length
-        lines = b"%bcontent-length: %d\r\n\r\n" % (head.lines, length) if has_length else head.lines + b"\r\n"
+        lines = (
+            b"%bcontent-length: %d\r\n\r\n" % (head.lines, length)
+            if has_length
+            else head.lines + b"\r\n"
+        )
+        # The slot is held until the response is closed.
         await self._take_slot(limits)
         try:
             connection = await self._exchange(head, lines, body, limits)
@@ -201,53 +261,69 @@ class HttpClient:
         return Response(connection, self, limits)
 
     async def _take_slot(self, limits: Timeouts) -> None:
+        # In the common case a slot is free and no timer is needed.
         if not self._free.locked():
             await self._free.acquire()
             return
         try:
             await asyncio.wait_for(self._free.acquire(), limits.connect)
         except TimeoutError:
-            raise InvokeServerUnavailableError("all upstream connections are in use") from None
+            raise InvokeServerUnavailableError(
+                "all upstream connections are in use"
+            ) from None
 
-    async def _exchange(self, head: _Head, lines: bytes, body: Sequence[bytes], limits: Timeouts) -> Connection:
-        """A connection on which the answer's head has come."""
-        kept = self._take_idle(head.way)
-        if kept is not None:
-            await self._ask(kept, head, lines, body, limits)
-            error = kept.answer.error
-            if error is None or kept.answer.is_head_complete:
-                return kept
-            self._drop(kept)
-            # Closed while it was idle, or by somebody who has read the request and will not say (RFC 9112, 9.3.1): a
-            # fresh one will tell, where asking twice does no harm. It is asked once.
-            if not (head.may_repeat and kept.was_closed_unheard):
+    async def _exchange(
+        self, head: _Head, lines: bytes, body: Sequence[bytes], limits: Timeouts
+    ) -> Connection:
+        """Send the request on a pooled or new connection and return it once the
+        response head has arrived."""
+        pooled_connection = self._take_idle(head.way)
+        if pooled_connection is not None:
+            await self._send_on(pooled_connection, head, lines, body, limits)
+            error = pooled_connection.answer.error
+            if error is None or pooled_connection.answer.is_head_complete:
+                return pooled_connection
+            self._drop(pooled_connection)
+            # The connection was closed while idle, or by a server that may have
+            # processed the request (RFC 9112, section 9.3.1). If a repeat is harmless,
+            # it is sent once more on a new connection.
+            if not (head.may_repeat and pooled_connection.was_closed_without_response):
                 raise error
-        fresh = await self._connect(head.way, limits)
-        await self._ask(fresh, head, lines, body, limits)
-        error = fresh.answer.error
-        if error is not None and not fresh.answer.is_head_complete:
-            self._drop(fresh)
+        new_connection = await self._connect(head.way, limits)
+        await self._send_on(new_connection, head, lines, body, limits)
+        error = new_connection.answer.error
+        if error is not None and not new_connection.answer.is_head_complete:
+            self._drop(new_connection)
             raise error
-        return fresh
+        return new_connection
 
-    async def _ask(
-        self, connection: Connection, head: _Head, lines: bytes, body: Sequence[bytes], limits: Timeouts
+    async def _send_on(
+        self,
+        connection: Connection,
+        head: _Head,
+        lines: bytes,
+        body: Sequence[bytes],
+        limits: Timeouts,
     ) -> None:
-        """Send the request and wait for the answer's head, or for its `error`."""
+        """Send the request and wait for the response head, or for its `error`."""
         answer = connection.answer
         connection.begin(is_bodiless=head.is_bodiless)
         try:
             await connection.write(lines, body)
             while not (answer.is_head_complete or answer.error):
                 await answer.wait(limits.first_byte, "sent no answer")
+            # The status comes from the proxy, so it must not be attributed to the
+            # provider.
             if answer.status == 407 and head.way.proxy is not None:
                 raise proxy_refusal(head.way.proxy, head.way.origin, 407)
         except BaseException:
             self._drop(connection)
             raise
 
-    def _take_idle(self, way: Way) -> Connection | None:
-        idle = self._idle.get(way.key)
+    def _take_idle(self, route: Route) -> Connection | None:
+        idle = self._idle.get(route.key)
+        # The most recently used connection first: it is the least likely to have been
+        # closed.
         while idle:
             connection, until = idle.pop()
             is_fresh = until > asyncio.get_running_loop().time()
@@ -256,14 +332,21 @@ class HttpClient:
             self._drop(connection)
         return None
 
-    async def _connect(self, way: Way, limits: Timeouts) -> Connection:
+    async def _connect(self, route: Route, limits: Timeouts) -> Connection:
         try:
+            # One timeout for resolution, all addresses, proxy and TLS.
             async with asyncio.timeout(limits.connect):
-                connection = await connected(way, self._guard, lambda: self._tls, limits.connect)
+                connection = await open_connection(
+                    route, self._guard, lambda: self._tls, limits.connect
+                )
         except TimeoutError:
-            raise InvokeTimeoutError(f"{way.shown} did not connect within {limits.connect:g} s") from None
+            raise InvokeTimeoutError(
+                f"{route.description} did not connect within {limits.connect:g} s"
+            ) from None
         except (OSError, ssl.SSLError) as error:
-            raise InvokeConnectionError(f"{way.shown} cannot be reached: {error}") from error
+            raise InvokeConnectionError(
+                f"{route.description} cannot be reached: {error}"
+            ) from error
         self._open.add(connection)
         return connection
 
@@ -271,8 +354,11 @@ class HttpClient:
         self._free.release()
         idle = self._idle.setdefault(connection.way.key, deque())
         seconds = self._idle_seconds
+        # The server's own keep-alive timeout takes precedence if it is shorter.
         if connection.answer.has_header("keep-alive"):
-            seconds = min(seconds, kept_seconds(connection.answer.headers["keep-alive"]))
+            seconds = min(
+                seconds, keep_alive_seconds(connection.answer.headers["keep-alive"])
+            )
         if seconds > 0 and connection.is_usable and len(idle) < self._keep_idle:
             idle.append((connection, asyncio.get_running_loop().time() + seconds))
         else:
@@ -280,10 +366,11 @@ class HttpClient:
 
     def _drop(self, connection: Connection) -> None:
         self._open.discard(connection)
+        # A connection with an unread response cannot be closed gracefully.
         connection.close() if connection.answer.is_complete else connection.abort()
 
     async def aclose(self) -> None:
-        """Close every connection, those in use too."""
+        """Close all connections, including those in use."""
         for connection in list(self._open):
             with suppress(RuntimeError):
                 connection.abort()  # a close of TLS waits for the other side, and the loop may not
@@ -292,28 +379,37 @@ class HttpClient:
         await asyncio.sleep(0)
 
 
-def kept_seconds(line: str) -> float:
-    """For how long a connection serves whose server says `Keep-Alive: timeout=…`: a little less, since a request that
-    is under way when the time is over is lost. As long as one likes where it says nothing of time."""
-    said = _KEEP_TIMEOUT.search(line)
-    if said is None:
+def keep_alive_seconds(line: str) -> float:
+    """Return how long a connection is usable according to a `Keep-Alive: timeout=…`
+    header; infinity without a timeout.
+
+    A margin is subtracted, since a request in transit when the timeout expires would be
+    lost.
+    """
+    match = _KEEP_TIMEOUT.search(line)
+    if match is None:
         return float("inf")
-    seconds = float(said[1])
+    seconds = float(match[1])
     return seconds - min(_KEEP_MARGIN, seconds / 4)
 
 
 @lru_cache(1024)  # a server asks the same few addresses with the same few keys
-def _known_head(method: str, url: str, headers: tuple[tuple[str, str], ...], proxies: Proxies) -> _Head:
-    """Where a request goes and by which way, and its head up to the length of its body."""
+def _cached_head(
+    method: str, url: str, headers: tuple[tuple[str, str], ...], proxies: Proxies
+) -> _Head:
+    """Return the route and encoded head of a request, up to the content length. Cached."""
     origin, target = parse_url(url)
-    way = proxies.way_to(origin)
-    if way.is_relayed and way.proxy is not None:
+    route = proxies.route_to(origin)
+    # An http proxy needs the absolute URL in the request line (RFC 9112, section
+    # 3.2.2).
+    if route.is_relayed and route.proxy is not None:
         target = f"http://{origin.authority}{target}"
-        if way.proxy.authorization:
-            headers = (*headers, ("proxy-authorization", way.proxy.authorization))
+        if route.proxy.authorization:
+            headers = (*headers, ("proxy-authorization", route.proxy.authorization))
+    # An idempotency key makes any method safe to repeat.
     has_key = any(name.lower() == "idempotency-key" for name, _ in headers)
     return _Head(
-        way=way,
+        way=route,
         lines=dump_head(method, target, origin.authority, headers),
         wants_length=method in ("POST", "PUT", "PATCH"),
         is_bodiless=method == "HEAD",

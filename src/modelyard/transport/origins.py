@@ -1,5 +1,9 @@
-"""Where connections go, and what is never called: a cloud's metadata. Every outgoing connection asks here, with the
-addresses that it may be about to connect to. What untrusted people name goes through `egress.py`, which allows less."""
+"""Destinations of connections, and addresses that are never called: cloud metadata
+services.
+
+Every outgoing connection is checked here with its resolved addresses. User-supplied
+URLs go through `egress.py`, which is stricter.
+"""
 
 import ipaddress
 from collections.abc import Callable, Sequence
@@ -9,7 +13,8 @@ from urllib.parse import urlsplit
 
 from modelyard.base.errors import ConfigError
 
-# What clouds answer on with the machine's own credentials: nothing that we call lives there.
+# Addresses of cloud metadata services, which hand out the machine's own credentials. No
+# legitimate destination is there.
 _METADATA = (
     ipaddress.ip_network("169.254.0.0/16"),
     ipaddress.ip_network("fe80::/10"),
@@ -17,12 +22,13 @@ _METADATA = (
     ipaddress.ip_network("100.100.100.200/32"),
     ipaddress.ip_network("192.0.0.192/32"),
 )
-_MOST_HOST = 253
+_MAX_HOST_LENGTH = 253
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a connection goes: connections to the same origin are interchangeable."""
+    """The destination of a connection. Connections to the same origin are
+    interchangeable."""
 
     scheme: str
     host: str
@@ -30,54 +36,84 @@ class Origin:
 
     @property
     def authority(self) -> str:
+        """Return `host` or `host:port` as in the Host header; the default port is
+        omitted."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
+        return (
+            host
+            if self.port == (443 if self.scheme == "https" else 80)
+            else f"{host}:{self.port}"
+        )
 
 
-@lru_cache(1024)  # a call's address is one of a few, and taking it apart costs as much as parsing the answer
+@lru_cache(
+    1024
+)  # a call's address is one of a few, and taking it apart costs as much as parsing the answer
 def parse_url(url: str) -> tuple[Origin, str]:
-    """Origin and target of an address. Raises ConfigError where it is none that can be called."""
+    """Return the origin and request target of a URL. Raises ConfigError if it cannot be
+    called."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise ConfigError(f"address {url!r} cannot be read: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"address {url!r} must start with http:// or https:// and name a host")
+        raise ConfigError(
+            f"address {url!r} must start with http:// or https:// and name a host"
+        )
     if parts.username or parts.password:
-        raise ConfigError("an address must not carry a user name or password; use the provider's credential form")
+        raise ConfigError(
+            "an address must not carry a user name or password; use the provider's credential form"
+        )
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not target.isascii() or any(ord(sign) <= 32 or ord(sign) == 127 for sign in target):
-        raise ConfigError(f"address {url!r} holds characters that must be percent-encoded")
+    # Control characters and spaces could split the request line.
+    if not target.isascii() or any(
+        ord(char) <= 32 or ord(char) == 127 for char in target
+    ):
+        raise ConfigError(
+            f"address {url!r} holds characters that must be percent-encoded"
+        )
     host = ascii_host(parts.hostname)
-    return Origin(parts.scheme, host, port or (443 if parts.scheme == "https" else 80)), target
+    return Origin(
+        parts.scheme, host, port or (443 if parts.scheme == "https" else 80)
+    ), target
 
 
 def ascii_host(host: str) -> str:
-    """A host as name servers, certificates and `Host` headers know it. Raises ConfigError where it cannot be one."""
+    """Return a host name in ASCII (IDNA), as used by DNS, certificates and `Host`
+    headers. Raises ConfigError if it is invalid."""
     if host.isascii():
         return host
-    if len(host) > _MOST_HOST:  # preparing a longer one takes time with the square of its length
+    if (
+        len(host) > _MAX_HOST_LENGTH
+    ):  # preparing a longer one takes time with the square of its length
         raise ConfigError(f"host {host[:50]!r}… is longer than any name")
     try:
         return host.encode("idna").decode("ascii")
     except UnicodeError as error:
-        raise ConfigError(f"host {host!r} is no name that can be looked up: {error}") from error
+        raise ConfigError(
+            f"host {host!r} is no name that can be looked up: {error}"
+        ) from error
 
 
 def check_address(host: str, address: str) -> None:
-    """Raises ConfigError where `address`, which `host` stands for, must not be reached."""
+    """Raise ConfigError if `address`, to which `host` resolves, must not be reached."""
     ip = ipaddress.ip_address(address.partition("%")[0])
+    # An IPv4 address mapped into IPv6 reaches the IPv4 service.
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
         ip = ip.ipv4_mapped
     if any(ip.version == network.version and ip in network for network in _METADATA):
-        raise ConfigError(f"host {host!r} stands for {ip}, a cloud's metadata address, which is never called")
+        raise ConfigError(
+            f"host {host!r} stands for {ip}, a cloud's metadata address, which is never called"
+        )
 
 
 Guard = Callable[[Origin, Sequence[str]], None]
-"""Is asked with all the addresses that an origin's host stands for. Raises where one must not be reached."""
+"""Called with all addresses to which an origin's host resolves. Raises if one must not
+be reached."""
 
 
 def check_addresses(origin: Origin, addresses: Sequence[str]) -> None:
+    """Raise ConfigError if one of the addresses is a metadata service."""
     for address in addresses:
         check_address(origin.host, address)

@@ -1,7 +1,8 @@
-"""Spans to an OpenTelemetry collector: by OpenTelemetry's own exporter, through the one client that goes out.
+"""Export of spans to an OpenTelemetry collector, with OpenTelemetry's exporter on top
+of this package's HTTP client.
 
-The exporter encodes, sends again what a busy collector refused, and follows no redirect. It sends by a session of
-`requests`; the session here has one adapter, and no connections of its own.
+The exporter encodes and retries; it follows no redirects. It sends through a `requests`
+session, which is given an adapter here and opens no connections of its own.
 """
 
 import asyncio
@@ -18,15 +19,21 @@ from requests.exceptions import Timeout
 from modelyard.base.errors import ModelyardError
 from modelyard.transport.http import HttpClient, Timeouts
 
-_SECONDS = 10.0
-"""Of sending a batch, the times that it is sent again included."""
-_MOST = 1 << 20
+_TIMEOUT_SECONDS = 10.0
+"""Timeout for a batch, including retries."""
+# Maximum size of a collector's response.
+_MAX_RESPONSE_BYTES = 1 << 20
 
 
-def otlp_exporter(client: HttpClient, endpoint: str, loop: asyncio.AbstractEventLoop) -> OTLPSpanExporter:
-    """An exporter for the SDK, which calls it in a thread of its own; `loop` is the one that `client` belongs to."""
+def otlp_exporter(
+    client: HttpClient, endpoint: str, loop: asyncio.AbstractEventLoop
+) -> OTLPSpanExporter:
+    """Create an exporter, which the SDK calls in its own thread. `loop` is the event
+    loop to which `client` belongs."""
     return OTLPSpanExporter(
-        endpoint=endpoint.rstrip("/") + "/v1/traces", timeout=_SECONDS, session=_session(client, loop)
+        endpoint=endpoint.rstrip("/") + "/v1/traces",
+        timeout=_TIMEOUT_SECONDS,
+        session=_session(client, loop),
     )
 
 
@@ -41,7 +48,7 @@ def _session(client: HttpClient, loop: asyncio.AbstractEventLoop) -> Session:
 
 
 class _Adapter(BaseAdapter):
-    """Sends what a session prepared."""
+    """A requests adapter that sends through the asynchronous client."""
 
     def __init__(self, client: HttpClient, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -57,10 +64,15 @@ class _Adapter(BaseAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> Response:
-        """The answer, whole. Raises `requests`' errors, by which the exporter knows what it may send again."""
+        """Send a prepared request and return the complete response.
+
+        Raises the errors of `requests`, from which the exporter decides about retries.
+        """
         del stream, verify, cert, proxies  # the client's own are the only ones
+        # At shutdown the exporter may flush after the loop has ended.
         if self._loop.is_closed():
             raise SendingError("the loop that sends is closed", request=request)
+        # The exporter's thread waits while the event loop sends.
         sending = asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
         try:
             return sending.result(timeout)
@@ -74,10 +86,14 @@ class _Adapter(BaseAdapter):
         limits = Timeouts(connect=5.0, first_byte=5.0, between_bytes=5.0)
         body = request.body or b""
         answer = await self._client.send(
-            str(request.method), str(request.url), headers=_sent(request.headers),
-            body=[body.encode() if isinstance(body, str) else body], timeouts=limits,
-        )  # fmt: skip
-        content = await answer.read(most=_MOST)
+            str(request.method),
+            str(request.url),
+            headers=_sent(request.headers),
+            body=[body.encode() if isinstance(body, str) else body],
+            timeouts=limits,
+        )
+        content = await answer.read(max_bytes=_MAX_RESPONSE_BYTES)
+        # The exporter expects a response object of `requests`.
         response = Response()
         response.status_code = answer.status
         response.headers.update(answer.headers)
@@ -87,10 +103,15 @@ class _Adapter(BaseAdapter):
         return response
 
     def close(self) -> None:
-        """The client is the server's, and stays open."""
+        """Do nothing: the client belongs to the server and stays open."""
 
 
 def _sent(headers: Mapping[str, str]) -> dict[str, str]:
-    """Without those that the client writes itself, or keeps promises of that we do not."""
-    own = ("content-length", "connection", "accept-encoding")
-    return {name.lower(): value for name, value in headers.items() if name.lower() not in own}
+    """Return the headers without those that the client sets itself, or whose promises
+    it does not keep."""
+    excluded_headers = ("content-length", "connection", "accept-encoding")
+    return {
+        name.lower(): value
+        for name, value in headers.items()
+        if name.lower() not in excluded_headers
+    }

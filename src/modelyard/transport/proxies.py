@@ -1,7 +1,8 @@
-"""Proxies: what settings and variables say of them, and which of them an origin is reached by. Pure: no network.
+"""Proxy configuration from settings and environment variables, and selection of the
+proxy for an origin. No I/O.
 
-Variables mean what they mean to curl and requests. Names are not looked up for `NO_PROXY`: networks in it are held
-against addresses that stand in a URL as such.
+Variables have the same meaning as for curl and requests. Names are not resolved for
+`NO_PROXY`: its networks only match literal addresses in URLs.
 """
 
 import ipaddress
@@ -14,170 +15,210 @@ from modelyard.base.errors import ConfigError
 from modelyard.base.fields import whole_number
 from modelyard.transport.origins import Origin, ascii_host
 
-NONE = "none"
-"""In settings: no proxy, whatever the variables say."""
+NO_PROXY_SETTING = "none"
+"""Settings value for no proxy, regardless of environment variables."""
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proxy:
-    """Where a proxy listens. Two that were read apart are two, and share no connection."""
+    """The address and credentials of a proxy. Compared by identity: two separately
+    parsed proxies share no connections."""
 
     origin: Origin
     authorization: str = field(default="", repr=False)
-    """What `Proxy-Authorization` carries; empty where it wants none."""
+    """Value of the `Proxy-Authorization` header; empty if the proxy needs none."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    """What no log may hold."""
+    """Values to redact from logs."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Exception:
-    """One entry of `NO_PROXY`: a name and all below it, or a network; with a port, on that port alone."""
+class _Bypass:
+    """An entry of `NO_PROXY`: a name including its subdomains, or a network; with a
+    port, for that port only."""
 
     name: str = ""
     network: _Network | None = None
     port: int | None = None
 
     def covers(self, host: str, port: int) -> bool:
+        """Return whether the entry covers a host and port."""
         if self.port is not None and self.port != port:
             return False
         if self.network is not None:
             address = _address(host)
-            return address is not None and address.version == self.network.version and address in self.network
+            return (
+                address is not None
+                and address.version == self.network.version
+                and address in self.network
+            )
         return host == self.name or host.endswith(f".{self.name}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proxies:
-    """Which proxy an origin is reached by. One of these is as good as another only where it is the same."""
+    """The proxy for each scheme, and the exceptions. Compared by identity, so that it
+    can be a cache key."""
 
     http: Proxy | None = None
     https: Proxy | None = None
-    exceptions: tuple[_Exception, ...] = ()
-    covers_nothing: bool = False
-    """`*` stands in `NO_PROXY`."""
+    exceptions: tuple[_Bypass, ...] = ()
+    is_disabled: bool = False
+    """Whether `NO_PROXY` contains `*`, which disables all proxies."""
 
-    def way_to(self, origin: Origin) -> "Way":
+    def route_to(self, origin: Origin) -> "Route":
+        """Return the route to an origin: direct, or through the proxy for its scheme."""
         proxy = self.https if origin.scheme == "https" else self.http
-        if proxy is None or self.covers_nothing:
-            return Way(origin)
+        if proxy is None or self.is_disabled:
+            return Route(origin)
+        # The trailing dot of a fully qualified name is not part of `NO_PROXY` entries.
         host = origin.host.rstrip(".").lower()
-        if any(one.covers(host, origin.port) for one in self.exceptions):
-            return Way(origin)
-        return Way(origin, proxy)
+        if any(exception.covers(host, origin.port) for exception in self.exceptions):
+            return Route(origin)
+        return Route(origin, proxy)
 
     @property
     def secrets(self) -> list[str]:
-        return [secret for proxy in (self.http, self.https) if proxy is not None for secret in proxy.secrets]
+        """Return all values to redact from logs."""
+        return [
+            secret
+            for proxy in (self.http, self.https)
+            if proxy is not None
+            for secret in proxy.secrets
+        ]
 
 
 NO_PROXIES = Proxies()
 
 
 @dataclass(slots=True)
-class Network:
-    """What this machine's network asks of whoever goes out. Clients share it, so that a reload reaches them all."""
+class NetworkConfig:
+    """The network environment. Clients share one instance, so that a reload reaches all
+    of them."""
 
     proxies: Proxies = NO_PROXIES
     ca_file: str = ""
-    """Certificates that are trusted beside the system's."""
+    """File with certificates to trust in addition to the system's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Way:
-    """How an origin is reached: directly, or by a proxy."""
+class Route:
+    """The route to an origin: direct, or through a proxy."""
 
     origin: Origin
     proxy: Proxy | None = None
     key: tuple[str, str, int, Proxy | None] = field(init=False)
     """Connections with equal keys are interchangeable."""
-    shown: str = field(init=False)
-    """For messages."""
+    description: str = field(init=False)
+    """Description for messages."""
 
     def __post_init__(self) -> None:
+        # The class is frozen, so derived fields are set through `object`.
         origin, proxy = self.origin, self.proxy
-        object.__setattr__(self, "key", (origin.scheme, origin.host, origin.port, proxy))
+        object.__setattr__(
+            self, "key", (origin.scheme, origin.host, origin.port, proxy)
+        )
         by = f" by the proxy {proxy.origin.authority}" if proxy else ""
         object.__setattr__(self, "shown", f"{origin.authority}{by}")
 
     @property
-    def first(self) -> Origin:
-        """What is connected to."""
+    def first_hop(self) -> Origin:
+        """Return the host to which the TCP connection is made."""
         return self.proxy.origin if self.proxy else self.origin
 
     @property
     def is_tunnel(self) -> bool:
+        """Return whether the proxy opens a tunnel with CONNECT."""
         return self.proxy is not None and self.origin.scheme == "https"
 
     @property
     def is_relayed(self) -> bool:
-        """Whether the proxy reads each request: it wants whole addresses, and is shown who asks with each."""
+        """Return whether the proxy forwards individual requests: it needs absolute
+        URLs, and its credentials in each request."""
         return self.proxy is not None and self.origin.scheme == "http"
 
 
-def parse_proxy(text: str, named: str) -> Proxy:
-    """A proxy as settings and variables write it: `http://USER:PASSWORD@HOST:PORT`, the scheme `http` where none is
-    written. `named`: what it is called in an error, which never repeats it: it may hold a password.
+def parse_proxy(text: str, label: str) -> Proxy:
+    """Parse a proxy URL such as `http://USER:PASSWORD@HOST:PORT`; the default scheme is
+    `http`.
 
-    Raises ConfigError where it cannot be read, or speaks what we do not.
+    `label` names the setting in error messages, which never contain the URL since it
+    may hold a password. Raises ConfigError if it is invalid or has an unsupported
+    scheme.
     """
-    whole = text if "://" in text else f"http://{text}"
+    url = text if "://" in text else f"http://{text}"
     try:
-        parts = urlsplit(whole)
+        parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ConfigError(f"{named} is no address of a proxy, as http://HOST:PORT") from error
+        raise ConfigError(
+            f"{label} is no address of a proxy, as http://HOST:PORT"
+        ) from error
     if parts.scheme not in ("http", "https"):
-        raise ConfigError(f"{named} names a proxy that speaks {parts.scheme!r}; only http and https are spoken")
+        raise ConfigError(
+            f"{label} names a proxy that speaks {parts.scheme!r}; only http and https are spoken"
+        )
     if not parts.hostname:
-        raise ConfigError(f"{named} is no address of a proxy, as http://HOST:PORT")
-    origin = Origin(parts.scheme, ascii_host(parts.hostname), port or (443 if parts.scheme == "https" else 80))
+        raise ConfigError(f"{label} is no address of a proxy, as http://HOST:PORT")
+    origin = Origin(
+        parts.scheme,
+        ascii_host(parts.hostname),
+        port or (443 if parts.scheme == "https" else 80),
+    )
     if parts.username is None:
         return Proxy(origin)
+    # User and password are percent-encoded in URLs.
     user, password = unquote(parts.username), unquote(parts.password or "")
-    shown = b64encode(f"{user}:{password}".encode()).decode()
-    return Proxy(origin, f"Basic {shown}", (shown, password, parts.password or ""))
+    encoded_credentials = b64encode(f"{user}:{password}".encode()).decode()
+    # All forms in which the password could appear in a log.
+    return Proxy(
+        origin,
+        f"Basic {encoded_credentials}",
+        (encoded_credentials, password, parts.password or ""),
+    )
 
 
-def parse_exceptions(entries: Iterable[str]) -> tuple[tuple[_Exception, ...], bool]:
-    """What `NO_PROXY` lists, and whether `*` is among it. An entry that means nothing is passed over, as by others."""
-    exceptions: list[_Exception] = []
+def parse_exceptions(entries: Iterable[str]) -> tuple[tuple[_Bypass, ...], bool]:
+    """Parse the entries of `NO_PROXY`; return the exceptions and whether `*` is among
+    them."""
+    exceptions: list[_Bypass] = []
     covers_all = False
     for entry in entries:
-        word = entry.strip().lower()
-        if word == "*":
+        entry_text = entry.strip().lower()
+        if entry_text == "*":
             covers_all = True
-        elif word:
-            exceptions.append(_exception(word))
+        elif entry_text:
+            exceptions.append(_exception(entry_text))
     return tuple(exceptions), covers_all
 
 
 def proxies_from(environ: Mapping[str, str]) -> Proxies:
-    """As the variables say: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, and the same in lower case, which wins.
+    """Return the proxies from HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY;
+    lower-case names take precedence.
 
-    Raises ConfigError for an address that cannot be read.
+    Raises ConfigError for an invalid URL.
     """
     exceptions, covers_nothing = parse_exceptions(exceptions_from(environ))
     return Proxies(
         http=_proxy_from(environ, "http"),
         https=_proxy_from(environ, "https"),
         exceptions=exceptions,
-        covers_nothing=covers_nothing,
+        is_disabled=covers_nothing,
     )
 
 
 def exceptions_from(environ: Mapping[str, str]) -> list[str]:
-    """The entries of NO_PROXY, or of `no_proxy`."""
+    """Return the entries of `no_proxy` or NO_PROXY."""
     text = environ.get("no_proxy", environ.get("NO_PROXY", ""))
     return text.replace(",", " ").split()
 
 
 def _proxy_from(environ: Mapping[str, str], scheme: str) -> Proxy | None:
     for name in (f"{scheme}_proxy", "all_proxy"):
-        # One that is set and empty in lower case switches off the other.
+        # A lower-case variable that is set but empty disables the upper-case one.
         spelling = name if name in environ else name.upper()
-        # A web server hands its callers' `Proxy` header to CGI programs under this very name.
+        # CGI servers pass the client's `Proxy` header under this very name (httpoxy).
         is_callers = spelling == "HTTP_PROXY" and "REQUEST_METHOD" in environ
         text = environ.get(spelling, "").strip()
         if text and not is_callers:
@@ -185,28 +226,32 @@ def _proxy_from(environ: Mapping[str, str], scheme: str) -> Proxy | None:
     return None
 
 
-def _exception(word: str) -> _Exception:
-    network = _network(word)
+def _exception(text: str) -> _Bypass:
+    # Networks are tried first with the entire entry, since IPv6 addresses contain
+    # colons.
+    network = _network(text)
     if network is not None:
-        return _Exception(network=network)
-    name, port = _without_port(word)
+        return _Bypass(network=network)
+    name, port = _without_port(text)
     network = _network(name)
     if network is not None:
-        return _Exception(network=network, port=port)
-    return _Exception(name=name.removeprefix("*").lstrip(".").rstrip("."), port=port)
+        return _Bypass(network=network, port=port)
+    # `*.example.com`, `.example.com` and `example.com` are equivalent.
+    return _Bypass(name=name.removeprefix("*").lstrip(".").rstrip("."), port=port)
 
 
-def _without_port(word: str) -> tuple[str, int | None]:
-    name, colon, port = word.rpartition(":")
+def _without_port(text: str) -> tuple[str, int | None]:
+    name, colon, port = text.rpartition(":")
     number = whole_number(port) if colon else None
+    # A second colon before the last one means an IPv6 address without a port.
     if number is not None and not name.endswith(":"):
         return name, number
-    return word, None
+    return text, None
 
 
-def _network(word: str) -> _Network | None:
+def _network(text: str) -> _Network | None:
     try:
-        return ipaddress.ip_network(word.strip("[]"), strict=False)
+        return ipaddress.ip_network(text.strip("[]"), strict=False)
     except ValueError:
         return None
 

@@ -1,4 +1,4 @@
-"""Event streams, as bytes come in: WHATWG server-sent events, data fields alone. Pure."""
+"""Incremental parser of server-sent events (WHATWG HTML), data fields only. No I/O."""
 
 from modelyard.base.errors import InvokeServerUnavailableError
 
@@ -7,56 +7,78 @@ DONE = b"[DONE]"
 
 
 class EventStream:
-    """Turns pieces of a body into the data of whole events."""
+    """Turns body chunks into the data of complete events."""
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self._rest: list[bytes] = []
-        """The pieces of a line that has not ended yet: joined when it does, so that a long one is looked at once."""
+        self._partial_line: list[bytes] = []
+        """Chunks of an unfinished line, joined only when it ends, so that a long line
+        is not copied repeatedly."""
         self._rest_length = 0
         self._data: list[bytes] = []
         self._max = max_event_bytes
-        self._held = 0
+        self._data_bytes = 0
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        """The data of each event that this piece completes. Raises where one event grows beyond bounds."""
-        is_within_line = b"\n" not in piece and b"\r" not in piece
-        if is_within_line and self._rest and not self._rest[-1].endswith(b"\r"):
-            self._keep(piece)
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the data of each event completed by this chunk. Raises
+        InvokeServerUnavailableError if an event is too large."""
+        is_within_line = b"\n" not in chunk and b"\r" not in chunk
+        # A trailing CR may still turn out to be a line end, so it needs the full path.
+        if (
+            is_within_line
+            and self._partial_line
+            and not self._partial_line[-1].endswith(b"\r")
+        ):
+            self._store_partial(chunk)
             return []
-        buffer = b"".join((*self._rest, piece)) if self._rest else piece
-        self._rest.clear()
+        buffer = b"".join((*self._partial_line, chunk)) if self._partial_line else chunk
+        self._partial_line.clear()
         self._rest_length = 0
         if b"\r" in buffer:
-            # A lone CR may be half of a CRLF that the next piece completes.
+            # A trailing CR may be the first half of a CRLF that the next chunk
+            # completes.
             tail = b"\r" if buffer.endswith(b"\r") else b""
-            buffer = buffer[: len(buffer) - len(tail)].replace(b"\r\n", b"\n").replace(b"\r", b"\n") + tail
+            buffer = (
+                buffer[: len(buffer) - len(tail)]
+                .replace(b"\r\n", b"\n")
+                .replace(b"\r", b"\n")
+                + tail
+            )
         lines = buffer.split(b"\n")
-        rest = lines.pop()
+        remainder = lines.pop()
         events: list[bytes] = []
         for line in lines:
             if not line:
                 self._end_event(events)
             elif line.startswith(b"data:"):
+                # One optional space after the colon is not part of the value. Other
+                # fields and comments are ignored.
                 value = line[6:] if line[5:6] == b" " else line[5:]
                 self._data.append(value)
-                self._held += len(value)
-        self._keep(rest)
+                self._data_bytes += len(value)
+        self._store_partial(remainder)
         return events
 
-    def _keep(self, piece: bytes) -> None:
-        """Part of a line that has not ended. Raises where the event grows beyond bounds."""
-        if piece:
-            self._rest.append(piece)
-            self._rest_length += len(piece)
-        if self._held + self._rest_length > self._max:
-            raise InvokeServerUnavailableError(f"an event of the stream is larger than {self._max:,} bytes")
+    def _store_partial(self, chunk: bytes) -> None:
+        """Store part of an unfinished line. Raises InvokeServerUnavailableError if the
+        event is too large."""
+        if chunk:
+            self._partial_line.append(chunk)
+            self._rest_length += len(chunk)
+        if self._data_bytes + self._rest_length > self._max:
+            raise InvokeServerUnavailableError(
+                f"an event of the stream is larger than {self._max:,} bytes"
+            )
 
     def _end_event(self, events: list[bytes]) -> None:
+        # An event without data is not dispatched.
         if self._data:
-            events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
+            events.append(
+                self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+            )
             self._data.clear()
-            self._held = 0
+            self._data_bytes = 0
 
     def finish(self) -> list[bytes]:
-        """What is left when the body ends: servers forget the last blank line."""
-        return self.feed(b"\n\n") if self._rest or self._data else []
+        """Return the events left when the body ends: many servers omit the last empty
+        line."""
+        return self.feed(b"\n\n") if self._partial_line or self._data else []

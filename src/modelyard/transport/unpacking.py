@@ -1,54 +1,63 @@
-"""Bodies that came compressed, a bounded piece at a time. Pure: no network, no clock.
+"""Incremental decompression of response bodies in bounded chunks. No I/O.
 
-We ask for none, but servers and what stands between compress all the same. `gzip` and `deflate` are unpacked; `br` and
-`zstd` are not asked for and are errors, like everything else.
+No compression is requested, but servers and intermediaries apply it anyway. `gzip` and
+`deflate` are supported; `br`, `zstd` and others are errors.
 """
 
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
-PIECE = 64 * 1024
-"""The most that is unpacked at once: half a megabyte of gzip can be half a gigabyte."""
-_MOST_RATIO = 200
-"""Times as large as it came, from a megabyte on: the limit of Apache's mod_deflate. Texts reach 20, bombs 1,000."""
+CHUNK_BYTES = 64 * 1024
+"""Maximum size of one decompressed chunk: half a megabyte of gzip can expand to half a
+gigabyte."""
+_MAX_RATIO = 200
+"""Maximum ratio of unpacked to packed size, checked from one megabyte on. Apache's
+mod_deflate uses the same limit. Text reaches 20, decompression bombs 1,000."""
 _RATIO_FROM = 1 << 20
+# zlib window parameters: gzip header, zlib header, raw deflate.
 _GZIP = 31
 _ZLIB = 15
 _RAW = -15
 
 
 class BombError(Exception):
-    """It grows beyond all measure. The message is the end of a sentence about who sent it."""
+    """The body expands beyond the permitted ratio. The message continues a sentence
+    about the sender."""
 
 
 class UnpackError(Exception):
-    """What came cannot be unpacked. The message is the end of a sentence about who sent it."""
+    """The body cannot be decompressed. The message continues a sentence about the
+    sender."""
 
 
 def is_plain(coding: str) -> bool:
-    """Whether a `Content-Encoding` stands for nothing at all."""
+    """Return whether a `Content-Encoding` means no compression."""
     return coding.strip().lower() in ("", "identity")
 
 
-class Unpacking:
-    """One body. What is fed to it comes out as it was before."""
+class Decompressor:
+    """Decompresses one body."""
 
     def __init__(self, coding: str) -> None:
-        """Raises UnpackError for a coding that was not asked for, and for several on top of each other."""
+        """Raises UnpackError for an unsupported coding, or several applied in sequence."""
         self._coding = coding.strip().lower()
         if self._coding not in ("gzip", "x-gzip", "deflate"):
-            raise UnpackError(f"compressed its answer as {coding[:100]!r}, which was not asked for")
+            raise UnpackError(
+                f"compressed its answer as {coding[:100]!r}, which was not asked for"
+            )
         self._inflate: Any = None  # zlib does not name its type
         self._waiting = b""
         self._members = 0
         self._is_over = False
-        self._taken = 0
-        self._given = 0
+        # Packed bytes received, and unpacked bytes returned.
+        self._packed_bytes = 0
+        self._unpacked_bytes = 0
 
     def feed(self, packed: bytes) -> Iterator[bytes]:
-        """What the bytes stand for, in pieces of at most `PIECE`. Raises UnpackError and BombError."""
-        self._taken += len(packed)
+        """Yield the decompressed bytes in chunks of at most `PIECE`. Raises UnpackError
+        and BombError."""
+        self._packed_bytes += len(packed)
         packed = self._waiting + packed
         self._waiting = b""
         while not self._is_over:
@@ -56,34 +65,49 @@ class Unpacking:
                 return
             inflate: Any = self._inflate
             try:
-                plain = inflate.decompress(packed, PIECE)
+                plain = inflate.decompress(packed, CHUNK_BYTES)
             except zlib.error as error:
-                raise UnpackError(f"compressed a body so that it cannot be unpacked: {error}") from error
-            self._given += len(plain)
-            # By what was unpacked so far: what waits behind it says nothing yet, and would let a bomb grow.
-            unpacked = self._taken - len(inflate.unused_data if inflate.eof else inflate.unconsumed_tail)
-            if self._given > max(_RATIO_FROM, _MOST_RATIO * unpacked):
-                raise BombError(f"compressed an answer to less than a {_MOST_RATIO}th of its size")
+                raise UnpackError(
+                    f"compressed a body so that it cannot be unpacked: {error}"
+                ) from error
+            self._unpacked_bytes += len(plain)
+            # The ratio uses only input that was already consumed: counting pending
+            # input would let a bomb grow.
+            unpacked = self._packed_bytes - len(
+                inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+            )
+            if self._unpacked_bytes > max(_RATIO_FROM, _MAX_RATIO * unpacked):
+                raise BombError(
+                    f"compressed an answer to less than a {_MAX_RATIO}th of its size"
+                )
             if plain:
                 yield plain
             packed = inflate.unconsumed_tail
+            # End of a gzip member: the remaining input may start another one.
             if inflate.eof:
                 packed = inflate.unused_data
                 self._inflate = None
                 self._members += 1
-            elif not packed and len(plain) < PIECE:  # a full piece may leave more behind in zlib itself
+            elif (
+                not packed and len(plain) < CHUNK_BYTES
+            ):  # a full piece may leave more behind in zlib itself
                 return
 
     def finish(self) -> None:
-        """Raises UnpackError where the body ended before its end. An empty one never began."""
+        """Raise UnpackError if the body is truncated. An empty body is accepted."""
         if not self._is_over and (self._waiting or self._inflate is not None):
             raise UnpackError("compressed a body that breaks off before its end")
 
     def _begin(self, packed: bytes) -> bool:
-        """Make ready for what begins here: the body, or another gzip member behind the last (RFC 1952, 2.2)."""
-        if self._members and (self._coding == "deflate" or packed[:1] not in (b"", b"\x1f")):
-            self._is_over = True  # what follows the end is no part of it; other readers pass over it too
+        """Start decompressing the body, or another gzip member (RFC 1952, section 2.2).
+        Returns False if there is nothing to start."""
+        if self._members and (
+            self._coding == "deflate" or packed[:1] not in (b"", b"\x1f")
+        ):
+            # what follows the end is no part of it; other readers pass over it too
+            self._is_over = True
             return False
+        # Two bytes are needed to recognise the format.
         if len(packed) < 2:
             self._waiting = packed
             return False
@@ -93,6 +117,8 @@ class Unpacking:
     def _window(self, packed: bytes) -> int:
         if self._coding != "deflate":
             return _GZIP
-        # "deflate" means zlib's form, and some servers send the bare one (RFC 9110, 8.4.1.2).
+        # "deflate" means the zlib format, but some servers send raw deflate (RFC 9110,
+        # section 8.4.1.2). A zlib header has method 8 and is a multiple of 31 (RFC
+        # 1950, section 2.2).
         is_zlib = packed[0] & 0x0F == 8 and int.from_bytes(packed[:2], "big") % 31 == 0
         return _ZLIB if is_zlib else _RAW

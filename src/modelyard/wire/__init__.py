@@ -1,1 +1,2 @@
-"""Their JSON <-> our types. One file a format, pure functions, both directions: no network, no clock."""
+"""Wire formats: conversion between vendors' JSON and the internal types, in both
+directions. One module per format, without I/O."""

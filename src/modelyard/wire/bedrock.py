@@ -1,7 +1,8 @@
-"""AWS Bedrock Converse and its stream <-> our types. Pure: no network, no clock.
+"""The AWS Bedrock Converse format and its stream, to and from the internal types. No
+I/O. https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
 
-An event is an object with one field, its name: `{"contentBlockDelta": {…}}`. Their binary frames are
-`transport/aws_events.py`'s.
+An event is an object with one field, named after the event: `{"contentBlockDelta":
+{…}}`. Their binary framing is in `transport/aws_events.py`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,12 +10,41 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, tools_of, typed, wrong
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeError,
+    InvokeServerUnavailableError,
+    error_class_for_status,
+)
+from modelyard.base.fields import (
+    count,
+    expect_type,
+    in_range,
+    invalid_field,
+    nested_count,
+    optional_field,
+    passthrough_fields,
+    required_field,
+    tools_of,
+    unknown_fields,
+    without_empty,
+)
 from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
-from modelyard.models.media import checked_base64, checked_image, format_of, mime_of
+from modelyard.models.llm import (
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
+from modelyard.models.media import (
+    checked_base64,
+    checked_image,
+    format_of,
+    mime_type_of,
+)
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
@@ -36,22 +66,42 @@ from modelyard.models.messages import (
     UserPromptMessage,
     VideoPromptMessageContent,
     assistant_of,
-    plain,
+    simplified_content,
 )
 from modelyard.models.reasoning import budget_of
-from modelyard.models.streams import parsed
+from modelyard.models.streams import parse_events
 from modelyard.models.types import JSON
 
 FORMAT = "bedrock"
 
-_KNOWN = frozenset({
-    "messages", "system", "inferenceConfig", "toolConfig", "modelId", "model", "stream", "outputConfig",
-    "additionalModelRequestFields",
-})  # fmt: skip
-PARAMETERS = {"stop"} | frozenset({
-    "max_tokens", "temperature", "top_p", "top_k", "thinking_budget", "reasoning_effort", "include_thoughts",
-    "response_format",
-})  # fmt: skip
+# Fields that are converted; all others are preserved as extra fields.
+_KNOWN_FIELDS = frozenset(
+    {
+        "messages",
+        "system",
+        "inferenceConfig",
+        "toolConfig",
+        "modelId",
+        "model",
+        "stream",
+        "outputConfig",
+        "additionalModelRequestFields",
+    }
+)
+# Internal parameters that this format can express.
+PARAMETERS = {"stop"} | frozenset(
+    {
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "thinking_budget",
+        "reasoning_effort",
+        "include_thoughts",
+        "response_format",
+    }
+)
+# Anthropic's cache marker, to which a cache point is converted.
 _CACHE = {"type": "ephemeral"}
 _FILES: dict[str, type[FilePromptMessageContent]] = {
     "image": ImagePromptMessageContent,
@@ -61,73 +111,121 @@ _FILES: dict[str, type[FilePromptMessageContent]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------ requests
+# ----------------------------------------------------------------------------- requests
 
 
 @reads_request
 def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
-    """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
-    turns = need(body, "messages", list)
+    """Parse a request from a client. Raises InvokeBadRequestError naming the field.
+
+    Whether it is a stream is determined by the URL, so it is passed as an argument.
+    """
+    turns = required_field(body, "messages", list)
     if not turns:
-        raise InvokeBadRequestError("'messages' must hold at least one message", param="messages")
+        raise InvokeBadRequestError(
+            "'messages' must hold at least one message", param="messages"
+        )
     messages: list[AnyPromptMessage] = []
-    if system := may(body, "system", list):
-        messages.append(SystemPromptMessage(content=plain(_parse_blocks(system, "system"))))
-    seen: set[str] = set()
-    for place, turn in enumerate(turns):
-        messages += _parse_turn(typed(turn, dict, f"messages[{place}]"), f"messages[{place}]", seen)
-    config = may(body, "inferenceConfig", dict) or {}
+    if system := optional_field(body, "system", list):
+        messages.append(
+            SystemPromptMessage(
+                content=simplified_content(_parse_blocks(system, "system"))
+            )
+        )
+    # Tool calls so far, since a tool result must refer to one of them.
+    call_ids: set[str] = set()
+    for index, turn in enumerate(turns):
+        messages += _parse_turn(
+            expect_type(turn, dict, f"messages[{index}]"),
+            f"messages[{index}]",
+            call_ids,
+        )
+    config = optional_field(body, "inferenceConfig", dict) or {}
     parameters: dict[str, Any] = {}
-    for theirs, ours, kind, high in (
+    for wire_name, parameter_name, expected_type, high in (
         ("maxTokens", "max_tokens", int, 1 << 31),
         ("temperature", "temperature", float, 1),
         ("topP", "top_p", float, 1),
     ):
-        if may(config, theirs, kind, "inferenceConfig.") is not None:
-            in_range(config[theirs], 0, high, f"inferenceConfig.{theirs}")
-            parameters[ours] = config[theirs]
-    if form := ((may(body, "outputConfig", dict) or {}).get("textFormat") or {}).get("structure"):
-        schema = form["jsonSchema"]
-        inner = {**beyond(schema, frozenset({"schema"})), "schema": as_object(schema["schema"])}
-        parameters["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", **inner}}
-    more = dict(may(body, "additionalModelRequestFields", dict) or {})
-    if (top_k := may(more, "top_k", int, "additionalModelRequestFields.")) is not None:
-        parameters["top_k"] = more.pop("top_k")
+        if (
+            optional_field(config, wire_name, expected_type, "inferenceConfig.")
+            is not None
+        ):
+            in_range(config[wire_name], 0, high, f"inferenceConfig.{wire_name}")
+            # The original value, so that an integer is not rewritten as a float.
+            parameters[parameter_name] = config[wire_name]
+    if structure := (
+        (optional_field(body, "outputConfig", dict) or {}).get("textFormat") or {}
+    ).get("structure"):
+        schema = structure["jsonSchema"]
+        # Bedrock sends the schema as JSON text.
+        inner = {
+            **unknown_fields(schema, frozenset({"schema"})),
+            "schema": as_object(schema["schema"]),
+        }
+        parameters["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", **inner},
+        }
+    # A copy, since converted fields are removed from it.
+    model_fields = dict(
+        optional_field(body, "additionalModelRequestFields", dict) or {}
+    )
+    if (
+        top_k := optional_field(
+            model_fields, "top_k", int, "additionalModelRequestFields."
+        )
+    ) is not None:
+        parameters["top_k"] = model_fields.pop("top_k")
         in_range(top_k, 0, 1 << 31, "additionalModelRequestFields.top_k")
-    tools = may(body, "toolConfig", dict) or {}
+    tools = optional_field(body, "toolConfig", dict) or {}
     return LLMRequest(
         format=FORMAT,
         messages=messages,
         model_parameters=parameters,
         tools=list(_parse_tools(tools_of(tools, where="toolConfig."))),
         tool_choice=_parse_tool_choice(tools.get("toolChoice")),
-        stop=may(config, "stopSequences", list, "inferenceConfig.") or [],
+        stop=optional_field(config, "stopSequences", list, "inferenceConfig.") or [],
         stream=stream,
-        extra=kept(FORMAT, beyond(body, _KNOWN) | ({"additionalModelRequestFields": more} if more else {})),
+        extra=passthrough_fields(
+            FORMAT,
+            unknown_fields(body, _KNOWN_FIELDS)
+            | ({"additionalModelRequestFields": model_fields} if model_fields else {}),
+        ),
     )
 
 
 def _parse_tools(tools: Iterable[Any]) -> Iterator[PromptMessageTool]:
-    made: list[PromptMessageTool] = []
-    for place, one in enumerate(tools):
-        where = f"toolConfig.tools[{place}]"
-        body = typed(one, dict, where)
-        if "cachePoint" in body and made:
-            made[-1] = msgspec.structs.replace(made[-1], cache_control=_CACHE)
+    parsed_tools: list[PromptMessageTool] = []
+    for index, raw_tool in enumerate(tools):
+        where = f"toolConfig.tools[{index}]"
+        body = expect_type(raw_tool, dict, where)
+        if "cachePoint" in body and parsed_tools:
+            # A cache point follows the tool that it marks.
+            parsed_tools[-1] = msgspec.structs.replace(
+                parsed_tools[-1], cache_control=_CACHE
+            )
             continue
+        # Tools of other kinds are preserved unchanged.
         if "toolSpec" not in body:
-            kind = next(iter(body), "tool")
-            made.append(PromptMessageTool(name=kind, type=kind, extra={FORMAT: body}))
+            tool_type = next(iter(body), "tool")
+            parsed_tools.append(
+                PromptMessageTool(name=tool_type, type=tool_type, extra={FORMAT: body})
+            )
             continue
-        spec = need(body, "toolSpec", dict, f"{where}.")
+        spec = required_field(body, "toolSpec", dict, f"{where}.")
         tool = PromptMessageTool(
-            name=need(spec, "name", str, f"{where}.toolSpec."),
-            description=may(spec, "description", str, f"{where}.toolSpec.") or "",
-            parameters=(may(spec, "inputSchema", dict, f"{where}.toolSpec.") or {}).get("json") or {},
-            strict=may(spec, "strict", bool, f"{where}.toolSpec."),
+            name=required_field(spec, "name", str, f"{where}.toolSpec."),
+            description=optional_field(spec, "description", str, f"{where}.toolSpec.")
+            or "",
+            parameters=(
+                optional_field(spec, "inputSchema", dict, f"{where}.toolSpec.") or {}
+            ).get("json")
+            or {},
+            strict=optional_field(spec, "strict", bool, f"{where}.toolSpec."),
         )
-        made.append(tool)
-    yield from made
+        parsed_tools.append(tool)
+    yield from parsed_tools
 
 
 def _parse_tool_choice(choice: Any) -> str | dict[str, Any] | None:
@@ -141,195 +239,321 @@ def _parse_tool_choice(choice: Any) -> str | dict[str, Any] | None:
         case {"tool": {"name": str() as name}}:
             return {"name": name}
         case other:
-            raise wrong("toolConfig.toolChoice", other, "an object with auto, any or tool")
+            raise invalid_field(
+                "toolConfig.toolChoice", other, "an object with auto, any or tool"
+            )
 
 
-def _parse_turn(turn: JSON, where: str, seen: set[str]) -> Iterator[AnyPromptMessage]:
+def _parse_turn(
+    turn: JSON, where: str, call_ids: set[str]
+) -> Iterator[AnyPromptMessage]:
     role = turn.get("role")
-    blocks = need(turn, "content", list, f"{where}.")
-    if (text := _only_text(blocks)) and role in ("user", "assistant"):  # as most turns are
-        yield UserPromptMessage(content=text) if role == "user" else AssistantPromptMessage(content=text)
+    blocks = required_field(turn, "content", list, f"{where}.")
+    if (text := _only_text(blocks)) and role in (
+        "user",
+        "assistant",
+    ):  # as most turns are
+        yield (
+            UserPromptMessage(content=text)
+            if role == "user"
+            else AssistantPromptMessage(content=text)
+        )
         return
     if role == "assistant":
         parsed = _parse_answer(blocks, f"{where}.content", "")
-        seen |= {one.id for one in parsed if isinstance(one, ToolCall)}
+        # Recorded before the next turn, whose tool results refer to these calls.
+        call_ids |= {block.id for block in parsed if isinstance(block, ToolCall)}
         yield assistant_of(parsed)
         return
     if role != "user":
-        raise wrong(f"{where}.role", role, "user or assistant")
+        raise invalid_field(f"{where}.role", role, "user or assistant")
     waiting: list[Any] = []
-    for place, block in enumerate(blocks):
-        if "toolResult" not in typed(block, dict, f"{where}.content[{place}]"):
+    for index, block in enumerate(blocks):
+        if "toolResult" not in expect_type(block, dict, f"{where}.content[{index}]"):
             waiting.append(block)
             continue
+        # Parts before a tool result form a message of their own, so that the order is
+        # preserved.
         if waiting:
-            yield UserPromptMessage(content=plain(_parse_blocks(waiting, f"{where}.content")))
+            yield UserPromptMessage(
+                content=simplified_content(_parse_blocks(waiting, f"{where}.content"))
+            )
             waiting = []
-        yield _parse_tool_result(block["toolResult"], f"{where}.content[{place}].toolResult", seen)
+        yield _parse_tool_result(
+            block["toolResult"], f"{where}.content[{index}].toolResult", call_ids
+        )
     if waiting:
-        yield UserPromptMessage(content=plain(_parse_blocks(waiting, f"{where}.content")))
+        yield UserPromptMessage(
+            content=simplified_content(_parse_blocks(waiting, f"{where}.content"))
+        )
 
 
 def _only_text(blocks: list[Any]) -> str | None:
-    """The text of a turn that is a text and nothing more."""
-    if len(blocks) != 1 or not isinstance(blocks[0], dict) or blocks[0].keys() != {"text"}:
+    """Return the text of a turn that is a single plain text, otherwise None."""
+    if (
+        len(blocks) != 1
+        or not isinstance(blocks[0], dict)
+        or blocks[0].keys() != {"text"}
+    ):
         return None
     text = blocks[0]["text"]
     return text if isinstance(text, str) else None
 
 
-def _parse_tool_result(body: Any, where: str, seen: set[str]) -> ToolPromptMessage:
-    result = typed(body, dict, where)
-    call = need(result, "toolUseId", str, f"{where}.")
-    if call not in seen:
-        raise wrong(f"{where}.toolUseId", call, "the id of a toolUse in an assistant's message before it")
-    content = plain(_parse_blocks(may(result, "content", list, f"{where}.") or [], f"{where}.content"))
+def _parse_tool_result(body: Any, where: str, call_ids: set[str]) -> ToolPromptMessage:
+    result = expect_type(body, dict, where)
+    call = required_field(result, "toolUseId", str, f"{where}.")
+    # Bedrock rejects such requests; checking here gives a clearer error than another
+    # provider would.
+    if call not in call_ids:
+        raise invalid_field(
+            f"{where}.toolUseId",
+            call,
+            "the id of a toolUse in an assistant's message before it",
+        )
+    content = simplified_content(
+        _parse_blocks(
+            optional_field(result, "content", list, f"{where}.") or [],
+            f"{where}.content",
+        )
+    )
     is_error = result.get("status") == "error"
     return ToolPromptMessage(content=content, tool_call_id=call, is_error=is_error)
 
 
 def _parse_blocks(blocks: Iterable[Any], where: str) -> list[PromptMessageContent]:
     parts: list[PromptMessageContent] = []
-    for place, block in enumerate(blocks):
-        body = typed(block, dict, f"{where}[{place}]")
+    for index, block in enumerate(blocks):
+        body = expect_type(block, dict, f"{where}[{index}]")
+        # A cache point follows the block that it marks.
         if "cachePoint" in body and parts:
-            rest = beyond(body["cachePoint"], frozenset({"type"}))
-            parts[-1] = msgspec.structs.replace(parts[-1], cache_control={**_CACHE, **rest})
+            cache_fields = unknown_fields(body["cachePoint"], frozenset({"type"}))
+            parts[-1] = msgspec.structs.replace(
+                parts[-1], cache_control={**_CACHE, **cache_fields}
+            )
         else:
-            parts.append(_parse_block(body, f"{where}[{place}]"))
+            parts.append(_parse_block(body, f"{where}[{index}]"))
     return parts
 
 
 def _parse_block(block: JSON, where: str) -> PromptMessageContent:
     if "text" in block:
-        return TextPromptMessageContent(data=typed(block["text"], str, f"{where}.text"))
+        return TextPromptMessageContent(
+            data=expect_type(block["text"], str, f"{where}.text")
+        )
     if "json" in block:
-        return TextPromptMessageContent(data=as_text(block["json"]), extra={FORMAT: {"json": True}})
-    kind = next((name for name in _FILES if name in block), None)
-    if kind is None:
+        # Tool results may be JSON objects; the marker restores that notation.
+        return TextPromptMessageContent(
+            data=as_text(block["json"]), extra={FORMAT: {"json": True}}
+        )
+    file_type = next((name for name in _FILES if name in block), None)
+    if file_type is None:
+        # Unknown block types are preserved for this format and omitted for others.
         return OpaquePromptMessageContent(format=FORMAT, data=block)
-    file = typed(block[kind], dict, f"{where}.{kind}")
-    form = may(file, "format", str, f"{where}.{kind}.") or ""
-    source = need(file, "source", dict, f"{where}.{kind}.")
-    rest = beyond(file, frozenset({"format", "source", "name"}))
-    fields: JSON = {"format": form, "mime_type": mime_of(form, kind), "filename": file.get("name") or ""}
+    file = expect_type(block[file_type], dict, f"{where}.{file_type}")
+    file_format = optional_field(file, "format", str, f"{where}.{file_type}.") or ""
+    source = required_field(file, "source", dict, f"{where}.{file_type}.")
+    extra_fields = unknown_fields(file, frozenset({"format", "source", "name"}))
+    fields: JSON = {
+        "format": file_format,
+        "mime_type": mime_type_of(file_format, file_type),
+        "filename": file.get("name") or "",
+    }
     if isinstance(data := source.get("bytes"), str):
-        check = checked_image if kind == "image" else checked_base64
-        return _FILES[kind](base64_data=check(data, f"{where}.{kind}.source.bytes"), **fields, extra=kept(FORMAT, rest))
+        # Images are verified by their first bytes, since providers fail late on invalid
+        # ones.
+        check = checked_image if file_type == "image" else checked_base64
+        return _FILES[file_type](
+            base64_data=check(data, f"{where}.{file_type}.source.bytes"),
+            **fields,
+            extra=passthrough_fields(FORMAT, extra_fields),
+        )
     address = (source.get("s3Location") or {}).get("uri") or ""
-    own = rest if address else {**rest, "source": source}
-    return _FILES[kind](url=address, **fields, extra=kept(FORMAT, own))
+    # Other sources are preserved unchanged, but only this format can use them.
+    format_fields = extra_fields if address else {**extra_fields, "source": source}
+    return _FILES[file_type](
+        url=address, **fields, extra=passthrough_fields(FORMAT, format_fields)
+    )
 
 
-def _parse_answer(blocks: Iterable[Any], where: str, origin: str) -> list[PromptMessageContent | ToolCall]:
-    """The blocks of a model's turn."""
+def _parse_answer(
+    blocks: Iterable[Any], where: str, origin: str
+) -> list[PromptMessageContent | ToolCall]:
+    """Parse the blocks of an assistant turn."""
     result: list[PromptMessageContent | ToolCall] = []
-    for place, block in enumerate(blocks):
-        here = f"{where}[{place}]"
-        body = typed(block, dict, here)
+    for index, block in enumerate(blocks):
+        block_path = f"{where}[{index}]"
+        body = expect_type(block, dict, block_path)
+        # Server tools are executed by the provider, so they are not calls for the
+        # client.
         if "toolUse" in body and body["toolUse"].get("type") != "server_tool_use":
-            used = typed(body["toolUse"], dict, f"{here}.toolUse")
-            rest = beyond(used, frozenset({"toolUseId", "name", "input"}))
-            function = ToolCallFunction(
-                name=need(used, "name", str, f"{here}.toolUse."), arguments=as_text(used.get("input"))
+            used = expect_type(body["toolUse"], dict, f"{block_path}.toolUse")
+            extra_fields = unknown_fields(
+                used, frozenset({"toolUseId", "name", "input"})
             )
-            result.append(ToolCall(id=used.get("toolUseId") or "", function=function, extra=kept(FORMAT, rest)))
+            function = ToolCallFunction(
+                name=required_field(used, "name", str, f"{block_path}.toolUse."),
+                arguments=as_text(used.get("input")),
+            )
+            result.append(
+                ToolCall(
+                    id=used.get("toolUseId") or "",
+                    function=function,
+                    extra=passthrough_fields(FORMAT, extra_fields),
+                )
+            )
         elif "reasoningContent" in body:
-            result.append(_parse_thought(typed(body["reasoningContent"], dict, here), origin))
+            result.append(
+                _parse_thought(
+                    expect_type(body["reasoningContent"], dict, block_path), origin
+                )
+            )
         elif "citationsContent" in body:
             result.append(_parse_cited(body["citationsContent"]))
         elif "cachePoint" in body and result and not isinstance(result[-1], ToolCall):
+            # Tool calls cannot have a cache marker in this format.
             result[-1] = msgspec.structs.replace(result[-1], cache_control=_CACHE)
         else:
-            result.append(_parse_block(body, here))
+            result.append(_parse_block(body, block_path))
     return result
 
 
 def _parse_thought(body: JSON, origin: str) -> ThinkingPromptMessageContent:
     if "redactedContent" in body:
-        return ThinkingPromptMessageContent(signature=body["redactedContent"] or "", redacted=True, origin=origin)
-    said = body.get("reasoningText") or {}
+        # Encrypted reasoning, which only the provider can read.
+        return ThinkingPromptMessageContent(
+            signature=body["redactedContent"] or "", redacted=True, origin=origin
+        )
+    reasoning = body.get("reasoningText") or {}
     return ThinkingPromptMessageContent(
-        data=said.get("text") or "", signature=said.get("signature") or "", origin=origin
+        data=reasoning.get("text") or "",
+        signature=reasoning.get("signature") or "",
+        origin=origin,
     )
 
 
 def _parse_cited(body: JSON) -> TextPromptMessageContent:
-    text = "".join(one.get("text") or "" for one in body.get("content") or ())
-    return TextPromptMessageContent(data=text, citations=[_parse_citation(one) for one in body.get("citations") or ()])
+    text = "".join(fragment.get("text") or "" for fragment in body.get("content") or ())
+    return TextPromptMessageContent(
+        data=text,
+        citations=[
+            _parse_citation(citation) for citation in body.get("citations") or ()
+        ],
+    )
 
 
-def _parse_citation(one: JSON) -> Citation:
-    quote = "".join(part.get("text") or "" for part in one.get("sourceContent") or ())
-    url = ((one.get("location") or {}).get("web") or {}).get("url") or ""
-    return Citation(url=url, title=one.get("title") or "", quote=quote, extra={FORMAT: one})
+def _parse_citation(citation: JSON) -> Citation:
+    quote = "".join(
+        part.get("text") or "" for part in citation.get("sourceContent") or ()
+    )
+    url = ((citation.get("location") or {}).get("web") or {}).get("url") or ""
+    return Citation(
+        url=url,
+        title=citation.get("title") or "",
+        quote=quote,
+        extra={FORMAT: citation},
+    )
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """The request as Bedrock wants it; the model stands in its address. Quirks: `drop` (of inferenceConfig)."""
-    given = request.model_parameters
+    """Convert a request to Bedrock's JSON. The model is part of the URL. Quirks: `drop`
+    (fields of inferenceConfig to omit)."""
+    parameters = request.model_parameters
     system, turns = _dump_messages(request.messages)
     body: JSON = {"messages": turns}
     if system:
         body["system"] = system
     config: JSON = {}
-    for ours, theirs in (("max_tokens", "maxTokens"), ("temperature", "temperature"), ("top_p", "topP")):
-        if ours in given:
-            config[theirs] = given[ours]
+    for parameter_name, wire_name in (
+        ("max_tokens", "maxTokens"),
+        ("temperature", "temperature"),
+        ("top_p", "topP"),
+    ):
+        if parameter_name in parameters:
+            config[wire_name] = parameters[parameter_name]
     if request.stop:
         config["stopSequences"] = request.stop
+    # Only after all inference parameters are set.
     for name in quirks.get("drop", ()):
         config.pop(name, None)
     if config:
         body["inferenceConfig"] = config
     if tools := _dump_tools(request):
         body["toolConfig"] = tools
-    if (form := given.get("response_format")) and form.get("type") == "json_schema":
-        body["outputConfig"] = {"textFormat": _dump_format(form["json_schema"])}
-    if more := _dump_more(given, model):
-        body["additionalModelRequestFields"] = more
+    if (response_format := parameters.get("response_format")) and response_format.get(
+        "type"
+    ) == "json_schema":
+        body["outputConfig"] = {
+            "textFormat": _dump_format(response_format["json_schema"])
+        }
+    if model_fields := _dump_model_fields(parameters, model):
+        body["additionalModelRequestFields"] = model_fields
     for name, value in request.extra.get(FORMAT, {}).items():
-        both = isinstance(value, dict) and isinstance(body.get(name), dict)
-        body[name] = {**body[name], **value} if both else value
+        # Options restored from the caller's request are merged with those set above and
+        # win.
+        is_merged = isinstance(value, dict) and isinstance(body.get(name), dict)
+        body[name] = {**body[name], **value} if is_merged else value
     return body
 
 
-def _dump_format(form: JSON) -> JSON:
-    schema = {"name": form.get("name") or "answer", **compact(description=form.get("description"))}
-    return {"type": "json_schema", "structure": {"jsonSchema": {**schema, "schema": as_text(form["schema"])}}}
+def _dump_format(json_schema: JSON) -> JSON:
+    schema = {
+        "name": json_schema.get("name") or "answer",
+        **without_empty(description=json_schema.get("description")),
+    }
+    return {
+        "type": "json_schema",
+        "structure": {
+            "jsonSchema": {**schema, "schema": as_text(json_schema["schema"])}
+        },
+    }
 
 
-def _dump_more(given: Mapping[str, Any], model: str) -> JSON:
-    """What Converse itself has no field for, in the words of the model's maker."""
-    more: JSON = {}
-    if "top_k" in given:
-        more["top_k"] = given["top_k"]
-    effort, budget = given.get("reasoning_effort"), given.get("thinking_budget")
+def _dump_model_fields(parameters: Mapping[str, Any], model: str) -> JSON:
+    """Return the parameters without a Converse field, in the notation of the model's
+    vendor."""
+    model_fields: JSON = {}
+    if "top_k" in parameters:
+        model_fields["top_k"] = parameters["top_k"]
+    effort, budget = (
+        parameters.get("reasoning_effort"),
+        parameters.get("thinking_budget"),
+    )
     if effort is None and budget is None:
-        return more
+        return model_fields
+    # Vendors other than Anthropic take the effort level itself.
     if "anthropic" not in model:
-        return more | ({"reasoning_effort": effort} if effort else {})
+        return model_fields | ({"reasoning_effort": effort} if effort else {})
     if budget is None:
-        budget = budget_of(effort or "", least=1024)
+        # Anthropic's minimum budget is 1024 tokens.
+        budget = budget_of(effort or "", min_budget=1024)
     thinking = (
         {"type": "enabled", "budget_tokens": budget}
         if budget > 0
         else {"type": "disabled" if budget == 0 else "adaptive"}
     )
-    return {**more, "thinking": thinking}
+    return {**model_fields, "thinking": thinking}
 
 
 def _dump_tools(request: LLMRequest) -> JSON:
+    # Converse has no choice `none`, so the tools are left out.
     if not request.tools or request.tool_choice == "none":
         return {}
     tools: list[JSON] = []
     for tool in request.tools:
         if tool.type not in ("function", "custom"):
+            # Without a definition in this format, the tool cannot be run here.
             if FORMAT not in tool.extra:
-                raise InvokeBadRequestError(f"tool {tool.name!r} is run by another provider; Bedrock cannot run it")
+                raise InvokeBadRequestError(
+                    f"tool {tool.name!r} is run by another provider; Bedrock cannot"
+                    " run it"
+                )
             tools.append(tool.extra[FORMAT])
             continue
-        spec: JSON = {"name": tool.name, **compact(description=tool.description, strict=tool.strict)}
+        spec: JSON = {
+            "name": tool.name,
+            **without_empty(description=tool.description, strict=tool.strict),
+        }
         schema = tool.parameters or {"type": "object", "properties": {}}
         tools.append({"toolSpec": {**spec, "inputSchema": {"json": schema}}})
         if tool.cache_control:
@@ -345,7 +569,9 @@ def _dump_tools(request: LLMRequest) -> JSON:
             return {"tools": tools, "toolChoice": {"auto": {}}}
 
 
-def _dump_messages(messages: Iterable[AnyPromptMessage]) -> tuple[list[JSON], list[JSON]]:
+def _dump_messages(
+    messages: Iterable[AnyPromptMessage],
+) -> tuple[list[JSON], list[JSON]]:
     system: list[JSON] = []
     turns: list[JSON] = []
     for message in messages:
@@ -359,8 +585,10 @@ def _dump_messages(messages: Iterable[AnyPromptMessage]) -> tuple[list[JSON], li
                 role, blocks = "user", [_dump_tool_result(message)]
             case UserPromptMessage():
                 role, blocks = "user", _dump_parts(message.parts)
+        # Bedrock rejects messages without content.
         if not blocks:
             continue
+        # Roles must alternate, and parallel tool results must be in a single user turn.
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
         else:
@@ -368,26 +596,45 @@ def _dump_messages(messages: Iterable[AnyPromptMessage]) -> tuple[list[JSON], li
     return system, turns
 
 
-def _history(message: AssistantPromptMessage) -> Iterator[PromptMessageContent | ToolCall]:
-    blocks = message.blocks if message.reasoning_content is None else [*message.parts, *message.tool_calls]
+def _history(
+    message: AssistantPromptMessage,
+) -> Iterator[PromptMessageContent | ToolCall]:
+    # Separate reasoning has no signature, so it is left out.
+    blocks = (
+        message.blocks
+        if message.reasoning_content is None
+        else [*message.parts, *message.tool_calls]
+    )
     for block in blocks:
-        if not isinstance(block, ThinkingPromptMessageContent) or block.origin in ("", FORMAT, "anthropic"):
+        # Claude on Bedrock accepts signatures of Anthropic's own API.
+        if not isinstance(block, ThinkingPromptMessageContent) or block.origin in (
+            "",
+            FORMAT,
+            "anthropic",
+        ):
             yield block
     if message.refusal:
         yield TextPromptMessageContent(data=message.refusal)
 
 
 def _dump_tool_result(message: ToolPromptMessage) -> JSON:
+    # Bedrock requires at least one content block in a result.
     content = _dump_parts(message.parts) or [{"text": "(empty)"}]
     status = {"status": "error"} if message.is_error else {}
-    return {"toolResult": {"toolUseId": message.tool_call_id, "content": content, **status}}
+    return {
+        "toolResult": {"toolUseId": message.tool_call_id, "content": content, **status}
+    }
 
 
 def _dump_blocks(blocks: Iterable[PromptMessageContent | ToolCall]) -> list[JSON]:
     result: list[JSON] = []
     for block in blocks:
         if isinstance(block, ToolCall):
-            used = {"toolUseId": block.id, "name": block.function.name, "input": as_object(block.function.arguments)}
+            used = {
+                "toolUseId": block.id,
+                "name": block.function.name,
+                "input": as_object(block.function.arguments),
+            }
             result.append({"toolUse": used | block.extra.get(FORMAT, {})})
         else:
             result += _dump_parts([block])
@@ -401,7 +648,15 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
             continue
         result.append(body)
         if part.cache_control:
-            result.append({"cachePoint": {"type": "default", **beyond(part.cache_control, frozenset({"type"}))}})
+            # Fields such as a lifetime are written back.
+            result.append(
+                {
+                    "cachePoint": {
+                        "type": "default",
+                        **unknown_fields(part.cache_control, frozenset({"type"})),
+                    }
+                }
+            )
     return result
 
 
@@ -410,14 +665,26 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
         case TextPromptMessageContent() if part.extra.get(FORMAT, {}).get("json"):
             return {"json": as_object(part.data)}
         case TextPromptMessageContent() if part.citations:
-            cited = [_dump_citation(one) for one in part.citations]
-            return {"citationsContent": {"content": [{"text": part.data}], "citations": cited}}
+            cited = [_dump_citation(citation) for citation in part.citations]
+            return {
+                "citationsContent": {
+                    "content": [{"text": part.data}],
+                    "citations": cited,
+                }
+            }
         case TextPromptMessageContent():
             return {"text": part.data} if part.data else None
         case ThinkingPromptMessageContent() if part.redacted:
             return {"reasoningContent": {"redactedContent": part.signature}}
         case ThinkingPromptMessageContent():
-            return {"reasoningContent": {"reasoningText": {"text": part.data, **compact(signature=part.signature)}}}
+            return {
+                "reasoningContent": {
+                    "reasoningText": {
+                        "text": part.data,
+                        **without_empty(signature=part.signature),
+                    }
+                }
+            }
         case OpaquePromptMessageContent():
             return part.data if part.format == FORMAT else None
         case _:
@@ -425,41 +692,71 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
 
 
 def _dump_file(part: MultiModalPromptMessageContent) -> JSON:
-    kind = next(name for name, made in _FILES.items() if isinstance(part, made))
-    own = part.extra.get(FORMAT, {})
+    file_type = next(
+        name for name, part_class in _FILES.items() if isinstance(part, part_class)
+    )
+    format_fields = part.extra.get(FORMAT, {})
+    # S3 is the only kind of URL that Bedrock reads.
     if part.url.startswith("s3://"):
         source: JSON = {"s3Location": {"uri": part.url}}
     elif part.base64_data:
         source = {"bytes": part.base64_data}
-    elif "source" in own:
-        source = own["source"]
+    elif "source" in format_fields:
+        source = format_fields["source"]
     else:
         raise InvokeBadRequestError(
-            f"Bedrock fetches no {kind} from {part.url[:60]!r}; send its bytes, or an s3:// address"
+            f"Bedrock fetches no {file_type} from {part.url[:60]!r}; send its bytes, or"
+            " an s3:// address"
         )
     body: JSON = {"format": part.format or format_of(part.mime_type)}
-    if kind == "document":
-        # Letters, digits, spaces, hyphens and brackets are all that a name may hold.
-        name = "".join(one if one.isalnum() or one in " -()[]" else "-" for one in part.filename)
+    if file_type == "document":
+        # Document names may contain only letters, digits, spaces, hyphens and brackets.
+        name = "".join(
+            char if char.isalnum() or char in " -()[]" else "-"
+            for char in part.filename
+        )
         body["name"] = name or "document"
-    return {kind: {**body, "source": source, **{name: value for name, value in own.items() if name != "source"}}}
+    return {
+        file_type: {
+            **body,
+            "source": source,
+            **{
+                name: value for name, value in format_fields.items() if name != "source"
+            },
+        }
+    }
 
 
-def _dump_citation(one: Citation) -> JSON:
-    where = {"location": {"web": {"url": one.url}}} if one.url else {}
-    quote = {"sourceContent": [{"text": one.quote}]} if one.quote else {}
-    return one.extra.get(FORMAT) or {**compact(title=one.title), **quote, **where}
+def _dump_citation(citation: Citation) -> JSON:
+    where = {"location": {"web": {"url": citation.url}}} if citation.url else {}
+    quote = {"sourceContent": [{"text": citation.quote}]} if citation.quote else {}
+    # The original citation if it came from this format.
+    return citation.extra.get(FORMAT) or {
+        **without_empty(title=citation.title),
+        **quote,
+        **where,
+    }
 
 
-# ------------------------------------------------------------------------------------------------ answers
+# ------------------------------------------------------------------------------ answers
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
-    """`inputTokens` leaves cached tokens out; ours counts them."""
+    """Parse usage. `inputTokens` excludes cached tokens, while the internal count
+    includes them.
+
+    Returns None if no counts are present.
+    """
     if not isinstance(body, dict) or count(body.get("inputTokens")) is None:
         return None
-    read, write = counted(body, "cacheReadInputTokens"), counted(body, "cacheWriteInputTokens")
-    prompt, completion = counted(body, "inputTokens") + read + write, counted(body, "outputTokens")
+    read, write = (
+        nested_count(body, "cacheReadInputTokens"),
+        nested_count(body, "cacheWriteInputTokens"),
+    )
+    prompt, completion = (
+        nested_count(body, "inputTokens") + read + write,
+        nested_count(body, "outputTokens"),
+    )
     return LLMUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -471,9 +768,13 @@ def parse_usage(body: Any) -> LLMUsage | None:
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
-    fresh = max(0, usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens)
+    """Convert usage to Bedrock's JSON; the original is returned if it came from this
+    format."""
+    uncached_tokens = max(
+        0, usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
+    )
     return usage.extra.get(FORMAT) or {
-        "inputTokens": fresh,
+        "inputTokens": uncached_tokens,
         "outputTokens": usage.completion_tokens,
         "totalTokens": usage.total_tokens,
         "cacheReadInputTokens": usage.cached_tokens,
@@ -481,51 +782,80 @@ def dump_usage(usage: LLMUsage) -> JSON:
     }
 
 
+# Stop reasons of this format → finish reasons, and back.
 _REASONS = {
-    "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls", "guardrail_intervened": "content_filter", "content_filtered": "content_filter",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "guardrail_intervened": "content_filter",
+    "content_filtered": "content_filter",
     "pause_turn": "pause",
-}  # fmt: skip
+}
 _STOPS = {
-    "stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "content_filtered",
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "content_filtered",
     "pause": "end_turn",
-}  # fmt: skip
+}
 _RESULT_KNOWN = frozenset({"output", "stopReason", "usage"})
 
 
-def _parse_reason(own: str | None) -> tuple[str | None, JSON]:
-    if not own:
+def _parse_reason(stop_reason: str | None) -> tuple[str | None, JSON]:
+    if not stop_reason:
         return None, {}
-    reason = _REASONS.get(own, "stop")
-    return reason, {"stopReason": own} if _STOPS[reason] != own else {}
+    reason = _REASONS.get(stop_reason, "stop")
+    # Several stop reasons map to one finish reason, so the original is preserved if it
+    # would be lost.
+    return reason, {"stopReason": stop_reason} if _STOPS[reason] != stop_reason else {}
 
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """A whole answer. Raises InvokeError where it is none."""
+    """Parse a complete response. Raises InvokeError if it is malformed."""
     del quirks
     message = (body.get("output") or {}).get("message")
     if not isinstance(message, dict):
         raise InvokeServerUnavailableError("the answer holds no message")
     try:
-        said = assistant_of(_parse_answer(message.get("content") or (), "content", FORMAT))
+        answer_message = assistant_of(
+            _parse_answer(message.get("content") or (), "content", FORMAT)
+        )
     except InvokeBadRequestError as error:
-        raise InvokeServerUnavailableError(f"the answer cannot be read: {error}") from error
-    reason, rest = _parse_reason(body.get("stopReason"))
+        # The readers report a bad request, but here the server is at fault.
+        raise InvokeServerUnavailableError(
+            f"the answer cannot be read: {error}"
+        ) from error
+    reason, extra_fields = _parse_reason(body.get("stopReason"))
     return LLMResult(
-        choices=[LLMChoice(message=said, finish_reason=reason, extra=kept(FORMAT, rest))],
+        choices=[
+            LLMChoice(
+                message=answer_message,
+                finish_reason=reason,
+                extra=passthrough_fields(FORMAT, extra_fields),
+            )
+        ],
         usage=parse_usage(body.get("usage")) or LLMUsage(estimated=True),
-        extra=kept(FORMAT, beyond(body, _RESULT_KNOWN)),
+        extra=passthrough_fields(FORMAT, unknown_fields(body, _RESULT_KNOWN)),
     )
 
 
 def dump_result(result: LLMResult) -> JSON:
+    """Convert a complete answer to Bedrock's JSON. The format has one answer only, so
+    the first choice is used."""
     choice = result.choices[0]
     blocks = list(choice.message.blocks)
     if choice.message.refusal:
         blocks.append(TextPromptMessageContent(data=choice.message.refusal))
     return {
-        "output": {"message": {"role": "assistant", "content": _dump_blocks(_showable(blocks))}},
+        "output": {
+            "message": {
+                "role": "assistant",
+                "content": _dump_blocks(_displayable(blocks)),
+            }
+        },
         "stopReason": _STOPS.get(choice.finish_reason or "stop", "end_turn"),
         "usage": dump_usage(result.usage),
         "metrics": {"latencyMs": round(result.usage.latency * 1000)},
@@ -534,53 +864,76 @@ def dump_result(result: LLMResult) -> JSON:
     }
 
 
-def _showable(blocks: Iterable[PromptMessageContent | ToolCall]) -> Iterator[PromptMessageContent | ToolCall]:
+def _displayable(
+    blocks: Iterable[PromptMessageContent | ToolCall],
+) -> Iterator[PromptMessageContent | ToolCall]:
+    # Files in answers need bytes: a client cannot follow another provider's URL.
     for block in blocks:
         if not isinstance(block, MultiModalPromptMessageContent) or block.base64_data:
             yield block
 
 
-# ------------------------------------------------------------------------------------------------ streams
+# ------------------------------------------------------------------------------ streams
 
 
 class StreamParser:
-    """Events of a stream, one at a time, into chunks."""
+    """Converts stream events to chunks."""
 
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
+        # Call number by block index, and server tool blocks that are still incomplete.
         self._calls: dict[int, int] = {}
         self._server: dict[int, JSON] = {}
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
+        """Return the chunks that an event produces."""
         for name, body in event.items():
+            # Errors inside a stream are events whose names end in `Exception`.
             if name.endswith("Exception"):
                 raise error_of(name, body)
-            index = count(body.get("contentBlockIndex")) or 0 if isinstance(body, dict) else 0
+            index = (
+                count(body.get("contentBlockIndex")) or 0
+                if isinstance(body, dict)
+                else 0
+            )
             match name:
                 case "contentBlockStart":
                     return self._on_start(body.get("start") or {}, index)
                 case "contentBlockDelta":
                     return self._on_delta(body.get("delta") or {}, index)
                 case "contentBlockStop" if index in self._server:
-                    return self._part(OpaquePromptMessageContent(format=FORMAT, data=self._server.pop(index)))
+                    return self._part(
+                        OpaquePromptMessageContent(
+                            format=FORMAT, data=self._server.pop(index)
+                        )
+                    )
                 case "messageStop":
                     self._has_finished = True
-                    reason, rest = _parse_reason(body.get("stopReason"))
-                    rest |= beyond(body, frozenset({"stopReason", "p"}))
-                    return self._chunk(finish_reason=reason, extra=kept(FORMAT, rest))
+                    reason, extra_fields = _parse_reason(body.get("stopReason"))
+                    # `p` is random padding that AWS adds against traffic analysis.
+                    extra_fields |= unknown_fields(body, frozenset({"stopReason", "p"}))
+                    return self._chunk(
+                        finish_reason=reason,
+                        extra=passthrough_fields(FORMAT, extra_fields),
+                    )
                 case "metadata":
-                    rest = kept(FORMAT, beyond(body, frozenset({"usage", "p"})))
+                    extra_fields = passthrough_fields(
+                        FORMAT, unknown_fields(body, frozenset({"usage", "p"}))
+                    )
                     delta = LLMResultChunkDelta(usage=parse_usage(body.get("usage")))
-                    return [LLMResultChunk(delta=delta, extra=rest)]
+                    return [LLMResultChunk(delta=delta, extra=extra_fields)]
                 case _:
                     pass
         return []
 
-    def finish(self, *, done: bool) -> list[LLMResultChunk]:
-        """The body has ended. A stream cut short must not look like a whole one."""
-        if not done and not self._has_finished:
-            raise InvokeServerUnavailableError("the stream broke off: no messageStop came")
+    def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
+        """Raise InvokeServerUnavailableError if the stream ended early, so that a
+        truncated answer is not mistaken for a complete one."""
+        if not end_marker_seen and not self._has_finished:
+            raise InvokeServerUnavailableError(
+                "the stream broke off: no messageStop came"
+            )
         return []
 
     @staticmethod
@@ -595,51 +948,75 @@ class StreamParser:
         if not isinstance(used, dict):
             return []
         if used.get("type") == "server_tool_use":
+            # Server tools are collected and emitted complete at the end of their block.
             self._server[index] = {"toolUse": {**used, "input": ""}}
             return []
+        # Internally, calls are numbered separately from other blocks.
         self._calls[index] = len(self._calls)
-        rest = kept(FORMAT, beyond(used, frozenset({"toolUseId", "name"})))
+        extra = passthrough_fields(
+            FORMAT, unknown_fields(used, frozenset({"toolUseId", "name"}))
+        )
         function = ToolCallFunction(name=used.get("name") or "")
-        call = ToolCall(id=used.get("toolUseId") or "", function=function, index=self._calls[index], extra=rest)
+        call = ToolCall(
+            id=used.get("toolUseId") or "",
+            function=function,
+            index=self._calls[index],
+            extra=extra,
+        )
         return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
 
     def _on_delta(self, delta: JSON, index: int) -> list[LLMResultChunk]:
         if "text" in delta:
             return self._part(TextPromptMessageContent(data=delta["text"], index=index))
         if "toolUse" in delta:
-            piece = delta["toolUse"].get("input") or ""
+            fragment = delta["toolUse"].get("input") or ""
             if index in self._server:
-                self._server[index]["toolUse"]["input"] += piece
+                self._server[index]["toolUse"]["input"] += fragment
                 return []
-            call = ToolCall(function=ToolCallFunction(arguments=piece), index=self._calls.get(index, 0))
+            call = ToolCall(
+                function=ToolCallFunction(arguments=fragment),
+                index=self._calls.get(index, 0),
+            )
             return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
         if "reasoningContent" in delta:
             body = delta["reasoningContent"]
             if "redactedContent" in body:
                 hidden = ThinkingPromptMessageContent(
-                    signature=body["redactedContent"], redacted=True, index=index, origin=FORMAT
+                    signature=body["redactedContent"],
+                    redacted=True,
+                    index=index,
+                    origin=FORMAT,
                 )
                 return self._part(hidden)
             thought = ThinkingPromptMessageContent(
-                data=body.get("text") or "", signature=body.get("signature") or "", index=index, origin=FORMAT
+                data=body.get("text") or "",
+                signature=body.get("signature") or "",
+                index=index,
+                origin=FORMAT,
             )
             return self._part(thought)
         if "citation" in delta:
             cited = [_parse_citation(delta["citation"])]
-            return self._part(TextPromptMessageContent(data="", citations=cited, index=index))
+            return self._part(
+                TextPromptMessageContent(data="", citations=cited, index=index)
+            )
         return []
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    return parsed(StreamParser(), events)
+    """Parse a complete stream of events."""
+    return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Chunks, one at a time, into events."""
+    """Converts chunks to stream events."""
 
-    def __init__(self, *, response_id: str = "", model: str = "", created: int = 0) -> None:
+    def __init__(
+        self, *, response_id: str = "", model: str = "", created: int = 0
+    ) -> None:
         del response_id, model, created
         self._has_begun = False
+        # Type and index of the block being written, and its number in the stream.
         self._open: tuple[str, Any] | None = None
         self._number = -1
         self._usage: LLMUsage | None = None
@@ -648,24 +1025,33 @@ class StreamDumper:
         self._calls: dict[int, list[ToolCall]] = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
+        """Return the events that a chunk produces."""
         delta = chunk.delta
         self._usage = delta.usage or self._usage
+        # The format has no place for further choices.
         if delta.index:
             return []  # one answer alone has a place here
         events: list[JSON] = []
         if not self._has_begun:
             self._has_begun = True
             events.append({"messageStart": {"role": "assistant"}})
-        for place, block in enumerate(delta.message.blocks):
+        for index, block in enumerate(delta.message.blocks):
+            # Calls may be interleaved in chunks, but blocks cannot: they are written at
+            # the end.
             if isinstance(block, ToolCall):
-                self._calls.setdefault(place if block.index is None else block.index, []).append(block)
+                self._calls.setdefault(
+                    index if block.index is None else block.index, []
+                ).append(block)
             else:
                 events += self._block(block)
         if delta.message.refusal:
             events += self._delta(("text", "refusal"), {"text": delta.message.refusal})
         if delta.finish_reason:
-            own = delta.extra.get(FORMAT, {})
-            self._stop = {"stopReason": _STOPS.get(delta.finish_reason, "end_turn"), **own}
+            format_fields = delta.extra.get(FORMAT, {})
+            self._stop = {
+                "stopReason": _STOPS.get(delta.finish_reason, "end_turn"),
+                **format_fields,
+            }
         self._extra |= chunk.extra.get(FORMAT, {})
         return events
 
@@ -674,66 +1060,105 @@ class StreamDumper:
             case TextPromptMessageContent():
                 key = ("text", block.index)
                 events = self._delta(key, {"text": block.data}) if block.data else []
-                for one in block.citations:
-                    events += self._delta(key, {"citation": _dump_citation(one)})
+                for citation in block.citations:
+                    events += self._delta(key, {"citation": _dump_citation(citation)})
                 return events
             case ThinkingPromptMessageContent() if block.redacted:
                 return self._delta(
-                    ("thinking", block.index), {"reasoningContent": {"redactedContent": block.signature}}
+                    ("thinking", block.index),
+                    {"reasoningContent": {"redactedContent": block.signature}},
                 )
             case ThinkingPromptMessageContent():
-                said = compact(text=block.data), compact(signature=block.signature)
+                contents = (
+                    without_empty(text=block.data),
+                    without_empty(signature=block.signature),
+                )
                 key = ("thinking", block.index)
-                return [event for one in said if one for event in self._delta(key, {"reasoningContent": one})]
+                # Text and signature are separate deltas; empty ones are omitted.
+                return [
+                    event
+                    for content in contents
+                    if content
+                    for event in self._delta(key, {"reasoningContent": content})
+                ]
             case _:
                 return []
 
     def _delta(self, key: tuple[str, Any], delta: JSON) -> list[JSON]:
         events: list[JSON] = []
+        # Another block starts: close the open one and advance the number.
         if self._open != key:
-            events += self._closed()
+            events += self._close_block()
             self._open, self._number = key, self._number + 1
-        return [*events, {"contentBlockDelta": {"contentBlockIndex": self._number, "delta": delta}}]
+        return [
+            *events,
+            {"contentBlockDelta": {"contentBlockIndex": self._number, "delta": delta}},
+        ]
 
-    def _closed(self) -> list[JSON]:
+    def _close_block(self) -> list[JSON]:
         if self._open is None:
             return []
         self._open = None
         return [{"contentBlockStop": {"contentBlockIndex": self._number}}]
 
     def finish(self) -> list[JSON]:
-        events = self._closed()
-        for pieces in self._calls.values():
+        """Return the final events: open block, tool calls, stop reason, and usage."""
+        events = self._close_block()
+        for fragments in self._calls.values():
             self._number += 1
-            used = {"toolUseId": pieces[0].id, "name": pieces[0].function.name, **pieces[0].extra.get(FORMAT, {})}
-            events.append({"contentBlockStart": {"contentBlockIndex": self._number, "start": {"toolUse": used}}})
-            text = "".join(piece.function.arguments for piece in pieces)
+            used = {
+                "toolUseId": fragments[0].id,
+                "name": fragments[0].function.name,
+                **fragments[0].extra.get(FORMAT, {}),
+            }
+            events.append(
+                {
+                    "contentBlockStart": {
+                        "contentBlockIndex": self._number,
+                        "start": {"toolUse": used},
+                    }
+                }
+            )
+            text = "".join(fragment.function.arguments for fragment in fragments)
             delta = {"toolUse": {"input": text}}
-            events.append({"contentBlockDelta": {"contentBlockIndex": self._number, "delta": delta}})
+            events.append(
+                {
+                    "contentBlockDelta": {
+                        "contentBlockIndex": self._number,
+                        "delta": delta,
+                    }
+                }
+            )
             events.append({"contentBlockStop": {"contentBlockIndex": self._number}})
+        # Bedrock sends the stop reason before the usage.
         events.append({"messageStop": self._stop})
         usage = dump_usage(self._usage or LLMUsage())
-        events.append({"metadata": {"usage": usage, "metrics": {"latencyMs": 0}, **self._extra}})
+        events.append(
+            {"metadata": {"usage": usage, "metrics": {"latencyMs": 0}, **self._extra}}
+        )
         return events
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
+    """Convert a complete stream of chunks to events."""
     dumper = StreamDumper()
     for chunk in chunks:
         yield from dumper.feed(chunk)
     yield from dumper.finish()
 
 
-# ------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------- errors
 
 
 def error_of(name: str, body: Any) -> InvokeError:
-    """An exception in the middle of a stream, by its name."""
-    word = name[:1].upper() + name[1:]
+    """Return the exception for an error event in a stream, by its name."""
+    # Event names start in lower case, exception types in upper case.
+    error_name = name[:1].upper() + name[1:]
     message = body.get("message") if isinstance(body, dict) else None
-    return kind_of_error(None, word)(str(message or word))
+    return error_class_for_status(None, error_name)(str(message or error_name))
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:
+    """Return the error body; Bedrock's has only a message."""
     del status, request_id
     return {"message": message}

@@ -1,4 +1,8 @@
-"""Cohere chat (v2) <-> our types. Pure: no network, no clock."""
+"""Translate between Cohere's chat API (v2) and modelyard's chat types. Pure functions:
+no network, no clock.
+
+Vendor reference: docs.cohere.com/v2/reference/chat.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -6,10 +10,29 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, tools_of, typed, wrong
+from modelyard.base.fields import (
+    count,
+    expect_type,
+    in_range,
+    invalid_field,
+    nested_count,
+    optional_field,
+    passthrough_fields,
+    required_field,
+    tools_of,
+    unknown_fields,
+    without_empty,
+)
 from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.arguments import as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.models.llm import (
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.media import from_url
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -27,15 +50,17 @@ from modelyard.models.messages import (
     ToolPromptMessage,
     UserPromptMessage,
     assistant_of,
-    plain,
+    simplified_content,
 )
 from modelyard.models.reasoning import budget_of
-from modelyard.models.streams import dumped, parsed
+from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.types import JSON
 
 FORMAT = "cohere"
 
-_NUMBERS: dict[str, tuple[str, type, float, float]] = {
+# Cohere's name of a parameter -> (name in LLMRequest.model_parameters, type, lower and
+# upper bound).
+_PARAMETER_RANGES: dict[str, tuple[str, type, float, float]] = {
     "temperature": ("temperature", float, 0, 2),
     "p": ("top_p", float, 0, 1),
     "k": ("top_k", int, 0, 500),
@@ -45,102 +70,187 @@ _NUMBERS: dict[str, tuple[str, type, float, float]] = {
     "presence_penalty": ("presence_penalty", float, 0, 1),
     "logprobs": ("logprobs", bool, 0, 1),
 }
-_KNOWN = frozenset(_NUMBERS) | {
-    "model", "messages", "tools", "tool_choice", "stop_sequences", "stream", "response_format", "thinking",
+# Fields with a reader below. Every other field passes through unchanged in `extra`.
+_KNOWN_FIELDS = frozenset(_PARAMETER_RANGES) | {
+    "model",
+    "messages",
+    "tools",
+    "tool_choice",
+    "stop_sequences",
+    "stream",
+    "response_format",
+    "thinking",
     "strict_tools",
-}  # fmt: skip
-PARAMETERS = {"stop"} | frozenset(ours for ours, *_ in _NUMBERS.values()) | {
-    "response_format", "thinking_budget", "reasoning_effort", "include_thoughts",
-}  # fmt: skip
-_PLAN = {FORMAT: {"tool_plan": True}}
+}
+PARAMETERS = (
+    {"stop"}
+    | frozenset(parameter for parameter, *_ in _PARAMETER_RANGES.values())
+    | {
+        "response_format",
+        "thinking_budget",
+        "reasoning_effort",
+        "include_thoughts",
+    }
+)
+# Marks a thinking part that was a `tool_plan`, so that it goes back into that field and
+# not into `content`.
+_TOOL_PLAN_MARKER = {FORMAT: {"tool_plan": True}}
 
 
-# ------------------------------------------------------------------------------------------------ requests
+# ----------------------------------------------------------------------------- requests
 
 
 @reads_request
 def parse_request(body: JSON) -> LLMRequest:
-    """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
-    messages = need(body, "messages", list)
+    """Parse the JSON body of a client's chat request. Raises InvokeBadRequestError that
+    names the field."""
+    messages = required_field(body, "messages", list)
     if not messages:
-        raise InvokeBadRequestError("'messages' must hold at least one message", param="messages")
+        raise InvokeBadRequestError(
+            "'messages' must hold at least one message", param="messages"
+        )
     parameters: dict[str, Any] = {}
-    for theirs, (ours, kind, low, high) in _NUMBERS.items():
-        if (value := may(body, theirs, kind)) is not None:
-            if kind is not bool:
-                in_range(value, low, high, theirs)
-            parameters[ours] = body[theirs]
-    if (form := may(body, "response_format", dict)) is not None:
-        parameters["response_format"] = _parse_format(form)
-    if (thinking := may(body, "thinking", dict)) is not None:
-        budget = may(thinking, "token_budget", int, "thinking.")
-        parameters["thinking_budget"] = 0 if thinking.get("type") == "disabled" else -1 if budget is None else budget
-    strict = may(body, "strict_tools", bool)
-    choice = may(body, "tool_choice", str)
+    for wire_name, (parameter, value_type, low, high) in _PARAMETER_RANGES.items():
+        if (value := optional_field(body, wire_name, value_type)) is not None:
+            # A bool has no range. For the others the original value is stored, so that
+            # an int stays an int.
+            if value_type is not bool:
+                in_range(value, low, high, wire_name)
+            parameters[parameter] = body[wire_name]
+    if (response_format := optional_field(body, "response_format", dict)) is not None:
+        parameters["response_format"] = _parse_format(response_format)
+    # -1 means that the model chooses its thinking budget, 0 that it does not think.
+    if (thinking := optional_field(body, "thinking", dict)) is not None:
+        budget = optional_field(thinking, "token_budget", int, "thinking.")
+        parameters["thinking_budget"] = (
+            0
+            if thinking.get("type") == "disabled"
+            else -1
+            if budget is None
+            else budget
+        )
+    strict = optional_field(body, "strict_tools", bool)
+    choice = optional_field(body, "tool_choice", str)
     if choice not in (None, "REQUIRED", "NONE"):
-        raise wrong("tool_choice", choice, "REQUIRED or NONE")
-    seen: set[str] = set()
+        raise invalid_field("tool_choice", choice, "REQUIRED or NONE")
+    # Filled while the messages are parsed in order: a tool result may only answer an
+    # earlier call.
+    seen_call_ids: set[str] = set()
     return LLMRequest(
         format=FORMAT,
-        messages=[_parse_message(one, f"messages[{place}]", seen) for place, one in enumerate(messages)],
+        messages=[
+            _parse_message(message, f"messages[{index}]", seen_call_ids)
+            for index, message in enumerate(messages)
+        ],
         model_parameters=parameters,
-        tools=[_parse_tool(one, f"tools[{i}]", strict) for i, one in enumerate(tools_of(body))],
-        tool_choice={"REQUIRED": "required", "NONE": "none"}[choice] if choice else None,
-        stop=may(body, "stop_sequences", list) or [],
-        stream=may(body, "stream", bool) or False,
-        extra=kept(FORMAT, {name: value for name, value in beyond(body, _KNOWN).items() if value is not None}),
+        tools=[
+            _parse_tool(tool, f"tools[{i}]", strict)
+            for i, tool in enumerate(tools_of(body))
+        ],
+        tool_choice={"REQUIRED": "required", "NONE": "none"}[choice]
+        if choice
+        else None,
+        stop=optional_field(body, "stop_sequences", list) or [],
+        stream=optional_field(body, "stream", bool) or False,
+        # Explicit nulls mean "not set"; passing them on could overwrite what
+        # `dump_request` builds.
+        extra=passthrough_fields(
+            FORMAT,
+            {
+                name: value
+                for name, value in unknown_fields(body, _KNOWN_FIELDS).items()
+                if value is not None
+            },
+        ),
     )
 
 
-def _parse_format(form: JSON) -> JSON:
-    schema = form.get("json_schema") or form.get("schema")
+def _parse_format(response_format: JSON) -> JSON:
+    # `json_schema` is the v2 name; `schema` is accepted for older clients.
+    schema = response_format.get("json_schema") or response_format.get("schema")
     if schema is None:
-        return {"type": form.get("type") or "text"}
+        return {"type": response_format.get("type") or "text"}
     return {
         "type": "json_schema",
-        "json_schema": {"name": "answer", "schema": typed(schema, dict, "response_format.json_schema")},
+        # Cohere schemas have no name, but our response format requires one.
+        "json_schema": {
+            "name": "answer",
+            "schema": expect_type(schema, dict, "response_format.json_schema"),
+        },
     }
 
 
 def _parse_tool(tool: Any, where: str, strict: bool | None) -> PromptMessageTool:
-    function = need(typed(tool, dict, where), "function", dict, f"{where}.")
+    function = required_field(
+        expect_type(tool, dict, where), "function", dict, f"{where}."
+    )
     return PromptMessageTool(
-        name=need(function, "name", str, f"{where}.function."),
-        description=may(function, "description", str, f"{where}.function.") or "",
-        parameters=may(function, "parameters", dict, f"{where}.function.") or {},
+        name=required_field(function, "name", str, f"{where}.function."),
+        description=optional_field(function, "description", str, f"{where}.function.")
+        or "",
+        parameters=optional_field(function, "parameters", dict, f"{where}.function.")
+        or {},
         strict=strict,
     )
 
 
-def _parse_message(message: Any, where: str, seen: set[str]) -> AnyPromptMessage:
-    body = typed(message, dict, where)
+def _parse_message(
+    message: Any, where: str, seen_call_ids: set[str]
+) -> AnyPromptMessage:
+    body = expect_type(message, dict, where)
     content = body.get("content")
     parts = _parse_content(content, f"{where}.content") if content is not None else []
     match body.get("role"):
         case "user":
-            return UserPromptMessage(content=plain(parts))
+            return UserPromptMessage(content=simplified_content(parts))
         case "system":
-            return SystemPromptMessage(content=plain(parts))
+            return SystemPromptMessage(content=simplified_content(parts))
         case "assistant":
-            said = _parse_assistant(body, parts)
-            seen |= {call.id for call in said.tool_calls}
-            return said
+            assistant_message = _parse_assistant(body, parts)
+            # The set is shared with the following messages, so it is updated in place.
+            seen_call_ids |= {call.id for call in assistant_message.tool_calls}
+            return assistant_message
         case "tool":
-            call = need(body, "tool_call_id", str, f"{where}.")
-            if call not in seen:
-                raise wrong(f"{where}.tool_call_id", call, "the id of a tool call in an assistant's message before it")
-            return ToolPromptMessage(content=plain(parts), tool_call_id=call)
+            call = required_field(body, "tool_call_id", str, f"{where}.")
+            if call not in seen_call_ids:
+                raise invalid_field(
+                    f"{where}.tool_call_id",
+                    call,
+                    "the id of a tool call in an assistant's message before it",
+                )
+            return ToolPromptMessage(
+                content=simplified_content(parts), tool_call_id=call
+            )
         case other:
-            raise wrong(f"{where}.role", other, "user, assistant, system or tool")
+            raise invalid_field(
+                f"{where}.role", other, "user, assistant, system or tool"
+            )
 
 
-def _parse_assistant(body: JSON, parts: list[PromptMessageContent]) -> AssistantPromptMessage:
+def _parse_assistant(
+    body: JSON, parts: list[PromptMessageContent]
+) -> AssistantPromptMessage:
     blocks: list[PromptMessageContent | ToolCall] = [*parts]
+    # A plan is text about the tool calls, so it is modelled as thinking that precedes
+    # them.
     if plan := body.get("tool_plan"):
-        blocks.append(ThinkingPromptMessageContent(data=plan, origin=FORMAT, extra=_PLAN))
+        blocks.append(
+            ThinkingPromptMessageContent(
+                data=plan, origin=FORMAT, extra=_TOOL_PLAN_MARKER
+            )
+        )
     blocks += [_parse_call(call) for call in body.get("tool_calls") or ()]
-    if cited := [_parse_citation(one) for one in body.get("citations") or ()]:
-        last = max((i for i, one in enumerate(blocks) if isinstance(one, TextPromptMessageContent)), default=None)
+    if cited := [_parse_citation(citation) for citation in body.get("citations") or ()]:
+        # Cohere attaches citations to the message, our types to a text part: use the
+        # last text.
+        last = max(
+            (
+                i
+                for i, block in enumerate(blocks)
+                if isinstance(block, TextPromptMessageContent)
+            ),
+            default=None,
+        )
         if last is not None:
             blocks[last] = msgspec.structs.replace(blocks[last], citations=cited)
     return assistant_of(blocks)
@@ -148,20 +258,24 @@ def _parse_assistant(body: JSON, parts: list[PromptMessageContent]) -> Assistant
 
 def _parse_call(call: JSON) -> ToolCall:
     function = call.get("function") or {}
-    named = ToolCallFunction(name=function.get("name") or "", arguments=as_text(function.get("arguments")))
-    return ToolCall(id=call.get("id") or "", function=named)
+    called_function = ToolCallFunction(
+        name=function.get("name") or "", arguments=as_text(function.get("arguments"))
+    )
+    return ToolCall(id=call.get("id") or "", function=called_function)
 
 
-def _parse_citation(one: JSON) -> Citation:
-    source = next(iter(one.get("sources") or ()), {})
+def _parse_citation(citation: JSON) -> Citation:
+    # A citation may name several sources; our Citation has room for one. The original
+    # is kept in `extra`.
+    source = next(iter(citation.get("sources") or ()), {})
     document = source.get("document") or {}
     return Citation(
         url=str(document.get("url") or ""),
         title=str(document.get("title") or ""),
-        quote=one.get("text") or "",
-        start=count(one.get("start")),
-        end=count(one.get("end")),
-        extra={FORMAT: one},
+        quote=citation.get("text") or "",
+        start=count(citation.get("start")),
+        end=count(citation.get("end")),
+        extra={FORMAT: citation},
     )
 
 
@@ -169,60 +283,97 @@ def _parse_content(content: Any, where: str) -> list[PromptMessageContent]:
     if isinstance(content, str):
         return [TextPromptMessageContent(data=content)]
     return [
-        _parse_part(typed(one, dict, f"{where}[{i}]"), f"{where}[{i}]")
-        for i, one in enumerate(typed(content, list, where))
+        _parse_part(expect_type(part, dict, f"{where}[{i}]"), f"{where}[{i}]")
+        for i, part in enumerate(expect_type(content, list, where))
     ]
 
 
 def _parse_part(part: JSON, where: str) -> PromptMessageContent:
     match part.get("type"):
         case "text":
-            return TextPromptMessageContent(data=need(part, "text", str, f"{where}."))
+            return TextPromptMessageContent(
+                data=required_field(part, "text", str, f"{where}.")
+            )
         case "thinking":
-            return ThinkingPromptMessageContent(data=part.get("thinking") or "", origin=FORMAT)
+            return ThinkingPromptMessageContent(
+                data=part.get("thinking") or "", origin=FORMAT
+            )
         case "image_url":
-            image = need(part, "image_url", dict, f"{where}.")
-            url = need(image, "url", str, f"{where}.image_url.")
+            image = required_field(part, "image_url", dict, f"{where}.")
+            url = required_field(image, "url", str, f"{where}.image_url.")
             fields = from_url(url, f"{where}.image_url.url", is_image=True)
             return ImagePromptMessageContent(**fields, detail=image.get("detail") or "")
         case str():
+            # A content type without a reader here (for example `document`) is preserved
+            # verbatim.
             return OpaquePromptMessageContent(format=FORMAT, data=part)
         case other:
-            raise wrong(f"{where}.type", other, "text, image_url or document")
+            raise invalid_field(f"{where}.type", other, "text, image_url or document")
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """The request as Cohere wants it. Quirks: `drop`."""
-    given = request.model_parameters
-    body: JSON = {"model": model, "messages": [_dump_message(one) for one in request.messages]}
-    body |= {theirs: given[ours] for theirs, (ours, *_) in _NUMBERS.items() if ours in given}
-    match given.get("response_format"):
+    """Build Cohere's request body. The quirk `drop` lists fields to leave out.
+
+    Raises InvokeBadRequestError for content or tools that Cohere does not accept.
+    """
+    parameters = request.model_parameters
+    body: JSON = {
+        "model": model,
+        "messages": [_dump_message(message) for message in request.messages],
+    }
+    body |= {
+        wire_name: parameters[parameter]
+        for wire_name, (parameter, *_) in _PARAMETER_RANGES.items()
+        if parameter in parameters
+    }
+    match parameters.get("response_format"):
         case {"type": "json_schema", "json_schema": form}:
-            body["response_format"] = {"type": "json_object", "json_schema": form["schema"]}
+            body["response_format"] = {
+                "type": "json_object",
+                "json_schema": form["schema"],
+            }
         case {"type": kind}:
             body["response_format"] = {"type": kind}
         case _:
             pass
-    effort, budget = given.get("reasoning_effort"), given.get("thinking_budget")
+    # An explicit token budget takes precedence over an effort level.
+    effort, budget = (
+        parameters.get("reasoning_effort"),
+        parameters.get("thinking_budget"),
+    )
     if budget is None and effort is not None:
-        budget = budget_of(effort, unknown=-1, most=31_000)
+        # At most 31,000 tokens are requested; an unknown effort lets the model choose.
+        budget = budget_of(effort, unknown=-1, max_budget=31_000)
     if budget is not None:
         kind = "disabled" if budget == 0 else "enabled"
-        body["thinking"] = {"type": kind, **({"token_budget": budget} if budget > 0 else {})}
+        body["thinking"] = {
+            "type": kind,
+            **({"token_budget": budget} if budget > 0 else {}),
+        }
     if request.tools:
         body["tools"] = [_dump_tool(tool) for tool in request.tools]
+        # Cohere has one strictness flag for all tools; ours is per tool. It is set only
+        # if all agree.
         if all(tool.strict for tool in request.tools):
             body["strict_tools"] = True
     if request.tool_choice == "none":
         body["tool_choice"] = "NONE"
     elif request.tool_choice is not None and request.tool_choice != "auto":
         body["tool_choice"] = "REQUIRED"
-        if isinstance(request.tool_choice, dict):  # a choice among tools is made by showing no others
+        if isinstance(
+            request.tool_choice, dict
+        ):  # a choice among tools is made by showing no others
+            # Cohere cannot be told to choose among some tools, so only the allowed
+            # tools are sent.
             names = request.tool_choice.get("allowed") or [request.tool_choice["name"]]
-            body["tools"] = [_dump_tool(tool) for tool in request.tools if tool.name in names]
+            body["tools"] = [
+                _dump_tool(tool) for tool in request.tools if tool.name in names
+            ]
     if request.stop:
         body["stop_sequences"] = request.stop
     body["stream"] = request.stream
+    # Vendor fields come after the translated ones, so that an explicit vendor setting
+    # takes effect.
     body |= request.extra.get(FORMAT, {})
     for name in quirks.get("drop", ()):
         body.pop(name, None)
@@ -230,21 +381,32 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
+    # Provider-hosted tools (such as another vendor's web search) have no Cohere
+    # counterpart.
     if tool.type not in ("function", "custom"):
         raise InvokeBadRequestError(
-            f"tool {tool.name!r} is run by another provider; Cohere cannot run it", param="tools"
+            f"tool {tool.name!r} is run by another provider; Cohere cannot run it",
+            param="tools",
         )
-    function: JSON = {"name": tool.name, **compact(description=tool.description)}
+    function: JSON = {"name": tool.name, **without_empty(description=tool.description)}
     return {
         "type": "function",
-        "function": {**function, "parameters": tool.parameters or {"type": "object", "properties": {}}},
+        "function": {
+            **function,
+            "parameters": tool.parameters or {"type": "object", "properties": {}},
+        },
     }
 
 
 def _dump_message(message: AnyPromptMessage) -> JSON:
     if isinstance(message, AssistantPromptMessage):
         return {"role": "assistant", **_dump_assistant(message)}
-    content = message.content if isinstance(message.content, str) else _dump_parts(message.parts)
+    # A plain string is the shorter form that Cohere also accepts.
+    content = (
+        message.content
+        if isinstance(message.content, str)
+        else _dump_parts(message.parts)
+    )
     body: JSON = {"role": message.role.value, "content": content or ""}
     if isinstance(message, ToolPromptMessage):
         body["tool_call_id"] = message.tool_call_id
@@ -257,18 +419,28 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
         match part:
             case TextPromptMessageContent():
                 result.append({"type": "text", "text": part.data})
-            case ThinkingPromptMessageContent() if part.data and not part.extra.get(FORMAT):
+            # Parts from `tool_plan` are excluded: `_dump_assistant` writes them to
+            # their own field.
+            case ThinkingPromptMessageContent() if part.data and not part.extra.get(
+                FORMAT
+            ):
                 result.append({"type": "thinking", "thinking": part.data})
             case ImagePromptMessageContent():
-                image = {"url": part.data, **compact(detail=part.detail)}
+                image = {"url": part.data, **without_empty(detail=part.detail)}
                 result.append({"type": "image_url", "image_url": image})
+            # Foreign opaque parts are dropped silently; only their own format can
+            # interpret them.
             case OpaquePromptMessageContent():
                 result += [part.data] if part.format == FORMAT else []
             case ThinkingPromptMessageContent():
                 pass
             case _:
-                kind = type(part).__name__.removesuffix("PromptMessageContent").lower()
-                raise InvokeBadRequestError(f"Cohere takes no {kind}; send text or images")
+                content_type = (
+                    type(part).__name__.removesuffix("PromptMessageContent").lower()
+                )
+                raise InvokeBadRequestError(
+                    f"Cohere takes no {content_type}; send text or images"
+                )
     return result
 
 
@@ -278,18 +450,31 @@ def _dump_assistant(message: AssistantPromptMessage) -> JSON:
     if message.reasoning_content:
         parts.insert(0, ThinkingPromptMessageContent(data=message.reasoning_content))
     if message.refusal:
+        # Cohere has no refusal field, so the refusal is sent as text.
         parts.append(TextPromptMessageContent(data=message.refusal))
-    shown = [part for part in parts if not isinstance(part, ImagePromptMessageContent)]
-    if content := _dump_parts(shown):
+    # Cohere does not accept images in assistant messages.
+    sendable_parts = [
+        part for part in parts if not isinstance(part, ImagePromptMessageContent)
+    ]
+    if content := _dump_parts(sendable_parts):
         body["content"] = content
-    plans = [one.data for one in parts if isinstance(one, ThinkingPromptMessageContent) and one.extra.get(FORMAT)]
+    plans = [
+        part.data
+        for part in parts
+        if isinstance(part, ThinkingPromptMessageContent) and part.extra.get(FORMAT)
+    ]
     if plans:
         body["tool_plan"] = "".join(plans)
     if message.tool_calls:
         body["tool_calls"] = [_dump_call(call) for call in message.tool_calls]
-    cited = [one for part in parts if isinstance(part, TextPromptMessageContent) for one in part.citations]
+    cited = [
+        citation
+        for part in parts
+        if isinstance(part, TextPromptMessageContent)
+        for citation in part.citations
+    ]
     if cited:
-        body["citations"] = [_dump_citation(one) for one in cited]
+        body["citations"] = [_dump_citation(citation) for citation in cited]
     return body
 
 
@@ -298,84 +483,140 @@ def _dump_call(call: ToolCall) -> JSON:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _dump_citation(one: Citation) -> JSON:
-    if own := one.extra.get(FORMAT):
-        return own
-    document = {"id": one.url or one.title, "url": one.url, "title": one.title}
-    source = {"type": "document", "id": one.url or one.title, "document": document}
-    return {"start": one.start or 0, "end": one.end or 0, "text": one.quote, "sources": [source]}
+def _dump_citation(citation: Citation) -> JSON:
+    # A citation that came from Cohere goes back exactly as it was.
+    if wire_citation := citation.extra.get(FORMAT):
+        return wire_citation
+    document = {
+        "id": citation.url or citation.title,
+        "url": citation.url,
+        "title": citation.title,
+    }
+    source = {
+        "type": "document",
+        "id": citation.url or citation.title,
+        "document": document,
+    }
+    return {
+        "start": citation.start or 0,
+        "end": citation.end or 0,
+        "text": citation.quote,
+        "sources": [source],
+    }
 
 
-# ------------------------------------------------------------------------------------------------ answers
+# ------------------------------------------------------------------------------ answers
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
-    """Tokens as they were; `billed_units`, which leave out what Cohere put in itself, stay in `extra`."""
+    """Parse a `usage` object, or return None if there is none.
+
+    Uses `tokens` (everything processed); `billed_units` excludes what Cohere adds
+    itself and is the fallback. The original object is kept in `extra`.
+    """
     if not isinstance(body, dict):
         return None
     tokens = body.get("tokens") or body.get("billed_units")
     if not isinstance(tokens, dict):
         return None
     return LLMUsage.of(
-        counted(tokens, "input_tokens"),
-        counted(tokens, "output_tokens"),
-        cached_tokens=counted(body, "cached_tokens"),
-        searches=counted(body, "billed_units", "search_units"),
+        nested_count(tokens, "input_tokens"),
+        nested_count(tokens, "output_tokens"),
+        cached_tokens=nested_count(body, "cached_tokens"),
+        searches=nested_count(body, "billed_units", "search_units"),
         extra={FORMAT: body},
     )
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
-    tokens = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+    """Return a `usage` object: the original one if it came from Cohere, otherwise one
+    built from the counts."""
+    tokens = {
+        "input_tokens": usage.prompt_tokens,
+        "output_tokens": usage.completion_tokens,
+    }
     cached = {"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}
-    return usage.extra.get(FORMAT) or {"billed_units": tokens, "tokens": tokens, **cached}
+    return usage.extra.get(FORMAT) or {
+        "billed_units": tokens,
+        "tokens": tokens,
+        **cached,
+    }
 
 
-_REASONS = {
-    "COMPLETE": "stop", "STOP_SEQUENCE": "stop", "MAX_TOKENS": "length", "TOOL_CALL": "tool_calls",
+_FINISH_REASONS = {
+    "COMPLETE": "stop",
+    "STOP_SEQUENCE": "stop",
+    "MAX_TOKENS": "length",
+    "TOOL_CALL": "tool_calls",
     "ERROR_TOXIC": "content_filter",
-}  # fmt: skip
-_STOPS = {
-    "stop": "COMPLETE", "length": "MAX_TOKENS", "tool_calls": "TOOL_CALL", "content_filter": "ERROR_TOXIC",
+}
+# The reverse direction. "pause" has no Cohere value; COMPLETE is the closest.
+_WIRE_FINISH_REASONS = {
+    "stop": "COMPLETE",
+    "length": "MAX_TOKENS",
+    "tool_calls": "TOOL_CALL",
+    "content_filter": "ERROR_TOXIC",
     "pause": "COMPLETE",
-}  # fmt: skip
-_RESULT_KNOWN = frozenset({"id", "message", "finish_reason", "usage"})
+}
+_KNOWN_RESULT_FIELDS = frozenset({"id", "message", "finish_reason", "usage"})
 
 
-def _parse_reason(own: str | None) -> tuple[str | None, JSON]:
-    if own in ("ERROR", "TIMEOUT"):
-        raise InvokeServerUnavailableError(f"the model ended with {own}")
-    reason = _REASONS.get(own or "", own)
-    return reason, {"finish_reason": own} if own and _STOPS.get(reason or "") != own else {}
+def _parse_reason(wire_reason: str | None) -> tuple[str | None, JSON]:
+    # These reasons report a failure of the model, which must be retried or failed over.
+    if wire_reason in ("ERROR", "TIMEOUT"):
+        raise InvokeServerUnavailableError(f"the model ended with {wire_reason}")
+    reason = _FINISH_REASONS.get(wire_reason or "", wire_reason)
+    # The original reason is kept only if the reverse mapping would lose it, for example
+    # STOP_SEQUENCE.
+    return reason, {
+        "finish_reason": wire_reason
+    } if wire_reason and _WIRE_FINISH_REASONS.get(reason or "") != wire_reason else {}
 
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """A whole answer. Raises InvokeError where it is none."""
+    """Parse a complete response body. Raises InvokeServerUnavailableError if it is not
+    a chat response."""
     del quirks
     message = body.get("message")
     if not isinstance(message, dict):
         raise InvokeServerUnavailableError(
             f"the answer holds no message{': ' + message if isinstance(message, str) else ''}"
         )
-    reason, rest = _parse_reason(body.get("finish_reason"))
+    reason, extra_fields = _parse_reason(body.get("finish_reason"))
+    # The content parsers blame the client by default; in a response the fault is the
+    # provider's.
     try:
-        said = _parse_assistant(message, _parse_content(message.get("content") or [], "content"))
+        assistant_message = _parse_assistant(
+            message, _parse_content(message.get("content") or [], "content")
+        )
     except InvokeBadRequestError as error:
-        raise InvokeServerUnavailableError(f"the answer cannot be read: {error}") from error
+        raise InvokeServerUnavailableError(
+            f"the answer cannot be read: {error}"
+        ) from error
     return LLMResult(
         id=body.get("id") or "",
-        choices=[LLMChoice(message=said, finish_reason=reason, extra=kept(FORMAT, rest))],
+        choices=[
+            LLMChoice(
+                message=assistant_message,
+                finish_reason=reason,
+                extra=passthrough_fields(FORMAT, extra_fields),
+            )
+        ],
         usage=parse_usage(body.get("usage")) or LLMUsage(estimated=True),
-        extra=kept(FORMAT, beyond(body, _RESULT_KNOWN)),
+        extra=passthrough_fields(FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS)),
     )
 
 
 def dump_result(result: LLMResult) -> JSON:
+    """Build a complete response body. Only the first choice is written: Cohere has no
+    `n` parameter."""
     choice = result.choices[0]
     return {
         "id": result.id,
-        "finish_reason": _STOPS.get(choice.finish_reason or "stop", "COMPLETE"),
+        "finish_reason": _WIRE_FINISH_REASONS.get(
+            choice.finish_reason or "stop", "COMPLETE"
+        ),
         "message": {"role": "assistant", **_dump_assistant(choice.message)},
         "usage": dump_usage(result.usage),
         **choice.extra.get(FORMAT, {}),
@@ -383,11 +624,11 @@ def dump_result(result: LLMResult) -> JSON:
     }
 
 
-# ------------------------------------------------------------------------------------------------ streams
+# ------------------------------------------------------------------------------ streams
 
 
 class StreamParser:
-    """Events of a stream, one at a time, into chunks."""
+    """Converts the events of a chat stream into chunks, one event at a time."""
 
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
@@ -395,35 +636,55 @@ class StreamParser:
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
+        """Return the chunks for one event; empty for event types without content."""
         delta = event.get("delta") or {}
         message = delta.get("message") or {}
         index = count(event.get("index")) or 0
         match event.get("type"):
             case "message-start":
+                # An empty chunk carries the response id to the consumer as early as
+                # possible.
                 self._id = event.get("id") or ""
                 return [LLMResultChunk(id=self._id)]
             case "content-start" | "content-delta":
                 return self._on_content(message.get("content") or {}, index)
             case "tool-plan-delta":
+                # Index -1 keeps the plan apart from the content blocks, which are
+                # numbered from 0.
                 plan = ThinkingPromptMessageContent(
-                    data=message.get("tool_plan") or "", index=-1, origin=FORMAT, extra=_PLAN
+                    data=message.get("tool_plan") or "",
+                    index=-1,
+                    origin=FORMAT,
+                    extra=_TOOL_PLAN_MARKER,
                 )
                 return self._chunk(message=AssistantPromptMessage(content=[plan]))
+            # The start event has the id and name, the deltas have argument text; both
+            # become call fragments.
             case "tool-call-start" | "tool-call-delta":
                 called = message.get("tool_calls") or {}
                 function = called.get("function") or {}
-                named = ToolCallFunction(name=function.get("name") or "", arguments=function.get("arguments") or "")
-                call = ToolCall(id=called.get("id") or "", function=named, index=index)
+                called_function = ToolCallFunction(
+                    name=function.get("name") or "",
+                    arguments=function.get("arguments") or "",
+                )
+                call = ToolCall(
+                    id=called.get("id") or "", function=called_function, index=index
+                )
                 return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
             case "citation-start":
                 cited = [_parse_citation(message.get("citations") or {})]
+                # An empty text part carries the citation to the first content block.
                 part = TextPromptMessageContent(data="", citations=cited, index=0)
                 return self._chunk(message=AssistantPromptMessage(content=[part]))
             case "message-end":
                 self._has_finished = True
-                reason, rest = _parse_reason(delta.get("finish_reason"))
+                reason, extra_fields = _parse_reason(delta.get("finish_reason"))
                 usage = parse_usage(delta.get("usage"))
-                return self._chunk(finish_reason=reason, usage=usage, extra=kept(FORMAT, rest))
+                return self._chunk(
+                    finish_reason=reason,
+                    usage=usage,
+                    extra=passthrough_fields(FORMAT, extra_fields),
+                )
             case _:
                 return []
 
@@ -435,108 +696,188 @@ class StreamParser:
         if text := content.get("text"):
             part = TextPromptMessageContent(data=text, index=index)
         elif thinking := content.get("thinking"):
-            part = ThinkingPromptMessageContent(data=thinking, index=index, origin=FORMAT)
-        return self._chunk(message=AssistantPromptMessage(content=[part])) if part is not None else []
+            part = ThinkingPromptMessageContent(
+                data=thinking, index=index, origin=FORMAT
+            )
+        return (
+            self._chunk(message=AssistantPromptMessage(content=[part]))
+            if part is not None
+            else []
+        )
 
-    def finish(self, *, done: bool) -> list[LLMResultChunk]:
-        """The body has ended. A stream cut short must not look like a whole one."""
-        if not done and not self._has_finished:
-            raise InvokeServerUnavailableError("the stream broke off: no message-end came")
+    def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
+        """Check the end of the stream. Raises InvokeServerUnavailableError if it was
+        cut off before `message-end`.
+
+        `end_marker_seen` is True if the transport itself saw a regular end of the
+        stream.
+        """
+        if not end_marker_seen and not self._has_finished:
+            raise InvokeServerUnavailableError(
+                "the stream broke off: no message-end came"
+            )
         return []
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    return parsed(StreamParser(), events)
+    """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
+    it breaks off."""
+    return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Chunks, one at a time, into events."""
+    """Converts chunks into chat stream events, one chunk at a time.
+
+    Content is streamed at once; tool calls are collected and sent complete by `finish`.
+    """
 
     def __init__(self, *, response_id: str, model: str = "", created: int = 0) -> None:
         del model, created
+        # Cohere's events carry neither a model name nor a creation time.
         self._id = response_id
-        self._has_begun = False
-        self._open: tuple[str, Any] | None = None
-        self._number = -1
+        self._has_started = False
+        self._open_block: tuple[str, Any] | None = None
+        self._block_index = -1
         self._usage: LLMUsage | None = None
-        self._end: JSON = {"finish_reason": "COMPLETE"}
-        self._calls: dict[int, list[ToolCall]] = {}
+        self._end_fields: JSON = {"finish_reason": "COMPLETE"}
+        self._call_fragments: dict[int, list[ToolCall]] = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
+        """Return the events for one chunk. Chunks of a second choice are ignored."""
         delta = chunk.delta
         self._usage = delta.usage or self._usage
+        # The format has one answer per stream, so further choices are dropped.
         if delta.index:
             return []  # one answer alone has a place here
         events: list[JSON] = []
-        if not self._has_begun:
-            self._has_begun = True
-            message = {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []}
-            events.append({"type": "message-start", "id": self._id, "delta": {"message": message}})
-        for place, block in enumerate(delta.message.blocks):
+        if not self._has_started:
+            self._has_started = True
+            # The opening event has an empty message with all fields, as Cohere's own
+            # stream does.
+            message = {
+                "role": "assistant",
+                "content": [],
+                "tool_plan": "",
+                "tool_calls": [],
+                "citations": [],
+            }
+            events.append(
+                {"type": "message-start", "id": self._id, "delta": {"message": message}}
+            )
+        for position, block in enumerate(delta.message.blocks):
             if isinstance(block, ToolCall):
-                self._calls.setdefault(place if block.index is None else block.index, []).append(block)
+                # Fragments of one call share its index. A fragment without index is
+                # placed by its position.
+                self._call_fragments.setdefault(
+                    position if block.index is None else block.index, []
+                ).append(block)
             else:
                 events += self._block(block)
         if delta.message.refusal:
             events += self._content("text", "refusal", delta.message.refusal)
         if delta.finish_reason:
-            self._end = {"finish_reason": _STOPS.get(delta.finish_reason, "COMPLETE"), **delta.extra.get(FORMAT, {})}
+            self._end_fields = {
+                "finish_reason": _WIRE_FINISH_REASONS.get(
+                    delta.finish_reason, "COMPLETE"
+                ),
+                **delta.extra.get(FORMAT, {}),
+            }
         return events
 
     def _block(self, block: PromptMessageContent) -> list[JSON]:
         match block:
             case TextPromptMessageContent():
-                events = self._content("text", block.index, block.data) if block.data else []
-                for place, one in enumerate(block.citations):
-                    message = {"message": {"citations": _dump_citation(one)}}
+                events = (
+                    self._content("text", block.index, block.data) if block.data else []
+                )
+                for citation_index, citation in enumerate(block.citations):
+                    message = {"message": {"citations": _dump_citation(citation)}}
                     events += [
-                        {"type": "citation-start", "index": place, "delta": message},
-                        {"type": "citation-end", "index": place},
+                        {
+                            "type": "citation-start",
+                            "index": citation_index,
+                            "delta": message,
+                        },
+                        {"type": "citation-end", "index": citation_index},
                     ]
                 return events
             case ThinkingPromptMessageContent() if block.extra.get(FORMAT):
-                return [{"type": "tool-plan-delta", "delta": {"message": {"tool_plan": block.data}}}]
+                # Tool plan deltas belong to no content block, so no block is opened for
+                # them.
+                return [
+                    {
+                        "type": "tool-plan-delta",
+                        "delta": {"message": {"tool_plan": block.data}},
+                    }
+                ]
             case ThinkingPromptMessageContent() if block.data:
                 return self._content("thinking", block.index, block.data)
             case _:
                 return []
 
-    def _content(self, kind: str, index: Any, text: str) -> list[JSON]:
+    def _content(self, block_type: str, index: Any, text: str) -> list[JSON]:
         events: list[JSON] = []
-        if self._open != (kind, index):
-            events += self._closed()
-            self._open, self._number = (kind, index), self._number + 1
-            start = {"message": {"content": {"type": kind, kind: ""}}}
-            events.append({"type": "content-start", "index": self._number, "delta": start})
-        delta = {"message": {"content": {kind: text}}}
-        return [*events, {"type": "content-delta", "index": self._number, "delta": delta}]
+        # A new content block starts whenever the type or the source block changes.
+        if self._open_block != (block_type, index):
+            events += self._close_block()
+            self._open_block, self._block_index = (
+                (block_type, index),
+                self._block_index + 1,
+            )
+            start = {"message": {"content": {"type": block_type, block_type: ""}}}
+            events.append(
+                {"type": "content-start", "index": self._block_index, "delta": start}
+            )
+        delta = {"message": {"content": {block_type: text}}}
+        return [
+            *events,
+            {"type": "content-delta", "index": self._block_index, "delta": delta},
+        ]
 
-    def _closed(self) -> list[JSON]:
-        if self._open is None:
+    def _close_block(self) -> list[JSON]:
+        if self._open_block is None:
             return []
-        self._open = None
-        return [{"type": "content-end", "index": self._number}]
+        self._open_block = None
+        return [{"type": "content-end", "index": self._block_index}]
 
     def finish(self) -> list[JSON]:
-        events = self._closed()
-        for place, pieces in enumerate(self._calls.values()):
-            first = pieces[0]
-            start = {"id": first.id, "type": "function", "function": {"name": first.function.name, "arguments": ""}}
-            text = "".join(piece.function.arguments for piece in pieces)
+        """Return the closing events: open content, collected tool calls, then
+        `message-end` with the usage."""
+        events = self._close_block()
+        for call_index, fragments in enumerate(self._call_fragments.values()):
+            # The first fragment has the id and the name; the others only add argument
+            # text.
+            first = fragments[0]
+            start = {
+                "id": first.id,
+                "type": "function",
+                "function": {"name": first.function.name, "arguments": ""},
+            }
+            text = "".join(fragment.function.arguments for fragment in fragments)
             delta = {"function": {"arguments": text}}
             events += [
-                {"type": "tool-call-start", "index": place, "delta": {"message": {"tool_calls": start}}},
-                {"type": "tool-call-delta", "index": place, "delta": {"message": {"tool_calls": delta}}},
-                {"type": "tool-call-end", "index": place},
+                {
+                    "type": "tool-call-start",
+                    "index": call_index,
+                    "delta": {"message": {"tool_calls": start}},
+                },
+                {
+                    "type": "tool-call-delta",
+                    "index": call_index,
+                    "delta": {"message": {"tool_calls": delta}},
+                },
+                {"type": "tool-call-end", "index": call_index},
             ]
-        end = {**self._end, "usage": dump_usage(self._usage or LLMUsage())}
+        end = {**self._end_fields, "usage": dump_usage(self._usage or LLMUsage())}
         return [*events, {"type": "message-end", "delta": end}]
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
-    return dumped(chunks, StreamDumper)
+    """Yield the event stream for a stream of chunks."""
+    return dump_chunks(chunks, StreamDumper)
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:
+    """Return an error body. The format has no status field; `request_id` is optional."""
     del status
-    return {**compact(id=request_id), "message": message}
+    return {**without_empty(id=request_id), "message": message}

@@ -1,13 +1,41 @@
-"""DashScope's own generation API, for Tongyi and Qwen <-> our types. Pure: no network, no clock."""
+"""Translate between DashScope's native generation API (Tongyi and Qwen) and modelyard's
+chat types.
+
+Pure functions: no network, no clock.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, tools_of, typed, wrong
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeError,
+    InvokeServerUnavailableError,
+    error_class_for_status,
+)
+from modelyard.base.fields import (
+    count,
+    expect_type,
+    in_range,
+    invalid_field,
+    nested_count,
+    optional_field,
+    passthrough_fields,
+    required_field,
+    tools_of,
+    unknown_fields,
+    without_empty,
+)
 from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.arguments import as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.models.llm import (
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.media import from_url
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -27,15 +55,16 @@ from modelyard.models.messages import (
     ToolPromptMessage,
     UserPromptMessage,
     VideoPromptMessageContent,
-    plain,
+    simplified_content,
 )
 from modelyard.models.reasoning import budget_of
-from modelyard.models.streams import dumped, parsed
+from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.types import JSON
 
 FORMAT = "dashscope"
 
-_NUMBERS: dict[str, tuple[type, float, float]] = {
+# Parameter -> (type, lower and upper bound). DashScope's names are the same as ours.
+_PARAMETER_RANGES: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 2),
     "top_p": (float, 0, 1),
     "top_k": (int, 0, 1 << 31),
@@ -45,14 +74,32 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "n": (int, 1, 4),
     "top_logprobs": (int, 0, 5),
 }
-_KNOWN = frozenset(_NUMBERS) | {
-    "result_format", "incremental_output", "stop", "tools", "tool_choice", "enable_thinking", "thinking_budget",
-    "response_format", "logprobs", "parallel_tool_calls",
-}  # fmt: skip
-PARAMETERS = {"stop"} | frozenset(_NUMBERS) | {
-    "response_format", "reasoning_effort", "thinking_budget", "include_thoughts", "logprobs", "parallel_tool_calls",
-}  # fmt: skip
-_FILES: dict[str, type[FilePromptMessageContent]] = {
+# Parameters with a reader below. Every other one passes through unchanged in `extra`.
+_KNOWN_PARAMETERS = frozenset(_PARAMETER_RANGES) | {
+    "result_format",
+    "incremental_output",
+    "stop",
+    "tools",
+    "tool_choice",
+    "enable_thinking",
+    "thinking_budget",
+    "response_format",
+    "logprobs",
+    "parallel_tool_calls",
+}
+PARAMETERS = (
+    {"stop"}
+    | frozenset(_PARAMETER_RANGES)
+    | {
+        "response_format",
+        "reasoning_effort",
+        "thinking_budget",
+        "include_thoughts",
+        "logprobs",
+        "parallel_tool_calls",
+    }
+)
+_FILE_CONTENT_CLASSES: dict[str, type[FilePromptMessageContent]] = {
     "image": ImagePromptMessageContent,
     "audio": AudioPromptMessageContent,
     "video": VideoPromptMessageContent,
@@ -60,60 +107,94 @@ _FILES: dict[str, type[FilePromptMessageContent]] = {
 
 
 def has_files(request: LLMRequest) -> bool:
-    """Whether the request goes to the multimodal address."""
+    """Whether the request has files. Such requests go to the multimodal endpoint, which
+    has its own URL."""
     return any(message.files for message in request.messages)
 
 
-# ------------------------------------------------------------------------------------------------ requests
+# ----------------------------------------------------------------------------- requests
 
 
 @reads_request
 def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
-    """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
-    given = need(body, "input", dict)
-    messages = given.get("messages")
-    if messages is None and isinstance(given.get("prompt"), str):
-        messages = [{"role": "user", "content": given["prompt"]}]
-    turns: list[Any] = typed(messages, list, "input.messages")
+    """Parse the JSON body of a client's request. Raises InvokeBadRequestError that
+    names the field.
+
+    `stream` is passed by the caller: DashScope selects streaming by a header, not in
+    the body.
+    """
+    input_body = required_field(body, "input", dict)
+    messages = input_body.get("messages")
+    # The API also accepts a single prompt instead of messages.
+    if messages is None and isinstance(input_body.get("prompt"), str):
+        messages = [{"role": "user", "content": input_body["prompt"]}]
+    turns: list[Any] = expect_type(messages, list, "input.messages")
     if not turns:
-        raise InvokeBadRequestError("'input.messages' must hold at least one message", param="input.messages")
-    config = may(body, "parameters", dict) or {}
+        raise InvokeBadRequestError(
+            "'input.messages' must hold at least one message", param="input.messages"
+        )
+    config = optional_field(body, "parameters", dict) or {}
     parameters: dict[str, Any] = {}
-    for name, (kind, low, high) in _NUMBERS.items():
-        if may(config, name, kind, "parameters.") is not None:
+    for name, (value_type, low, high) in _PARAMETER_RANGES.items():
+        if optional_field(config, name, value_type, "parameters.") is not None:
+            # The original value is stored, so that an int for a float parameter stays
+            # an int.
             in_range(config[name], low, high, f"parameters.{name}")
             parameters[name] = config[name]
-    for name, kind in (("response_format", dict), ("logprobs", bool), ("parallel_tool_calls", bool)):
-        if (value := may(config, name, kind, "parameters.")) is not None:
+    for name, value_type in (
+        ("response_format", dict),
+        ("logprobs", bool),
+        ("parallel_tool_calls", bool),
+    ):
+        if (
+            value := optional_field(config, name, value_type, "parameters.")
+        ) is not None:
             parameters[name] = value
-    if (thinks := may(config, "enable_thinking", bool, "parameters.")) is not None:
-        parameters["thinking_budget"] = config.get("thinking_budget", -1) if thinks else 0
+    if (
+        thinks := optional_field(config, "enable_thinking", bool, "parameters.")
+    ) is not None:
+        # -1 means that the model chooses its thinking budget, 0 that it does not think.
+        parameters["thinking_budget"] = (
+            config.get("thinking_budget", -1) if thinks else 0
+        )
     stop = config.get("stop") or []
     choice = config.get("tool_choice")
     tools = tools_of(config, where="parameters.")
     return LLMRequest(
         format=FORMAT,
-        messages=[_parse_message(one, f"input.messages[{place}]") for place, one in enumerate(turns)],
+        messages=[
+            _parse_message(message, f"input.messages[{index}]")
+            for index, message in enumerate(turns)
+        ],
         model_parameters=parameters,
-        tools=[_parse_tool(tool, f"parameters.tools[{i}]") for i, tool in enumerate(tools)],
-        tool_choice={"name": choice["function"]["name"]} if isinstance(choice, dict) else choice,
+        tools=[
+            _parse_tool(tool, f"parameters.tools[{i}]") for i, tool in enumerate(tools)
+        ],
+        # A tool choice is the name of a mode, or an object that names one function.
+        tool_choice={"name": choice["function"]["name"]}
+        if isinstance(choice, dict)
+        else choice,
         stop=[stop] if isinstance(stop, str) else stop,
         stream=stream,
-        extra=kept(FORMAT, beyond(config, _KNOWN)),
+        extra=passthrough_fields(FORMAT, unknown_fields(config, _KNOWN_PARAMETERS)),
     )
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
-    function = need(typed(tool, dict, where), "function", dict, f"{where}.")
+    function = required_field(
+        expect_type(tool, dict, where), "function", dict, f"{where}."
+    )
     return PromptMessageTool(
-        name=need(function, "name", str, f"{where}.function."),
-        description=may(function, "description", str, f"{where}.function.") or "",
-        parameters=may(function, "parameters", dict, f"{where}.function.") or {},
+        name=required_field(function, "name", str, f"{where}.function."),
+        description=optional_field(function, "description", str, f"{where}.function.")
+        or "",
+        parameters=optional_field(function, "parameters", dict, f"{where}.function.")
+        or {},
     )
 
 
 def _parse_message(message: Any, where: str) -> AnyPromptMessage:
-    body = typed(message, dict, where)
+    body = expect_type(message, dict, where)
     content = _parse_content(body.get("content"), f"{where}.content")
     match body.get("role"):
         case "user":
@@ -123,63 +204,112 @@ def _parse_message(message: Any, where: str) -> AnyPromptMessage:
         case "assistant":
             return _parse_assistant(body, content)
         case "tool":
-            name = may(body, "name", str, f"{where}.")
-            call = may(body, "tool_call_id", str, f"{where}.") or name or ""
+            name = optional_field(body, "name", str, f"{where}.")
+            # A tool result without a call id is identified by the function's name.
+            call = optional_field(body, "tool_call_id", str, f"{where}.") or name or ""
             return ToolPromptMessage(content=content, tool_call_id=call, name=name)
         case other:
-            raise wrong(f"{where}.role", other, "system, user, assistant or tool")
+            raise invalid_field(
+                f"{where}.role", other, "system, user, assistant or tool"
+            )
 
 
 def _parse_content(content: Any, where: str) -> Content:
     if content is None or isinstance(content, str):
         return content or None
-    parts = typed(content, list, where)
-    return plain([_parse_part(typed(one, dict, f"{where}[{i}]"), f"{where}[{i}]") for i, one in enumerate(parts)])
+    parts = expect_type(content, list, where)
+    return simplified_content(
+        [
+            _parse_part(expect_type(part, dict, f"{where}[{i}]"), f"{where}[{i}]")
+            for i, part in enumerate(parts)
+        ]
+    )
 
 
 def _parse_part(part: JSON, where: str) -> PromptMessageContent:
+    # Parts have no `type`: the only key of the object says what the part is.
     if isinstance(part.get("text"), str):
         return TextPromptMessageContent(data=part["text"])
-    for kind, made in _FILES.items():
-        if isinstance(url := part.get(kind), str):
-            return made(**from_url(url, f"{where}.{kind}", is_image=kind == "image"))
+    for file_type, content_class in _FILE_CONTENT_CLASSES.items():
+        if isinstance(url := part.get(file_type), str):
+            return content_class(
+                **from_url(url, f"{where}.{file_type}", is_image=file_type == "image")
+            )
     return OpaquePromptMessageContent(format=FORMAT, data=part)
 
 
 def _parse_assistant(body: JSON, content: Content) -> AssistantPromptMessage:
-    calls = [_parse_call(one, place) for place, one in enumerate(body.get("tool_calls") or ())]
-    if isinstance(content, list) and all(isinstance(part, TextPromptMessageContent) for part in content):
-        content = "".join(part.data for part in content if isinstance(part, TextPromptMessageContent)) or None
+    calls = [
+        _parse_call(call, index)
+        for index, call in enumerate(body.get("tool_calls") or ())
+    ]
+    # Assistant texts in parts are joined, so that other formats can send them as a
+    # string.
+    if isinstance(content, list) and all(
+        isinstance(part, TextPromptMessageContent) for part in content
+    ):
+        content = (
+            "".join(
+                part.data
+                for part in content
+                if isinstance(part, TextPromptMessageContent)
+            )
+            or None
+        )
     return AssistantPromptMessage(
-        content=content, tool_calls=calls, reasoning_content=body.get("reasoning_content") or None
+        content=content,
+        tool_calls=calls,
+        reasoning_content=body.get("reasoning_content") or None,
     )
 
 
-def _parse_call(call: JSON, place: int, *, is_piece: bool = False) -> ToolCall:
+def _parse_call(call: JSON, position: int, *, is_fragment: bool = False) -> ToolCall:
     function = call.get("function") or {}
     arguments = function.get("arguments")
     return ToolCall(
         id=call.get("id") or "",
         function=ToolCallFunction(
             name=function.get("name") or "",
-            arguments=(arguments or "") if isinstance(arguments, str | None) else as_text(arguments),
+            # In a stream an absent value is an empty fragment; elsewhere objects become
+            # JSON text.
+            arguments=(arguments or "")
+            if isinstance(arguments, str | None)
+            else as_text(arguments),
         ),
-        index=count(call.get("index", place)) if is_piece else None,
+        index=count(call.get("index", position)) if is_fragment else None,
     )
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """The request as DashScope wants it. Quirks: `drop` (of parameters)."""
-    given = request.model_parameters
+    """Build DashScope's request body. The quirk `drop` lists parameters to leave out.
+
+    Raises InvokeBadRequestError for content or tools that DashScope does not accept.
+    """
+    parameters = request.model_parameters
     is_multimodal = has_files(request)
+    # The default result format is plain text, which cannot carry tool calls.
     config: JSON = {"result_format": "message"}
-    config |= {name: given[name] for name in _NUMBERS if name in given}
-    config |= {name: given[name] for name in ("response_format", "logprobs", "parallel_tool_calls") if name in given}
-    effort, budget = given.get("reasoning_effort"), given.get("thinking_budget")
+    config |= {
+        name: parameters[name] for name in _PARAMETER_RANGES if name in parameters
+    }
+    config |= {
+        name: parameters[name]
+        for name in ("response_format", "logprobs", "parallel_tool_calls")
+        if name in parameters
+    }
+    effort, budget = (
+        parameters.get("reasoning_effort"),
+        parameters.get("thinking_budget"),
+    )
     if budget is None and effort is not None:
+        # DashScope accepts a token budget only, so an effort level becomes one. -1
+        # leaves it to the model.
         budget = budget_of(effort, unknown=-1)
     if budget is not None:
-        config |= {"enable_thinking": budget != 0, **({"thinking_budget": budget} if budget > 0 else {})}
+        config |= {
+            "enable_thinking": budget != 0,
+            **({"thinking_budget": budget} if budget > 0 else {}),
+        }
     if request.stop:
         config["stop"] = request.stop
     if request.tools:
@@ -190,48 +320,68 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
         case {"name": name}:
             config["tool_choice"] = {"type": "function", "function": {"name": name}}
         case choice:
+            # DashScope cannot force a call of any tool; "auto" is the closest mode.
             config["tool_choice"] = choice if choice in ("auto", "none") else "auto"
     if request.stream:
+        # Without this flag every event repeats the whole text so far.
         config["incremental_output"] = True
     config |= request.extra.get(FORMAT, {})
     for name in quirks.get("drop", ()):
         config.pop(name, None)
-    messages = [_dump_message(message, in_parts=is_multimodal) for message in request.messages]
+    # The multimodal endpoint requires a list of parts in every message, the text
+    # endpoint a string.
+    messages = [
+        _dump_message(message, in_parts=is_multimodal) for message in request.messages
+    ]
     return {"model": model, "input": {"messages": messages}, "parameters": config}
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
+    # Provider-hosted tools of another vendor have no DashScope counterpart.
     if tool.type not in ("function", "custom"):
         raise InvokeBadRequestError(
-            f"tool {tool.name!r} is run by another provider; DashScope cannot run it", param="tools"
+            f"tool {tool.name!r} is run by another provider; DashScope cannot run it",
+            param="tools",
         )
     function: JSON = {"name": tool.name, "description": tool.description}
     return {
         "type": "function",
-        "function": {**function, "parameters": tool.parameters or {"type": "object", "properties": {}}},
+        "function": {
+            **function,
+            "parameters": tool.parameters or {"type": "object", "properties": {}},
+        },
     }
 
 
 def _dump_message(message: AnyPromptMessage, *, in_parts: bool) -> JSON:
     content: Any = message.text
     if in_parts:
-        content = [made for part in message.parts if (made := _dump_part(part)) is not None]
+        content = [
+            wire_part
+            for part in message.parts
+            if (wire_part := _dump_part(part)) is not None
+        ]
     body: JSON = {"role": message.role.value, "content": content}
     if isinstance(message, AssistantPromptMessage):
-        body |= compact(reasoning_content=message.thinking)
+        body |= without_empty(reasoning_content=message.thinking)
         if message.tool_calls:
-            body["tool_calls"] = [_dump_call(call, place) for place, call in enumerate(message.tool_calls)]
+            body["tool_calls"] = [
+                _dump_call(call, index) for index, call in enumerate(message.tool_calls)
+            ]
     elif isinstance(message, ToolPromptMessage):
-        body |= {"tool_call_id": message.tool_call_id, **compact(name=message.name)}
+        body |= {
+            "tool_call_id": message.tool_call_id,
+            **without_empty(name=message.name),
+        }
     return body
 
 
-def _dump_call(call: ToolCall, place: int) -> JSON:
+def _dump_call(call: ToolCall, position: int) -> JSON:
     function = {"name": call.function.name, "arguments": call.function.arguments}
     return {
         "id": call.id,
         "type": "function",
-        "index": place if call.index is None else call.index,
+        "index": position if call.index is None else call.index,
         "function": function,
     }
 
@@ -240,35 +390,54 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
     match part:
         case TextPromptMessageContent():
             return {"text": part.data}
+        # DashScope takes no thinking back as a content part; it is in
+        # `reasoning_content`.
         case ThinkingPromptMessageContent():
             return None
         case OpaquePromptMessageContent():
+            # Opaque parts of other formats are dropped: only their own format can
+            # interpret them.
             return part.data if part.format == FORMAT else None
         case _:
-            kind = next((name for name, made in _FILES.items() if isinstance(part, made)), None)
-            if kind is None:
-                raise InvokeBadRequestError("DashScope takes no documents; send text, images, audio or video")
-            return {kind: part.data}
+            file_type = next(
+                (
+                    name
+                    for name, content_class in _FILE_CONTENT_CLASSES.items()
+                    if isinstance(part, content_class)
+                ),
+                None,
+            )
+            if file_type is None:
+                raise InvokeBadRequestError(
+                    "DashScope takes no documents; send text, images, audio or video"
+                )
+            return {file_type: part.data}
 
 
-# ------------------------------------------------------------------------------------------------ answers
+# ------------------------------------------------------------------------------ answers
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
+    """Parse a `usage` object, or return None if it has no token counts. The original is
+    kept in `extra`."""
     if not isinstance(body, dict) or count(body.get("input_tokens")) is None:
         return None
     return LLMUsage.of(
-        counted(body, "input_tokens"),
-        counted(body, "output_tokens"),
-        cached_tokens=counted(body, "prompt_tokens_details", "cached_tokens"),
-        image_prompt_tokens=counted(body, "image_tokens"),
-        audio_prompt_tokens=counted(body, "audio_tokens"),
-        reasoning_tokens=counted(body, "output_tokens_details", "reasoning_tokens"),
+        nested_count(body, "input_tokens"),
+        nested_count(body, "output_tokens"),
+        cached_tokens=nested_count(body, "prompt_tokens_details", "cached_tokens"),
+        image_prompt_tokens=nested_count(body, "image_tokens"),
+        audio_prompt_tokens=nested_count(body, "audio_tokens"),
+        reasoning_tokens=nested_count(
+            body, "output_tokens_details", "reasoning_tokens"
+        ),
         extra={FORMAT: body},
     )
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
+    """Return a `usage` object: the original one if it came from DashScope, otherwise
+    one built from the counts."""
     return usage.extra.get(FORMAT) or {
         "input_tokens": usage.prompt_tokens,
         "output_tokens": usage.completion_tokens,
@@ -278,63 +447,89 @@ def dump_usage(usage: LLMUsage) -> JSON:
     }
 
 
-_RESULT_KNOWN = frozenset({"output", "usage", "request_id"})
+_KNOWN_RESULT_FIELDS = frozenset({"output", "usage", "request_id"})
 
 
 def _choices(body: JSON) -> list[JSON]:
+    # DashScope reports some errors with status 200 and a `code` in the body.
     if body.get("code"):
         raise error_of(body)
     output = body.get("output")
     if not isinstance(output, dict):
         raise InvokeServerUnavailableError("the answer holds no output")
     if isinstance(output.get("text"), str):  # result_format `text`
-        return [{"finish_reason": output.get("finish_reason"), "message": {"content": output["text"]}}]
+        return [
+            {
+                "finish_reason": output.get("finish_reason"),
+                "message": {"content": output["text"]},
+            }
+        ]
     return output.get("choices") or []
 
 
 def _parse_reason(choice: JSON) -> str | None:
     reason = choice.get("finish_reason")
+    # While an answer continues, its reason is the string "null".
     return None if reason in (None, "null", "") else reason
 
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """A whole answer. Raises InvokeError where it is none."""
+    """Parse a complete response body. Raises an InvokeError if it is an error or has no
+    choices."""
     del quirks
     choices = _choices(body)
     if not choices:
         raise InvokeServerUnavailableError("the answer holds no choices")
-    made: list[LLMChoice] = []
-    for place, one in enumerate(choices):
-        message = one.get("message") or {}
-        said = _parse_assistant(message, _parse_content(message.get("content"), "content"))
-        made.append(
+    llm_choices: list[LLMChoice] = []
+    for position, choice in enumerate(choices):
+        message = choice.get("message") or {}
+        assistant_message = _parse_assistant(
+            message, _parse_content(message.get("content"), "content")
+        )
+        llm_choices.append(
             LLMChoice(
-                index=count(one.get("index")) or place,
-                message=said,
-                finish_reason=_parse_reason(one),
-                logprobs=one.get("logprobs"),
+                # Without an index the position in the list counts.
+                index=count(choice.get("index")) or position,
+                message=assistant_message,
+                finish_reason=_parse_reason(choice),
+                logprobs=choice.get("logprobs"),
             )
         )
     return LLMResult(
         id=body.get("request_id") or "",
-        choices=made,
+        choices=llm_choices,
         usage=parse_usage(body.get("usage")) or LLMUsage(estimated=True),
-        extra=kept(FORMAT, beyond(body, _RESULT_KNOWN)),
+        extra=passthrough_fields(FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS)),
     )
 
 
 def _dump_choice(choice: LLMChoice) -> JSON:
     message = choice.message
-    body: JSON = {"role": "assistant", "content": message.text + (message.refusal or "")}
-    body |= compact(reasoning_content=message.thinking)
+    # The format has no refusal field, so a refusal is written as text.
+    body: JSON = {
+        "role": "assistant",
+        "content": message.text + (message.refusal or ""),
+    }
+    body |= without_empty(reasoning_content=message.thinking)
     if message.tool_calls:
-        body["tool_calls"] = [_dump_call(call, place) for place, call in enumerate(message.tool_calls)]
-    reason = "stop" if choice.finish_reason == "pause" else choice.finish_reason or "null"
-    return {"index": choice.index, "finish_reason": reason, "message": body, **compact(logprobs=choice.logprobs)}
+        body["tool_calls"] = [
+            _dump_call(call, index) for index, call in enumerate(message.tool_calls)
+        ]
+    # "pause" exists only in our types; a client of this format sees a normal end.
+    reason = (
+        "stop" if choice.finish_reason == "pause" else choice.finish_reason or "null"
+    )
+    return {
+        "index": choice.index,
+        "finish_reason": reason,
+        "message": body,
+        **without_empty(logprobs=choice.logprobs),
+    }
 
 
 def dump_result(result: LLMResult) -> JSON:
+    """Build a complete response body."""
     return {
         "request_id": result.id,
         "output": {"choices": [_dump_choice(choice) for choice in result.choices]},
@@ -343,11 +538,16 @@ def dump_result(result: LLMResult) -> JSON:
     }
 
 
-# ------------------------------------------------------------------------------------------------ streams
+# ------------------------------------------------------------------------------ streams
 
 
 class StreamParser:
-    """Events of a stream with incremental output, one at a time, into chunks. Usage stands in every one."""
+    """Converts the events of a stream with incremental output into chunks, one event at
+    a time.
+
+    Every event repeats the usage so far; only the event with the finish reason reports
+    it.
+    """
 
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
@@ -355,18 +555,29 @@ class StreamParser:
         self._usage: Any = None
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
+        """Return one chunk for every choice in the event."""
         self._usage = event.get("usage") or self._usage
         chunks: list[LLMResultChunk] = []
-        for place, choice in enumerate(_choices(event)):
+        for position, choice in enumerate(_choices(event)):
             message = choice.get("message") or {}
-            said = _parse_assistant({**message, "tool_calls": None}, _parse_content(message.get("content"), "content"))
-            calls = [_parse_call(one, i, is_piece=True) for i, one in enumerate(message.get("tool_calls") or ())]
+            # The tool calls of a stream are fragments, so they are parsed separately
+            # below.
+            assistant_message = _parse_assistant(
+                {**message, "tool_calls": None},
+                _parse_content(message.get("content"), "content"),
+            )
+            calls = [
+                _parse_call(call, i, is_fragment=True)
+                for i, call in enumerate(message.get("tool_calls") or ())
+            ]
             reason = _parse_reason(choice)
             self._has_finished = self._has_finished or reason is not None
             delta = LLMResultChunkDelta(
-                index=count(choice.get("index")) or place,
+                index=count(choice.get("index")) or position,
                 message=AssistantPromptMessage(
-                    content=said.content, tool_calls=calls, reasoning_content=said.reasoning_content
+                    content=assistant_message.content,
+                    tool_calls=calls,
+                    reasoning_content=assistant_message.reasoning_content,
                 ),
                 finish_reason=reason,
                 logprobs=choice.get("logprobs"),
@@ -375,55 +586,79 @@ class StreamParser:
             chunks.append(LLMResultChunk(id=event.get("request_id") or "", delta=delta))
         return chunks
 
-    def finish(self, *, done: bool) -> list[LLMResultChunk]:
-        """The body has ended. A stream cut short must not look like a whole one."""
-        if not done and not self._has_finished:
-            raise InvokeServerUnavailableError("the stream broke off: no finish reason came")
+    def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
+        """Check the end of the stream. Raises InvokeServerUnavailableError if it was
+        cut off before a finish reason.
+
+        `end_marker_seen` is True if the transport itself saw a regular end of the
+        stream.
+        """
+        if not end_marker_seen and not self._has_finished:
+            raise InvokeServerUnavailableError(
+                "the stream broke off: no finish reason came"
+            )
         return []
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    return parsed(StreamParser(), events)
+    """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
+    it breaks off."""
+    return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Chunks, one at a time, into events."""
+    """Converts chunks into stream events, one chunk at a time."""
 
     def __init__(self, *, response_id: str, model: str = "", created: int = 0) -> None:
+        # DashScope's events carry neither a model name nor a creation time.
         del model, created
         self._id = response_id
         self._usage: LLMUsage | None = None
-        self._end: LLMResultChunkDelta | None = None
+        self._final_delta: LLMResultChunkDelta | None = None
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
+        """Return the event for one chunk, or nothing if the chunk has no content."""
         delta = chunk.delta
         self._usage = delta.usage or self._usage
+        # The finish reason is held back: it must be in the last event, together with
+        # the usage.
         if delta.finish_reason is not None:
-            self._end = delta
+            self._final_delta = delta
         message = delta.message
-        if not (message.text or message.thinking or message.tool_calls or message.refusal):
+        if not (
+            message.text or message.thinking or message.tool_calls or message.refusal
+        ):
             return []
-        choice = _dump_choice(LLMChoice(index=delta.index, message=message, logprobs=delta.logprobs))
+        choice = _dump_choice(
+            LLMChoice(index=delta.index, message=message, logprobs=delta.logprobs)
+        )
         return [{"request_id": self._id, "output": {"choices": [choice]}}]
 
     def finish(self) -> list[JSON]:
-        """The last event has the reason and the usage."""
-        end = self._end or LLMResultChunkDelta(finish_reason="stop")
-        choice = _dump_choice(LLMChoice(index=end.index, finish_reason=end.finish_reason))
+        """Return the last event, with the finish reason and the usage."""
+        end = self._final_delta or LLMResultChunkDelta(finish_reason="stop")
+        choice = _dump_choice(
+            LLMChoice(index=end.index, finish_reason=end.finish_reason)
+        )
         usage = dump_usage(self._usage or LLMUsage())
-        return [{"request_id": self._id, "output": {"choices": [choice]}, "usage": usage}]
+        return [
+            {"request_id": self._id, "output": {"choices": [choice]}, "usage": usage}
+        ]
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
-    return dumped(chunks, StreamDumper)
+    """Yield the event stream for a stream of chunks."""
+    return dump_chunks(chunks, StreamDumper)
 
 
 def error_of(body: Mapping[str, Any]) -> InvokeError:
-    """An error object, by its code."""
-    kind = kind_of_error(None, body.get("code"))
-    return kind(str(body.get("message") or body.get("code")))
+    """Return the exception for an error object, chosen by its `code`."""
+    error_class = error_class_for_status(None, body.get("code"))
+    return error_class(str(body.get("message") or body.get("code")))
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:
+    """Return an error body with the code for an HTTP status: InvalidParameter below
+    500, InternalError from 500."""
     code = "InvalidParameter" if status < 500 else "InternalError"
-    return {"code": code, "message": message, **compact(request_id=request_id)}
+    return {"code": code, "message": message, **without_empty(request_id=request_id)}

@@ -1,11 +1,12 @@
-"""Deepgram listen and speak <-> our types. Pure: no network, no clock."""
+"""Translate speech requests for Deepgram's listen and speak APIs. Pure functions: no
+network, no clock."""
 
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.models.sending import Sending, as_json
+from modelyard.models.sending import HttpPayload, as_json
 from modelyard.models.speech2text import (
     Speech2TextRequest,
     Speech2TextResult,
@@ -17,6 +18,8 @@ from modelyard.models.tts import TTSRequest
 
 FORMAT = "deepgram"
 
+# Audio format -> the query parameters that select it. Deepgram separates encoding and
+# container.
 _ENCODINGS = {
     "mp3": {"encoding": "mp3"},
     "wav": {"encoding": "linear16", "container": "wav"},
@@ -27,18 +30,29 @@ _ENCODINGS = {
 }
 
 
-def dump_transcription(request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]) -> Sending:
-    """The recording itself is the body; all else stands in the address."""
+def dump_transcription(
+    request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]
+) -> HttpPayload:
+    """Build a transcription request. The recording is the raw body, the options are in
+    the query string.
+
+    Raises InvokeBadRequestError for a translation, which Deepgram does not offer.
+    """
     del quirks
     if request.task == "translate":
         raise InvokeBadRequestError("Deepgram transcribes and does not translate")
     query = {"model": model, "smart_format": "true", "punctuate": "true"}
+    # Utterances are Deepgram's segments; it computes them only on request.
     if request.segments:
         query["utterances"] = "true"
-    query |= {"language": request.language} if request.language else {"detect_language": "true"}
+    query |= (
+        {"language": request.language}
+        if request.language
+        else {"detect_language": "true"}
+    )
     if request.prompt:
         query["keyterm"] = request.prompt
-    return Sending(
+    return HttpPayload(
         path=f"/listen?{urlencode(query)}",
         body=[request.audio],
         content_type=request.mime_type or "application/octet-stream",
@@ -46,30 +60,54 @@ def dump_transcription(request: Speech2TextRequest, model: str, quirks: Mapping[
 
 
 def parse_transcription(body: Any) -> Speech2TextResult:
+    """Parse a transcription response. Raises InvokeServerUnavailableError if it has no
+    transcript."""
     results = body.get("results") if isinstance(body, dict) else None
     channels = (results or {}).get("channels") or ()
     if not channels or not channels[0].get("alternatives"):
         raise InvokeServerUnavailableError("the answer holds no transcript")
-    best = channels[0]["alternatives"][0]
-    words = [
-        TranscriptWord(start=one["start"], end=one["end"], word=one.get("punctuated_word") or one["word"])
-        for one in best.get("words") or ()
+    # Only the first channel is read; alternatives are ordered by confidence.
+    alternative = channels[0]["alternatives"][0]
+    transcript_words = [
+        TranscriptWord(
+            start=wire_word["start"],
+            end=wire_word["end"],
+            word=wire_word.get("punctuated_word") or wire_word["word"],
+        )
+        for wire_word in alternative.get("words") or ()
     ]
     segments = [
-        TranscriptSegment(start=one["start"], end=one["end"], text=one["transcript"])
-        for one in (results or {}).get("utterances") or ()
+        TranscriptSegment(
+            start=utterance["start"], end=utterance["end"], text=utterance["transcript"]
+        )
+        for utterance in (results or {}).get("utterances") or ()
     ]
     return Speech2TextResult(
-        text=best.get("transcript") or "",
+        text=alternative.get("transcript") or "",
         language=channels[0].get("detected_language"),
         segments=segments,
-        words=words,
-        usage=Speech2TextUsage(seconds=float((body.get("metadata") or {}).get("duration") or 0)),
+        words=transcript_words,
+        usage=Speech2TextUsage(
+            seconds=float((body.get("metadata") or {}).get("duration") or 0)
+        ),
     )
 
 
-def dump_speech(request: TTSRequest, model: str, quirks: Mapping[str, Any]) -> Sending:
-    """A voice is part of a model's name here: `aura-2` and `thalia` are `aura-2-thalia-en`."""
-    voice = quirks.get("default_voice", "thalia-en") if request.voice == "default" else request.voice
+def dump_speech(
+    request: TTSRequest, model: str, quirks: Mapping[str, Any]
+) -> HttpPayload:
+    """Build a speech request. A voice is part of Deepgram's model name: `aura-2` and
+    `thalia-en` give `aura-2-thalia-en`.
+
+    The quirk `default_voice` replaces the voice `default`.
+    """
+    voice = (
+        quirks.get("default_voice", "thalia-en")
+        if request.voice == "default"
+        else request.voice
+    )
     name = voice if voice.startswith("aura") else f"{model}-{voice}"
-    return as_json(f"/speak?{urlencode({'model': name, **_ENCODINGS[request.format]})}", {"text": request.text})
+    return as_json(
+        f"/speak?{urlencode({'model': name, **_ENCODINGS[request.format]})}",
+        {"text": request.text},
+    )

@@ -1,20 +1,36 @@
-"""ElevenLabs speech-to-text and text-to-speech <-> our types. Pure: no network, no clock."""
+"""Translate speech requests for ElevenLabs' speech-to-text and text-to-speech APIs.
+Pure functions."""
 
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.models.sending import Sending, as_form, as_json
-from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult, Speech2TextUsage, TranscriptWord
+from modelyard.models.sending import HttpPayload, as_form, as_json
+from modelyard.models.speech2text import (
+    Speech2TextRequest,
+    Speech2TextResult,
+    Speech2TextUsage,
+    TranscriptWord,
+)
 from modelyard.models.tts import TTSRequest
 
 FORMAT = "elevenlabs"
 
-_FORMATS = {"mp3": "mp3_44100_128", "pcm": "pcm_24000", "opus": "opus_48000_64", "wav": "wav_24000"}
+# Audio format -> ElevenLabs' output_format, which includes sample rate and bit rate.
+_FORMATS = {
+    "mp3": "mp3_44100_128",
+    "pcm": "pcm_24000",
+    "opus": "opus_48000_64",
+    "wav": "wav_24000",
+}
 
 
-def dump_transcription(request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]) -> Sending:
+def dump_transcription(
+    request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]
+) -> HttpPayload:
+    """Build a transcription request. Raises InvokeBadRequestError for a translation,
+    which ElevenLabs does not offer."""
     del quirks
     if request.task == "translate":
         raise InvokeBadRequestError("ElevenLabs transcribes and does not translate")
@@ -24,32 +40,62 @@ def dump_transcription(request: Speech2TextRequest, model: str, quirks: Mapping[
     if request.temperature is not None:
         fields["temperature"] = str(request.temperature)
     return as_form(
-        "/speech-to-text", fields, file=request.audio, filename=request.filename, mime_type=request.mime_type
+        "/speech-to-text",
+        fields,
+        file=request.audio,
+        filename=request.filename,
+        mime_type=request.mime_type,
     )
 
 
 def parse_transcription(body: Any) -> Speech2TextResult:
+    """Parse a transcription response. Raises InvokeServerUnavailableError if it has no
+    text."""
     text = body.get("text") if isinstance(body, dict) else None
     if not isinstance(text, str):
         raise InvokeServerUnavailableError("the answer holds no text")
-    words = [
-        TranscriptWord(start=one["start"], end=one["end"], word=one["text"])
-        for one in body.get("words") or ()
-        if one.get("type") == "word"
+    # The list also has spacing and audio events; only words have a meaning in our type.
+    transcript_words = [
+        TranscriptWord(start=token["start"], end=token["end"], word=token["text"])
+        for token in body.get("words") or ()
+        if token.get("type") == "word"
     ]
-    seconds = body.get("audio_duration_secs") or (words[-1].end if words else 0.0)
-    usage = Speech2TextUsage(seconds=float(seconds), estimated="audio_duration_secs" not in body)
-    return Speech2TextResult(text=text, language=body.get("language_code"), words=words, usage=usage)
+    # Without a stated duration the end of the last word is an estimate of it.
+    seconds = body.get("audio_duration_secs") or (
+        transcript_words[-1].end if transcript_words else 0.0
+    )
+    usage = Speech2TextUsage(
+        seconds=float(seconds), estimated="audio_duration_secs" not in body
+    )
+    return Speech2TextResult(
+        text=text,
+        language=body.get("language_code"),
+        words=transcript_words,
+        usage=usage,
+    )
 
 
-def dump_speech(request: TTSRequest, model: str, quirks: Mapping[str, Any]) -> Sending:
+def dump_speech(
+    request: TTSRequest, model: str, quirks: Mapping[str, Any]
+) -> HttpPayload:
+    """Build a speech request. Raises InvokeBadRequestError for an audio format that is
+    not offered.
+
+    The quirk `default_voice` replaces the voice `default`.
+    """
     if request.format not in _FORMATS:
         raise InvokeBadRequestError(
-            f"ElevenLabs speaks {', '.join(_FORMATS)}, not {request.format!r}", param="response_format"
+            f"ElevenLabs speaks {', '.join(_FORMATS)}, not {request.format!r}",
+            param="response_format",
         )
-    voice = quirks.get("default_voice", "21m00Tcm4TlvDq8ikWAM") if request.voice == "default" else request.voice
+    # ElevenLabs identifies voices by id, not by name.
+    voice = (
+        quirks.get("default_voice", "21m00Tcm4TlvDq8ikWAM")
+        if request.voice == "default"
+        else request.voice
+    )
     body: dict[str, Any] = {"text": request.text, "model_id": model}
     if request.speed != 1.0:
         body["voice_settings"] = {"speed": request.speed}
-    path = f"/text-to-speech/{quote(voice, safe='')}/stream?output_format={_FORMATS[request.format]}"
+    path = f"/text-to-speech/{quote(voice, safe='')}/stream?output_format={_FORMATS[request.format]}"  # noqa: E501
     return as_json(path, body | request.extra.get(FORMAT, {}))

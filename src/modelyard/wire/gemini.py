@@ -1,7 +1,9 @@
-"""Google's generateContent and its stream, for Gemini API and Vertex AI <-> our types. Pure: no network, no clock.
+"""Translate between Google's generateContent API (Gemini API and Vertex AI) and
+modelyard's chat types.
 
-Google signs texts and calls as well as thoughts. In our types such a signature is a thought without text that stands
-before what it signs.
+Pure functions: no network, no clock. Google signs texts and calls as well as thoughts.
+In our types such a signature is a thinking part without text that precedes the signed
+block.
 """
 
 import hashlib
@@ -11,26 +13,38 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeError,
+    InvokeServerUnavailableError,
+    error_class_for_status,
+)
 from modelyard.base.fields import (
-    MOST_TOOLS,
-    beyond,
-    compact,
+    MAX_TOOLS,
     count,
-    counted,
-    few,
+    expect_type,
     in_range,
-    kept,
-    may,
-    need,
-    said,
-    typed,
-    wrong,
+    invalid_field,
+    limited_list,
+    nested_count,
+    optional_field,
+    passthrough_fields,
+    required_field,
+    short_repr,
+    unknown_fields,
+    without_empty,
 )
 from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
-from modelyard.models.media import checked_base64, checked_image, mime_of, part_of
+from modelyard.models.llm import (
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
+from modelyard.models.media import checked_base64, checked_image, mime_type_of, part_of
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
@@ -47,16 +61,19 @@ from modelyard.models.messages import (
     ToolPromptMessage,
     UserPromptMessage,
     assistant_of,
-    plain,
+    simplified_content,
 )
-from modelyard.models.streams import dumped, parsed
+from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.types import JSON
 
 FORMAT = "gemini"
-_MADE = "gcall_"
-"""What the ids begin with that we gave to calls without one; Google never gets to see them."""
+_GENERATED_ID_PREFIX = "gcall_"
+"""Prefix of the ids that modelyard generates for calls without one. They are never sent
+to Google."""
 
-_NAMES: dict[str, tuple[str, type, float, float]] = {
+# Google's name of a parameter -> (name in LLMRequest.model_parameters, type, lower and
+# upper bound).
+_PARAMETER_RANGES: dict[str, tuple[str, type, float, float]] = {
     "temperature": ("temperature", float, 0, 2),
     "topP": ("top_p", float, 0, 1),
     "topK": ("top_k", float, 0, 1 << 31),
@@ -69,113 +86,204 @@ _NAMES: dict[str, tuple[str, type, float, float]] = {
     "responseLogprobs": ("logprobs", bool, 0, 1),
     "responseModalities": ("modalities", list, 0, 0),
 }
-PARAMETERS = {"stop"} | frozenset(ours for ours, *_ in _NAMES.values()) | {
-    "response_format", "thinking_budget", "reasoning_effort", "include_thoughts", "parallel_tool_calls",
-}  # fmt: skip
-_GENERATION_KNOWN = frozenset(_NAMES) | {
-    "stopSequences", "responseMimeType", "responseSchema", "responseJsonSchema", "thinkingConfig",
-}  # fmt: skip
-_KNOWN = frozenset({"contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "model"})
+PARAMETERS = (
+    {"stop"}
+    | frozenset(parameter for parameter, *_ in _PARAMETER_RANGES.values())
+    | {
+        "response_format",
+        "thinking_budget",
+        "reasoning_effort",
+        "include_thoughts",
+        "parallel_tool_calls",
+    }
+)
+# Fields with a reader below. Every other field passes through unchanged in `extra`.
+_KNOWN_GENERATION_FIELDS = frozenset(_PARAMETER_RANGES) | {
+    "stopSequences",
+    "responseMimeType",
+    "responseSchema",
+    "responseJsonSchema",
+    "thinkingConfig",
+}
+_KNOWN_FIELDS = frozenset(
+    {
+        "contents",
+        "systemInstruction",
+        "tools",
+        "toolConfig",
+        "generationConfig",
+        "model",
+    }
+)
 
 
-def _camel(body: JSON) -> JSON:
-    """Google takes names in both spellings; we read one."""
+def _camel_case_keys(body: JSON) -> JSON:
+    """Return the object with camelCase keys. Google accepts snake_case too; the readers
+    expect one spelling."""
+    # Most bodies have no underscore at all, so the copy is avoided.
     if not any("_" in name for name in body):
         return body
-    return {re.sub(r"_([a-z])", lambda found: found[1].upper(), name): value for name, value in body.items()}
+    return {
+        re.sub(r"_([a-z])", lambda match: match[1].upper(), name): value
+        for name, value in body.items()
+    }
 
 
-# ------------------------------------------------------------------------------------------------ requests
+# ----------------------------------------------------------------------------- requests
 
 
 @reads_request
 def parse_request(body: JSON, *, stream: bool = False) -> LLMRequest:
-    """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
-    body = _camel(body)
-    contents = need(body, "contents", list)
+    """Parse the JSON body of a client's request. Raises InvokeBadRequestError that
+    names the field.
+
+    `stream` is passed by the caller: Google selects streaming by the URL, not in the
+    body.
+    """
+    body = _camel_case_keys(body)
+    contents = required_field(body, "contents", list)
     if not contents:
-        raise InvokeBadRequestError("'contents' must hold at least one content", param="contents")
+        raise InvokeBadRequestError(
+            "'contents' must hold at least one content", param="contents"
+        )
     messages: list[AnyPromptMessage] = []
-    if (system := may(body, "systemInstruction", dict)) is not None:
-        parts = [one for one in _parse_parts(system, "systemInstruction") if not isinstance(one, ToolCall)]
-        messages.append(SystemPromptMessage(content=plain(parts)))
+    if (system := optional_field(body, "systemInstruction", dict)) is not None:
+        parts = [
+            block
+            for block in _parse_parts(system, "systemInstruction")
+            if not isinstance(block, ToolCall)
+        ]
+        messages.append(SystemPromptMessage(content=simplified_content(parts)))
+    # Calls without a response so far, shared by all contents: a response follows in a
+    # later content.
     waiting: list[tuple[str, str]] = []
-    for place, content in enumerate(contents):
-        messages += _parse_content(typed(content, dict, f"contents[{place}]"), place, waiting)
-    config = _camel(may(body, "generationConfig", dict) or {})
-    parameters, rest = _parse_config(config)
-    extra = beyond(body, _KNOWN) | ({"generationConfig": rest} if rest else {})
-    choice = _parse_tool_config(_camel(may(body, "toolConfig", dict) or {}), extra)
+    for index, content in enumerate(contents):
+        messages += _parse_content(
+            expect_type(content, dict, f"contents[{index}]"), index, waiting
+        )
+    config = _camel_case_keys(optional_field(body, "generationConfig", dict) or {})
+    parameters, extra_config = _parse_config(config)
+    extra = unknown_fields(body, _KNOWN_FIELDS) | (
+        {"generationConfig": extra_config} if extra_config else {}
+    )
+    choice = _parse_tool_config(
+        _camel_case_keys(optional_field(body, "toolConfig", dict) or {}), extra
+    )
     return LLMRequest(
         format=FORMAT,
         messages=messages,
         model_parameters=parameters,
-        tools=few(list(_parse_tools(may(body, "tools", list) or ())), MOST_TOOLS, "tools"),
+        tools=limited_list(
+            list(_parse_tools(optional_field(body, "tools", list) or ())),
+            MAX_TOOLS,
+            "tools",
+        ),
         tool_choice=choice,
-        stop=may(config, "stopSequences", list, "generationConfig.") or [],
+        stop=optional_field(config, "stopSequences", list, "generationConfig.") or [],
         stream=stream,
-        extra=kept(FORMAT, extra),
+        extra=passthrough_fields(FORMAT, extra),
     )
 
 
 def _parse_config(config: JSON) -> tuple[dict[str, Any], JSON]:
     parameters: dict[str, Any] = {}
-    for name, (ours, kind, low, high) in _NAMES.items():
-        if (value := may(config, name, kind, "generationConfig.")) is None:
+    for name, (parameter, value_type, low, high) in _PARAMETER_RANGES.items():
+        if (
+            value := optional_field(config, name, value_type, "generationConfig.")
+        ) is None:
             continue
-        if kind in (int, float):
+        # Booleans and lists have no range.
+        if value_type in (int, float):
             in_range(value, low, high, f"generationConfig.{name}")
-            value = int(value) if ours == "top_k" and value == int(value) else config[name]
-        parameters[ours] = value
+            # topK is a float in Google's schema but an int everywhere else. Other
+            # values keep their type.
+            value = (
+                int(value)
+                if parameter == "top_k" and value == int(value)
+                else config[name]
+            )
+        parameters[parameter] = value
     if "modalities" in parameters:
-        parameters["modalities"] = [str(one).lower() for one in parameters["modalities"]]
-    rest = beyond(config, _GENERATION_KNOWN)
-    _parse_response_format(config, parameters, rest)
-    thinking = _camel(may(config, "thinkingConfig", dict, "generationConfig.") or {})
-    for theirs, ours in (("thinkingBudget", "thinking_budget"), ("includeThoughts", "include_thoughts")):
-        if theirs in thinking:
-            parameters[ours] = thinking[theirs]
+        # Google writes modalities in capitals, our types in lower case.
+        parameters["modalities"] = [
+            str(modality).lower() for modality in parameters["modalities"]
+        ]
+    extra_config = unknown_fields(config, _KNOWN_GENERATION_FIELDS)
+    _parse_response_format(config, parameters, extra_config)
+    thinking = _camel_case_keys(
+        optional_field(config, "thinkingConfig", dict, "generationConfig.") or {}
+    )
+    for wire_name, parameter in (
+        ("thinkingBudget", "thinking_budget"),
+        ("includeThoughts", "include_thoughts"),
+    ):
+        if wire_name in thinking:
+            parameters[parameter] = thinking[wire_name]
+    # thinkingLevel of the newer models is the same concept as an effort level.
     if level := thinking.get("thinkingLevel"):
         parameters["reasoning_effort"] = str(level).lower()
-    return parameters, rest
+    return parameters, extra_config
 
 
-def _parse_response_format(config: JSON, parameters: dict[str, Any], rest: JSON) -> None:
+def _parse_response_format(
+    config: JSON, parameters: dict[str, Any], extra_config: JSON
+) -> None:
     mime = config.get("responseMimeType")
+    # responseJsonSchema is plain JSON Schema; it takes precedence over Google's own
+    # dialect below.
     if (schema := config.get("responseJsonSchema")) is not None:
-        parameters["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        parameters["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema},
+        }
     elif (schema := config.get("responseSchema")) is not None:
-        plain_schema = _lowered(typed(schema, dict, "generationConfig.responseSchema"))
+        plain_schema = _normalise_schema(
+            expect_type(schema, dict, "generationConfig.responseSchema")
+        )
         parameters["response_format"] = {
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": plain_schema},
         }
-        rest |= {"responseSchema": schema, "responseJsonSchema": None}
+        # The original schema goes back to Google as it was. None removes the converted
+        # one in `dump_request`.
+        extra_config |= {"responseSchema": schema, "responseJsonSchema": None}
     elif mime == "application/json":
         parameters["response_format"] = {"type": "json_object"}
     elif mime:
-        rest["responseMimeType"] = mime
+        extra_config["responseMimeType"] = mime
 
 
-def _lowered(schema: Any) -> Any:
-    """Google's own schemas write types in capitals, and `nullable` beside them."""
+def _normalise_schema(schema: Any) -> Any:
+    """Return a schema in Google's dialect as plain JSON Schema.
+
+    The dialect writes types in capitals and marks optional values by `nullable`.
+    """
     if isinstance(schema, list):
-        return [_lowered(one) for one in schema]
+        return [_normalise_schema(subschema) for subschema in schema]
     if not isinstance(schema, dict):
         return schema
-    result = {key: _lowered(value) for key, value in _camel(schema).items() if key not in ("nullable", "enum")}
+    result = {
+        key: _normalise_schema(value)
+        for key, value in _camel_case_keys(schema).items()
+        if key not in ("nullable", "enum")
+    }
+    # Enum values are data: their spelling must not be changed.
     if "enum" in schema:
         result["enum"] = schema["enum"]
-    if isinstance(kind := schema.get("type"), str):
-        result["type"] = [kind.lower(), "null"] if schema.get("nullable") else kind.lower()
+    if isinstance(schema_type := schema.get("type"), str):
+        result["type"] = (
+            [schema_type.lower(), "null"]
+            if schema.get("nullable")
+            else schema_type.lower()
+        )
     return result
 
 
 def _parse_tool_config(config: JSON, extra: JSON) -> str | dict[str, Any] | None:
-    calling = _camel(config.get("functionCallingConfig") or {})
-    rest = beyond(config, frozenset({"functionCallingConfig"}))
-    if rest:
-        extra["toolConfig"] = rest
+    calling = _camel_case_keys(config.get("functionCallingConfig") or {})
+    extra_fields = unknown_fields(config, frozenset({"functionCallingConfig"}))
+    if extra_fields:
+        extra["toolConfig"] = extra_fields
     mode = calling.get("mode")
     names = calling.get("allowedFunctionNames") or []
     match mode:
@@ -186,171 +294,301 @@ def _parse_tool_config(config: JSON, extra: JSON) -> str | dict[str, Any] | None
         case "NONE":
             return "none"
         case "ANY":
+            # A single allowed function is the same as a forced one.
             if len(names) == 1:
                 return {"name": names[0]}
             return {"mode": "required", "allowed": names} if names else "required"
         case "VALIDATED":
+            # VALIDATED exists only at Google. The original goes along; other providers
+            # see "auto".
             extra["toolConfig"] = config
             return "auto"
         case other:
-            raise wrong("toolConfig.functionCallingConfig.mode", other, "AUTO, ANY, NONE or VALIDATED")
+            raise invalid_field(
+                "toolConfig.functionCallingConfig.mode",
+                other,
+                "AUTO, ANY, NONE or VALIDATED",
+            )
 
 
 def _parse_tools(tools: Iterable[Any]) -> Iterator[PromptMessageTool]:
-    for place, one in enumerate(tools):
-        tool = _camel(typed(one, dict, f"tools[{place}]"))
+    for tool_index, wire_tool in enumerate(tools):
+        tool = _camel_case_keys(expect_type(wire_tool, dict, f"tools[{tool_index}]"))
         for number, declared in enumerate(tool.get("functionDeclarations") or ()):
-            where = f"tools[{place}].functionDeclarations[{number}]"
-            yield _parse_declaration(_camel(typed(declared, dict, where)), where)
+            where = f"tools[{tool_index}].functionDeclarations[{number}]"
+            yield _parse_declaration(
+                _camel_case_keys(expect_type(declared, dict, where)), where
+            )
+        # Any other key is a tool that Google runs itself, such as googleSearch. It
+        # keeps its own settings.
         for name, value in tool.items():
             if name != "functionDeclarations":
-                yield PromptMessageTool(name=name, type=name, extra={FORMAT: {name: value}})
+                yield PromptMessageTool(
+                    name=name, type=name, extra={FORMAT: {name: value}}
+                )
 
 
 def _parse_declaration(body: JSON, where: str) -> PromptMessageTool:
-    rest = beyond(body, frozenset({"name", "description", "parameters", "parametersJsonSchema"}))
+    extra_fields = unknown_fields(
+        body, frozenset({"name", "description", "parameters", "parametersJsonSchema"})
+    )
     schema = body.get("parametersJsonSchema")
-    if schema is None and (own := body.get("parameters")) is not None:
-        schema = _lowered(typed(own, dict, f"{where}.parameters"))
-        if schema != own:
-            rest |= {"parameters": own}
+    if schema is None and (google_schema := body.get("parameters")) is not None:
+        schema = _normalise_schema(
+            expect_type(google_schema, dict, f"{where}.parameters")
+        )
+        # The original is needed only if the conversion changed something.
+        if schema != google_schema:
+            extra_fields |= {"parameters": google_schema}
     return PromptMessageTool(
-        name=need(body, "name", str, f"{where}."),
-        description=may(body, "description", str, f"{where}.") or "",
+        name=required_field(body, "name", str, f"{where}."),
+        description=optional_field(body, "description", str, f"{where}.") or "",
         parameters=schema if isinstance(schema, dict) else {},
-        extra=kept(FORMAT, rest),
+        extra=passthrough_fields(FORMAT, extra_fields),
     )
 
 
-def _parse_content(content: JSON, place: int, waiting: list[tuple[str, str]]) -> Iterator[AnyPromptMessage]:
-    """One content as messages. `waiting` are calls (name, id) that no response answered yet."""
+def _parse_content(
+    content: JSON, content_index: int, waiting: list[tuple[str, str]]
+) -> Iterator[AnyPromptMessage]:
+    """Yield the messages of one content.
+
+    `waiting` has the calls (name, id) that no response has answered yet; it is updated
+    in place.
+    """
     role = content.get("role") or "user"
-    if (text := _only_text(content)) and role in ("user", "model"):  # as most contents are
-        yield UserPromptMessage(content=text) if role == "user" else AssistantPromptMessage(content=text)
+    if (text := _only_text(content)) and role in (
+        "user",
+        "model",
+    ):  # as most contents are
+        yield (
+            UserPromptMessage(content=text)
+            if role == "user"
+            else AssistantPromptMessage(content=text)
+        )
         return
-    where = f"contents[{place}]"
+    where = f"contents[{content_index}]"
     if role == "model":
-        blocks = _with_ids(_parse_parts(content, where), f"{place}")
-        waiting += [(one.function.name, one.id) for one in blocks if isinstance(one, ToolCall)]
+        # The content's index makes generated call ids unique within the request.
+        blocks = _with_ids(_parse_parts(content, where), f"{content_index}")
+        waiting += [
+            (block.function.name, block.id)
+            for block in blocks
+            if isinstance(block, ToolCall)
+        ]
         yield assistant_of(blocks)
         return
     if role not in ("user", "function", "tool"):
-        raise wrong(f"{where}.role", role, "user or model")
+        raise invalid_field(f"{where}.role", role, "user or model")
+    # One user content may mix tool responses and other parts. Each response becomes its
+    # own message, in the same order.
     parts: list[PromptMessageContent] = []
-    for number, one in enumerate(need(content, "parts", list, f"{where}.")):
-        here = f"{where}.parts[{number}]"
-        part = _camel(typed(one, dict, here))
+    for number, wire_part in enumerate(
+        required_field(content, "parts", list, f"{where}.")
+    ):
+        part_path = f"{where}.parts[{number}]"
+        part = _camel_case_keys(expect_type(wire_part, dict, part_path))
         if (answered := part.get("functionResponse")) is not None:
+            # Parts before a response come first, so the order of the content is
+            # preserved.
             if parts:
-                yield UserPromptMessage(content=plain(parts))
+                yield UserPromptMessage(content=simplified_content(parts))
                 parts = []
-            yield _parse_response(typed(answered, dict, here), here, waiting)
+            yield _parse_response(
+                expect_type(answered, dict, part_path), part_path, waiting
+            )
         else:
-            parts += [block for block in _parse_part(part, here) if not isinstance(block, ToolCall)]
+            parts += [
+                block
+                for block in _parse_part(part, part_path)
+                if not isinstance(block, ToolCall)
+            ]
     if parts:
-        yield UserPromptMessage(content=plain(parts))
+        yield UserPromptMessage(content=simplified_content(parts))
 
 
-def _parse_response(body: JSON, where: str, waiting: list[tuple[str, str]]) -> ToolPromptMessage:
-    name = need(body, "name", str, f"{where}.functionResponse.")
-    found = next((one for one in waiting if one[1] == body.get("id")), None)
-    found = found or next((one for one in waiting if one[0] == name), None)
-    if found is None:
-        raise wrong(f"{where}.functionResponse.name", name, "the name of a functionCall in a content before it")
-    waiting.remove(found)
-    given = may(body, "response", dict, f"{where}.functionResponse.") or {}
-    is_error = given.keys() == {"error"} and isinstance(given["error"], str)
+def _parse_response(
+    body: JSON, where: str, waiting: list[tuple[str, str]]
+) -> ToolPromptMessage:
+    name = required_field(body, "name", str, f"{where}.functionResponse.")
+    # Ids are optional at Google. Without one, the oldest open call of that function is
+    # answered.
+    matched_call = next(
+        (pending_call for pending_call in waiting if pending_call[1] == body.get("id")),
+        None,
+    )
+    matched_call = matched_call or next(
+        (pending_call for pending_call in waiting if pending_call[0] == name), None
+    )
+    if matched_call is None:
+        raise invalid_field(
+            f"{where}.functionResponse.name",
+            name,
+            "the name of a functionCall in a content before it",
+        )
+    waiting.remove(matched_call)
+    response = (
+        optional_field(body, "response", dict, f"{where}.functionResponse.") or {}
+    )
+    # Google's convention: an object whose only key is `error` reports a failure.
+    is_error = response.keys() == {"error"} and isinstance(response["error"], str)
     key = "error" if is_error else "result"
-    content = given[key] if given.keys() == {key} and isinstance(given[key], str) else as_text(given)
-    rest = beyond(body, frozenset({"id", "name", "response"}))
+    # An object with only that key is unwrapped to its text; any other object stays
+    # JSON.
+    content = (
+        response[key]
+        if response.keys() == {key} and isinstance(response[key], str)
+        else as_text(response)
+    )
+    extra_fields = unknown_fields(body, frozenset({"id", "name", "response"}))
     return ToolPromptMessage(
-        content=content, name=name, tool_call_id=found[1], is_error=is_error, extra=kept(FORMAT, rest)
+        content=content,
+        name=name,
+        tool_call_id=matched_call[1],
+        is_error=is_error,
+        extra=passthrough_fields(FORMAT, extra_fields),
     )
 
 
-def _with_ids(blocks: list[PromptMessageContent | ToolCall], stem: str) -> list[PromptMessageContent | ToolCall]:
-    """The blocks, each call with an id: other formats cannot do without."""
+def _with_ids(
+    blocks: list[PromptMessageContent | ToolCall], stem: str
+) -> list[PromptMessageContent | ToolCall]:
+    """Return the blocks with an id in every call. Other formats require one."""
     result: list[PromptMessageContent | ToolCall] = []
     calls = 0
     for block in blocks:
         if isinstance(block, ToolCall):
-            made = block if block.id else msgspec.structs.replace(block, id=f"{_MADE}{stem}_{calls}")
-            result.append(made)
+            call_with_id = (
+                block
+                if block.id
+                else msgspec.structs.replace(
+                    block, id=f"{_GENERATED_ID_PREFIX}{stem}_{calls}"
+                )
+            )
+            result.append(call_with_id)
             calls += 1
         else:
             result.append(block)
     return result
 
 
-def _parse_parts(content: JSON, where: str, origin: str = "") -> list[PromptMessageContent | ToolCall]:
+def _parse_parts(
+    content: JSON, where: str, origin: str = ""
+) -> list[PromptMessageContent | ToolCall]:
     blocks: list[PromptMessageContent | ToolCall] = []
     for number, part in enumerate(content.get("parts") or ()):
-        here = f"{where}.parts[{number}]"
-        blocks += _parse_part(_camel(typed(part, dict, here)), here, origin)
-    return [one for one in blocks if not (len(blocks) > 1 and _is_empty(one))]
+        part_path = f"{where}.parts[{number}]"
+        blocks += _parse_part(
+            _camel_case_keys(expect_type(part, dict, part_path)), part_path, origin
+        )
+    # Empty texts occur next to other parts and carry no information there. A lone one
+    # is the content.
+    return [block for block in blocks if not (len(blocks) > 1 and _is_empty(block))]
 
 
 def _is_empty(block: PromptMessageContent | ToolCall) -> bool:
-    return isinstance(block, TextPromptMessageContent) and not block.data and not block.extra
+    return (
+        isinstance(block, TextPromptMessageContent)
+        and not block.data
+        and not block.extra
+    )
 
 
-def _parse_part(part: JSON, where: str, origin: str = "") -> list[PromptMessageContent | ToolCall]:
-    """A part as blocks: its signature, where it has one, comes first."""
+def _parse_part(
+    part: JSON, where: str, origin: str = ""
+) -> list[PromptMessageContent | ToolCall]:
+    """Return a part as blocks. Its signature, if there is one, becomes a thinking block
+    before it."""
     signature = part.get("thoughtSignature") or ""
     if part.get("thought") is True and "text" in part:
-        rest = beyond(part, frozenset({"text", "thought", "thoughtSignature"}))
+        extra_fields = unknown_fields(
+            part, frozenset({"text", "thought", "thoughtSignature"})
+        )
+        # A thought keeps its own signature. A signature without text is a redacted
+        # thought.
         return [
             ThinkingPromptMessageContent(
                 data=part["text"],
                 signature=signature,
                 redacted=bool(signature) and not part["text"],
                 origin=origin,
-                extra=kept(FORMAT, rest),
+                extra=passthrough_fields(FORMAT, extra_fields),
             )
         ]
-    block = _parse_body({name: value for name, value in part.items() if name != "thoughtSignature"}, where)
+    block = _parse_body(
+        {name: value for name, value in part.items() if name != "thoughtSignature"},
+        where,
+    )
     if not signature:
         return [block]
     signed = ThinkingPromptMessageContent(signature=signature, origin=origin)
+    # An empty text only transports the signature, so no text block is created for it.
     is_empty = isinstance(block, TextPromptMessageContent) and not block.data
     return [signed] if is_empty else [signed, block]
 
 
 def _parse_body(part: JSON, where: str) -> PromptMessageContent | ToolCall:
     if "text" in part:
-        rest = beyond(part, frozenset({"text", "thought"}))
-        return TextPromptMessageContent(data=typed(part["text"], str, f"{where}.text"), extra=kept(FORMAT, rest))
+        extra_fields = unknown_fields(part, frozenset({"text", "thought"}))
+        return TextPromptMessageContent(
+            data=expect_type(part["text"], str, f"{where}.text"),
+            extra=passthrough_fields(FORMAT, extra_fields),
+        )
     if "functionCall" in part:
-        called = typed(part["functionCall"], dict, f"{where}.functionCall")
-        rest = beyond(called, frozenset({"id", "name", "args"}))
+        called = expect_type(part["functionCall"], dict, f"{where}.functionCall")
+        extra_fields = unknown_fields(called, frozenset({"id", "name", "args"}))
         return ToolCall(
             id=called.get("id") or "",
             function=ToolCallFunction(
-                name=need(called, "name", str, f"{where}.functionCall."), arguments=as_text(called.get("args"))
+                name=required_field(called, "name", str, f"{where}.functionCall."),
+                arguments=as_text(called.get("args")),
             ),
-            extra=kept(FORMAT, rest),
+            extra=passthrough_fields(FORMAT, extra_fields),
         )
     if "inlineData" in part:
-        inline = _camel(typed(part["inlineData"], dict, f"{where}.inlineData"))
-        mime = need(inline, "mimeType", str, f"{where}.inlineData.")
-        data = need(inline, "data", str, f"{where}.inlineData.").replace("-", "+").replace("_", "/")
+        inline = _camel_case_keys(
+            expect_type(part["inlineData"], dict, f"{where}.inlineData")
+        )
+        mime = required_field(inline, "mimeType", str, f"{where}.inlineData.")
+        # Google accepts URL-safe base64 without padding; our types use the standard
+        # alphabet.
+        data = (
+            required_field(inline, "data", str, f"{where}.inlineData.")
+            .replace("-", "+")
+            .replace("_", "/")
+        )
         data += "=" * (-len(data) % 4)
         check = checked_image if mime.startswith("image/") else checked_base64
-        rest = beyond(part, frozenset({"inlineData", "thought"}))
+        extra_fields = unknown_fields(part, frozenset({"inlineData", "thought"}))
         data = check(data, f"{where}.inlineData.data")
-        return part_of(mime, base64_data=data, filename=inline.get("displayName") or "", extra=kept(FORMAT, rest))
+        return part_of(
+            mime,
+            base64_data=data,
+            filename=inline.get("displayName") or "",
+            extra=passthrough_fields(FORMAT, extra_fields),
+        )
     if "fileData" in part:
-        file = _camel(typed(part["fileData"], dict, f"{where}.fileData"))
-        mime = file.get("mimeType") or "video/*"  # only addresses of videos come without
-        rest = beyond(part, frozenset({"fileData"}))
-        return part_of(mime, url=need(file, "fileUri", str, f"{where}.fileData."), extra=kept(FORMAT, rest))
+        file = _camel_case_keys(
+            expect_type(part["fileData"], dict, f"{where}.fileData")
+        )
+        mime = (
+            file.get("mimeType") or "video/*"
+        )  # only addresses of videos come without
+        extra_fields = unknown_fields(part, frozenset({"fileData"}))
+        return part_of(
+            mime,
+            url=required_field(file, "fileUri", str, f"{where}.fileData."),
+            extra=passthrough_fields(FORMAT, extra_fields),
+        )
+    # An empty part is valid and stands for an empty text.
     if not part:
         return TextPromptMessageContent(data="")
     return OpaquePromptMessageContent(format=FORMAT, data=part)
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """The request as Google wants it; the model stands in its address. Quirks: `drop` (of generationConfig)."""
+    """Build Google's request body. The model is part of the URL. The quirk `drop` lists
+    generationConfig fields to leave out."""
     del model
     system, contents = _dump_messages(request.messages)
     body: JSON = {"contents": contents}
@@ -358,41 +596,64 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
         body["systemInstruction"] = {"parts": system}
     if tools := _dump_tools(request.tools):
         body["tools"] = tools
-    own = dict(request.extra.get(FORMAT, {}))
+    # A copy, since `pop` below must not change the request.
+    vendor_fields = dict(request.extra.get(FORMAT, {}))
     if config := _dump_tool_config(request.tool_choice):
         body["toolConfig"] = {"functionCallingConfig": config}
-    if "toolConfig" in own:
-        body["toolConfig"] = {**body.get("toolConfig", {}), **own.pop("toolConfig")}
-    generation = _dump_config(request) | own.pop("generationConfig", {})
+    if "toolConfig" in vendor_fields:
+        # Translated settings and vendor settings are merged, so that neither removes
+        # the other.
+        body["toolConfig"] = {
+            **body.get("toolConfig", {}),
+            **vendor_fields.pop("toolConfig"),
+        }
+    generation = _dump_config(request) | vendor_fields.pop("generationConfig", {})
     for name in quirks.get("drop", ()):
         generation.pop(name, None)
-    generation = {name: value for name, value in generation.items() if value is not None}
+    # None marks a field that a vendor field replaces; see `_parse_response_format`.
+    generation = {
+        name: value for name, value in generation.items() if value is not None
+    }
     if generation:
         body["generationConfig"] = generation
-    return body | own
+    return body | vendor_fields
 
 
 def _dump_config(request: LLMRequest) -> JSON:
-    given = request.model_parameters
-    config: JSON = {theirs: given[ours] for theirs, (ours, *_) in _NAMES.items() if ours in given}
+    parameters = request.model_parameters
+    config: JSON = {
+        wire_name: parameters[parameter]
+        for wire_name, (parameter, *_) in _PARAMETER_RANGES.items()
+        if parameter in parameters
+    }
     if "responseModalities" in config:
-        config["responseModalities"] = [str(one).upper() for one in config["responseModalities"]]
+        config["responseModalities"] = [
+            str(modality).upper() for modality in config["responseModalities"]
+        ]
     if request.stop:
         config["stopSequences"] = request.stop
-    match given.get("response_format"):
+    match parameters.get("response_format"):
         case {"type": "json_schema", "json_schema": form}:
-            config |= {"responseMimeType": "application/json", "responseJsonSchema": form["schema"]}
+            config |= {
+                "responseMimeType": "application/json",
+                "responseJsonSchema": form["schema"],
+            }
         case {"type": "json_object"}:
             config["responseMimeType"] = "application/json"
         case _:
             pass
     thinking: JSON = {}
-    if (budget := given.get("thinking_budget")) is not None:
+    # Google accepts either a budget or a level, so the budget takes precedence.
+    if (budget := parameters.get("thinking_budget")) is not None:
         thinking["thinkingBudget"] = budget
-    elif effort := given.get("reasoning_effort"):
-        thinking |= {"thinkingBudget": 0} if effort == "none" else {"thinkingLevel": _LEVELS.get(effort, effort)}
-    if (shown := given.get("include_thoughts")) is not None:
-        thinking["includeThoughts"] = shown
+    elif effort := parameters.get("reasoning_effort"):
+        thinking |= (
+            {"thinkingBudget": 0}
+            if effort == "none"
+            else {"thinkingLevel": _LEVELS.get(effort, effort)}
+        )
+    if (include_thoughts := parameters.get("include_thoughts")) is not None:
+        thinking["includeThoughts"] = include_thoughts
     if thinking:
         config["thinkingConfig"] = thinking
     return config
@@ -402,23 +663,31 @@ _LEVELS = {"xhigh": "high"}
 
 
 def _dump_tools(tools: Iterable[PromptMessageTool]) -> list[JSON]:
-    found: list[JSON] = []
+    wire_tools: list[JSON] = []
     for tool in tools:
-        rest = tool.extra.get(FORMAT, {})
+        vendor_fields = tool.extra.get(FORMAT, {})
+        # Such a tool runs at the provider. Its settings are known only if they came in
+        # Google's format.
         if tool.type not in ("function", "custom"):
-            if not rest:
+            if not vendor_fields:
                 raise InvokeBadRequestError(
-                    f"tool {tool.name!r} is run by the provider of another format; Google cannot run it", param="tools"
+                    f"tool {tool.name!r} is run by the provider of another format;"
+                    " Google cannot run it",
+                    param="tools",
                 )
-            found.append(rest)
+            wire_tools.append(vendor_fields)
             continue
-        body: JSON = {"name": tool.name, **compact(description=tool.description)}
-        if tool.parameters and "parameters" not in rest:
+        body: JSON = {"name": tool.name, **without_empty(description=tool.description)}
+        # A stored schema in Google's dialect replaces the JSON Schema; only one of the
+        # two is sent.
+        if tool.parameters and "parameters" not in vendor_fields:
             body["parametersJsonSchema"] = tool.parameters
-        if not found or "functionDeclarations" not in found[-1]:
-            found.append({"functionDeclarations": []})
-        found[-1]["functionDeclarations"].append(body | rest)
-    return found
+        # Consecutive functions share one entry, which is how Google declares them;
+        # tools it runs itself stay separate.
+        if not wire_tools or "functionDeclarations" not in wire_tools[-1]:
+            wire_tools.append({"functionDeclarations": []})
+        wire_tools[-1]["functionDeclarations"].append(body | vendor_fields)
+    return wire_tools
 
 
 def _dump_tool_config(choice: str | dict[str, Any] | None) -> JSON | None:
@@ -430,15 +699,23 @@ def _dump_tool_config(choice: str | dict[str, Any] | None) -> JSON | None:
         case str():
             return {"mode": choice.upper()}
         case {"allowed": names}:
+            # A choice that is not required cannot be restricted to some functions.
             return (
-                {"mode": "ANY", "allowedFunctionNames": names} if choice.get("mode") == "required" else {"mode": "AUTO"}
+                {"mode": "ANY", "allowedFunctionNames": names}
+                if choice.get("mode") == "required"
+                else {"mode": "AUTO"}
             )
         case _:
             return {"mode": "ANY", "allowedFunctionNames": [choice["name"]]}
 
 
-def _dump_messages(messages: Iterable[AnyPromptMessage]) -> tuple[list[JSON], list[JSON]]:
-    """The system's parts, and contents: neighbours of one role become one."""
+def _dump_messages(
+    messages: Iterable[AnyPromptMessage],
+) -> tuple[list[JSON], list[JSON]]:
+    """Return the parts of the system instruction and the contents.
+
+    Neighbouring messages of the same role are merged into one content.
+    """
     system: list[JSON] = []
     contents: list[JSON] = []
     names: dict[str, str] = {}
@@ -448,8 +725,10 @@ def _dump_messages(messages: Iterable[AnyPromptMessage]) -> tuple[list[JSON], li
                 system += _dump_parts(message.parts)
                 continue
             case AssistantPromptMessage():
+                # Google identifies a response by the function's name, which the result
+                # may not carry.
                 names |= {call.id: call.function.name for call in message.tool_calls}
-                role, parts = "model", _dump_blocks(_history(message))
+                role, parts = "model", _dump_blocks(_without_foreign_thoughts(message))
             case ToolPromptMessage():
                 role, parts = "user", [_dump_response(message, names)]
             case UserPromptMessage():
@@ -463,24 +742,39 @@ def _dump_messages(messages: Iterable[AnyPromptMessage]) -> tuple[list[JSON], li
     return system, contents
 
 
-def _history(message: AssistantPromptMessage) -> Iterator[PromptMessageContent | ToolCall]:
-    """What goes back: no thoughts that another provider signed."""
-    blocks = message.blocks if message.reasoning_content is None else [*message.parts, *message.tool_calls]
+def _without_foreign_thoughts(
+    message: AssistantPromptMessage,
+) -> Iterator[PromptMessageContent | ToolCall]:
+    """Yield the blocks of an assistant message to send back, without thoughts signed by
+    another provider."""
+    blocks = (
+        message.blocks
+        if message.reasoning_content is None
+        else [*message.parts, *message.tool_calls]
+    )
     for block in blocks:
-        if not isinstance(block, ThinkingPromptMessageContent) or block.origin in ("", FORMAT):
+        if not isinstance(block, ThinkingPromptMessageContent) or block.origin in (
+            "",
+            FORMAT,
+        ):
             yield block
+    # The format has no refusal field, so a refusal is sent as text.
     if message.refusal:
         yield TextPromptMessageContent(data=message.refusal)
 
 
 def _dump_response(message: ToolPromptMessage, names: Mapping[str, str]) -> JSON:
     text = message.text
+    # Google requires an object as response. Text that is not a JSON object is wrapped.
     response = as_object(text) if text.lstrip().startswith("{") else {}
     if not response or "INVALID_JSON" in response:
         response = {"error" if message.is_error else "result": text}
     name = message.name or names.get(message.tool_call_id) or message.tool_call_id
     body: JSON = {"name": name, "response": response}
-    if message.tool_call_id and not message.tool_call_id.startswith(_MADE):
+    # A generated id is unknown to Google and would not match any call.
+    if message.tool_call_id and not message.tool_call_id.startswith(
+        _GENERATED_ID_PREFIX
+    ):
         body["id"] = message.tool_call_id
     if message.files:
         body["parts"] = _dump_parts(message.files)
@@ -488,23 +782,30 @@ def _dump_response(message: ToolPromptMessage, names: Mapping[str, str]) -> JSON
 
 
 def _dump_blocks(blocks: Iterable[PromptMessageContent | ToolCall]) -> list[JSON]:
-    """Parts, each with the signature that stood before it."""
+    """Return the blocks as parts, each with the signature that preceded it."""
     parts: list[JSON] = []
     signature = ""
     for block in blocks:
         if isinstance(block, ThinkingPromptMessageContent):
             if not block.data and not block.redacted:
                 if signature:  # nothing followed the one before
+                    # The previous signature had no block of its own, so an empty text
+                    # carries it.
                     parts.append({"text": "", "thoughtSignature": signature})
                 signature = block.signature
                 continue
-            part: JSON | None = {"text": block.data, "thought": True, **compact(thoughtSignature=block.signature)}
+            part: JSON | None = {
+                "text": block.data,
+                "thought": True,
+                **without_empty(thoughtSignature=block.signature),
+            }
         elif isinstance(block, ToolCall):
             part = _dump_call(block)
         else:
             part = _dump_part(block)
         if part is None:
             continue
+        # Only the first part after the signature carries it.
         if signature and not part.get("thought"):
             part = {**part, "thoughtSignature": signature}
             signature = ""
@@ -515,8 +816,11 @@ def _dump_blocks(blocks: Iterable[PromptMessageContent | ToolCall]) -> list[JSON
 
 
 def _dump_call(call: ToolCall) -> JSON:
-    body: JSON = {"name": call.function.name, "args": as_object(call.function.arguments)}
-    if call.id and not call.id.startswith(_MADE):
+    body: JSON = {
+        "name": call.function.name,
+        "args": as_object(call.function.arguments),
+    }
+    if call.id and not call.id.startswith(_GENERATED_ID_PREFIX):
         body["id"] = call.id
     return {"functionCall": body | call.extra.get(FORMAT, {})}
 
@@ -526,207 +830,371 @@ def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
 
 
 def _dump_part(part: PromptMessageContent) -> JSON | None:
-    rest = part.extra.get(FORMAT, {}) if part.extra else {}
+    extra_fields = part.extra.get(FORMAT, {}) if part.extra else {}
     match part:
         case TextPromptMessageContent():
-            return {"text": part.data, **rest} if part.data or rest else None
+            return (
+                {"text": part.data, **extra_fields}
+                if part.data or extra_fields
+                else None
+            )
         case OpaquePromptMessageContent():
             return part.data if part.format == FORMAT else None
         case ThinkingPromptMessageContent():
             return None
         case _:
-            return _dump_file(part) | rest
+            return _dump_file(part) | extra_fields
 
 
 def _dump_file(part: MultiModalPromptMessageContent) -> JSON:
     mime = part.mime_type
     if not mime:
-        kind = {"Imag": "image", "Audi": "audio", "Vide": "video"}.get(type(part).__name__[:4], "application")
-        mime = mime_of(part.format, kind) if part.format else f"{kind}/*" if part.url else "application/octet-stream"
+        # The class name is the only hint if the file has no media type.
+        media_type = {"Imag": "image", "Audi": "audio", "Vide": "video"}.get(
+            type(part).__name__[:4], "application"
+        )
+        mime = (
+            mime_type_of(part.format, media_type)
+            if part.format
+            else f"{media_type}/*"
+            if part.url
+            else "application/octet-stream"
+        )
     if part.url:
-        return {"fileData": {"fileUri": part.url, **({} if mime == "video/*" else {"mimeType": mime})}}
-    return {"inlineData": {"mimeType": mime, "data": part.base64_data, **compact(displayName=part.filename)}}
+        return {
+            "fileData": {
+                "fileUri": part.url,
+                **({} if mime == "video/*" else {"mimeType": mime}),
+            }
+        }
+    return {
+        "inlineData": {
+            "mimeType": mime,
+            "data": part.base64_data,
+            **without_empty(displayName=part.filename),
+        }
+    }
 
 
-# ------------------------------------------------------------------------------------------------ answers
+# ------------------------------------------------------------------------------ answers
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
-    """Google counts thoughts and its own tools' input apart; ours are the sums."""
+    """Parse usageMetadata, or return None if it has no counts.
+
+    Google counts thoughts and the input of its own tools separately; our totals include
+    both.
+    """
     if not isinstance(body, dict) or (
-        count(body.get("promptTokenCount")) is None and not counted(body, "totalTokenCount")
+        count(body.get("promptTokenCount")) is None
+        and not nested_count(body, "totalTokenCount")
     ):
         return None
-    tools, thoughts = counted(body, "toolUsePromptTokenCount"), counted(body, "thoughtsTokenCount")
-    prompt = counted(body, "promptTokenCount") + tools
-    completion = counted(body, "candidatesTokenCount") + thoughts
+    tools, thoughts = (
+        nested_count(body, "toolUsePromptTokenCount"),
+        nested_count(body, "thoughtsTokenCount"),
+    )
+    prompt = nested_count(body, "promptTokenCount") + tools
+    completion = nested_count(body, "candidatesTokenCount") + thoughts
     return LLMUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=counted(body, "totalTokenCount") or prompt + completion,
-        cached_tokens=counted(body, "cachedContentTokenCount"),
-        audio_prompt_tokens=_of_kind(body.get("promptTokensDetails"), "AUDIO"),
-        image_prompt_tokens=_of_kind(body.get("promptTokensDetails"), "IMAGE"),
+        total_tokens=nested_count(body, "totalTokenCount") or prompt + completion,
+        cached_tokens=nested_count(body, "cachedContentTokenCount"),
+        audio_prompt_tokens=_modality_tokens(body.get("promptTokensDetails"), "AUDIO"),
+        image_prompt_tokens=_modality_tokens(body.get("promptTokensDetails"), "IMAGE"),
         tool_prompt_tokens=tools,
         reasoning_tokens=thoughts,
-        audio_completion_tokens=_of_kind(body.get("candidatesTokensDetails"), "AUDIO"),
-        image_completion_tokens=_of_kind(body.get("candidatesTokensDetails"), "IMAGE"),
+        audio_completion_tokens=_modality_tokens(
+            body.get("candidatesTokensDetails"), "AUDIO"
+        ),
+        image_completion_tokens=_modality_tokens(
+            body.get("candidatesTokensDetails"), "IMAGE"
+        ),
         extra={FORMAT: body},
     )
 
 
-def _of_kind(details: Any, kind: str) -> int:
+def _modality_tokens(details: Any, modality: str) -> int:
     if not isinstance(details, list):
         return 0
-    return sum(counted(one, "tokenCount") for one in details if isinstance(one, dict) and one.get("modality") == kind)
+    return sum(
+        nested_count(detail, "tokenCount")
+        for detail in details
+        if isinstance(detail, dict) and detail.get("modality") == modality
+    )
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
-    if own := usage.extra.get(FORMAT):
-        return own
+    """Return usageMetadata: the original one if it came from Google, otherwise one
+    built from the counts."""
+    if raw_usage := usage.extra.get(FORMAT):
+        return raw_usage
     body = {
+        # The reverse of `parse_usage`: separate counts are taken out of the totals
+        # again.
         "promptTokenCount": usage.prompt_tokens - usage.tool_prompt_tokens,
         "candidatesTokenCount": usage.completion_tokens - usage.reasoning_tokens,
         "totalTokenCount": usage.total_tokens,
     }
-    return body | compact(
+    return body | without_empty(
         cachedContentTokenCount=usage.cached_tokens or None,
         thoughtsTokenCount=usage.reasoning_tokens or None,
         toolUsePromptTokenCount=usage.tool_prompt_tokens or None,
     )
 
 
-_REASONS = {
-    "STOP": "stop", "MAX_TOKENS": "length", "SAFETY": "content_filter", "RECITATION": "content_filter",
-    "BLOCKLIST": "content_filter", "PROHIBITED_CONTENT": "content_filter", "SPII": "content_filter",
-    "LANGUAGE": "content_filter", "IMAGE_SAFETY": "content_filter", "IMAGE_PROHIBITED_CONTENT": "content_filter",
+_FINISH_REASONS = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "LANGUAGE": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
     "MODEL_ARMOR": "content_filter",
-}  # fmt: skip
-_STOPS = {"stop": "STOP", "tool_calls": "STOP", "pause": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
-_CANDIDATE_KNOWN = frozenset({"content", "finishReason", "index"})
-_RESULT_KNOWN = frozenset({"candidates", "usageMetadata", "modelVersion", "responseId"})
+}
+# The reverse direction. "pause" has no value at Google; STOP is the closest.
+_WIRE_FINISH_REASONS = {
+    "stop": "STOP",
+    "tool_calls": "STOP",
+    "pause": "STOP",
+    "length": "MAX_TOKENS",
+    "content_filter": "SAFETY",
+}
+_KNOWN_CANDIDATE_FIELDS = frozenset({"content", "finishReason", "index"})
+_KNOWN_RESULT_FIELDS = frozenset(
+    {"candidates", "usageMetadata", "modelVersion", "responseId"}
+)
 
 
-def _parse_reason(own: str | None, *, has_calls: bool) -> tuple[str | None, JSON]:
-    if not own or own == "FINISH_REASON_UNSPECIFIED":
+def _parse_reason(
+    wire_reason: str | None, *, has_calls: bool
+) -> tuple[str | None, JSON]:
+    if not wire_reason or wire_reason == "FINISH_REASON_UNSPECIFIED":
         return None, {}
-    reason = _REASONS.get(own, "stop")
-    rest = {"finishReason": own} if _STOPS[reason] != own else {}
-    return ("tool_calls" if has_calls and reason == "stop" else reason), rest
+    reason = _FINISH_REASONS.get(wire_reason, "stop")
+    # The original reason is kept only if the reverse mapping would lose it, for example
+    # RECITATION.
+    reason_fields = (
+        {"finishReason": wire_reason}
+        if _WIRE_FINISH_REASONS[reason] != wire_reason
+        else {}
+    )
+    return ("tool_calls" if has_calls and reason == "stop" else reason), reason_fields
 
 
 def _parse_logprobs(body: Any) -> dict[str, Any] | None:
-    """As OpenAI writes them."""
+    """Return Google's log probabilities in the form that OpenAI uses, or None if there
+    are none."""
     if not isinstance(body, dict):
         return None
     tops = body.get("topCandidates") or []
     content: list[JSON] = []
-    for place, one in enumerate(body.get("chosenCandidates") or ()):
-        others = (tops[place].get("candidates") or []) if place < len(tops) else []
-        content.append({**_logprob(one), "top_logprobs": [_logprob(other) for other in others]})
+    for index, candidate in enumerate(body.get("chosenCandidates") or ()):
+        alternatives = (
+            (tops[index].get("candidates") or []) if index < len(tops) else []
+        )
+        content.append(
+            {
+                **_logprob(candidate),
+                "top_logprobs": [_logprob(alternative) for alternative in alternatives],
+            }
+        )
     return {"content": content} if content else None
 
 
-def _logprob(one: JSON) -> JSON:
-    token = one.get("token") or ""
-    return {"token": token, "logprob": one.get("logProbability") or 0.0, "bytes": list(token.encode())}
+def _logprob(candidate: JSON) -> JSON:
+    token = candidate.get("token") or ""
+    return {
+        "token": token,
+        "logprob": candidate.get("logProbability") or 0.0,
+        "bytes": list(token.encode()),
+    }
 
 
-def _sources(candidate: JSON) -> list[Citation]:
+def _citations(candidate: JSON) -> list[Citation]:
     grounding = candidate.get("groundingMetadata") or {}
-    found = [one.get("web") or one.get("retrievedContext") or {} for one in grounding.get("groundingChunks") or ()]
+    # Grounding names web pages or retrieved documents; recited sources are listed
+    # separately.
+    sources = [
+        chunk.get("web") or chunk.get("retrievedContext") or {}
+        for chunk in grounding.get("groundingChunks") or ()
+    ]
     cited = (candidate.get("citationMetadata") or {}).get("citations") or ()
-    found += [one for one in cited if isinstance(one, dict)]
+    sources += [citation for citation in cited if isinstance(citation, dict)]
     return [
-        Citation(url=one["uri"], title=one.get("title") or "", quote=one.get("text") or "")
-        for one in found
-        if one.get("uri")
+        Citation(
+            url=source["uri"],
+            title=source.get("title") or "",
+            quote=source.get("text") or "",
+        )
+        for source in sources
+        if source.get("uri")
     ]
 
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """A whole answer. Raises InvokeError where it is none."""
+    """Parse a complete response body. Raises an InvokeError if it is an error or has no
+    candidates."""
     del quirks
     if isinstance(body.get("error"), dict):
         raise error_of(body["error"])
     candidates = body.get("candidates") or []
+    # A blocked prompt has feedback but no candidates. It is a valid answer, unlike an
+    # empty body.
     if not isinstance(candidates, list) or (
         not candidates and "promptFeedback" not in body and "usageMetadata" not in body
     ):
         raise InvokeServerUnavailableError("the answer holds no candidates")
-    stem = _stem(body)
-    choices = [_parse_candidate(one, place, stem) for place, one in enumerate(candidates)]
+    stem = _call_id_prefix(body)
+    choices = [
+        _parse_candidate(candidate, position, stem)
+        for position, candidate in enumerate(candidates)
+    ]
     if not choices:  # the prompt itself was blocked
-        reason = "content_filter" if (body.get("promptFeedback") or {}).get("blockReason") else "stop"
+        reason = (
+            "content_filter"
+            if (body.get("promptFeedback") or {}).get("blockReason")
+            else "stop"
+        )
+        # `blocked` lets `dump_result` leave this artificial choice out again.
         choices = [LLMChoice(finish_reason=reason, extra={FORMAT: {"blocked": True}})]
     return LLMResult(
         id=body.get("responseId") or "",
         model=body.get("modelVersion") or "",
         choices=choices,
         usage=parse_usage(body.get("usageMetadata")) or LLMUsage(estimated=True),
-        extra=kept(FORMAT, beyond(body, _RESULT_KNOWN)),
+        extra=passthrough_fields(FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS)),
     )
 
 
-def _stem(body: JSON) -> str:
-    """What the ids of this answer's calls are made of: the same for the same answer, another for another."""
-    return body.get("responseId") or hashlib.sha256(msgspec.json.encode(body)).hexdigest()[:20]
+def _call_id_prefix(body: JSON) -> str:
+    """Return the prefix of generated call ids: the same response always gives the same
+    ids."""
+    return (
+        body.get("responseId")
+        or hashlib.sha256(msgspec.json.encode(body)).hexdigest()[:20]
+    )
 
 
-def _parse_candidate(candidate: Any, place: int, stem: str) -> LLMChoice:
+def _parse_candidate(candidate: Any, position: int, stem: str) -> LLMChoice:
     if not isinstance(candidate, dict):
-        raise InvokeServerUnavailableError(f"a candidate of the answer is no object but {said(candidate)}")
+        raise InvokeServerUnavailableError(
+            f"a candidate of the answer is no object but {short_repr(candidate)}"
+        )
+    # The part readers blame the client by default; in a response the fault is the
+    # provider's.
     try:
-        blocks = _with_ids(_parse_parts(candidate.get("content") or {}, "content", FORMAT), stem)
+        blocks = _with_ids(
+            _parse_parts(candidate.get("content") or {}, "content", FORMAT), stem
+        )
     except InvokeBadRequestError as error:
-        raise InvokeServerUnavailableError(f"the answer cannot be read: {error}") from error
-    sources = _sources(candidate)
+        raise InvokeServerUnavailableError(
+            f"the answer cannot be read: {error}"
+        ) from error
+    # Google attaches sources to the whole candidate, our types to a text part: use the
+    # last text.
+    sources = _citations(candidate)
     if (
         sources
-        and (last := max((i for i, one in enumerate(blocks) if isinstance(one, TextPromptMessageContent)), default=-1))
+        and (
+            last := max(
+                (
+                    i
+                    for i, block in enumerate(blocks)
+                    if isinstance(block, TextPromptMessageContent)
+                ),
+                default=-1,
+            )
+        )
         >= 0
     ):
         blocks[last] = msgspec.structs.replace(blocks[last], citations=sources)
     has_calls = any(isinstance(block, ToolCall) for block in blocks)
-    reason, rest = _parse_reason(candidate.get("finishReason"), has_calls=has_calls)
+    reason, reason_fields = _parse_reason(
+        candidate.get("finishReason"), has_calls=has_calls
+    )
     return LLMChoice(
-        index=count(candidate.get("index")) or place,
+        index=count(candidate.get("index")) or position,
         message=assistant_of(blocks),
         finish_reason=reason,
         logprobs=_parse_logprobs(candidate.get("logprobsResult")),
-        extra=kept(FORMAT, beyond(candidate, _CANDIDATE_KNOWN) | rest),
+        extra=passthrough_fields(
+            FORMAT, unknown_fields(candidate, _KNOWN_CANDIDATE_FIELDS) | reason_fields
+        ),
     )
 
 
-def _answer_blocks(message: AssistantPromptMessage) -> list[PromptMessageContent | ToolCall]:
-    blocks = [one for one in message.blocks if not isinstance(one, OpaquePromptMessageContent) or one.format == FORMAT]
-    return [*blocks, TextPromptMessageContent(data=message.refusal)] if message.refusal else blocks
+def _answer_blocks(
+    message: AssistantPromptMessage,
+) -> list[PromptMessageContent | ToolCall]:
+    blocks = [
+        block
+        for block in message.blocks
+        if not isinstance(block, OpaquePromptMessageContent) or block.format == FORMAT
+    ]
+    return (
+        [*blocks, TextPromptMessageContent(data=message.refusal)]
+        if message.refusal
+        else blocks
+    )
 
 
 def _dump_sources(message: AssistantPromptMessage) -> JSON:
-    cited = [one for part in message.parts if isinstance(part, TextPromptMessageContent) for one in part.citations]
+    cited = [
+        citation
+        for part in message.parts
+        if isinstance(part, TextPromptMessageContent)
+        for citation in part.citations
+    ]
     sources = [
-        compact(uri=one.url, title=one.title, startIndex=one.start, endIndex=one.end) for one in cited if one.url
+        without_empty(
+            uri=citation.url,
+            title=citation.title,
+            startIndex=citation.start,
+            endIndex=citation.end,
+        )
+        for citation in cited
+        if citation.url
     ]
     return {"citationMetadata": {"citations": sources}} if sources else {}
 
 
 def _dump_candidate(choice: LLMChoice) -> JSON:
-    own = choice.extra.get(FORMAT, {})
-    body: JSON = {"content": {"role": "model", "parts": _dump_blocks(_answer_blocks(choice.message))}}
+    vendor_fields = choice.extra.get(FORMAT, {})
+    body: JSON = {
+        "content": {
+            "role": "model",
+            "parts": _dump_blocks(_answer_blocks(choice.message)),
+        }
+    }
     if choice.finish_reason is not None:
-        body["finishReason"] = _STOPS.get(choice.finish_reason, "OTHER")
+        body["finishReason"] = _WIRE_FINISH_REASONS.get(choice.finish_reason, "OTHER")
     body["index"] = choice.index
-    if not own.keys() & {"groundingMetadata", "citationMetadata"}:
+    # Original metadata takes precedence over what would be rebuilt from it.
+    if not vendor_fields.keys() & {"groundingMetadata", "citationMetadata"}:
         body |= _dump_sources(choice.message)
-    return body | own
+    return body | vendor_fields
 
 
 def dump_result(result: LLMResult) -> JSON:
-    shown = [choice for choice in result.choices if not choice.extra.get(FORMAT, {}).get("blocked")]
+    """Build a complete response body. Choices of a blocked prompt are left out."""
+    visible_choices = [
+        choice
+        for choice in result.choices
+        if not choice.extra.get(FORMAT, {}).get("blocked")
+    ]
     return {
-        **({"candidates": [_dump_candidate(choice) for choice in shown]} if shown else {}),
+        **(
+            {"candidates": [_dump_candidate(choice) for choice in visible_choices]}
+            if visible_choices
+            else {}
+        ),
         "usageMetadata": dump_usage(result.usage),
         "modelVersion": result.model,
         "responseId": result.id,
@@ -735,82 +1203,136 @@ def dump_result(result: LLMResult) -> JSON:
 
 
 def dump_token_count(tokens: int) -> JSON:
+    """Build the response of countTokens."""
     return {"totalTokens": tokens}
 
 
 def parse_token_count(body: JSON) -> int | None:
+    """Parse the response of countTokens, or return None if it has no count."""
     return count(body.get("totalTokens"))
 
 
-# ------------------------------------------------------------------------------------------------ streams
+# ------------------------------------------------------------------------------ streams
 
 
-_PLAIN = frozenset({"content", "index"})
+# Keys of a candidate that only continues the text; such events take a short path.
+_TEXT_EVENT_KEYS = frozenset({"content", "index"})
 
 
 def _only_text(content: Any) -> str | None:
-    """The text of a content that is that and nothing more."""
+    """Return the text of a content with exactly one plain text part, otherwise None."""
     parts = content.get("parts") if isinstance(content, dict) else None
-    if not isinstance(parts, list) or len(parts) != 1 or not isinstance(parts[0], dict) or parts[0].keys() != {"text"}:
+    if (
+        not isinstance(parts, list)
+        or len(parts) != 1
+        or not isinstance(parts[0], dict)
+        or parts[0].keys() != {"text"}
+    ):
         return None
     text = parts[0]["text"]
     return text if isinstance(text, str) else None
 
 
 class StreamParser:
-    """Events of a stream, one at a time, into chunks. Usage stands in every event; the last one's holds."""
+    """Converts the events of a stream into chunks, one event at a time.
+
+    Every event repeats the usage so far; the last one counts.
+    """
 
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
-        self._blocks: dict[int, tuple[str, int]] = {}  # a candidate's number → kind and number of its last block
+        self._blocks: dict[
+            int, tuple[str, int]
+        ] = {}  # a candidate's number → kind and number of its last block
+        # Candidate index -> index of its last call.
         self._calls: dict[int, int] = {}
-        self._begun: dict[int, JSON] = {}  # a candidate's number → the call whose pieces are coming in
-        self._stem = ""
+        self._open_calls: dict[
+            int, JSON
+        ] = {}  # a candidate's number → the call whose pieces are coming in
+        self._call_id_prefix = ""
         self._usage: Any = None
-        self._told: Any = None
+        # The usage that was last put into a chunk, to avoid reporting it twice.
+        self._reported_usage: Any = None
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
+        """Return the chunks for one event. Raises an InvokeError if the event reports
+        an error."""
         if isinstance(event.get("error"), dict):
             raise error_of(event["error"])
-        self._stem = self._stem or _stem(event)
+        # Generated ids are based on the first event, so that they are stable within the
+        # stream.
+        self._call_id_prefix = self._call_id_prefix or _call_id_prefix(event)
         self._usage = event.get("usageMetadata") or self._usage
-        rest = kept(FORMAT, beyond(event, _RESULT_KNOWN))
-        head: JSON = {"id": event.get("responseId") or "", "model": event.get("modelVersion") or "", "extra": rest}
+        extra_fields = passthrough_fields(
+            FORMAT, unknown_fields(event, _KNOWN_RESULT_FIELDS)
+        )
+        head: JSON = {
+            "id": event.get("responseId") or "",
+            "model": event.get("modelVersion") or "",
+            "extra": extra_fields,
+        }
         chunks = [
-            LLMResultChunk(delta=self._candidate(one, place), **head)
-            for place, one in enumerate(event.get("candidates") or ())
+            LLMResultChunk(delta=self._candidate(candidate, position), **head)
+            for position, candidate in enumerate(event.get("candidates") or ())
         ]
+        # A blocked prompt ends the stream without any candidate.
         if not chunks and (event.get("promptFeedback") or {}).get("blockReason"):
             self._has_finished = True
             blocked = LLMResultChunkDelta(
-                finish_reason="content_filter", usage=self._said_last(), extra={FORMAT: {"blocked": True}}
+                finish_reason="content_filter",
+                usage=self._take_usage(),
+                extra={FORMAT: {"blocked": True}},
             )
             return [LLMResultChunk(delta=blocked, **head)]
-        return chunks or ([LLMResultChunk(**head)] if rest else [])
+        # An event without candidates may still carry fields of the response.
+        return chunks or ([LLMResultChunk(**head)] if extra_fields else [])
 
-    def _said_last(self) -> LLMUsage | None:
-        self._told = self._usage
+    def _take_usage(self) -> LLMUsage | None:
+        self._reported_usage = self._usage
         return parse_usage(self._usage)
 
-    def _candidate(self, candidate: Any, place: int) -> LLMResultChunkDelta:
+    def _candidate(self, candidate: Any, position: int) -> LLMResultChunkDelta:
         if not isinstance(candidate, dict):
-            raise InvokeServerUnavailableError(f"a candidate of the stream is no object but {said(candidate)}")
-        index = count(candidate.get("index")) or place
-        if candidate.keys() <= _PLAIN and (text := _only_text(candidate.get("content"))) is not None:
-            block = self._numbered(TextPromptMessageContent(data=text), index)  # nearly every chunk of a long answer
-            return LLMResultChunkDelta(index=index, message=AssistantPromptMessage(content=[block]))
-        try:
-            blocks = _parse_parts(self._whole_calls(candidate.get("content") or {}, index), "content", FORMAT)
-        except InvokeBadRequestError as error:
-            raise InvokeServerUnavailableError(f"the stream cannot be read: {error}") from error
-        numbered = [self._numbered(block, index) for block in blocks]
-        if sources := _sources(candidate):
-            kind, number = self._blocks.get(index, ("text", 0))
-            numbered.append(
-                TextPromptMessageContent(data="", citations=sources, index=number if kind == "text" else number + 1)
+            raise InvokeServerUnavailableError(
+                f"a candidate of the stream is no object but {short_repr(candidate)}"
             )
-        reason, rest = _parse_reason(candidate.get("finishReason"), has_calls=index in self._calls)
+        index = count(candidate.get("index")) or position
+        if (
+            candidate.keys() <= _TEXT_EVENT_KEYS
+            and (text := _only_text(candidate.get("content"))) is not None
+        ):
+            block = self._with_block_index(
+                TextPromptMessageContent(data=text), index
+            )  # nearly every chunk of a long answer
+            return LLMResultChunkDelta(
+                index=index, message=AssistantPromptMessage(content=[block])
+            )
+        try:
+            blocks = _parse_parts(
+                self._with_complete_calls(candidate.get("content") or {}, index),
+                "content",
+                FORMAT,
+            )
+        except InvokeBadRequestError as error:
+            raise InvokeServerUnavailableError(
+                f"the stream cannot be read: {error}"
+            ) from error
+        numbered = [self._with_block_index(block, index) for block in blocks]
+        # Sources come last, as an empty text that continues the last text block.
+        if sources := _citations(candidate):
+            block_type, number = self._blocks.get(index, ("text", 0))
+            numbered.append(
+                TextPromptMessageContent(
+                    data="",
+                    citations=sources,
+                    index=number if block_type == "text" else number + 1,
+                )
+            )
+        # Google reports STOP also for calls, so the calls seen so far decide.
+        reason, reason_fields = _parse_reason(
+            candidate.get("finishReason"), has_calls=index in self._calls
+        )
         if reason is not None:
             self._has_finished = True
         return LLMResultChunkDelta(
@@ -818,175 +1340,307 @@ class StreamParser:
             message=assistant_of(numbered),
             finish_reason=reason,
             logprobs=_parse_logprobs(candidate.get("logprobsResult")),
-            usage=self._said_last() if reason is not None else None,
-            extra=kept(FORMAT, beyond(candidate, _CANDIDATE_KNOWN) | rest),
+            usage=self._take_usage() if reason is not None else None,
+            extra=passthrough_fields(
+                FORMAT,
+                unknown_fields(candidate, _KNOWN_CANDIDATE_FIELDS) | reason_fields,
+            ),
         )
 
-    def _whole_calls(self, content: JSON, index: int) -> JSON:
-        """The content, its calls whole: Gemini 3 may send a call's arguments in pieces, each with the path it is at."""
+    def _with_complete_calls(self, content: JSON, index: int) -> JSON:
+        """Return the content with complete calls only.
+
+        Gemini 3 may split a call's arguments over several events; each fragment has a
+        JSON path.
+        """
         parts = content.get("parts") or ()
         if not any("functionCall" in part for part in parts if isinstance(part, dict)):
             return content
-        whole: list[Any] = []
+        complete_parts: list[Any] = []
         for part in parts:
+            # A part outside of a split call passes through unchanged.
             called = part.get("functionCall")
-            if called is None or (index not in self._begun and not called.get("willContinue")):
-                whole.append(part)
+            if called is None or (
+                index not in self._open_calls and not called.get("willContinue")
+            ):
+                complete_parts.append(part)
                 continue
-            begun = self._begun.setdefault(index, {**part, "functionCall": {"args": {}}})
+            open_part = self._open_calls.setdefault(
+                index, {**part, "functionCall": {"args": {}}}
+            )
             for name in ("id", "name"):
                 if called.get(name):
-                    begun["functionCall"][name] = called[name]
-            begun["functionCall"]["args"] |= called.get("args") or {}
-            for piece in called.get("partialArgs") or ():
-                _place(begun["functionCall"]["args"], piece)
+                    open_part["functionCall"][name] = called[name]
+            # An event may carry complete arguments and fragments together.
+            open_part["functionCall"]["args"] |= called.get("args") or {}
+            for fragment in called.get("partialArgs") or ():
+                _store_fragment(open_part["functionCall"]["args"], fragment)
             if not called.get("willContinue"):
-                whole.append(self._begun.pop(index))
-        return {**content, "parts": whole}
+                complete_parts.append(self._open_calls.pop(index))
+        return {**content, "parts": complete_parts}
 
-    def _numbered(self, block: Any, index: int) -> Any:
-        """The block with the number of the part that it is, or that it goes on with."""
+    def _with_block_index(self, block: Any, index: int) -> Any:
+        """Return the block with the index of the content block that it starts or
+        continues."""
         if isinstance(block, ToolCall):
             number = self._calls[index] = self._calls.get(index, -1) + 1
+            # A call ends the current text or thought: a later one starts a new block.
             self._blocks[index] = ("call", self._blocks.get(index, ("", -1))[1])
-            return msgspec.structs.replace(block, index=number, id=block.id or f"{_MADE}{self._stem}_{number}")
-        kind = "text" if isinstance(block, TextPromptMessageContent) else "other"
+            return msgspec.structs.replace(
+                block,
+                index=number,
+                id=block.id or f"{_GENERATED_ID_PREFIX}{self._call_id_prefix}_{number}",
+            )
+        block_type = "text" if isinstance(block, TextPromptMessageContent) else "other"
         if isinstance(block, ThinkingPromptMessageContent):
-            kind = "thought" if block.data and not block.signature else "signature"
+            block_type = (
+                "thought" if block.data and not block.signature else "signature"
+            )
         last, number = self._blocks.get(index, ("", -1))
-        if kind != last or kind in ("other", "signature"):
+        # Signatures and other blocks are complete in one event, so they are never
+        # continued.
+        if block_type != last or block_type in ("other", "signature"):
             number += 1
-        self._blocks[index] = (kind, number)
+        self._blocks[index] = (block_type, number)
         return msgspec.structs.replace(block, index=number)
 
-    def finish(self, *, done: bool) -> list[LLMResultChunk]:
-        """The body has ended. A stream cut short must not look like a whole one."""
-        if not done and not self._has_finished:
-            raise InvokeServerUnavailableError("the stream broke off: no finishReason came")
-        if self._usage is not None and self._usage != self._told:
-            return [LLMResultChunk(delta=LLMResultChunkDelta(usage=self._said_last()))]
+    def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
+        """Return the last chunk, with usage that came after the finish reason.
+
+        Raises InvokeServerUnavailableError if the stream was cut off. `end_marker_seen`
+        is True if the transport itself saw a regular end.
+        """
+        if not end_marker_seen and not self._has_finished:
+            raise InvokeServerUnavailableError(
+                "the stream broke off: no finishReason came"
+            )
+        if self._usage is not None and self._usage != self._reported_usage:
+            return [LLMResultChunk(delta=LLMResultChunkDelta(usage=self._take_usage()))]
         return []
 
 
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\['([^']*)'\]")
+# A step of a JSON path: `.name`, `[0]` or `['name']`.
+_JSON_PATH_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\['([^']*)'\]")
 
 
-def _place(arguments: JSON, piece: JSON) -> None:
-    """Put a piece of an argument where its JSON path says; texts go on where they left off."""
-    value = next((piece[kind] for kind in ("stringValue", "numberValue", "boolValue") if kind in piece), None)
-    steps = [name or quoted or int(place) for name, place, quoted in _STEP.findall(piece.get("jsonPath") or "")]
-    here: Any = arguments
-    for place, step in enumerate(steps):
-        is_last = place == len(steps) - 1
-        fresh: Any = value if is_last else [] if isinstance(steps[place + 1], int) else {}
-        if isinstance(here, list):
-            if not isinstance(step, int) or step > len(here):
+def _store_fragment(arguments: JSON, fragment: JSON) -> None:
+    """Store a fragment at its JSON path inside the arguments. A string is appended to
+    the string already there."""
+    value = next(
+        (
+            fragment[value_field]
+            for value_field in ("stringValue", "numberValue", "boolValue")
+            if value_field in fragment
+        ),
+        None,
+    )
+    steps = [
+        name or quoted or int(index_text)
+        for name, index_text, quoted in _JSON_PATH_STEP.findall(
+            fragment.get("jsonPath") or ""
+        )
+    ]
+    container: Any = arguments
+    for position, step in enumerate(steps):
+        is_last = position == len(steps) - 1
+        # A missing container is created as a list or an object, depending on the next
+        # step.
+        new_value: Any = (
+            value if is_last else [] if isinstance(steps[position + 1], int) else {}
+        )
+        if isinstance(container, list):
+            # A path with a gap cannot be stored; the fragment is ignored.
+            if not isinstance(step, int) or step > len(container):
                 return
-            if step == len(here):
-                here.append(fresh)
+            if step == len(container):
+                container.append(new_value)
             elif is_last:
-                here[step] = here[step] + value if isinstance(value, str) and isinstance(here[step], str) else value
-            here = here[step]
-        elif isinstance(here, dict):
-            if is_last and isinstance(value, str) and isinstance(here.get(step), str):
-                here[step] += value
-            elif is_last or step not in here:
-                here[step] = fresh
-            here = here[step]
+                container[step] = (
+                    container[step] + value
+                    if isinstance(value, str) and isinstance(container[step], str)
+                    else value
+                )
+            container = container[step]
+        elif isinstance(container, dict):
+            if (
+                is_last
+                and isinstance(value, str)
+                and isinstance(container.get(step), str)
+            ):
+                container[step] += value
+            elif is_last or step not in container:
+                container[step] = new_value
+            container = container[step]
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    return parsed(StreamParser(), events)
+    """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
+    it breaks off."""
+    return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Chunks, one at a time, into events. A call goes out whole, since Google's come so."""
+    """Converts chunks into stream events, one chunk at a time.
+
+    Google does not split calls, so their fragments are collected and sent complete by
+    `finish`.
+    """
 
     def __init__(self, *, response_id: str, model: str, created: int = 0) -> None:
         del created
         self._head: JSON = {"modelVersion": model, "responseId": response_id}
         self._usage: LLMUsage | None = None
-        self._ends: dict[int, JSON] = {}
-        self._calls: dict[int, dict[int, list[ToolCall]]] = {}
-        self._signed: dict[tuple[int, int], ThinkingPromptMessageContent] = {}
-        self._signature: dict[int, ThinkingPromptMessageContent] = {}
+        self._end_fields: dict[int, JSON] = {}
+        self._call_fragments: dict[int, dict[int, list[ToolCall]]] = {}
+        # Signature of a call by (choice, call), and the signature of a choice whose
+        # block has not come yet.
+        self._call_signatures: dict[tuple[int, int], ThinkingPromptMessageContent] = {}
+        self._pending_signatures: dict[int, ThinkingPromptMessageContent] = {}
         self._extra: JSON = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
+        """Return the event for one chunk, or nothing if nothing can be sent yet."""
         delta = chunk.delta
         self._usage = delta.usage or self._usage
         self._extra |= chunk.extra.get(FORMAT, {})
-        own = delta.extra.get(FORMAT, {}) if delta.extra else {}
-        if own.get("blocked"):
+        vendor_fields = delta.extra.get(FORMAT, {}) if delta.extra else {}
+        # A blocked prompt has no candidate in this format; see `finish`.
+        if vendor_fields.get("blocked"):
             return []
         if delta.finish_reason is not None:
-            reason = _STOPS.get(delta.finish_reason, "OTHER")
-            self._ends[delta.index] = {"finishReason": reason, **self._ends.get(delta.index, {}), **own}
-        elif own:
-            self._ends[delta.index] = {**self._ends.get(delta.index, {}), **own}
-        parts = _dump_blocks(self._ready(delta))
+            reason = _WIRE_FINISH_REASONS.get(delta.finish_reason, "OTHER")
+            # The finish reason is held back: it belongs in the last event, together
+            # with the usage.
+            self._end_fields[delta.index] = {
+                "finishReason": reason,
+                **self._end_fields.get(delta.index, {}),
+                **vendor_fields,
+            }
+        elif vendor_fields:
+            self._end_fields[delta.index] = {
+                **self._end_fields.get(delta.index, {}),
+                **vendor_fields,
+            }
+        parts = _dump_blocks(self._sendable_blocks(delta))
         if not parts:
             return []
-        return [{"candidates": [{"content": {"role": "model", "parts": parts}, "index": delta.index}], **self._head}]
+        return [
+            {
+                "candidates": [
+                    {"content": {"role": "model", "parts": parts}, "index": delta.index}
+                ],
+                **self._head,
+            }
+        ]
 
-    def _ready(self, delta: LLMResultChunkDelta) -> Iterator[PromptMessageContent | ToolCall]:
-        """What can go out now: calls and signatures wait for what belongs to them."""
+    def _sendable_blocks(
+        self, delta: LLMResultChunkDelta
+    ) -> Iterator[PromptMessageContent | ToolCall]:
+        """Yield the blocks that can be sent now. Calls and signatures wait for what
+        belongs to them."""
         index = delta.index
         for block in _answer_blocks(delta.message):
             if isinstance(block, ToolCall):
-                calls = self._calls.setdefault(index, {})
+                calls = self._call_fragments.setdefault(index, {})
                 number = block.index if block.index is not None else len(calls)
-                if number not in calls and index in self._signature:
-                    self._signed[index, number] = self._signature.pop(index)
+                # A signature directly before a call belongs to that call.
+                if number not in calls and index in self._pending_signatures:
+                    self._call_signatures[index, number] = self._pending_signatures.pop(
+                        index
+                    )
                 calls.setdefault(number, []).append(block)
-            elif isinstance(block, ThinkingPromptMessageContent) and not block.data and not block.redacted:
-                if index in self._signature:
-                    yield self._signature.pop(index)
-                self._signature[index] = block
+            elif (
+                isinstance(block, ThinkingPromptMessageContent)
+                and not block.data
+                and not block.redacted
+            ):
+                # Two signatures in a row: the first one stands alone.
+                if index in self._pending_signatures:
+                    yield self._pending_signatures.pop(index)
+                self._pending_signatures[index] = block
             else:
-                if index in self._signature and not isinstance(block, ThinkingPromptMessageContent):
-                    yield self._signature.pop(index)
+                if index in self._pending_signatures and not isinstance(
+                    block, ThinkingPromptMessageContent
+                ):
+                    yield self._pending_signatures.pop(index)
                 yield block
 
     def finish(self) -> list[JSON]:
+        """Return the last event: complete calls, left-over signatures, finish reasons
+        and the usage."""
         candidates: list[JSON] = []
-        for index in sorted({*self._ends, *self._calls, *self._signature}):
+        for index in sorted(
+            {*self._end_fields, *self._call_fragments, *self._pending_signatures}
+        ):
             blocks: list[PromptMessageContent | ToolCall] = []
-            for number, pieces in self._calls.get(index, {}).items():
-                if signed := self._signed.get((index, number)):
+            for number, fragments in self._call_fragments.get(index, {}).items():
+                if signed := self._call_signatures.get((index, number)):
                     blocks.append(signed)
-                arguments = "".join(piece.function.arguments for piece in pieces)
-                function = ToolCallFunction(name=pieces[0].function.name, arguments=arguments)
-                blocks.append(msgspec.structs.replace(pieces[0], function=function))
-            if index in self._signature:
-                blocks.append(self._signature[index])
+                arguments = "".join(
+                    fragment.function.arguments for fragment in fragments
+                )
+                function = ToolCallFunction(
+                    name=fragments[0].function.name, arguments=arguments
+                )
+                blocks.append(msgspec.structs.replace(fragments[0], function=function))
+            if index in self._pending_signatures:
+                blocks.append(self._pending_signatures[index])
             content = {"content": {"role": "model", "parts": _dump_blocks(blocks)}}
-            candidates.append({**content, "index": index, **self._ends.get(index, {})})
+            candidates.append(
+                {**content, "index": index, **self._end_fields.get(index, {})}
+            )
         ending: JSON = {"candidates": candidates} if candidates else {}
-        return [{**ending, "usageMetadata": dump_usage(self._usage or LLMUsage()), **self._head, **self._extra}]
+        return [
+            {
+                **ending,
+                "usageMetadata": dump_usage(self._usage or LLMUsage()),
+                **self._head,
+                **self._extra,
+            }
+        ]
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
-    return dumped(chunks, StreamDumper)
+    """Yield the event stream for a stream of chunks."""
+    return dump_chunks(chunks, StreamDumper)
 
 
-# ------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------- errors
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """An error object inside an answer or a stream, by its status."""
+    """Return the exception for an error object in a response or stream, chosen by its
+    code or status."""
     code = error.get("code")
-    kind = kind_of_error(code if isinstance(code, int) else None, error.get("status"))
-    return kind(str(error.get("message") or error.get("status") or "the provider reports an error"))
+    error_class = error_class_for_status(
+        code if isinstance(code, int) else None, error.get("status")
+    )
+    return error_class(
+        str(
+            error.get("message")
+            or error.get("status")
+            or "the provider reports an error"
+        )
+    )
 
 
 _STATUSES = {
-    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
-    413: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 499: "CANCELLED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
-}  # fmt: skip
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:
+    """Return an error body with Google's status name for the HTTP status."""
     del request_id
-    word = _STATUSES.get(status) or ("INVALID_ARGUMENT" if status < 500 else "INTERNAL")
-    return {"error": {"code": status, "message": message, "status": word}}
+    status_name = _STATUSES.get(status) or (
+        "INVALID_ARGUMENT" if status < 500 else "INTERNAL"
+    )
+    return {"error": {"code": status, "message": message, "status": status_name}}

@@ -1,61 +1,115 @@
-"""Google's embedContent and batchEmbedContents <-> our types. Pure: no network, no clock."""
+"""Translate between Google's embedContent and batchEmbedContents APIs and modelyard's
+embedding types. Pure functions."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import in_range, may, need, typed
+from modelyard.base.fields import expect_type, in_range, optional_field, required_field
 from modelyard.base.shapes import reads_request
-from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.embedding import (
+    EmbeddingInputType,
+    EmbeddingUsage,
+    TextEmbeddingRequest,
+    TextEmbeddingResult,
+)
 from modelyard.models.types import JSON
 
 FORMAT = "gemini"
-_KINDS = {EmbeddingInputType.DOCUMENT: "RETRIEVAL_DOCUMENT", EmbeddingInputType.QUERY: "RETRIEVAL_QUERY"}
+_TASK_TYPES = {
+    EmbeddingInputType.DOCUMENT: "RETRIEVAL_DOCUMENT",
+    EmbeddingInputType.QUERY: "RETRIEVAL_QUERY",
+}
 
 
 @reads_request
 def parse_request(body: JSON) -> TextEmbeddingRequest:
-    """One request, or a batch of them. Raises InvokeBadRequestError that names the field."""
-    requests = may(body, "requests", list)
+    """Parse one request or a batch of them. Raises InvokeBadRequestError that names the
+    field.
+
+    Dimensions and task type of the first request apply to the whole batch.
+    """
+    requests = optional_field(body, "requests", list)
+    # embedContent has the request itself as body, batchEmbedContents a list of them.
     bodies = [body] if requests is None else requests
     if not bodies:
-        raise InvokeBadRequestError("'requests' must hold at least one request", param="requests")
-    first = typed(bodies[0], dict, "requests[0]")
-    dimensions = may(first, "outputDimensionality", int)
+        raise InvokeBadRequestError(
+            "'requests' must hold at least one request", param="requests"
+        )
+    first = expect_type(bodies[0], dict, "requests[0]")
+    dimensions = optional_field(first, "outputDimensionality", int)
     in_range(dimensions, 1, 65_536, "outputDimensionality")
-    kind = first.get("taskType")
+    task_type = first.get("taskType")
     return TextEmbeddingRequest(
-        texts=[_text(typed(one, dict, f"requests[{i}]"), f"requests[{i}].") for i, one in enumerate(bodies)],
+        texts=[
+            _text(expect_type(body, dict, f"requests[{i}]"), f"requests[{i}].")
+            for i, body in enumerate(bodies)
+        ],
         dimensions=dimensions,
-        input_type=EmbeddingInputType.QUERY if kind == "RETRIEVAL_QUERY" else EmbeddingInputType.DOCUMENT,
-        extra={FORMAT: {"taskType": kind}} if kind and kind not in _KINDS.values() else {},
+        input_type=EmbeddingInputType.QUERY
+        if task_type == "RETRIEVAL_QUERY"
+        else EmbeddingInputType.DOCUMENT,
+        # Task types such as CLUSTERING have no counterpart; they pass through to a
+        # Google upstream.
+        extra={FORMAT: {"taskType": task_type}}
+        if task_type and task_type not in _TASK_TYPES.values()
+        else {},
     )
 
 
 def _text(body: JSON, where: str) -> str:
-    parts = need(need(body, "content", dict, where), "parts", list, f"{where}content.")
+    parts = required_field(
+        required_field(body, "content", dict, where), "parts", list, f"{where}content."
+    )
     return "".join(
-        need(typed(part, dict, f"{where}content.parts"), "text", str, f"{where}content.parts.") for part in parts
+        required_field(
+            expect_type(part, dict, f"{where}content.parts"),
+            "text",
+            str,
+            f"{where}content.parts.",
+        )
+        for part in parts
     )
 
 
-def dump_request(request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_request(
+    request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
+) -> JSON:
+    """Build a batchEmbedContents request; a single text is a batch of one."""
     del quirks
-    shared: JSON = {"model": f"models/{model}", "taskType": _KINDS[request.input_type], **request.extra.get(FORMAT, {})}
+    # Google requires the full model name in every request of a batch.
+    shared: JSON = {
+        "model": f"models/{model}",
+        "taskType": _TASK_TYPES[request.input_type],
+        **request.extra.get(FORMAT, {}),
+    }
     if request.dimensions is not None:
         shared["outputDimensionality"] = request.dimensions
-    return {"requests": [{**shared, "content": {"parts": [{"text": text}]}} for text in request.texts]}
+    return {
+        "requests": [
+            {**shared, "content": {"parts": [{"text": text}]}} for text in request.texts
+        ]
+    }
 
 
 def parse_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResult:
+    """Parse a batch response. Raises InvokeServerUnavailableError if a vector is
+    missing.
+
+    Google reports no token counts here, so the usage is marked as estimated.
+    """
     del request
-    found = body.get("embeddings") if isinstance(body, dict) else None
-    if not isinstance(found, list) or not all(isinstance(one.get("values"), list) for one in found):
+    embeddings = body.get("embeddings") if isinstance(body, dict) else None
+    if not isinstance(embeddings, list) or not all(
+        isinstance(embedding.get("values"), list) for embedding in embeddings
+    ):
         raise InvokeServerUnavailableError("the answer holds no embeddings")
-    vectors = [one["values"] for one in found]
+    vectors = [embedding["values"] for embedding in embeddings]
     return TextEmbeddingResult(embeddings=vectors, usage=EmbeddingUsage(estimated=True))
 
 
 def dump_result(result: TextEmbeddingResult, *, is_batch: bool) -> JSON:
+    """Build the response of batchEmbedContents, or of embedContent if `is_batch` is
+    False."""
     vectors = [{"values": vector} for vector in result.embeddings]
     return {"embeddings": vectors} if is_batch else {"embedding": vectors[0]}

@@ -1,4 +1,9 @@
-"""Ollama's own chat (`/api/chat`, and the answers of `/api/generate`) <-> our types. Pure: no network, no clock."""
+"""Translate between Ollama's native chat API and modelyard's chat types. Pure
+functions: no network, no clock.
+
+Covers `/api/chat`, and the responses of `/api/generate`. Vendor reference:
+docs.ollama.com/api.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,10 +12,28 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import beyond, compact, count, counted, kept, may, need, tools_of, typed, wrong
+from modelyard.base.fields import (
+    count,
+    expect_type,
+    invalid_field,
+    nested_count,
+    optional_field,
+    passthrough_fields,
+    required_field,
+    tools_of,
+    unknown_fields,
+    without_empty,
+)
 from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.arguments import as_object, as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
+from modelyard.models.llm import (
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
 from modelyard.models.media import checked_image
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -24,13 +47,15 @@ from modelyard.models.messages import (
     ToolCallFunction,
     ToolPromptMessage,
     UserPromptMessage,
-    plain,
+    simplified_content,
 )
-from modelyard.models.streams import dumped, parsed
+from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.types import JSON
 
 FORMAT = "ollama"
 
+# Ollama's option -> (name in LLMRequest.model_parameters, type). Ollama itself checks
+# the ranges.
 _OPTIONS: dict[str, tuple[str, type]] = {
     "temperature": ("temperature", float),
     "top_p": ("top_p", float),
@@ -40,30 +65,54 @@ _OPTIONS: dict[str, tuple[str, type]] = {
     "presence_penalty": ("presence_penalty", float),
     "frequency_penalty": ("frequency_penalty", float),
 }
-PARAMETERS = {"stop"} | frozenset(ours for ours, _ in _OPTIONS.values()) | {
-    "response_format", "reasoning_effort", "thinking_budget", "include_thoughts", "logprobs", "top_logprobs",
-}  # fmt: skip
-_KNOWN = frozenset({
-    "model", "messages", "tools", "format", "options", "stream", "think", "logprobs", "top_logprobs",
-})  # fmt: skip
+PARAMETERS = (
+    {"stop"}
+    | frozenset(parameter for parameter, _ in _OPTIONS.values())
+    | {
+        "response_format",
+        "reasoning_effort",
+        "thinking_budget",
+        "include_thoughts",
+        "logprobs",
+        "top_logprobs",
+    }
+)
+# Fields with a reader below. Every other field passes through unchanged in `extra`.
+_KNOWN_FIELDS = frozenset(
+    {
+        "model",
+        "messages",
+        "tools",
+        "format",
+        "options",
+        "stream",
+        "think",
+        "logprobs",
+        "top_logprobs",
+    }
+)
 
 
-# ------------------------------------------------------------------------------------------------ requests
+# ----------------------------------------------------------------------------- requests
 
 
 @reads_request
 def parse_request(body: JSON) -> LLMRequest:
-    """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
-    messages = need(body, "messages", list)
+    """Parse the JSON body of a client's chat request. Raises InvokeBadRequestError that
+    names the field."""
+    messages = required_field(body, "messages", list)
     if not messages:
-        raise InvokeBadRequestError("'messages' must hold at least one message", param="messages")
-    options = may(body, "options", dict) or {}
+        raise InvokeBadRequestError(
+            "'messages' must hold at least one message", param="messages"
+        )
+    options = optional_field(body, "options", dict) or {}
     parameters: dict[str, Any] = {}
-    for theirs, (ours, kind) in _OPTIONS.items():
-        if may(options, theirs, kind, "options.") is not None:
-            parameters[ours] = options[theirs]
-    for name, kind in (("logprobs", bool), ("top_logprobs", int)):
-        if (value := may(body, name, kind)) is not None:
+    for wire_name, (parameter, value_type) in _OPTIONS.items():
+        if optional_field(options, wire_name, value_type, "options.") is not None:
+            parameters[parameter] = options[wire_name]
+    # Unlike the sampling parameters, these are top-level fields of the request.
+    for name, value_type in (("logprobs", bool), ("top_logprobs", int)):
+        if (value := optional_field(body, name, value_type)) is not None:
             parameters[name] = value
     match body.get("format"):
         case None | "":
@@ -71,194 +120,308 @@ def parse_request(body: JSON) -> LLMRequest:
         case "json":
             parameters["response_format"] = {"type": "json_object"}
         case dict() as schema:
-            parameters["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+            # Ollama's schemas have no name, but our response format requires one.
+            parameters["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": schema},
+            }
         case other:
-            raise wrong("format", other, "'json' or a JSON schema")
+            raise invalid_field("format", other, "'json' or a JSON schema")
     match body.get("think"):
         case None:
             pass
         case bool() as wanted:
+            # -1 means that the model chooses its thinking budget, 0 that it does not
+            # think.
             parameters["thinking_budget"] = -1 if wanted else 0
         case effort:
-            parameters["reasoning_effort"] = typed(effort, str, "think")
+            parameters["reasoning_effort"] = expect_type(effort, str, "think")
     stop = options.get("stop") or []
-    rest = beyond(body, _KNOWN)
-    if more := beyond(options, frozenset(_OPTIONS) | {"stop"}):
-        rest["options"] = more
+    extra_fields = unknown_fields(body, _KNOWN_FIELDS)
+    # Options without a counterpart (such as num_ctx) are preserved for an Ollama
+    # upstream.
+    if extra_options := unknown_fields(options, frozenset(_OPTIONS) | {"stop"}):
+        extra_fields["options"] = extra_options
     return LLMRequest(
         format=FORMAT,
         messages=_parse_messages(messages),
         model_parameters=parameters,
-        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))],
+        tools=[
+            _parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))
+        ],
         stop=[stop] if isinstance(stop, str) else stop,
+        # Ollama streams unless told otherwise.
         stream=body.get("stream") is not False,
-        extra=kept(FORMAT, rest),
+        extra=passthrough_fields(FORMAT, extra_fields),
     )
 
 
 def _parse_messages(messages: list[Any]) -> list[AnyPromptMessage]:
-    """The messages; calls have no ids here, so results belong to the calls before them in order, or by name."""
+    """Parse the messages in order.
+
+    Ollama's tool calls may lack ids: a result is matched to the earliest open call, by
+    id or by tool name.
+    """
     result: list[AnyPromptMessage] = []
+    # Calls of earlier messages that have no result yet.
     waiting: list[ToolCall] = []
-    for place, one in enumerate(messages):
-        where = f"messages[{place}]"
-        body = typed(one, dict, where)
-        text = may(body, "content", str, f"{where}.") or ""
-        parts: list[PromptMessageContent] = [TextPromptMessageContent(data=text)] if text else []
-        for number, image in enumerate(may(body, "images", list, f"{where}.") or ()):
-            here = f"{where}.images[{number}]"
-            parts.append(ImagePromptMessageContent(base64_data=checked_image(typed(image, str, here), here)))
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        body = expect_type(message, dict, where)
+        text = optional_field(body, "content", str, f"{where}.") or ""
+        # Text and images are separate fields; our types hold them as parts of one
+        # content.
+        parts: list[PromptMessageContent] = (
+            [TextPromptMessageContent(data=text)] if text else []
+        )
+        for number, image in enumerate(
+            optional_field(body, "images", list, f"{where}.") or ()
+        ):
+            image_path = f"{where}.images[{number}]"
+            parts.append(
+                ImagePromptMessageContent(
+                    base64_data=checked_image(
+                        expect_type(image, str, image_path), image_path
+                    )
+                )
+            )
         match body.get("role"):
             case "user":
-                result.append(UserPromptMessage(content=plain(parts) or ""))
+                result.append(
+                    UserPromptMessage(content=simplified_content(parts) or "")
+                )
             case "system":
                 result.append(SystemPromptMessage(content=text))
             case "assistant":
-                said = _parse_assistant(body, str(place))
-                waiting += said.tool_calls
-                result.append(said)
+                # The message's index makes the generated call ids unique within the
+                # request.
+                assistant_message = _parse_assistant(body, str(index))
+                waiting += assistant_message.tool_calls
+                result.append(assistant_message)
             case "tool":
                 result.append(_parse_tool_result(body, text, where, waiting))
             case other:
-                raise wrong(f"{where}.role", other, "system, user, assistant or tool")
+                raise invalid_field(
+                    f"{where}.role", other, "system, user, assistant or tool"
+                )
     return result
 
 
-def _parse_tool_result(body: JSON, text: str, where: str, waiting: list[ToolCall]) -> ToolPromptMessage:
+def _parse_tool_result(
+    body: JSON, text: str, where: str, waiting: list[ToolCall]
+) -> ToolPromptMessage:
     name = body.get("tool_name") or body.get("name")
-    call = next((one for one in waiting if one.id == body.get("tool_call_id")), None)
-    call = call or next((one for one in waiting if name in (None, one.function.name)), None)
+    call = next(
+        (
+            pending_call
+            for pending_call in waiting
+            if pending_call.id == body.get("tool_call_id")
+        ),
+        None,
+    )
+    # Without an id, the tool's name decides; without a name too, the oldest open call.
+    call = call or next(
+        (
+            pending_call
+            for pending_call in waiting
+            if name in (None, pending_call.function.name)
+        ),
+        None,
+    )
     if call is None:
-        raise wrong(f"{where}.tool_name", name or "nothing", "the name of a tool that was called before it")
+        raise invalid_field(
+            f"{where}.tool_name",
+            name or "nothing",
+            "the name of a tool that was called before it",
+        )
+    # Each call takes one result, so that two calls of the same tool get their own.
     waiting.remove(call)
-    return ToolPromptMessage(content=text, tool_call_id=call.id, name=call.function.name)
+    return ToolPromptMessage(
+        content=text, tool_call_id=call.id, name=call.function.name
+    )
 
 
 def _parse_assistant(body: JSON, stem: str, first: int = 0) -> AssistantPromptMessage:
     calls = [
         ToolCall(
-            id=one.get("id") or f"call_{stem}_{place}",
+            # Other formats require an id, so a missing one is generated from the stem
+            # and the position.
+            id=call.get("id") or f"call_{stem}_{index}",
             function=ToolCallFunction(
-                name=(one.get("function") or {}).get("name") or "",
-                arguments=as_text((one.get("function") or {}).get("arguments")),
+                name=(call.get("function") or {}).get("name") or "",
+                arguments=as_text((call.get("function") or {}).get("arguments")),
             ),
         )
-        for place, one in enumerate(body.get("tool_calls") or (), first)
+        for index, call in enumerate(body.get("tool_calls") or (), first)
     ]
     return AssistantPromptMessage(
-        content=body.get("content") or None, tool_calls=calls, reasoning_content=body.get("thinking") or None
+        content=body.get("content") or None,
+        tool_calls=calls,
+        reasoning_content=body.get("thinking") or None,
     )
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
-    function = need(typed(tool, dict, where), "function", dict, f"{where}.")
+    function = required_field(
+        expect_type(tool, dict, where), "function", dict, f"{where}."
+    )
     return PromptMessageTool(
-        name=need(function, "name", str, f"{where}.function."),
-        description=may(function, "description", str, f"{where}.function.") or "",
-        parameters=may(function, "parameters", dict, f"{where}.function.") or {},
+        name=required_field(function, "name", str, f"{where}.function."),
+        description=optional_field(function, "description", str, f"{where}.function.")
+        or "",
+        parameters=optional_field(function, "parameters", dict, f"{where}.function.")
+        or {},
     )
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """The request as Ollama wants it. Quirks: `drop` (of options)."""
-    given = request.model_parameters
+    """Build Ollama's request body. The quirk `drop` lists options to leave out.
+
+    Raises InvokeBadRequestError for content or tools that Ollama does not accept.
+    """
+    parameters = request.model_parameters
+    # Ollama identifies a tool result by the tool's name, which our result may not
+    # carry.
     names = {
         call.id: call.function.name
-        for one in request.messages
-        if isinstance(one, AssistantPromptMessage)
-        for call in one.tool_calls
+        for message in request.messages
+        if isinstance(message, AssistantPromptMessage)
+        for call in message.tool_calls
     }
-    body: JSON = {"model": model, "messages": [_dump_message(one, names) for one in request.messages]}
-    options: JSON = {theirs: given[ours] for theirs, (ours, _) in _OPTIONS.items() if ours in given}
+    body: JSON = {
+        "model": model,
+        "messages": [_dump_message(message, names) for message in request.messages],
+    }
+    options: JSON = {
+        wire_name: parameters[parameter]
+        for wire_name, (parameter, _) in _OPTIONS.items()
+        if parameter in parameters
+    }
     if request.stop:
         options["stop"] = request.stop
-    match given.get("response_format"):
+    match parameters.get("response_format"):
         case {"type": "json_schema", "json_schema": form}:
             body["format"] = form["schema"]
         case {"type": "json_object"}:
             body["format"] = "json"
         case _:
             pass
-    if (effort := given.get("reasoning_effort")) is not None:
-        body["think"] = False if effort == "none" else effort if effort in ("low", "medium", "high") else True
-    elif (budget := given.get("thinking_budget")) is not None:
+    if (effort := parameters.get("reasoning_effort")) is not None:
+        # `think` accepts three levels on some models; any other effort simply enables
+        # thinking.
+        body["think"] = (
+            False
+            if effort == "none"
+            else effort
+            if effort in ("low", "medium", "high")
+            else True
+        )
+    elif (budget := parameters.get("thinking_budget")) is not None:
         body["think"] = budget != 0
-    body |= {name: given[name] for name in ("logprobs", "top_logprobs") if name in given}
+    body |= {
+        name: parameters[name]
+        for name in ("logprobs", "top_logprobs")
+        if name in parameters
+    }
+    # Ollama has no tool choice: "none" is expressed by leaving the tools out.
     if request.tools and request.tool_choice != "none":
         body["tools"] = [_dump_tool(tool) for tool in request.tools]
-    own = dict(request.extra.get(FORMAT, {}))
-    options |= own.pop("options", {})
+    # A copy, since `pop` below must not change the request.
+    vendor_fields = dict(request.extra.get(FORMAT, {}))
+    options |= vendor_fields.pop("options", {})
     for name in quirks.get("drop", ()):
         options.pop(name, None)
     if options:
         body["options"] = options
-    return {**body, "stream": request.stream, **own}
+    return {**body, "stream": request.stream, **vendor_fields}
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
+    # Provider-hosted tools of another vendor have no Ollama counterpart.
     if tool.type not in ("function", "custom"):
         raise InvokeBadRequestError(
-            f"tool {tool.name!r} is run by another provider; Ollama cannot run it", param="tools"
+            f"tool {tool.name!r} is run by another provider; Ollama cannot run it",
+            param="tools",
         )
     function: JSON = {"name": tool.name, "description": tool.description}
     return {
         "type": "function",
-        "function": {**function, "parameters": tool.parameters or {"type": "object", "properties": {}}},
+        "function": {
+            **function,
+            "parameters": tool.parameters or {"type": "object", "properties": {}},
+        },
     }
 
 
 def _dump_message(message: AnyPromptMessage, names: Mapping[str, str]) -> JSON:
     body: JSON = {"role": message.role.value, "content": message.text}
     if isinstance(message, AssistantPromptMessage):
-        body |= compact(thinking=message.thinking)
+        body |= without_empty(thinking=message.thinking)
         if message.tool_calls:
             body["tool_calls"] = [_dump_call(call) for call in message.tool_calls]
     elif isinstance(message, ToolPromptMessage):
         body["tool_name"] = message.name or names.get(message.tool_call_id, "")
+        # Files in a tool result are not sent: Ollama has no place for them there.
         return body
-    images = [one for one in message.files if isinstance(one, ImagePromptMessageContent)]
-    if any(not one.base64_data for one in images):
+    images = [
+        file for file in message.files if isinstance(file, ImagePromptMessageContent)
+    ]
+    # An image with only a URL would have to be downloaded, which Ollama does not do.
+    if any(not image.base64_data for image in images):
         raise InvokeBadRequestError("Ollama fetches no images; send their bytes")
     if len(images) < len(message.files):
         raise InvokeBadRequestError("Ollama takes text and images, no other files")
     if images:
-        body["images"] = [one.base64_data for one in images]
+        body["images"] = [image.base64_data for image in images]
     return body
 
 
 def _dump_call(call: ToolCall) -> JSON:
-    function = {"name": call.function.name, "arguments": as_object(call.function.arguments)}
-    return {**compact(id=call.id), "function": function}
+    function = {
+        "name": call.function.name,
+        "arguments": as_object(call.function.arguments),
+    }
+    return {**without_empty(id=call.id), "function": function}
 
 
-# ------------------------------------------------------------------------------------------------ answers
+# ------------------------------------------------------------------------------ answers
 
-_RESULT_KNOWN = frozenset({"model", "message", "done", "done_reason", "response", "thinking", "logprobs"})
-_REASONS = {"stop": "stop", "length": "length"}
+_KNOWN_RESULT_FIELDS = frozenset(
+    {"model", "message", "done", "done_reason", "response", "thinking", "logprobs"}
+)
+_FINISH_REASONS = {"stop": "stop", "length": "length"}
 
 
 def parse_usage(body: JSON) -> LLMUsage | None:
-    if count(body.get("prompt_eval_count")) is None and count(body.get("eval_count")) is None:
+    """Parse the token counts, or return None if there are none."""
+    if (
+        count(body.get("prompt_eval_count")) is None
+        and count(body.get("eval_count")) is None
+    ):
         return None
-    return LLMUsage.of(counted(body, "prompt_eval_count"), counted(body, "eval_count"))
+    return LLMUsage.of(
+        nested_count(body, "prompt_eval_count"), nested_count(body, "eval_count")
+    )
 
 
-def _message_of(body: JSON) -> JSON:
+def _response_message(body: JSON) -> JSON:
     if isinstance(body.get("message"), dict):
         return body["message"]
+    # `/api/generate` has no message: its text stands directly in the response.
     if isinstance(body.get("response"), str):
         return {"content": body["response"], "thinking": body.get("thinking")}
     raise InvokeServerUnavailableError("the answer holds no message")
 
 
-def _stem(body: JSON) -> str:
+def _call_id_prefix(body: JSON) -> str:
     return hashlib.sha256(msgspec.json.encode(body)).hexdigest()[:16]
 
 
 def _parse_reason(body: JSON, *, has_calls: bool) -> str | None:
     if not body.get("done"):
         return None
-    reason = _REASONS.get(body.get("done_reason") or "stop", "stop")
+    reason = _FINISH_REASONS.get(body.get("done_reason") or "stop", "stop")
+    # Ollama reports "stop" also for tool calls; our types distinguish the two.
     return "tool_calls" if has_calls and reason == "stop" else reason
 
 
@@ -268,68 +431,106 @@ def _parse_logprobs(body: JSON) -> dict[str, Any] | None:
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """A whole answer. Raises InvokeError where it is none."""
+    """Parse a complete response body. Raises InvokeServerUnavailableError if it is an
+    error or has no message."""
     del quirks
+    # Ollama may report an error with status 200.
     if isinstance(body.get("error"), str):
         raise InvokeServerUnavailableError(body["error"])
-    message = _parse_assistant(_message_of(body), _stem(body))
+    message = _parse_assistant(_response_message(body), _call_id_prefix(body))
+    # A complete response counts as done even if the server leaves the flag out.
     reason = _parse_reason({"done": True, **body}, has_calls=bool(message.tool_calls))
     return LLMResult(
         model=body.get("model") or "",
-        choices=[LLMChoice(message=message, finish_reason=reason, logprobs=_parse_logprobs(body))],
+        choices=[
+            LLMChoice(
+                message=message, finish_reason=reason, logprobs=_parse_logprobs(body)
+            )
+        ],
         usage=parse_usage(body) or LLMUsage(estimated=True),
-        extra=kept(FORMAT, beyond(body, _RESULT_KNOWN)),
+        extra=passthrough_fields(FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS)),
     )
 
 
 def _dump_end(reason: str | None, usage: LLMUsage, extra: dict[str, Any]) -> JSON:
-    counts = {"prompt_eval_count": usage.prompt_tokens, "eval_count": usage.completion_tokens}
+    counts = {
+        "prompt_eval_count": usage.prompt_tokens,
+        "eval_count": usage.completion_tokens,
+    }
     nanoseconds = round(usage.latency * 1e9)
-    own = extra.get(FORMAT, {})
-    done = {"done": True, "done_reason": "length" if reason == "length" else "stop", "total_duration": nanoseconds}
-    return {**done, **own, **counts}
+    vendor_fields = extra.get(FORMAT, {})
+    end_fields = {
+        "done": True,
+        "done_reason": "length" if reason == "length" else "stop",
+        "total_duration": nanoseconds,
+    }
+    # Counts come last: those of this call take precedence over stored vendor fields.
+    return {**end_fields, **vendor_fields, **counts}
 
 
 def _dump_answer(message: AssistantPromptMessage) -> JSON:
     body: JSON = {
         "role": "assistant",
+        # The format has no refusal field, so a refusal is written as text.
         "content": message.text + (message.refusal or ""),
-        **compact(thinking=message.thinking),
+        **without_empty(thinking=message.thinking),
     }
-    images = [one.base64_data for one in message.files if isinstance(one, ImagePromptMessageContent)]
+    images = [
+        file.base64_data
+        for file in message.files
+        if isinstance(file, ImagePromptMessageContent)
+    ]
     if images:
         body["images"] = images
     return body
 
 
 def dump_result(result: LLMResult) -> JSON:
+    """Build a complete response body. Only the first choice is written: Ollama has no
+    `n` parameter."""
     choice = result.choices[0]
     message = _dump_answer(choice.message)
     if choice.message.tool_calls:
         message["tool_calls"] = [_dump_call(call) for call in choice.message.tool_calls]
     logprobs = {"logprobs": choice.logprobs.get("content")} if choice.logprobs else {}
-    head: JSON = {"model": result.model, "created_at": "", "message": message, **logprobs}
+    # The field is part of the format; it stays empty because this module has no clock.
+    head: JSON = {
+        "model": result.model,
+        "created_at": "",
+        "message": message,
+        **logprobs,
+    }
     return {**head, **_dump_end(choice.finish_reason, result.usage, result.extra)}
 
 
-# ------------------------------------------------------------------------------------------------ streams
+# ------------------------------------------------------------------------------ streams
 
 
 class StreamParser:
-    """Lines of a stream, one at a time, into chunks."""
+    """Converts the lines of a chat stream into chunks, one line at a time."""
 
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
         self._calls = 0
-        self._stem = ""
+        self._call_id_prefix = ""
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
+        """Return the chunk for one line. Raises InvokeServerUnavailableError if the
+        line reports an error."""
         if isinstance(event.get("error"), str):
             raise InvokeServerUnavailableError(event["error"])
-        self._stem = self._stem or _stem(event)
-        message = _parse_assistant(_message_of(event), self._stem, self._calls)
-        calls = [msgspec.structs.replace(call, index=self._calls + i) for i, call in enumerate(message.tool_calls)]
+        # Generated ids are based on the first line, so that they are stable within the
+        # stream.
+        self._call_id_prefix = self._call_id_prefix or _call_id_prefix(event)
+        message = _parse_assistant(
+            _response_message(event), self._call_id_prefix, self._calls
+        )
+        # Calls are numbered across lines: each line may carry further complete calls.
+        calls = [
+            msgspec.structs.replace(call, index=self._calls + i)
+            for i, call in enumerate(message.tool_calls)
+        ]
         self._calls += len(calls)
         is_last = bool(event.get("done"))
         self._has_finished = self._has_finished or is_last
@@ -339,63 +540,105 @@ class StreamParser:
             logprobs=_parse_logprobs(event),
             usage=parse_usage(event) if is_last else None,
         )
-        extra = kept(FORMAT, beyond(event, _RESULT_KNOWN)) if is_last else {}
-        return [LLMResultChunk(model=event.get("model") or "", delta=delta, extra=extra)]
+        extra = (
+            passthrough_fields(FORMAT, unknown_fields(event, _KNOWN_RESULT_FIELDS))
+            if is_last
+            else {}
+        )
+        return [
+            LLMResultChunk(model=event.get("model") or "", delta=delta, extra=extra)
+        ]
 
-    def finish(self, *, done: bool) -> list[LLMResultChunk]:
-        """The body has ended. A stream cut short must not look like a whole one."""
-        if not done and not self._has_finished:
-            raise InvokeServerUnavailableError("the stream broke off: no line with 'done' came")
+    def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
+        """Check the end of the stream. Raises InvokeServerUnavailableError if no line
+        had `done`.
+
+        `end_marker_seen` is True if the transport itself saw a regular end of the
+        stream.
+        """
+        if not end_marker_seen and not self._has_finished:
+            raise InvokeServerUnavailableError(
+                "the stream broke off: no line with 'done' came"
+            )
         return []
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    return parsed(StreamParser(), events)
+    """Yield the chunks of a whole stream. Raises InvokeServerUnavailableError if it
+    breaks off."""
+    return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Chunks, one at a time, into lines. A call goes out whole."""
+    """Converts chunks into stream lines, one chunk at a time.
+
+    Ollama does not split tool calls, so their fragments are collected and sent complete
+    by `finish`.
+    """
 
     def __init__(self, *, response_id: str = "", model: str, created: int = 0) -> None:
         del response_id, created
         self._head: JSON = {"model": model, "created_at": ""}
         self._usage: LLMUsage | None = None
         self._reason: str | None = None
-        self._calls: dict[int, list[ToolCall]] = {}
+        self._call_fragments: dict[int, list[ToolCall]] = {}
         self._extra: dict[str, Any] = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
+        """Return the line for one chunk, or nothing if it has no content. Chunks of a
+        second choice are ignored."""
         delta = chunk.delta
         self._usage = delta.usage or self._usage
+        # The format has one answer per stream, so further choices are dropped.
         if delta.index:
             return []  # one answer alone has a place here
-        for place, call in enumerate(delta.message.tool_calls):
-            self._calls.setdefault(place if call.index is None else call.index, []).append(call)
+        for position, call in enumerate(delta.message.tool_calls):
+            # Fragments of one call share its index. A fragment without index is placed
+            # by its position.
+            self._call_fragments.setdefault(
+                position if call.index is None else call.index, []
+            ).append(call)
         self._reason = delta.finish_reason or self._reason
         self._extra = chunk.extra or self._extra
         message = _dump_answer(delta.message)
-        if not message["content"] and "thinking" not in message and "images" not in message:
+        if (
+            not message["content"]
+            and "thinking" not in message
+            and "images" not in message
+        ):
             return []
         return [{**self._head, "message": message, "done": False}]
 
     def finish(self) -> list[JSON]:
+        """Return the collected tool calls, then the line with `done`, the reason and
+        the token counts."""
         events: list[JSON] = []
-        if self._calls:
-            whole: list[JSON] = []
-            for pieces in self._calls.values():
-                text = "".join(piece.function.arguments for piece in pieces)
-                function = ToolCallFunction(name=pieces[0].function.name, arguments=text)
-                whole.append(_dump_call(msgspec.structs.replace(pieces[0], function=function)))
-            message = {"role": "assistant", "content": "", "tool_calls": whole}
+        if self._call_fragments:
+            complete_calls: list[JSON] = []
+            for fragments in self._call_fragments.values():
+                text = "".join(fragment.function.arguments for fragment in fragments)
+                # The first fragment has the name; the others only add argument text.
+                function = ToolCallFunction(
+                    name=fragments[0].function.name, arguments=text
+                )
+                complete_calls.append(
+                    _dump_call(msgspec.structs.replace(fragments[0], function=function))
+                )
+            message = {"role": "assistant", "content": "", "tool_calls": complete_calls}
             events.append({**self._head, "message": message, "done": False})
         end = _dump_end(self._reason, self._usage or LLMUsage(), self._extra)
-        return [*events, {**self._head, "message": {"role": "assistant", "content": ""}, **end}]
+        return [
+            *events,
+            {**self._head, "message": {"role": "assistant", "content": ""}, **end},
+        ]
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
-    return dumped(chunks, StreamDumper)
+    """Yield the stream lines for a stream of chunks."""
+    return dump_chunks(chunks, StreamDumper)
 
 
 def dump_error(status: int, message: str, request_id: str = "") -> JSON:
+    """Return an error body. The format has neither a status nor a request id."""
     del status, request_id
     return {"error": message}

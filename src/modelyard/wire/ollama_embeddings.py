@@ -1,17 +1,25 @@
-"""Ollama's `/api/embed` <-> our types. Pure: no network, no clock."""
+"""Translate between Ollama's `/api/embed` and modelyard's embedding types. Pure
+functions: no network, no clock."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.base.fields import count
-from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.embedding import (
+    EmbeddingUsage,
+    TextEmbeddingRequest,
+    TextEmbeddingResult,
+)
 from modelyard.models.types import JSON
 
 FORMAT = "ollama"
 
 
-def dump_request(request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_request(
+    request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
+) -> JSON:
+    """Build an embed request. Vendor fields in `extra` take precedence."""
     del quirks
     body: JSON = {"model": model, "input": request.texts}
     if request.dimensions is not None:
@@ -20,11 +28,22 @@ def dump_request(request: TextEmbeddingRequest, model: str, quirks: Mapping[str,
 
 
 def parse_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResult:
-    """Also reads `/api/embeddings`, which gives one vector."""
+    """Parse an embed response, also that of the older `/api/embeddings` with one
+    vector.
+
+    Raises InvokeServerUnavailableError if it has no vectors.
+    """
     del request
-    vectors = body.get("embeddings") or ([body["embedding"]] if isinstance(body.get("embedding"), list) else None)
+    vectors = body.get("embeddings") or (
+        [body["embedding"]] if isinstance(body.get("embedding"), list) else None
+    )
     if not isinstance(vectors, list):
         raise InvokeServerUnavailableError("the answer holds no embeddings")
     tokens = count(body.get("prompt_eval_count"))
-    usage = EmbeddingUsage(tokens=tokens or 0, total_tokens=tokens or 0, estimated=tokens is None)
-    return TextEmbeddingResult(model=body.get("model") or "", embeddings=vectors, usage=usage)
+    # Older servers report no token count; the usage is then marked as estimated.
+    usage = EmbeddingUsage(
+        tokens=tokens or 0, total_tokens=tokens or 0, estimated=tokens is None
+    )
+    return TextEmbeddingResult(
+        model=body.get("model") or "", embeddings=vectors, usage=usage
+    )

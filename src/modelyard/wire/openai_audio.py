@@ -1,4 +1,7 @@
-"""OpenAI speech and transcription <-> our types. Pure: no network, no clock but for a form's random border."""
+"""Translate between OpenAI's speech and transcription APIs and modelyard's types.
+
+Pure functions: no network, no clock; only the boundary of a multipart form is random.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +9,17 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import count, counted, in_range, kept, may, need, wrong
+from modelyard.base.fields import (
+    count,
+    in_range,
+    invalid_field,
+    nested_count,
+    optional_field,
+    passthrough_fields,
+    required_field,
+)
 from modelyard.base.shapes import reads_request
-from modelyard.models.sending import Sending, as_form
+from modelyard.models.sending import HttpPayload, as_form
 from modelyard.models.speech2text import (
     Speech2TextRequest,
     Speech2TextResult,
@@ -21,52 +32,85 @@ from modelyard.models.types import JSON
 
 FORMAT = "openai_audio"
 
-_SPEECH_KNOWN = {"model", "input", "voice", "response_format", "speed", "instructions", "user", "stream_format"}
+_KNOWN_SPEECH_FIELDS = {
+    "model",
+    "input",
+    "voice",
+    "response_format",
+    "speed",
+    "instructions",
+    "user",
+    "stream_format",
+}
 _MAX_CHARACTERS = 100_000
 TRANSCRIPT_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 
 
-# ------------------------------------------------------------------------------------------------ speech
+# ------------------------------------------------------------------------------- speech
 
 
 @reads_request
 def parse_speech_request(body: JSON) -> TTSRequest:
-    text = need(body, "input", str)
+    """Parse the JSON body of a client's speech request. Raises InvokeBadRequestError
+    that names the field."""
+    text = required_field(body, "input", str)
     if not text.strip():
-        raise InvokeBadRequestError("'input' is empty; there is nothing to say", param="input")
+        raise InvokeBadRequestError(
+            "'input' is empty; there is nothing to say", param="input"
+        )
     if len(text) > _MAX_CHARACTERS:
         raise InvokeBadRequestError(
-            f"'input' has {len(text):,} characters; at most {_MAX_CHARACTERS:,} at once", param="input"
+            f"'input' has {len(text):,} characters; at most {_MAX_CHARACTERS:,} at"
+            " once",
+            param="input",
         )
-    form = may(body, "response_format", str) or "mp3"
-    if form not in AUDIO_TYPES:
-        raise wrong("response_format", form, "one of " + ", ".join(AUDIO_TYPES))
-    speed = may(body, "speed", float)
+    audio_format = optional_field(body, "response_format", str) or "mp3"
+    if audio_format not in AUDIO_TYPES:
+        raise invalid_field(
+            "response_format", audio_format, "one of " + ", ".join(AUDIO_TYPES)
+        )
+    speed = optional_field(body, "speed", float)
     in_range(speed, 0.25, 4, "speed")
     voice = body.get("voice") or "default"
+    # A custom voice is an object with an id, a built-in voice a plain name.
     if isinstance(voice, dict):
-        voice = need(voice, "id", str, "voice.")
+        voice = required_field(voice, "id", str, "voice.")
     if not isinstance(voice, str):
-        raise wrong("voice", voice, "a voice's name")
+        raise invalid_field("voice", voice, "a voice's name")
     return TTSRequest(
         text=text,
         voice=voice,
-        format=form,
+        format=audio_format,
         speed=speed if speed is not None else 1.0,
-        instructions=may(body, "instructions", str),
-        user=may(body, "user", str),
-        extra=kept(FORMAT, {key: value for key, value in body.items() if key not in _SPEECH_KNOWN}),
+        instructions=optional_field(body, "instructions", str),
+        user=optional_field(body, "user", str),
+        extra=passthrough_fields(
+            FORMAT,
+            {
+                key: value
+                for key, value in body.items()
+                if key not in _KNOWN_SPEECH_FIELDS
+            },
+        ),
     )
 
 
-def dump_speech_request(request: TTSRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_speech_request(
+    request: TTSRequest, model: str, quirks: Mapping[str, Any]
+) -> JSON:
+    """Build a speech request. The quirk `default_voice` replaces the voice `default`."""
     body: JSON = {
         "model": model,
         "input": request.text,
-        "voice": quirks.get("default_voice", "alloy") if request.voice == "default" else request.voice,
+        "voice": (
+            quirks.get("default_voice", "alloy")
+            if request.voice == "default"
+            else request.voice
+        ),
         "response_format": request.format,
         **request.extra.get(FORMAT, {}),
     }
+    # Normal speed is the default, so it is not sent.
     if request.speed != 1.0:
         body["speed"] = request.speed
     if request.instructions is not None:
@@ -74,39 +118,66 @@ def dump_speech_request(request: TTSRequest, model: str, quirks: Mapping[str, An
     return body
 
 
-# ------------------------------------------------------------------------------------------------ transcription
+# ------------------------------------------------------------------------ transcription
 
 
 @reads_request
-def parse_transcription_request(fields: Mapping[str, str], audio: bytes, filename: str) -> Speech2TextRequest:
-    """A form as a client sends it; `fields` are its text fields."""
+def parse_transcription_request(
+    fields: Mapping[str, str], audio: bytes, filename: str
+) -> Speech2TextRequest:
+    """Parse a client's transcription form. `fields` are its text fields, `audio` is the
+    uploaded file.
+
+    Raises InvokeBadRequestError that names the field.
+    """
     temperature: float | None = None
     if fields.get("temperature"):
+        # Form fields are always text, so numbers are converted here.
         try:
             temperature = float(fields["temperature"])
         except ValueError as error:
-            raise wrong("temperature", fields["temperature"], "a number") from error
+            raise invalid_field(
+                "temperature", fields["temperature"], "a number"
+            ) from error
         in_range(temperature, 0, 1, "temperature")
-    if (form := fields.get("response_format") or "json") not in TRANSCRIPT_FORMATS:
-        raise wrong("response_format", form, "one of " + ", ".join(TRANSCRIPT_FORMATS))
+    if (
+        transcript_format := fields.get("response_format") or "json"
+    ) not in TRANSCRIPT_FORMATS:
+        raise invalid_field(
+            "response_format",
+            transcript_format,
+            "one of " + ", ".join(TRANSCRIPT_FORMATS),
+        )
     if not audio:
-        raise InvokeBadRequestError("'file' is empty; there is nothing to transcribe", param="file")
+        raise InvokeBadRequestError(
+            "'file' is empty; there is nothing to transcribe", param="file"
+        )
     return Speech2TextRequest(
         audio=audio,
         filename=filename or "audio.wav",
         language=fields.get("language") or None,
         prompt=fields.get("prompt") or None,
         temperature=temperature,
-        segments=form in ("verbose_json", "srt", "vtt"),
+        # Subtitle formats are built from segments, so the upstream must return them.
+        segments=transcript_format in ("verbose_json", "srt", "vtt"),
         words="word" in (fields.get("timestamp_granularities[]") or ""),
     )
 
 
-def dump_transcription(request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]) -> Sending:
-    """The form as a server wants it. Quirks: `plain_transcripts`, of models that answer in plain JSON alone."""
-    plain = any(model.startswith(str(name)) for name in quirks.get("plain_transcripts", ()))
+def dump_transcription(
+    request: Speech2TextRequest, model: str, quirks: Mapping[str, Any]
+) -> HttpPayload:
+    """Build the multipart form for a server. Quirk `plain_transcripts`: name prefixes
+    of models that only return plain JSON."""
+    plain = any(
+        model.startswith(str(name)) for name in quirks.get("plain_transcripts", ())
+    )
     wants_times = (request.segments or request.words) and not plain
-    fields = {"model": model, "response_format": "verbose_json" if wants_times else "json"}
+    # Only verbose_json has timestamps.
+    fields = {
+        "model": model,
+        "response_format": "verbose_json" if wants_times else "json",
+    }
     if request.words and wants_times:
         fields["timestamp_granularities[]"] = "word"
     if request.language:
@@ -115,8 +186,13 @@ def dump_transcription(request: Speech2TextRequest, model: str, quirks: Mapping[
         fields["prompt"] = request.prompt
     if request.temperature is not None:
         fields["temperature"] = str(request.temperature)
+    # Translation has its own endpoint but the same form.
     return as_form(
-        "/audio/translations" if request.task == "translate" else "/audio/transcriptions",
+        (
+            "/audio/translations"
+            if request.task == "translate"
+            else "/audio/transcriptions"
+        ),
         fields,
         file=request.audio,
         filename=request.filename,
@@ -125,39 +201,64 @@ def dump_transcription(request: Speech2TextRequest, model: str, quirks: Mapping[
 
 
 def parse_transcription(body: Any) -> Speech2TextResult:
+    """Parse a transcription response. Raises InvokeServerUnavailableError if it has no
+    text."""
     text = body.get("text") if isinstance(body, dict) else None
     if not isinstance(text, str):
         raise InvokeServerUnavailableError("the answer holds no text")
     segments = [
-        TranscriptSegment(start=float(one["start"]), end=float(one["end"]), text=str(one["text"]))
-        for one in body.get("segments") or ()
-        if {"start", "end", "text"} <= one.keys()
+        TranscriptSegment(
+            start=float(segment["start"]),
+            end=float(segment["end"]),
+            text=str(segment["text"]),
+        )
+        for segment in body.get("segments") or ()
+        # Incomplete segments and words are skipped: the text itself is still usable.
+        if {"start", "end", "text"} <= segment.keys()
     ]
-    words = [
-        TranscriptWord(start=float(one["start"]), end=float(one["end"]), word=str(one["word"]))
-        for one in body.get("words") or ()
-        if {"start", "end", "word"} <= one.keys()
+    transcript_words = [
+        TranscriptWord(
+            start=float(transcript_word["start"]),
+            end=float(transcript_word["end"]),
+            word=str(transcript_word["word"]),
+        )
+        for transcript_word in body.get("words") or ()
+        if {"start", "end", "word"} <= transcript_word.keys()
     ]
     return Speech2TextResult(
-        text=text, language=body.get("language"), segments=segments, words=words, usage=_parse_usage(body)
+        text=text,
+        language=body.get("language"),
+        segments=segments,
+        words=transcript_words,
+        usage=_parse_usage(body),
     )
 
 
 def _parse_usage(body: JSON) -> Speech2TextUsage:
     usage = body.get("usage") or {}
+    # Newer models count tokens, the others seconds of audio.
     if usage.get("type") == "tokens" or count(usage.get("input_tokens")) is not None:
         return Speech2TextUsage(
-            prompt_tokens=counted(usage, "input_tokens"),
-            audio_prompt_tokens=counted(usage, "input_token_details", "audio_tokens"),
-            completion_tokens=counted(usage, "output_tokens"),
+            prompt_tokens=nested_count(usage, "input_tokens"),
+            audio_prompt_tokens=nested_count(
+                usage, "input_token_details", "audio_tokens"
+            ),
+            completion_tokens=nested_count(usage, "output_tokens"),
         )
+    # Servers of this format report the duration under different names; Groq nests it.
     groq = (body.get("x_groq") or {}).get("usage") or {}
-    seconds = body.get("duration") or usage.get("seconds") or usage.get("prompt_audio_seconds") or groq.get("seconds")
+    seconds = (
+        body.get("duration")
+        or usage.get("seconds")
+        or usage.get("prompt_audio_seconds")
+        or groq.get("seconds")
+    )
     return Speech2TextUsage(seconds=_seconds(seconds), estimated=seconds is None)
 
 
 def _seconds(value: Any) -> float:
-    """A length as another party states it; nothing where it is none."""
+    """Return a duration that an upstream reports, in seconds; 0.0 if it is not a
+    plausible number."""
     try:
         seconds = float(value or 0)
     except (TypeError, ValueError):
@@ -165,25 +266,47 @@ def _seconds(value: Any) -> float:
     return seconds if 0 <= seconds < 1e7 else 0.0
 
 
-def dump_transcription_result(result: Speech2TextResult, response_format: str = "json") -> JSON | str:
-    """JSON for `json` and `verbose_json`, text for the others."""
+def dump_transcription_result(
+    result: Speech2TextResult, response_format: str = "json"
+) -> JSON | str:
+    """Return the transcript as JSON for `json` and `verbose_json`, as text for the
+    other formats."""
     match response_format:
         case "text":
             return result.text + "\n"
         case "srt":
-            return "".join(_cue(place, one, ",") for place, one in enumerate(_segments(result), 1))
+            # SRT numbers its cues from 1 and has a decimal comma; WebVTT has neither.
+            return "".join(
+                _cue(cue_number, segment, ",")
+                for cue_number, segment in enumerate(_segments(result), 1)
+            )
         case "vtt":
-            return "WEBVTT\n\n" + "".join(_cue(None, one, ".") for one in _segments(result))
+            return "WEBVTT\n\n" + "".join(
+                _cue(None, segment, ".") for segment in _segments(result)
+            )
         case "verbose_json":
-            segments = [{"id": place, **msgspec.to_builtins(one)} for place, one in enumerate(_segments(result))]
-            words = {"words": [msgspec.to_builtins(one) for one in result.words]} if result.words else {}
+            segments = [
+                {"id": index, **msgspec.to_builtins(segment)}
+                for index, segment in enumerate(_segments(result))
+            ]
+            word_fields = (
+                {
+                    "words": [
+                        msgspec.to_builtins(transcript_word)
+                        for transcript_word in result.words
+                    ]
+                }
+                if result.words
+                else {}
+            )
             return {
                 "task": "transcribe",
+                # A result without a measured duration reports what the usage says.
                 "language": result.language,
                 "duration": result.usage.seconds,
                 "text": result.text,
                 "segments": segments,
-                **words,
+                **word_fields,
                 "usage": _dump_usage(result.usage),
             }
         case _:
@@ -191,24 +314,40 @@ def dump_transcription_result(result: Speech2TextResult, response_format: str = 
 
 
 def _dump_usage(usage: Speech2TextUsage) -> JSON:
+    # Without prompt tokens the model counts seconds.
     if not usage.prompt_tokens:
         return {"type": "duration", "seconds": round(usage.seconds)}
-    heard = {"audio_tokens": usage.audio_prompt_tokens, "text_tokens": usage.prompt_tokens - usage.audio_prompt_tokens}
-    tokens = {"input_tokens": usage.prompt_tokens, "input_token_details": heard}
+    input_details = {
+        "audio_tokens": usage.audio_prompt_tokens,
+        "text_tokens": usage.prompt_tokens - usage.audio_prompt_tokens,
+    }
+    tokens = {"input_tokens": usage.prompt_tokens, "input_token_details": input_details}
     total = usage.prompt_tokens + usage.completion_tokens
-    return {"type": "tokens", **tokens, "output_tokens": usage.completion_tokens, "total_tokens": total}
+    return {
+        "type": "tokens",
+        **tokens,
+        "output_tokens": usage.completion_tokens,
+        "total_tokens": total,
+    }
 
 
 def _segments(result: Speech2TextResult) -> list[TranscriptSegment]:
-    return result.segments or [TranscriptSegment(start=0.0, end=result.usage.seconds, text=result.text)]
+    # Without segments, the whole text becomes one segment over the whole duration.
+    return result.segments or [
+        TranscriptSegment(start=0.0, end=result.usage.seconds, text=result.text)
+    ]
 
 
 def _cue(number: int | None, segment: TranscriptSegment, point: str) -> str:
     head = f"{number}\n" if number is not None else ""
-    return f"{head}{_clock(segment.start, point)} --> {_clock(segment.end, point)}\n{segment.text.strip()}\n\n"
+    return (
+        f"{head}{_timestamp(segment.start, point)} -->"
+        f" {_timestamp(segment.end, point)}\n{segment.text.strip()}\n\n"
+    )
 
 
-def _clock(seconds: float, point: str) -> str:
+def _timestamp(seconds: float, point: str) -> str:
     milliseconds = round(seconds * 1000)
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{point}{rest % 1000:03}"
+    # Minutes are not limited to 59 here; hours are split off below.
+    minutes, remaining_ms = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{remaining_ms // 1000:02}{point}{remaining_ms % 1000:03}"  # noqa: E501

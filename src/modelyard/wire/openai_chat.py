@@ -1,7 +1,9 @@
-"""OpenAI Chat Completions <-> our types. Pure: no network, no clock.
+"""Translate between OpenAI's Chat Completions API and modelyard's chat types. Pure
+functions: no network, no clock.
 
-Beyond OpenAI's own words it reads and writes what the many servers of this format agree on: `reasoning_content` for
-thoughts, and OpenRouter's `reasoning_details` for their signatures, so that a conversation can go on anywhere.
+In addition to OpenAI's own fields it reads and writes what most servers of this format
+share: `reasoning_content` for thoughts, and OpenRouter's `reasoning_details` for their
+signatures. A conversation can so continue at any provider.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,25 +13,37 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeError,
+    InvokeServerUnavailableError,
+    error_class_for_status,
+)
 from modelyard.base.fields import (
-    beyond,
-    compact,
     count,
-    counted,
+    expect_type,
     in_range,
-    kept,
-    may,
-    need,
-    said,
+    invalid_field,
+    nested_count,
+    optional_field,
+    passthrough_fields,
+    required_field,
+    short_repr,
     tools_of,
-    typed,
-    wrong,
+    unknown_fields,
+    without_empty,
 )
 from modelyard.base.shapes import reads_answer, reads_request
 from modelyard.models.arguments import as_text
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
-from modelyard.models.media import checked_base64, format_of, from_url, mime_of
+from modelyard.models.llm import (
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
+from modelyard.models.media import checked_base64, format_of, from_url, mime_type_of
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
@@ -51,15 +65,16 @@ from modelyard.models.messages import (
     UserPromptMessage,
     VideoPromptMessageContent,
     assistant_of,
-    plain,
+    simplified_content,
 )
 from modelyard.models.reasoning import budget_of, effort_of
-from modelyard.models.streams import dumped, parsed
+from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.types import JSON
 
 FORMAT = "openai_chat"
 
-_NUMBERS: dict[str, tuple[type, float, float]] = {
+# Parameter -> (type, lower and upper bound).
+_PARAMETER_RANGES: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 2),
     "top_p": (float, 0, 1),
     "top_k": (int, -1, 1 << 31),
@@ -70,55 +85,105 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "n": (int, 1, 128),
     "top_logprobs": (int, 0, 20),
 }
-_OTHERS: dict[str, type] = {
-    "logprobs": bool, "response_format": dict, "parallel_tool_calls": bool, "reasoning_effort": str, "verbosity": str,
-    "modalities": list, "service_tier": str, "metadata": dict,
-}  # fmt: skip
-_STRUCTURE = {
-    "model", "messages", "tools", "tool_choice", "stop", "stream", "stream_options", "user", "max_completion_tokens",
-    "functions", "function_call",
-}  # fmt: skip
-_KNOWN = frozenset(_STRUCTURE | set(_NUMBERS) | set(_OTHERS))
-PARAMETERS = {"stop"} | frozenset(_NUMBERS) | frozenset(_OTHERS) | {"thinking_budget", "include_thoughts"}
-"""What a request of this format can say."""
+_PARAMETER_TYPES: dict[str, type] = {
+    "logprobs": bool,
+    "response_format": dict,
+    "parallel_tool_calls": bool,
+    "reasoning_effort": str,
+    "verbosity": str,
+    "modalities": list,
+    "service_tier": str,
+    "metadata": dict,
+}
+# Fields with their own readers. Every other field passes through unchanged in `extra`.
+_STRUCTURAL_FIELDS = {
+    "model",
+    "messages",
+    "tools",
+    "tool_choice",
+    "stop",
+    "stream",
+    "stream_options",
+    "user",
+    "max_completion_tokens",
+    "functions",
+    "function_call",
+}
+_KNOWN_FIELDS = frozenset(
+    _STRUCTURAL_FIELDS | set(_PARAMETER_RANGES) | set(_PARAMETER_TYPES)
+)
+PARAMETERS = (
+    {"stop"}
+    | frozenset(_PARAMETER_RANGES)
+    | frozenset(_PARAMETER_TYPES)
+    | {"thinking_budget", "include_thoughts"}
+)
+"""The model parameters that a request of this format can have."""
 _MAX_MESSAGES = 10_000
 
 
-# ------------------------------------------------------------------------------------------------ requests
+# ----------------------------------------------------------------------------- requests
 
 
 @reads_request
 def parse_request(body: JSON) -> LLMRequest:
-    """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
-    messages = need(body, "messages", list)
+    """Parse the JSON body of a client's chat request. Raises InvokeBadRequestError that
+    names the field."""
+    messages = required_field(body, "messages", list)
     if not messages:
-        raise InvokeBadRequestError("'messages' must hold at least one message", param="messages")
+        raise InvokeBadRequestError(
+            "'messages' must hold at least one message", param="messages"
+        )
     if len(messages) > _MAX_MESSAGES:
-        raise InvokeBadRequestError(f"'messages' holds more than {_MAX_MESSAGES:,} messages", param="messages")
+        raise InvokeBadRequestError(
+            f"'messages' holds more than {_MAX_MESSAGES:,} messages", param="messages"
+        )
     parameters = _parse_parameters(body)
+    # `function_call` is the deprecated form of `tool_choice`.
     choice = body.get("tool_choice", body.get("function_call"))
     return LLMRequest(
         format=FORMAT,
-        messages=_paired(_parse_messages(messages)),
+        messages=_match_tool_results(_parse_messages(messages)),
         model_parameters=parameters,
         tools=_parse_tools(body),
         tool_choice=_parse_tool_choice(choice) if choice is not None else None,
         stop=_parse_stop(body.get("stop")),
-        stream=may(body, "stream", bool) or False,
-        user=may(body, "user", str),
-        extra=kept(FORMAT, {key: value for key, value in body.items() if key not in _KNOWN and value is not None}),
+        stream=optional_field(body, "stream", bool) or False,
+        user=optional_field(body, "user", str),
+        # Explicit nulls mean "not set" and are not passed on.
+        extra=passthrough_fields(
+            FORMAT,
+            {
+                key: value
+                for key, value in body.items()
+                if key not in _KNOWN_FIELDS and value is not None
+            },
+        ),
     )
 
 
-def _paired(messages: list[AnyPromptMessage]) -> list[AnyPromptMessage]:
-    """The messages, each tool result with the call that it answers before it; raises where one has none."""
+def _match_tool_results(messages: list[AnyPromptMessage]) -> list[AnyPromptMessage]:
+    """Return the messages, after checking that every tool result answers an earlier
+    tool call.
+
+    Raises InvokeBadRequestError for a result without a call.
+    """
     calls: set[str] | None = None
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         if isinstance(message, AssistantPromptMessage):
-            calls = (calls or set()) | {call.id or call.function.name for call in message.tool_calls}
-        elif isinstance(message, ToolPromptMessage) and message.tool_call_id not in (calls or ()):
-            where = f"messages[{place}].tool_call_id"
-            raise wrong(where, message.tool_call_id, "the id of a tool call in an assistant's message before it")
+            # A deprecated function call has no id; its name stands for it.
+            calls = (calls or set()) | {
+                call.id or call.function.name for call in message.tool_calls
+            }
+        elif isinstance(message, ToolPromptMessage) and message.tool_call_id not in (
+            calls or ()
+        ):
+            where = f"messages[{index}].tool_call_id"
+            raise invalid_field(
+                where,
+                message.tool_call_id,
+                "the id of a tool call in an assistant's message before it",
+            )
     return messages
 
 
@@ -127,68 +192,103 @@ def _parse_parameters(body: JSON) -> dict[str, Any]:
     for name, value in body.items():
         if value is None:
             continue
-        if name in _NUMBERS:
-            kind, low, high = _NUMBERS[name]
-            in_range(typed(value, kind, name), low, high, name)
+        if name in _PARAMETER_RANGES:
+            value_type, low, high = _PARAMETER_RANGES[name]
+            in_range(expect_type(value, value_type, name), low, high, name)
+            # The original value is stored, so that an int for a float parameter stays
+            # an int.
             parameters[name] = value
-        elif name in _OTHERS:
-            parameters[name] = typed(value, _OTHERS[name], name)
-    if (most := may(body, "max_completion_tokens", int)) is not None:
-        in_range(most, 1, 1 << 31, "max_completion_tokens")
-        parameters["max_tokens"] = most
+        elif name in _PARAMETER_TYPES:
+            parameters[name] = expect_type(value, _PARAMETER_TYPES[name], name)
+    # OpenAI's newer name takes precedence over the deprecated `max_tokens`.
+    if (max_tokens := optional_field(body, "max_completion_tokens", int)) is not None:
+        in_range(max_tokens, 1, 1 << 31, "max_completion_tokens")
+        parameters["max_tokens"] = max_tokens
     if "response_format" in parameters:
         _check_response_format(parameters["response_format"])
     return parameters
 
 
-def _check_response_format(form: JSON) -> None:
-    kind = need(form, "type", str, "response_format.")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise wrong("response_format.type", kind, "text, json_object or json_schema")
-    if kind == "json_schema":
-        need(need(form, "json_schema", dict, "response_format."), "schema", dict, "response_format.json_schema.")
+def _check_response_format(response_format: JSON) -> None:
+    format_type = required_field(response_format, "type", str, "response_format.")
+    if format_type not in ("text", "json_object", "json_schema"):
+        raise invalid_field(
+            "response_format.type", format_type, "text, json_object or json_schema"
+        )
+    if format_type == "json_schema":
+        required_field(
+            required_field(response_format, "json_schema", dict, "response_format."),
+            "schema",
+            dict,
+            "response_format.json_schema.",
+        )
 
 
 def _parse_stop(value: Any) -> list[str]:
     if value is None:
         return []
-    words = [value] if isinstance(value, str) else typed(value, list, "stop")
-    return [typed(word, str, f"stop[{place}]") for place, word in enumerate(words)]
+    stop_sequences = (
+        [value] if isinstance(value, str) else expect_type(value, list, "stop")
+    )
+    return [
+        expect_type(stop_sequence, str, f"stop[{index}]")
+        for index, stop_sequence in enumerate(stop_sequences)
+    ]
 
 
 def _parse_tools(body: JSON) -> list[PromptMessageTool]:
     tools = [_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))]
-    for place, function in enumerate(tools_of(body, "functions")):
-        tools.append(_parse_function(typed(function, dict, f"functions[{place}]"), f"functions[{place}]", {}))
+    # `functions` is the deprecated form of `tools`, without the enclosing object.
+    for index, function in enumerate(tools_of(body, "functions")):
+        tools.append(
+            _parse_function(
+                expect_type(function, dict, f"functions[{index}]"),
+                f"functions[{index}]",
+                {},
+            )
+        )
     return tools
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
-    body = typed(tool, dict, where)
-    kind = body.get("type", "function")
-    if kind == "function":
-        return _parse_function(need(body, "function", dict, f"{where}."), f"{where}.function", body)
-    if kind == "custom":
-        custom = need(body, "custom", dict, f"{where}.")
-        name = need(custom, "name", str, f"{where}.custom.")
-        rest = beyond(custom, frozenset({"name", "description"}))
+    body = expect_type(tool, dict, where)
+    tool_type = body.get("type", "function")
+    if tool_type == "function":
+        return _parse_function(
+            required_field(body, "function", dict, f"{where}."),
+            f"{where}.function",
+            body,
+        )
+    # A custom tool takes free text instead of JSON arguments.
+    if tool_type == "custom":
+        custom = required_field(body, "custom", dict, f"{where}.")
+        name = required_field(custom, "name", str, f"{where}.custom.")
+        extra_fields = unknown_fields(custom, frozenset({"name", "description"}))
         description = custom.get("description") or ""
-        return PromptMessageTool(name=name, description=description, type="custom", extra=kept(FORMAT, rest))
-    if not isinstance(kind, str):
-        raise wrong(f"{where}.type", kind, "a string as 'function'")
-    return PromptMessageTool(name=kind, type=kind, extra={FORMAT: body})
+        return PromptMessageTool(
+            name=name,
+            description=description,
+            type="custom",
+            extra=passthrough_fields(FORMAT, extra_fields),
+        )
+    if not isinstance(tool_type, str):
+        raise invalid_field(f"{where}.type", tool_type, "a string as 'function'")
+    # Any other type is a tool that the provider runs itself. It keeps its whole
+    # definition.
+    return PromptMessageTool(name=tool_type, type=tool_type, extra={FORMAT: body})
 
 
-def _parse_function(function: JSON, where: str, around: JSON) -> PromptMessageTool:
-    known = frozenset({"name", "description", "parameters", "strict"})
-    strict = may(function, "strict", bool, f"{where}.")
+def _parse_function(function: JSON, where: str, tool_body: JSON) -> PromptMessageTool:
+    known_fields = frozenset({"name", "description", "parameters", "strict"})
+    strict = optional_field(function, "strict", bool, f"{where}.")
     return PromptMessageTool(
-        name=need(function, "name", str, f"{where}."),
-        description=may(function, "description", str, f"{where}.") or "",
-        parameters=may(function, "parameters", dict, f"{where}.") or {},
+        name=required_field(function, "name", str, f"{where}."),
+        description=optional_field(function, "description", str, f"{where}.") or "",
+        parameters=optional_field(function, "parameters", dict, f"{where}.") or {},
         strict=strict,
-        cache_control=around.get("cache_control"),
-        extra=kept(FORMAT, beyond(function, known)),
+        # Anthropic's cache marker stands next to `function`, not inside it.
+        cache_control=tool_body.get("cache_control"),
+        extra=passthrough_fields(FORMAT, unknown_fields(function, known_fields)),
     )
 
 
@@ -197,152 +297,250 @@ def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
         if value == "any":  # what Mistral calls it
             return "required"
         if value not in ("auto", "none", "required"):
-            raise wrong("tool_choice", value, "auto, none, required or an object that names a function")
+            raise invalid_field(
+                "tool_choice",
+                value,
+                "auto, none, required or an object that names a function",
+            )
         return value
-    choice = typed(value, dict, "tool_choice")
+    choice = expect_type(value, dict, "tool_choice")
     match choice.get("type"):
         case "function" | "custom" as kind:
-            inner = need(choice, kind, dict, "tool_choice.")
-            return {"name": need(inner, "name", str, f"tool_choice.{kind}.")}
+            inner = required_field(choice, kind, dict, "tool_choice.")
+            return {"name": required_field(inner, "name", str, f"tool_choice.{kind}.")}
         case None if "name" in choice:  # `function_call` of old
-            return {"name": need(choice, "name", str, "tool_choice.")}
+            return {"name": required_field(choice, "name", str, "tool_choice.")}
         case "allowed_tools":
-            allowed = need(choice, "allowed_tools", dict, "tool_choice.")
-            tools = need(allowed, "tools", list, "tool_choice.allowed_tools.")
-            names = [one.get("name") or (one.get("function") or {}).get("name") for one in tools]
+            allowed = required_field(choice, "allowed_tools", dict, "tool_choice.")
+            tools = required_field(allowed, "tools", list, "tool_choice.allowed_tools.")
+            # The tools of this list have the nested or the flat form.
+            names = [
+                tool.get("name") or (tool.get("function") or {}).get("name")
+                for tool in tools
+            ]
             return {"mode": allowed.get("mode") or "auto", "allowed": names}
         case other:
-            raise wrong("tool_choice.type", other, "function, custom or allowed_tools")
+            raise invalid_field(
+                "tool_choice.type", other, "function, custom or allowed_tools"
+            )
 
 
-_SIMPLE: dict[Any, Any] = {
-    "user": UserPromptMessage, "assistant": AssistantPromptMessage, "system": SystemPromptMessage,
-}  # fmt: skip
+# Roles whose message can be built from the text alone.
+_TEXT_MESSAGE_CLASSES: dict[Any, Any] = {
+    "user": UserPromptMessage,
+    "assistant": AssistantPromptMessage,
+    "system": SystemPromptMessage,
+}
 
 
 def _parse_messages(messages: list[Any]) -> list[AnyPromptMessage]:
-    """The messages; those of a role and a text alone, as most are, without looking further."""
+    """Parse the messages. Those with only a role and a text, the most common form, take
+    a short path."""
     result: list[AnyPromptMessage] = []
-    for place, one in enumerate(messages):
-        if type(one) is dict and len(one) == 2 and type(text := one.get("content")) is str:
-            role = one.get("role")
-            if type(role) is str and role in _SIMPLE:
-                result.append(_SIMPLE[role](content=text))
+    for index, message in enumerate(messages):
+        # Exact types are compared here because that is the cheapest check.
+        if (
+            type(message) is dict
+            and len(message) == 2
+            and type(text := message.get("content")) is str
+        ):
+            role = message.get("role")
+            if type(role) is str and role in _TEXT_MESSAGE_CLASSES:
+                result.append(_TEXT_MESSAGE_CLASSES[role](content=text))
                 continue
-        result.append(_parse_message(one, f"messages[{place}]"))
+        result.append(_parse_message(message, f"messages[{index}]"))
     return result
 
 
 def _parse_message(message: Any, where: str) -> AnyPromptMessage:
     if not isinstance(message, dict):
-        raise wrong(where, message, "an object with role and content")
+        raise invalid_field(where, message, "an object with role and content")
     role = message.get("role")
     name = message.get("name")
     if name is not None:
-        typed(name, str, f"{where}.name")
+        expect_type(name, str, f"{where}.name")
     match role:
         case "user":
             content = _parse_content(message.get("content"), where)
-            return UserPromptMessage(content=content, name=name, extra=kept(FORMAT, beyond(message, _PLAIN)))
+            return UserPromptMessage(
+                content=content,
+                name=name,
+                extra=passthrough_fields(
+                    FORMAT, unknown_fields(message, _MESSAGE_FIELDS)
+                ),
+            )
         case "assistant":
             return parse_assistant(message, where)
         case "system" | "developer":
-            rest = beyond(message, _PLAIN)
+            extra_fields = unknown_fields(message, _MESSAGE_FIELDS)
+            # The role is stored, so that "developer" goes back as it came.
             if role == "developer":
-                rest = {**rest, "role": role}
+                extra_fields = {**extra_fields, "role": role}
             content = _parse_content(message.get("content"), where)
-            return SystemPromptMessage(content=content, name=name, extra=kept(FORMAT, rest))
+            return SystemPromptMessage(
+                content=content,
+                name=name,
+                extra=passthrough_fields(FORMAT, extra_fields),
+            )
         case "tool" | "function":
             return _parse_tool_message(message, where)
         case _:
-            raise wrong(f"{where}.role", role, "system, developer, user, assistant or tool")
+            raise invalid_field(
+                f"{where}.role", role, "system, developer, user, assistant or tool"
+            )
 
 
 def _parse_tool_message(message: JSON, where: str) -> ToolPromptMessage:
     is_old = message["role"] == "function"
     content = message.get("content")
-    rest = beyond(message, _TOOL) | ({"role": "function"} if is_old else {})
+    extra_fields = unknown_fields(message, _TOOL_MESSAGE_FIELDS) | (
+        {"role": "function"} if is_old else {}
+    )
     return ToolPromptMessage(
         content=_parse_content(content, where) if content is not None else None,
         name=message.get("name"),
-        tool_call_id=need(message, "name" if is_old else "tool_call_id", str, f"{where}."),
+        # A result of the deprecated form is identified by the function's name.
+        tool_call_id=required_field(
+            message, "name" if is_old else "tool_call_id", str, f"{where}."
+        ),
         cache_control=message.get("cache_control"),
-        extra=kept(FORMAT, rest),
+        extra=passthrough_fields(FORMAT, extra_fields),
     )
 
 
-_PLAIN = frozenset({"role", "content", "name"})
-_TOOL = _PLAIN | {"tool_call_id", "cache_control"}
-_ASSISTANT = _PLAIN | {
-    "tool_calls", "refusal", "reasoning_content", "reasoning", "reasoning_details", "function_call", "audio", "images",
+_MESSAGE_FIELDS = frozenset({"role", "content", "name"})
+_TOOL_MESSAGE_FIELDS = _MESSAGE_FIELDS | {"tool_call_id", "cache_control"}
+_ASSISTANT_FIELDS = _MESSAGE_FIELDS | {
+    "tool_calls",
+    "refusal",
+    "reasoning_content",
+    "reasoning",
+    "reasoning_details",
+    "function_call",
+    "audio",
+    "images",
     "annotations",
-}  # fmt: skip
+}
 
 
 def parse_assistant(message: JSON, where: str = "message") -> AssistantPromptMessage:
-    """An assistant's message, from a request or from an answer."""
+    """Parse an assistant message, from a request or from a response.
+
+    `where` is its path for error messages. Raises InvokeBadRequestError that names the
+    field.
+    """
     calls = message.get("tool_calls") or ()
     content = message.get("content")
     is_silent = content is None and not calls
-    if is_silent and where.startswith("messages") and not message.keys() & _ASSISTANT - _PLAIN:
-        raise wrong(f"{where}.content", None, "a string, or tool_calls beside it")
-    tool_calls = [_parse_call(call, f"{where}.tool_calls[{place}]") for place, call in enumerate(calls)]
+    # Only requests are checked: a response may be empty, for example if all tokens went
+    # into thoughts.
+    if (
+        is_silent
+        and where.startswith("messages")
+        and not message.keys() & _ASSISTANT_FIELDS - _MESSAGE_FIELDS
+    ):
+        raise invalid_field(
+            f"{where}.content", None, "a string, or tool_calls beside it"
+        )
+    tool_calls = [
+        _parse_call(call, f"{where}.tool_calls[{index}]")
+        for index, call in enumerate(calls)
+    ]
     if old := message.get("function_call"):
-        tool_calls.append(_parse_old_call(old))
-    rest = beyond(message, _ASSISTANT)
-    if message.get("reasoning_details") or message.get("images") or message.get("annotations") or message.get("audio"):
-        return _rich_assistant(message, tool_calls, where, kept(FORMAT, rest))
+        tool_calls.append(_parse_function_call(old))
+    extra_fields = unknown_fields(message, _ASSISTANT_FIELDS)
+    # The full parser is slower, so it runs only if one of these fields is present.
+    if (
+        message.get("reasoning_details")
+        or message.get("images")
+        or message.get("annotations")
+        or message.get("audio")
+    ):
+        return _parse_rich_assistant(
+            message, tool_calls, where, passthrough_fields(FORMAT, extra_fields)
+        )
     parts = _parse_content(content, where) if content is not None else None
     return AssistantPromptMessage(
-        content=plain(parts) if isinstance(parts, list) else parts,
+        content=simplified_content(parts) if isinstance(parts, list) else parts,
         name=message.get("name"),
         tool_calls=tool_calls,
         reasoning_content=message.get("reasoning_content") or message.get("reasoning"),
         refusal=message.get("refusal"),
-        extra=kept(FORMAT, rest),
+        extra=passthrough_fields(FORMAT, extra_fields),
     )
 
 
-def _rich_assistant(message: JSON, calls: list[ToolCall], where: str, extra: dict[str, Any]) -> AssistantPromptMessage:
-    """One with more than text and calls: signed thoughts, images, sources, speech."""
+def _parse_rich_assistant(
+    message: JSON, calls: list[ToolCall], where: str, extra: dict[str, Any]
+) -> AssistantPromptMessage:
+    """Parse an assistant message with more than text and calls: signed thoughts,
+    images, citations or audio."""
     content = message.get("content")
     parts = _parse_content(content, where) if content is not None else None
-    blocks: list[Any] = [TextPromptMessageContent(data=parts)] if isinstance(parts, str) and parts else []
+    blocks: list[Any] = (
+        [TextPromptMessageContent(data=parts)]
+        if isinstance(parts, str) and parts
+        else []
+    )
     if isinstance(parts, list):
         blocks += parts
     if annotations := message.get("annotations"):
-        blocks = _cited(blocks, [_parse_annotation(one) for one in annotations if isinstance(one, dict)])
-    for place, image in enumerate(message.get("images") or ()):
-        blocks.append(_parse_part(image, f"{where}.images[{place}]"))
+        blocks = _with_citations(
+            blocks,
+            [
+                _parse_annotation(annotation)
+                for annotation in annotations
+                if isinstance(annotation, dict)
+            ],
+        )
+    for index, image in enumerate(message.get("images") or ()):
+        blocks.append(_parse_part(image, f"{where}.images[{index}]"))
     if audio := message.get("audio"):
-        rest = {key: value for key, value in audio.items() if key != "data"}
+        # The audio's id, transcript and expiry go along with the part.
+        audio_fields = {key: value for key, value in audio.items() if key != "data"}
         data = audio.get("data") or ""
-        blocks.append(AudioPromptMessageContent(base64_data=data, format="wav", extra=kept(FORMAT, rest)))
+        blocks.append(
+            AudioPromptMessageContent(
+                base64_data=data,
+                format="wav",
+                extra=passthrough_fields(FORMAT, audio_fields),
+            )
+        )
     details = message.get("reasoning_details") or ()
-    thoughts, before = _parse_details(details)
+    thoughts, call_signatures = _parse_details(details)
+    # A signature must directly precede the call that it signs.
     for call in calls:
-        blocks += [*before.pop(call.id, ()), call]
-    blocks = [*thoughts, *(one for waiting in before.values() for one in waiting), *blocks]
-    said_apart = message.get("reasoning_content") or message.get("reasoning")
+        blocks += [*call_signatures.pop(call.id, ()), call]
+    # Signatures of calls that are not in this message come before everything else.
+    blocks = [
+        *thoughts,
+        *(thought for waiting in call_signatures.values() for thought in waiting),
+        *blocks,
+    ]
+    plain_reasoning = message.get("reasoning_content") or message.get("reasoning")
+    # Details and plain reasoning repeat the same text; it is kept only once.
     has_text = any(thought.data for thought in thoughts)
     return assistant_of(
         blocks,
         name=message.get("name"),
-        reasoning_content=None if has_text else said_apart,
+        reasoning_content=None if has_text else plain_reasoning,
         refusal=message.get("refusal"),
         extra=extra,
     )
 
 
-def _cited(blocks: list[Any], citations: list[Citation]) -> list[Any]:
-    """The blocks, their last text with its sources; in a stream the sources come alone."""
+def _with_citations(blocks: list[Any], citations: list[Citation]) -> list[Any]:
+    """Return the blocks with the citations attached to the last text.
+
+    In a stream, citations arrive without text; an empty text part then carries them.
+    """
     if blocks and isinstance(blocks[-1], TextPromptMessageContent):
         return [*blocks[:-1], msgspec.structs.replace(blocks[-1], citations=citations)]
     return [*blocks, TextPromptMessageContent(data="", citations=citations)]
 
 
-def _parse_annotation(one: JSON) -> Citation:
-    cited = one.get("url_citation")
+def _parse_annotation(annotation: JSON) -> Citation:
+    cited = annotation.get("url_citation")
     cited = cited if isinstance(cited, dict) else {}
     return Citation(
         url=cited.get("url") or "",
@@ -350,103 +548,173 @@ def _parse_annotation(one: JSON) -> Citation:
         quote=cited.get("content") or "",
         start=count(cited.get("start_index")),
         end=count(cited.get("end_index")),
-        extra={FORMAT: one},
+        extra={FORMAT: annotation},
     )
 
 
-_ORIGINS = {
+# OpenRouter's names of signature formats -> our wire formats.
+_ORIGIN_BY_SIGNATURE_FORMAT = {
     "anthropic-claude-v1": "anthropic",
     "google-gemini-v1": "gemini",
     "openai-responses-v1": "openai_responses",
     "bedrock-converse-v1": "bedrock",
 }
-_FORMATS = {origin: name for name, origin in _ORIGINS.items()}
+_SIGNATURE_FORMAT_BY_ORIGIN = {
+    origin: name for name, origin in _ORIGIN_BY_SIGNATURE_FORMAT.items()
+}
 
 
 def _parse_details(
     details: Sequence[Any],
-) -> tuple[list[ThinkingPromptMessageContent], dict[str, list[ThinkingPromptMessageContent]]]:
-    """Thoughts in order, and those that sign a call, by its id."""
+) -> tuple[
+    list[ThinkingPromptMessageContent], dict[str, list[ThinkingPromptMessageContent]]
+]:
+    """Return the thoughts in order, and the signatures of tool calls by call id."""
     thoughts: list[ThinkingPromptMessageContent] = []
-    before: dict[str, list[ThinkingPromptMessageContent]] = {}
-    for one in details:
-        if not isinstance(one, dict):
+    call_signatures: dict[str, list[ThinkingPromptMessageContent]] = {}
+    for detail in details:
+        if not isinstance(detail, dict):
             continue
-        thought = _parse_detail(one)
-        if one.get("type") == "reasoning.encrypted" and thought.origin == "gemini" and thought.id:
-            before.setdefault(thought.id, []).append(msgspec.structs.replace(thought, id=""))
-        elif thoughts and thought.id and thoughts[-1].id == thought.id and not thoughts[-1].signature:
-            thoughts[-1] = msgspec.structs.replace(thoughts[-1], signature=thought.signature)
+        thought = _parse_detail(detail)
+        # Gemini signs calls; the detail's id is that of the call.
+        if (
+            detail.get("type") == "reasoning.encrypted"
+            and thought.origin == "gemini"
+            and thought.id
+        ):
+            call_signatures.setdefault(thought.id, []).append(
+                msgspec.structs.replace(thought, id="")
+            )
+        # A summary and its encrypted content are two details with the same id; they are
+        # one thought.
+        elif (
+            thoughts
+            and thought.id
+            and thoughts[-1].id == thought.id
+            and not thoughts[-1].signature
+        ):
+            thoughts[-1] = msgspec.structs.replace(
+                thoughts[-1], signature=thought.signature
+            )
         else:
             thoughts.append(thought)
-    return thoughts, before
+    return thoughts, call_signatures
 
 
-def _parse_detail(one: JSON) -> ThinkingPromptMessageContent:
-    origin = _ORIGINS.get(one.get("format") or "", "")
-    is_hidden = one.get("type") == "reasoning.encrypted"
+def _parse_detail(detail: JSON) -> ThinkingPromptMessageContent:
+    origin = _ORIGIN_BY_SIGNATURE_FORMAT.get(detail.get("format") or "", "")
+    is_hidden = detail.get("type") == "reasoning.encrypted"
     return ThinkingPromptMessageContent(
-        data=one.get("text") or one.get("summary") or "",
-        signature=(one.get("data") if is_hidden else one.get("signature")) or "",
+        data=detail.get("text") or detail.get("summary") or "",
+        signature=(detail.get("data") if is_hidden else detail.get("signature")) or "",
+        # For these vendors an encrypted detail is a redacted thought, not a proof of a
+        # visible one.
         redacted=is_hidden and origin in ("anthropic", "bedrock"),
-        id=one.get("id") or "",
+        id=detail.get("id") or "",
         origin=origin,
-        index=count(one.get("index")),
+        index=count(detail.get("index")),
     )
 
 
-def _dump_details(message: AssistantPromptMessage, *, is_piece: bool) -> list[JSON]:
-    """Thoughts with what proves them; nothing where none has a proof. In a stream it may still come."""
+def _dump_details(message: AssistantPromptMessage, *, is_fragment: bool) -> list[JSON]:
+    """Return reasoning_details for the thoughts, or nothing if none of them is signed.
+
+    In a stream (`is_fragment`) the signature may still follow, so the origin alone is
+    enough.
+    """
     details: list[JSON] = []
     blocks = message.blocks
-    for place, block in enumerate(blocks):
+    for index, block in enumerate(blocks):
         if not isinstance(block, ThinkingPromptMessageContent):
             continue
-        after = blocks[place + 1] if place + 1 < len(blocks) else None
-        details += _dump_thought(block, after.id if isinstance(after, ToolCall) else "", len(details))
-    is_proven = any("signature" in one or "data" in one or (is_piece and "format" in one) for one in details)
+        # The signature of a call is written with that call's id.
+        next_block = blocks[index + 1] if index + 1 < len(blocks) else None
+        details += _dump_thought(
+            block,
+            next_block.id if isinstance(next_block, ToolCall) else "",
+            len(details),
+        )
+    is_proven = any(
+        "signature" in detail
+        or "data" in detail
+        or (is_fragment and "format" in detail)
+        for detail in details
+    )
     return details if is_proven else []
 
 
-def _dump_thought(thought: ThinkingPromptMessageContent, call: str, index: int) -> list[JSON]:
-    form = {"format": _FORMATS[thought.origin]} if thought.origin in _FORMATS else {}
+def _dump_thought(
+    thought: ThinkingPromptMessageContent, call: str, index: int
+) -> list[JSON]:
+    format_field = (
+        {"format": _SIGNATURE_FORMAT_BY_ORIGIN[thought.origin]}
+        if thought.origin in _SIGNATURE_FORMAT_BY_ORIGIN
+        else {}
+    )
     index = index if thought.index is None else thought.index
-    shared = {**form, **({"id": thought.id} if thought.id else {}), "index": index}
+    shared = {
+        **format_field,
+        **({"id": thought.id} if thought.id else {}),
+        "index": index,
+    }
     if thought.origin == "openai_responses":
-        shown = [{"type": "reasoning.summary", "summary": thought.data, **shared}] if thought.data else []
-        hidden = [{"type": "reasoning.encrypted", "data": thought.signature, **shared}] if thought.signature else []
-        return shown + hidden
+        # OpenAI's summary and encrypted content are written as two details; see
+        # `_parse_details`.
+        summary = (
+            [{"type": "reasoning.summary", "summary": thought.data, **shared}]
+            if thought.data
+            else []
+        )
+        hidden = (
+            [{"type": "reasoning.encrypted", "data": thought.signature, **shared}]
+            if thought.signature
+            else []
+        )
+        return summary + hidden
     if thought.redacted or not thought.data:
         if not thought.signature:
             return []
-        named = {"id": call} if call and not thought.redacted else {}
-        return [{"type": "reasoning.encrypted", "data": thought.signature, **shared, **named}]
+        # A redacted thought belongs to no call.
+        id_field = {"id": call} if call and not thought.redacted else {}
+        return [
+            {
+                "type": "reasoning.encrypted",
+                "data": thought.signature,
+                **shared,
+                **id_field,
+            }
+        ]
     signed = {"signature": thought.signature} if thought.signature else {}
     return [{"type": "reasoning.text", "text": thought.data, **signed, **shared}]
 
 
 def _parse_call(call: Any, where: str) -> ToolCall:
-    body = typed(call, dict, where)
-    kind = body.get("type") or "function"
-    inner = body.get("custom") if kind == "custom" else body.get("function")
+    body = expect_type(call, dict, where)
+    call_type = body.get("type") or "function"
+    # The type decides which of the two fields has the name and the arguments.
+    inner = body.get("custom") if call_type == "custom" else body.get("function")
     inner = inner if isinstance(inner, dict) else {}
     index = body.get("index")
-    given = inner.get("input" if kind == "custom" else "arguments")
+    arguments = inner.get("input" if call_type == "custom" else "arguments")
     return ToolCall(
         id=body.get("id") or "",
-        type=kind,
-        # Some servers give an object where text belongs.
-        function=ToolCallFunction(name=inner.get("name") or "", arguments="" if given is None else as_text(given)),
+        type=call_type,
+        # Some servers return an object instead of JSON text.
+        function=ToolCallFunction(
+            name=inner.get("name") or "",
+            arguments="" if arguments is None else as_text(arguments),
+        ),
         index=index if isinstance(index, int) else None,
-        extra=kept(FORMAT, beyond(body, _CALL)),
+        extra=passthrough_fields(FORMAT, unknown_fields(body, _CALL_FIELDS)),
     )
 
 
-_CALL = frozenset({"id", "type", "function", "custom", "index"})
+_CALL_FIELDS = frozenset({"id", "type", "function", "custom", "index"})
 
 
-def _parse_old_call(call: Any) -> ToolCall:
-    """`function_call`, as it was before there were several: its name stands for its id."""
+def _parse_function_call(call: Any) -> ToolCall:
+    """Parse `function_call`, the deprecated form with a single call. Its name stands
+    for its id."""
     name, arguments = call.get("name") or "", call.get("arguments") or ""
     return ToolCall(
         type="function",
@@ -460,79 +728,125 @@ def _parse_content(content: Any, where: str) -> Content:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise wrong(f"{where}.content", content, "a string or a list of parts")
-    return [_parse_part(part, f"{where}.content[{place}]") for place, part in enumerate(content)]
+        raise invalid_field(f"{where}.content", content, "a string or a list of parts")
+    return [
+        _parse_part(part, f"{where}.content[{index}]")
+        for index, part in enumerate(content)
+    ]
 
 
 def _parse_part(part: Any, where: str) -> PromptMessageContent:
-    body = {"type": "text", "text": part} if isinstance(part, str) else typed(part, dict, where)
-    kind = body.get("type")
-    reader = _PARTS.get(kind) if isinstance(kind, str) else None
+    # Some clients put plain strings into the list of parts.
+    body = (
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else expect_type(part, dict, where)
+    )
+    part_type = body.get("type")
+    reader = _PART_PARSERS.get(part_type) if isinstance(part_type, str) else None
     if reader is not None:
-        found = reader(body, where)
+        parsed_part = reader(body, where)
         cache = body.get("cache_control")
-        return msgspec.structs.replace(found, cache_control=cache) if cache else found
-    if isinstance(kind, str):  # a part that this format has elsewhere and we have no name for
+        return (
+            msgspec.structs.replace(parsed_part, cache_control=cache)
+            if cache
+            else parsed_part
+        )
+    if isinstance(
+        part_type, str
+    ):  # a part that this format has elsewhere and we have no name for
         return OpaquePromptMessageContent(format=FORMAT, data=body)
-    raise wrong(f"{where}.type", kind, "text, image_url, video_url, input_audio or file")
+    raise invalid_field(
+        f"{where}.type", part_type, "text, image_url, video_url, input_audio or file"
+    )
 
 
 def _parse_text(body: JSON, where: str) -> PromptMessageContent:
-    rest = beyond(body, frozenset({"type", "text", "cache_control"}))
-    return TextPromptMessageContent(data=need(body, "text", str, f"{where}."), extra=kept(FORMAT, rest))
+    extra_fields = unknown_fields(body, frozenset({"type", "text", "cache_control"}))
+    return TextPromptMessageContent(
+        data=required_field(body, "text", str, f"{where}."),
+        extra=passthrough_fields(FORMAT, extra_fields),
+    )
 
 
 def _parse_image(body: JSON, where: str) -> PromptMessageContent:
     image = body.get("image_url")
-    image = {"url": image} if isinstance(image, str) else need(body, "image_url", dict, f"{where}.")
+    image = (
+        {"url": image}
+        if isinstance(image, str)
+        else required_field(body, "image_url", dict, f"{where}.")
+    )
     detail = image.get("detail") or ""
     if detail not in ("", "auto", "low", "high"):
-        raise wrong(f"{where}.image_url.detail", detail, "auto, low or high")
-    url = need(image, "url", str, f"{where}.image_url.")
+        raise invalid_field(f"{where}.image_url.detail", detail, "auto, low or high")
+    url = required_field(image, "url", str, f"{where}.image_url.")
     fields = from_url(url, f"{where}.image_url.url", is_image=True)
     return ImagePromptMessageContent(**fields, detail=detail)
 
 
 def _parse_video(body: JSON, where: str) -> PromptMessageContent:
-    url = need(need(body, "video_url", dict, f"{where}."), "url", str, f"{where}.video_url.")
+    url = required_field(
+        required_field(body, "video_url", dict, f"{where}."),
+        "url",
+        str,
+        f"{where}.video_url.",
+    )
     return VideoPromptMessageContent(**from_url(url, f"{where}.video_url.url"))
 
 
 def _parse_audio(body: JSON, where: str) -> PromptMessageContent:
-    audio = need(body, "input_audio", dict, f"{where}.")
-    form = need(audio, "format", str, f"{where}.input_audio.")
-    data = checked_base64(need(audio, "data", str, f"{where}.input_audio."), f"{where}.input_audio.data")
-    return AudioPromptMessageContent(base64_data=data, format=form, mime_type=mime_of(form, "audio"))
-
-
-def _parse_file(body: JSON, where: str) -> PromptMessageContent:
-    file = need(body, "file", dict, f"{where}.")
-    filename = may(file, "filename", str, f"{where}.file.") or ""
-    rest = beyond(file, frozenset({"filename", "file_data"}))
-    fields = {}
-    if data := may(file, "file_data", str, f"{where}.file."):
-        fields = from_url(data, f"{where}.file.file_data")
-    return DocumentPromptMessageContent(**fields, filename=filename, extra=kept(FORMAT, rest))
-
-
-def _parse_refusal(body: JSON, where: str) -> PromptMessageContent:
-    return TextPromptMessageContent(data=need(body, "refusal", str, f"{where}."), extra={FORMAT: {"type": "refusal"}})
-
-
-def _parse_thinking(body: JSON, where: str) -> PromptMessageContent:
-    """Mistral's, and what Anthropic's look like when somebody puts them here."""
-    thinking = body.get("thinking")
-    if isinstance(thinking, list):
-        thinking = "".join(one.get("text") or "" for one in thinking if isinstance(one, dict))
-    rest = beyond(body, frozenset({"type", "thinking", "signature"}))
-    return ThinkingPromptMessageContent(
-        data=thinking if isinstance(thinking, str) else "",
-        signature=body.get("signature") or "",
-        extra={FORMAT: {"type": "thinking", **rest}},
+    audio = required_field(body, "input_audio", dict, f"{where}.")
+    audio_format = required_field(audio, "format", str, f"{where}.input_audio.")
+    data = checked_base64(
+        required_field(audio, "data", str, f"{where}.input_audio."),
+        f"{where}.input_audio.data",
+    )
+    return AudioPromptMessageContent(
+        base64_data=data,
+        format=audio_format,
+        mime_type=mime_type_of(audio_format, "audio"),
     )
 
 
-_PARTS = {
+def _parse_file(body: JSON, where: str) -> PromptMessageContent:
+    file = required_field(body, "file", dict, f"{where}.")
+    filename = optional_field(file, "filename", str, f"{where}.file.") or ""
+    extra_fields = unknown_fields(file, frozenset({"filename", "file_data"}))
+    fields = {}
+    if data := optional_field(file, "file_data", str, f"{where}.file."):
+        fields = from_url(data, f"{where}.file.file_data")
+    return DocumentPromptMessageContent(
+        **fields, filename=filename, extra=passthrough_fields(FORMAT, extra_fields)
+    )
+
+
+def _parse_refusal(body: JSON, where: str) -> PromptMessageContent:
+    # `extra` marks the text as a refusal, so that it goes back as one.
+    return TextPromptMessageContent(
+        data=required_field(body, "refusal", str, f"{where}."),
+        extra={FORMAT: {"type": "refusal"}},
+    )
+
+
+def _parse_thinking(body: JSON, where: str) -> PromptMessageContent:
+    """Parse a thinking part: Mistral's form, or Anthropic's form inside a request of
+    this format."""
+    thinking = body.get("thinking")
+    if isinstance(thinking, list):
+        thinking = "".join(
+            fragment.get("text") or ""
+            for fragment in thinking
+            if isinstance(fragment, dict)
+        )
+    extra_fields = unknown_fields(body, frozenset({"type", "thinking", "signature"}))
+    return ThinkingPromptMessageContent(
+        data=thinking if isinstance(thinking, str) else "",
+        signature=body.get("signature") or "",
+        extra={FORMAT: {"type": "thinking", **extra_fields}},
+    )
+
+
+_PART_PARSERS = {
     "text": _parse_text,
     "image_url": _parse_image,
     "video_url": _parse_video,
@@ -544,18 +858,25 @@ _PARTS = {
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """The request as a server of this format wants it.
+    """Build the request body for a server of this format.
 
-    Quirks: `max_tokens_field`, `no_stream_options`, `drop` (fields the server refuses), `rename` (fields it calls
-    otherwise), `reasoning` (how it is told to think), `reasoning_field` (where it wants its thoughts back; empty:
-    nowhere), `thinking_parts` (its thoughts are parts of the content), `required_tool_choice` (its word for
-    `required`).
+    Quirks: `max_tokens_field`, `no_stream_options`, `drop` (fields that the server
+    refuses), `rename` (fields with another name), `reasoning` (how thinking is
+    controlled), `reasoning_field` (field for thoughts in messages; empty: none),
+    `thinking_parts` (thoughts are content parts), `required_tool_choice` (the server's
+    value for `required`).
     """
-    body: JSON = {"model": model, "messages": [_dump_message(message, quirks) for message in request.messages]}
+    body: JSON = {
+        "model": model,
+        "messages": [_dump_message(message, quirks) for message in request.messages],
+    }
+    # A copy, since the reasoning functions remove and add parameters.
     parameters = dict(request.model_parameters)
-    _REASONING[quirks.get("reasoning", "effort")](parameters)
+    _REASONING_STYLES[quirks.get("reasoning", "effort")](parameters)
     if "max_tokens" in parameters:
-        parameters[quirks.get("max_tokens_field", "max_tokens")] = parameters.pop("max_tokens")
+        parameters[quirks.get("max_tokens_field", "max_tokens")] = parameters.pop(
+            "max_tokens"
+        )
     body.update(parameters)
     if request.tools:
         body["tools"] = [_dump_tool(tool) for tool in request.tools]
@@ -565,61 +886,88 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
         body["stop"] = request.stop
     if request.user is not None:
         body["user"] = request.user
+    # Vendor fields come after the translated ones, so that an explicit vendor setting
+    # takes effect.
     if request.extra:
         body.update(request.extra.get(FORMAT) or {})
     if request.stream:
         body["stream"] = True
+        # Without this option a stream has no usage.
         if not quirks.get("no_stream_options"):
             body["stream_options"] = {"include_usage": True}
+    # Drop and rename come last, so that they apply to vendor fields too.
     for name in quirks.get("drop", ()):
         body.pop(name, None)
-    for name, other in quirks.get("rename", {}).items():
+    for name, upstream_name in quirks.get("rename", {}).items():
         if name in body:
-            body[other] = body.pop(name)
+            body[upstream_name] = body.pop(name)
     return body
 
 
-def _effort(parameters: dict[str, Any]) -> None:
-    """`reasoning_effort`, as OpenAI; a budget becomes the effort that is nearest."""
+def _set_reasoning_effort(parameters: dict[str, Any]) -> None:
+    """Control thinking by `reasoning_effort`, as OpenAI does. A budget becomes the
+    nearest effort."""
     parameters.pop("include_thoughts", None)
     budget = parameters.pop("thinking_budget", None)
+    # A negative budget leaves the choice to the model, which is also the default.
     if budget is None or "reasoning_effort" in parameters or budget < 0:
         return
     parameters["reasoning_effort"] = effort_of(budget)
 
 
-def _openrouter(parameters: dict[str, Any]) -> None:
-    shown = parameters.pop("include_thoughts", None)
-    effort, budget = parameters.pop("reasoning_effort", None), parameters.pop("thinking_budget", None)
-    reasoning = compact(effort=effort, max_tokens=budget, exclude=True if shown is False else None)
+def _set_openrouter_reasoning(parameters: dict[str, Any]) -> None:
+    include_thoughts = parameters.pop("include_thoughts", None)
+    effort, budget = (
+        parameters.pop("reasoning_effort", None),
+        parameters.pop("thinking_budget", None),
+    )
+    reasoning = without_empty(
+        effort=effort,
+        max_tokens=budget,
+        exclude=True if include_thoughts is False else None,
+    )
     if reasoning:
         parameters["reasoning"] = reasoning
 
 
-def _switch(parameters: dict[str, Any]) -> None:
-    """`thinking: {type: enabled}`: Zhipu, Volcengine, Moonshot, DeepSeek."""
+def _set_thinking_type(parameters: dict[str, Any]) -> None:
+    """Control thinking by `thinking: {type: enabled}`, as Zhipu, Volcengine, Moonshot
+    and DeepSeek do."""
     parameters.pop("include_thoughts", None)
-    effort, budget = parameters.pop("reasoning_effort", None), parameters.pop("thinking_budget", None)
+    effort, budget = (
+        parameters.pop("reasoning_effort", None),
+        parameters.pop("thinking_budget", None),
+    )
     if effort is not None or budget is not None:
-        parameters["thinking"] = {"type": "disabled" if effort == "none" or budget == 0 else "enabled"}
+        parameters["thinking"] = {
+            "type": "disabled" if effort == "none" or budget == 0 else "enabled"
+        }
 
 
-def _enable_thinking(parameters: dict[str, Any]) -> None:
-    """`enable_thinking` and `thinking_budget`: DashScope, SiliconFlow."""
+def _set_enable_thinking(parameters: dict[str, Any]) -> None:
+    """Control thinking by `enable_thinking` and `thinking_budget`, as DashScope and
+    SiliconFlow do."""
     parameters.pop("include_thoughts", None)
-    effort, budget = parameters.pop("reasoning_effort", None), parameters.pop("thinking_budget", None)
+    effort, budget = (
+        parameters.pop("reasoning_effort", None),
+        parameters.pop("thinking_budget", None),
+    )
     if effort is None and budget is None:
         return
     parameters["enable_thinking"] = not (effort == "none" or budget == 0)
+    # Without a usable budget the effort decides; an unknown effort sends no budget.
     if budget is None or budget < 0:
         budget = budget_of(effort or "", unknown=0)
     if budget:
         parameters["thinking_budget"] = budget
 
 
-_REASONING = {
-    "effort": _effort, "openrouter": _openrouter, "thinking": _switch, "enable_thinking": _enable_thinking,
-}  # fmt: skip
+_REASONING_STYLES = {
+    "effort": _set_reasoning_effort,
+    "openrouter": _set_openrouter_reasoning,
+    "thinking": _set_thinking_type,
+    "enable_thinking": _set_enable_thinking,
+}
 
 
 def _dump_tool_choice(choice: str | dict[str, Any], quirks: Mapping[str, Any]) -> Any:
@@ -628,21 +976,38 @@ def _dump_tool_choice(choice: str | dict[str, Any], quirks: Mapping[str, Any]) -
     if isinstance(choice, str):
         return choice
     if "allowed" in choice:
-        tools = [{"type": "function", "function": {"name": name}} for name in choice["allowed"]]
-        return {"type": "allowed_tools", "allowed_tools": {"mode": choice["mode"], "tools": tools}}
+        tools = [
+            {"type": "function", "function": {"name": name}}
+            for name in choice["allowed"]
+        ]
+        return {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": choice["mode"], "tools": tools},
+        }
     return {"type": "function", "function": {"name": choice["name"]}}
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
-    rest = tool.extra.get(FORMAT, {})
+    vendor_fields = tool.extra.get(FORMAT, {})
     if tool.type == "custom":
-        return {"type": "custom", "custom": {"name": tool.name, **compact(description=tool.description), **rest}}
+        return {
+            "type": "custom",
+            "custom": {
+                "name": tool.name,
+                **without_empty(description=tool.description),
+                **vendor_fields,
+            },
+        }
     if tool.type != "function":
-        if not rest:
+        # A tool that another provider runs can only be described in that provider's
+        # format.
+        if not vendor_fields:
             raise InvokeBadRequestError(
-                f"tool {tool.name!r} is run by the provider of another format; this one cannot run it", param="tools"
+                f"tool {tool.name!r} is run by the provider of another format; this one"
+                " cannot run it",
+                param="tools",
             )
-        return rest
+        return vendor_fields
     function: JSON = {"name": tool.name}
     if tool.description:
         function["description"] = tool.description
@@ -651,21 +1016,32 @@ def _dump_tool(tool: PromptMessageTool) -> JSON:
     if tool.strict is not None:
         function["strict"] = tool.strict
     cached = {"cache_control": tool.cache_control} if tool.cache_control else {}
-    return {"type": "function", "function": function | rest, **cached}
+    return {"type": "function", "function": function | vendor_fields, **cached}
 
 
 def _dump_message(message: AnyPromptMessage, quirks: Mapping[str, Any]) -> JSON:
     body: JSON = {"role": message.role.value}
     if isinstance(message, AssistantPromptMessage):
+        # With thinking parts, thoughts are part of the content and need no field of
+        # their own.
         thinks_inside = bool(quirks.get("thinking_parts"))
-        body |= dump_assistant(message, with_details=not thinks_inside, thinks_inside=thinks_inside)
+        body |= dump_assistant(
+            message, with_details=not thinks_inside, thinks_inside=thinks_inside
+        )
         field = quirks.get("reasoning_field", "reasoning_content")
-        if field != "reasoning_content" and (thoughts := body.pop("reasoning_content", None)) and field:
+        if (
+            field != "reasoning_content"
+            and (thoughts := body.pop("reasoning_content", None))
+            and field
+        ):
             body[field] = thoughts
+        # A server that takes no thoughts back takes no details of them either.
         if not field:
             body.pop("reasoning_details", None)
     elif isinstance(message, ToolPromptMessage):
-        body["content"] = "" if message.content is None else _dump_content(message.content)
+        body["content"] = (
+            "" if message.content is None else _dump_content(message.content)
+        )
         body["tool_call_id"] = message.tool_call_id
         if message.cache_control:
             body["cache_control"] = message.cache_control
@@ -675,6 +1051,7 @@ def _dump_message(message: AnyPromptMessage, quirks: Mapping[str, Any]) -> JSON:
         body["name"] = message.name
     if message.extra:
         body.update(message.extra.get(FORMAT) or {})
+        # The stored role shows the deprecated form, which has no call id.
         if body["role"] == "function":
             body.pop("tool_call_id", None)
     return body
@@ -685,13 +1062,19 @@ def dump_assistant(
     *,
     with_details: bool = True,
     thinks_inside: bool = False,
-    is_piece: bool = False,
+    is_fragment: bool = False,
 ) -> JSON:
-    """What an assistant's message says, its role left out."""
+    """Return the fields of an assistant message except its role.
+
+    `with_details` adds signed reasoning, `thinks_inside` writes thoughts as content
+    parts, `is_fragment` is set in streams.
+    """
     content = message.content
     if isinstance(content, list):
         body: JSON = _dump_rich(message, content, thinks_inside=thinks_inside)
-        if with_details and (details := _dump_details(message, is_piece=is_piece)):
+        if with_details and (
+            details := _dump_details(message, is_fragment=is_fragment)
+        ):
             body["reasoning_details"] = details
     else:
         body = {"content": content}
@@ -699,6 +1082,7 @@ def dump_assistant(
             body["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
         calls = message.tool_calls
+        # The deprecated form has exactly one call.
         if "old" in calls[0].extra.get(FORMAT, {}):
             called = calls[0].function
             body["function_call"] = {"name": called.name, "arguments": called.arguments}
@@ -709,52 +1093,83 @@ def dump_assistant(
     return body
 
 
-def _dump_rich(message: AssistantPromptMessage, parts: list[PromptMessageContent], *, thinks_inside: bool) -> JSON:
+def _dump_rich(
+    message: AssistantPromptMessage,
+    parts: list[PromptMessageContent],
+    *,
+    thinks_inside: bool,
+) -> JSON:
     texts = [part for part in parts if isinstance(part, TextPromptMessageContent)]
-    shown = [part for part in parts if isinstance(part, ImagePromptMessageContent)]
-    spoken = next((part for part in parts if isinstance(part, AudioPromptMessageContent)), None)
-    own = [
+    images = [part for part in parts if isinstance(part, ImagePromptMessageContent)]
+    audio_part = next(
+        (part for part in parts if isinstance(part, AudioPromptMessageContent)), None
+    )
+    vendor_parts = [
         part
         for part in parts
         if (isinstance(part, OpaquePromptMessageContent) and part.format == FORMAT)
-        or (isinstance(part, ThinkingPromptMessageContent) and part.extra.get(FORMAT) and thinks_inside)
+        or (
+            isinstance(part, ThinkingPromptMessageContent)
+            and part.extra.get(FORMAT)
+            and thinks_inside
+        )
     ]
-    if own or any(part.extra.get(FORMAT) or part.cache_control for part in texts):
-        kinds = (TextPromptMessageContent, *([ThinkingPromptMessageContent] if thinks_inside else []))
-        content: Any = [_dump_part(part) for part in parts if part in own or isinstance(part, kinds)]
+    # Parts are needed only if they carry more than text; otherwise a string is what
+    # most clients expect.
+    if vendor_parts or any(
+        part.extra.get(FORMAT) or part.cache_control for part in texts
+    ):
+        kinds = (
+            TextPromptMessageContent,
+            *([ThinkingPromptMessageContent] if thinks_inside else []),
+        )
+        content: Any = [
+            _dump_part(part)
+            for part in parts
+            if part in vendor_parts or isinstance(part, kinds)
+        ]
     else:
         content = "".join([part.data for part in texts]) if texts else None
     body: JSON = {"content": content}
+    # Thoughts outside of the content go into the field that most servers share.
     if not thinks_inside and (thoughts := message.thinking):
         body["reasoning_content"] = thoughts
-    if shown:
-        body["images"] = [_dump_part(part) for part in shown]
+    if images:
+        body["images"] = [_dump_part(part) for part in images]
     if annotations := _dump_annotations(texts):
         body["annotations"] = annotations
-    if spoken is not None:
-        data = {"data": spoken.base64_data} if spoken.base64_data else {}
-        body["audio"] = {**data, **spoken.extra.get(FORMAT, {})}
+    if audio_part is not None:
+        data = {"data": audio_part.base64_data} if audio_part.base64_data else {}
+        body["audio"] = {**data, **audio_part.extra.get(FORMAT, {})}
     return body
 
 
 def _dump_annotations(texts: list[TextPromptMessageContent]) -> list[JSON]:
     annotations: list[JSON] = []
-    before = 0
+    text_offset = 0
     for text in texts:
         length = len(text.data)
-        annotations += [one.extra.get(FORMAT) or _dump_citation(one, before, length) for one in text.citations]
-        before += length
+        annotations += [
+            citation.extra.get(FORMAT) or _dump_citation(citation, text_offset, length)
+            for citation in text.citations
+        ]
+        text_offset += length
     return annotations
 
 
-def _dump_citation(one: Citation, before: int, length: int) -> JSON:
-    """Places count characters of the whole answer here, of one part in our types."""
-    start = before + (one.start or 0)
-    end = before + (length if one.end is None else one.end)
-    cited = compact(url=one.url, title=one.title, content=one.quote)
+def _dump_citation(citation: Citation, text_offset: int, length: int) -> JSON:
+    """Return a url_citation. Positions count characters of the whole text here, of one
+    part in our types."""
+    start = text_offset + (citation.start or 0)
+    end = text_offset + (length if citation.end is None else citation.end)
+    cited = without_empty(
+        url=citation.url, title=citation.title, content=citation.quote
+    )
     return {
         "type": "url_citation",
-        "url_citation": {"url": "", "title": "", "start_index": start, "end_index": end} | cited,
+        "url_citation": (
+            {"url": "", "title": "", "start_index": start, "end_index": end} | cited
+        ),
     }
 
 
@@ -763,7 +1178,10 @@ def _dump_call(call: ToolCall) -> JSON:
     if call.type == "custom":
         body["custom"] = {"name": call.function.name, "input": call.function.arguments}
     else:
-        body["function"] = {"name": call.function.name, "arguments": call.function.arguments}
+        body["function"] = {
+            "name": call.function.name,
+            "arguments": call.function.arguments,
+        }
     if call.index is not None:
         body["index"] = call.index
     return body | call.extra.get(FORMAT, {}) if call.extra else body
@@ -775,44 +1193,56 @@ def _dump_content(content: Content) -> Any:
     return [
         _dump_part(part)
         for part in content
+        # Opaque parts of other formats are dropped: only their own format can interpret
+        # them.
         if not isinstance(part, OpaquePromptMessageContent) or part.format == FORMAT
     ]
 
 
 def _dump_part(part: PromptMessageContent) -> JSON:
-    body = _dump_bare(part)
+    body = _dump_part_body(part)
     if part.cache_control:
         body = {**body, "cache_control": part.cache_control}
     return body
 
 
-def _dump_bare(part: PromptMessageContent) -> JSON:
-    rest = part.extra.get(FORMAT, {}) if part.extra else {}
+def _dump_part_body(part: PromptMessageContent) -> JSON:
+    vendor_fields = part.extra.get(FORMAT, {}) if part.extra else {}
     match part:
         case TextPromptMessageContent():
-            if rest.get("type") == "refusal":
+            if vendor_fields.get("type") == "refusal":
                 return {"type": "refusal", "refusal": part.data}
-            return {"type": "text", "text": part.data, **rest}
+            return {"type": "text", "text": part.data, **vendor_fields}
         case ThinkingPromptMessageContent():
-            return {"type": "thinking", "thinking": [{"type": "text", "text": part.data}], **rest}
+            # Mistral's form of a thinking part.
+            return {
+                "type": "thinking",
+                "thinking": [{"type": "text", "text": part.data}],
+                **vendor_fields,
+            }
         case ImagePromptMessageContent():
             detail = {"detail": part.detail} if part.detail else {}
             return {"type": "image_url", "image_url": {"url": part.data, **detail}}
         case AudioPromptMessageContent():
             if not part.base64_data:
-                raise InvokeBadRequestError("audio at an address cannot be sent in this format; send its bytes")
-            form = part.format or format_of(part.mime_type)
-            return {"type": "input_audio", "input_audio": {"data": part.base64_data, "format": form}}
+                raise InvokeBadRequestError(
+                    "audio at an address cannot be sent in this format; send its bytes"
+                )
+            audio_format = part.format or format_of(part.mime_type)
+            return {
+                "type": "input_audio",
+                "input_audio": {"data": part.base64_data, "format": audio_format},
+            }
         case VideoPromptMessageContent():
             return {"type": "video_url", "video_url": {"url": part.data}}
         case DocumentPromptMessageContent():
-            return {"type": "file", "file": _dump_file(part, rest)}
+            return {"type": "file", "file": _dump_file(part, vendor_fields)}
         case OpaquePromptMessageContent():
             return part.data
 
 
-def _dump_file(part: MultiModalPromptMessageContent, rest: JSON) -> JSON:
-    file: JSON = dict(rest)
+def _dump_file(part: MultiModalPromptMessageContent, vendor_fields: JSON) -> JSON:
+    file: JSON = dict(vendor_fields)
     if part.filename:
         file["filename"] = part.filename
     if part.base64_data or part.url:
@@ -820,50 +1250,76 @@ def _dump_file(part: MultiModalPromptMessageContent, rest: JSON) -> JSON:
     return file
 
 
-# ------------------------------------------------------------------------------------------------ answers
+# ------------------------------------------------------------------------------ answers
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
-    """Usage as the provider counted it; None where it states none that can be believed."""
+    """Parse a `usage` object, or return None if it has no plausible token counts. The
+    original is kept in `extra`."""
     if not isinstance(body, dict):
         return None
-    prompt, completion = count(body.get("prompt_tokens")), count(body.get("completion_tokens"))
+    prompt, completion = (
+        count(body.get("prompt_tokens")),
+        count(body.get("completion_tokens")),
+    )
     if prompt is None and completion is None:
         return None
-    reasoning = counted(body, "completion_tokens_details", "reasoning_tokens") or counted(body, "reasoning_tokens")
+    # Servers report reasoning tokens inside the details or next to the totals.
+    reasoning = nested_count(
+        body, "completion_tokens_details", "reasoning_tokens"
+    ) or nested_count(body, "reasoning_tokens")
     completion = completion or 0
-    if reasoning and counted(body, "total_tokens") == (prompt or 0) + completion + reasoning:
-        completion += reasoning  # xAI leaves it out of `completion_tokens`, as the sum tells
+    if (
+        reasoning
+        and nested_count(body, "total_tokens") == (prompt or 0) + completion + reasoning
+    ):
+        completion += (
+            reasoning  # xAI leaves it out of `completion_tokens`, as the sum tells
+        )
     return LLMUsage(
         prompt_tokens=prompt or 0,
         completion_tokens=completion,
         total_tokens=count(body.get("total_tokens")) or (prompt or 0) + completion,
-        cached_tokens=counted(body, "prompt_tokens_details", "cached_tokens")
-        or counted(body, "prompt_cache_hit_tokens"),  # DeepSeek's word
-        cache_write_tokens=counted(body, "prompt_tokens_details", "cache_write_tokens"),
-        audio_prompt_tokens=counted(body, "prompt_tokens_details", "audio_tokens"),
-        image_prompt_tokens=counted(body, "prompt_tokens_details", "image_tokens"),
+        cached_tokens=nested_count(body, "prompt_tokens_details", "cached_tokens")
+        or nested_count(body, "prompt_cache_hit_tokens"),  # DeepSeek's word
+        cache_write_tokens=nested_count(
+            body, "prompt_tokens_details", "cache_write_tokens"
+        ),
+        audio_prompt_tokens=nested_count(body, "prompt_tokens_details", "audio_tokens"),
+        image_prompt_tokens=nested_count(body, "prompt_tokens_details", "image_tokens"),
         reasoning_tokens=reasoning,
-        audio_completion_tokens=counted(body, "completion_tokens_details", "audio_tokens"),
-        image_completion_tokens=counted(body, "completion_tokens_details", "image_tokens"),
-        searches=counted(body, "num_search_queries"),  # Perplexity's
-        total_price=_stated_cost(body.get("cost")),
+        audio_completion_tokens=nested_count(
+            body, "completion_tokens_details", "audio_tokens"
+        ),
+        image_completion_tokens=nested_count(
+            body, "completion_tokens_details", "image_tokens"
+        ),
+        searches=nested_count(body, "num_search_queries"),  # Perplexity's
+        total_price=_reported_cost(body.get("cost")),
         extra={FORMAT: body},
     )
 
 
-def _stated_cost(cost: Any) -> Decimal | None:
-    """What the call cost in dollars, where the server itself says: OpenRouter and Perplexity do."""
+def _reported_cost(cost: Any) -> Decimal | None:
+    """Return the price in US dollars that the server reports (OpenRouter and Perplexity
+    do), or None."""
     if isinstance(cost, dict):
         cost = cost.get("total_cost")
-    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < 1e6:
+    if (
+        isinstance(cost, bool)
+        or not isinstance(cost, int | float)
+        or not 0 <= cost < 1e6
+    ):
         return None
     return Decimal(str(cost))
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
-    if own := usage.extra.get(FORMAT):
-        return own
+    """Return a `usage` object: the original one if it came in this format, otherwise
+    one built from the counts."""
+    if raw_usage := usage.extra.get(FORMAT):
+        return raw_usage
+    # Details that are 0 are left out, except for the two that OpenAI always sends.
     into = {"cached_tokens": usage.cached_tokens}
     if usage.cache_write_tokens:
         into["cache_write_tokens"] = usage.cache_write_tokens
@@ -871,36 +1327,52 @@ def dump_usage(usage: LLMUsage) -> JSON:
         into["audio_tokens"] = usage.audio_prompt_tokens
     if usage.image_prompt_tokens:
         into["image_tokens"] = usage.image_prompt_tokens
-    out = {"reasoning_tokens": usage.reasoning_tokens}
+    completion_details = {"reasoning_tokens": usage.reasoning_tokens}
     if usage.audio_completion_tokens:
-        out["audio_tokens"] = usage.audio_completion_tokens
+        completion_details["audio_tokens"] = usage.audio_completion_tokens
     if usage.image_completion_tokens:
-        out["image_tokens"] = usage.image_completion_tokens
+        completion_details["image_tokens"] = usage.image_completion_tokens
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": into,
-        "completion_tokens_details": out,
+        "completion_tokens_details": completion_details,
     }
 
 
-_RESULT_KNOWN = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint"})
-_CHUNK_KNOWN = _RESULT_KNOWN | {"obfuscation"}  # random letters against those who count bytes: not ours to keep
-_CHOICE_KNOWN = frozenset({"index", "message", "delta", "finish_reason", "logprobs"})
+_KNOWN_RESULT_FIELDS = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
+)
+_KNOWN_CHUNK_FIELDS = _KNOWN_RESULT_FIELDS | {
+    "obfuscation"
+}  # random letters against those who count bytes: not ours to keep
+_KNOWN_CHOICE_FIELDS = frozenset(
+    {"index", "message", "delta", "finish_reason", "logprobs"}
+)
 
-# Other words for the same, as servers of this format have them.
-_REASONS = {
-    "function_call": "tool_calls", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length",
-    "model_length": "length", "COMPLETE": "stop", "MAX_TOKENS": "length", "tool_call": "tool_calls",
-    "sensitive": "content_filter", "network_error": "stop",
-}  # fmt: skip
+# Finish reasons of servers that do not use OpenAI's values.
+_FINISH_REASONS = {
+    "function_call": "tool_calls",
+    "eos": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_length": "length",
+    "COMPLETE": "stop",
+    "MAX_TOKENS": "length",
+    "tool_call": "tool_calls",
+    "sensitive": "content_filter",
+    "network_error": "stop",
+}
 
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """A whole answer. Raises InvokeError where it is none."""
+    """Parse a complete response body. Raises an InvokeError if it is an error or has no
+    choices."""
     del quirks
+    # Some servers report errors with status 200.
     if isinstance(body.get("error"), dict):
         raise error_of(body["error"])
     choices = body.get("choices")
@@ -911,47 +1383,63 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
         model=body.get("model") or "",
         created=count(body.get("created")) or 0,
         system_fingerprint=body.get("system_fingerprint"),
-        choices=[_parse_choice(choice, place) for place, choice in enumerate(choices)],
+        choices=[
+            _parse_choice(choice, position) for position, choice in enumerate(choices)
+        ],
         usage=parse_usage(body.get("usage")) or LLMUsage(estimated=True),
-        extra=kept(FORMAT, beyond(body, _RESULT_KNOWN)),
+        extra=passthrough_fields(FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS)),
     )
 
 
-def _parse_choice(choice: Any, place: int) -> LLMChoice:
-    if not isinstance(choice, dict) or not isinstance(choice.get("message") or {}, dict):
+def _parse_choice(choice: Any, position: int) -> LLMChoice:
+    if not isinstance(choice, dict) or not isinstance(
+        choice.get("message") or {}, dict
+    ):
         raise InvokeServerUnavailableError("a choice of the answer holds no message")
+    # An empty choice without a reason is a broken response, not an empty answer.
     if choice.get("message") is None and choice.get("finish_reason") is None:
         raise InvokeServerUnavailableError("a choice of the answer holds no message")
-    if isinstance(choice.get("error"), dict):  # OpenRouter: what one of its providers said
+    if isinstance(
+        choice.get("error"), dict
+    ):  # OpenRouter: what one of its providers said
         raise error_of(choice["error"])
     index = choice.get("index")
     reason, extra = _parse_reason(choice)
     return LLMChoice(
-        index=index if isinstance(index, int) else place,
-        message=_read(parse_assistant, choice.get("message") or {}),
+        index=index if isinstance(index, int) else position,
+        message=_read_provider_message(parse_assistant, choice.get("message") or {}),
         finish_reason=reason,
         logprobs=choice.get("logprobs"),
         extra=extra,
     )
 
 
-def _read(parse: Any, message: JSON) -> AssistantPromptMessage:
-    """What a server sent that we cannot read is the server's mistake, not the caller's."""
+def _read_provider_message(parse: Any, message: JSON) -> AssistantPromptMessage:
+    """Parse a message of a response. An unreadable one is the provider's fault, so the
+    error class changes."""
     try:
         return parse(message)
     except InvokeBadRequestError as error:
-        raise InvokeServerUnavailableError(f"the answer cannot be read: {error}") from error
+        raise InvokeServerUnavailableError(
+            f"the answer cannot be read: {error}"
+        ) from error
 
 
 def _parse_reason(choice: JSON) -> tuple[str | None, dict[str, Any]]:
     reason = choice.get("finish_reason")
-    rest = beyond(choice, _CHOICE_KNOWN)
-    if reason in _REASONS:
-        return _REASONS[reason], {FORMAT: {**rest, "finish_reason": reason}}
-    return reason or None, kept(FORMAT, {key: value for key, value in rest.items() if value is not None})
+    extra_fields = unknown_fields(choice, _KNOWN_CHOICE_FIELDS)
+    if reason in _FINISH_REASONS:
+        # The vendor's own reason is preserved for a client of this format.
+        return _FINISH_REASONS[reason], {
+            FORMAT: {**extra_fields, "finish_reason": reason}
+        }
+    return reason or None, passthrough_fields(
+        FORMAT, {key: value for key, value in extra_fields.items() if value is not None}
+    )
 
 
 def dump_result(result: LLMResult) -> JSON:
+    """Build a complete response body."""
     body: JSON = {
         "id": result.id,
         "object": "chat.completion",
@@ -967,7 +1455,13 @@ def dump_result(result: LLMResult) -> JSON:
 
 def _dump_choice(choice: LLMChoice) -> JSON:
     message = choice.message
-    body: JSON = {"role": "assistant", "content": None, "refusal": None, **dump_assistant(message)}
+    # Clients expect `content` and `refusal` to be present even if they are null.
+    body: JSON = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        **dump_assistant(message),
+    }
     if message.extra:
         body |= message.extra.get(FORMAT, {})
     return {
@@ -980,31 +1474,40 @@ def _dump_choice(choice: LLMChoice) -> JSON:
 
 
 def _dump_reason(reason: str | None) -> str | None:
+    # "pause" exists only in our types; a client of this format sees a normal end.
     return "stop" if reason == "pause" else reason
 
 
-# ------------------------------------------------------------------------------------------------ streams
+# ------------------------------------------------------------------------------ streams
 
 
 class StreamParser:
-    """Events of a stream, one at a time, into chunks."""
+    """Converts the events of a stream into chunks, one event at a time."""
 
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
         self._has_finished = False
-        self._named: set[tuple[int, int]] = set()
+        # The (choice, call) pairs whose name was already passed on.
+        self._named_calls: set[tuple[int, int]] = set()
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
+        """Return one chunk per choice. Raises an InvokeError if the event reports an
+        error."""
+        # A local reference: this method runs for every event of every stream.
         get = event.get
         if get("error") and isinstance(event["error"], dict):
             raise error_of(event["error"])
-        stated = get("usage") or (event["x_groq"].get("usage") if isinstance(get("x_groq"), dict) else None)
+        # Groq reports the usage of a stream in a field of its own.
+        stated = get("usage") or (
+            event["x_groq"].get("usage") if isinstance(get("x_groq"), dict) else None
+        )
         usage = parse_usage(stated) if stated else None
         choices = get("choices") or ()
         deltas = [self._delta(choice, usage) for choice in choices]
+        # The last event of a stream has usage and no choices.
         if usage is not None and not choices:
             deltas.append(LLMResultChunkDelta(usage=usage))
-        rest = beyond(event, _CHUNK_KNOWN)
+        extra_fields = unknown_fields(event, _KNOWN_CHUNK_FIELDS)
         return [
             LLMResultChunk(
                 delta=delta,
@@ -1012,14 +1515,16 @@ class StreamParser:
                 model=get("model") or "",
                 created=get("created") or 0,
                 system_fingerprint=get("system_fingerprint"),
-                extra={FORMAT: rest} if rest else {},
+                extra={FORMAT: extra_fields} if extra_fields else {},
             )
             for delta in deltas
         ]
 
     def _delta(self, choice: Any, usage: LLMUsage | None) -> LLMResultChunkDelta:
         if not isinstance(choice, dict):
-            raise InvokeServerUnavailableError(f"a choice of the stream is no object but {said(choice)}")
+            raise InvokeServerUnavailableError(
+                f"a choice of the stream is no object but {short_repr(choice)}"
+            )
         if isinstance(choice.get("error"), dict):
             raise error_of(choice["error"])
         reason, extra = _parse_reason(choice)
@@ -1027,7 +1532,7 @@ class StreamParser:
             self._has_finished = True
         message = _parse_delta(choice.get("delta"))
         if message.tool_calls:
-            message = self._named_once(message, choice.get("index") or 0)
+            message = self._without_repeated_names(message, choice.get("index") or 0)
         return LLMResultChunkDelta(
             index=choice.get("index") or 0,
             message=message,
@@ -1037,57 +1542,97 @@ class StreamParser:
             extra=extra,
         )
 
-    def _named_once(self, message: AssistantPromptMessage, choice: int) -> AssistantPromptMessage:
-        """Some servers name a call in each of its pieces; whoever joins them would double the name."""
+    def _without_repeated_names(
+        self, message: AssistantPromptMessage, choice: int
+    ) -> AssistantPromptMessage:
+        """Return the message with each call named only in its first fragment.
+
+        Some servers repeat the name in every fragment; consumers that concatenate
+        fragments would double it.
+        """
         calls: list[ToolCall] = []
         for call in message.tool_calls:
+            # Without an index the fragments of a call cannot be told apart, so the name
+            # stays.
             key = (choice, call.index if call.index is not None else -1)
-            if call.function.name and key in self._named and call.index is not None:
-                call = msgspec.structs.replace(call, function=ToolCallFunction(arguments=call.function.arguments))
+            if (
+                call.function.name
+                and key in self._named_calls
+                and call.index is not None
+            ):
+                call = msgspec.structs.replace(
+                    call, function=ToolCallFunction(arguments=call.function.arguments)
+                )
             elif call.function.name:
-                self._named.add(key)
+                self._named_calls.add(key)
             calls.append(call)
         return msgspec.structs.replace(message, tool_calls=calls)
 
-    def finish(self, *, done: bool) -> list[LLMResultChunk]:
-        """The body has ended; `done` where `[DONE]` was seen. A stream cut short must not look like a whole one."""
-        if not done and not self._has_finished:
-            raise InvokeServerUnavailableError("the stream broke off: neither a finish reason nor [DONE] came")
+    def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
+        """Check the end of the stream. Raises InvokeServerUnavailableError if it was
+        cut off.
+
+        `end_marker_seen` is True if `[DONE]` was received.
+        """
+        if not end_marker_seen and not self._has_finished:
+            raise InvokeServerUnavailableError(
+                "the stream broke off: neither a finish reason nor [DONE] came"
+            )
         return []
 
 
-_EMPTY = AssistantPromptMessage()
+_EMPTY_MESSAGE = AssistantPromptMessage()
 
 
 def _parse_delta(delta: Any) -> AssistantPromptMessage:
     if not isinstance(delta, dict):
-        return _EMPTY
+        return _EMPTY_MESSAGE
     content = delta.get("content")
-    if len(delta) == 1 and isinstance(content, str):  # nearly every chunk of a long answer
+    if len(delta) == 1 and isinstance(
+        content, str
+    ):  # nearly every chunk of a long answer
         return AssistantPromptMessage(content=content)
-    message = _read(parse_assistant, {key: value for key, value in delta.items() if key != "role"})
+    # The role in a delta carries no information: it is always the assistant's.
+    message = _read_provider_message(
+        parse_assistant, {key: value for key, value in delta.items() if key != "role"}
+    )
     if not isinstance(message.content, list):
         return message
-    # In a stream Mistral's thoughts come as parts: the pieces of one thought are told by their kind.
+    # Mistral streams thoughts as parts without an index. A common index joins the
+    # fragments of one thought.
     parts = [
-        msgspec.structs.replace(part, index=0)
-        if isinstance(part, ThinkingPromptMessageContent) and part.index is None
-        else part
+        (
+            msgspec.structs.replace(part, index=0)
+            if isinstance(part, ThinkingPromptMessageContent) and part.index is None
+            else part
+        )
         for part in message.content
     ]
     return msgspec.structs.replace(message, content=parts)
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    return parsed(StreamParser(), events)
+    """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
+    it breaks off."""
+    return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Chunks, one at a time, into events: the role first, usage last and only if it was asked for. `has_begun` where
-    the caller has the first events already: clients that add pieces up would double a role said twice."""
+    """Converts chunks into stream events, one chunk at a time. The role comes first,
+    usage last and only if requested.
+
+    `has_begun` is set if the client already has the first events: clients that
+    concatenate fragments would double a repeated role.
+    """
 
     def __init__(
-        self, *, response_id: str, created: int, model: str, include_usage: bool = True, has_begun: bool = False
+        self,
+        *,
+        response_id: str,
+        created: int,
+        model: str,
+        include_usage: bool = True,
+        has_begun: bool = False,
     ) -> None:
         self._head: JSON = {
             "id": response_id,
@@ -1097,53 +1642,89 @@ class StreamDumper:
         }
         self._include_usage = include_usage
         self._usage: LLMUsage | None = None
-        self._begun: set[int] = {0} if has_begun else set()
+        self._started_choices: set[int] = {0} if has_begun else set()
         self._extra: JSON = {}
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
-        """The events for this chunk; none where it held usage alone."""
+        """Return the event for one chunk, or nothing if the chunk has only usage or
+        nothing new."""
         delta = chunk.delta
         if delta.usage is not None:
             self._usage = delta.usage
-        rest = chunk.extra.get(FORMAT, {}) if chunk.extra else {}
+        vendor_fields = chunk.extra.get(FORMAT, {}) if chunk.extra else {}
         body = _dump_delta(delta.message)
-        is_empty = not body and delta.finish_reason is None and delta.logprobs is None and not delta.extra
-        if is_empty and (delta.usage is not None or delta.index in self._begun):
-            self._extra = rest
+        is_empty = (
+            not body
+            and delta.finish_reason is None
+            and delta.logprobs is None
+            and not delta.extra
+        )
+        # Fields of an otherwise empty chunk go out with the last event.
+        if is_empty and (
+            delta.usage is not None or delta.index in self._started_choices
+        ):
+            self._extra = vendor_fields
             return []
-        if delta.index not in self._begun:
-            self._begun.add(delta.index)
-            body = {"role": "assistant", **({"content": ""} if not body else {}), **body}
+        # The first event of a choice has the role, and a content even if there is no
+        # text yet.
+        if delta.index not in self._started_choices:
+            self._started_choices.add(delta.index)
+            body = {
+                "role": "assistant",
+                **({"content": ""} if not body else {}),
+                **body,
+            }
         reason = _dump_reason(delta.finish_reason)
-        choice = {"index": delta.index, "delta": body, "logprobs": delta.logprobs, "finish_reason": reason}
+        choice = {
+            "index": delta.index,
+            "delta": body,
+            "logprobs": delta.logprobs,
+            "finish_reason": reason,
+        }
         if delta.extra:
             choice |= delta.extra.get(FORMAT, {})
         event = {**self._head, "choices": [choice]}
         if chunk.system_fingerprint is not None:
             event["system_fingerprint"] = chunk.system_fingerprint
+        # OpenAI sends a null usage in every event but the last if usage was requested.
         if self._include_usage:
             event["usage"] = None
-        if rest:
-            event |= rest
+        if vendor_fields:
+            event |= vendor_fields
         return [event]
 
     def finish(self) -> list[JSON]:
-        """The event with usage that ends a stream, if one was asked for."""
+        """Return the last event with the usage, or nothing if usage was not requested."""
         if not self._include_usage:
             return []
         usage = dump_usage(self._usage) if self._usage is not None else None
-        return [{**self._head, "choices": [], "usage": usage, **self._extra}] if usage or self._extra else []
+        return (
+            [{**self._head, "choices": [], "usage": usage, **self._extra}]
+            if usage or self._extra
+            else []
+        )
 
 
 def _dump_delta(message: AssistantPromptMessage) -> JSON:
     content = message.content
     if isinstance(content, list) and len(content) == 1 and not message.tool_calls:
-        only = content[0]
-        if isinstance(only, TextPromptMessageContent) and not only.citations and not only.extra:
-            content = only.data  # nearly every chunk of a long answer that came in blocks
+        single_part = content[0]
+        if (
+            isinstance(single_part, TextPromptMessageContent)
+            and not single_part.citations
+            and not single_part.extra
+        ):
+            content = (
+                single_part.data
+            )  # nearly every chunk of a long answer that came in blocks
     if isinstance(content, list):
-        said_so_far = dump_assistant(message, is_piece=True)
-        body: JSON = {key: value for key, value in said_so_far.items() if value not in (None, "")}
+        dumped_message = dump_assistant(message, is_fragment=True)
+        # Empty fields would overwrite earlier ones in clients that merge deltas.
+        body: JSON = {
+            key: value
+            for key, value in dumped_message.items()
+            if value not in (None, "")
+        }
     else:
         body = {} if content is None else {"content": content}
         if message.reasoning_content:
@@ -1153,35 +1734,60 @@ def _dump_delta(message: AssistantPromptMessage) -> JSON:
     if message.tool_calls:
         calls = message.tool_calls
         if "old" in calls[0].extra.get(FORMAT, {}):
-            body["function_call"] = compact(name=calls[0].function.name) | {"arguments": calls[0].function.arguments}
+            body["function_call"] = without_empty(name=calls[0].function.name) | {
+                "arguments": calls[0].function.arguments
+            }
         else:
-            body["tool_calls"] = [_dump_piece(call, place) for place, call in enumerate(calls)]
+            body["tool_calls"] = [
+                _dump_call_fragment(call, position)
+                for position, call in enumerate(calls)
+            ]
     if message.extra:
         body.update(message.extra.get(FORMAT, {}))
     return body
 
 
-def _dump_piece(call: ToolCall, place: int) -> JSON:
-    body: JSON = {"index": place if call.index is None else call.index}
+def _dump_call_fragment(call: ToolCall, position: int) -> JSON:
+    # Clients join fragments by index, so every fragment needs one.
+    body: JSON = {"index": position if call.index is None else call.index}
     if call.type == "custom":
-        body["custom"] = compact(name=call.function.name) | {"input": call.function.arguments}
+        body["custom"] = without_empty(name=call.function.name) | {
+            "input": call.function.arguments
+        }
     else:
-        body["function"] = compact(name=call.function.name) | {"arguments": call.function.arguments}
+        body["function"] = without_empty(name=call.function.name) | {
+            "arguments": call.function.arguments
+        }
+    # Only the first fragment of a call has an id and a type.
     if call.id:
         body |= {"id": call.id, "type": call.type}
     return body | call.extra.get(FORMAT, {}) if call.extra else body
 
 
-def dump_stream(chunks: Iterable[LLMResultChunk], *, include_usage: bool = True) -> Iterator[JSON]:
-    return dumped(chunks, partial(StreamDumper, include_usage=include_usage))
+def dump_stream(
+    chunks: Iterable[LLMResultChunk], *, include_usage: bool = True
+) -> Iterator[JSON]:
+    """Yield the event stream for a stream of chunks."""
+    return dump_chunks(chunks, partial(StreamDumper, include_usage=include_usage))
 
 
-# ------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------- errors
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """An error object inside an answer or a stream, by its type or code; OpenRouter puts an HTTP status there."""
+    """Return the exception for an error object in a response or stream, chosen by its
+    type or code.
+
+    OpenRouter writes an HTTP status into `code`.
+    """
     code = error.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else None
-    kind = kind_of_error(status, code, error.get("type"))
-    return kind(str(error.get("message") or error.get("type") or code or "the provider reports an error"))
+    error_class = error_class_for_status(status, code, error.get("type"))
+    return error_class(
+        str(
+            error.get("message")
+            or error.get("type")
+            or code
+            or "the provider reports an error"
+        )
+    )

@@ -1,20 +1,50 @@
-"""OpenAI's legacy Completions <-> our types: a prompt in, its continuation out. Pure: no network, no clock."""
+"""Translate between OpenAI's legacy Completions API (prompt in, continuation out) and
+modelyard's chat types.
+
+Pure functions: no network, no clock.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, count, counted, in_range, kept, may, typed, wrong
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeError,
+    InvokeServerUnavailableError,
+    error_class_for_status,
+)
+from modelyard.base.fields import (
+    count,
+    expect_type,
+    in_range,
+    invalid_field,
+    nested_count,
+    optional_field,
+    passthrough_fields,
+    unknown_fields,
+)
 from modelyard.base.shapes import reads_answer, reads_request
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
-from modelyard.models.messages import AssistantPromptMessage, SystemPromptMessage, UserPromptMessage
-from modelyard.models.streams import dumped, parsed
+from modelyard.models.llm import (
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
+from modelyard.models.messages import (
+    AssistantPromptMessage,
+    SystemPromptMessage,
+    UserPromptMessage,
+)
+from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.types import JSON
 
 FORMAT = "openai_completions"
 
-_NUMBERS: dict[str, tuple[type, float, float]] = {
+# Parameter -> (type, lower and upper bound).
+_PARAMETER_RANGES: dict[str, tuple[type, float, float]] = {
     "temperature": (float, 0, 2),
     "top_p": (float, 0, 1),
     "top_k": (int, -1, 1 << 31),
@@ -24,46 +54,83 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "seed": (int, -(1 << 63), 1 << 63),
     "n": (int, 1, 128),
 }
-_KNOWN = frozenset(_NUMBERS) | {"model", "prompt", "stop", "stream", "stream_options", "user"}
-PARAMETERS = {"stop"} | frozenset(_NUMBERS)
+_KNOWN_FIELDS = frozenset(_PARAMETER_RANGES) | {
+    "model",
+    "prompt",
+    "stop",
+    "stream",
+    "stream_options",
+    "user",
+}
+PARAMETERS = {"stop"} | frozenset(_PARAMETER_RANGES)
 
 
 @reads_request
 def parse_request(body: JSON) -> LLMRequest:
-    """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
+    """Parse the JSON body of a client's request. Raises InvokeBadRequestError that
+    names the field."""
     prompt = body.get("prompt")
+    # A list with one prompt is the same as the prompt itself.
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if isinstance(prompt, list):
-        ids = all(isinstance(one, int | list) for one in prompt)
-        what = (
-            "token ids; send text, since they fit one tokenizer alone" if ids else "several prompts; send one at a time"
+        # A list of numbers, or of lists of numbers, has token ids.
+        ids = all(isinstance(prompt_part, int | list) for prompt_part in prompt)
+        description = (
+            "token ids; send text, since they fit one tokenizer alone"
+            if ids
+            else "several prompts; send one at a time"
         )
-        raise InvokeBadRequestError(f"'prompt' holds {what}", param="prompt")
+        raise InvokeBadRequestError(f"'prompt' holds {description}", param="prompt")
     if not isinstance(prompt, str):
-        raise wrong("prompt", prompt, "a string")
+        raise invalid_field("prompt", prompt, "a string")
     parameters: dict[str, Any] = {}
-    for name, (kind, low, high) in _NUMBERS.items():
-        if may(body, name, kind) is not None:
+    for name, (value_type, low, high) in _PARAMETER_RANGES.items():
+        if optional_field(body, name, value_type) is not None:
             in_range(body[name], low, high, name)
             parameters[name] = body[name]
     stop = body.get("stop")
-    words = [] if stop is None else [stop] if isinstance(stop, str) else typed(stop, list, "stop")
+    stop_sequences = (
+        []
+        if stop is None
+        else [stop]
+        if isinstance(stop, str)
+        else expect_type(stop, list, "stop")
+    )
     return LLMRequest(
         format=FORMAT,
+        # The prompt becomes a single user message; `dump_request` sends a single
+        # message unchanged.
         messages=[UserPromptMessage(content=prompt)],
         model_parameters=parameters,
-        stop=[typed(word, str, f"stop[{place}]") for place, word in enumerate(words)],
-        stream=may(body, "stream", bool) or False,
-        user=may(body, "user", str),
-        extra=kept(FORMAT, {key: value for key, value in body.items() if key not in _KNOWN and value is not None}),
+        stop=[
+            expect_type(stop_sequence, str, f"stop[{index}]")
+            for index, stop_sequence in enumerate(stop_sequences)
+        ],
+        stream=optional_field(body, "stream", bool) or False,
+        user=optional_field(body, "user", str),
+        extra=passthrough_fields(
+            FORMAT,
+            {
+                key: value
+                for key, value in body.items()
+                if key not in _KNOWN_FIELDS and value is not None
+            },
+        ),
     )
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """The request as a server of this format wants it: a conversation becomes one text. Quirks: `drop`."""
+    """Build the request body. A conversation becomes one text.
+
+    Quirks: `drop` lists fields to leave out, `no_stream_options` omits stream_options.
+    """
     body: JSON = {"model": model, "prompt": _prompt(request)}
-    body |= {name: value for name, value in request.model_parameters.items() if name in _NUMBERS}
+    body |= {
+        name: value
+        for name, value in request.model_parameters.items()
+        if name in _PARAMETER_RANGES
+    }
     if request.stop:
         body["stop"] = request.stop
     if request.user is not None:
@@ -71,7 +138,10 @@ def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> 
     if request.stream:
         body["stream"] = True
         if not quirks.get("no_stream_options"):
+            # Without this option a stream has no usage.
             body["stream_options"] = {"include_usage": True}
+    # Vendor fields come after the translated ones, so that an explicit vendor setting
+    # takes effect.
     body |= request.extra.get(FORMAT, {})
     for name in quirks.get("drop", ()):
         body.pop(name, None)
@@ -88,22 +158,29 @@ def _prompt(request: LLMRequest) -> str:
         else f"{message.role.value.capitalize()}: {message.text}"
         for message in messages
     ]
+    # The open label at the end makes the model continue as the assistant.
     return "\n\n".join([*lines, "Assistant:"])
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
+    """Parse a `usage` object, or return None if it has no prompt tokens. The original
+    is kept in `extra`."""
     if not isinstance(body, dict) or count(body.get("prompt_tokens")) is None:
         return None
     return LLMUsage.of(
-        counted(body, "prompt_tokens"),
-        counted(body, "completion_tokens"),
-        cached_tokens=counted(body, "prompt_tokens_details", "cached_tokens"),
-        reasoning_tokens=counted(body, "completion_tokens_details", "reasoning_tokens"),
+        nested_count(body, "prompt_tokens"),
+        nested_count(body, "completion_tokens"),
+        cached_tokens=nested_count(body, "prompt_tokens_details", "cached_tokens"),
+        reasoning_tokens=nested_count(
+            body, "completion_tokens_details", "reasoning_tokens"
+        ),
         extra={FORMAT: body},
     )
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
+    """Return a `usage` object: the original one if it came in this format, otherwise
+    one built from the counts."""
     return usage.extra.get(FORMAT) or {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -113,26 +190,36 @@ def dump_usage(usage: LLMUsage) -> JSON:
     }
 
 
-_RESULT_KNOWN = frozenset({"id", "object", "created", "model", "choices", "usage", "system_fingerprint"})
-_CHOICE_KNOWN = frozenset({"text", "index", "finish_reason"})
+_KNOWN_RESULT_FIELDS = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
+)
+_KNOWN_CHOICE_FIELDS = frozenset({"text", "index", "finish_reason"})
 
 
-def _parse_choice(choice: Any, place: int) -> LLMChoice:
+def _parse_choice(choice: Any, position: int) -> LLMChoice:
     if not isinstance(choice, dict) or not isinstance(choice.get("text") or "", str):
         raise InvokeServerUnavailableError("a choice of the answer holds no text")
-    rest = {name: value for name, value in beyond(choice, _CHOICE_KNOWN).items() if value is not None}
+    # Some servers send null for fields that they do not support; those are not
+    # preserved.
+    extra_fields = {
+        name: value
+        for name, value in unknown_fields(choice, _KNOWN_CHOICE_FIELDS).items()
+        if value is not None
+    }
     return LLMChoice(
-        index=count(choice.get("index")) or place,
+        index=count(choice.get("index")) or position,
         message=AssistantPromptMessage(content=choice.get("text") or ""),
         finish_reason=choice.get("finish_reason"),
-        extra=kept(FORMAT, rest),
+        extra=passthrough_fields(FORMAT, extra_fields),
     )
 
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """A whole answer. Raises InvokeError where it is none."""
+    """Parse a complete response body. Raises an InvokeError if it is an error or has no
+    choices."""
     del quirks
+    # Some servers report errors with status 200.
     if isinstance(body.get("error"), dict):
         raise error_of(body["error"])
     choices = body.get("choices")
@@ -143,44 +230,66 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
         model=body.get("model") or "",
         created=count(body.get("created")) or 0,
         system_fingerprint=body.get("system_fingerprint"),
-        choices=[_parse_choice(choice, place) for place, choice in enumerate(choices)],
+        choices=[
+            _parse_choice(choice, position) for position, choice in enumerate(choices)
+        ],
         usage=parse_usage(body.get("usage")) or LLMUsage(estimated=True),
-        extra=kept(FORMAT, beyond(body, _RESULT_KNOWN)),
+        extra=passthrough_fields(FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS)),
     )
 
 
-def _dump_choice(index: int, message: AssistantPromptMessage, reason: str | None, extra: dict[str, Any]) -> JSON:
+def _dump_choice(
+    index: int,
+    message: AssistantPromptMessage,
+    reason: str | None,
+    extra: dict[str, Any],
+) -> JSON:
     text = message.text + (message.refusal or "")
+    # The format has no tool calls and no pauses.
     reason = {"tool_calls": "stop", "pause": "stop"}.get(reason or "", reason)
-    return {"text": text, "index": index, "logprobs": None, "finish_reason": reason, **extra.get(FORMAT, {})}
+    return {
+        "text": text,
+        "index": index,
+        "logprobs": None,
+        "finish_reason": reason,
+        **extra.get(FORMAT, {}),
+    }
 
 
 def dump_result(result: LLMResult) -> JSON:
+    """Build a complete response body."""
     return {
         "id": result.id,
         "object": "text_completion",
         "created": result.created,
         "model": result.model,
-        "choices": [_dump_choice(one.index, one.message, one.finish_reason, one.extra) for one in result.choices],
+        "choices": [
+            _dump_choice(
+                choice.index, choice.message, choice.finish_reason, choice.extra
+            )
+            for choice in result.choices
+        ],
         "usage": dump_usage(result.usage),
         **result.extra.get(FORMAT, {}),
     }
 
 
 class StreamParser:
-    """Events of a stream, one at a time, into chunks."""
+    """Converts the events of a stream into chunks, one event at a time."""
 
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
+        """Return one chunk per choice. Raises an InvokeError if the event reports an
+        error."""
         if isinstance(event.get("error"), dict):
             raise error_of(event["error"])
         usage = parse_usage(event.get("usage"))
         deltas: list[LLMResultChunkDelta] = []
-        for place, one in enumerate(event.get("choices") or ()):
-            choice = _parse_choice(one, place)
+        for position, wire_choice in enumerate(event.get("choices") or ()):
+            choice = _parse_choice(wire_choice, position)
             self._has_finished = self._has_finished or choice.finish_reason is not None
             deltas.append(
                 LLMResultChunkDelta(
@@ -191,6 +300,7 @@ class StreamParser:
                     extra=choice.extra,
                 )
             )
+        # The last event of a stream has usage and no choices.
         if usage is not None and not deltas:
             deltas.append(LLMResultChunkDelta(usage=usage))
         head: JSON = {
@@ -200,43 +310,69 @@ class StreamParser:
         }
         return [LLMResultChunk(delta=delta, **head) for delta in deltas]
 
-    def finish(self, *, done: bool) -> list[LLMResultChunk]:
-        """The body has ended; `done` where `[DONE]` was seen."""
-        if not done and not self._has_finished:
-            raise InvokeServerUnavailableError("the stream broke off: neither a finish reason nor [DONE] came")
+    def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
+        """Check the end of the stream. Raises InvokeServerUnavailableError if it was
+        cut off.
+
+        `end_marker_seen` is True if `[DONE]` was received.
+        """
+        if not end_marker_seen and not self._has_finished:
+            raise InvokeServerUnavailableError(
+                "the stream broke off: neither a finish reason nor [DONE] came"
+            )
         return []
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    return parsed(StreamParser(), events)
+    """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
+    it breaks off."""
+    return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Chunks, one at a time, into events; usage last and only if it was asked for."""
+    """Converts chunks into stream events, one chunk at a time. Usage comes last, and
+    only if `include_usage` is set."""
 
-    def __init__(self, *, response_id: str, created: int, model: str, include_usage: bool = True) -> None:
-        self._head: JSON = {"id": response_id, "object": "text_completion", "created": created, "model": model}
+    def __init__(
+        self, *, response_id: str, created: int, model: str, include_usage: bool = True
+    ) -> None:
+        self._head: JSON = {
+            "id": response_id,
+            "object": "text_completion",
+            "created": created,
+            "model": model,
+        }
         self._include_usage = include_usage
         self._usage: LLMUsage | None = None
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
+        """Return the event for one chunk, or nothing if it has neither text nor a
+        finish reason."""
         delta = chunk.delta
         self._usage = delta.usage or self._usage
-        choice = _dump_choice(delta.index, delta.message, delta.finish_reason, delta.extra)
+        choice = _dump_choice(
+            delta.index, delta.message, delta.finish_reason, delta.extra
+        )
         if not choice["text"] and delta.finish_reason is None:
             return []
         return [{**self._head, "choices": [choice]}]
 
     def finish(self) -> list[JSON]:
+        """Return the event with the usage, or nothing if it was not requested or is
+        unknown."""
         if not self._include_usage or self._usage is None:
             return []
         return [{**self._head, "choices": [], "usage": dump_usage(self._usage)}]
 
 
-def dump_stream(chunks: Iterable[LLMResultChunk], *, include_usage: bool = True) -> Iterator[JSON]:
-    return dumped(chunks, partial(StreamDumper, include_usage=include_usage))
+def dump_stream(
+    chunks: Iterable[LLMResultChunk], *, include_usage: bool = True
+) -> Iterator[JSON]:
+    """Yield the event stream for a stream of chunks."""
+    return dump_chunks(chunks, partial(StreamDumper, include_usage=include_usage))
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    kind = kind_of_error(None, error.get("code"), error.get("type"))
-    return kind(str(error.get("message") or "the provider reports an error"))
+    """Return the exception for an error object, chosen by its code or type."""
+    error_class = error_class_for_status(None, error.get("code"), error.get("type"))
+    return error_class(str(error.get("message") or "the provider reports an error"))

@@ -1,4 +1,8 @@
-"""OpenAI embeddings, and what Jina, Voyage and others add to them <-> our types. Pure: no network, no clock."""
+"""Translate between OpenAI's embeddings API, with the additions of Jina, Voyage and
+others, and modelyard's types.
+
+Pure functions: no network, no clock.
+"""
 
 import base64
 import binascii
@@ -7,102 +11,174 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import count, in_range, kept, may, typed, wrong
+from modelyard.base.fields import (
+    count,
+    expect_type,
+    in_range,
+    invalid_field,
+    optional_field,
+    passthrough_fields,
+)
 from modelyard.base.shapes import reads_request
-from modelyard.models.embedding import EmbeddingInputType, EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.embedding import (
+    EmbeddingInputType,
+    EmbeddingUsage,
+    TextEmbeddingRequest,
+    TextEmbeddingResult,
+)
 from modelyard.models.types import JSON
 
 FORMAT = "openai_embeddings"
 
-_KNOWN = {"model", "input", "dimensions", "encoding_format", "user", "input_type"}
-_QUERIES = ("query", "search_query", "retrieval.query")
+_KNOWN_FIELDS = {
+    "model",
+    "input",
+    "dimensions",
+    "encoding_format",
+    "user",
+    "input_type",
+}
+# What different vendors call the input type of a search query.
+_QUERY_INPUT_TYPES = ("query", "search_query", "retrieval.query")
 _MAX_TEXTS = 2048
 
 
 @reads_request
 def parse_request(body: JSON) -> TextEmbeddingRequest:
+    """Parse the JSON body of a client's embeddings request. Raises
+    InvokeBadRequestError that names the field."""
     raw = body.get("input")
     texts = [raw] if isinstance(raw, str) else raw
     if not isinstance(texts, list) or not texts:
-        raise wrong("input", raw, "a string or a list of strings that is not empty")
-    if all(isinstance(one, int | list) for one in texts):
+        raise invalid_field(
+            "input", raw, "a string or a list of strings that is not empty"
+        )
+    # Token ids depend on the tokenizer, and the request may go to a model with another
+    # one.
+    if all(isinstance(text_input, int | list) for text_input in texts):
         message = "'input' holds token ids; send text, since token ids fit one tokenizer alone"
         raise InvokeBadRequestError(message, param="input")
     if len(texts) > _MAX_TEXTS:
-        raise InvokeBadRequestError(f"'input' holds {len(texts)} texts; at most {_MAX_TEXTS} at once", param="input")
-    for place, text in enumerate(texts):
-        if not typed(text, str, f"input[{place}]"):
-            raise InvokeBadRequestError(f"'input[{place}]' is empty; there is nothing to embed", param="input")
+        raise InvokeBadRequestError(
+            f"'input' holds {len(texts)} texts; at most {_MAX_TEXTS} at once",
+            param="input",
+        )
+    for index, text in enumerate(texts):
+        if not expect_type(text, str, f"input[{index}]"):
+            raise InvokeBadRequestError(
+                f"'input[{index}]' is empty; there is nothing to embed", param="input"
+            )
     if body.get("encoding_format", "float") not in ("float", "base64"):
-        raise wrong("encoding_format", body["encoding_format"], "float or base64")
-    dimensions = may(body, "dimensions", int)
+        raise invalid_field(
+            "encoding_format", body["encoding_format"], "float or base64"
+        )
+    dimensions = optional_field(body, "dimensions", int)
     in_range(dimensions, 1, 65_536, "dimensions")
-    kind = may(body, "input_type", str)  # Voyage's and NVIDIA's word
-    rest = {key: value for key, value in body.items() if key not in _KNOWN and value is not None}
+    input_type = optional_field(body, "input_type", str)  # Voyage's and NVIDIA's word
+    extra_fields = {
+        key: value
+        for key, value in body.items()
+        if key not in _KNOWN_FIELDS and value is not None
+    }
     return TextEmbeddingRequest(
         texts=texts,
         dimensions=dimensions,
-        input_type=EmbeddingInputType.QUERY if kind in _QUERIES else EmbeddingInputType.DOCUMENT,
-        user=may(body, "user", str),
-        extra=kept(FORMAT, rest),
+        input_type=EmbeddingInputType.QUERY
+        if input_type in _QUERY_INPUT_TYPES
+        else EmbeddingInputType.DOCUMENT,
+        user=optional_field(body, "user", str),
+        extra=passthrough_fields(FORMAT, extra_fields),
     )
 
 
-def dump_request(request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """The request as a server wants it.
+def dump_request(
+    request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
+) -> JSON:
+    """Build the request body.
 
-    Quirks: `drop`, `rename`, `input_type` (its field for what the text is for, and its words for `query` and
-    `document`).
+    Quirks: `drop` and `rename` of fields, `input_type` (the server's field for the
+    input type, with its values for `query` and `document`).
     """
-    body: JSON = {"model": model, "input": request.texts, "encoding_format": "float", **request.extra.get(FORMAT, {})}
+    # Floats are always requested; `dump_result` encodes them for a client that wants
+    # base64.
+    body: JSON = {
+        "model": model,
+        "input": request.texts,
+        "encoding_format": "float",
+        **request.extra.get(FORMAT, {}),
+    }
     if request.dimensions is not None:
         body["dimensions"] = request.dimensions
     if request.user is not None:
         body["user"] = request.user
-    if (told := quirks.get("input_type")) is not None:
-        body.setdefault(told["field"], told[request.input_type.value])
+    if (input_type_quirk := quirks.get("input_type")) is not None:
+        # An input type that the client sent in the vendor's own field takes precedence.
+        body.setdefault(
+            input_type_quirk["field"], input_type_quirk[request.input_type.value]
+        )
     for name in quirks.get("drop", ()):
         body.pop(name, None)
-    for name, other in quirks.get("rename", {}).items():
+    for name, upstream_name in quirks.get("rename", {}).items():
         if name in body:
-            body[other] = body.pop(name)
+            body[upstream_name] = body.pop(name)
     return body
 
 
-def parse_result(body: Any, request: TextEmbeddingRequest | None = None) -> TextEmbeddingResult:
+def parse_result(
+    body: Any, request: TextEmbeddingRequest | None = None
+) -> TextEmbeddingResult:
+    """Parse an embeddings response. Raises InvokeServerUnavailableError if it has no
+    vectors.
+
+    Usage is marked as estimated if the response has no token count.
+    """
     del request
     data = body.get("data") if isinstance(body, dict) else None
     if not isinstance(data, list):
         raise InvokeServerUnavailableError("the answer holds no embeddings")
-    ordered = sorted(data, key=lambda one: one.get("index", 0))
+    # Vectors must be in the order of the texts; not every server returns them so.
+    ordered = sorted(data, key=lambda embedding: embedding.get("index", 0))
     usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
     tokens = count(usage.get("prompt_tokens")) if usage else None
     total = count(usage.get("total_tokens")) if usage else None
     return TextEmbeddingResult(
         model=body.get("model") or "",
-        embeddings=[_vector(one.get("embedding")) for one in ordered],
-        usage=EmbeddingUsage(tokens=tokens or total or 0, total_tokens=total or tokens or 0, estimated=tokens is None),
+        embeddings=[_vector(embedding.get("embedding")) for embedding in ordered],
+        # Some servers report only one of the two counts.
+        usage=EmbeddingUsage(
+            tokens=tokens or total or 0,
+            total_tokens=total or tokens or 0,
+            estimated=tokens is None,
+        ),
     )
 
 
 def _vector(value: Any) -> list[float]:
+    # Base64 of 32-bit floats, as OpenAI encodes vectors.
     if isinstance(value, str):
         try:
             return array("f", base64.b64decode(value, validate=True)).tolist()
         except (binascii.Error, ValueError) as error:
-            raise InvokeServerUnavailableError("an embedding is not base64 of 32-bit floats") from error
+            raise InvokeServerUnavailableError(
+                "an embedding is not base64 of 32-bit floats"
+            ) from error
     if not isinstance(value, list):
         raise InvokeServerUnavailableError("an embedding is no list of numbers")
     return value
 
 
 def dump_result(result: TextEmbeddingResult, *, encoding_format: str = "float") -> JSON:
+    """Build an embeddings response, with vectors as floats or as base64 of 32-bit
+    floats."""
     encode = _as_base64 if encoding_format == "base64" else list[float]
     data = [
-        {"object": "embedding", "index": place, "embedding": encode(vector)}
-        for place, vector in enumerate(result.embeddings)
+        {"object": "embedding", "index": index, "embedding": encode(vector)}
+        for index, vector in enumerate(result.embeddings)
     ]
-    usage = {"prompt_tokens": result.usage.tokens, "total_tokens": result.usage.total_tokens}
+    usage = {
+        "prompt_tokens": result.usage.tokens,
+        "total_tokens": result.usage.total_tokens,
+    }
     return {"object": "list", "data": data, "model": result.model, "usage": usage}
 
 

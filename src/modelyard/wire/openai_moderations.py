@@ -1,17 +1,28 @@
-"""OpenAI moderations <-> our types. Pure: no network, no clock."""
+"""Translate between OpenAI's moderations API and modelyard's moderation types. Pure
+functions: no network, no clock."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import kept, need, typed, wrong
+from modelyard.base.fields import (
+    expect_type,
+    invalid_field,
+    passthrough_fields,
+    required_field,
+)
 from modelyard.base.shapes import reads_request
-from modelyard.models.moderation import ModerationRequest, ModerationResult, ModerationUsage, ModerationVerdict
+from modelyard.models.moderation import (
+    ModerationRequest,
+    ModerationResult,
+    ModerationUsage,
+    ModerationVerdict,
+)
 from modelyard.models.types import JSON
 
 FORMAT = "openai_moderations"
 
-_KNOWN = {"model", "input", "user"}
+_KNOWN_FIELDS = {"model", "input", "user"}
 _MAX_TEXTS = 256
 
 CATEGORIES = (
@@ -29,48 +40,85 @@ CATEGORIES = (
     "violence",
     "violence/graphic",
 )
-"""Clients of this format expect every one in every answer."""
+"""All categories of OpenAI's moderation models. Clients of this format expect each of
+them in every response."""
 
 
 @reads_request
 def parse_request(body: JSON) -> ModerationRequest:
+    """Parse the JSON body of a client's moderation request. Raises
+    InvokeBadRequestError that names the field."""
     raw = body.get("input")
     inputs = [raw] if isinstance(raw, str) else raw
     if not isinstance(inputs, list) or not inputs:
-        raise wrong("input", raw, "a string or a list of strings that is not empty")
+        raise invalid_field(
+            "input", raw, "a string or a list of strings that is not empty"
+        )
     if len(inputs) > _MAX_TEXTS:
-        raise InvokeBadRequestError(f"'input' holds {len(inputs)} texts; at most {_MAX_TEXTS} at once", param="input")
-    texts = [_text(one, f"input[{place}]") for place, one in enumerate(inputs)]
-    rest = {key: value for key, value in body.items() if key not in _KNOWN}
-    return ModerationRequest(texts=texts, extra=kept(FORMAT, rest))
+        raise InvokeBadRequestError(
+            f"'input' holds {len(inputs)} texts; at most {_MAX_TEXTS} at once",
+            param="input",
+        )
+    # An input is a string, or an object like the content parts of a chat message.
+    texts = [_text(content, f"input[{index}]") for index, content in enumerate(inputs)]
+    extra_fields = {
+        key: value for key, value in body.items() if key not in _KNOWN_FIELDS
+    }
+    return ModerationRequest(
+        texts=texts, extra=passthrough_fields(FORMAT, extra_fields)
+    )
 
 
-def _text(one: Any, where: str) -> str:
-    if isinstance(one, dict):
-        if one.get("type") != "text":
-            raise wrong(f"{where}.type", one.get("type"), "'text': pictures are not moderated here")
-        return need(one, "text", str, f"{where}.")
-    return typed(one, str, where)
+def _text(content: Any, where: str) -> str:
+    if isinstance(content, dict):
+        if content.get("type") != "text":
+            raise invalid_field(
+                f"{where}.type",
+                content.get("type"),
+                "'text': pictures are not moderated here",
+            )
+        return required_field(content, "text", str, f"{where}.")
+    return expect_type(content, str, where)
 
 
-def dump_request(request: ModerationRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    body: JSON = {"input": request.texts, **request.extra.get(FORMAT, {}), "model": model}
+def dump_request(
+    request: ModerationRequest, model: str, quirks: Mapping[str, Any]
+) -> JSON:
+    """Build the request body. The quirk `drop` lists fields to leave out."""
+    body: JSON = {
+        "input": request.texts,
+        **request.extra.get(FORMAT, {}),
+        "model": model,
+    }
     for name in quirks.get("drop", ()):
         body.pop(name, None)
     return body
 
 
 def parse_result(body: Any) -> ModerationResult:
+    """Parse a moderation response. Raises InvokeServerUnavailableError if it has no
+    results."""
     results = body.get("results") if isinstance(body, dict) else None
     if not isinstance(results, list) or not results:
         raise InvokeServerUnavailableError("the answer holds no results")
     verdicts = [
         ModerationVerdict(
-            flagged=bool(one.get("flagged", any((one.get("categories") or {}).values()))),  # Mistral leaves it out
-            categories={name: bool(value) for name, value in (one.get("categories") or {}).items()},
-            category_scores={name: float(value) for name, value in (one.get("category_scores") or {}).items()},
+            # Without `flagged`, a text counts as flagged if any category is.
+            flagged=bool(
+                wire_verdict.get(
+                    "flagged", any((wire_verdict.get("categories") or {}).values())
+                )
+            ),  # Mistral leaves it out
+            categories={
+                name: bool(value)
+                for name, value in (wire_verdict.get("categories") or {}).items()
+            },
+            category_scores={
+                name: float(value)
+                for name, value in (wire_verdict.get("category_scores") or {}).items()
+            },
         )
-        for one in results
+        for wire_verdict in results
     ]
     return ModerationResult(
         id=body.get("id") or "",
@@ -81,6 +129,7 @@ def parse_result(body: Any) -> ModerationResult:
 
 
 def dump_result(result: ModerationResult, *, response_id: str = "") -> JSON:
+    """Build a moderation response; `response_id` is used if the result has no id."""
     return {
         "id": result.id or response_id,
         "model": result.model,
@@ -91,7 +140,13 @@ def dump_result(result: ModerationResult, *, response_id: str = "") -> JSON:
 def _dump_verdict(verdict: ModerationVerdict) -> JSON:
     return {
         "flagged": verdict.flagged,
+        # Categories that the upstream does not know are reported as not flagged.
         "categories": {**dict.fromkeys(CATEGORIES, False), **verdict.categories},
-        "category_scores": {**dict.fromkeys(CATEGORIES, 0.0), **verdict.category_scores},
-        "category_applied_input_types": {name: ["text"] for name in [*CATEGORIES, *verdict.categories]},
+        "category_scores": {
+            **dict.fromkeys(CATEGORIES, 0.0),
+            **verdict.category_scores,
+        },
+        "category_applied_input_types": {
+            name: ["text"] for name in [*CATEGORIES, *verdict.categories]
+        },
     }

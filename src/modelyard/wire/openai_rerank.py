@@ -1,37 +1,82 @@
-"""Rerank as Jina, Cohere, vLLM and others agree on it (`POST /rerank`) <-> our types. Pure: no network, no clock."""
+"""Translate between the common rerank API (`POST /rerank` of Jina, Cohere, vLLM and
+others) and modelyard's types.
+
+Pure functions: no network, no clock.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
-from modelyard.base.fields import count, few, in_range, kept, may, need, typed, wrong
+from modelyard.base.fields import (
+    count,
+    expect_type,
+    in_range,
+    invalid_field,
+    limited_list,
+    optional_field,
+    passthrough_fields,
+    required_field,
+)
 from modelyard.base.shapes import reads_request
-from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
+from modelyard.models.rerank import (
+    RerankRequest,
+    RerankResult,
+    RerankUsage,
+    to_ranked_documents,
+)
 from modelyard.models.types import JSON
 
 FORMAT = "openai_rerank"
 
-_KNOWN = {"model", "query", "documents", "top_n", "return_documents", "score_threshold", "user"}
+_KNOWN_FIELDS = {
+    "model",
+    "query",
+    "documents",
+    "top_n",
+    "return_documents",
+    "score_threshold",
+    "user",
+}
 _MAX_DOCUMENTS = 1000
 
 
 @reads_request
 def parse_request(body: JSON) -> RerankRequest:
-    query = need(body, "query", str)
+    """Parse the JSON body of a client's rerank request. Raises InvokeBadRequestError
+    that names the field."""
+    query = required_field(body, "query", str)
     if not query.strip():
-        raise InvokeBadRequestError("'query' is empty; there is nothing to rank by", param="query")
-    documents = few(need(body, "documents", list), _MAX_DOCUMENTS, "documents")
+        raise InvokeBadRequestError(
+            "'query' is empty; there is nothing to rank by", param="query"
+        )
+    documents = limited_list(
+        required_field(body, "documents", list), _MAX_DOCUMENTS, "documents"
+    )
     if not documents:
-        raise InvokeBadRequestError("'documents' is empty; there is nothing to rank", param="documents")
-    top_n = may(body, "top_n", int)
+        raise InvokeBadRequestError(
+            "'documents' is empty; there is nothing to rank", param="documents"
+        )
+    top_n = optional_field(body, "top_n", int)
     in_range(top_n, 1, 1 << 31, "top_n")
     return RerankRequest(
         query=query,
-        docs=[_text(document, f"documents[{place}]") for place, document in enumerate(documents)],
+        docs=[
+            _text(document, f"documents[{index}]")
+            for index, document in enumerate(documents)
+        ],
         top_n=top_n,
-        score_threshold=may(body, "score_threshold", float),
-        user=may(body, "user", str),
-        extra=kept(FORMAT, {key: value for key, value in body.items() if key not in _KNOWN and value is not None}),
+        score_threshold=optional_field(body, "score_threshold", float),
+        user=optional_field(body, "user", str),
+        # Explicit nulls mean "not set" and are not passed on.
+        extra=passthrough_fields(
+            FORMAT,
+            {
+                key: value
+                for key, value in body.items()
+                if key not in _KNOWN_FIELDS and value is not None
+            },
+        ),
     )
 
 
@@ -39,42 +84,67 @@ def _text(document: Any, where: str) -> str:
     if isinstance(document, str):
         return document
     if isinstance(document, dict):
-        return typed(document.get("text"), str, f"{where}.text")
-    raise wrong(where, document, "a string or an object with text")
+        return expect_type(document.get("text"), str, f"{where}.text")
+    raise invalid_field(where, document, "a string or an object with text")
 
 
 def dump_request(request: RerankRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    body: JSON = {"model": model, "query": request.query, "documents": request.docs, **request.extra.get(FORMAT, {})}
+    """Build the request body. Quirks: `drop` and `rename` of fields."""
+    body: JSON = {
+        "model": model,
+        "query": request.query,
+        "documents": request.docs,
+        **request.extra.get(FORMAT, {}),
+    }
     if request.top_n is not None:
         body["top_n"] = request.top_n
     for name in quirks.get("drop", ()):
         body.pop(name, None)
-    for name, other in quirks.get("rename", {}).items():  # Voyage says `top_k`
+    for name, upstream_name in quirks.get("rename", {}).items():  # Voyage says `top_k`
         if name in body:
-            body[other] = body.pop(name)
+            body[upstream_name] = body.pop(name)
     return body
 
 
 def parse_result(body: Any, request: RerankRequest) -> RerankResult:
+    """Parse a rerank response into documents, best first. Raises
+    InvokeServerUnavailableError if it has no results."""
+    # Servers differ in the name of the list (`results` or `data`) and of the score.
     results = body.get("results", body.get("data")) if isinstance(body, dict) else None
     if not isinstance(results, list):
         raise InvokeServerUnavailableError("the answer holds no results")
-    docs = ranked(((one.get("index"), one.get("relevance_score", one.get("score"))) for one in results), request)
+    docs = to_ranked_documents(
+        (
+            (
+                wire_result.get("index"),
+                wire_result.get("relevance_score", wire_result.get("score")),
+            )
+            for wire_result in results
+        ),
+        request,
+    )
     usage = body.get("usage") or (body.get("meta") or {}).get("billed_units") or {}
     return RerankResult(
         model=body.get("model") or "",
         docs=docs,
-        usage=RerankUsage(tokens=count(usage.get("total_tokens")) or 0, searches=count(usage.get("search_units")) or 1),
+        # Cohere bills by search units; any other request counts as one search.
+        usage=RerankUsage(
+            tokens=count(usage.get("total_tokens")) or 0,
+            searches=count(usage.get("search_units")) or 1,
+        ),
     )
 
 
-def dump_result(result: RerankResult, *, response_id: str = "", return_documents: bool = True) -> JSON:
+def dump_result(
+    result: RerankResult, *, response_id: str = "", return_documents: bool = True
+) -> JSON:
+    """Build a rerank response. `return_documents` adds each document's text."""
     results: list[JSON] = []
     for doc in result.docs:
-        one: JSON = {"index": doc.index, "relevance_score": doc.score}
+        wire_result: JSON = {"index": doc.index, "relevance_score": doc.score}
         if return_documents:
-            one["document"] = {"text": doc.text}
-        results.append(one)
+            wire_result["document"] = {"text": doc.text}
+        results.append(wire_result)
     return {
         "id": response_id,
         "model": result.model,

@@ -1,7 +1,9 @@
-"""OpenAI Responses <-> our types. Pure: no network, no clock.
+"""Translate between OpenAI's Responses API and modelyard's chat types. Pure functions:
+no network, no clock.
 
-An answer here is a list of items; neighbouring items of the model are one message in our types. Thoughts of other
-providers travel as reasoning items whose ids say whose they are, so that their signatures find the way back.
+A response here is a list of items; neighbouring items of the model form one message in
+our types. Thoughts of other providers are written as reasoning items whose ids name the
+origin, so that their signatures can be returned to it.
 """
 
 import hashlib
@@ -10,11 +12,35 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError, kind_of_error
-from modelyard.base.fields import beyond, compact, count, counted, in_range, kept, may, need, tools_of, typed, wrong
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeError,
+    InvokeServerUnavailableError,
+    error_class_for_status,
+)
+from modelyard.base.fields import (
+    count,
+    expect_type,
+    in_range,
+    invalid_field,
+    nested_count,
+    optional_field,
+    passthrough_fields,
+    required_field,
+    tools_of,
+    unknown_fields,
+    without_empty,
+)
 from modelyard.base.shapes import reads_answer, reads_request
-from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage
-from modelyard.models.media import checked_base64, format_of, from_url, mime_of
+from modelyard.models.llm import (
+    LLMChoice,
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+)
+from modelyard.models.media import checked_base64, format_of, from_url, mime_type_of
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
@@ -37,270 +63,435 @@ from modelyard.models.messages import (
     assistant_of,
 )
 from modelyard.models.reasoning import effort_of
-from modelyard.models.streams import dumped, parsed
+from modelyard.models.streams import dump_chunks, parse_events
 from modelyard.models.types import JSON
 
 FORMAT = "openai_responses"
 
-_KNOWN = frozenset({
-    "model", "input", "instructions", "tools", "tool_choice", "temperature", "top_p", "max_output_tokens",
-    "parallel_tool_calls", "reasoning", "text", "stream", "user", "top_logprobs", "service_tier", "metadata",
-    "stream_options",
-})  # fmt: skip
-PARAMETERS = frozenset({
-    "temperature", "top_p", "max_tokens", "parallel_tool_calls", "reasoning_effort", "include_thoughts",
-    "response_format", "verbosity", "top_logprobs", "logprobs", "service_tier", "metadata", "thinking_budget",
-})  # fmt: skip
+# Fields with a reader below. Every other field passes through unchanged in `extra`.
+_KNOWN_FIELDS = frozenset(
+    {
+        "model",
+        "input",
+        "instructions",
+        "tools",
+        "tool_choice",
+        "temperature",
+        "top_p",
+        "max_output_tokens",
+        "parallel_tool_calls",
+        "reasoning",
+        "text",
+        "stream",
+        "user",
+        "top_logprobs",
+        "service_tier",
+        "metadata",
+        "stream_options",
+    }
+)
+PARAMETERS = frozenset(
+    {
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "include_thoughts",
+        "response_format",
+        "verbosity",
+        "top_logprobs",
+        "logprobs",
+        "service_tier",
+        "metadata",
+        "thinking_budget",
+    }
+)
 
 
-# ------------------------------------------------------------------------------------------------ requests
+# ----------------------------------------------------------------------------- requests
 
 
 @reads_request
 def parse_request(body: JSON) -> LLMRequest:
-    """A request as a client sends it. Raises InvokeBadRequestError that names the field."""
-    parameters, rest = _parse_parameters(body)
+    """Parse the JSON body of a client's request. Raises InvokeBadRequestError that
+    names the field."""
+    parameters, extra_fields = _parse_parameters(body)
     choice = body.get("tool_choice")
     tool_choice = _parse_tool_choice(choice) if choice is not None else None
     messages: list[AnyPromptMessage] = []
-    if (instructions := may(body, "instructions", str)) is not None:
-        messages.append(SystemPromptMessage(content=instructions, extra={FORMAT: {"instructions": True}}))
+    if (instructions := optional_field(body, "instructions", str)) is not None:
+        # The mark lets `dump_request` write the message back as `instructions`.
+        messages.append(
+            SystemPromptMessage(
+                content=instructions, extra={FORMAT: {"instructions": True}}
+            )
+        )
+    # With stored history, a tool result may answer a call that is not in this request.
     is_new = "previous_response_id" not in body and "conversation" not in body
     messages += parse_input(body.get("input"), is_new=is_new)
     return LLMRequest(
         format=FORMAT,
         messages=messages,
         model_parameters=parameters,
-        tools=[_parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))],
+        tools=[
+            _parse_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools_of(body))
+        ],
         tool_choice=tool_choice,
-        stream=may(body, "stream", bool) or False,
-        user=may(body, "user", str),
-        extra=kept(FORMAT, rest | {k: v for k, v in beyond(body, _KNOWN).items() if v is not None}),
+        stream=optional_field(body, "stream", bool) or False,
+        user=optional_field(body, "user", str),
+        extra=passthrough_fields(
+            FORMAT,
+            extra_fields
+            | {
+                k: v
+                for k, v in unknown_fields(body, _KNOWN_FIELDS).items()
+                if v is not None
+            },
+        ),
     )
 
 
 def _parse_parameters(body: JSON) -> tuple[dict[str, Any], JSON]:
     parameters: dict[str, Any] = {}
-    for name, kind, low, high in (("temperature", float, 0, 2), ("top_p", float, 0, 1), ("top_logprobs", int, 0, 20)):
-        if may(body, name, kind) is not None:
+    for name, value_type, low, high in (
+        ("temperature", float, 0, 2),
+        ("top_p", float, 0, 1),
+        ("top_logprobs", int, 0, 20),
+    ):
+        if optional_field(body, name, value_type) is not None:
             in_range(body[name], low, high, name)
             parameters[name] = body[name]
-    if (most := may(body, "max_output_tokens", int)) is not None:
-        in_range(most, 1, 1 << 31, "max_output_tokens")
-        parameters["max_tokens"] = most
-    for name, kind in (("parallel_tool_calls", bool), ("service_tier", str), ("metadata", dict)):
-        if (value := may(body, name, kind)) is not None:
+    if (max_tokens := optional_field(body, "max_output_tokens", int)) is not None:
+        in_range(max_tokens, 1, 1 << 31, "max_output_tokens")
+        parameters["max_tokens"] = max_tokens
+    for name, value_type in (
+        ("parallel_tool_calls", bool),
+        ("service_tier", str),
+        ("metadata", dict),
+    ):
+        if (value := optional_field(body, name, value_type)) is not None:
             parameters[name] = value
-    if "message.output_text.logprobs" in (may(body, "include", list) or ()):
+    # Log probabilities are requested by the list of additional output, not by a flag.
+    if "message.output_text.logprobs" in (optional_field(body, "include", list) or ()):
         parameters["logprobs"] = True
-    return parameters, _parse_reasoning_config(body, parameters) | _parse_text_config(body, parameters)
+    return parameters, _parse_reasoning_config(body, parameters) | _parse_text_config(
+        body, parameters
+    )
 
 
 def _parse_reasoning_config(body: JSON, parameters: dict[str, Any]) -> JSON:
-    """Puts what has a name of ours among the parameters; gives back the rest."""
-    reasoning = dict(may(body, "reasoning", dict) or {})
+    """Store the reasoning settings that have a counterpart in `parameters`; return the
+    remaining ones."""
+    reasoning = dict(optional_field(body, "reasoning", dict) or {})
     if (effort := reasoning.pop("effort", None)) is not None:
         parameters["reasoning_effort"] = effort
     if reasoning.get("summary"):
         parameters["include_thoughts"] = True
     reasoning = {name: value for name, value in reasoning.items() if value is not None}
+    # A summary that `dump_request` would produce by itself need not be stored.
     usual = {"summary": "auto"} if parameters.get("include_thoughts") else {}
     return {} if reasoning == usual else {"reasoning": reasoning}
 
 
 def _parse_text_config(body: JSON, parameters: dict[str, Any]) -> JSON:
-    text = dict(may(body, "text", dict) or {})
-    if (form := text.pop("format", None)) is not None:
-        parameters["response_format"] = _parse_format(typed(form, dict, "text.format"))
+    text = dict(optional_field(body, "text", dict) or {})
+    if (text_format := text.pop("format", None)) is not None:
+        parameters["response_format"] = _parse_format(
+            expect_type(text_format, dict, "text.format")
+        )
     if (verbosity := text.pop("verbosity", None)) is not None:
         parameters["verbosity"] = verbosity
     return {"text": text} if text else {}
 
 
-def _parse_format(form: JSON) -> JSON:
-    kind = need(form, "type", str, "text.format.")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise wrong("text.format.type", kind, "text, json_object or json_schema")
-    if kind != "json_schema":
-        return {"type": kind}
-    need(form, "schema", dict, "text.format.")
-    return {"type": kind, "json_schema": {name: value for name, value in form.items() if name != "type"}}
+def _parse_format(text_format: JSON) -> JSON:
+    format_type = required_field(text_format, "type", str, "text.format.")
+    if format_type not in ("text", "json_object", "json_schema"):
+        raise invalid_field(
+            "text.format.type", format_type, "text, json_object or json_schema"
+        )
+    if format_type != "json_schema":
+        return {"type": format_type}
+    required_field(text_format, "schema", dict, "text.format.")
+    # The fields of a schema are flat here and nested in our types.
+    return {
+        "type": format_type,
+        "json_schema": {
+            name: value for name, value in text_format.items() if name != "type"
+        },
+    }
 
 
 def _parse_tool_choice(value: Any) -> str | dict[str, Any]:
     if isinstance(value, str):
         if value not in ("auto", "none", "required"):
-            raise wrong("tool_choice", value, "auto, none, required or an object that names a tool")
+            raise invalid_field(
+                "tool_choice",
+                value,
+                "auto, none, required or an object that names a tool",
+            )
         return value
-    choice = typed(value, dict, "tool_choice")
+    choice = expect_type(value, dict, "tool_choice")
     if choice.get("type") == "allowed_tools":
-        names = [one.get("name") or one.get("type") for one in need(choice, "tools", list, "tool_choice.")]
+        names = [
+            tool.get("name") or tool.get("type")
+            for tool in required_field(choice, "tools", list, "tool_choice.")
+        ]
         return {"mode": choice.get("mode") or "auto", "allowed": names}
     if choice.get("type") in ("function", "custom"):
-        return {"name": need(choice, "name", str, "tool_choice.")}
-    return {"name": need(choice, "type", str, "tool_choice.")}
+        return {"name": required_field(choice, "name", str, "tool_choice.")}
+    # A tool that the provider runs itself is named by its type.
+    return {"name": required_field(choice, "type", str, "tool_choice.")}
 
 
 def _parse_tool(tool: Any, where: str) -> PromptMessageTool:
-    body = typed(tool, dict, where)
-    kind = need(body, "type", str, f"{where}.")
-    if kind == "custom":
-        rest = beyond(body, frozenset({"type", "name", "description"}))
-        name = need(body, "name", str, f"{where}.")
+    body = expect_type(tool, dict, where)
+    tool_type = required_field(body, "type", str, f"{where}.")
+    if tool_type == "custom":
+        extra_fields = unknown_fields(body, frozenset({"type", "name", "description"}))
+        name = required_field(body, "name", str, f"{where}.")
         return PromptMessageTool(
-            name=name, type=kind, description=body.get("description") or "", extra=kept(FORMAT, rest)
+            name=name,
+            type=tool_type,
+            description=body.get("description") or "",
+            extra=passthrough_fields(FORMAT, extra_fields),
         )
-    if kind != "function":
-        return PromptMessageTool(name=kind, type=kind, extra={FORMAT: body})
-    rest = beyond(body, frozenset({"type", "name", "description", "parameters", "strict"}))
+    if tool_type != "function":
+        # Any other type is a tool that the provider runs itself. It keeps its whole
+        # definition.
+        return PromptMessageTool(name=tool_type, type=tool_type, extra={FORMAT: body})
+    extra_fields = unknown_fields(
+        body, frozenset({"type", "name", "description", "parameters", "strict"})
+    )
+    # The default of this API is strict, unlike in the others; see `_dump_tool`.
     if body.get("strict") is None:
-        rest = {**rest, "strict_by_default": True}
+        extra_fields = {**extra_fields, "strict_by_default": True}
     return PromptMessageTool(
-        name=need(body, "name", str, f"{where}."),
-        description=may(body, "description", str, f"{where}.") or "",
-        parameters=may(body, "parameters", dict, f"{where}.") or {},
-        strict=may(body, "strict", bool, f"{where}."),
-        extra=kept(FORMAT, rest),
+        name=required_field(body, "name", str, f"{where}."),
+        description=optional_field(body, "description", str, f"{where}.") or "",
+        parameters=optional_field(body, "parameters", dict, f"{where}.") or {},
+        strict=optional_field(body, "strict", bool, f"{where}."),
+        extra=passthrough_fields(FORMAT, extra_fields),
     )
 
 
-_USER_ITEMS = frozenset({
-    "item_reference", "mcp_approval_response", "computer_call_output", "local_shell_call_output", "shell_call_output",
-    "apply_patch_call_output", "tool_search_output",
-})  # fmt: skip
+# Items that the client sends and that have no counterpart in our types.
+_CLIENT_ITEM_TYPES = frozenset(
+    {
+        "item_reference",
+        "mcp_approval_response",
+        "computer_call_output",
+        "local_shell_call_output",
+        "shell_call_output",
+        "apply_patch_call_output",
+        "tool_search_output",
+    }
+)
 
 
 def parse_input(value: Any, *, is_new: bool = True) -> list[AnyPromptMessage]:
-    """The input's items as messages. `is_new`: nothing went before, so each result needs its call here."""
+    """Parse the input items into messages.
+
+    With `is_new` there is no stored history, so every tool result needs its call in the
+    input.
+    """
     if isinstance(value, str):
         return [UserPromptMessage(content=value)]
     if value is None:
-        raise wrong("input", None, "a string or a list of items")
-    items = typed(value, list, "input")
+        raise invalid_field("input", None, "a string or a list of items")
+    items = expect_type(value, list, "input")
     if not items and is_new:
-        raise InvokeBadRequestError("'input' must hold at least one item", param="input")
+        raise InvokeBadRequestError(
+            "'input' must hold at least one item", param="input"
+        )
     messages: list[AnyPromptMessage] = []
+    # Blocks and refusals of the assistant message under construction; call ids seen so
+    # far.
     blocks: list[PromptMessageContent | ToolCall] = []
     calls: set[str] = set()
     refusals: list[str] = []
-    for place, one in enumerate(items):
-        if type(one) is dict and len(one) == 2 and one.get("role") == "user" and type(one.get("content")) is str:
+    for index, raw_item in enumerate(items):
+        # The most common item, a role and a text, takes a short path.
+        if (
+            type(raw_item) is dict
+            and len(raw_item) == 2
+            and raw_item.get("role") == "user"
+            and type(raw_item.get("content")) is str
+        ):
             if blocks or refusals:  # as most items are: a role and a text
                 messages.append(assistant_of(blocks, refusal="".join(refusals) or None))
                 blocks, refusals = [], []
-            messages.append(UserPromptMessage(content=one["content"]))
+            messages.append(UserPromptMessage(content=raw_item["content"]))
             continue
-        where = f"input[{place}]"
-        item = typed(one, dict, where)
-        kind = item.get("type") or "message"
-        if _is_models(item, kind):
+        where = f"input[{index}]"
+        item = expect_type(raw_item, dict, where)
+        item_type = item.get("type") or "message"
+        if _is_model_output(item, item_type):
             parsed, refused = _parse_output_item(item, where)
             calls.add(str(item.get("call_id")))
             blocks += parsed
             refusals += refused
             continue
+        # An item of the client ends the assistant message before it.
         if blocks or refusals:
             messages.append(assistant_of(blocks, refusal="".join(refusals) or None))
             blocks, refusals = [], []
-        messages.append(_parse_input_item(item, kind, where, calls if is_new else None))
+        messages.append(
+            _parse_input_item(item, item_type, where, calls if is_new else None)
+        )
     if blocks or refusals:
         messages.append(assistant_of(blocks, refusal="".join(refusals) or None))
     return messages
 
 
-def _is_models(item: JSON, kind: str) -> bool:
-    """Whether the model said it, not the caller."""
-    if kind == "message":
+def _is_model_output(item: JSON, item_type: str) -> bool:
+    """Return whether the model produced the item (otherwise the client did)."""
+    if item_type == "message":
         return item.get("role") == "assistant"
-    return kind not in _USER_ITEMS and kind not in ("function_call_output", "custom_tool_call_output")
+    return item_type not in _CLIENT_ITEM_TYPES and item_type not in (
+        "function_call_output",
+        "custom_tool_call_output",
+    )
 
 
-def _parse_input_item(item: JSON, kind: str, where: str, calls: set[str] | None) -> AnyPromptMessage:
-    match kind:
+def _parse_input_item(
+    item: JSON, item_type: str, where: str, calls: set[str] | None
+) -> AnyPromptMessage:
+    match item_type:
         case "message":
             return _parse_message(item, where)
         case "function_call_output" | "custom_tool_call_output":
-            call = need(item, "call_id", str, f"{where}.")
+            call = required_field(item, "call_id", str, f"{where}.")
             if calls is not None and call not in calls:
-                raise wrong(f"{where}.call_id", call, "the call_id of a function_call before it")
+                raise invalid_field(
+                    f"{where}.call_id", call, "the call_id of a function_call before it"
+                )
             output = item.get("output")
-            known = frozenset({"type", "call_id", "output", "id", "status"})
+            known_fields = frozenset({"type", "call_id", "output", "id", "status"})
             return ToolPromptMessage(
-                content=output if isinstance(output, str) else _parse_content(output, f"{where}.output"),
+                content=(
+                    output
+                    if isinstance(output, str)
+                    else _parse_content(output, f"{where}.output")
+                ),
                 tool_call_id=call,
-                extra=kept(FORMAT, beyond(item, known) | ({"type": kind} if kind[0] == "c" else {})),
+                # The type is stored only for custom tools, since functions are the
+                # default.
+                extra=passthrough_fields(
+                    FORMAT,
+                    unknown_fields(item, known_fields)
+                    | ({"type": item_type} if item_type[0] == "c" else {}),
+                ),
             )
+        # Items without a counterpart become opaque parts, which only this format sends
+        # again.
         case _:
-            return UserPromptMessage(content=[OpaquePromptMessageContent(format=FORMAT, data=item)])
+            return UserPromptMessage(
+                content=[OpaquePromptMessageContent(format=FORMAT, data=item)]
+            )
 
 
 def _parse_message(item: JSON, where: str) -> AnyPromptMessage:
     role = item.get("role")
     content = item.get("content")
-    parts = content if isinstance(content, str) else _parse_content(content, f"{where}.content")
-    rest = beyond(item, frozenset({"type", "role", "content", "status", "id"}))
+    parts = (
+        content
+        if isinstance(content, str)
+        else _parse_content(content, f"{where}.content")
+    )
+    extra_fields = unknown_fields(
+        item, frozenset({"type", "role", "content", "status", "id"})
+    )
     match role:
         case "user":
-            return UserPromptMessage(content=parts, extra=kept(FORMAT, rest))
+            return UserPromptMessage(
+                content=parts, extra=passthrough_fields(FORMAT, extra_fields)
+            )
         case "system" | "developer":
-            rest |= {"role": role} if role == "developer" else {}
-            return SystemPromptMessage(content=parts, extra=kept(FORMAT, rest))
+            extra_fields |= {"role": role} if role == "developer" else {}
+            return SystemPromptMessage(
+                content=parts, extra=passthrough_fields(FORMAT, extra_fields)
+            )
         case _:
-            raise wrong(f"{where}.role", role, "user, assistant, system or developer")
+            raise invalid_field(
+                f"{where}.role", role, "user, assistant, system or developer"
+            )
 
 
 def _parse_content(content: Any, where: str) -> Content:
-    return [_parse_part(part, f"{where}[{i}]") for i, part in enumerate(typed(content, list, where))]
+    return [
+        _parse_part(part, f"{where}[{i}]")
+        for i, part in enumerate(expect_type(content, list, where))
+    ]
 
 
 def _parse_part(part: Any, where: str) -> PromptMessageContent:
-    body = typed(part, dict, where)
+    body = expect_type(part, dict, where)
     match body.get("type"):
         case "input_text" | "output_text" | "text":
             return _parse_text(body, where)
+        # An image may also be a file id, which falls through to the opaque part below.
         case "input_image" if isinstance(body.get("image_url"), str):
             fields = from_url(body["image_url"], f"{where}.image_url", is_image=True)
             detail = body.get("detail") or ""
             if detail not in ("", "auto", "low", "high", "original"):
-                raise wrong(f"{where}.detail", detail, "auto, low or high")
+                raise invalid_field(f"{where}.detail", detail, "auto, low or high")
             return ImagePromptMessageContent(**fields, detail=detail)
         case "input_file" if body.get("file_data") or body.get("file_url"):
             name = body.get("filename") or ""
             if url := body.get("file_url"):
                 return DocumentPromptMessageContent(url=url, filename=name)
-            return DocumentPromptMessageContent(**from_url(body["file_data"], f"{where}.file_data"), filename=name)
+            return DocumentPromptMessageContent(
+                **from_url(body["file_data"], f"{where}.file_data"), filename=name
+            )
         case "input_audio":
-            audio = need(body, "input_audio", dict, f"{where}.")
-            form = need(audio, "format", str, f"{where}.input_audio.")
-            data = checked_base64(need(audio, "data", str, f"{where}.input_audio."), f"{where}.input_audio.data")
-            return AudioPromptMessageContent(base64_data=data, format=form, mime_type=mime_of(form, "audio"))
+            audio = required_field(body, "input_audio", dict, f"{where}.")
+            audio_format = required_field(audio, "format", str, f"{where}.input_audio.")
+            data = checked_base64(
+                required_field(audio, "data", str, f"{where}.input_audio."),
+                f"{where}.input_audio.data",
+            )
+            return AudioPromptMessageContent(
+                base64_data=data,
+                format=audio_format,
+                mime_type=mime_type_of(audio_format, "audio"),
+            )
         case str():
             return OpaquePromptMessageContent(format=FORMAT, data=body)
         case other:
-            raise wrong(f"{where}.type", other, "input_text, input_image, input_file or input_audio")
+            raise invalid_field(
+                f"{where}.type",
+                other,
+                "input_text, input_image, input_file or input_audio",
+            )
 
 
-def _parse_text(body: JSON, where: str, item: JSON | None = None) -> TextPromptMessageContent:
+def _parse_text(
+    body: JSON, where: str, item: JSON | None = None
+) -> TextPromptMessageContent:
     annotations = body.get("annotations") or ()
     return TextPromptMessageContent(
-        data=need(body, "text", str, f"{where}."),
-        citations=[_parse_annotation(one) for one in annotations],
-        extra=kept(FORMAT, {"item": item} if item else {}),
+        data=required_field(body, "text", str, f"{where}."),
+        citations=[_parse_annotation(annotation) for annotation in annotations],
+        extra=passthrough_fields(FORMAT, {"item": item} if item else {}),
     )
 
 
-def _parse_annotation(one: JSON) -> Citation:
+def _parse_annotation(annotation: JSON) -> Citation:
     return Citation(
-        url=one.get("url") or "",
-        title=one.get("title") or one.get("filename") or "",
-        start=count(one.get("start_index")),
-        end=count(one.get("end_index")),
-        extra={FORMAT: one},
+        url=annotation.get("url") or "",
+        title=annotation.get("title") or annotation.get("filename") or "",
+        start=count(annotation.get("start_index")),
+        end=count(annotation.get("end_index")),
+        extra={FORMAT: annotation},
     )
 
 
-def _parse_output_item(item: JSON, where: str) -> tuple[list[PromptMessageContent | ToolCall], list[str]]:
-    """What the model made, as blocks, and its refusals."""
+def _parse_output_item(
+    item: JSON, where: str
+) -> tuple[list[PromptMessageContent | ToolCall], list[str]]:
+    """Parse an item of the model. Returns its blocks and its refusals."""
     match item.get("type") or "message":
         case "message":
             return _parse_output_message(item, where)
@@ -311,161 +502,292 @@ def _parse_output_item(item: JSON, where: str) -> tuple[list[PromptMessageConten
         case "reasoning":
             return [_parse_reasoning(item)], []
         case "image_generation_call" if isinstance(item.get("result"), str):
-            form = item.get("output_format") or "png"
-            own = {"item": {name: value for name, value in item.items() if name != "result"}}
+            image_format = item.get("output_format") or "png"
+            # The image itself is already in `base64_data`; the stored item leaves it
+            # out.
+            item_extra = {
+                "item": {
+                    name: value for name, value in item.items() if name != "result"
+                }
+            }
             image = ImagePromptMessageContent(
-                base64_data=item["result"], format=form, mime_type=mime_of(form, "image"), extra={FORMAT: own}
+                base64_data=item["result"],
+                format=image_format,
+                mime_type=mime_type_of(image_format, "image"),
+                extra={FORMAT: item_extra},
             )
             return [image], []
         case _:
             return [OpaquePromptMessageContent(format=FORMAT, data=item)], []
 
 
-def _parse_output_message(item: JSON, where: str) -> tuple[list[PromptMessageContent | ToolCall], list[str]]:
-    own = beyond(item, frozenset({"type", "role", "content", "status"}))
+def _parse_output_message(
+    item: JSON, where: str
+) -> tuple[list[PromptMessageContent | ToolCall], list[str]]:
+    item_fields = unknown_fields(item, frozenset({"type", "role", "content", "status"}))
     content = item.get("content")
+    # A plain string is the short form of one text part.
     if isinstance(content, str):
         content = [{"type": "output_text", "text": content}] if content else []
     blocks: list[PromptMessageContent | ToolCall] = []
     refusals: list[str] = []
-    for place, one in enumerate(typed(content, list, f"{where}.content")):
-        here = f"{where}.content[{place}]"
-        part = typed(one, dict, here)
+    for part_index, raw_part in enumerate(
+        expect_type(content, list, f"{where}.content")
+    ):
+        part_path = f"{where}.content[{part_index}]"
+        part = expect_type(raw_part, dict, part_path)
         if part.get("type") == "refusal":
-            refusals.append(need(part, "refusal", str, f"{here}."))
+            refusals.append(required_field(part, "refusal", str, f"{part_path}."))
         elif part.get("type") in ("output_text", "input_text", "text"):
-            blocks.append(_parse_text(part, here, own))
+            # The item's own fields go along with each text, so that `_items` can join
+            # them again.
+            blocks.append(_parse_text(part, part_path, item_fields))
         else:
-            blocks.append(_parse_part(part, here))
+            blocks.append(_parse_part(part, part_path))
     return blocks, refusals
 
 
-def _parse_call(item: JSON, where: str, kind: str, field: str) -> ToolCall:
-    rest = beyond(item, frozenset({"type", "call_id", "name", field, "status"}))
+def _parse_call(item: JSON, where: str, call_type: str, field: str) -> ToolCall:
+    extra_fields = unknown_fields(
+        item, frozenset({"type", "call_id", "name", field, "status"})
+    )
     return ToolCall(
-        id=need(item, "call_id", str, f"{where}."),
-        type=kind,
-        function=ToolCallFunction(name=need(item, "name", str, f"{where}."), arguments=item.get(field) or ""),
-        extra=kept(FORMAT, {name: value for name, value in rest.items() if value is not None}),
+        id=required_field(item, "call_id", str, f"{where}."),
+        type=call_type,
+        function=ToolCallFunction(
+            name=required_field(item, "name", str, f"{where}."),
+            arguments=item.get(field) or "",
+        ),
+        extra=passthrough_fields(
+            FORMAT,
+            {name: value for name, value in extra_fields.items() if value is not None},
+        ),
     )
 
 
-_ORIGINS = ("anthropic", "gemini", "bedrock")
+_FOREIGN_ORIGINS = ("anthropic", "gemini", "bedrock")
 
 
 def _parse_reasoning(item: JSON) -> ThinkingPromptMessageContent:
-    summary = [one.get("text") or "" for one in item.get("summary") or ()]
-    content = [one.get("text") or "" for one in item.get("content") or ()]
+    summary = [
+        summary_part.get("text") or "" for summary_part in item.get("summary") or ()
+    ]
+    content = [
+        content_part.get("text") or "" for content_part in item.get("content") or ()
+    ]
     item_id = item.get("id") or ""
-    origin = next((name for name in _ORIGINS if item_id.startswith(f"rs_{name}_")), FORMAT)
+    # Ids generated by `_made_id` name the provider that wrote the thought.
+    origin = next(
+        (name for name in _FOREIGN_ORIGINS if item_id.startswith(f"rs_{name}_")), FORMAT
+    )
     thought = ThinkingPromptMessageContent(
         data="\n\n".join(content or summary),
         signature=item.get("encrypted_content") or "",
-        redacted=item_id.startswith(tuple(f"rs_{name}_redacted_" for name in _ORIGINS)),
+        redacted=item_id.startswith(
+            tuple(f"rs_{name}_redacted_" for name in _FOREIGN_ORIGINS)
+        ),
         id=item_id if origin == FORMAT else "",
         origin=origin,
     )
-    own = {name: value for name, value in item.items() if value is not None and name != "status"}
-    if origin == FORMAT and _dump_reasoning(thought, item_id) != own:
-        return msgspec.structs.replace(thought, extra={FORMAT: {"item": own}})
+    item_fields = {
+        name: value
+        for name, value in item.items()
+        if value is not None and name != "status"
+    }
+    # The original item is stored only if it has more than can be rebuilt.
+    if origin == FORMAT and _dump_reasoning(thought, item_id) != item_fields:
+        return msgspec.structs.replace(thought, extra={FORMAT: {"item": item_fields}})
     return thought
 
 
 def dump_request(request: LLMRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
-    """The request as OpenAI wants it. Quirks: `drop`."""
-    given = request.model_parameters
+    """Build OpenAI's request body. The quirk `drop` lists fields to leave out.
+
+    Raises InvokeBadRequestError for content or tools that this API does not accept.
+    """
+    parameters = request.model_parameters
     body: JSON = {"model": model}
     messages = list(request.messages)
+    # Only the first message can go back into `instructions`.
     if messages and messages[0].extra.get(FORMAT, {}).get("instructions"):
         body["instructions"] = messages.pop(0).text
     body["input"] = list(_dump_input(messages))
-    for name in ("temperature", "top_p", "parallel_tool_calls", "top_logprobs", "service_tier", "metadata"):
-        if name in given:
-            body[name] = given[name]
+    for name in (
+        "temperature",
+        "top_p",
+        "parallel_tool_calls",
+        "top_logprobs",
+        "service_tier",
+        "metadata",
+    ):
+        if name in parameters:
+            body[name] = parameters[name]
     choice = request.tool_choice
-    body |= compact(
-        max_output_tokens=given.get("max_tokens"),
-        include=["message.output_text.logprobs"] if given.get("logprobs") else None,
-        reasoning=_dump_effort(given) or None,
-        text=_dump_text_config(given) or None,
+    body |= without_empty(
+        max_output_tokens=parameters.get("max_tokens"),
+        include=(
+            ["message.output_text.logprobs"] if parameters.get("logprobs") else None
+        ),
+        reasoning=_dump_effort(parameters) or None,
+        text=_dump_text_config(parameters) or None,
         tools=[_dump_tool(tool) for tool in request.tools],
-        tool_choice=_dump_tool_choice(choice, request.tools) if choice is not None else None,
+        tool_choice=(
+            _dump_tool_choice(choice, request.tools) if choice is not None else None
+        ),
         user=request.user,
         stream=request.stream or None,
     )
+    # Vendor fields take precedence; objects such as `text` are merged with the
+    # translated ones.
     for name, value in request.extra.get(FORMAT, {}).items():
-        both = isinstance(value, dict) and isinstance(body.get(name), dict)
-        body[name] = {**body[name], **value} if both else value
+        can_merge = isinstance(value, dict) and isinstance(body.get(name), dict)
+        body[name] = {**body[name], **value} if can_merge else value
     for name in quirks.get("drop", ()):
         body.pop(name, None)
     return body
 
 
-def _dump_text_config(given: Mapping[str, Any]) -> JSON:
-    form = given.get("response_format")
-    shape = {"format": {"type": form["type"], **form.get("json_schema", {})}} if form else {}
-    return {**shape, **compact(verbosity=given.get("verbosity"))}
+def _dump_text_config(parameters: Mapping[str, Any]) -> JSON:
+    response_format = parameters.get("response_format")
+    # The fields of a schema are flat here and nested in our types.
+    shape = (
+        {
+            "format": {
+                "type": response_format["type"],
+                **response_format.get("json_schema", {}),
+            }
+        }
+        if response_format
+        else {}
+    )
+    return {**shape, **without_empty(verbosity=parameters.get("verbosity"))}
 
 
-def _dump_effort(given: Mapping[str, Any]) -> JSON:
-    effort, budget = given.get("reasoning_effort"), given.get("thinking_budget")
+def _dump_effort(parameters: Mapping[str, Any]) -> JSON:
+    effort, budget = (
+        parameters.get("reasoning_effort"),
+        parameters.get("thinking_budget"),
+    )
+    # The API takes effort levels only, so a budget becomes the nearest level.
     if effort is None and budget is not None:
         effort = effort_of(budget)
-    return compact(effort=effort, summary="auto" if given.get("include_thoughts") else None)
+    return without_empty(
+        effort=effort, summary="auto" if parameters.get("include_thoughts") else None
+    )
 
 
 def _dump_tool(tool: PromptMessageTool) -> JSON:
-    rest = dict(tool.extra.get(FORMAT, {}))
+    vendor_fields = dict(tool.extra.get(FORMAT, {}))
     if tool.type == "custom":
-        return {"type": "custom", "name": tool.name, **compact(description=tool.description), **rest}
+        return {
+            "type": "custom",
+            "name": tool.name,
+            **without_empty(description=tool.description),
+            **vendor_fields,
+        }
     if tool.type != "function":
-        if not rest:
+        if not vendor_fields:
             raise InvokeBadRequestError(
-                f"tool {tool.name!r} is run by the provider of another format; this one cannot run it", param="tools"
+                f"tool {tool.name!r} is run by the provider of another format; this one"
+                " cannot run it",
+                param="tools",
             )
-        return rest
-    # Where nothing is said, this format takes a schema as strict; the others do not.
-    by_default = rest.pop("strict_by_default", False)
+        return vendor_fields
+    # Without `strict` this API treats a schema as strict; the other formats do not.
+    by_default = vendor_fields.pop("strict_by_default", False)
     strict = {} if by_default and tool.strict is None else {"strict": bool(tool.strict)}
-    body: JSON = {"type": "function", "name": tool.name, **compact(description=tool.description)}
-    return {**body, "parameters": tool.parameters or {"type": "object", "properties": {}}, **strict, **rest}
+    body: JSON = {
+        "type": "function",
+        "name": tool.name,
+        **without_empty(description=tool.description),
+    }
+    return {
+        **body,
+        "parameters": tool.parameters or {"type": "object", "properties": {}},
+        **strict,
+        **vendor_fields,
+    }
 
 
-def _dump_tool_choice(choice: str | dict[str, Any], tools: Sequence[PromptMessageTool]) -> Any:
+def _dump_tool_choice(
+    choice: str | dict[str, Any], tools: Sequence[PromptMessageTool]
+) -> Any:
     if isinstance(choice, str):
         return choice
     kinds = {tool.name: tool.type for tool in tools}
     if "allowed" in choice:
-        allowed = [_named(name, kinds) for name in choice["allowed"]]
+        allowed = [_tool_reference(name, kinds) for name in choice["allowed"]]
         return {"type": "allowed_tools", "mode": choice["mode"], "tools": allowed}
-    return _named(choice["name"], kinds)
+    return _tool_reference(choice["name"], kinds)
 
 
-def _named(name: str, kinds: Mapping[str, str]) -> JSON:
-    kind = kinds.get(name, "function")
-    return {"type": kind, "name": name} if kind in ("function", "custom") else {"type": kind}
+def _tool_reference(name: str, kinds: Mapping[str, str]) -> JSON:
+    tool_type = kinds.get(name, "function")
+    # Only functions and custom tools have names of their own.
+    return (
+        {"type": tool_type, "name": name}
+        if tool_type in ("function", "custom")
+        else {"type": tool_type}
+    )
 
 
 def _dump_input(messages: Iterable[AnyPromptMessage]) -> Iterator[JSON]:
+    # Results of custom tools have their own item type, so the ids of such calls are
+    # collected.
     customs: set[str] = set()
     for message in messages:
         match message:
             case AssistantPromptMessage():
-                customs |= {call.id for call in message.tool_calls if call.type == "custom"}
-                yield from _dump_history(message)
+                customs |= {
+                    call.id for call in message.tool_calls if call.type == "custom"
+                }
+                yield from _dump_assistant_items(message)
             case ToolPromptMessage():
-                output = message.content if isinstance(message.content, str) else _dump_parts(message.parts)
-                kind = "custom_tool_call_output" if message.tool_call_id in customs else "function_call_output"
-                rest = message.extra.get(FORMAT, {})
-                yield {"type": kind, "call_id": message.tool_call_id, "output": output or "", **rest}
+                output = (
+                    message.content
+                    if isinstance(message.content, str)
+                    else _dump_parts(message.parts)
+                )
+                item_type = (
+                    "custom_tool_call_output"
+                    if message.tool_call_id in customs
+                    else "function_call_output"
+                )
+                vendor_fields = message.extra.get(FORMAT, {})
+                yield {
+                    "type": item_type,
+                    "call_id": message.tool_call_id,
+                    "output": output or "",
+                    **vendor_fields,
+                }
             case SystemPromptMessage() | UserPromptMessage():
-                own = [one for one in message.parts if isinstance(one, OpaquePromptMessageContent)]
-                if own and len(own) == len(message.parts) and own[0].data.get("type") in _USER_ITEMS:
-                    yield from (one.data for one in own if one.format == FORMAT)
+                opaque_parts = [
+                    part
+                    for part in message.parts
+                    if isinstance(part, OpaquePromptMessageContent)
+                ]
+                # Messages made of one opaque item go back as that item, or not at all
+                # to another format.
+                if (
+                    opaque_parts
+                    and len(opaque_parts) == len(message.parts)
+                    and opaque_parts[0].data.get("type") in _CLIENT_ITEM_TYPES
+                ):
+                    yield from (
+                        part.data for part in opaque_parts if part.format == FORMAT
+                    )
                     continue
-                content = message.content if isinstance(message.content, str) else _dump_parts(message.parts)
-                rest = {k: v for k, v in message.extra.get(FORMAT, {}).items() if k != "instructions"}
-                yield {"role": message.role.value, "content": content, **rest}
+                content = (
+                    message.content
+                    if isinstance(message.content, str)
+                    else _dump_parts(message.parts)
+                )
+                vendor_fields = {
+                    k: v
+                    for k, v in message.extra.get(FORMAT, {}).items()
+                    if k != "instructions"
+                }
+                yield {"role": message.role.value, "content": content, **vendor_fields}
 
 
 def _dump_parts(parts: Iterable[PromptMessageContent]) -> list[JSON]:
@@ -477,55 +799,106 @@ def _dump_part(part: PromptMessageContent) -> JSON | None:
         case TextPromptMessageContent():
             return {"type": "input_text", "text": part.data}
         case ImagePromptMessageContent():
-            return {"type": "input_image", "image_url": part.data, **compact(detail=part.detail)}
+            return {
+                "type": "input_image",
+                "image_url": part.data,
+                **without_empty(detail=part.detail),
+            }
         case AudioPromptMessageContent():
-            form = part.format or format_of(part.mime_type)
-            return {"type": "input_audio", "input_audio": {"data": part.base64_data, "format": form}}
+            audio_format = part.format or format_of(part.mime_type)
+            return {
+                "type": "input_audio",
+                "input_audio": {"data": part.base64_data, "format": audio_format},
+            }
         case DocumentPromptMessageContent():
             where = {"file_url": part.url} if part.url else {"file_data": part.data}
-            own = part.extra.get(FORMAT)
-            return own or {"type": "input_file", **compact(filename=part.filename), **where}
+            vendor_file = part.extra.get(FORMAT)
+            return vendor_file or {
+                "type": "input_file",
+                **without_empty(filename=part.filename),
+                **where,
+            }
         case OpaquePromptMessageContent():
             return part.data if part.format == FORMAT else None
         case VideoPromptMessageContent():
-            raise InvokeBadRequestError("OpenAI's Responses take no video; send text, images, audio or files")
+            raise InvokeBadRequestError(
+                "OpenAI's Responses take no video; send text, images, audio or files"
+            )
         case ThinkingPromptMessageContent():
+            # Thoughts of a user message have no meaning; thoughts of the assistant are
+            # written as items.
             return None
 
 
-def _dump_history(message: AssistantPromptMessage) -> Iterator[JSON]:
-    """What the model said before, as items; thoughts only where OpenAI could have written them."""
-    blocks = message.blocks if message.reasoning_content is None else [*message.parts, *message.tool_calls]
-    fitting = [
+def _dump_assistant_items(message: AssistantPromptMessage) -> Iterator[JSON]:
+    """Yield an earlier assistant message as items, with only those thoughts that OpenAI
+    itself wrote."""
+    blocks = (
+        message.blocks
+        if message.reasoning_content is None
+        else [*message.parts, *message.tool_calls]
+    )
+    sendable_blocks = [
         block
         for block in blocks
         if not isinstance(block, ThinkingPromptMessageContent)
+        # Without a signature or an id OpenAI could not use the thought.
         or (block.origin in ("", FORMAT) and (block.signature or block.id))
     ]
-    for item in _items(fitting, "", message.refusal):
+    for item in _items(sendable_blocks, "", message.refusal):
         if item["type"] == "message" and "id" not in item:
+            # A message without an id is sent in the short form, as clients write it.
             yield {
                 "role": "assistant",
-                **{name: value for name, value in item.items() if name not in ("type", "status")},
+                **{
+                    name: value
+                    for name, value in item.items()
+                    if name not in ("type", "status")
+                },
             }
         else:
-            ours = item["type"] in ("function_call", "custom_tool_call", "message") and "id" not in item
-            yield {name: value for name, value in item.items() if name != "status" or not ours}
+            # An item that OpenAI did not create has no status of its own.
+            is_generated = (
+                item["type"] in ("function_call", "custom_tool_call", "message")
+                and "id" not in item
+            )
+            yield {
+                name: value
+                for name, value in item.items()
+                if name != "status" or not is_generated
+            }
 
 
-def _items(blocks: Iterable[PromptMessageContent | ToolCall], stem: str, refusal: str | None) -> Iterator[JSON]:
-    """Blocks as items. `stem` is what made ids end with; where empty, none are made."""
+def _items(
+    blocks: Iterable[PromptMessageContent | ToolCall], stem: str, refusal: str | None
+) -> Iterator[JSON]:
+    """Yield blocks as items. Generated ids end with `stem`; no ids are generated if it
+    is empty."""
     message: JSON | None = None
     number = 0
     for block in blocks:
         if isinstance(block, TextPromptMessageContent):
-            own = block.extra.get(FORMAT, {}).get("item") or {}
-            if message is not None and not (own and own.get("id") == message.get("id")):
+            # Neighbouring texts of the same original item become its content parts.
+            item_fields = block.extra.get(FORMAT, {}).get("item") or {}
+            if message is not None and not (
+                item_fields and item_fields.get("id") == message.get("id")
+            ):
                 yield message
                 message = None
             if message is None:
-                made = {"id": own.get("id") or f"msg_{stem}_{number}"} if own.get("id") or stem else {}
-                message = {"type": "message", **made, "role": "assistant", "status": "completed", "content": [], **own}
+                id_field = (
+                    {"id": item_fields.get("id") or f"msg_{stem}_{number}"}
+                    if item_fields.get("id") or stem
+                    else {}
+                )
+                message = {
+                    "type": "message",
+                    **id_field,
+                    "role": "assistant",
+                    "status": "completed",
+                    "content": [],
+                    **item_fields,
+                }
                 number += 1
             message["content"].append(_dump_text(block))
             continue
@@ -535,25 +908,45 @@ def _items(blocks: Iterable[PromptMessageContent | ToolCall], stem: str, refusal
         if (item := _dump_item(block, f"{stem}_{number}" if stem else "")) is not None:
             number += 1
             yield item
+    # A refusal is the last part of the last message, or a message of its own.
     if refusal:
-        made = {"id": f"msg_{stem}_{number}"} if stem else {}
-        message = message or {"type": "message", **made, "role": "assistant", "status": "completed", "content": []}
+        id_field = {"id": f"msg_{stem}_{number}"} if stem else {}
+        message = message or {
+            "type": "message",
+            **id_field,
+            "role": "assistant",
+            "status": "completed",
+            "content": [],
+        }
         message["content"].append({"type": "refusal", "refusal": refusal})
     if message is not None:
         yield message
 
 
 def _dump_text(part: TextPromptMessageContent) -> JSON:
-    annotations = [_dump_annotation(one, len(part.data)) for one in part.citations]
-    return {"type": "output_text", "text": part.data, "annotations": annotations, "logprobs": []}
+    annotations = [
+        _dump_annotation(citation, len(part.data)) for citation in part.citations
+    ]
+    return {
+        "type": "output_text",
+        "text": part.data,
+        "annotations": annotations,
+        "logprobs": [],
+    }
 
 
-def _dump_annotation(one: Citation, length: int) -> JSON:
-    if own := one.extra.get(FORMAT):
-        return own
-    end = length if one.end is None else one.end
-    place = {"start_index": one.start or 0, "end_index": end}
-    return {"type": "url_citation", "url": one.url, "title": one.title, **place}
+def _dump_annotation(citation: Citation, length: int) -> JSON:
+    # An annotation that came from OpenAI goes back exactly as it was.
+    if raw_annotation := citation.extra.get(FORMAT):
+        return raw_annotation
+    end = length if citation.end is None else citation.end
+    span = {"start_index": citation.start or 0, "end_index": end}
+    return {
+        "type": "url_citation",
+        "url": citation.url,
+        "title": citation.title,
+        **span,
+    }
 
 
 def _dump_item(block: PromptMessageContent | ToolCall, stem: str) -> JSON | None:
@@ -561,42 +954,52 @@ def _dump_item(block: PromptMessageContent | ToolCall, stem: str) -> JSON | None
         case ToolCall():
             return _dump_call(block, stem)
         case ThinkingPromptMessageContent():
-            own = block.extra.get(FORMAT, {}).get("item")
-            return own or _dump_reasoning(block, block.id or _made_id(block, stem))
+            raw_item = block.extra.get(FORMAT, {}).get("item")
+            return raw_item or _dump_reasoning(
+                block, block.id or _reasoning_id(block, stem)
+            )
         case OpaquePromptMessageContent():
+            # Opaque parts of other formats are dropped: only their own format can
+            # interpret them.
             return block.data if block.format == FORMAT else None
         case ImagePromptMessageContent():
-            made = {"id": f"ig_{stem}"} if stem else {}
-            own = block.extra.get(FORMAT, {}).get("item") or {
+            id_field = {"id": f"ig_{stem}"} if stem else {}
+            raw_item = block.extra.get(FORMAT, {}).get("item") or {
                 "type": "image_generation_call",
-                **made,
+                **id_field,
                 "status": "completed",
             }
-            return {**own, "result": block.base64_data or block.url}
+            return {**raw_item, "result": block.base64_data or block.url}
         case _:
             return None
 
 
-def _made_id(thought: ThinkingPromptMessageContent, stem: str) -> str:
-    """An id that says whose thought it is, and whether it can be read."""
-    whose = f"{thought.origin}_" if thought.origin in _ORIGINS else ""
-    hidden = "redacted_" if thought.redacted and whose else ""
-    tail = stem or hashlib.sha256((thought.signature + thought.data).encode()).hexdigest()[:24]
-    return f"rs_{whose}{hidden}{tail}"
+def _reasoning_id(thought: ThinkingPromptMessageContent, stem: str) -> str:
+    """Return an id that names the origin of the thought and whether it is redacted; see
+    `_parse_reasoning`."""
+    origin_prefix = f"{thought.origin}_" if thought.origin in _FOREIGN_ORIGINS else ""
+    hidden = "redacted_" if thought.redacted and origin_prefix else ""
+    # Without a stem the id is derived from the content, so that it is the same every
+    # time.
+    tail = (
+        stem
+        or hashlib.sha256((thought.signature + thought.data).encode()).hexdigest()[:24]
+    )
+    return f"rs_{origin_prefix}{hidden}{tail}"
 
 
 def _dump_call(call: ToolCall, stem: str) -> JSON:
     is_custom = call.type == "custom"
-    own = call.extra.get(FORMAT, {})
-    made = {"id": f"{'ctc' if is_custom else 'fc'}_{stem}"} if stem else {}
+    vendor_fields = call.extra.get(FORMAT, {})
+    id_field = {"id": f"{'ctc' if is_custom else 'fc'}_{stem}"} if stem else {}
     return {
         "type": "custom_tool_call" if is_custom else "function_call",
-        **made,
+        **id_field,
         "call_id": call.id,
         "name": call.function.name,
         "input" if is_custom else "arguments": call.function.arguments,
         "status": "completed",
-        **own,
+        **vendor_fields,
     }
 
 
@@ -606,30 +1009,49 @@ def _dump_reasoning(thought: ThinkingPromptMessageContent, item_id: str) -> JSON
     return {"type": "reasoning", "id": item_id, "summary": summary, **hidden}
 
 
-# ------------------------------------------------------------------------------------------------ answers
+# ------------------------------------------------------------------------------ answers
 
 
 def parse_usage(body: Any) -> LLMUsage | None:
-    if not isinstance(body, dict) or (count(body.get("input_tokens")) is None and not counted(body, "output_tokens")):
+    """Parse a `usage` object, or return None if it has no token counts. The original is
+    kept in `extra`."""
+    if not isinstance(body, dict) or (
+        count(body.get("input_tokens")) is None
+        and not nested_count(body, "output_tokens")
+    ):
         return None
-    prompt, completion = counted(body, "input_tokens"), counted(body, "output_tokens")
+    prompt, completion = (
+        nested_count(body, "input_tokens"),
+        nested_count(body, "output_tokens"),
+    )
     return LLMUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
-        total_tokens=counted(body, "total_tokens") or prompt + completion,
-        cached_tokens=counted(body, "input_tokens_details", "cached_tokens"),
-        cache_write_tokens=counted(body, "input_tokens_details", "cache_write_tokens"),
-        audio_prompt_tokens=counted(body, "input_tokens_details", "audio_tokens"),
-        reasoning_tokens=counted(body, "output_tokens_details", "reasoning_tokens"),
-        audio_completion_tokens=counted(body, "output_tokens_details", "audio_tokens"),
+        total_tokens=nested_count(body, "total_tokens") or prompt + completion,
+        cached_tokens=nested_count(body, "input_tokens_details", "cached_tokens"),
+        cache_write_tokens=nested_count(
+            body, "input_tokens_details", "cache_write_tokens"
+        ),
+        audio_prompt_tokens=nested_count(body, "input_tokens_details", "audio_tokens"),
+        reasoning_tokens=nested_count(
+            body, "output_tokens_details", "reasoning_tokens"
+        ),
+        audio_completion_tokens=nested_count(
+            body, "output_tokens_details", "audio_tokens"
+        ),
         extra={FORMAT: body},
     )
 
 
 def dump_usage(usage: LLMUsage) -> JSON:
-    if own := usage.extra.get(FORMAT):
-        return own
-    into = {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens}
+    """Return a `usage` object: the original one if it came in this format, otherwise
+    one built from the counts."""
+    if raw_usage := usage.extra.get(FORMAT):
+        return raw_usage
+    into = {
+        "cached_tokens": usage.cached_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+    }
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": into,
@@ -639,25 +1061,42 @@ def dump_usage(usage: LLMUsage) -> JSON:
     }
 
 
-_RESULT_KNOWN = frozenset({
-    "id", "object", "created_at", "model", "output", "usage", "status", "incomplete_details", "error", "output_text",
-})  # fmt: skip
+_KNOWN_RESULT_FIELDS = frozenset(
+    {
+        "id",
+        "object",
+        "created_at",
+        "model",
+        "output",
+        "usage",
+        "status",
+        "incomplete_details",
+        "error",
+        "output_text",
+    }
+)
 
 
 def _parse_reason(body: JSON, *, has_calls: bool) -> tuple[str, JSON]:
     status = body.get("status") or "completed"
-    why = (body.get("incomplete_details") or {}).get("reason")
-    if why == "content_filter":
+    incomplete_reason = (body.get("incomplete_details") or {}).get("reason")
+    if incomplete_reason == "content_filter":
         return "content_filter", {}
-    if status == "incomplete" or why:
-        return "length", {} if why == "max_output_tokens" else {"incomplete_details": body.get("incomplete_details")}
-    rest = {} if status == "completed" else {"status": status}
-    return ("tool_calls" if has_calls else "stop"), rest
+    if status == "incomplete" or incomplete_reason:
+        # An unusual reason is preserved for a client of this format.
+        return "length", (
+            {}
+            if incomplete_reason == "max_output_tokens"
+            else {"incomplete_details": body.get("incomplete_details")}
+        )
+    status_fields = {} if status == "completed" else {"status": status}
+    return ("tool_calls" if has_calls else "stop"), status_fields
 
 
 @reads_answer
 def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResult:
-    """A whole answer. Raises InvokeError where it is none, or tells of a failure."""
+    """Parse a complete response body. Raises an InvokeError if it reports a failure or
+    has no output."""
     del quirks
     if isinstance(body.get("error"), dict):
         raise error_of(body["error"])
@@ -668,15 +1107,25 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
     refusals: list[str] = []
     logprobs: list[Any] = []
     try:
-        for place, item in enumerate(items):
-            parsed, refused = _parse_output_item(typed(item, dict, f"output[{place}]"), f"output[{place}]")
+        for index, item in enumerate(items):
+            parsed, refused = _parse_output_item(
+                expect_type(item, dict, f"output[{index}]"), f"output[{index}]"
+            )
             blocks += parsed
             refusals += refused
-            for part in (item.get("content") or ()) if item.get("type") == "message" else ():
+            for part in (
+                (item.get("content") or ()) if item.get("type") == "message" else ()
+            ):
                 logprobs += part.get("logprobs") or ()
+    # The item parsers blame the client by default; in a response the fault is the
+    # provider's.
     except InvokeBadRequestError as error:
-        raise InvokeServerUnavailableError(f"the answer cannot be read: {error}") from error
-    reason, rest = _parse_reason(body, has_calls=any(isinstance(block, ToolCall) for block in blocks))
+        raise InvokeServerUnavailableError(
+            f"the answer cannot be read: {error}"
+        ) from error
+    reason, reason_fields = _parse_reason(
+        body, has_calls=any(isinstance(block, ToolCall) for block in blocks)
+    )
     choice = LLMChoice(
         message=assistant_of(blocks, refusal="".join(refusals) or None),
         finish_reason=reason,
@@ -688,34 +1137,68 @@ def parse_result(body: JSON, quirks: Mapping[str, Any] | None = None) -> LLMResu
         created=int(body.get("created_at") or 0),
         choices=[choice],
         usage=parse_usage(body.get("usage")) or LLMUsage(estimated=True),
-        extra=kept(FORMAT, beyond(body, _RESULT_KNOWN) | rest),
+        extra=passthrough_fields(
+            FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS) | reason_fields
+        ),
     )
 
 
-_ECHOED = (
-    "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "previous_response_id", "reasoning",
-    "temperature", "text", "tool_choice", "tools", "top_p", "truncation", "user", "store", "service_tier",
-    "top_logprobs", "max_tool_calls", "background", "prompt_cache_key", "safety_identifier",
-)  # fmt: skip
+# Fields of the request that a response repeats.
+_ECHOED_FIELDS = (
+    "instructions",
+    "max_output_tokens",
+    "metadata",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "reasoning",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_p",
+    "truncation",
+    "user",
+    "store",
+    "service_tier",
+    "top_logprobs",
+    "max_tool_calls",
+    "background",
+    "prompt_cache_key",
+    "safety_identifier",
+)
 
 
 def echo_of(body: JSON) -> JSON:
-    """What an answer repeats of its request, with what OpenAI fills in where the request is silent."""
+    """Return the request fields that a response repeats, with OpenAI's defaults for
+    missing ones."""
     silent = {
-        "instructions": None, "max_output_tokens": None, "metadata": {}, "parallel_tool_calls": True,
-        "previous_response_id": None, "reasoning": {"effort": None, "summary": None}, "temperature": 1.0,
-        "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": [], "top_p": 1.0,
-        "truncation": "disabled", "store": True,
-    }  # fmt: skip
-    said = {name: body[name] for name in _ECHOED if body.get(name) is not None}
-    return {**silent, **said}
+        "instructions": None,
+        "max_output_tokens": None,
+        "metadata": {},
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None},
+        "temperature": 1.0,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": 1.0,
+        "truncation": "disabled",
+        "store": True,
+    }
+    echoed_fields = {
+        name: body[name] for name in _ECHOED_FIELDS if body.get(name) is not None
+    }
+    return {**silent, **echoed_fields}
 
 
 def dump_result(result: LLMResult, echo: JSON | None = None) -> JSON:
+    """Build a complete response body. Only the first choice is written: the API has no
+    `n` parameter."""
     choice = result.choices[0]
     output = list(_items(choice.message.blocks, result.id, choice.message.refusal))
     _put_logprobs(output, choice.logprobs)
-    head = _head(result.id, result.created, result.model, echo)
+    head = _response_head(result.id, result.created, result.model, echo)
     return {
         **head,
         **_dump_reason(choice.finish_reason),
@@ -726,58 +1209,105 @@ def dump_result(result: LLMResult, echo: JSON | None = None) -> JSON:
 
 
 def _put_logprobs(output: list[JSON], logprobs: dict[str, Any] | None) -> None:
-    texts = [part for item in output if item.get("type") == "message" for part in item["content"] if "logprobs" in part]
+    texts = [
+        part
+        for item in output
+        if item.get("type") == "message"
+        for part in item["content"]
+        if "logprobs" in part
+    ]
     if logprobs and texts:
+        # Our choice has one list for all texts, so the last text carries it.
         texts[-1]["logprobs"] = logprobs.get("content") or []
 
 
-def _head(response_id: str, created: int, model: str, echo: JSON | None) -> JSON:
-    head: JSON = {"id": response_id, "object": "response", "created_at": created, "status": "in_progress"}
-    return {**head, "error": None, "incomplete_details": None, "model": model, "output": [], **(echo or echo_of({}))}
+def _response_head(
+    response_id: str, created: int, model: str, echo: JSON | None
+) -> JSON:
+    head: JSON = {
+        "id": response_id,
+        "object": "response",
+        "created_at": created,
+        "status": "in_progress",
+    }
+    return {
+        **head,
+        "error": None,
+        "incomplete_details": None,
+        "model": model,
+        "output": [],
+        **(echo or echo_of({})),
+    }
 
 
 def _dump_reason(reason: str | None) -> JSON:
-    why = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(reason or "")
-    if why:
-        return {"status": "incomplete", "incomplete_details": {"reason": why}}
+    # The reverse of `_parse_reason`: all other reasons are a normal completion.
+    incomplete_reason = {
+        "length": "max_output_tokens",
+        "content_filter": "content_filter",
+    }.get(reason or "")
+    if incomplete_reason:
+        return {
+            "status": "incomplete",
+            "incomplete_details": {"reason": incomplete_reason},
+        }
     return {"status": "completed"}
 
 
-# ------------------------------------------------------------------------------------------------ streams
+# ------------------------------------------------------------------------------ streams
 
 
 class StreamParser:
-    """Events of a stream, one at a time, into chunks."""
+    """Converts the events of a stream into chunks, one event at a time."""
 
     def __init__(self, quirks: Mapping[str, Any] | None = None) -> None:
         del quirks
         self._id = self._model = ""
         self._created = 0
-        self._calls: dict[int, int] = {}  # an item's place in the output → which call it is
-        self._told: set[int] = set()  # items that deltas came for
+        self._calls: dict[
+            int, int
+        ] = {}  # an item's place in the output → which call it is
+        self._items_with_deltas: set[int] = set()  # items that deltas came for
+        # Output index -> summary part that the last thought delta belonged to.
         self._summaries: dict[int, int] = {}
         self._has_finished = False
 
     def feed(self, event: JSON) -> list[LLMResultChunk]:
-        kind = event.get("type")
-        place = count(event.get("output_index")) or 0
-        match kind:
+        """Return the chunks for one event. Raises an InvokeError if the event reports a
+        failure."""
+        event_type = event.get("type")
+        output_index = count(event.get("output_index")) or 0
+        match event_type:
             case "response.output_text.delta":
-                return self._on_text(event, place)
-            case "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta":
-                return self._on_arguments(event, place)
-            case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
-                return self._on_thought(event, place)
+                return self._on_text(event, output_index)
+            case (
+                "response.function_call_arguments.delta"
+                | "response.custom_tool_call_input.delta"
+            ):
+                return self._on_arguments(event, output_index)
+            case (
+                "response.reasoning_summary_text.delta"
+                | "response.reasoning_text.delta"
+            ):
+                return self._on_thought(event, output_index)
             case "response.refusal.delta":
-                self._told.add(place)
-                return self._chunk(message=AssistantPromptMessage(refusal=event.get("delta") or ""))
+                self._items_with_deltas.add(output_index)
+                return self._chunk(
+                    message=AssistantPromptMessage(refusal=event.get("delta") or "")
+                )
             case "response.output_text.annotation.added":
                 cited = [_parse_annotation(event.get("annotation") or {})]
-                return self._part(TextPromptMessageContent(data="", citations=cited, index=_text_index(event, place)))
+                return self._part(
+                    TextPromptMessageContent(
+                        data="", citations=cited, index=_text_index(event, output_index)
+                    )
+                )
             case "response.output_item.added":
-                return self._on_added(event.get("item") or {}, place)
+                return self._on_added(event.get("item") or {}, output_index)
+            # Servers may send complete items without deltas, so the final item is
+            # checked too.
             case "response.output_item.done":
-                return self._on_item(event.get("item") or {}, place)
+                return self._on_item(event.get("item") or {}, output_index)
             case "response.created" | "response.in_progress" | "response.queued":
                 self._on_head(event.get("response") or {})
             case "response.completed" | "response.incomplete" | "response.done":
@@ -791,155 +1321,235 @@ class StreamParser:
                 pass
         return []
 
-    def finish(self, *, done: bool) -> list[LLMResultChunk]:
-        """The body has ended. A stream cut short must not look like a whole one."""
-        if not done and not self._has_finished:
-            raise InvokeServerUnavailableError("the stream broke off: no response.completed came")
+    def finish(self, *, end_marker_seen: bool) -> list[LLMResultChunk]:
+        """Check the end of the stream. Raises InvokeServerUnavailableError if it was
+        cut off before `response.completed`.
+
+        `end_marker_seen` is True if the transport itself saw a regular end of the
+        stream.
+        """
+        if not end_marker_seen and not self._has_finished:
+            raise InvokeServerUnavailableError(
+                "the stream broke off: no response.completed came"
+            )
         return []
 
     def _chunk(self, **delta: Any) -> list[LLMResultChunk]:
-        made = LLMResultChunkDelta(**delta)
-        return [LLMResultChunk(id=self._id, model=self._model, created=self._created, delta=made)]
+        chunk_delta = LLMResultChunkDelta(**delta)
+        return [
+            LLMResultChunk(
+                id=self._id, model=self._model, created=self._created, delta=chunk_delta
+            )
+        ]
 
     def _part(self, part: PromptMessageContent) -> list[LLMResultChunk]:
         return self._chunk(message=AssistantPromptMessage(content=[part]))
 
     def _on_head(self, body: JSON) -> None:
-        self._id, self._model = body.get("id") or self._id, body.get("model") or self._model
+        self._id, self._model = (
+            body.get("id") or self._id,
+            body.get("model") or self._model,
+        )
         self._created = int(body.get("created_at") or self._created)
 
-    def _on_text(self, event: JSON, place: int) -> list[LLMResultChunk]:
-        self._told.add(place)
-        part = TextPromptMessageContent(data=event.get("delta") or "", index=_text_index(event, place))
+    def _on_text(self, event: JSON, output_index: int) -> list[LLMResultChunk]:
+        self._items_with_deltas.add(output_index)
+        part = TextPromptMessageContent(
+            data=event.get("delta") or "", index=_text_index(event, output_index)
+        )
         logprobs = event.get("logprobs")
         return self._chunk(
-            message=AssistantPromptMessage(content=[part]), logprobs={"content": logprobs} if logprobs else None
+            message=AssistantPromptMessage(content=[part]),
+            logprobs={"content": logprobs} if logprobs else None,
         )
 
-    def _on_arguments(self, event: JSON, place: int) -> list[LLMResultChunk]:
-        self._told.add(place)
+    def _on_arguments(self, event: JSON, output_index: int) -> list[LLMResultChunk]:
+        self._items_with_deltas.add(output_index)
         function = ToolCallFunction(arguments=event.get("delta") or "")
-        call = ToolCall(function=function, index=self._calls.get(place, 0))
+        # The call is found by the item's position; ids come only with the first event.
+        call = ToolCall(function=function, index=self._calls.get(output_index, 0))
         return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
 
-    def _on_thought(self, event: JSON, place: int) -> list[LLMResultChunk]:
+    def _on_thought(self, event: JSON, output_index: int) -> list[LLMResultChunk]:
         data = event.get("delta") or ""
         number = count(event.get("summary_index", event.get("content_index"))) or 0
-        if place in self._told and number != self._summaries.get(place):
+        # Summary parts are separate paragraphs of one thought.
+        if output_index in self._items_with_deltas and number != self._summaries.get(
+            output_index
+        ):
             data = "\n\n" + data
-        self._summaries[place] = number
-        self._told.add(place)
-        return self._part(ThinkingPromptMessageContent(data=data, index=place * 100, origin=FORMAT))
+        self._summaries[output_index] = number
+        self._items_with_deltas.add(output_index)
+        # Positions are multiplied by 100 to leave room for the content parts of an
+        # item; see `_text_index`.
+        return self._part(
+            ThinkingPromptMessageContent(
+                data=data, index=output_index * 100, origin=FORMAT
+            )
+        )
 
-    def _on_added(self, item: JSON, place: int) -> list[LLMResultChunk]:
+    def _on_added(self, item: JSON, output_index: int) -> list[LLMResultChunk]:
         if item.get("type") not in ("function_call", "custom_tool_call"):
             return []
         is_custom = item["type"] == "custom_tool_call"
-        self._calls[place] = len(self._calls)
-        rest = beyond(item, frozenset({"type", "call_id", "name", "arguments", "input", "status"}))
+        # Calls are numbered among themselves, items among all output.
+        self._calls[output_index] = len(self._calls)
+        extra_fields = unknown_fields(
+            item, frozenset({"type", "call_id", "name", "arguments", "input", "status"})
+        )
         call = ToolCall(
             id=item.get("call_id") or "",
             type="custom" if is_custom else "function",
             function=ToolCallFunction(name=item.get("name") or ""),
-            index=self._calls[place],
-            extra=kept(FORMAT, {name: value for name, value in rest.items() if value is not None}),
+            index=self._calls[output_index],
+            extra=passthrough_fields(
+                FORMAT,
+                {
+                    name: value
+                    for name, value in extra_fields.items()
+                    if value is not None
+                },
+            ),
         )
         return self._chunk(message=AssistantPromptMessage(tool_calls=[call]))
 
-    def _on_item(self, item: JSON, place: int) -> list[LLMResultChunk]:
-        """What the deltas left out."""
+    def _on_item(self, item: JSON, output_index: int) -> list[LLMResultChunk]:
+        """Return chunks for what the deltas of this item did not contain."""
         try:
             blocks, refusals = _parse_output_item(item, "item")
         except InvokeBadRequestError as error:
-            raise InvokeServerUnavailableError(f"the stream cannot be read: {error}") from error
+            raise InvokeServerUnavailableError(
+                f"the stream cannot be read: {error}"
+            ) from error
         chunks: list[LLMResultChunk] = []
-        told = place in self._told
+        has_deltas = output_index in self._items_with_deltas
         for number, block in enumerate(blocks):
             match block:
                 case TextPromptMessageContent():
-                    data = "" if told else block.data
-                    cited = [] if told else block.citations
-                    more = {"data": data, "citations": cited, "index": place * 100 + number}
-                    chunks += self._part(msgspec.structs.replace(block, **more))
+                    data = "" if has_deltas else block.data
+                    # The text was streamed already; only the item's own fields are new.
+                    cited = [] if has_deltas else block.citations
+                    changes = {
+                        "data": data,
+                        "citations": cited,
+                        "index": output_index * 100 + number,
+                    }
+                    chunks += self._part(msgspec.structs.replace(block, **changes))
                 case ThinkingPromptMessageContent():
-                    data = "" if told else block.data
-                    chunks += self._part(msgspec.structs.replace(block, data=data, index=place * 100))
+                    # The complete item has the signature, which never comes as a delta.
+                    data = "" if has_deltas else block.data
+                    chunks += self._part(
+                        msgspec.structs.replace(
+                            block, data=data, index=output_index * 100
+                        )
+                    )
                 case ToolCall():
-                    chunks += self._late_call(item, place, block, told=told)
+                    chunks += self._late_call(
+                        item, output_index, block, has_deltas=has_deltas
+                    )
                 case _:
                     chunks += self._part(block)
-        if refusals and not told:
-            chunks += self._chunk(message=AssistantPromptMessage(refusal="".join(refusals)))
+        if refusals and not has_deltas:
+            chunks += self._chunk(
+                message=AssistantPromptMessage(refusal="".join(refusals))
+            )
         return chunks
 
-    def _late_call(self, item: JSON, place: int, call: ToolCall, *, told: bool) -> list[LLMResultChunk]:
-        chunks: list[LLMResultChunk] = [] if place in self._calls else self._on_added(item, place)
-        if told or not call.function.arguments:
+    def _late_call(
+        self, item: JSON, output_index: int, call: ToolCall, *, has_deltas: bool
+    ) -> list[LLMResultChunk]:
+        # A server without an `added` event first needs the chunk that opens the call.
+        chunks: list[LLMResultChunk] = (
+            [] if output_index in self._calls else self._on_added(item, output_index)
+        )
+        if has_deltas or not call.function.arguments:
             return chunks
         function = ToolCallFunction(arguments=call.function.arguments)
-        late = ToolCall(function=function, index=self._calls[place])
-        return chunks + self._chunk(message=AssistantPromptMessage(tool_calls=[late]))
+        late_call = ToolCall(function=function, index=self._calls[output_index])
+        return chunks + self._chunk(
+            message=AssistantPromptMessage(tool_calls=[late_call])
+        )
 
     def _on_end(self, body: JSON) -> list[LLMResultChunk]:
         self._has_finished = True
         if isinstance(body.get("error"), dict):
             raise error_of(body["error"])
         self._on_head(body)
-        reason, rest = _parse_reason(body, has_calls=bool(self._calls))
+        reason, reason_fields = _parse_reason(body, has_calls=bool(self._calls))
         chunk = LLMResultChunk(
             id=self._id,
             model=self._model,
             created=self._created,
-            delta=LLMResultChunkDelta(finish_reason=reason, usage=parse_usage(body.get("usage"))),
-            extra=kept(FORMAT, beyond(body, _RESULT_KNOWN) | rest),
+            delta=LLMResultChunkDelta(
+                finish_reason=reason, usage=parse_usage(body.get("usage"))
+            ),
+            extra=passthrough_fields(
+                FORMAT, unknown_fields(body, _KNOWN_RESULT_FIELDS) | reason_fields
+            ),
         )
         return [chunk]
 
 
-def _text_index(event: JSON, place: int) -> int:
-    return place * 100 + (count(event.get("content_index")) or 0)
+def _text_index(event: JSON, output_index: int) -> int:
+    return output_index * 100 + (count(event.get("content_index")) or 0)
 
 
 def parse_stream(events: Iterable[JSON]) -> Iterator[LLMResultChunk]:
-    return parsed(StreamParser(), events)
+    """Yield the chunks of a whole event stream. Raises InvokeServerUnavailableError if
+    it breaks off."""
+    return parse_events(StreamParser(), events)
 
 
 class StreamDumper:
-    """Chunks, one at a time, into events: items one after another, each opened, filled and closed."""
+    """Converts chunks into stream events, one chunk at a time. Items are opened, filled
+    and closed one after another."""
 
-    def __init__(self, *, response_id: str, created: int, model: str, echo: JSON | None = None) -> None:
-        self._head = _head(response_id, created, model, echo)
+    def __init__(
+        self, *, response_id: str, created: int, model: str, echo: JSON | None = None
+    ) -> None:
+        self._head = _response_head(response_id, created, model, echo)
         self._stem = response_id
         self._sequence = -1
-        self._has_begun = False
-        self._open: tuple[str, Any] | None = None
+        self._has_started = False
+        # Key (block type, index) of the open item, and the item itself.
+        self._open_key: tuple[str, Any] | None = None
         self._item: JSON = {}
         self._output: list[JSON] = []
         self._usage: LLMUsage | None = None
         self._reason: str | None = None
         self._extra: JSON = {}
         self._logprobs: list[Any] = []
-        self._live: int | None = None
-        self._waiting: dict[int, list[ToolCall]] = {}
-        self._done: dict[tuple[str, Any], JSON] = {}
+        # Index of the call being written; fragments of other calls wait until it is
+        # closed.
+        self._active_call: int | None = None
+        self._pending_calls: dict[int, list[ToolCall]] = {}
+        # Closed items by key, for signatures that arrive late.
+        self._closed_items: dict[tuple[str, Any], JSON] = {}
 
     @property
     def output(self) -> list[JSON]:
-        """The items that are complete."""
+        """The items that are complete so far."""
         return self._output
 
     def feed(self, chunk: LLMResultChunk) -> list[JSON]:
-        events = [] if self._has_begun else self._start()
+        """Return the events for one chunk. Chunks of a second choice are ignored."""
+        events = [] if self._has_started else self._start()
         delta = chunk.delta
         if chunk.extra:
             self._extra |= chunk.extra.get(FORMAT, {})
         self._usage = delta.usage or self._usage
         if delta.index:
+            # The format has one response per stream, so further choices are dropped.
             return events  # one answer alone has a place here
         message = delta.message
         if delta.logprobs:
             self._logprobs += delta.logprobs.get("content") or ()
-        if isinstance(message.content, str) and not message.tool_calls and message.reasoning_content is None:
+        # A plain text chunk, the most common one, takes a short path.
+        if (
+            isinstance(message.content, str)
+            and not message.tool_calls
+            and message.reasoning_content is None
+        ):
             if message.content:
                 events += self._text(("text", None), message.content, {})
         else:
@@ -950,12 +1560,12 @@ class StreamDumper:
         self._reason = delta.finish_reason or self._reason
         return events
 
-    def _event(self, kind: str, **fields: Any) -> JSON:
+    def _event(self, event_type: str, **fields: Any) -> JSON:
         self._sequence += 1
-        return {"type": kind, "sequence_number": self._sequence, **fields}
+        return {"type": event_type, "sequence_number": self._sequence, **fields}
 
     def _start(self) -> list[JSON]:
-        self._has_begun = True
+        self._has_started = True
         return [
             self._event("response.created", response=self._head),
             self._event("response.in_progress", response=self._head),
@@ -964,13 +1574,16 @@ class StreamDumper:
     def _block(self, block: PromptMessageContent | ToolCall) -> list[JSON]:
         match block:
             case TextPromptMessageContent():
-                own = block.extra.get(FORMAT, {}).get("item") or {}
+                item_fields = block.extra.get(FORMAT, {}).get("item") or {}
                 key = ("text", block.index)
-                if self._open == key:
-                    self._item |= own
-                events = self._text(key, block.data, own) if block.data else []
-                for one in block.citations:
-                    events += self._annotation(key, _dump_annotation(one, len(self._written())))
+                if self._open_key == key:
+                    # Fields of the original item may arrive with a later chunk.
+                    self._item |= item_fields
+                events = self._text(key, block.data, item_fields) if block.data else []
+                for citation in block.citations:
+                    events += self._annotation(
+                        key, _dump_annotation(citation, len(self._written_text()))
+                    )
                 return events
             case ThinkingPromptMessageContent():
                 return self._thought(block)
@@ -978,193 +1591,370 @@ class StreamDumper:
                 return self._call(block)
             case _:
                 item = _dump_item(block, f"{self._stem}_{len(self._output)}")
-                return self._whole(item) if item is not None else []
+                return self._write_complete_item(item) if item is not None else []
 
-    def _opened(self, key: tuple[str, Any], item: JSON) -> list[JSON]:
-        if self._open == key:
+    def _open_item(self, key: tuple[str, Any], item: JSON) -> list[JSON]:
+        if self._open_key == key:
             return []
-        events = self._closed()
-        self._open, self._item = key, item
-        shown = {"output_index": len(self._output), "item": {**item}}
-        return [*events, self._event("response.output_item.added", **shown)]
+        events = self._close_item()
+        self._open_key, self._item = key, item
+        # A copy, since the item changes while the event waits to be sent.
+        event_fields = {"output_index": len(self._output), "item": {**item}}
+        return [*events, self._event("response.output_item.added", **event_fields)]
 
-    def _where(self) -> JSON:
-        return {"item_id": self._item.get("id") or "", "output_index": len(self._output)}
+    def _item_position(self) -> JSON:
+        return {
+            "item_id": self._item.get("id") or "",
+            "output_index": len(self._output),
+        }
 
-    def _written(self) -> str:
+    def _written_text(self) -> str:
         content = self._item.get("content") or ()
         return content[0].get("text") or "" if content else ""
 
-    def _text(self, key: tuple[str, Any], text: str, own: JSON) -> list[JSON]:
+    def _text(self, key: tuple[str, Any], text: str, item_fields: JSON) -> list[JSON]:
         events: list[JSON] = []
-        if self._open != key:
-            made = {"id": f"msg_{self._stem}_{len(self._output)}", "type": "message", "role": "assistant"}
-            events += self._opened(key, {**made, "status": "in_progress", "content": [], **own})
-            part: JSON = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        # A new message item is opened if the block changes.
+        if self._open_key != key:
+            message_fields = {
+                "id": f"msg_{self._stem}_{len(self._output)}",
+                "type": "message",
+                "role": "assistant",
+            }
+            events += self._open_item(
+                key,
+                {
+                    **message_fields,
+                    "status": "in_progress",
+                    "content": [],
+                    **item_fields,
+                },
+            )
+            part: JSON = {
+                "type": "output_text",
+                "text": "",
+                "annotations": [],
+                "logprobs": [],
+            }
             self._item["content"] = [part]
-            events.append(self._event("response.content_part.added", **self._where(), content_index=0, part={**part}))
+            # Again a copy: the text grows with every delta.
+            events.append(
+                self._event(
+                    "response.content_part.added",
+                    **self._item_position(),
+                    content_index=0,
+                    part={**part},
+                )
+            )
         self._item["content"][0]["text"] += text
-        delta = self._event("response.output_text.delta", **self._where(), content_index=0, delta=text, logprobs=[])
+        delta = self._event(
+            "response.output_text.delta",
+            **self._item_position(),
+            content_index=0,
+            delta=text,
+            logprobs=[],
+        )
         return [*events, delta]
 
     def _annotation(self, key: tuple[str, Any], annotation: JSON) -> list[JSON]:
-        if self._open != key:
+        # An annotation can only be added to the open text.
+        if self._open_key != key:
             return []
         annotations = self._item["content"][0]["annotations"]
         annotations.append(annotation)
-        where = {**self._where(), "content_index": 0, "annotation_index": len(annotations) - 1}
-        return [self._event("response.output_text.annotation.added", **where, annotation=annotation)]
+        where = {
+            **self._item_position(),
+            "content_index": 0,
+            "annotation_index": len(annotations) - 1,
+        }
+        return [
+            self._event(
+                "response.output_text.annotation.added", **where, annotation=annotation
+            )
+        ]
 
     def _refusal(self, text: str) -> list[JSON]:
         key = ("refusal", None)
         events: list[JSON] = []
-        if self._open != key:
-            made = {"id": f"msg_{self._stem}_{len(self._output)}", "type": "message", "role": "assistant"}
-            events += self._opened(key, {**made, "status": "in_progress", "content": []})
+        if self._open_key != key:
+            message_fields = {
+                "id": f"msg_{self._stem}_{len(self._output)}",
+                "type": "message",
+                "role": "assistant",
+            }
+            events += self._open_item(
+                key, {**message_fields, "status": "in_progress", "content": []}
+            )
             self._item["content"] = [{"type": "refusal", "refusal": ""}]
             part = {"type": "refusal", "refusal": ""}
-            events.append(self._event("response.content_part.added", **self._where(), content_index=0, part=part))
+            events.append(
+                self._event(
+                    "response.content_part.added",
+                    **self._item_position(),
+                    content_index=0,
+                    part=part,
+                )
+            )
         self._item["content"][0]["refusal"] += text
-        return [*events, self._event("response.refusal.delta", **self._where(), content_index=0, delta=text)]
+        return [
+            *events,
+            self._event(
+                "response.refusal.delta",
+                **self._item_position(),
+                content_index=0,
+                delta=text,
+            ),
+        ]
 
     def _thought(self, thought: ThinkingPromptMessageContent) -> list[JSON]:
         key = ("thinking", thought.index)
         events: list[JSON] = []
-        own = thought.extra.get(FORMAT, {}).get("item")
-        if self._open != key and key in self._done and not thought.data:
-            # Its last word came when another item had begun: the whole answer at the end has it.
-            self._done[key] |= own or compact(encrypted_content=thought.signature)
+        raw_item = thought.extra.get(FORMAT, {}).get("item")
+        if self._open_key != key and key in self._closed_items and not thought.data:
+            # The signature arrived after the next item was opened. The complete
+            # response at the end contains it.
+            self._closed_items[key] |= raw_item or without_empty(
+                encrypted_content=thought.signature
+            )
             return events
-        if self._open != key:
-            item_id = thought.id or _made_id(thought, f"{self._stem}_{len(self._output)}")
-            events += self._opened(key, {"type": "reasoning", "id": item_id, "summary": []})
+        if self._open_key != key:
+            item_id = thought.id or _reasoning_id(
+                thought, f"{self._stem}_{len(self._output)}"
+            )
+            events += self._open_item(
+                key, {"type": "reasoning", "id": item_id, "summary": []}
+            )
+        # The vendor's id may arrive with a later chunk; it replaces the generated one.
         if thought.id:
             self._item["id"] = thought.id
         if thought.data:
             summary = self._item["summary"]
+            # The summary part is announced before its first delta.
             if not summary:
                 part = {"type": "summary_text", "text": ""}
                 events.append(
-                    self._event("response.reasoning_summary_part.added", **self._where(), summary_index=0, part=part)
+                    self._event(
+                        "response.reasoning_summary_part.added",
+                        **self._item_position(),
+                        summary_index=0,
+                        part=part,
+                    )
                 )
                 summary.append({"type": "summary_text", "text": ""})
             summary[0]["text"] += thought.data
-            told = {**self._where(), "summary_index": 0, "delta": thought.data}
-            events.append(self._event("response.reasoning_summary_text.delta", **told))
+            delta_fields = {
+                **self._item_position(),
+                "summary_index": 0,
+                "delta": thought.data,
+            }
+            events.append(
+                self._event("response.reasoning_summary_text.delta", **delta_fields)
+            )
         if thought.signature:
-            self._item["encrypted_content"] = self._item.get("encrypted_content", "") + thought.signature
-        if own:
-            self._item |= own
+            self._item["encrypted_content"] = (
+                self._item.get("encrypted_content", "") + thought.signature
+            )
+        if raw_item:
+            self._item |= raw_item
         return events
 
     def _call(self, call: ToolCall) -> list[JSON]:
-        index = call.index if call.index is not None else -1 - len(self._waiting)
-        if self._live is None:
-            self._live = index
-        if index != self._live:
-            self._waiting.setdefault(index, []).append(call)
+        # A call without an index gets a negative one, so that it does not match a
+        # numbered call.
+        index = call.index if call.index is not None else -1 - len(self._pending_calls)
+        if self._active_call is None:
+            self._active_call = index
+        # Only one item can be open, so fragments of another call are held back.
+        if index != self._active_call:
+            self._pending_calls.setdefault(index, []).append(call)
             return []
         return self._write_call(index, [call])
 
-    def _write_call(self, index: int, pieces: list[ToolCall]) -> list[JSON]:
-        first = pieces[0]
-        empty = msgspec.structs.replace(first, function=ToolCallFunction(name=first.function.name))
-        item = {**_dump_call(empty, f"{self._stem}_{len(self._output)}"), "status": "in_progress"}
-        events = self._opened(("call", index), item)
+    def _write_call(self, index: int, fragments: list[ToolCall]) -> list[JSON]:
+        first = fragments[0]
+        # The opening event has the name and no arguments.
+        empty = msgspec.structs.replace(
+            first, function=ToolCallFunction(name=first.function.name)
+        )
+        item = {
+            **_dump_call(empty, f"{self._stem}_{len(self._output)}"),
+            "status": "in_progress",
+        }
+        events = self._open_item(("call", index), item)
         is_custom = self._item["type"] == "custom_tool_call"
         field = "input" if is_custom else "arguments"
-        if text := "".join(piece.function.arguments for piece in pieces):
+        if text := "".join(fragment.function.arguments for fragment in fragments):
             self._item[field] += text
-            kind = "response.custom_tool_call_input.delta" if is_custom else "response.function_call_arguments.delta"
-            events.append(self._event(kind, **self._where(), delta=text))
+            event_type = (
+                "response.custom_tool_call_input.delta"
+                if is_custom
+                else "response.function_call_arguments.delta"
+            )
+            events.append(self._event(event_type, **self._item_position(), delta=text))
         return events
 
-    def _whole(self, item: JSON) -> list[JSON]:
-        return [*self._opened(("whole", len(self._output)), item), *self._closed()]
+    def _write_complete_item(self, item: JSON) -> list[JSON]:
+        return [
+            *self._open_item(("whole", len(self._output)), item),
+            *self._close_item(),
+        ]
 
-    def _closed(self) -> list[JSON]:
-        """What ends the open item, and the calls that waited behind it."""
-        if self._open is None:
+    def _close_item(self) -> list[JSON]:
+        """Return the events that close the open item, followed by the calls that waited
+        for it."""
+        if self._open_key is None:
             return []
-        key = self._open
-        kind, _ = key
-        item, where = self._item, self._where()
-        events = self._last_words(kind, item, where)
+        key = self._open_key
+        block_type, _ = key
+        item, where = self._item, self._item_position()
+        events = self._done_events(block_type, item, where)
+        # Items of the vendor may have another status, which must be kept.
         if "status" in item and item["status"] == "in_progress":
             item = {**item, "status": "completed"}
-        events.append(self._event("response.output_item.done", output_index=len(self._output), item=item))
+        events.append(
+            self._event(
+                "response.output_item.done", output_index=len(self._output), item=item
+            )
+        )
         self._output.append(item)
-        self._done[key] = item
-        self._open = None
-        if kind == "call":
-            waiting, self._waiting, self._live = self._waiting, {}, None
-            for index, pieces in waiting.items():
-                events += self._write_call(index, pieces)
-                self._open = ("late", index)
-                events += self._closed_late()
+        self._closed_items[key] = item
+        self._open_key = None
+        # Calls that were held back are complete by now and are written one after
+        # another.
+        if block_type == "call":
+            waiting, self._pending_calls, self._active_call = (
+                self._pending_calls,
+                {},
+                None,
+            )
+            for index, fragments in waiting.items():
+                events += self._write_call(index, fragments)
+                self._open_key = ("late", index)
+                events += self._close_late_call()
         return events
 
-    def _closed_late(self) -> list[JSON]:
-        events = self._last_words("call", self._item, self._where())
+    def _close_late_call(self) -> list[JSON]:
+        events = self._done_events("call", self._item, self._item_position())
         item = {**self._item, "status": "completed"}
-        events.append(self._event("response.output_item.done", output_index=len(self._output), item=item))
+        events.append(
+            self._event(
+                "response.output_item.done", output_index=len(self._output), item=item
+            )
+        )
         self._output.append(item)
-        self._open = None
+        self._open_key = None
         return events
 
-    def _last_words(self, kind: str, item: JSON, where: JSON) -> list[JSON]:
-        match kind:
+    def _done_events(self, block_type: str, item: JSON, where: JSON) -> list[JSON]:
+        match block_type:
             case "text":
                 part = item["content"][0]
                 part["logprobs"], self._logprobs = self._logprobs, []
-                done = {"text": part["text"], "logprobs": part["logprobs"]}
+                done_fields = {"text": part["text"], "logprobs": part["logprobs"]}
                 return [
-                    self._event("response.output_text.done", **where, content_index=0, **done),
-                    self._event("response.content_part.done", **where, content_index=0, part=part),
+                    self._event(
+                        "response.output_text.done",
+                        **where,
+                        content_index=0,
+                        **done_fields,
+                    ),
+                    self._event(
+                        "response.content_part.done",
+                        **where,
+                        content_index=0,
+                        part=part,
+                    ),
                 ]
             case "refusal":
                 part = item["content"][0]
                 return [
-                    self._event("response.refusal.done", **where, content_index=0, refusal=part["refusal"]),
-                    self._event("response.content_part.done", **where, content_index=0, part=part),
+                    self._event(
+                        "response.refusal.done",
+                        **where,
+                        content_index=0,
+                        refusal=part["refusal"],
+                    ),
+                    self._event(
+                        "response.content_part.done",
+                        **where,
+                        content_index=0,
+                        part=part,
+                    ),
                 ]
             case "thinking" if item.get("summary"):
                 part = item["summary"][0]
                 return [
-                    self._event("response.reasoning_summary_text.done", **where, summary_index=0, text=part["text"]),
-                    self._event("response.reasoning_summary_part.done", **where, summary_index=0, part=part),
+                    self._event(
+                        "response.reasoning_summary_text.done",
+                        **where,
+                        summary_index=0,
+                        text=part["text"],
+                    ),
+                    self._event(
+                        "response.reasoning_summary_part.done",
+                        **where,
+                        summary_index=0,
+                        part=part,
+                    ),
                 ]
             case "call" if item["type"] == "custom_tool_call":
-                return [self._event("response.custom_tool_call_input.done", **where, input=item["input"])]
+                return [
+                    self._event(
+                        "response.custom_tool_call_input.done",
+                        **where,
+                        input=item["input"],
+                    )
+                ]
             case "call":
-                named = {"name": item["name"], "arguments": item["arguments"]}
-                return [self._event("response.function_call_arguments.done", **where, **named)]
+                call_fields = {"name": item["name"], "arguments": item["arguments"]}
+                return [
+                    self._event(
+                        "response.function_call_arguments.done", **where, **call_fields
+                    )
+                ]
             case _:
                 return []
 
     def response(self) -> JSON:
-        """The whole answer, as the last event carries it."""
+        """Return the complete response, as the last event contains it."""
         usage = dump_usage(self._usage) if self._usage is not None else None
-        whole = {**self._head, **_dump_reason(self._reason), "output": self._output, "usage": usage}
-        return whole | self._extra
+        complete_response = {
+            **self._head,
+            **_dump_reason(self._reason),
+            "output": self._output,
+            "usage": usage,
+        }
+        return complete_response | self._extra
 
     def finish(self) -> list[JSON]:
-        events = [] if self._has_begun else self._start()
-        events += self._closed()
-        whole = self.response()
-        kind = "response.incomplete" if whole["status"] == "incomplete" else "response.completed"
-        return [*events, self._event(kind, response=whole)]
+        """Return the closing events: the open item, then the complete response."""
+        # A stream without any chunk still needs its opening events.
+        events = [] if self._has_started else self._start()
+        events += self._close_item()
+        complete_response = self.response()
+        event_type = (
+            "response.incomplete"
+            if complete_response["status"] == "incomplete"
+            else "response.completed"
+        )
+        return [*events, self._event(event_type, response=complete_response)]
 
 
 def dump_stream(chunks: Iterable[LLMResultChunk]) -> Iterator[JSON]:
-    return dumped(chunks, StreamDumper)
+    """Yield the event stream for a stream of chunks."""
+    return dump_chunks(chunks, StreamDumper)
 
 
-# ------------------------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------- errors
 
 
 def error_of(error: Mapping[str, Any]) -> InvokeError:
-    """An error object inside an answer or a stream, by its type or code."""
+    """Return the exception for an error object in a response or stream, chosen by its
+    type or code."""
     code = error.get("code")
-    kind = kind_of_error(code if isinstance(code, int) else None, code, error.get("type"))
-    return kind(str(error.get("message") or code or "the provider reports an error"))
+    error_class = error_class_for_status(
+        code if isinstance(code, int) else None, code, error.get("type")
+    )
+    return error_class(
+        str(error.get("message") or code or "the provider reports an error")
+    )

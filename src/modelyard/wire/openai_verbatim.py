@@ -1,7 +1,8 @@
-"""OpenAI Chat Completions passed on as they came: plain texts in, and the answer's bytes back. Pure.
+"""Passthrough of OpenAI Chat Completions: plain text requests go upstream unparsed, and
+the response's bytes go back. Pure functions.
 
-Only what is glimpsed here is passed on: structs that refuse what they do not know leave everything else to the full
-reader.
+Only what the structs here describe is passed through. They refuse unknown fields, so
+that everything else is left to the full parser in `openai_chat`.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,19 +14,28 @@ import msgspec
 from modelyard.base.bodies import decode_body
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.models.llm import LLMRequest, LLMResultChunkDelta, LLMUsage
-from modelyard.models.verbatim import VerbatimChunk, VerbatimRequest
+from modelyard.models.verbatim import PassthroughChunk, PassthroughRequest
 
 FORMAT = "openai_chat"
-"""As the full reader calls itself."""
+"""The same name as that of the full parser."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 _UNSET = msgspec.UNSET
 _Unset = msgspec.UnsetType
-_FINE = frozenset({
-    "max_tokens_field", "no_stream_options", "drop", "reasoning_field", "reasoning", "plain_transcripts",
-    "default_voice", "max_texts", "required_tool_choice",
-})  # fmt: skip
-"""Quirks that are heeded here, or that have no say in plain texts."""
+_SUPPORTED_QUIRKS = frozenset(
+    {
+        "max_tokens_field",
+        "no_stream_options",
+        "drop",
+        "reasoning_field",
+        "reasoning",
+        "plain_transcripts",
+        "default_voice",
+        "max_texts",
+        "required_tool_choice",
+    }
+)
+"""Quirks that are either applied here or do not affect plain text requests."""
 
 
 class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -37,7 +47,13 @@ class _StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc
     include_usage: bool = False
 
 
-class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+class _PlainRequest(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    gc=False,
+):
     model: str
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1, max_length=10_000)]
     stream: bool = False
@@ -49,106 +65,148 @@ class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
-_decode_asked = msgspec.json.Decoder(_Asked).decode
+_decode_request = msgspec.json.Decoder(_PlainRequest).decode
+# Shared encoder and decoder: they are built once, since this module runs for every
+# plain request.
 _encode = msgspec.json.Encoder().encode
-_USAGE_ASKED = _StreamOptions(True)
+_INCLUDE_USAGE = _StreamOptions(True)
 
 
-def glance_request(body: bytes, parse: Callable[[Any], LLMRequest]) -> tuple[str, VerbatimRequest] | None:
-    """(model, request) where it is plain; None where it has to be read in full."""
+def peek_request(
+    body: bytes, parse: Callable[[Any], LLMRequest]
+) -> tuple[str, PassthroughRequest] | None:
+    """Return (model, request) for a plain text request, or None if it needs the full
+    parser.
+
+    `parse` is the full parser; it runs later if the request cannot be passed through
+    after all.
+    """
     try:
-        asked = _decode_asked(body)
+        plain_request = _decode_request(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     parameters: dict[str, Any] = {}
-    if (most := asked.max_completion_tokens or asked.max_tokens) is not None:
-        parameters["max_tokens"] = most
-    if asked.temperature is not None:
-        parameters["temperature"] = asked.temperature
-    if asked.top_p is not None:
-        parameters["top_p"] = asked.top_p
-    request = VerbatimRequest(
+    # OpenAI's newer name takes precedence over the deprecated `max_tokens`.
+    if (
+        max_tokens := plain_request.max_completion_tokens or plain_request.max_tokens
+    ) is not None:
+        parameters["max_tokens"] = max_tokens
+    if plain_request.temperature is not None:
+        parameters["temperature"] = plain_request.temperature
+    if plain_request.top_p is not None:
+        parameters["top_p"] = plain_request.top_p
+    request = PassthroughRequest(
         format=FORMAT,
-        asked=asked,
+        asked=plain_request,
         model_parameters=parameters,
-        stream=asked.stream,
-        user=asked.user,
-        wants_usage=asked.stream_options is not None and asked.stream_options.include_usage,
-        signs=sum([len(message.content) for message in asked.messages]),
+        stream=plain_request.stream,
+        user=plain_request.user,
+        wants_usage=plain_request.stream_options is not None
+        and plain_request.stream_options.include_usage,
+        signs=sum([len(message.content) for message in plain_request.messages]),
         parse=partial(_parsed, body, parse),
     )
-    return asked.model, request
+    return plain_request.model, request
 
 
 def _parsed(body: bytes, parse: Callable[[Any], LLMRequest]) -> LLMRequest:
     return parse(decode_body(body))
 
 
-class Passing:
-    """Hands requests on to servers of this format."""
+class OpenAIPassthrough:
+    """Passes requests through to servers of this format."""
 
-    def passes(self, request: VerbatimRequest, quirks: Mapping[str, Any]) -> bool:
-        if not _FINE.issuperset(quirks):
+    def can_pass_through(
+        self, request: PassthroughRequest, quirks: Mapping[str, Any]
+    ) -> bool:
+        """Return whether a server with these quirks can take the request as it is."""
+        # An unknown quirk may change anything, so the full parser must handle it.
+        if not _SUPPORTED_QUIRKS.issuperset(quirks):
             return False
         refused = quirks.get("drop", ())
         return not any(name in refused for name in request.model_parameters)
 
-    def dump(self, request: VerbatimRequest, model: str, quirks: Mapping[str, Any]) -> bytes:
-        asked: _Asked = request.asked
-        most = request.model_parameters.get("max_tokens")
+    def dump(
+        self, request: PassthroughRequest, model: str, quirks: Mapping[str, Any]
+    ) -> bytes:
+        """Encode the request for the server, with its own model name and token limit
+        field."""
+        plain_request: _PlainRequest = request.asked
+        max_tokens = request.model_parameters.get("max_tokens")
         is_renamed = quirks.get("max_tokens_field") == "max_completion_tokens"
-        options = _USAGE_ASKED if asked.stream and not quirks.get("no_stream_options") else None
+        # Usage is always requested, since accounting needs it; the client gets it only
+        # if it asked.
+        options = (
+            _INCLUDE_USAGE
+            if plain_request.stream and not quirks.get("no_stream_options")
+            else None
+        )
         return _encode(
-            _Asked(
+            _PlainRequest(
                 model,
-                asked.messages,
-                asked.stream,
+                plain_request.messages,
+                plain_request.stream,
                 options,
-                asked.user,
-                None if is_renamed else most,
-                most if is_renamed else None,
-                asked.temperature,
-                asked.top_p,
+                plain_request.user,
+                None if is_renamed else max_tokens,
+                max_tokens if is_renamed else None,
+                plain_request.temperature,
+                plain_request.top_p,
             )
         )
 
-    def result(self, body: bytes) -> VerbatimChunk | None:
-        """A whole answer; None where it has to be read to be understood."""
+    def result(self, body: bytes) -> PassthroughChunk | None:
+        """Return a complete response for passthrough, or None if it needs the full
+        parser."""
         try:
-            said = _decode_result(body)
+            plain_result = _decode_result(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        usage = _usage(said.usage)
-        if usage is None or not said.choices or not said.id:
+        usage = _usage(plain_result.usage)
+        # Without usage or an id the full parser fills in the gaps.
+        if usage is None or not plain_result.choices or not plain_result.id:
             return None
-        delta = LLMResultChunkDelta(usage=usage, finish_reason=said.choices[0].finish_reason)
-        return VerbatimChunk(data=body, model=said.model, id=said.id, created=said.created, delta=delta)
+        delta = LLMResultChunkDelta(
+            usage=usage, finish_reason=plain_result.choices[0].finish_reason
+        )
+        return PassthroughChunk(
+            data=body,
+            model=plain_result.model,
+            id=plain_result.id,
+            created=plain_result.created,
+            delta=delta,
+        )
 
-    def glance(self, request: VerbatimRequest) -> "Glance":
-        return Glance(wants_usage=request.wants_usage)
+    def inspect_stream(self, request: PassthroughRequest) -> "StreamInspector":
+        """Return the inspector for the stream of a request."""
+        return StreamInspector(wants_usage=request.wants_usage)
 
 
-class _Cached(msgspec.Struct, frozen=True, gc=False):
+class _PromptDetails(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: _Count | None = 0
     cache_write_tokens: _Count | None = 0
+    # Prices of audio and image tokens differ, so any other count than 0 needs the full
+    # parser.
     audio_tokens: Literal[0] | None = 0
     image_tokens: Literal[0] | None = 0
 
 
-class _Thought(msgspec.Struct, frozen=True, gc=False):
+class _CompletionDetails(msgspec.Struct, frozen=True, gc=False):
     reasoning_tokens: _Count | None = 0
     audio_tokens: Literal[0] | None = 0
     image_tokens: Literal[0] | None = 0
 
 
 class _Usage(msgspec.Struct, frozen=True, gc=False):
-    """Other words for the same, and costs that the server states, are for the full reader."""
+    """Token counts in OpenAI's own form. Other field names, and costs stated by the
+    server, are left to the full parser."""
 
     prompt_tokens: _Count
     completion_tokens: _Count
     total_tokens: _Count = 0
-    prompt_tokens_details: _Cached | None = None
-    completion_tokens_details: _Thought | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+    # These fields must be absent: they belong to vendors that count differently.
     cost: _Unset = _UNSET
     prompt_cache_hit_tokens: _Unset = _UNSET
     reasoning_tokens: _Unset = _UNSET
@@ -176,21 +234,24 @@ class _Delta(msgspec.Struct, frozen=True, gc=False):
     tool_calls: msgspec.Raw | None = None
 
 
-class _Piece(msgspec.Struct, frozen=True, gc=False):
+class _StreamChoice(msgspec.Struct, frozen=True, gc=False):
     delta: _Delta
     finish_reason: str | None = None
     error: _Unset = _UNSET
 
 
 class _Groq(msgspec.Struct, frozen=True, gc=False):
-    """Groq states usage here, in the event that ends a stream: whoever asked for OpenAI's event with usage gets that
-    from the full reader."""
+    """Groq's own field with the usage, in the last event of a stream.
+
+    Such an event is left to the full parser, which turns it into OpenAI's event with
+    the usage.
+    """
 
     usage: _Unset = _UNSET
 
 
 class _Event(msgspec.Struct, frozen=True, gc=False):
-    choices: list[_Piece]
+    choices: list[_StreamChoice]
     usage: _Usage | None = None
     x_groq: _Groq | None = None
     error: _Unset = _UNSET
@@ -200,107 +261,139 @@ _decode_result = msgspec.json.Decoder(_Result).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
-def _usage(said: _Usage | None) -> LLMUsage | None:
-    """None where it cannot be believed without a second look."""
-    if said is None:
+def _usage(wire_usage: _Usage | None) -> LLMUsage | None:
+    """Return the usage, or None if it needs the full parser."""
+    if wire_usage is None:
         return None
-    into, out = said.prompt_tokens_details, said.completion_tokens_details
+    into, completion_details = (
+        wire_usage.prompt_tokens_details,
+        wire_usage.completion_tokens_details,
+    )
     cached = into.cached_tokens or 0 if into else 0
-    thought = out.reasoning_tokens or 0 if out else 0
-    total = said.prompt_tokens + said.completion_tokens
-    if thought and said.total_tokens == total + thought:
+    thought = completion_details.reasoning_tokens or 0 if completion_details else 0
+    total = wire_usage.prompt_tokens + wire_usage.completion_tokens
+    # xAI does not include reasoning tokens in the completion; the full parser handles
+    # it.
+    if thought and wire_usage.total_tokens == total + thought:
         return None  # xAI leaves thoughts out of the completion: the full reader knows
     return LLMUsage(
-        prompt_tokens=said.prompt_tokens,
-        completion_tokens=said.completion_tokens,
-        total_tokens=said.total_tokens or total,
+        prompt_tokens=wire_usage.prompt_tokens,
+        completion_tokens=wire_usage.completion_tokens,
+        total_tokens=wire_usage.total_tokens or total,
         cached_tokens=cached,
         cache_write_tokens=into.cache_write_tokens or 0 if into else 0,
         reasoning_tokens=thought,
     )
 
 
-_DONE = b"[DONE]"
-_BLANK = LLMResultChunkDelta()
+_DONE_MARKER = b"[DONE]"
+_EMPTY_DELTA = LLMResultChunkDelta()
 
 
-class Glance:
-    """Events as they come, each passed on. `unread` holds the rest of a stream from the first event on that has to be
-    read in full: to be understood, or to be refused in the right words."""
+class StreamInspector:
+    """Inspects the events of a stream and passes each through unchanged.
 
-    __slots__ = ("_is_done", "_rest", "_wants_usage", "has_finished", "unread")
+    `unread` has the rest of the stream, starting with the first event that needs the
+    full parser.
+    """
+
+    __slots__ = ("_buffered", "_is_done", "_wants_usage", "has_finished", "unread")
 
     def __init__(self, *, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
-        self._rest = b""
+        self._buffered = b""
         self._is_done = False
         self.has_finished = False
         self.unread: bytes | None = None
 
-    def feed(self, piece: bytes) -> VerbatimChunk | None:
-        """What of the piece is passed on."""
+    def feed(self, body_chunk: bytes) -> PassthroughChunk | None:
+        """Return the events of this body chunk that are passed through, or None if
+        there are none."""
         if self._is_done:
             return None  # what comes after [DONE] is nobody's
-        buffer = self._rest + piece if self._rest else piece
-        if b"\r" in piece or len(buffer) > _MOST_HELD:
-            self.unread, self._rest = buffer, b""
+        buffer = self._buffered + body_chunk if self._buffered else body_chunk
+        # Events with CRLF line ends, and very long ones, are left to the full parser.
+        if b"\r" in body_chunk or len(buffer) > _MAX_BUFFERED_BYTES:
+            self.unread, self._buffered = buffer, b""
             return None
         blocks = buffer.split(b"\n\n")
-        self._rest = blocks.pop()
-        passed = _Passed()
-        for place, block in enumerate(blocks):
-            if block[:6] == b"data: " and block[6:12] == _DONE:
-                self._is_done, self._rest = True, b""
+        # The last block is incomplete; it waits for the next body chunk.
+        self._buffered = blocks.pop()
+        passed = _InspectedChunk()
+        for block_index, block in enumerate(blocks):
+            if block[:6] == b"data: " and block[6:12] == _DONE_MARKER:
+                self._is_done, self._buffered = True, b""
                 break
             if block[:1] in (b":", b""):
                 continue  # a comment keeps a connection open, and says nothing
             if (event := _event(block)) is None:
-                self.unread, self._rest = b"\n\n".join([*blocks[place:], self._rest]), b""
+                # Everything from this event on is handed over; the events before it
+                # were fine.
+                self.unread, self._buffered = (
+                    b"\n\n".join([*blocks[block_index:], self._buffered]),
+                    b"",
+                )
                 break
-            passed.take(event)
+            passed.add_event(event)
+            # The event that only has usage is the upstream's answer to our own request
+            # for it.
             if event.choices or self._wants_usage:
-                passed.kept.append(block)
+                passed.events.append(block)
         self.has_finished |= passed.reason is not None
         return passed.chunk()
 
     def finish(self) -> None:
-        """Raises InvokeServerUnavailableError where the stream broke off."""
-        if self._rest.strip():
-            self.unread = self._rest
+        """Check the end of the stream. Raises InvokeServerUnavailableError if it was
+        cut off."""
+        # An incomplete last event is left to the full parser.
+        if self._buffered.strip():
+            self.unread = self._buffered
         elif not self._is_done and not self.has_finished:
-            raise InvokeServerUnavailableError("the stream broke off: neither a finish reason nor [DONE] came")
+            raise InvokeServerUnavailableError(
+                "the stream broke off: neither a finish reason nor [DONE] came"
+            )
 
 
-class _Passed:
-    """What one piece of a stream holds."""
+class _InspectedChunk:
+    """Collects the events of one body chunk that are passed through."""
 
-    __slots__ = ("kept", "reason", "said", "usage")
+    __slots__ = ("events", "reason", "texts", "usage")
 
     def __init__(self) -> None:
-        self.kept: list[bytes] = []
-        self.said: list[str] = []
+        self.events: list[bytes] = []
+        self.texts: list[str] = []
         self.usage: LLMUsage | None = None
         self.reason: str | None = None
 
-    def take(self, event: _Event) -> None:
+    def add_event(self, event: _Event) -> None:
+        """Record the text, usage and finish reason of an event."""
         if event.usage is not None:
             self.usage = _usage(event.usage)
         for choice in event.choices:
             delta = choice.delta
             if text := delta.content or delta.reasoning_content:
-                self.said.append(text)
+                self.texts.append(text)
+            # Tool call fragments count as output text for token estimates, so their raw
+            # JSON is recorded.
             elif delta.tool_calls is not None:
-                self.said.append(bytes(delta.tool_calls).decode())
+                self.texts.append(bytes(delta.tool_calls).decode())
             if choice.finish_reason:  # some servers have an empty one in every event
                 self.reason = choice.finish_reason
 
-    def chunk(self) -> VerbatimChunk | None:
-        if not self.kept and self.usage is None:
+    def chunk(self) -> PassthroughChunk | None:
+        """Return the collected events as one chunk, or None if there is nothing to pass
+        through."""
+        if not self.events and self.usage is None:
             return None
+        # Most chunks have neither usage nor a reason and share one delta object.
         is_plain = self.usage is None and self.reason is None
-        delta = _BLANK if is_plain else LLMResultChunkDelta(usage=self.usage, finish_reason=self.reason)
-        data = b"\n\n".join(self.kept) + b"\n\n" if self.kept else b""
-        return VerbatimChunk(data=data, said="".join(self.said), delta=delta)
+        delta = (
+            _EMPTY_DELTA
+            if is_plain
+            else LLMResultChunkDelta(usage=self.usage, finish_reason=self.reason)
+        )
+        data = b"\n\n".join(self.events) + b"\n\n" if self.events else b""
+        return PassthroughChunk(data=data, said="".join(self.texts), delta=delta)
 
 
 def _event(block: bytes) -> _Event | None:
@@ -310,9 +403,11 @@ def _event(block: bytes) -> _Event | None:
         event = _decode_event(block[6:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    # Usage that needs the full parser makes the whole event unreadable here.
     return None if event.usage is not None and _usage(event.usage) is None else event
 
 
-_MOST_HELD = 1024 * 1024
-"""An event beyond that is for the reader that knows how large one may be."""
-PASSING = Passing()
+_MAX_BUFFERED_BYTES = 1024 * 1024
+"""Longest event that is buffered, in bytes. Longer ones are left to the full parser,
+which has its own limit."""
+PASSING = OpenAIPassthrough()

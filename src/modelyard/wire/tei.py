@@ -1,18 +1,35 @@
-"""Hugging Face text-embeddings-inference: `/embed` and `/rerank` <-> our types. Pure: no network, no clock."""
+"""Translate between Hugging Face text-embeddings-inference (`/embed` and `/rerank`) and
+modelyard's types.
+
+Pure functions: no network, no clock.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
-from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
-from modelyard.models.rerank import RerankRequest, RerankResult, RerankUsage, ranked
+from modelyard.models.embedding import (
+    EmbeddingUsage,
+    TextEmbeddingRequest,
+    TextEmbeddingResult,
+)
+from modelyard.models.rerank import (
+    RerankRequest,
+    RerankResult,
+    RerankUsage,
+    to_ranked_documents,
+)
 from modelyard.models.types import JSON
 
 FORMAT = "tei"
 
 
-def dump_embed_request(request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_embed_request(
+    request: TextEmbeddingRequest, model: str, quirks: Mapping[str, Any]
+) -> JSON:
+    """Build an embed request. The model is not named, since a server runs exactly one."""
     del model, quirks  # a server runs one model
+    # Without `truncate` the server rejects texts that exceed the model's input length.
     body: JSON = {"inputs": request.texts, "truncate": True}
     if request.dimensions is not None:
         body["dimensions"] = request.dimensions
@@ -20,19 +37,38 @@ def dump_embed_request(request: TextEmbeddingRequest, model: str, quirks: Mappin
 
 
 def parse_embed_result(body: Any, request: TextEmbeddingRequest) -> TextEmbeddingResult:
+    """Parse an embed response, a bare list of vectors. Raises
+    InvokeServerUnavailableError if it is none.
+
+    The server reports no token counts, so the usage is marked as estimated.
+    """
     del request
-    if not isinstance(body, list) or not all(isinstance(one, list) for one in body):
+    if not isinstance(body, list) or not all(
+        isinstance(embedding, list) for embedding in body
+    ):
         raise InvokeServerUnavailableError("the answer is no list of embeddings")
     return TextEmbeddingResult(embeddings=body, usage=EmbeddingUsage(estimated=True))
 
 
-def dump_rerank_request(request: RerankRequest, model: str, quirks: Mapping[str, Any]) -> JSON:
+def dump_rerank_request(
+    request: RerankRequest, model: str, quirks: Mapping[str, Any]
+) -> JSON:
+    """Build a rerank request."""
     del model, quirks
-    return {"query": request.query, "texts": request.docs, "truncate": True, **request.extra.get(FORMAT, {})}
+    return {
+        "query": request.query,
+        "texts": request.docs,
+        "truncate": True,
+        **request.extra.get(FORMAT, {}),
+    }
 
 
 def parse_rerank_result(body: Any, request: RerankRequest) -> RerankResult:
+    """Parse a rerank response into documents, best first. Raises
+    InvokeServerUnavailableError if it is no list."""
     if not isinstance(body, list):
         raise InvokeServerUnavailableError("the answer is no list of scores")
-    docs = ranked(((one.get("index"), one.get("score")) for one in body), request)
+    docs = to_ranked_documents(
+        ((result.get("index"), result.get("score")) for result in body), request
+    )
     return RerankResult(docs=docs, usage=RerankUsage(searches=1))

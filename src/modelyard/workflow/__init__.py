@@ -1,4 +1,5 @@
-"""Workflows: graphs of nodes that are run, streamed, stopped, and taken up again after a crash.
+"""Workflows: graphs of nodes that are run, streamed, stopped, and resumed after a
+crash.
 
     from modelyard import Modelyard, workflow
 
@@ -7,7 +8,7 @@
         outcome = await workflow.run(app, yard, inputs={"text": "Guten Tag"})
         print(outcome.outputs)
 
-Names load when first used.
+The submodules are imported when a name is first used.
 """
 
 from importlib import import_module
@@ -18,12 +19,22 @@ if TYPE_CHECKING:
     from modelyard.workflow.engine import Outcome
     from modelyard.workflow.single_run import run, stream
 
-_HOMES = {"App": "dsl", "load": "dsl", "loads": "dsl", "Outcome": "engine", "run": "single_run", "stream": "single_run"}
+# Importing the engine takes time, which programs that use no workflows are spared.
+_SUBMODULE_BY_NAME = {
+    "App": "dsl",
+    "load": "dsl",
+    "loads": "dsl",
+    "Outcome": "engine",
+    "run": "single_run",
+    "stream": "single_run",
+}
 
 __all__ = ["App", "Outcome", "load", "loads", "run", "stream"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _SUBMODULE_BY_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"modelyard.workflow.{_HOMES[name]}"), name)
+    return getattr(
+        import_module(f"modelyard.workflow.{_SUBMODULE_BY_NAME[name]}"), name
+    )

@@ -1,17 +1,22 @@
-"""An app's list of tools, in any of the shapes that files have, as references. Pure."""
+"""Parsing of an app's tool list, in any format that app files use, into tool
+references. Pure functions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelyard.tools.manager import ToolRef
 
-_OLD: Mapping[str, tuple[str, str]] = {
-    "current_datetime": ("time", "current_time"), "current_time": ("time", "current_time"),
-    "web_reader": ("webscraper", "webscraper"), "calculator": ("calculator", "calculate"),
-    "eval_expression": ("calculator", "calculate"), "simple_code": ("code", "simple_code"),
-}  # fmt: skip
-"""What tools were called in the files of old: `{"current_datetime": {"enabled": true}}`."""
-_KINDS = {
+_LEGACY_TOOLS: Mapping[str, tuple[str, str]] = {
+    "current_datetime": ("time", "current_time"),
+    "current_time": ("time", "current_time"),
+    "web_reader": ("webscraper", "webscraper"),
+    "calculator": ("calculator", "calculate"),
+    "eval_expression": ("calculator", "calculate"),
+    "simple_code": ("code", "simple_code"),
+}
+"""Tool names in old app files, as `{"current_datetime": {"enabled": true}}`, by
+provider and tool."""
+_TOOL_TYPES = {
     "builtin": "builtin",
     "plugin": "plugin",
     "api": "api",
@@ -21,71 +26,118 @@ _KINDS = {
 }
 
 
-def tools_in(given: Any) -> list[ToolRef]:
-    """Those that are switched on, in order; datasets are of the kind `dataset-retrieval`."""
-    found: list[ToolRef] = []
-    for one in given if isinstance(given, Sequence) and not isinstance(given, str) else ():
-        if isinstance(one, str) and one:
-            kind, _, rest = one.rpartition(":")
-            provider, _, name = rest.rpartition("/")
-            found.append(ToolRef(kind=kind, provider=provider, name=name))
-        elif isinstance(one, Mapping):
-            found += _old(one) if _is_old(one) else _new(one)
-    return found
+def parse_tool_list(tool_list: Any) -> list[ToolRef]:
+    """Return references to the enabled tools, in order. Datasets have the kind
+    `dataset-retrieval`."""
+    tool_refs: list[ToolRef] = []
+    for definition in (
+        tool_list
+        if isinstance(tool_list, Sequence) and not isinstance(tool_list, str)
+        else ()
+    ):
+        # Short form: `kind:provider/name`.
+        if isinstance(definition, str) and definition:
+            tool_type, _, qualified_name = definition.rpartition(":")
+            provider, _, name = qualified_name.rpartition("/")
+            tool_refs.append(ToolRef(kind=tool_type, provider=provider, name=name))
+        elif isinstance(definition, Mapping):
+            tool_refs += (
+                _parse_legacy(definition)
+                if _is_legacy(definition)
+                else _parse_definition(definition)
+            )
+    return tool_refs
 
 
-def _is_old(one: Mapping[str, Any]) -> bool:
-    return len(one) == 1 and isinstance(next(iter(one.values())), Mapping)
+def _is_legacy(definition: Mapping[str, Any]) -> bool:
+    # Old files have one object per tool, with the tool's name as its only key.
+    return len(definition) == 1 and isinstance(next(iter(definition.values())), Mapping)
 
 
-def _old(one: Mapping[str, Any]) -> Iterator[ToolRef]:
-    name, about = next(iter(one.items()))
-    if not about.get("enabled", True):
+def _parse_legacy(definition: Mapping[str, Any]) -> Iterator[ToolRef]:
+    name, options = next(iter(definition.items()))
+    if not options.get("enabled", True):
         return
     if name in ("dataset", "dataset-retrieval"):
-        for each in about.get("ids") or [about.get("id")]:
-            if each:
-                yield dataset_ref(str(each))
+        # A dataset tool has either one id or a list of them.
+        for dataset_id in options.get("ids") or [options.get("id")]:
+            if dataset_id:
+                yield dataset_ref(str(dataset_id))
         return
-    provider, tool = _OLD.get(name, ("", name))
+    provider, tool = _LEGACY_TOOLS.get(name, ("", name))
     yield ToolRef(provider=provider, name=tool)
 
 
-def _new(one: Mapping[str, Any]) -> Iterator[ToolRef]:
-    if not one.get("enabled", True) or not one.get("tool_name"):
+def _parse_definition(definition: Mapping[str, Any]) -> Iterator[ToolRef]:
+    if not definition.get("enabled", True) or not definition.get("tool_name"):
         return
-    kind = str(one.get("provider_type") or one.get("type") or "builtin")
-    provider = str(one.get("provider_id") or one.get("provider_name") or one.get("provider") or "")
-    name = str(one["tool_name"])
-    if kind == "dataset-retrieval":
+    tool_type = str(
+        definition.get("provider_type") or definition.get("type") or "builtin"
+    )
+    provider = str(
+        definition.get("provider_id")
+        or definition.get("provider_name")
+        or definition.get("provider")
+        or ""
+    )
+    name = str(definition["tool_name"])
+    if tool_type == "dataset-retrieval":
         yield dataset_ref(provider or name)
         return
-    extra = one.get("extra") if isinstance(one.get("extra"), Mapping) else {}
+    extra = (
+        definition.get("extra") if isinstance(definition.get("extra"), Mapping) else {}
+    )
     yield ToolRef(
-        kind=_KINDS.get(kind, kind), provider=provider, name=name, credential=str(one.get("credential_id") or ""),
-        settings=_settings(one), description=str((extra or {}).get("description") or ""),
-        needs_approval=bool(one.get("needs_approval")),
-    )  # fmt: skip
+        kind=_TOOL_TYPES.get(tool_type, tool_type),
+        provider=provider,
+        name=name,
+        credential=str(definition.get("credential_id") or ""),
+        settings=_settings(definition),
+        description=str((extra or {}).get("description") or ""),
+        needs_approval=bool(definition.get("needs_approval")),
+    )
 
 
 def dataset_ref(name: str) -> ToolRef:
-    return ToolRef(kind="dataset-retrieval", provider=name, name=name, alias=f"dataset_{name.replace('-', '_')}")
+    """Return a tool reference that searches a dataset."""
+    # The alias is what the model sees: tool names may not contain hyphens everywhere.
+    return ToolRef(
+        kind="dataset-retrieval",
+        provider=name,
+        name=name,
+        alias=f"dataset_{name.replace('-', '_')}",
+    )
 
 
-def _settings(one: Mapping[str, Any]) -> dict[str, Any]:
-    """What whoever set the agent up filled in: it is not the model's to choose."""
-    found: dict[str, Any] = {}
-    for name, value in (one.get("settings") or {}).items():
-        found[name] = value.get("value") if isinstance(value, Mapping) and "value" in value else value
-    for name, value in (one.get("parameters") or {}).items():
+def _settings(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that the agent's author has fixed, so that the model does
+    not choose them."""
+    settings: dict[str, Any] = {}
+    for name, value in (definition.get("settings") or {}).items():
+        settings[name] = (
+            value.get("value")
+            if isinstance(value, Mapping) and "value" in value
+            else value
+        )
+    for name, value in (definition.get("parameters") or {}).items():
         if isinstance(value, Mapping):
+            # `auto` means that the model chooses the value.
             if not value.get("auto", 1) and value.get("value") is not None:
-                found[name] = _constant(value["value"])
+                settings[name] = _unwrap_constant(value["value"])
         else:
-            found[name] = value
-    found |= one.get("tool_parameters") or {}
-    return {name: value for name, value in found.items() if value is not None and value != ""}
+            settings[name] = value
+    settings |= definition.get("tool_parameters") or {}
+    # Empty values mean that the author left the field blank.
+    return {
+        name: value
+        for name, value in settings.items()
+        if value is not None and value != ""
+    }
 
 
-def _constant(value: Any) -> Any:
-    return value["value"] if isinstance(value, Mapping) and set(value) == {"type", "value"} else value
+def _unwrap_constant(value: Any) -> Any:
+    return (
+        value["value"]
+        if isinstance(value, Mapping) and set(value) == {"type", "value"}
+        else value
+    )

@@ -1,7 +1,9 @@
-"""Annotations: questions that an app answers by what somebody wrote down, without a model.
+"""Annotations: prepared answers to questions, which an app returns without calling a
+model.
 
-A question is compared with an app's annotations by the cosine of their embeddings; the nearest answers where it is near
-enough. Vectors are made when they are first needed, by the embedding model that is chosen, and kept.
+A question is compared with the app's annotations by the cosine similarity of their
+embeddings; the closest one answers if it reaches the threshold. Vectors are made on
+first use, with the configured embedding model, and stored.
 """
 
 import array
@@ -14,15 +16,17 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_uuid
 from modelyard.storage.database import Connection, Database, Row, statements
-from modelyard.storage.kept import Kept
+from modelyard.storage.kept import ScopedStore
 
 Embed = Callable[[str, str, Sequence[str]], Awaitable[list[Sequence[float]]]]
-"""(tenant, model, texts) → a vector each."""
+"""Embeds texts: (tenant, model, texts) to one vector per text."""
 _BATCH = 32
-_MOST = 10_000
+_MAX_ANNOTATIONS = 10_000
 
 
 class Annotation(msgspec.Struct, frozen=True, kw_only=True):
+    """A question with its prepared answer."""
+
     id: str
     question: str
     answer: str
@@ -31,7 +35,7 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether an app answers by annotations, and how near a question must be."""
+    """Whether an app answers from annotations, and how similar a question must be."""
 
     enabled: bool = False
     score_threshold: float = 0.9
@@ -40,142 +44,258 @@ class ReplySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def model(self) -> str:
+        """The embedding model's name; `default-text-embedding` if none is configured."""
         if not self.embedding_model_name:
             return "default-text-embedding"
-        named = f"{self.embedding_provider_name.rpartition('/')[2]}/{self.embedding_model_name}"
-        return named if self.embedding_provider_name else self.embedding_model_name
+        # Dify's provider names contain the plugin's name before the last slash.
+        qualified_name = f"{self.embedding_provider_name.rpartition('/')[2]}/{self.embedding_model_name}"  # noqa: E501
+        return (
+            qualified_name
+            if self.embedding_provider_name
+            else self.embedding_model_name
+        )
 
 
 class Annotations:
-    def __init__(self, database: Database, kept: Kept, embed: Embed, now: Callable[[], float]) -> None:
+    """Repository of annotations, and the search for an answer."""
+
+    def __init__(
+        self,
+        database: Database,
+        scoped_store: ScopedStore,
+        embed: Embed,
+        clock: Callable[[], float],
+    ) -> None:
         self._database = database
-        self._kept = kept
+        self._store = scoped_store
         self._embed = embed
-        self._now = now
+        self._clock = clock
         self._sql = statements("annotations")
 
-    async def _do(self, name: str, values: Sequence[Any]) -> list[Any]:
-        return await self._database.transact(lambda it: it.execute(self._sql[name], values))
+    async def _execute(self, name: str, values: Sequence[Any]) -> list[Any]:
+        return await self._database.transact(
+            lambda connection: connection.execute(self._sql[name], values)
+        )
 
     async def _rows(self, name: str, **values: Any) -> list[Any]:
         return await self._database.fetch(self._sql[name], values)
 
-    async def add(self, tenant: str, app: str, question: str, answer: str) -> Annotation:
-        """Raises InvokeBadRequestError."""
-        question, answer = _checked(question, "question"), _checked(answer, "answer")
-        made = Annotation(id=new_uuid(), question=question, answer=answer, created_at=self._now())
+    async def add(
+        self, tenant: str, app: str, question: str, answer: str
+    ) -> Annotation:
+        """Add an annotation. Raises InvokeBadRequestError if a text is empty or the app
+        has too many annotations."""
+        question, answer = (
+            _require_text(question, "question"),
+            _require_text(answer, "answer"),
+        )
+        annotation = Annotation(
+            id=new_uuid(), question=question, answer=answer, created_at=self._clock()
+        )
 
         def work(connection: Connection) -> None:
-            counted = connection.execute(self._sql["count"], {"tenant": tenant, "app": app, "like": ""})
-            if int(counted[0]["count"]) >= _MOST:
-                raise InvokeBadRequestError(f"an app has at most {_MOST:,} annotations")
-            connection.execute(self._sql["add"], (tenant, made.id, app, question, answer, made.created_at))
+            """Check the limit and insert the annotation in one transaction."""
+            count_rows = connection.execute(
+                self._sql["count"], {"tenant": tenant, "app": app, "like": ""}
+            )
+            # The check is inside the transaction, so that concurrent requests cannot
+            # exceed the limit.
+            if int(count_rows[0]["count"]) >= _MAX_ANNOTATIONS:
+                raise InvokeBadRequestError(
+                    f"an app has at most {_MAX_ANNOTATIONS:,} annotations"
+                )
+            connection.execute(
+                self._sql["add"],
+                (tenant, annotation.id, app, question, answer, annotation.created_at),
+            )
 
         await self._database.transact(work)
-        return made
+        return annotation
 
     async def page(
-        self, tenant: str, app: str, *, keyword: str = "", most: int = 20, skip: int = 0
+        self,
+        tenant: str,
+        app: str,
+        *,
+        keyword: str = "",
+        limit: int = 20,
+        skip: int = 0,
     ) -> list[Annotation]:
-        rows = await self._rows("list", tenant=tenant, app=app, like=_like(keyword), most=most, skip=skip)
+        """Return one page of annotations. `keyword` filters them; empty for all."""
+        rows = await self._rows(
+            "list", tenant=tenant, app=app, like=_like(keyword), most=limit, skip=skip
+        )
         return [
             Annotation(
-                id=row["id"], question=row["question"], answer=row["answer"], hits=row["hits"],
+                id=row["id"],
+                question=row["question"],
+                answer=row["answer"],
+                hits=row["hits"],
                 created_at=row["created_at"],
             )
             for row in rows
-        ]  # fmt: skip
+        ]
 
     async def count(self, tenant: str, app: str, keyword: str = "") -> int:
+        """Return the number of annotations that match the keyword."""
         rows = await self._rows("count", tenant=tenant, app=app, like=_like(keyword))
         return int(rows[0]["count"])
 
-    async def change(self, tenant: str, app: str, id: str, question: str, answer: str) -> Annotation:  # noqa: A002
-        """Raises NotFoundError, InvokeBadRequestError."""
-        question, answer = _checked(question, "question"), _checked(answer, "answer")
+    async def update(
+        self, tenant: str, app: str, id: str, question: str, answer: str
+    ) -> Annotation:
+        """Update an annotation. Raises NotFoundError and InvokeBadRequestError."""
+        question, answer = (
+            _require_text(question, "question"),
+            _require_text(answer, "answer"),
+        )
 
         def work(connection: Connection) -> Row:
-            if not connection.execute(self._sql["change"], (question, answer, tenant, app, id)):
+            """Update the row and read its hits."""
+            if not connection.execute(
+                self._sql["change"], (question, answer, tenant, app, id)
+            ):
                 raise NotFoundError("Annotation not found", code="not_found")
-            return connection.execute(self._sql["one"], {"tenant": tenant, "app": app, "id": id})[0]
+            return connection.execute(
+                self._sql["one"], {"tenant": tenant, "app": app, "id": id}
+            )[0]
 
         row = await self._database.transact(work)
-        return Annotation(id=id, question=question, answer=answer, hits=row["hits"], created_at=row["created_at"])
+        return Annotation(
+            id=id,
+            question=question,
+            answer=answer,
+            hits=row["hits"],
+            created_at=row["created_at"],
+        )
 
-    async def remove(self, tenant: str, app: str, id: str) -> None:  # noqa: A002
-        """Raises NotFoundError."""
-        if not await self._do("remove", (tenant, app, id)):
+    async def delete(self, tenant: str, app: str, id: str) -> None:
+        """Delete an annotation. Raises NotFoundError."""
+        if not await self._execute("remove", (tenant, app, id)):
             raise NotFoundError("Annotation not found", code="not_found")
 
-    async def forget(self, tenant: str, app: str) -> None:
-        await self._do("forget", (tenant, app))
+    async def delete_all(self, tenant: str, app: str) -> None:
+        """Delete all annotations of an app."""
+        await self._execute("forget", (tenant, app))
 
-    # settings
+    # Settings
 
     async def settings(self, tenant: str, app: str) -> ReplySettings | None:
-        """What was set by API; None where nothing was."""
-        data = await self._kept.get(tenant, f"app/{app}", "annotation_reply")
+        """Return the settings that were made by API; None if there are none."""
+        data = await self._store.get(tenant, f"app/{app}", "annotation_reply")
         return msgspec.json.decode(data, type=ReplySettings) if data else None
 
-    async def set(self, tenant: str, app: str, settings: ReplySettings) -> None:
-        await self._kept.put(tenant, f"app/{app}", "annotation_reply", msgspec.json.encode(settings))
+    async def save_settings(
+        self, tenant: str, app: str, settings: ReplySettings
+    ) -> None:
+        """Store an app's annotation settings."""
+        await self._store.put(
+            tenant, f"app/{app}", "annotation_reply", msgspec.json.encode(settings)
+        )
 
-    # answering
+    # Answering
 
     async def prepare(self, tenant: str, app: str, settings: ReplySettings) -> None:
-        """Make the vectors that are missing."""
+        """Create the missing vectors of an app's annotations."""
         rows = await self._rows("vectors", tenant=tenant, app=app)
-        await self._embedded(tenant, rows, settings.model)
+        await self._ensure_vectors(tenant, rows, settings.model)
 
-    async def _embedded(self, tenant: str, rows: Sequence[Any], model: str) -> list[tuple[Any, "array.array[float]"]]:
-        found = [
-            (row, array.array("f", bytes(row["vector"]))) for row in rows if row["model"] == model and row["vector"]
+    async def _ensure_vectors(
+        self, tenant: str, rows: Sequence[Any], model: str
+    ) -> list[tuple[Any, "array.array[float]"]]:
+        """Return the rows with their vectors, creating and storing those that are
+        missing or of another model."""
+        embedded_rows = [
+            (row, array.array("f", bytes(row["vector"])))
+            for row in rows
+            if row["model"] == model and row["vector"]
         ]
         missing = [row for row in rows if row["model"] != model or not row["vector"]]
-        for at in range(0, len(missing), _BATCH):
-            some = missing[at : at + _BATCH]
-            vectors = [_unit(one) for one in await self._embed(tenant, model, [row["question"] for row in some])]
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            vectors = [
+                _normalise(vector)
+                for vector in await self._embed(
+                    tenant, model, [row["question"] for row in batch]
+                )
+            ]
 
-            def work(connection: Connection, some: Any = some, vectors: Any = vectors) -> None:
-                values = [(model, one.tobytes(), tenant, row["id"]) for row, one in zip(some, vectors, strict=True)]
+            # Bind the current batch as defaults: the function runs later, in another
+            # thread.
+            def work(
+                connection: Connection, batch: Any = batch, vectors: Any = vectors
+            ) -> None:
+                """Store the vectors of one batch."""
+                values = [
+                    (model, vector.tobytes(), tenant, row["id"])
+                    for row, vector in zip(batch, vectors, strict=True)
+                ]
                 connection.execute_many(self._sql["embed"], values)
 
             await self._database.transact(work)
-            found += list(zip(some, vectors, strict=True))
-        return found
+            embedded_rows += list(zip(batch, vectors, strict=True))
+        return embedded_rows
 
-    async def answer(self, tenant: str, app: str, query: str, settings: ReplySettings) -> Annotation | None:
-        """The annotation that answers a question; None where none is near enough."""
+    async def answer(
+        self, tenant: str, app: str, query: str, settings: ReplySettings
+    ) -> Annotation | None:
+        """Return the annotation that answers a question; None if none is similar
+        enough."""
         if not query.strip():
             return None
         rows = await self._rows("vectors", tenant=tenant, app=app)
         if not rows:
             return None
-        best: Any = next((row for row in rows if row["question"].strip().lower() == query.strip().lower()), None)
-        if best is None:
-            known = await self._embedded(tenant, rows, settings.model)
-            asked = _unit((await self._embed(tenant, settings.model, [query]))[0])
-            score, best = max(((_dot(asked, vector), row) for row, vector in known), key=lambda one: one[0])
+        # An identical question needs no embedding.
+        best_row: Any = next(
+            (
+                row
+                for row in rows
+                if row["question"].strip().lower() == query.strip().lower()
+            ),
+            None,
+        )
+        if best_row is None:
+            embedded_rows = await self._ensure_vectors(tenant, rows, settings.model)
+            query_vector = _normalise(
+                (await self._embed(tenant, settings.model, [query]))[0]
+            )
+            score, best_row = max(
+                ((_dot(query_vector, vector), row) for row, vector in embedded_rows),
+                key=lambda candidate: candidate[0],
+            )
             if score < settings.score_threshold:
                 return None
-        await self._do("hit", (tenant, best["id"]))
-        return Annotation(id=best["id"], question=best["question"], answer=best["answer"])
+        # Count the answer as a hit.
+        await self._execute("hit", (tenant, best_row["id"]))
+        return Annotation(
+            id=best_row["id"], question=best_row["question"], answer=best_row["answer"]
+        )
 
 
-def _unit(vector: Sequence[float]) -> "array.array[float]":
-    size = math.sqrt(sum(one * one for one in vector)) or 1.0
-    return array.array("f", [one / size for one in vector])
+def _normalise(vector: Sequence[float]) -> "array.array[float]":
+    """Return the vector scaled to length 1."""
+    # Zero vectors stay zero.
+    size = math.sqrt(sum(component * component for component in vector)) or 1.0
+    return array.array("f", [component / size for component in vector])
 
 
-def _dot(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(one, other, strict=True)) if len(one) == len(other) else -1.0
+def _dot(left: Sequence[float], right: Sequence[float]) -> float:
+    # Vectors of different lengths are from different models, and not comparable.
+    return (
+        sum(a * b for a, b in zip(left, right, strict=True))
+        if len(left) == len(right)
+        else -1.0
+    )
 
 
 def _like(keyword: str) -> str:
     return f"%{keyword.lower()}%" if keyword else ""
 
 
-def _checked(text: Any, what: str) -> str:
+def _require_text(text: Any, field_name: str) -> str:
+    """Return a required text, stripped and truncated. Raises InvokeBadRequestError if
+    it is empty."""
     if not isinstance(text, str) or not text.strip():
-        raise InvokeBadRequestError(f"{what} is required", param=what)
+        raise InvokeBadRequestError(f"{field_name} is required", param=field_name)
     return text.strip()[:20_000]

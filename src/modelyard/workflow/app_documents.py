@@ -1,4 +1,4 @@
-"""Apps' files as they were when runs began with them, by what they say."""
+"""Stored versions of app files, by digest."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,18 @@ from modelyard.storage.repository import Repository
 
 
 class AppDocuments(Repository):
-    """A run that goes on after a crash goes on with the file that it began with."""
+    """Repository of app files. A run that is resumed after a crash uses the file
+    version with which it started."""
 
-    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         super().__init__(database, "app_documents")
-        self._now = now
+        self._clock = clock
 
-    async def keep(self, tenant: str, digest: str, text: str) -> None:
-        """Raises StorageUnavailableError."""
-        await self._do("put_document", tenant, digest, text, self._now())
+    async def save(self, tenant: str, digest: str, text: str) -> None:
+        """Store an app file under its digest. Raises StorageUnavailableError."""
+        await self._execute("put_document", tenant, digest, text, self._clock())
 
     async def find(self, tenant: str, digest: str) -> str | None:
-        """Raises StorageUnavailableError."""
+        """Return an app file by its digest, or None. Raises StorageUnavailableError."""
         rows = await self._rows("document", tenant=tenant, digest=digest)
         return rows[0]["body"] if rows else None

@@ -1,4 +1,5 @@
-"""Apps that tenants have: imported, found, listed, exported, removed; and the keys that their callers show."""
+"""The apps of tenants: import, look-up, versions, export, deletion, and the keys of
+their callers."""
 
 import hashlib
 import secrets
@@ -10,35 +11,40 @@ from typing import Any
 import msgspec
 
 from modelyard.base import computing
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, suggestion
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    ModelyardError,
+    NotFoundError,
+    suggestion,
+)
 from modelyard.base.ids import new_id
 from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy import api_keys
-from modelyard.tenancy.directory import Directory, Known
+from modelyard.tenancy.directory import CachedResource, Directory
 from modelyard.tenancy.kinds import AppKey, AppVersion, ChatPage, StoredApp
 from modelyard.workflow.dsl import App, AppMapping, dump, loads
 from modelyard.workflow.journal import DatabaseJournal
 from modelyard.workflow.trigger_nodes import triggers_of, webhooks_of
 
-_MOST_PARSED = 128
-_MOST_VERSIONS = 200
+_MAX_CACHED_APPS = 128
+_MAX_VERSIONS = 200
 
 
 class NotPublishedError(InvokeBadRequestError):
-    """An app that has a draft alone cannot be called."""
+    """The app has only a draft and cannot be called."""
 
     code = "app_unavailable"
 
 
 class DraftChangedError(ModelyardError):
-    """Somebody else has changed the draft meanwhile."""
+    """The draft was changed by someone else in the meantime."""
 
     code = "draft_changed"
 
 
-class FoundApp(msgspec.Struct, frozen=True):
-    """An app by its id, its name, and what is stored of it."""
+class AppRecord(msgspec.Struct, frozen=True):
+    """An app's id, its name, and its stored record."""
 
     tenant: str
     id: str
@@ -47,13 +53,19 @@ class FoundApp(msgspec.Struct, frozen=True):
 
 
 class Apps:
+    """Stores, versions and finds apps."""
+
     def __init__(
-        self, resources: Resources, directory: Directory, journal: DatabaseJournal, keys: KeyRing,
-        now: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
-        self._now = now
-        self._pages: dict[str, FoundApp] = {}
-        self._pages_at = -1
+        self,
+        resources: Resources,
+        directory: Directory,
+        journal: DatabaseJournal,
+        keys: KeyRing,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._apps_by_page_token: dict[str, AppRecord] = {}
+        self._pages_revision = -1
         self._resources = resources
         self._directory = directory
         self._documents = journal.documents
@@ -63,194 +75,376 @@ class Apps:
     # apps
 
     async def add(
-        self, tenant: str, text: str, *, file: str = "", mapping: AppMapping | None = None, name: str = "",
-        publishes: bool = True, note: str = "",
-    ) -> tuple[FoundApp, App, bool]:  # fmt: skip
-        """(the app, what its file says, whether it took the place of one of that name). Raises DslError.
+        self,
+        tenant: str,
+        text: str,
+        *,
+        file: str = "",
+        mapping: AppMapping | None = None,
+        name: str = "",
+        publishes: bool = True,
+        note: str = "",
+    ) -> tuple[AppRecord, App, bool]:
+        """Import an app file. Returns the app, its parsed file, and whether it replaced
+        an app of that name. Raises DslError.
 
-        With `publishes` callers get it at once; else it is a draft, and callers get what they got before.
+        With `publishes` callers get the new version at once; otherwise it becomes a
+        draft and callers keep the old one.
         """
-        app = await computing.apart(loads, text, name=file, mapping=mapping)
+        # Parsing is expensive, so it runs outside of the event loop.
+        app = await computing.run_in_thread(loads, text, name=file, mapping=mapping)
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
-        await self._documents.keep(tenant, digest, text)
-        known = next((one for one in self.all(tenant) if one.name == (name or app.name)), None)
-        before = known.stored if known is not None else StoredApp(mode=app.mode, digest="")
-        stored = msgspec.structs.replace(
-            before, mode=app.mode, draft=digest, description=app.description,
+        # The file is stored before the record refers to it.
+        await self._documents.save(tenant, digest, text)
+        existing_app = next(
+            (
+                candidate
+                for candidate in self.list_all(tenant)
+                if candidate.name == (name or app.name)
+            ),
+            None,
+        )
+        # Fields that the file does not determine, as keys and triggers, are taken over.
+        previous = (
+            existing_app.stored
+            if existing_app is not None
+            else StoredApp(mode=app.mode, digest="")
+        )
+        stored_app = msgspec.structs.replace(
+            previous,
+            mode=app.mode,
+            draft=digest,
+            description=app.description,
             icon=app.icon if len(app.icon) < 200 else "",
-            mapping=msgspec.to_builtins(mapping) if mapping is not None else before.mapping,
-        )  # fmt: skip
-        stored = msgspec.structs.replace(stored, webhooks=webhooks_of(app, stored.triggers, stored.webhooks))
+            mapping=msgspec.to_builtins(mapping)
+            if mapping is not None
+            else previous.mapping,
+        )
+        stored_app = msgspec.structs.replace(
+            stored_app,
+            webhooks=webhooks_of(app, stored_app.triggers, stored_app.webhooks),
+        )
         if publishes:
-            stored = self._published(stored, app, "", note)
-        if known is not None:
-            return await self._keep(known, stored), app, True
-        body = msgspec.json.encode(stored).decode()
-        row = await self._resources.add(tenant, StoredApp.kind, name or app.name, lambda _: body)
+            stored_app = self._with_published_draft(stored_app, app, "", note)
+        if existing_app is not None:
+            return await self._save(existing_app, stored_app), app, True
+        body = msgspec.json.encode(stored_app).decode()
+        row = await self._resources.add(
+            tenant, StoredApp.kind, name or app.name, lambda _: body
+        )
+        # Look-ups use the directory's copy in memory, so it is refreshed before
+        # returning.
         await self._directory.refresh()
-        return FoundApp(tenant, row.id, row.name, stored), app, False
+        return AppRecord(tenant, row.id, row.name, stored_app), app, False
 
-    async def _keep(self, found: FoundApp, stored: StoredApp) -> FoundApp:
-        old = await self._resources.one(found.tenant, StoredApp.kind, found.id)
-        body = msgspec.json.encode(stored).decode()
+    async def _save(self, app_record: AppRecord, stored_app: StoredApp) -> AppRecord:
+        old = await self._resources.get(
+            app_record.tenant, StoredApp.kind, app_record.id
+        )
+        body = msgspec.json.encode(stored_app).decode()
         await self._resources.change(old, name=old.name, body=body)
         await self._directory.refresh()
-        return FoundApp(found.tenant, found.id, found.name, stored)
+        return AppRecord(app_record.tenant, app_record.id, app_record.name, stored_app)
 
-    # versions
+    # Versions
 
-    def _published(self, stored: StoredApp, draft: App, name: str, note: str) -> StoredApp:
-        """With its draft in the place of what was published."""
-        version = AppVersion(digest=stored.draft, at=self._now(), name=name[:100], note=note[:1000])
-        versions = [one for one in stored.versions if one.digest != stored.draft][1 - _MOST_VERSIONS :]
+    def _with_published_draft(
+        self, stored_app: StoredApp, draft: App, name: str, note: str
+    ) -> StoredApp:
+        """Return the record with its draft published as a new version."""
+        version = AppVersion(
+            digest=stored_app.draft, at=self._clock(), name=name[:100], note=note[:1000]
+        )
+        # A version that is published again moves to the end; the oldest ones are
+        # dropped.
+        versions = [
+            previous_version
+            for previous_version in stored_app.versions
+            if previous_version.digest != stored_app.draft
+        ][1 - _MAX_VERSIONS :]
         triggers = triggers_of(draft)
         return msgspec.structs.replace(
-            stored, digest=stored.draft, draft="", versions=[*versions, version], triggers=triggers,
-            webhooks=webhooks_of(draft, triggers, stored.webhooks),
-        )  # fmt: skip
+            stored_app,
+            digest=stored_app.draft,
+            draft="",
+            versions=[*versions, version],
+            triggers=triggers,
+            webhooks=webhooks_of(draft, triggers, stored_app.webhooks),
+        )
 
-    async def publish(self, found: FoundApp, *, name: str = "", note: str = "") -> FoundApp:
-        """Callers get the draft from now on; runs that have begun go on with what they began with.
+    async def publish(
+        self, app_record: AppRecord, *, name: str = "", note: str = ""
+    ) -> AppRecord:
+        """Publish the draft. Runs that have started continue with the version they
+        started with.
 
-        Raises InvokeBadRequestError where there is no draft.
+        Raises InvokeBadRequestError if there is no draft.
         """
-        if not found.stored.draft:
-            raise InvokeBadRequestError(f"app {found.name!r} has no draft: all of it is published")
-        return await self._keep(found, self._published(found.stored, await self.draft(found), name, note))
+        if not app_record.stored.draft:
+            raise InvokeBadRequestError(
+                f"app {app_record.name!r} has no draft: all of it is published"
+            )
+        return await self._save(
+            app_record,
+            self._with_published_draft(
+                app_record.stored, await self.draft(app_record), name, note
+            ),
+        )
 
-    async def restore(self, found: FoundApp, version: str) -> FoundApp:
-        """What was published once is the draft again. `version`: its digest's beginning, or its name."""
-        one = self.version(found, version)
-        draft = "" if one.digest == found.stored.digest else one.digest
-        app = await self.read(found.tenant, one.digest, found.stored.mapping)
-        webhooks = webhooks_of(app, found.stored.triggers, found.stored.webhooks)
-        return await self._keep(found, msgspec.structs.replace(found.stored, draft=draft, webhooks=webhooks))
+    async def restore(self, app_record: AppRecord, version: str) -> AppRecord:
+        """Make a published version the draft again. `version` is the start of its
+        digest, or its name."""
+        restored_version = self.version(app_record, version)
+        # Restoring the published version just discards the draft.
+        draft = (
+            ""
+            if restored_version.digest == app_record.stored.digest
+            else restored_version.digest
+        )
+        app = await self.load_version(
+            app_record.tenant, restored_version.digest, app_record.stored.mapping
+        )
+        webhooks = webhooks_of(
+            app, app_record.stored.triggers, app_record.stored.webhooks
+        )
+        return await self._save(
+            app_record,
+            msgspec.structs.replace(app_record.stored, draft=draft, webhooks=webhooks),
+        )
 
-    def version(self, found: FoundApp, wanted: str) -> AppVersion:
-        """By its digest's beginning, eight signs at least, or by its name. Raises NotFoundError."""
-        for one in reversed(found.stored.versions):
-            if wanted and (one.name == wanted or (len(wanted) >= 8 and one.digest.startswith(wanted))):
-                return one
-        names = [one.name or one.digest[:8] for one in found.stored.versions]
-        hint = suggestion(wanted, names, label="there are")
-        raise NotFoundError(f"app {found.name!r} has no version {wanted[:80]!r}; {hint}", code="version_not_found")
+    def version(self, app_record: AppRecord, name_or_digest: str) -> AppVersion:
+        """Return a version by its name or the start of its digest, at least eight
+        characters. Raises NotFoundError."""
+        # Names may repeat: the newest version wins.
+        for app_version in reversed(app_record.stored.versions):
+            if name_or_digest and (
+                app_version.name == name_or_digest
+                or (
+                    len(name_or_digest) >= 8
+                    and app_version.digest.startswith(name_or_digest)
+                )
+            ):
+                return app_version
+        names = [
+            app_version.name or app_version.digest[:8]
+            for app_version in app_record.stored.versions
+        ]
+        hint = suggestion(name_or_digest, names, label="there are")
+        raise NotFoundError(
+            f"app {app_record.name!r} has no version {name_or_digest[:80]!r}; {hint}",
+            code="version_not_found",
+        )
 
     @staticmethod
-    def at(found: FoundApp, digest: str) -> FoundApp:
-        """The app as it is in one of its versions: for runs of that version."""
-        return FoundApp(found.tenant, found.id, found.name, msgspec.structs.replace(found.stored, digest=digest))
+    def get_version(app_record: AppRecord, digest: str) -> AppRecord:
+        """Return the app's record as of one of its versions, for runs of that version."""
+        return AppRecord(
+            app_record.tenant,
+            app_record.id,
+            app_record.name,
+            msgspec.structs.replace(app_record.stored, digest=digest),
+        )
 
-    async def draft(self, found: FoundApp) -> App:
-        """What waits to be published, or what is published where nothing does."""
-        return await self.read(found.tenant, found.stored.draft or found.stored.digest, found.stored.mapping)
+    async def draft(self, app_record: AppRecord) -> App:
+        """Return the parsed draft; without a draft the published version."""
+        return await self.load_version(
+            app_record.tenant,
+            app_record.stored.draft or app_record.stored.digest,
+            app_record.stored.mapping,
+        )
 
-    # pages
+    # Pages
 
-    async def set_page(self, found: FoundApp, *, is_on: bool, origins: list[str] | None = None) -> FoundApp:
-        """Let people use the app on a page of its own, or no longer. The address stays the same."""
-        page = found.stored.page
+    async def set_page(
+        self, app_record: AppRecord, *, is_on: bool, origins: list[str] | None = None
+    ) -> AppRecord:
+        """Enable or disable the app's public chat page. Its address stays the same."""
+        page = app_record.stored.page
+        # The token is kept when the page is disabled, so that links work again later.
         page = ChatPage(
-            token=page.token or secrets.token_urlsafe(16), is_on=is_on,
+            token=page.token or secrets.token_urlsafe(16),
+            is_on=is_on,
             origins=page.origins if origins is None else origins,
-        )  # fmt: skip
-        return await self._keep(found, msgspec.structs.replace(found.stored, page=page))
+        )
+        return await self._save(
+            app_record, msgspec.structs.replace(app_record.stored, page=page)
+        )
 
-    def by_page(self, token: str) -> FoundApp | None:
-        """The app whose page this is, wherever it is; None where nobody's page is on."""
-        if self._pages_at != self._directory.changes:
-            self._pages_at = self._directory.changes
-            self._pages = {
-                stored.page.token: FoundApp(tenant, one.id, one.name, stored)
-                for tenant, one, stored in self._directory.everywhere(StoredApp)
-                if stored.page.is_on and stored.is_enabled and stored.digest
+    def get_by_page_token(self, token: str) -> AppRecord | None:
+        """Return the app of a page token, in any tenant; None if no enabled page has
+        it."""
+        # The token table is rebuilt only after the directory has changed.
+        if self._pages_revision != self._directory.changes:
+            self._pages_revision = self._directory.changes
+            self._apps_by_page_token = {
+                stored_app.page.token: AppRecord(
+                    tenant, resource.id, resource.name, stored_app
+                )
+                for tenant, resource, stored_app in self._directory.list_all_tenants(
+                    StoredApp
+                )
+                if stored_app.page.is_on and stored_app.is_enabled and stored_app.digest
             }
-        found = self._pages.get(token)
-        return found if found is not None and self._directory.is_enabled(found.tenant) else None
+        app_record = self._apps_by_page_token.get(token)
+        return (
+            app_record
+            if app_record is not None and self._directory.is_enabled(app_record.tenant)
+            else None
+        )
 
-    def all(self, tenant: str) -> list[FoundApp]:
-        found = self._directory.of(tenant, StoredApp)
-        return sorted((FoundApp(tenant, one.id, one.name, stored) for one, stored in found), key=lambda one: one.name)
+    def list_all(self, tenant: str) -> list[AppRecord]:
+        """Return all apps of a tenant, ordered by name."""
+        app_resources = self._directory.of(tenant, StoredApp)
+        return sorted(
+            (
+                AppRecord(tenant, resource.id, resource.name, stored_app)
+                for resource, stored_app in app_resources
+            ),
+            key=lambda app_record: app_record.name,
+        )
 
-    def find(self, tenant: str, name: str) -> FoundApp:
-        """By id or by name. Raises NotFoundError."""
-        every = self.all(tenant)
-        found = next((one for one in every if name in (one.id, one.name)), None)
-        if found is None:
-            hint = suggestion(name, [one.name for one in every], label="there are")
-            raise NotFoundError(f"app {name[:80]!r} does not exist; {hint}", code="app_not_found")
-        return found
+    def get_by_id_or_name(self, tenant: str, name: str) -> AppRecord:
+        """Return an app by id or name. Raises NotFoundError with similar names."""
+        apps = self.list_all(tenant)
+        app_record = next(
+            (candidate for candidate in apps if name in (candidate.id, candidate.name)),
+            None,
+        )
+        if app_record is None:
+            hint = suggestion(
+                name, [candidate.name for candidate in apps], label="there are"
+            )
+            raise NotFoundError(
+                f"app {name[:80]!r} does not exist; {hint}", code="app_not_found"
+            )
+        return app_record
 
-    async def read(self, tenant: str, digest: str, mapping: dict[str, dict[str, str]] | None = None) -> App:
-        """What an app's file says, by its digest. Raises NotFoundError."""
-        given = mapping or {}
-        key = (tenant, digest, msgspec.json.encode(given, order="sorted").decode())
-        if (known := self._parsed.get(key)) is not None:
+    async def load_version(
+        self, tenant: str, digest: str, mapping: dict[str, dict[str, str]] | None = None
+    ) -> App:
+        """Return a parsed app file by its digest, from the cache if possible. Raises
+        NotFoundError."""
+        mapping_values = mapping or {}
+        # The mapping affects the parsed app, so it is part of the key.
+        key = (
+            tenant,
+            digest,
+            msgspec.json.encode(mapping_values, order="sorted").decode(),
+        )
+        if (cached_app := self._parsed.get(key)) is not None:
             self._parsed.move_to_end(key)
-            return known
+            return cached_app
         text = await self._documents.find(tenant, digest)
         if text is None:
             raise NotFoundError("the app's file is gone", code="app_not_found")
-        app = await computing.apart(loads, text, name="", mapping=msgspec.convert(given, AppMapping))
+        app = await computing.run_in_thread(
+            loads, text, name="", mapping=msgspec.convert(mapping_values, AppMapping)
+        )
         self._parsed[key] = app
-        if len(self._parsed) > _MOST_PARSED:
+        if len(self._parsed) > _MAX_CACHED_APPS:
             self._parsed.popitem(last=False)
         return app
 
-    async def app(self, found: FoundApp) -> App:
-        """What is published. Raises NotPublishedError."""
-        if not found.stored.digest:
-            raise NotPublishedError(f"app {found.name!r} is a draft: it was never published")
-        return await self.read(found.tenant, found.stored.digest, found.stored.mapping)
+    async def published_app(self, app_record: AppRecord) -> App:
+        """Return the parsed published version. Raises NotPublishedError."""
+        if not app_record.stored.digest:
+            raise NotPublishedError(
+                f"app {app_record.name!r} is a draft: it was never published"
+            )
+        return await self.load_version(
+            app_record.tenant, app_record.stored.digest, app_record.stored.mapping
+        )
 
-    async def export(self, found: FoundApp, *, with_secrets: bool = False, is_draft: bool = True) -> str:
-        """As a file: what is worked on, or, without `is_draft`, what is published."""
-        app = await (self.draft(found) if is_draft else self.app(found))
+    async def export(
+        self,
+        app_record: AppRecord,
+        *,
+        with_secrets: bool = False,
+        is_draft: bool = True,
+    ) -> str:
+        """Return the app as a YAML file: the draft or, with `is_draft=False`, the
+        published version."""
+        app = await (
+            self.draft(app_record) if is_draft else self.published_app(app_record)
+        )
         return dump(app, with_secrets=with_secrets)
 
-    async def enable(self, found: FoundApp, *, is_on: bool) -> FoundApp:
-        """Let callers in, or keep them out, keys and page and all."""
-        return await self._keep(found, msgspec.structs.replace(found.stored, is_enabled=is_on))
+    async def enable(self, app_record: AppRecord, *, is_on: bool) -> AppRecord:
+        """Allow or refuse calls of the app, by keys and by its page."""
+        return await self._save(
+            app_record, msgspec.structs.replace(app_record.stored, is_enabled=is_on)
+        )
 
-    async def remove(self, found: FoundApp) -> None:
-        """The app and its keys; runs and conversations stay until their time is over."""
-        for one, key in self._directory.of(found.tenant, AppKey):
-            if key.app == found.id:
-                await self._resources.remove(found.tenant, AppKey.kind, one.id)
-        await self._resources.remove(found.tenant, StoredApp.kind, found.id)
+    async def remove(self, app_record: AppRecord) -> None:
+        """Delete the app and its keys. Runs and conversations stay until their
+        retention ends."""
+        # Delete the keys first: a key without an app would be unreachable.
+        for resource, key in self._directory.of(app_record.tenant, AppKey):
+            if key.app == app_record.id:
+                await self._resources.remove(
+                    app_record.tenant, AppKey.kind, resource.id
+                )
+        await self._resources.remove(app_record.tenant, StoredApp.kind, app_record.id)
         await self._directory.refresh()
 
-    # keys
+    # Keys
 
-    async def make_key(self, found: FoundApp) -> tuple[str, str]:
-        """(id, key). The key is shown this once."""
-        row, key = api_keys.mint_for("app")
-        stored = AppKey(app=found.id, digest=self._keys.digest(key.encode()), hint=f"{key[:8]}…{key[-4:]}")
-        body = msgspec.json.encode(stored).decode()
-        await self._resources.add(found.tenant, AppKey.kind, new_id("appkey"), lambda _: body, id=row)
+    async def make_key(self, app_record: AppRecord) -> tuple[str, str]:
+        """Create an API key of the app. Returns its id and the key, which cannot be
+        read again."""
+        row, key = api_keys.generate_resource_key("app")
+        # Only a digest is stored, and a hint for people.
+        app_key = AppKey(
+            app=app_record.id,
+            digest=self._keys.digest(key.encode()),
+            hint=f"{key[:8]}…{key[-4:]}",
+        )
+        body = msgspec.json.encode(app_key).decode()
+        await self._resources.add(
+            app_record.tenant, AppKey.kind, new_id("appkey"), lambda _: body, id=row
+        )
         await self._directory.refresh()
         return row, key
 
-    def keys(self, found: FoundApp) -> list[tuple[Known, AppKey]]:
-        return [(one, key) for one, key in self._directory.of(found.tenant, AppKey) if key.app == found.id]
+    def keys(self, app_record: AppRecord) -> list[tuple[CachedResource, AppKey]]:
+        """Return the app's keys, each with its resource."""
+        return [
+            (resource, key)
+            for resource, key in self._directory.of(app_record.tenant, AppKey)
+            if key.app == app_record.id
+        ]
 
-    async def revoke_key(self, found: FoundApp, row: str) -> None:
-        """Raises NotFoundError where the app has no such key."""
-        if row not in {one.id for one, _ in self.keys(found)}:
-            raise NotFoundError(f"key {row[:80]!r} does not exist", code="key_not_found")
-        await self._resources.remove(found.tenant, AppKey.kind, row)
+    async def revoke_key(self, app_record: AppRecord, row: str) -> None:
+        """Delete a key of the app. Raises NotFoundError if the app has no such key."""
+        if row not in {resource.id for resource, _ in self.keys(app_record)}:
+            raise NotFoundError(
+                f"key {row[:80]!r} does not exist", code="key_not_found"
+            )
+        await self._resources.remove(app_record.tenant, AppKey.kind, row)
         await self._directory.refresh()
 
-    def by_key(self, shown: str) -> FoundApp | None:
-        """The app whose key this is; None where it is nobody's."""
-        row = api_keys.id_for("app", shown)
-        found: Any = self._directory.wherever(AppKey, row) if row else None
-        if found is None:
+    def get_by_key(self, presented_key: str) -> AppRecord | None:
+        """Return the app of an API key; None if the key is invalid, or its tenant or
+        app disabled."""
+        row = api_keys.id_for("app", presented_key)
+        key_entry: Any = self._directory.get_any_tenant(AppKey, row) if row else None
+        if key_entry is None:
             return None
-        tenant, key = found
-        if not self._keys.matches(shown.encode(), key.digest) or not self._directory.is_enabled(tenant):
+        tenant, key = key_entry
+        # The id in the key only finds the row; the digest proves the key.
+        if not self._keys.matches(
+            presented_key.encode(), key.digest
+        ) or not self._directory.is_enabled(tenant):
             return None
         app = self._directory.one(tenant, StoredApp, key.app)
         if app is None or not app.is_enabled:
             return None
-        name = next((one.name for one, _ in self._directory.of(tenant, StoredApp) if one.id == key.app), "")
-        return FoundApp(tenant, key.app, name, app)
+        name = next(
+            (
+                resource.name
+                for resource, _ in self._directory.of(tenant, StoredApp)
+                if resource.id == key.app
+            ),
+            "",
+        )
+        return AppRecord(tenant, key.app, name, app)

@@ -1,4 +1,5 @@
-"""Chats: a message starts a run, the run's text is the answer, the conversation remembers both."""
+"""Chats: a message starts a run, the run's text is the answer, and the conversation
+stores both."""
 
 import asyncio
 import time
@@ -10,299 +11,522 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError, NotFoundError
-from modelyard.workflow.apps import FoundApp
+from modelyard.workflow.apps import AppRecord
 from modelyard.workflow.conversations import Conversation, Conversations, Message
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
-from modelyard.workflow.events import AnyEvent, NodeRunAgentThought, NodeRunRetrieverResource, NodeRunSucceeded
-from modelyard.workflow.features import Admitted, Features, Intercepted
+from modelyard.workflow.events import (
+    AnyEvent,
+    NodeRunAgentThought,
+    NodeRunRetrieverResource,
+    NodeRunSucceeded,
+)
+from modelyard.workflow.features import AdmittedTurn, Features, InterceptedTurn
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.nodes.start import Variable, form_of
+from modelyard.workflow.nodes.start import FormField, form_of
 from modelyard.workflow.runs import Runs
 from modelyard.workflow.services import TenantFiles
 from modelyard.workflow.single_run import new_run_id
 from modelyard.workflow.variables import CONVERSATION, VariablePool, to_object
 
-_NIL = "00000000-0000-0000-0000-000000000000"
-NEW_NAME = "New conversation"
+_NO_PARENT_ID = "00000000-0000-0000-0000-000000000000"
+DEFAULT_CONVERSATION_NAME = "New conversation"
 
 
 class Chats:
+    """Starts runs for messages and stores conversations."""
+
     def __init__(
         self,
         runs: Runs,
         conversations: Conversations,
         files: Callable[[str, str], TenantFiles],
-        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time,
         features: Features | None = None,
     ) -> None:
         self._features = features
-        self._naming: set[asyncio.Task[None]] = set()
+        self._naming_tasks: set[asyncio.Task[None]] = set()
         self._runs = runs
         self._conversations = conversations
         self._files = files
-        self._now = now
-        runs.on_end(self._ended)
+        self._clock = clock
+        runs.on_end(self._run_ended)
 
-    # workflows
+    # Workflows
 
     async def run(
-        self, found: FoundApp, app: App, *, inputs: Mapping[str, Any], user: str, files: Sequence[Any] = (),
-        root: str = "", depth: int = 0, created_from: str = "service-api", is_varied: bool = False, run_id: str = "",
-    ) -> RunRecord:  # fmt: skip
-        """Start a run that belongs to no conversation. Raises InputError, InvokeBadRequestError.
+        self,
+        app_record: AppRecord,
+        app: App,
+        *,
+        inputs: Mapping[str, Any],
+        user: str,
+        files: Sequence[Any] = (),
+        root: str = "",
+        depth: int = 0,
+        created_from: str = "service-api",
+        is_varied: bool = False,
+        run_id: str = "",
+    ) -> RunRecord:
+        """Start a run outside of any conversation. Raises InputError and
+        InvokeBadRequestError.
 
-        `is_varied`: another answer to the same is wanted, so the model is left more chance. `run_id`: where what it is
-        for names it; a run of that name is begun once.
+        `is_varied` asks for a different answer to the same input, with a higher model
+        temperature. `run_id` makes the call idempotent: a run with this id is started
+        only once.
         """
-        run_id, now = run_id or new_run_id(), self._now()
-        told = await self._before(found, app, str(inputs.get("query") or ""), inputs, user)
-        if isinstance(told, Admitted):
-            inputs = {**told.inputs, **({"query": told.query} if "query" in inputs else {})}
-        attached = await self._given(found.tenant, user, files)
+        run_id, current_time = run_id or new_run_id(), self._clock()
+        admission = await self._apply_features(
+            app_record, app, str(inputs.get("query") or ""), inputs, user
+        )
+        # Input moderation may have rewritten the inputs.
+        if isinstance(admission, AdmittedTurn):
+            inputs = {
+                **admission.inputs,
+                **({"query": admission.query} if "query" in inputs else {}),
+            }
+        attached = await self._attach_files(app_record.tenant, user, files)
         system: dict[str, Any] = {
             "files": attached,
             "user_id": user,
-            "app_id": found.id,
-            "workflow_id": workflow_id(found),
+            "app_id": app_record.id,
+            "workflow_id": workflow_id(app_record),
             "workflow_run_id": run_id,
-            "timestamp": int(now),
+            "timestamp": int(current_time),
             **({"varied": True} if is_varied else {}),
         }
         message_id = ""
+        # Completion apps answer with a message, although they have no conversation.
         if app.mode == "completion":
             message_id, query = str(uuid.uuid4()), str(inputs.get("query") or "")
             system["query"] = query
         record = RunRecord(
-            tenant=found.tenant, id=run_id, app=found.id, digest=found.stored.digest, mode=app.mode, root=root,
-            user=user, inputs=await self._inputs(app, root, inputs, found.tenant, user), system=system, depth=depth,
-            message=message_id, created_at=now, created_from=created_from,
-        )  # fmt: skip
+            tenant=app_record.tenant,
+            id=run_id,
+            app=app_record.id,
+            digest=app_record.stored.digest,
+            mode=app.mode,
+            root=root,
+            user=user,
+            inputs=await self._resolve_inputs(
+                app, root, inputs, app_record.tenant, user
+            ),
+            system=system,
+            depth=depth,
+            message=message_id,
+            created_at=current_time,
+            created_from=created_from,
+        )
         if not message_id:
-            return await self._started(app, record, told)
-        return await self._said(app, record, told, Message(
-            tenant=found.tenant, id=message_id, app=found.id, user=user, conversation="", run=run_id,
-            query=system["query"], inputs=dict(inputs), files=attached, status="running", created_at=now,
-        ))  # fmt: skip
+            return await self._start_run(app, record, admission)
+        return await self._record_message(
+            app,
+            record,
+            admission,
+            Message(
+                tenant=app_record.tenant,
+                id=message_id,
+                app=app_record.id,
+                user=user,
+                conversation="",
+                run=run_id,
+                query=system["query"],
+                inputs=dict(inputs),
+                files=attached,
+                status="running",
+                created_at=current_time,
+            ),
+        )
 
-    async def _before(
-        self, found: FoundApp, app: App, query: str, inputs: Mapping[str, Any], user: str
-    ) -> "Intercepted | Admitted | None":
+    async def _apply_features(
+        self,
+        app_record: AppRecord,
+        app: App,
+        query: str,
+        inputs: Mapping[str, Any],
+        user: str,
+    ) -> "InterceptedTurn | AdmittedTurn | None":
+        """Apply the features that act before a run, for example moderation. None if the
+        app has no features."""
         if self._features is None:
             return None
-        return await self._features.before(found, app, query=query, inputs=inputs, user=user)
+        return await self._features.apply_before_run(
+            app_record, app, query=query, inputs=inputs, user=user
+        )
 
-    async def _started(self, app: App, record: RunRecord, told: "Intercepted | Admitted | None") -> RunRecord:
-        """The run; one that only says something where the turn was answered before it began."""
-        if not isinstance(told, Intercepted):
-            return await self._runs.start(app, record)
-        system = {**record.system, "intercepted": True, "annotation": told.annotation}
-        return await self._runs.tell(msgspec.structs.replace(record, system=system), told.text)
-
-    async def _said(
-        self, app: App, record: RunRecord, told: "Intercepted | Admitted | None", message: Message
+    async def _start_run(
+        self,
+        app: App,
+        record: RunRecord,
+        admission: "InterceptedTurn | AdmittedTurn | None",
     ) -> RunRecord:
-        """The run that answers a message; both are kept, or neither."""
-        await self._conversations.say(message)
+        """Start the run. If a feature has already answered, the run only emits that
+        text."""
+        if not isinstance(admission, InterceptedTurn):
+            return await self._runs.start(app, record)
+        system = {
+            **record.system,
+            "intercepted": True,
+            "annotation": admission.annotation,
+        }
+        return await self._runs.record_answer(
+            msgspec.structs.replace(record, system=system), admission.text
+        )
+
+    async def _record_message(
+        self,
+        app: App,
+        record: RunRecord,
+        admission: "InterceptedTurn | AdmittedTurn | None",
+        message: Message,
+    ) -> RunRecord:
+        """Store a message and start the run that answers it. If the start fails, the
+        message is marked as failed."""
+        await self._conversations.add_message(message)
         try:
-            return await self._started(app, record, told)
+            return await self._start_run(app, record, admission)
         except Exception as error:
-            await self._conversations.answer(record.tenant, message.id, "", {}, status="error", error=str(error))
+            await self._conversations.set_answer(
+                record.tenant, message.id, "", {}, status="error", error=str(error)
+            )
             raise
 
-    # messages
+    # Messages
 
     async def send(
-        self, found: FoundApp, app: App, *, query: str, inputs: Mapping[str, Any], user: str,
-        conversation_id: str = "", files: Sequence[Any] = (), created_from: str = "service-api", depth: int = 0,
+        self,
+        app_record: AppRecord,
+        app: App,
+        *,
+        query: str,
+        inputs: Mapping[str, Any],
+        user: str,
+        conversation_id: str = "",
+        files: Sequence[Any] = (),
+        created_from: str = "service-api",
+        depth: int = 0,
         names: bool = False,
-    ) -> tuple[RunRecord, Conversation]:  # fmt: skip
-        """A question; its answer is the run's text. `names`: have the model name a new conversation.
+    ) -> tuple[RunRecord, Conversation]:
+        """Send a message to an app; the answer is the text of the returned run. With
+        `names` a model names a new conversation.
 
         Raises NotFoundError, InputError, InvokeBadRequestError, WorkflowError.
         """
-        now = self._now()
-        conversation = await self._conversation(found, app, query, inputs, user, conversation_id)
-        before = await self._conversations.thread(found.tenant, conversation.id, most=500)
-        given = conversation.inputs or dict(inputs) if conversation_id else dict(inputs)
-        told = await self._before(found, app, query, given, user)
-        said = query
-        if isinstance(told, Admitted):
-            given, said = told.inputs, told.query
+        current_time = self._clock()
+        conversation = await self._conversation(
+            app_record, app, query, inputs, user, conversation_id
+        )
+        previous_messages = await self._conversations.list_messages(
+            app_record.tenant, conversation.id, limit=500
+        )
+        # A conversation keeps the inputs with which it started.
+        run_inputs = (
+            conversation.inputs or dict(inputs) if conversation_id else dict(inputs)
+        )
+        admission = await self._apply_features(app_record, app, query, run_inputs, user)
+        # The message stores the original question; the run gets the moderated one.
+        run_query = query
+        if isinstance(admission, AdmittedTurn):
+            run_inputs, run_query = admission.inputs, admission.query
         run_id, message_id = new_run_id(), str(uuid.uuid4())
-        attached = await self._given(found.tenant, user, files)
+        attached = await self._attach_files(app_record.tenant, user, files)
         system = {
-            "query": said,
+            "query": run_query,
             "files": attached,
             "conversation_id": conversation.id,
-            "dialogue_count": len(before) + 1,
+            "dialogue_count": len(previous_messages) + 1,
             "user_id": user,
-            "app_id": found.id,
-            "workflow_id": workflow_id(found),
+            "app_id": app_record.id,
+            "workflow_id": workflow_id(app_record),
             "workflow_run_id": run_id,
         }
         record = RunRecord(
-            tenant=found.tenant, id=run_id, app=found.id, digest=found.stored.digest, mode=app.mode, user=user,
-            inputs=await self._inputs(app, "", given, found.tenant, user), system=system, conversation=conversation.id,
-            message=message_id, variables={name: one.get("value") for name, one in conversation.variables.items()},
-            created_at=now, created_from=created_from, depth=depth,
-        )  # fmt: skip
+            tenant=app_record.tenant,
+            id=run_id,
+            app=app_record.id,
+            digest=app_record.stored.digest,
+            mode=app.mode,
+            user=user,
+            inputs=await self._resolve_inputs(
+                app, "", run_inputs, app_record.tenant, user
+            ),
+            system=system,
+            conversation=conversation.id,
+            message=message_id,
+            variables={
+                name: variable.get("value")
+                for name, variable in conversation.variables.items()
+            },
+            created_at=current_time,
+            created_from=created_from,
+            depth=depth,
+        )
         message = Message(
-            tenant=found.tenant, id=message_id, app=found.id, user=user, conversation=conversation.id,
-            parent=before[0].id if before else _NIL, run=run_id, query=query, inputs=dict(inputs), files=attached,
-            status="running", created_at=now,
-        )  # fmt: skip
-        run = await self._said(app, record, told, message)
-        if names and not before and query:
-            self._name_later(conversation, query)
+            tenant=app_record.tenant,
+            id=message_id,
+            app=app_record.id,
+            user=user,
+            conversation=conversation.id,
+            parent=previous_messages[0].id if previous_messages else _NO_PARENT_ID,
+            run=run_id,
+            query=query,
+            inputs=dict(inputs),
+            files=attached,
+            status="running",
+            created_at=current_time,
+        )
+        run = await self._record_message(app, record, admission, message)
+        # Only the first message names a conversation.
+        if names and not previous_messages and query:
+            self._schedule_naming(conversation, query)
         return run, conversation
 
-    def _name_later(self, conversation: Conversation, query: str) -> None:
-        """A title by the model, while the answer is made: nobody waits for it."""
+    def _schedule_naming(self, conversation: Conversation, query: str) -> None:
+        """Have a model name the conversation, in parallel with the answer."""
 
         async def work() -> None:
+            """Ask for a name and store it. A failure leaves the default name."""
             if self._features is None:
                 return
-            name = await self._features.name_of(conversation.tenant, conversation.user, query)
+            name = await self._features.conversation_title(
+                conversation.tenant, conversation.user, query
+            )
             if name:
                 with suppress(ModelyardError):
                     await self._conversations.rename(conversation, name)
 
         task = asyncio.ensure_future(work())
-        self._naming.add(task)
-        task.add_done_callback(self._naming.discard)
+        # The event loop holds only weak references to tasks, so the set keeps them
+        # alive.
+        self._naming_tasks.add(task)
+        task.add_done_callback(self._naming_tasks.discard)
 
     async def aclose(self) -> None:
-        for task in list(self._naming):
+        """Cancel naming tasks that are still running."""
+        for task in list(self._naming_tasks):
             task.cancel()
-        await asyncio.gather(*self._naming, return_exceptions=True)
+        await asyncio.gather(*self._naming_tasks, return_exceptions=True)
 
     async def _conversation(
-        self, found: FoundApp, app: App, query: str, inputs: Mapping[str, Any], user: str, name: str
+        self,
+        app_record: AppRecord,
+        app: App,
+        query: str,
+        inputs: Mapping[str, Any],
+        user: str,
+        name: str,
     ) -> Conversation:
+        """Return the named conversation or start a new one. Raises NotFoundError."""
         if name:
             try:
-                known = await self._conversations.find(found.tenant, found.id, user, name)
+                existing_conversation = await self._conversations.find(
+                    app_record.tenant, app_record.id, user, name
+                )
             except NotFoundError:
-                if app.mode != "advanced-chat":  # a chatflow begins anew, as its clients are used to
+                # A chatflow starts a new conversation instead: Dify's clients rely on
+                # it.
+                if app.mode != "advanced-chat":
                     raise
             else:
-                return msgspec.structs.replace(known, variables=self._with_new(app, known.variables))
-        now = self._now()
-        fresh = Conversation(
-            tenant=found.tenant, id=str(uuid.uuid4()), app=found.id, user=user,
-            name=_name_of(query) if query else NEW_NAME, inputs=dict(inputs), variables=self._with_new(app, {}),
-            created_at=now, updated_at=now,
-        )  # fmt: skip
-        await self._conversations.start(fresh)
-        return fresh
+                return msgspec.structs.replace(
+                    existing_conversation,
+                    variables=self._merge_variables(
+                        app, existing_conversation.variables
+                    ),
+                )
+        current_time = self._clock()
+        new_conversation = Conversation(
+            tenant=app_record.tenant,
+            id=str(uuid.uuid4()),
+            app=app_record.id,
+            user=user,
+            name=_default_name(query) if query else DEFAULT_CONVERSATION_NAME,
+            inputs=dict(inputs),
+            variables=self._merge_variables(app, {}),
+            created_at=current_time,
+            updated_at=current_time,
+        )
+        await self._conversations.start(new_conversation)
+        return new_conversation
 
-    def _with_new(self, app: App, known: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """The conversation's variables; those that the app was given since then begin as they are declared."""
-        variables = dict(known)
-        for one in app.conversation:
-            variables.setdefault(one.name, {
-                "id": one.id or str(uuid.uuid4()), "value": one.value, "value_type": one.value_type,
-                "description": one.description, "updated_at": self._now(),
-            })  # fmt: skip
+    def _merge_variables(
+        self, app: App, existing_variables: Mapping[str, dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """Return the conversation's variables. Those added to the app since then start
+        with their declared value."""
+        variables = dict(existing_variables)
+        for declared_variable in app.conversation:
+            variables.setdefault(
+                declared_variable.name,
+                {
+                    "id": declared_variable.id or str(uuid.uuid4()),
+                    "value": declared_variable.value,
+                    "value_type": declared_variable.value_type,
+                    "description": declared_variable.description,
+                    "updated_at": self._clock(),
+                },
+            )
         return variables
 
-    # files
+    # Files
 
     def files_of(self, tenant: str) -> TenantFiles:
+        """Return a tenant's files, without a user."""
         return self._files(tenant, "")
 
-    async def _given(self, tenant: str, user: str, files: Sequence[Any]) -> list[dict[str, Any]]:
+    async def _attach_files(
+        self, tenant: str, user: str, files: Sequence[Any]
+    ) -> list[dict[str, Any]]:
         keeper = self._files(tenant, user)
-        return [(await keeper.given(one)).to_object() for one in files]
+        return [
+            (await keeper.parse_file(file_value)).to_object() for file_value in files
+        ]
 
-    async def _inputs(self, app: App, root: str, inputs: Mapping[str, Any], tenant: str, user: str) -> dict[str, Any]:
-        """Inputs with files as files. What the form does not ask for is kept for triggers alone."""
+    async def _resolve_inputs(
+        self, app: App, root: str, inputs: Mapping[str, Any], tenant: str, user: str
+    ) -> dict[str, Any]:
+        """Return the inputs with file inputs resolved. Inputs that the form does not
+        declare are passed on for triggers."""
         node = app.graph(root).nodes[root or app.roots[0]]
-        forms: dict[str, Variable] = {one.variable: one for one in form_of(node)}
+        forms: dict[str, FormField] = {
+            variable.variable: variable for variable in form_of(node)
+        }
         keeper = self._files(tenant, user)
-        found: dict[str, Any] = {}
+        run_inputs: dict[str, Any] = {}
         for name, value in inputs.items():
-            kind = forms[name].type if name in forms else ""
-            if kind == "file" and isinstance(value, Mapping):
-                value = (await keeper.given(value)).to_object()
-            elif kind == "file-list" and isinstance(value, list):
-                value = [(await keeper.given(one)).to_object() for one in value]
-            found[name] = value
-        return found
+            variable_type = forms[name].type if name in forms else ""
+            if variable_type == "file" and isinstance(value, Mapping):
+                value = (await keeper.parse_file(value)).to_object()
+            elif variable_type == "file-list" and isinstance(value, list):
+                value = [
+                    (await keeper.parse_file(file_value)).to_object()
+                    for file_value in value
+                ]
+            run_inputs[name] = value
+        return run_inputs
 
-    # ends
+    # Ends of runs
 
-    async def _ended(self, run: RunRecord, pool: VariablePool, said: str, events: Sequence[AnyEvent]) -> None:
+    async def _run_ended(
+        self,
+        run: RunRecord,
+        pool: VariablePool,
+        response_text: str,
+        events: Sequence[AnyEvent],
+    ) -> None:
+        """Store the results of a run: the conversation's variables and the answer."""
         if run.conversation:
-            await self._remember(run, pool)
+            await self._save_variables(run, pool)
+        # A paused run has not answered yet.
         if run.message and run.status is not Status.PAUSED:
             failed = run.status is Status.FAILED
-            usage = {**_used(events), "total_tokens": run.total_tokens, "total_price": str(run.total_price)}
-            metadata = {"usage": usage, **_seen(run, events)}
-            status = {Status.FAILED: "error", Status.STOPPED: "stopped"}.get(run.status, "normal")
-            await self._conversations.answer(
-                run.tenant, run.message, said, metadata, status=status, error=run.error if failed else ""
+            usage = {
+                **_total_usage(events),
+                "total_tokens": run.total_tokens,
+                "total_price": str(run.total_price),
+            }
+            metadata = {"usage": usage, **_message_metadata(run, events)}
+            status = {Status.FAILED: "error", Status.STOPPED: "stopped"}.get(
+                run.status, "normal"
+            )
+            await self._conversations.set_answer(
+                run.tenant,
+                run.message,
+                response_text,
+                metadata,
+                status=status,
+                error=run.error if failed else "",
             )
 
-    async def _remember(self, run: RunRecord, pool: VariablePool) -> None:
-        """The conversation's variables as they are now."""
+    async def _save_variables(self, run: RunRecord, pool: VariablePool) -> None:
+        """Store the conversation's variables as the run left them."""
         variables: dict[str, dict[str, Any]] = {}
         try:
-            conversation = await self._conversations.find(run.tenant, run.app, run.user, run.conversation)
+            conversation = await self._conversations.find(
+                run.tenant, run.app, run.user, run.conversation
+            )
             variables = dict(conversation.variables)
         except NotFoundError:
-            pass  # somebody deleted it meanwhile
-        for name, value in pool.of(CONVERSATION).items():
-            about = variables.get(name, {"id": str(uuid.uuid4()), "description": ""})
-            kind = pool.declared.get((CONVERSATION, name), "string")
-            if about.get("value") != to_object(value) or name not in variables:
-                about = {**about, "value": to_object(value), "value_type": kind, "updated_at": self._now()}
-            variables[name] = about
-        await self._conversations.touch(run.tenant, run.conversation, variables)
+            # The conversation was deleted meanwhile.
+            pass
+        for name, value in pool.node_variables(CONVERSATION).items():
+            variable = variables.get(name, {"id": str(uuid.uuid4()), "description": ""})
+            value_type = pool.declared.get((CONVERSATION, name), "string")
+            # Only changed variables get a new time.
+            if variable.get("value") != to_object(value) or name not in variables:
+                variable = {
+                    **variable,
+                    "value": to_object(value),
+                    "value_type": value_type,
+                    "updated_at": self._clock(),
+                }
+            variables[name] = variable
+        await self._conversations.update_variables(
+            run.tenant, run.conversation, variables
+        )
 
 
-def _used(events: Sequence[AnyEvent]) -> dict[str, Any]:
-    """Tokens in and out and the models' time, over all nodes."""
-    found: dict[str, float] = {"prompt_tokens": 0, "completion_tokens": 0, "latency": 0.0}
+def _total_usage(events: Sequence[AnyEvent]) -> dict[str, Any]:
+    """Return the token usage and latency of all nodes together."""
+    totals: dict[str, float] = {
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "latency": 0.0,
+    }
     currency = "USD"
-    for one in events:
-        usage: Any = one.outputs.get("usage") if isinstance(one, NodeRunSucceeded) else None
+    for event in events:
+        usage: Any = (
+            event.outputs.get("usage") if isinstance(event, NodeRunSucceeded) else None
+        )
         if isinstance(usage, Mapping):
-            for name in found:
+            for name in totals:
                 value = usage.get(name)
-                found[name] += value if isinstance(value, int | float) else 0
+                totals[name] += value if isinstance(value, int | float) else 0
             currency = str(usage.get("currency") or currency)
-    return {**found, "currency": currency}
+    return {**totals, "currency": currency}
 
 
-def _seen(run: RunRecord, events: Sequence[AnyEvent]) -> dict[str, Any]:
-    """What a message shows beside its text: sources, and an agent's thoughts."""
+def _message_metadata(run: RunRecord, events: Sequence[AnyEvent]) -> dict[str, Any]:
+    """Return the metadata of a message: cited sources and an agent's thoughts."""
     resources: list[dict[str, Any]] = []
     thoughts: dict[str, dict[str, Any]] = {}
-    for one in events:
-        if isinstance(one, NodeRunRetrieverResource):
-            resources += one.retriever_resources
-        elif isinstance(one, NodeRunAgentThought):
-            thoughts[one.thought_id] = {
-                "id": one.thought_id, "chain_id": None, "message_id": run.message, "position": one.position,
-                "thought": one.thought, "tool": one.tool, "tool_labels": one.tool_labels, "tool_input": one.tool_input,
-                "observation": one.observation, "created_at": int(one.at),
-                "files": [str(each.get("related_id") or each.get("remote_url") or "") for each in one.files],
-            }  # fmt: skip
-    found: dict[str, Any] = {}
+    for event in events:
+        if isinstance(event, NodeRunRetrieverResource):
+            resources += event.retriever_resources
+        elif isinstance(event, NodeRunAgentThought):
+            # Later events of the same thought replace earlier ones.
+            thoughts[event.thought_id] = {
+                "id": event.thought_id,
+                "chain_id": None,
+                "message_id": run.message,
+                "position": event.position,
+                "thought": event.thought,
+                "tool": event.tool,
+                "tool_labels": event.tool_labels,
+                "tool_input": event.tool_input,
+                "observation": event.observation,
+                "created_at": int(event.at),
+                "files": [
+                    str(file.get("related_id") or file.get("remote_url") or "")
+                    for file in event.files
+                ],
+            }
+    metadata: dict[str, Any] = {}
     if resources:
-        found["retriever_resources"] = [{**one, "position": at} for at, one in enumerate(resources, 1)]
+        metadata["retriever_resources"] = [
+            {**resource, "position": position}
+            for position, resource in enumerate(resources, 1)
+        ]
     if thoughts:
-        found["agent_thoughts"] = list(thoughts.values())
-    return found
+        metadata["agent_thoughts"] = list(thoughts.values())
+    return metadata
 
 
-def workflow_id(found: FoundApp) -> str:
-    """An id for a version of an app's file, in the form that clients expect."""
-    return str(uuid.UUID(hex=found.stored.digest[:32].ljust(32, "0")))
+def workflow_id(app_record: AppRecord) -> str:
+    """Return a UUID for a version of an app's file, since clients expect this format."""
+    return str(uuid.UUID(hex=app_record.stored.digest[:32].ljust(32, "0")))
 
 
-def _name_of(query: str) -> str:
+def _default_name(query: str) -> str:
     line = " ".join(query.split())
     return line if len(line) <= 40 else f"{line[:39]}…"

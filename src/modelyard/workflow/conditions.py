@@ -1,4 +1,5 @@
-"""Conditions of branches, loops and filters: one value, one operator, what is expected. Pure."""
+"""Conditions of branches, loops and filters: a value, an operator and an expected
+value. Pure functions."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,119 +11,195 @@ from modelyard.workflow.template import render
 from modelyard.workflow.variables import MISSING, File, VariablePool, WorkflowError
 
 OPERATORS = (
-    "contains", "not contains", "start with", "end with", "is", "is not", "empty", "not empty", "in", "not in",
-    "all of", "=", "≠", ">", "<", "≥", "≤", "null", "not null", "exists", "not exists",
-)  # fmt: skip
+    "contains",
+    "not contains",
+    "start with",
+    "end with",
+    "is",
+    "is not",
+    "empty",
+    "not empty",
+    "in",
+    "not in",
+    "all of",
+    "=",
+    "≠",
+    ">",
+    "<",
+    "≥",
+    "≤",
+    "null",
+    "not null",
+    "exists",
+    "not exists",
+)
 
 
 class ConditionError(WorkflowError):
-    """A condition cannot be answered for the value it was given."""
+    """A condition cannot be evaluated for the value it was given."""
 
 
 class SubCondition(msgspec.Struct, kw_only=True):
+    """A condition on one attribute of a file."""
+
     key: str
     comparison_operator: str
     value: Any = ""
 
 
 class SubConditions(msgspec.Struct, kw_only=True):
+    """Conditions on files, joined by `and` or `or`."""
+
     logical_operator: str = "and"
     conditions: list[SubCondition] = []
 
 
 class Condition(msgspec.Struct, kw_only=True):
+    """A condition on a variable."""
+
     variable_selector: list[str] = []
     comparison_operator: str
     value: Any = None
     sub_variable_condition: SubConditions | None = None
 
 
-def holds_all(conditions: Sequence[Condition], operator: str, pool: VariablePool) -> tuple[bool, list[dict[str, Any]]]:
-    """Whether a group holds, and what each condition that was looked at compared. Stops as soon as it is known."""
-    seen: list[dict[str, Any]] = []
-    for one in conditions:
-        result = holds(one, pool, seen)
+def evaluate_group(
+    conditions: Sequence[Condition], operator: str, pool: VariablePool
+) -> tuple[bool, list[dict[str, Any]]]:
+    """Evaluate a group of conditions. Returns the result and the comparisons that were
+    made; stops once the result is certain."""
+    comparisons: list[dict[str, Any]] = []
+    for condition in conditions:
+        result = evaluate(condition, pool, comparisons)
+        # `and` ends at the first false condition, `or` at the first true one.
         if result != (operator != "or"):
-            return result, seen
-    return operator != "or" if conditions else False, seen
+            return result, comparisons
+    # An empty group is false, as in Dify.
+    return operator != "or" if conditions else False, comparisons
 
 
-def holds(condition: Condition, pool: VariablePool, seen: list[dict[str, Any]] | None = None) -> bool:
-    """Raises ConditionError where the variable is missing or of a type that the operator cannot have."""
+def evaluate(
+    condition: Condition,
+    pool: VariablePool,
+    comparisons: list[dict[str, Any]] | None = None,
+) -> bool:
+    """Evaluate one condition. Raises ConditionError if the variable is missing or its
+    type does not suit the operator."""
     actual = pool.get(condition.variable_selector)
     if actual is MISSING:
         raise ConditionError(f"Variable {list(condition.variable_selector)} not found")
     operator = condition.comparison_operator
+    # A list of files is compared by the files' attributes.
     if (group := condition.sub_variable_condition) is not None and _is_files(actual):
-        return _any_or_all(group, operator, actual, pool)
+        return _evaluate_file_group(group, operator, actual, pool)
     expected = _expected(condition.value, actual, pool)
-    if seen is not None:
-        seen.append({"actual_value": _shown(actual), "expected_value": expected, "comparison_operator": operator})
+    if comparisons is not None:
+        comparisons.append(
+            {
+                "actual_value": _log_value(actual),
+                "expected_value": expected,
+                "comparison_operator": operator,
+            }
+        )
     return compare(operator, actual, expected)
 
 
-def _shown(value: Any) -> Any:
+def _log_value(value: Any) -> Any:
     return value.to_object() if isinstance(value, File) else value
 
 
 def _expected(value: Any, actual: Any, pool: VariablePool) -> Any:
+    """Return the expected value: templates rendered, and converted to a boolean if the
+    actual value is one."""
     if isinstance(value, str):
         value = render(value, pool)
     is_bool = isinstance(actual, bool) or (
-        isinstance(actual, list) and bool(actual) and all(isinstance(one, bool) for one in actual)
+        isinstance(actual, list)
+        and bool(actual)
+        and all(isinstance(element, bool) for element in actual)
     )
     if not is_bool or value is None:
         return value
     if isinstance(value, str):
+        # Forms send booleans as text.
         try:
             value = json.loads(value.lower())
         except ValueError as error:
             raise ConditionError(f"{value!r} is no boolean") from error
-    return [bool(one) for one in value] if isinstance(value, list) else bool(value)
+    return (
+        [bool(element) for element in value] if isinstance(value, list) else bool(value)
+    )
 
 
 def _is_files(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, File) for one in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(element, File) for element in value)
+    )
 
 
-def _any_or_all(group: SubConditions, operator: str, files: Sequence[File], pool: VariablePool) -> bool:
+def _evaluate_file_group(
+    group: SubConditions, operator: str, files: Sequence[File], pool: VariablePool
+) -> bool:
     if operator not in ("contains", "not contains", "all of"):
         raise ConditionError(f"{operator!r} does not go with conditions on files")
-    results = [_of_files(one, files, pool) for one in group.conditions]
+    results = [
+        _evaluate_files(sub_condition, files, pool)
+        for sub_condition in group.conditions
+    ]
     return all(results) if group.logical_operator != "or" else any(results)
 
 
-def _of_files(condition: SubCondition, files: Sequence[File], pool: VariablePool) -> bool:
-    expected = render(condition.value, pool) if isinstance(condition.value, str) else condition.value
+def _evaluate_files(
+    condition: SubCondition, files: Sequence[File], pool: VariablePool
+) -> bool:
+    """Evaluate one condition on a list of files."""
+    expected = (
+        render(condition.value, pool)
+        if isinstance(condition.value, str)
+        else condition.value
+    )
+    # Extensions may be written with or without a dot.
     if condition.key == "extension":
-        expected = _dotted(expected)
+        expected = _with_dot(expected)
 
-    def one(file: File) -> bool:
+    def file_matches(file: File) -> bool:
+        """Return whether one file meets the condition."""
         actual = file.attribute(condition.key)
         if actual is MISSING:
             raise ConditionError(f"files have no {condition.key!r}")
         if condition.key == "extension":
-            actual = _dotted(actual)
+            actual = _with_dot(actual)
         return compare(condition.comparison_operator, actual, expected)
 
-    results = [one(file) for file in files]
+    results = [file_matches(file) for file in files]
+    # Negated operators must hold for all files, the others for at least one.
     return all(results) if "not" in condition.comparison_operator else any(results)
 
 
-def _dotted(value: Any) -> Any:
+def _with_dot(value: Any) -> Any:
     if isinstance(value, list):
-        return [_dotted(one) for one in value]
-    return value if not isinstance(value, str) or not value or value.startswith(".") else f".{value}"
+        return [_with_dot(extension) for extension in value]
+    return (
+        value
+        if not isinstance(value, str) or not value or value.startswith(".")
+        else f".{value}"
+    )
 
 
-# ---------------------------------------------------------------------------------------------- operators
+# ----------------------------------------------------------------------------------------------
+# operators
 
 
 def compare(operator: str, actual: Any, expected: Any) -> bool:
-    """Raises ConditionError for an operator that is none, or does not go with the value."""
+    """Compare two values. Raises ConditionError for an unknown operator, or one that
+    does not suit the value."""
     compared = _BY_OPERATOR.get(operator)
     if compared is None:
-        raise ConditionError(f"{operator!r} is no comparison; there are {', '.join(OPERATORS)}")
+        raise ConditionError(
+            f"{operator!r} is no comparison; there are {', '.join(OPERATORS)}"
+        )
     return compared(actual, expected)
 
 
@@ -136,15 +213,15 @@ def _contains(actual: Any, expected: Any) -> bool:
     raise ConditionError("Invalid actual value type: string or array")
 
 
-def _starts(actual: Any, expected: Any) -> bool:
-    return bool(actual) and _text(actual).startswith(str(expected))
+def _starts_with(actual: Any, expected: Any) -> bool:
+    return bool(actual) and _require_text(actual).startswith(str(expected))
 
 
-def _ends(actual: Any, expected: Any) -> bool:
-    return bool(actual) and _text(actual).endswith(str(expected))
+def _ends_with(actual: Any, expected: Any) -> bool:
+    return bool(actual) and _require_text(actual).endswith(str(expected))
 
 
-def _text(actual: Any) -> str:
+def _require_text(actual: Any) -> str:
     if not isinstance(actual, str):
         raise ConditionError("Invalid actual value type: string")
     return actual
@@ -163,10 +240,11 @@ def _is_not(actual: Any, expected: Any) -> bool:
 
 
 def _equal(actual: Any, expected: Any) -> bool | None:
-    """None where there is nothing to compare."""
+    """Compare two numbers or booleans; None if there is no actual value."""
     if actual is None:
         return None
     try:
+        # bool comes first, since it is a subclass of int.
         if isinstance(actual, bool):
             return actual == bool(expected)
         if isinstance(actual, int):
@@ -178,8 +256,11 @@ def _equal(actual: Any, expected: Any) -> bool | None:
     raise ConditionError("Invalid actual value type: number or boolean")
 
 
-def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+def _number_comparison(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    """Return an operator that compares numbers. A missing value never matches."""
+
     def compared(actual: Any, expected: Any) -> bool:
+        """Compare two numbers. Raises ConditionError if either is not a number."""
         if actual is None:
             return False
         if isinstance(actual, bool) or not isinstance(actual, int | float):
@@ -187,7 +268,9 @@ def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
         try:
             return test(actual, float(expected))
         except (TypeError, ValueError) as error:
-            raise ConditionError(f"{expected!r} is no number to compare with") from error
+            raise ConditionError(
+                f"{expected!r} is no number to compare with"
+            ) from error
 
     return compared
 
@@ -195,16 +278,16 @@ def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
 def _in(actual: Any, expected: Any) -> bool:
     if not actual:
         return False
-    return actual in _list(expected)
+    return actual in _require_list(expected)
 
 
 def _not_in(actual: Any, expected: Any) -> bool:
     if not actual:
         return True
-    return actual not in _list(expected)
+    return actual not in _require_list(expected)
 
 
-def _list(expected: Any) -> Sequence[Any]:
+def _require_list(expected: Any) -> Sequence[Any]:
     if not isinstance(expected, list):
         raise ConditionError("Invalid expected value type: array")
     return expected
@@ -215,14 +298,14 @@ def _all_of(actual: Any, expected: Any) -> bool:
         return False
     if not isinstance(actual, list):
         raise ConditionError("Invalid actual value type: array")
-    return all(one in actual for one in _list(expected))
+    return all(element in actual for element in _require_list(expected))
 
 
 _BY_OPERATOR: Mapping[str, Callable[[Any, Any], bool]] = {
     "contains": _contains,
     "not contains": lambda actual, expected: not _contains(actual, expected),
-    "start with": _starts,
-    "end with": _ends,
+    "start with": _starts_with,
+    "end with": _ends_with,
     "is": _is,
     "is not": _is_not,
     "empty": lambda actual, expected: not actual,
@@ -232,10 +315,10 @@ _BY_OPERATOR: Mapping[str, Callable[[Any, Any], bool]] = {
     "all of": _all_of,
     "=": lambda actual, expected: _equal(actual, expected) is True,
     "≠": lambda actual, expected: _equal(actual, expected) is False,
-    ">": _ordered(lambda actual, expected: actual > expected),
-    "<": _ordered(lambda actual, expected: actual < expected),
-    "≥": _ordered(lambda actual, expected: actual >= expected),
-    "≤": _ordered(lambda actual, expected: actual <= expected),
+    ">": _number_comparison(lambda actual, expected: actual > expected),
+    "<": _number_comparison(lambda actual, expected: actual < expected),
+    "≥": _number_comparison(lambda actual, expected: actual >= expected),
+    "≤": _number_comparison(lambda actual, expected: actual <= expected),
     "null": lambda actual, expected: actual is None,
     "not null": lambda actual, expected: actual is not None,
     "exists": lambda actual, expected: actual is not None,

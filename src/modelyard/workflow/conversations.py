@@ -1,4 +1,5 @@
-"""Conversations and their messages, as rows: each of one tenant, one app, one user."""
+"""The tables of conversations and their messages. Each belongs to one tenant, app and
+user."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,13 +8,15 @@ import msgspec
 
 from modelyard.base.errors import NotFoundError
 from modelyard.storage.database import Connection, Database, statements
-from modelyard.storage.kept import Kept
+from modelyard.storage.kept import ScopedStore
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import Recap, Thought, Turn
 from modelyard.workflow.variables import file_of
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation of a user with an app."""
+
     tenant: str
     id: str
     app: str
@@ -21,12 +24,14 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     inputs: dict[str, Any] = {}
     variables: dict[str, dict[str, Any]] = {}
-    """Name → {id, value, value_type, description, updated_at}."""
+    """Name to {id, value, value_type, description, updated_at}."""
     created_at: float = 0.0
     updated_at: float = 0.0
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A user's message with the app's answer."""
+
     tenant: str
     id: str
     app: str
@@ -47,154 +52,252 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0
 
 
-_RECAP = "recap"
-_JSON = ("inputs", "variables", "files", "metadata")
+_RECAP_KEY = "recap"
+_JSON_COLUMNS = ("inputs", "variables", "files", "metadata")
 
 
-def _read(row: Any, kind: type[Any]) -> Any:
-    values = {name: row[name] for name in kind.__struct_fields__}
-    for name in _JSON:
+def _read_record(row: Any, record_type: type[Any]) -> Any:
+    """Return the record of a row; the JSON columns are decoded."""
+    values = {name: row[name] for name in record_type.__struct_fields__}
+    for name in _JSON_COLUMNS:
         if name in values:
             values[name] = msgspec.json.decode(values[name])
-    return msgspec.convert(values, kind)
+    return msgspec.convert(values, record_type)
 
 
-def _dump(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
 class Conversations:
-    def __init__(self, database: Database, now: Callable[[], float], kept: Kept) -> None:
-        self.kept = kept
+    """Repository of conversations and messages."""
+
+    def __init__(
+        self, database: Database, clock: Callable[[], float], scoped_store: ScopedStore
+    ) -> None:
+        self.scoped_store = scoped_store
         self._database = database
-        self._now = now
+        self._clock = clock
         self._sql = statements("conversations")
 
     async def _rows(self, name: str, **values: Any) -> list[Any]:
         return await self._database.fetch(self._sql[name], values)
 
-    async def _do(self, name: str, values: Sequence[Any]) -> list[Any]:
-        return await self._database.transact(lambda it: it.execute(self._sql[name], values))
+    async def _execute(self, name: str, values: Sequence[Any]) -> list[Any]:
+        return await self._database.transact(
+            lambda connection: connection.execute(self._sql[name], values)
+        )
 
-    # conversations
+    # Conversations
 
-    async def start(self, one: Conversation) -> None:
-        await self._do("start", (
-            one.tenant, one.id, one.app, one.user, one.name, _dump(one.inputs), _dump(one.variables), one.created_at,
-            one.updated_at,
-        ))  # fmt: skip
+    async def start(self, conversation: Conversation) -> None:
+        """Insert a conversation."""
+        await self._execute(
+            "start",
+            (
+                conversation.tenant,
+                conversation.id,
+                conversation.app,
+                conversation.user,
+                conversation.name,
+                _to_json(conversation.inputs),
+                _to_json(conversation.variables),
+                conversation.created_at,
+                conversation.updated_at,
+            ),
+        )
 
-    async def find(self, tenant: str, app: str, user: str, id: str) -> Conversation:  # noqa: A002
-        """Raises NotFoundError."""
+    async def find(self, tenant: str, app: str, user: str, id: str) -> Conversation:
+        """Return a user's conversation. Raises NotFoundError."""
         rows = await self._rows("one", tenant=tenant, app=app, user=user, id=id)
         if not rows:
+            # The wording is Dify's: clients compare it.
             raise NotFoundError("Conversation Not Exists.", code="not_found")
-        return _read(rows[0], Conversation)
+        return _read_record(rows[0], Conversation)
 
     async def newest(self, tenant: str, app: str, user: str) -> list[Conversation]:
+        """Return a user's conversations with an app, newest first."""
         rows = await self._rows("newest", tenant=tenant, app=app, user=user)
-        return [_read(row, Conversation) for row in rows]
+        return [_read_record(row, Conversation) for row in rows]
 
-    async def of_app(self, tenant: str, app: str, *, most: int) -> list[Conversation]:
-        """Everybody's, newest first."""
-        rows = await self._rows("of_app", tenant=tenant, app=app, most=most)
-        return [_read(row, Conversation) for row in rows]
+    async def of_app(self, tenant: str, app: str, *, limit: int) -> list[Conversation]:
+        """Return the conversations of all users of an app, newest first."""
+        rows = await self._rows("of_app", tenant=tenant, app=app, most=limit)
+        return [_read_record(row, Conversation) for row in rows]
 
-    async def rename(self, one: Conversation, name: str) -> Conversation:
-        now = self._now()
-        await self._do("rename", (name, now, one.tenant, one.id))
-        return msgspec.structs.replace(one, name=name, updated_at=now)
+    async def rename(self, conversation: Conversation, name: str) -> Conversation:
+        """Rename a conversation and return it."""
+        current_time = self._clock()
+        await self._execute(
+            "rename", (name, current_time, conversation.tenant, conversation.id)
+        )
+        return msgspec.structs.replace(conversation, name=name, updated_at=current_time)
 
-    async def touch(self, tenant: str, id: str, variables: Mapping[str, Any]) -> None:  # noqa: A002
-        await self._do("touch", (_dump(variables), self._now(), tenant, id))
+    async def update_variables(
+        self, tenant: str, id: str, variables: Mapping[str, Any]
+    ) -> None:
+        """Store the conversation's variables and the time of the change."""
+        await self._execute("touch", (_to_json(variables), self._clock(), tenant, id))
 
-    async def delete(self, tenant: str, app: str, user: str, id: str) -> None:  # noqa: A002
-        """Raises NotFoundError."""
-        if not await self._do("delete", (self._now(), tenant, app, id, user)):
+    async def delete(self, tenant: str, app: str, user: str, id: str) -> None:
+        """Delete a user's conversation. Raises NotFoundError."""
+        if not await self._execute("delete", (self._clock(), tenant, app, id, user)):
             raise NotFoundError("Conversation Not Exists.", code="not_found")
 
-    # messages
+    # Messages
 
-    async def say(self, one: Message) -> None:
-        await self._do("say", (
-            one.tenant, one.id, one.app, one.user, one.conversation, one.parent, one.run, one.query, one.answer,
-            _dump(one.inputs), _dump(one.files), _dump(one.metadata), one.status, one.error, one.created_at,
-        ))  # fmt: skip
+    async def add_message(self, message: Message) -> None:
+        """Insert a message."""
+        await self._execute(
+            "say",
+            (
+                message.tenant,
+                message.id,
+                message.app,
+                message.user,
+                message.conversation,
+                message.parent,
+                message.run,
+                message.query,
+                message.answer,
+                _to_json(message.inputs),
+                _to_json(message.files),
+                _to_json(message.metadata),
+                message.status,
+                message.error,
+                message.created_at,
+            ),
+        )
 
-    async def answer(
-        self, tenant: str, id: str, answer: str, metadata: Mapping[str, Any], *, status: str = "normal", error: str = ""  # noqa: A002
-    ) -> None:  # fmt: skip
-        await self._do("answer", (answer, _dump(metadata), status, error, tenant, id))
+    async def set_answer(
+        self,
+        tenant: str,
+        id: str,
+        answer: str,
+        metadata: Mapping[str, Any],
+        *,
+        status: str = "normal",
+        error: str = "",
+    ) -> None:
+        """Store the answer to a message, with its status and metadata."""
+        await self._execute(
+            "answer", (answer, _to_json(metadata), status, error, tenant, id)
+        )
 
-    async def thread(self, tenant: str, conversation: str, *, before: float = 1e15, most: int = 500) -> list[Message]:
-        """Newest first."""
-        rows = await self._rows("thread", tenant=tenant, conversation=conversation, before=before, most=most)
-        return [_read(row, Message) for row in rows]
+    async def list_messages(
+        self,
+        tenant: str,
+        conversation: str,
+        *,
+        created_before: float = 1e15,
+        limit: int = 500,
+    ) -> list[Message]:
+        """Return a conversation's messages, newest first, that were created before a
+        Unix time."""
+        rows = await self._rows(
+            "thread",
+            tenant=tenant,
+            conversation=conversation,
+            before=created_before,
+            most=limit,
+        )
+        return [_read_record(row, Message) for row in rows]
 
-    async def message(self, tenant: str, app: str, id: str) -> Message:  # noqa: A002
-        """Raises NotFoundError."""
+    async def get_message(self, tenant: str, app: str, id: str) -> Message:
+        """Return a message. Raises NotFoundError."""
         rows = await self._rows("message", tenant=tenant, app=app, id=id)
         if not rows:
             raise NotFoundError("Message Not Exists.", code="not_found")
-        return _read(rows[0], Message)
+        return _read_record(rows[0], Message)
 
-    async def rate(self, tenant: str, app: str, id: str, rating: str, content: str) -> None:  # noqa: A002
-        """Raises NotFoundError."""
-        if not await self._do("rate", (rating, content, self._now() if rating else None, tenant, app, id)):
+    async def set_rating(
+        self, tenant: str, app: str, id: str, rating: str, content: str
+    ) -> None:
+        """Store a user's rating of a message; an empty rating removes it. Raises
+        NotFoundError."""
+        if not await self._execute(
+            "rate",
+            (rating, content, self._clock() if rating else None, tenant, app, id),
+        ):
             raise NotFoundError("Message Not Exists.", code="not_found")
 
-    async def rated(self, tenant: str, app: str, *, most: int, skip: int) -> list[Message]:
-        rows = await self._rows("rated", tenant=tenant, app=app, most=most, skip=skip)
-        return [_read(row, Message) for row in rows]
+    async def list_rated(
+        self, tenant: str, app: str, *, limit: int, skip: int
+    ) -> list[Message]:
+        """Return one page of an app's rated messages."""
+        rows = await self._rows("rated", tenant=tenant, app=app, most=limit, skip=skip)
+        return [_read_record(row, Message) for row in rows]
 
     def memory(self, run: RunRecord) -> "ConversationMemory":
+        """Return the conversation's history for a run."""
         return ConversationMemory(self, run)
 
 
 class ConversationMemory:
-    """What was said before the message that a run answers."""
+    """The messages of a conversation before the one that a run answers."""
 
     def __init__(self, conversations: Conversations, run: RunRecord) -> None:
         self._conversations = conversations
         self._run = run
 
-    async def turns(self, most: int) -> list[Turn]:
+    async def turns(self, limit: int) -> list[Turn]:
+        """Return the last turns, at most `limit`, oldest first."""
         run = self._run
-        found = await self._conversations.thread(run.tenant, run.conversation, most=most + 1)
-        found = [one for one in found if one.id != run.message and (one.answer or one.status == "normal")]
-        if found and not found[0].answer:
-            found = found[1:]
+        # One more than needed, since the run's own message is among them.
+        messages = await self._conversations.list_messages(
+            run.tenant, run.conversation, limit=limit + 1
+        )
+        messages = [
+            message
+            for message in messages
+            if message.id != run.message
+            and (message.answer or message.status == "normal")
+        ]
+        # The newest message may still be waiting for its answer.
+        if messages and not messages[0].answer:
+            messages = messages[1:]
         turns = [
             Turn(
-                id=one.id, query=one.query, answer=one.answer, files=[file_of(each) for each in one.files],
-                thoughts=_thoughts(one),
+                id=message.id,
+                query=message.query,
+                answer=message.answer,
+                files=[file_of(file) for file in message.files],
+                thoughts=_thoughts(message),
             )
-            for one in found[:most]
-        ]  # fmt: skip
+            for message in messages[:limit]
+        ]
         return turns[::-1]
 
     async def recap(self) -> Recap | None:
-        found = await self._conversations.kept.get(self._run.tenant, self._scope, _RECAP)
-        return msgspec.json.decode(found, type=Recap) if found is not None else None
+        """Return the stored summary of older turns, or None."""
+        body = await self._conversations.scoped_store.get(
+            self._run.tenant, self._scope, _RECAP_KEY
+        )
+        return msgspec.json.decode(body, type=Recap) if body is not None else None
 
-    async def keep(self, recap: Recap) -> None:
-        await self._conversations.kept.put(self._run.tenant, self._scope, _RECAP, msgspec.json.encode(recap))
+    async def save_recap(self, recap: Recap) -> None:
+        """Store a summary of older turns."""
+        await self._conversations.scoped_store.put(
+            self._run.tenant, self._scope, _RECAP_KEY, msgspec.json.encode(recap)
+        )
 
     @property
     def _scope(self) -> str:
         return f"conversation/{self._run.conversation}"
 
 
-def _thoughts(one: Message) -> list[Thought]:
-    """What an agent did for a message, where one did."""
+def _thoughts(message: Message) -> list[Thought]:
+    """Return the agent thoughts of a message that used tools."""
     return [
         Thought(
-            text=str(each.get("thought") or ""), tools=str(each["tool"]).split(";"),
-            inputs=str(each.get("tool_input") or ""), results=str(each.get("observation") or ""),
+            text=str(thought.get("thought") or ""),
+            tools=str(thought["tool"]).split(";"),
+            inputs=str(thought.get("tool_input") or ""),
+            results=str(thought.get("observation") or ""),
         )
-        for each in one.metadata.get("agent_thoughts") or ()
-        if each.get("tool")
-    ]  # fmt: skip
+        for thought in message.metadata.get("agent_thoughts") or ()
+        if thought.get("tool")
+    ]
 
 
 __all__ = ["Connection", "Conversation", "Conversations", "Message"]

@@ -1,4 +1,5 @@
-"""A workflow as a picture: Mermaid for documents, SVG for everything else. Pure."""
+"""A workflow as a diagram: Mermaid for documents, SVG for everything else. Pure
+functions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,50 +10,77 @@ from modelyard.workflow.graph import SOURCE, Graph
 from modelyard.workflow.node import Node, NodeKind
 
 _COLOURS: Mapping[str, str] = {
-    "start": "#2f6fed", "end": "#c4622d", "answer": "#c4622d", "llm": "#6b4fd8", "code": "#2a7f8e",
-    "template-transform": "#2a7f8e", "if-else": "#a8781e", "question-classifier": "#3f8f4f",
-    "parameter-extractor": "#3f8f4f", "http-request": "#7a4a9e", "tool": "#55606e", "iteration": "#1c7c9c",
-    "loop": "#1c7c9c", "knowledge-retrieval": "#3f8f4f", "agent": "#6b4fd8", "human-input": "#a8781e",
-}  # fmt: skip
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _PAD, _HEAD = 176, 46, 64, 20, 22, 26
+    "start": "#2f6fed",
+    "end": "#c4622d",
+    "answer": "#c4622d",
+    "llm": "#6b4fd8",
+    "code": "#2a7f8e",
+    "template-transform": "#2a7f8e",
+    "if-else": "#a8781e",
+    "question-classifier": "#3f8f4f",
+    "parameter-extractor": "#3f8f4f",
+    "http-request": "#7a4a9e",
+    "tool": "#55606e",
+    "iteration": "#1c7c9c",
+    "loop": "#1c7c9c",
+    "knowledge-retrieval": "#3f8f4f",
+    "agent": "#6b4fd8",
+    "human-input": "#a8781e",
+}
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _PADDING, _HEADER_HEIGHT = 176, 46, 64, 20, 22, 26
 
 
 def mermaid(app: App, root: str = "") -> str:
-    """A flowchart."""
+    """Return the workflow as a Mermaid flowchart."""
     lines = ["flowchart LR"]
     _mermaid(app.graph(root), lines, "  ", {})
     return "\n".join(lines) + "\n"
 
 
-def _mermaid(graph: Graph, lines: list[str], indent: str, names: dict[str, str]) -> None:
+def _mermaid(
+    graph: Graph, lines: list[str], indent: str, names: dict[str, str]
+) -> None:
     for node_id, node in graph.nodes.items():
+        # Nodes that the root cannot reach never run, so they are not drawn.
         if node_id not in graph.reachable:
             continue
+        # Node ids may contain characters that Mermaid does not accept: short names
+        # replace them.
         name = names.setdefault(node_id, f"n{len(names)}")
-        label = f"{_plain(node.title)}<br/><small>{node.type}</small>"
+        label = f"{_safe_label(node.title)}<br/><small>{node.type}</small>"
+        # Containers become subgraphs.
         if node_id in graph.children:
-            lines.append(f'{indent}subgraph {name}["{_plain(node.title)} ({node.type})"]')
+            lines.append(
+                f'{indent}subgraph {name}["{_safe_label(node.title)} ({node.type})"]'
+            )
             _mermaid(graph.children[node_id], lines, indent + "  ", names)
             lines.append(f"{indent}end")
         else:
-            left, right = _shape(node)
+            left, right = _brackets(node)
             lines.append(f'{indent}{name}{left}"{label}"{right}')
     for edge in graph.edges:
         if edge.source in names and edge.target in names:
             label = handle_label(graph.nodes[edge.source], edge.handle)
-            arrow = f'-- "{_plain(label)}" -->' if label else "-->"
+            arrow = f'-- "{_safe_label(label)}" -->' if label else "-->"
             lines.append(f"{indent}{names[edge.source]} {arrow} {names[edge.target]}")
 
 
-def _plain(text: str) -> str:
-    kept = "".join(sign if sign not in '"<>|[]{}#;\n' else " " for sign in text)
-    return " ".join(kept.split())[:60]
+def _safe_label(text: str) -> str:
+    """Return a label without the characters that have a meaning in Mermaid."""
+    cleaned = "".join(char if char not in '"<>|[]{}#;\n' else " " for char in text)
+    return " ".join(cleaned.split())[:60]
 
 
-_HANDLES = {"false": "else", "true": "if", "fail-branch": "on error", "success-branch": "", "__timeout": "too late"}
+_HANDLE_LABELS = {
+    "false": "else",
+    "true": "if",
+    "fail-branch": "on error",
+    "success-branch": "",
+    "__timeout": "too late",
+}
 
 
-def _shape(node: Node) -> tuple[str, str]:
+def _brackets(node: Node) -> tuple[str, str]:
     match node.kind:
         case NodeKind.ROOT | NodeKind.RESPONSE:
             return "([", "])"
@@ -63,18 +91,20 @@ def _shape(node: Node) -> tuple[str, str]:
 
 
 def handle_label(node: Node, handle: str) -> str:
-    """What a branch is called."""
+    """Return the display name of a branch; empty for the ordinary output."""
     if handle in (SOURCE, ""):
         return ""
-    for one in getattr(node.data, "classes", ()) or ():
-        if one.id == handle:
-            return one.label or one.name
-    for one in getattr(node.data, "user_actions", ()) or ():
-        if one.id == handle:
-            return one.title or handle
-    for place, one in enumerate(getattr(node.data, "cases", ()) or ()):
-        if one.case_id == handle:
-            return "if" if place == 0 else f"else if {place}"
+    # Only the data of classifiers has `classes`, of human input `user_actions`, of
+    # if-else `cases`.
+    for option in getattr(node.data, "classes", ()) or ():
+        if option.id == handle:
+            return option.label or option.name
+    for option in getattr(node.data, "user_actions", ()) or ():
+        if option.id == handle:
+            return option.title or handle
+    for case_index, option in enumerate(getattr(node.data, "cases", ()) or ()):
+        if option.case_id == handle:
+            return "if" if case_index == 0 else f"else if {case_index}"
     return {
         "false": "else",
         "true": "if",
@@ -89,16 +119,20 @@ def handle_label(node: Node, handle: str) -> str:
 
 @dataclass(slots=True)
 class _Box:
+    """A node's rectangle, in units of its layout."""
+
     node: Node
     width: float = _WIDTH
     height: float = _HEIGHT
     x: float = 0.0
     y: float = 0.0
-    inner: "_Picture | None" = None
+    inner: "_Layout | None" = None
 
 
 @dataclass(slots=True)
-class _Picture:
+class _Layout:
+    """The layout of one graph."""
+
     graph: Graph
     boxes: dict[str, _Box] = field(default_factory=dict[str, _Box])
     width: float = 0.0
@@ -106,46 +140,63 @@ class _Picture:
 
 
 def svg(app: App, root: str = "") -> str:
-    """A picture that needs nothing else."""
-    picture = _laid_out(app.graph(root))
-    width, height = picture.width + 2 * _PAD, picture.height + 2 * _PAD
+    """Return the workflow as a self-contained SVG image."""
+    picture = _layout(app.graph(root))
+    width, height = picture.width + 2 * _PADDING, picture.height + 2 * _PADDING
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img" aria-label="{escape(app.name, quote=True)}">',
-        "<style>text{font:12px system-ui,sans-serif;fill:#1d2433}.k{font-size:10px;fill:#5d6678}.e{fill:none;"
-        "stroke:#8a93a5;stroke-width:1.5}.l{font-size:10px;fill:#5d6678}.b{fill:#fff;stroke:#ccd2dd}"
-        ".c{fill:#f3f6fa;stroke:#b9c3d3;stroke-dasharray:5 3}</style>",
-        '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0L8 4L0 8z" fill="#8a93a5"/></marker></defs>',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f}'
+            f' {height:.0f}" width="{width:.0f}" height="{height:.0f}" role="img"'
+            f' aria-label="{escape(app.name, quote=True)}">'
+        ),
+        (
+            "<style>text{font:12px"
+            " system-ui,sans-serif;fill:#1d2433}.k{font-size:10px;fill:#5d6678}.e{fill:none;stroke:#8a93a5;stroke-width:1.5}.l{font-size:10px;fill:#5d6678}.b{fill:#fff;stroke:#ccd2dd}.c{fill:#f3f6fa;stroke:#b9c3d3;stroke-dasharray:5"  # noqa: E501
+            " 3}</style>"
+        ),
+        (
+            '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7"'
+            ' markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z"'
+            ' fill="#8a93a5"/></marker></defs>'
+        ),
         '<rect width="100%" height="100%" fill="#fafbfc"/>',
     ]
-    _paint(picture, _PAD, _PAD, parts)
+    _draw(picture, _PADDING, _PADDING, parts)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _laid_out(graph: Graph) -> _Picture:
-    """Columns by the longest way from the root, rows by the middle of what comes before."""
-    picture = _Picture(graph)
+def _layout(graph: Graph) -> _Layout:
+    """Lay out a graph: columns by the longest path from the root, rows by the mean
+    height of a node's sources."""
+    picture = _Layout(graph)
     column = _columns(graph)
     for name in graph.nodes:
         if name not in graph.reachable:
             continue
         box = picture.boxes[name] = _Box(graph.nodes[name])
+        # A container is sized after its own layout.
         if name in graph.children:
-            box.inner = _laid_out(graph.children[name])
-            box.width = max(_WIDTH, box.inner.width + 2 * _PAD)
-            box.height = box.inner.height + _HEAD + _PAD
+            box.inner = _layout(graph.children[name])
+            box.width = max(_WIDTH, box.inner.width + 2 * _PADDING)
+            box.height = box.inner.height + _HEADER_HEIGHT + _PADDING
     columns: dict[int, list[str]] = {}
     for name in picture.boxes:
         columns.setdefault(column[name], []).append(name)
     x = 0.0
-    for place in sorted(columns):
-        names = sorted(columns[place], key=lambda name: _middle(name, picture))
+    for column_index in sorted(columns):
+        names = sorted(
+            columns[column_index], key=lambda name: _mean_source_y(name, picture)
+        )
         y = 0.0
         for name in names:
             box = picture.boxes[name]
-            wanted = _middle(name, picture) - box.height / 2 if place and len(names) == 1 else y
-            box.x, box.y = x, max(y, wanted)
+            # A single node in its column is centred on its sources.
+            preferred_y = (
+                _mean_source_y(name, picture) - box.height / 2
+                if column_index and len(names) == 1
+                else y
+            )
+            box.x, box.y = x, max(y, preferred_y)
             y = box.y + box.height + _GAP_Y
             picture.height = max(picture.height, box.y + box.height)
         width = max(picture.boxes[name].width for name in names)
@@ -155,16 +206,21 @@ def _laid_out(graph: Graph) -> _Picture:
 
 
 def _columns(graph: Graph) -> dict[str, int]:
+    """Return each node's column: the length of the longest path from the root."""
     waits = {
-        name: sum(graph.edges[place].source in graph.reachable for place in graph.incoming[name])
+        name: sum(
+            graph.edges[edge_index].source in graph.reachable
+            for edge_index in graph.incoming[name]
+        )
         for name in graph.reachable
     }
     column = {graph.root: 0}
     todo = [name for name, count in waits.items() if not count]
     while todo:
+        # Kahn's algorithm: a node is placed after all its sources.
         name = todo.pop()
-        for place in graph.outgoing[name]:
-            target = graph.edges[place].target
+        for edge_index in graph.outgoing[name]:
+            target = graph.edges[edge_index].target
             column[target] = max(column.get(target, 0), column.get(name, 0) + 1)
             waits[target] -= 1
             if not waits[target]:
@@ -172,13 +228,17 @@ def _columns(graph: Graph) -> dict[str, int]:
     return column
 
 
-def _middle(name: str, picture: _Picture) -> float:
-    sources = [picture.graph.edges[place].source for place in picture.graph.incoming[name]]
-    boxes = [picture.boxes[one] for one in sources if one in picture.boxes]
-    return sum(one.y + one.height / 2 for one in boxes) / len(boxes) if boxes else 0.0
+def _mean_source_y(name: str, picture: _Layout) -> float:
+    sources = [
+        picture.graph.edges[edge_index].source
+        for edge_index in picture.graph.incoming[name]
+    ]
+    boxes = [picture.boxes[source] for source in sources if source in picture.boxes]
+    return sum(box.y + box.height / 2 for box in boxes) / len(boxes) if boxes else 0.0
 
 
-def _paint(picture: _Picture, left: float, top: float, parts: list[str]) -> None:
+def _draw(picture: _Layout, left: float, top: float, parts: list[str]) -> None:
+    # Edges first, so that the boxes cover their ends.
     for edge in picture.graph.edges:
         if edge.source in picture.boxes and edge.target in picture.boxes:
             source, target = picture.boxes[edge.source], picture.boxes[edge.target]
@@ -186,27 +246,34 @@ def _paint(picture: _Picture, left: float, top: float, parts: list[str]) -> None
             x2, y2 = left + target.x, top + target.y + target.height / 2
             bend = max(24.0, (x2 - x1) / 2)
             parts.append(
-                f'<path class="e" marker-end="url(#a)" d="M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} '
-                f'{x2 - bend:.0f} {y2:.0f} {x2 - 2:.0f} {y2:.0f}"/>'
+                f'<path class="e" marker-end="url(#a)" d="M{x1:.0f}'
+                f" {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f}"
+                f' {x2 - 2:.0f} {y2:.0f}"/>'
             )
             if label := handle_label(source.node, edge.handle):
-                shown = escape(label if len(label) <= 14 else f"{label[:13]}…")
-                parts.append(f'<text class="l" x="{x1 + 6:.0f}" y="{y1 + (y2 - y1) * 0.25 - 4:.0f}">{shown}</text>')
+                label_text = escape(label if len(label) <= 14 else f"{label[:13]}…")
+                parts.append(
+                    f'<text class="l" x="{x1 + 6:.0f}"'
+                    f' y="{y1 + (y2 - y1) * 0.25 - 4:.0f}">{label_text}</text>'
+                )
     for box in picture.boxes.values():
-        _paint_box(box, left + box.x, top + box.y, parts)
+        _draw_box(box, left + box.x, top + box.y, parts)
 
 
-def _paint_box(box: _Box, x: float, y: float, parts: list[str]) -> None:
+def _draw_box(box: _Box, x: float, y: float, parts: list[str]) -> None:
     node = box.node
     colour = _COLOURS.get(node.type, "#55606e")
-    kind = "c" if box.inner is not None else "b"
-    shown = "" if box.inner is not None else escape(node.type)
+    css_class = "c" if box.inner is not None else "b"
+    # A container shows its content in place of its type.
+    type_label = "" if box.inner is not None else escape(node.type)
     title = node.title if len(node.title) <= 22 else f"{node.title[:21]}…"
     parts.append(
-        f'<g><title>{escape(node.title)}</title><rect class="{kind}" x="{x:.0f}" y="{y:.0f}" width="{box.width:.0f}" '
-        f'height="{box.height:.0f}" rx="8"/><rect x="{x:.0f}" y="{y:.0f}" width="5" height="{box.height:.0f}" rx="2.5" '
-        f'fill="{colour}"/><text x="{x + 14:.0f}" y="{y + 19:.0f}">{escape(title)}</text>'
-        f'<text class="k" x="{x + 14:.0f}" y="{y + 34:.0f}">{shown}</text></g>'
+        f'<g><title>{escape(node.title)}</title><rect class="{css_class}" x="{x:.0f}"'
+        f' y="{y:.0f}" width="{box.width:.0f}" height="{box.height:.0f}" rx="8"/><rect'
+        f' x="{x:.0f}" y="{y:.0f}" width="5" height="{box.height:.0f}" rx="2.5"'
+        f' fill="{colour}"/><text x="{x + 14:.0f}"'
+        f' y="{y + 19:.0f}">{escape(title)}</text><text class="k" x="{x + 14:.0f}"'
+        f' y="{y + 34:.0f}">{type_label}</text></g>'
     )
     if box.inner is not None:
-        _paint(box.inner, x + _PAD, y + _HEAD, parts)
+        _draw(box.inner, x + _PADDING, y + _HEADER_HEIGHT, parts)

@@ -1,10 +1,12 @@
-"""GraphEngine: one loop that owns all state of one graph's run. It knows nodes, and nothing of what they work with.
+"""GraphEngine: a single loop that owns the state of one graph's run. It knows nothing
+of what the nodes do.
 
-Everything that changes the pool, the frontier or the answers' text happens in `execute`, one thing after the other.
-Nodes that need to wait run as tasks and hand in what they have; those that need not are run on the spot.
+Every change of the variable pool, the frontier and the answer text happens in
+`execute`, one after the other. Nodes that wait run as tasks and submit their results;
+quick nodes run inline.
 
-A run is repeatable: with a `Recorder` each finished node leaves its result under a key that does not change, and a run
-that is taken up again applies what is recorded, in the order in which it happened, before anything is run.
+A run is repeatable: with a `Recorder` each finished node stores its result under a
+stable key. A resumed run first applies the recorded results in their original order.
 """
 
 import asyncio
@@ -19,7 +21,15 @@ from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
 from modelyard.workflow.graph import FAILED, SOURCE, SUCCEEDED, Graph
 from modelyard.workflow.graph_state import GraphState
-from modelyard.workflow.node import Effect, Node, NodeContext, NodeError, NodePaused, NodeResult, RunContext
+from modelyard.workflow.node import (
+    Effect,
+    Node,
+    NodeContext,
+    NodeError,
+    NodePaused,
+    NodeResult,
+    RunContext,
+)
 from modelyard.workflow.node import Update as Update
 from modelyard.workflow.node_events import Emit, NodeEvents, Scope, execution_id
 from modelyard.workflow.recorder import Recorder as Recorder
@@ -31,6 +41,8 @@ _OUTERMOST = Scope()
 
 
 class Status(StrEnum):
+    """The status of a workflow run."""
+
     SCHEDULED = "scheduled"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -41,26 +53,32 @@ class Status(StrEnum):
 
     @property
     def is_over(self) -> bool:
+        """Whether the run has ended."""
         return self in (Status.SUCCEEDED, Status.PARTIAL, Status.FAILED, Status.STOPPED)
 
 
 class Command(StrEnum):
+    """A command to a running workflow."""
+
     STOP = "stop"
     PAUSE = "pause"
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
+    """The result of a run."""
+
     status: Status
     outputs: dict[str, Any] = field(default_factory=dict[str, Any])
     error: str = ""
     error_type: str = ""
     reasons: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """Why it is paused."""
+    """The reasons of a pause."""
 
 
 class GraphEngine:
-    """Runs a graph once. `pool` holds what was given to it, and in the end what came of it."""
+    """Runs a graph once. `pool` holds the inputs at the start and all results at the
+    end."""
 
     def __init__(
         self,
@@ -84,58 +102,82 @@ class GraphEngine:
         self._events = NodeEvents(graph.nodes, run, scope, emit)
         self._state = GraphState(graph, pool, run, self._events)
         self._running = RunningNodes()
-        self._inner: set[GraphEngine] = set()
+        self._inner_engines: set[GraphEngine] = set()
         self._command: Command | None = None
-        self._why = ""
+        self._command_reason = ""
         self._failure: Outcome | None = None
         self._reasons: list[dict[str, Any]] = []
 
-    # from outside
+    # Called from outside
 
-    def command(self, command: Command, why: str = "") -> None:
-        """Stop at once, or pause when what runs is done. What is inside follows."""
+    def command(self, command: Command, reason: str = "") -> None:
+        """Stop the run at once, or pause it when the running nodes are done. Inner
+        engines follow."""
+        # A stop is final; a pause cannot replace it.
         if self._command is Command.STOP:
             return
-        self._command, self._why = command, why
-        for engine in list(self._inner):
-            engine.command(command, why)
+        self._command, self._command_reason = command, reason
+        for engine in list(self._inner_engines):
+            engine.command(command, reason)
         if command is Command.STOP:
             self._running.cancel()
         self._running.wake()
 
-    def inner(self, graph: Graph, pool: VariablePool, node: str, place: int, *, is_loop: bool = False) -> "GraphEngine":
-        """An engine for one item or round of a container. It is run by `enclosed`."""
-        scope = self.scope.inside(node, place, is_loop=is_loop)
-        return GraphEngine(graph, pool, self.run, self.emit, scope=scope, recorder=self.recorder, parent=self)
+    def create_inner(
+        self,
+        graph: Graph,
+        pool: VariablePool,
+        node: str,
+        index: int,
+        *,
+        is_loop: bool = False,
+    ) -> "GraphEngine":
+        """Return an engine for one item of an iteration or one round of a loop. It is
+        run by `enclosed`."""
+        scope = self.scope.inside(node, index, is_loop=is_loop)
+        return GraphEngine(
+            graph,
+            pool,
+            self.run,
+            self.emit,
+            scope=scope,
+            recorder=self.recorder,
+            parent=self,
+        )
 
-    async def enclosed(self, engine: "GraphEngine") -> Outcome:
-        """Run it as a part of this run: it is stopped and paused with it."""
-        self._inner.add(engine)
+    async def run_inner(self, engine: "GraphEngine") -> Outcome:
+        """Run an inner engine as part of this run: it is stopped and paused together
+        with it."""
+        self._inner_engines.add(engine)
         try:
+            # The command may have arrived before the inner engine was registered.
             if self._command is not None:
-                engine.command(self._command, self._why)
+                engine.command(self._command, self._command_reason)
             return await engine.execute()
         finally:
-            self._inner.discard(engine)
+            self._inner_engines.discard(engine)
             self.steps += engine.steps
 
-    def ran(self, node: str) -> bool:
+    def has_run(self, node: str) -> bool:
+        """Return whether a node has finished in this run."""
         return self._state.has_run(node)
 
-    # the loop
+    # The loop
 
     async def execute(self) -> Outcome:
-        """Run the graph to its end, its pause, or its failure. Cancelling stops all nodes."""
+        """Run the graph until it ends, pauses or fails. Cancelling it stops all nodes."""
         try:
             self._begin()
             while True:
                 self._start_ready()
-                for running, result in self._running.handed_in():
-                    self._take(running, result)
+                for running, result in self._running.take_results():
+                    self._handle_result(running, result)
                 if self._failure is not None or self._command is Command.STOP:
                     break
+                # Results may have made further nodes ready; start them before waiting.
                 if self._state.ready and self._command is None:
                     continue
+                # Nothing is ready and nothing runs: the graph has ended or is paused.
                 if not self._running:
                     break
                 await self._running.wait()
@@ -144,13 +186,14 @@ class GraphEngine:
         return self._outcome()
 
     def _begin(self) -> None:
-        """Start from the root, or from where a run before this one came to."""
+        """Start at the root, or restore the state of an interrupted run."""
         if self.recorder is None:
             self._state.begin()
             return
         steps = self.recorder.steps(self.scope.path)
-        shown = self.recorder.said() if self._parent is None else None
-        self._state.begin(steps, shown)
+        # Only the outermost engine writes the answer text.
+        emitted_text = self.recorder.shown_text() if self._parent is None else None
+        self._state.begin(steps, emitted_text)
         self.steps += len(steps)
 
     def _outcome(self) -> Outcome:
@@ -158,14 +201,25 @@ class GraphEngine:
         if self._failure is not None:
             return self._failure
         if self._command is Command.STOP:
-            return Outcome(status=Status.STOPPED, outputs=outputs, error=self._why)
+            return Outcome(
+                status=Status.STOPPED, outputs=outputs, error=self._command_reason
+            )
         if self._reasons or (self._command is Command.PAUSE and self._state.ready):
-            reasons = self._reasons or [{"TYPE": "scheduled_pause", "message": self._why or "paused on request"}]
+            reasons = self._reasons or [
+                {
+                    "TYPE": "scheduled_pause",
+                    "message": self._command_reason or "paused on request",
+                }
+            ]
             return Outcome(status=Status.PAUSED, outputs=outputs, reasons=reasons)
+        # Only the outermost run can be partially successful: an error that a node
+        # handled counts for the complete run.
         is_partial = self._parent is None and self.run.exceptions > 0
-        return Outcome(status=Status.PARTIAL if is_partial else Status.SUCCEEDED, outputs=outputs)
+        return Outcome(
+            status=Status.PARTIAL if is_partial else Status.SUCCEEDED, outputs=outputs
+        )
 
-    # starting nodes
+    # Starting nodes
 
     def _start_ready(self) -> None:
         ready = self._state.ready
@@ -177,26 +231,36 @@ class GraphEngine:
         run = self.run
         run.steps += 1
         self.steps += 1
+        # The limit covers all engines of the run, so that endless loops end.
         if run.steps > run.limits.steps:
-            reason = f"Maximum execution steps exceeded: {run.steps} > {run.limits.steps}"
-            self._failure = Outcome(status=Status.STOPPED, outputs=self._state.outputs, error=reason)
+            reason = (
+                f"Maximum execution steps exceeded: {run.steps} > {run.limits.steps}"
+            )
+            self._failure = Outcome(
+                status=Status.STOPPED, outputs=self._state.outputs, error=reason
+            )
             return
+        # The key is the same when the run is repeated, hence the execution id is too.
         key = f"{self.scope.path}{node.id}"
-        running = RunningNode(node, key, execution_id(run.run_id, key), run.now(), run.steps, predecessor)
+        running = RunningNode(
+            node, key, execution_id(run.run_id, key), run.now(), run.steps, predecessor
+        )
         self._events.started(running)
-        context = self._context(running)
+        context = self._node_context(running)
+        # A quick node runs inline and avoids the cost of a task; None means that it has
+        # to wait after all.
         if node.is_quick:
             try:
                 result = node.compute(context)
             except (ModelyardError, NodePaused) as error:
-                self._take(running, error)
+                self._handle_result(running, error)
                 return
             if result is not None:
-                self._take(running, result)
+                self._handle_result(running, result)
                 return
-        self._running.begin(running, self._work(running, context))
+        self._running.begin(running, self._run_node(running, context))
 
-    def _context(self, running: RunningNode) -> NodeContext:
+    def _node_context(self, running: RunningNode) -> NodeContext:
         return NodeContext(
             run=self.run,
             pool=self.pool,
@@ -204,132 +268,188 @@ class GraphEngine:
             execution_id=running.id,
             idempotency_key=running.id,
             emit=self.emit,
-            stream=partial(self._streamed, running),
-            reason=partial(self._reasoned, running),
+            stream=partial(self._on_stream, running),
+            reason=partial(self._on_reasoning, running),
             engine=self,
         )
 
-    async def _work(self, running: RunningNode, context: NodeContext) -> None:
+    async def _run_node(self, running: RunningNode, context: NodeContext) -> None:
         result: NodeResult | BaseException
         try:
-            result = await self._attempts(running, context)
+            result = await self._run_with_retries(running, context)
         except asyncio.CancelledError as error:
             result = error
         except (ModelyardError, NodePaused) as error:
             result = error
-        except Exception as error:  # noqa: BLE001  whatever a node's libraries raise ends that node alone
-            result = NodeError(f"{type(error).__name__}: {error}", kind=type(error).__name__)
-        self._running.hand_in(running, result)
+        # An exception of a node's libraries ends that node only.
+        except Exception as error:  # noqa: BLE001
+            result = NodeError(
+                f"{type(error).__name__}: {error}", error_type=type(error).__name__
+            )
+        # A cancelled node hands in its cancellation, so that the loop learns of its
+        # end.
+        self._running.deliver(running, result)
 
-    async def _attempts(self, running: RunningNode, context: NodeContext) -> NodeResult:
+    async def _run_with_retries(
+        self, running: RunningNode, context: NodeContext
+    ) -> NodeResult:
         node = running.node
+        # A node with side effects may have been interrupted after the effect: repeating
+        # it is the app author's decision.
         if node.effect is not Effect.NONE and self.recorder is not None:
             if node.data.on_resume == "fail" and self.recorder.was_started(running.key):
                 raise NodeError(
-                    f"node {node.title!r} was interrupted and may have taken effect; it is not repeated",
-                    kind="InterruptedStep",
+                    f"node {node.title!r} was interrupted and may have taken effect; it"
+                    " is not repeated",
+                    error_type="InterruptedStep",
                 )
-            await self.recorder.about_to(running.key)
+            # Recorded before the effect, so that a resumed run knows of it.
+            await self.recorder.mark_started(running.key)
         retry = node.data.retry_config
         turns = int(retry.max_retries) if retry.retry_enabled else 0
-        for turn in range(turns + 1):
+        for attempt in range(turns + 1):
             try:
                 return await node.run(context)
             except (ModelyardError, OSError) as error:
-                if turn == turns:
+                if attempt == turns:
                     raise
+                # The interval is in milliseconds.
                 await self.run.sleep(max(0.0, float(retry.retry_interval)) / 1000)
-                self._events.retried(running, _as_node_error(error), turn + 1)
+                self._events.retried(running, _as_node_error(error), attempt + 1)
         raise AssertionError("unreachable")
 
-    # what nodes hand in
+    # Results of nodes
 
-    def _take(self, running: RunningNode, result: NodeResult | BaseException) -> None:
+    def _handle_result(
+        self, running: RunningNode, result: NodeResult | BaseException
+    ) -> None:
         match result:
             case NodeResult():
-                self._succeeded(running, result)
+                self._node_succeeded(running, result)
             case NodePaused():
-                self._paused(running, result)
+                self._node_paused(running, result)
             case asyncio.CancelledError():
                 pass
             case _:
-                self._failed(running, _as_node_error(result))
+                self._node_failed(running, _as_node_error(result))
 
-    def _succeeded(self, running: RunningNode, result: NodeResult) -> None:
+    def _node_succeeded(self, running: RunningNode, result: NodeResult) -> None:
         node = running.node
-        if node.has_fail_branch and result.handle == SOURCE and not _has_edge(self.graph, node, SOURCE):
+        # With a fail branch, success may be connected by its own handle.
+        if (
+            node.has_fail_branch
+            and result.handle == SOURCE
+            and not _has_edge(self.graph, node, SOURCE)
+        ):
             result.handle = SUCCEEDED
         try:
             self._state.settle(node, result)
         except WorkflowError as error:
-            self._failed(running, _as_node_error(error))
+            self._node_failed(running, _as_node_error(error))
             return
         self._record(running, result)
         self._events.succeeded(running, result)
 
-    def _failed(self, running: RunningNode, error: NodeError) -> None:
+    def _node_failed(self, running: RunningNode, error: NodeError) -> None:
         node = running.node
-        outputs = {**error.outputs, "error_message": str(error), "error_type": error.kind}
+        outputs = {
+            **error.outputs,
+            "error_message": str(error),
+            "error_type": error.error_type,
+        }
         result = NodeResult(
-            outputs=outputs, inputs=error.inputs, process_data=error.process_data, metadata=error.metadata,
-            error=str(error), error_type=error.kind,
-        )  # fmt: skip
+            outputs=outputs,
+            inputs=error.inputs,
+            process_data=error.process_data,
+            metadata=error.metadata,
+            error=str(error),
+            error_type=error.error_type,
+        )
         match node.data.error_strategy:
             case "fail-branch":
                 result.handle = FAILED
             case "default-value":
-                result.outputs = {**{one.key: _default_of(one) for one in node.data.default_value}, **outputs}
+                # The error fields are added last, so that defaults cannot hide them.
+                result.outputs = {
+                    **{
+                        default.key: _typed_default(default)
+                        for default in node.data.default_value
+                    },
+                    **outputs,
+                }
             case _:
                 self._events.failed(running, result)
+                # The first failure counts; other nodes may fail while they are stopped.
                 if self._failure is None:
-                    self._failure = Outcome(status=Status.FAILED, error=str(error), error_type=error.kind)
+                    self._failure = Outcome(
+                        status=Status.FAILED,
+                        error=str(error),
+                        error_type=error.error_type,
+                    )
                 return
         self.run.exceptions += 1
         self._state.settle(node, result)
         self._record(running, result)
-        self._events.excepted(running, result)
+        self._events.failed_and_handled(running, result)
 
-    def _paused(self, running: RunningNode, pause: NodePaused) -> None:
+    def _node_paused(self, running: RunningNode, pause: NodePaused) -> None:
         self._reasons += pause.reasons
         for reason in pause.reasons:
             self._events.pause_requested(running, reason)
 
     def _record(self, running: RunningNode, result: NodeResult) -> None:
         if self.recorder is not None:
-            updates = [msgspec.structs.replace(one, value=to_object(one.value)) for one in result.updates]
-            self.recorder.record(Step(
-                key=running.key, node_id=running.node.id, outputs=to_object(result.outputs), handle=result.handle,
-                updates=updates, metadata=to_object(result.metadata), error=result.error,
-            ))  # fmt: skip
+            updates = [
+                msgspec.structs.replace(update, value=to_object(update.value))
+                for update in result.updates
+            ]
+            self.recorder.record(
+                Step(
+                    key=running.key,
+                    node_id=running.node.id,
+                    outputs=to_object(result.outputs),
+                    handle=result.handle,
+                    updates=updates,
+                    metadata=to_object(result.metadata),
+                    error=result.error,
+                )
+            )
 
-    # what nodes say while they run
+    # Output of running nodes
 
-    def _streamed(self, running: RunningNode, name: str, text: str, is_final: bool) -> None:
+    def _on_stream(
+        self, running: RunningNode, name: str, text: str, is_final: bool
+    ) -> None:
         self._state.responses.chunk(running.node.id, name, text, is_final=is_final)
 
-    def _reasoned(self, running: RunningNode, text: str, is_final: bool) -> None:
+    def _on_reasoning(self, running: RunningNode, text: str, is_final: bool) -> None:
         if self._state.responses.may_reason(running.node.id):
             self._events.reasoned(running, text, is_final)
 
 
 def _has_edge(graph: Graph, node: Node, handle: str) -> bool:
-    return any(graph.edges[place].handle == handle for place in graph.outgoing[node.id])
+    return any(
+        graph.edges[edge_index].handle == handle
+        for edge_index in graph.outgoing[node.id]
+    )
 
 
 def _as_node_error(error: BaseException) -> NodeError:
     if isinstance(error, NodeError):
         return error
-    return NodeError(str(error) or type(error).__name__, kind=type(error).__name__)
+    return NodeError(
+        str(error) or type(error).__name__, error_type=type(error).__name__
+    )
 
 
-def _default_of(default: Any) -> Any:
-    """A default value in the type that it says it has; it was typed into a form."""
-    value, kind = default.value, default.type
+def _typed_default(default: Any) -> Any:
+    """Return a default value in its declared type; it was entered as text in a form."""
+    value, value_type = default.value, default.type
     if value is None:
-        return zero_of(kind)
-    if isinstance(value, str) and kind != "string":
+        return zero_of(value_type)
+    if isinstance(value, str) and value_type != "string":
         try:
             return decode_body(value)
         except BodyError:
-            return value if value else zero_of(kind)
+            return value if value else zero_of(value_type)
     return value

@@ -1,6 +1,7 @@
-"""How far a graph's run has come: variables, edges, answers, outputs, and which nodes are ready.
+"""The state of a graph's run: variables, edges, answers, outputs and ready nodes.
 
-A state is repeatable: what was recorded of the nodes that are over, gone through in its order, leads to it again.
+A state can be rebuilt: replaying the recorded steps of the finished nodes in their
+order leads to the same state.
 """
 
 from collections import deque
@@ -18,108 +19,150 @@ from modelyard.workflow.variables import VariablePool, WorkflowError, from_objec
 
 
 class GraphState:
-    """Changes with each node that is done, and only then."""
+    """State of one graph's run. It changes only when a node finishes."""
 
-    def __init__(self, graph: Graph, pool: VariablePool, run: RunContext, events: NodeEvents) -> None:
+    def __init__(
+        self, graph: Graph, pool: VariablePool, run: RunContext, events: NodeEvents
+    ) -> None:
         self.outputs: dict[str, Any] = {}
         self._graph = graph
         self._pool = pool
         self._run = run
         self._events = events
         self._frontier = Frontier(graph)
-        self.responses = ResponseStream(graph, pool, self._said)
+        self.responses = ResponseStream(graph, pool, self._on_text)
         self.ready: deque[tuple[str, str]] = deque()
-        """(node, the node before it)."""
-        self._retold: list[str] | None = None
-        """While what was said before is gone through again: its text, which is not said twice."""
+        """(node id, id of the node before it)."""
+        self._replayed_chunks: list[str] | None = None
+        """Text chunks of the replayed steps; not None only during a replay, when
+        nothing is emitted a second time."""
 
-    def begin(self, steps: Sequence[Step] = (), shown: str | None = None) -> None:
-        """Start at the root, and come to where a run before this one was: `steps` is what was recorded of it, `shown`
-        the text that was shown of it. Raises WorkflowError where the steps do not fit the graph."""
+    def begin(self, steps: Sequence[Step] = (), shown_text: str | None = None) -> None:
+        """Start at the root and replay `steps`, the recorded steps of an earlier
+        process.
+
+        `shown` is the text that clients have received; None if there is nothing to
+        compare with. Raises WorkflowError if the steps do not fit the graph.
+        """
         self.ready.extend((node, "") for node in self._frontier.start())
-        if shown is None:
-            self._go_through(steps)
+        # Without a text to compare with, the steps are only replayed.
+        if shown_text is None:
+            self._replay(steps)
             return
-        said = self._retold = list[str]()
+        replayed_chunks = self._replayed_chunks = list[str]()
+        # While the list is set, `_on_text` collects text instead of emitting it.
         try:
-            self._go_through(steps)
+            self._replay(steps)
         finally:
-            self._retold = None
-        text = "".join(said)
-        if text != shown:
-            self._events.replaced(text)
+            self._replayed_chunks = None
+        # The replay gave another text than clients saw: tell them to replace it.
+        text = "".join(replayed_chunks)
+        if text != shown_text:
+            self._events.text_replaced(text)
 
     def has_run(self, node: str) -> bool:
+        """Return whether the node has finished."""
         return self._frontier.is_finished(node)
 
     def settle(self, node: Node, result: NodeResult) -> None:
-        """Outputs into the pool, edges taken and skipped, answers' text moved on. Raises WorkflowError."""
+        """Apply the result of a node that ran now: variables, edges and response text.
+        Raises WorkflowError."""
         self._pool.put_all(node.id, result.outputs)
         for update in result.updates:
             self._pool.put(update.selector[0], update.selector[1], update.value)
             self._events.variable_updated(node, update)
+        # The nodes inside a container have already been counted one by one.
         if node.kind is not NodeKind.CONTAINER:  # what runs inside counts for itself
             self._count(result)
         self._advance(node, result)
 
     # what was recorded
 
-    def _go_through(self, steps: Sequence[Step]) -> None:
+    def _replay(self, steps: Sequence[Step]) -> None:
+        """Replay recorded steps in order."""
         self.responses.begin()
         for step in steps:
-            self._apply(step)
+            self._replay_step(step)
 
-    def _apply(self, step: Step) -> None:
-        """As `settle`, of a node that ran before: nothing is told of it, and a container counts whole."""
-        place = next((one for one in self.ready if one[0] == step.node_id), None)
-        if place is None:
-            raise WorkflowError(f"what was recorded of node {step.node_id!r} does not fit the graph: it was changed")
-        self.ready.remove(place)
+    def _replay_step(self, step: Step) -> None:
+        """Replay one recorded step: like `settle`, but no node events are emitted and a
+        container counts as a whole."""
+        ready_node = next(
+            (candidate for candidate in self.ready if candidate[0] == step.node_id),
+            None,
+        )
+        # The step must be one that is ready now; otherwise the app was edited since it
+        # was recorded.
+        if ready_node is None:
+            raise WorkflowError(
+                f"what was recorded of node {step.node_id!r} does not fit the graph: it was changed"
+            )
+        self.ready.remove(ready_node)
         self._run.steps += 1
         result = _result_of(step)
         self._pool.put_all(step.node_id, result.outputs)
+        # Updates are replayed in order, so the last write wins as in the original run.
         for update in result.updates:
             self._pool.put(update.selector[0], update.selector[1], update.value)
         self._count(result)
         if result.error:
+            # Handled errors count towards the run's exceptions again.
             self._run.exceptions += 1
         self._advance(self._graph.nodes[step.node_id], result)
 
     # what follows from a node's result
 
     def _count(self, result: NodeResult) -> None:
+        """Add the tokens and the price of a result to the run's totals."""
         self._run.tokens += int(result.metadata.get("total_tokens") or 0)
         self._run.price += float(result.metadata.get("total_price") or 0)
 
     def _advance(self, node: Node, result: NodeResult) -> None:
+        """Take the edges that the result selects, and queue the nodes that became
+        ready."""
         if node.kind is NodeKind.RESPONSE:
+            # Answers are streamed by the response nodes, and merged into the outputs
+            # here.
             self._respond(result.outputs)
+        # Only branching nodes select among their edges.
         handle = result.handle if node.branches else None
         progress = self._frontier.finish(node.id, handle)
-        self.responses.finished(node.id, progress.taken, progress.skipped)
+        self.responses.finished(node.id, progress.taken_edges, progress.skipped_nodes)
         self.ready.extend((following, node.id) for following in progress.ready)
 
     def _respond(self, outputs: Mapping[str, Any]) -> None:
-        """Answers are strung together; other outputs take the place of what was there."""
+        """Merge the outputs of a response node: answers are concatenated, other outputs
+        are replaced."""
         for name, value in outputs.items():
-            before = self.outputs.get(name)
-            if name == "answer" and isinstance(before, str) and isinstance(value, str):
-                self.outputs[name] = before + value
+            previous = self.outputs.get(name)
+            if (
+                name == "answer"
+                and isinstance(previous, str)
+                and isinstance(value, str)
+            ):
+                self.outputs[name] = previous + value
             else:
                 self.outputs[name] = value
 
-    def _said(self, node: str, selector: Sequence[str], text: str, is_final: bool) -> None:
-        if self._retold is not None:
-            self._retold.append(text)
+    def _on_text(
+        self, node: str, selector: Sequence[str], text: str, is_final: bool
+    ) -> None:
+        """Emit a chunk of response text, or collect it during a replay."""
+        if self._replayed_chunks is not None:
+            self._replayed_chunks.append(text)
         else:
-            self._events.said(node, selector, text, is_final)
+            self._events.text_chunk(node, selector, text, is_final)
 
 
 def _result_of(step: Step) -> NodeResult:
+    """Return the node result that a recorded step stands for."""
     return NodeResult(
         outputs=from_object(step.outputs),
         handle=step.handle,
-        updates=[msgspec.structs.replace(update, value=from_object(update.value)) for update in step.updates],
+        updates=[
+            msgspec.structs.replace(update, value=from_object(update.value))
+            for update in step.updates
+        ],
         metadata=step.metadata,
         error=step.error,
     )

@@ -1,8 +1,9 @@
-"""What is kept of runs, so that none is lost: a Protocol, and the one on our own database.
+"""The journal of runs: a Protocol, and the implementation on Modelyard's own database.
+No started run is lost.
 
-The Protocol asks little, so that a durable engine can carry it: a run is that engine's workflow, each step that ended
-one of its recorded results, in the order in which they ended. What a run needs to go on is its record and its steps;
-events are for people who watch.
+The Protocol is small so that a durable workflow engine can implement it: a run is that
+engine's workflow, and each finished step is one of its recorded results, in order. The
+record and the steps are enough to resume a run; events are for clients that watch.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from modelyard.base.owners import is_gone, owner_name
+from modelyard.base.owners import has_exited, owner_name
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository
 from modelyard.workflow.app_documents import AppDocuments
@@ -18,207 +19,328 @@ from modelyard.workflow.engine import Status, Step
 from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.run_events import RunEvents, rows_of
 from modelyard.workflow.run_forms import RunForms
-from modelyard.workflow.run_record import History, RunRecord, dump_result, dump_start, parse_record
+from modelyard.workflow.run_record import (
+    History,
+    RunRecord,
+    dump_result,
+    dump_start,
+    parse_record,
+)
 
-# A journal is asked in these words.
+# Names that users of a journal import from here.
 __all__ = ["LEASE_SECONDS", "DatabaseJournal", "History", "Journal", "RunRecord"]
 
 LEASE_SECONDS = 15.0
+"""A run whose owner has not renewed its lease for this long may be taken over by
+another process."""
 
 
 class Journal(Protocol):
-    """`owner` names a process. Every method may raise StorageUnavailableError."""
+    """Durable record of runs. `owner` identifies this process. Every method may raise
+    StorageUnavailableError."""
 
     owner: str
 
     async def create(self, run: RunRecord) -> bool:
-        """A run begins here; False where one of that id has begun already."""
+        """Record a new run that this process owns. Returns False if a run with this id
+        exists."""
         ...
 
     async def is_mine(self, run: str) -> bool:
-        """Whether a run that is not over was begun, or taken up, here."""
+        """Return whether this process owns the run, that is, started or resumed it, and
+        it has not ended."""
         ...
 
     async def append(
-        self, run: RunRecord, steps: Sequence[tuple[int, Step]], events: Sequence[tuple[int, AnyEvent]],
-        begun: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        """Done once all of it is safe, or none: it is one write."""
+        self,
+        run: RunRecord,
+        steps: Sequence[tuple[int, Step]],
+        events: Sequence[tuple[int, AnyEvent]],
+        started_keys: Sequence[str] = (),
+    ) -> None:
+        """Store steps, events and the keys of started steps in one transaction: all or
+        nothing."""
         ...
 
-    async def settle(self, run: RunRecord, events: Sequence[tuple[int, AnyEvent]] = ()) -> None:
-        """It is over, or paused: it belongs to nobody."""
+    async def settle(
+        self, run: RunRecord, events: Sequence[tuple[int, AnyEvent]] = ()
+    ) -> None:
+        """Store the final or paused state of a run and release its ownership."""
         ...
 
-    async def find(self, tenant: str, run: str) -> RunRecord | None: ...
+    async def find(self, tenant: str, run: str) -> RunRecord | None:
+        """Return a tenant's run; None if there is none with this id."""
+        ...
 
-    async def history(self, run: RunRecord) -> History: ...
+    async def history(self, run: RunRecord) -> History:
+        """Return the recorded steps and the last event number of a run."""
+        ...
 
     async def resume(self, run: RunRecord) -> bool:
-        """A paused run goes on here; False where somebody was quicker."""
+        """Take ownership of a paused run. Returns False if another process was faster."""
         ...
 
     async def orphans(self) -> list[RunRecord]:
-        """Runs whose process is gone; they go on here."""
+        """Take ownership of runs whose process has died, and return them."""
         ...
 
     async def renew(self) -> None:
-        """This process is there."""
+        """Renew the leases of this process's runs."""
         ...
 
     async def command(self, tenant: str, run: str, command: str) -> bool:
-        """Want something of a run, whichever process has it; False where it does not run."""
+        """Leave a command for a run, whichever process owns it. Returns False if the
+        run is not active."""
         ...
 
     async def commands(self) -> list[tuple[str, str]]:
-        """What is wanted of this process's runs: (run, command)."""
+        """Return the pending commands for this process's runs as (run id, command)."""
         ...
 
-    async def events(self, run: str, after: int, most: int = 1000) -> list[tuple[int, AnyEvent]]: ...
+    async def events(
+        self, run: str, last_number: int, limit: int = 1000
+    ) -> list[tuple[int, AnyEvent]]:
+        """Return the events with numbers above `after`, oldest first."""
+        ...
 
 
 class DatabaseJournal(Repository):
-    """On SQLite or PostgreSQL. Writes of many runs share a commit."""
+    """Journal on SQLite or PostgreSQL. Writes of many runs share a commit."""
 
-    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         super().__init__(database, "runs")
-        self._now = now
+        self._clock = clock
         self._events = RunEvents(database)
-        self.forms = RunForms(database, now)
-        self.documents = AppDocuments(database, now)
+        self.forms = RunForms(database, clock)
+        self.documents = AppDocuments(database, clock)
         self.owner = owner_name()
 
     # a run's life
 
     async def create(self, run: RunRecord) -> bool:
-        lease_until = self._now() + LEASE_SECONDS
+        """See Journal.create."""
+        # The lease starts with the record, so the run is protected from recovery at
+        # once.
+        lease_until = self._clock() + LEASE_SECONDS
         return bool(
-            await self._do(
-                "create", run.tenant, run.id, run.app, run.status.value, run.user, dump_start(run), self.owner,
-                lease_until, run.created_at,
+            await self._execute(
+                "create",
+                run.tenant,
+                run.id,
+                run.app,
+                run.status.value,
+                run.user,
+                dump_start(run),
+                self.owner,
+                lease_until,
+                run.created_at,
             )
-        )  # fmt: skip
+        )
 
     async def append(
-        self, run: RunRecord, steps: Sequence[tuple[int, Step]], events: Sequence[tuple[int, AnyEvent]],
-        begun: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        step_rows = [(run.id, step.key, number, msgspec.json.encode(step).decode()) for number, step in steps]
+        self,
+        run: RunRecord,
+        steps: Sequence[tuple[int, Step]],
+        events: Sequence[tuple[int, AnyEvent]],
+        started_keys: Sequence[str] = (),
+    ) -> None:
+        """See Journal.append."""
+        # Serialised before the transaction, which may be delayed or repeated.
+        step_rows = [
+            (run.id, step.key, number, msgspec.json.encode(step).decode())
+            for number, step in steps
+        ]
         event_rows = rows_of(run.id, events)
 
         def work(connection: Connection) -> None:
-            if begun:
-                connection.execute_many(self._sql["begun"], [(run.id, key) for key in begun])
+            """Insert the started keys, the steps and the events."""
+            # A key without a body marks a step that had started when the process
+            # crashed.
+            if started_keys:
+                connection.execute_many(
+                    self._sql["begun"], [(run.id, key) for key in started_keys]
+                )
             if step_rows:
                 connection.execute_many(self._sql["step"], step_rows)
             self._events.add(connection, event_rows)
 
-        # It is kept until the database takes it: a full disk must not end a run.
-        await self._database.transact(work, is_kept=True)
+        # The database retries this write until it succeeds: a full disk must not end a
+        # run.
+        await self._database.transact(work, is_retried=True)
 
-    async def settle(self, run: RunRecord, events: Sequence[tuple[int, AnyEvent]] = ()) -> None:
+    async def settle(
+        self, run: RunRecord, events: Sequence[tuple[int, AnyEvent]] = ()
+    ) -> None:
+        """See Journal.settle."""
         event_rows = rows_of(run.id, events)
+        # The result is complete before the transaction, so a retry writes the same.
         values = (run.status.value, dump_result(run), run.finished_at, run.id)
 
         def work(connection: Connection) -> None:
+            """Insert the last events and update the run in the same transaction."""
             self._events.add(connection, event_rows)
             self._step(connection, "settle", *values)
 
-        await self._database.transact(work, is_kept=True)
+        await self._database.transact(work, is_retried=True)
 
     # whose it is
 
     async def is_mine(self, run: str) -> bool:
+        """See Journal.is_mine."""
         return bool(await self._rows("mine", id=run, owner=self.owner))
 
     async def resume(self, run: RunRecord) -> bool:
-        lease_until = self._now() + LEASE_SECONDS
-        return bool(await self._do("own", self.owner, lease_until, run.id, Status.PAUSED.value))
+        """See Journal.resume."""
+        lease_until = self._clock() + LEASE_SECONDS
+        # The state is part of the condition: only one process can resume a paused run.
+        return bool(
+            await self._execute(
+                "own", self.owner, lease_until, run.id, Status.PAUSED.value
+            )
+        )
 
     async def renew(self) -> None:
-        await self._do("renew", self._now() + LEASE_SECONDS, self.owner)
+        """See Journal.renew."""
+        await self._execute("renew", self._clock() + LEASE_SECONDS, self.owner)
 
     async def orphans(self) -> "list[RunRecord]":
-        now = self._now()
-        silent, others = await self._database.at_once(lambda it: self._left(it, now))
+        """See Journal.orphans."""
+        current_time = self._clock()
+        silent, peer_rows = await self._database.read_together(
+            lambda connection: self._orphan_candidates(connection, current_time)
+        )
+        # Keyed by run id, because a run can be in both lists.
         rows = {row["id"]: row for row in silent}
-        rows |= {row["id"]: row for row in others if is_gone(row["owner"])}
-        # Whoever else recovers claims in the same order: two transactions that wait for each other get nowhere.
+        # A process on this machine is known to be dead before its lease expires.
+        rows |= {row["id"]: row for row in peer_rows if has_exited(row["owner"])}
+        # All processes claim in the same order: otherwise two transactions could
+        # deadlock.
         in_order = sorted(rows.values(), key=lambda row: (row["created_at"], row["id"]))
-        wanted = [row for row in in_order if row["owner"] != self.owner]
-        if not wanted:
+        orphan_rows = [row for row in in_order if row["owner"] != self.owner]
+        if not orphan_rows:
             return []
 
         def work(connection: Connection) -> "list[Row]":
-            lease_until = now + LEASE_SECONDS
-            return [row for row in wanted if self._is_claimed(connection, row, lease_until)]
+            """Claim the orphans one by one; return those that no other process took
+            first."""
+            # Each claim is conditional on the previous owner.
+            lease_until = current_time + LEASE_SECONDS
+            return [
+                row
+                for row in orphan_rows
+                if self._is_claimed(connection, row, lease_until)
+            ]
 
         return [parse_record(row) for row in await self._database.transact(work)]
 
-    def _left(self, connection: Connection, now: float) -> "tuple[list[Row], list[Row]]":
-        """(runs whose owner has not been heard of, runs that any other process has)."""
-        silent = connection.execute(self._sql["orphans"], {"now": now})
-        others = connection.execute(self._sql["of_owner"], {"owner": self.owner})
-        return silent, others
+    def _orphan_candidates(
+        self, connection: Connection, current_time: float
+    ) -> "tuple[list[Row], list[Row]]":
+        """Return (runs with an expired lease, active runs of other processes)."""
+        silent = connection.execute(self._sql["orphans"], {"now": current_time})
+        peer_rows = connection.execute(self._sql["of_owner"], {"owner": self.owner})
+        return silent, peer_rows
 
     def _is_claimed(self, connection: Connection, row: Row, lease_until: float) -> bool:
-        """Whether an orphan goes on here; False where somebody was quicker."""
+        """Try to take ownership of an orphan. Returns False if another process was
+        faster."""
         values = (self.owner, lease_until, row["id"], row["owner"])
         return bool(connection.execute(self._sql["claim"], values))
 
     async def command(self, tenant: str, run: str, command: str) -> bool:
-        return bool(await self._do("command", command, tenant, run))
+        """See Journal.command."""
+        return bool(await self._execute("command", command, tenant, run))
 
     async def commands(self) -> "list[tuple[str, str]]":
-        return [(row["id"], row["command"]) for row in await self._rows("commands", owner=self.owner)]
+        """See Journal.commands."""
+        return [
+            (row["id"], row["command"])
+            for row in await self._rows("commands", owner=self.owner)
+        ]
 
     # what is known of it
 
     async def find(self, tenant: str, run: str) -> RunRecord | None:
+        """See Journal.find."""
         rows = await self._rows("one", tenant=tenant, id=run)
         return parse_record(rows[0]) if rows else None
 
     async def list(
-        self, tenant: str, app: str, *, status: str = "", before: float = 1e15, since: float = 0.0, most: int = 20,
+        self,
+        tenant: str,
+        app: str,
+        *,
+        status: str = "",
+        created_before: float = 1e15,
+        since: float = 0.0,
+        limit: int = 20,
         skip: int = 0,
-    ) -> "tuple[list[RunRecord], int]":  # fmt: skip
-        """(an app's runs, newest first; how many there are)."""
-        where = {"tenant": tenant, "app": app, "status": status, "before": before, "since": since}
+    ) -> "tuple[list[RunRecord], int]":
+        """Return (a page of an app's runs, newest first; the number of all matching
+        runs).
+
+        `before` and `since` limit the creation time, in seconds since 1970.
+        """
+        # The filters are shared by the page and the count.
+        where = {
+            "tenant": tenant,
+            "app": app,
+            "status": status,
+            "before": created_before,
+            "since": since,
+        }
 
         def work(connection: Connection) -> "tuple[list[Row], int]":
-            rows = connection.execute(self._sql["list"], {**where, "most": most, "skip": skip})
-            counted = connection.execute(self._sql["count"], where)
-            return rows, int(counted[0]["count"])
+            """Read the page and the count in one snapshot."""
+            rows = connection.execute(
+                self._sql["list"], {**where, "most": limit, "skip": skip}
+            )
+            count_rows = connection.execute(self._sql["count"], where)
+            return rows, int(count_rows[0]["count"])
 
-        rows, count = await self._database.at_once(work)
+        rows, count = await self._database.read_together(work)
         return [parse_record(row) for row in rows], count
 
     async def history(self, run: RunRecord) -> History:
+        """See Journal.history."""
         rows = await self._rows("steps", run=run.id)
-        said, last = await self._events.said(run.id)
+        shown_text, last = await self._events.shown_text(run.id)
         return History(
-            steps=[msgspec.json.decode(row["body"], type=Step) for row in rows if row["body"]],
+            # Rows with a body are finished steps; rows without one had only started.
+            steps=[
+                msgspec.json.decode(row["body"], type=Step)
+                for row in rows
+                if row["body"]
+            ],
             begun=[str(row["key"]) for row in rows if not row["body"]],
             events=last,
-            said=said,
+            said=shown_text,
         )
 
-    async def events(self, run: str, after: int, most: int = 1000) -> "list[tuple[int, AnyEvent]]":
-        return await self._events.after(run, after, most)
+    async def events(
+        self, run: str, last_number: int, limit: int = 1000
+    ) -> "list[tuple[int, AnyEvent]]":
+        """See Journal.events."""
+        return await self._events.after(run, last_number, limit)
 
     # tidying
 
-    async def forget(self, before: float) -> int:
-        """Runs that ended before then, with all that was kept of them."""
+    async def delete_ended_before(self, cutoff: float) -> int:
+        """Delete the runs that ended before `cutoff`, with their steps, events and
+        forms. Returns their number."""
 
         def work(connection: Connection) -> int:
-            rows = self._step(connection, "forget_runs", before)
-            self._forget(connection, [row["id"] for row in rows])
+            """Delete the runs and what belongs to them in one transaction."""
+            # The runs are deleted first; the statement returns their ids for the
+            # details.
+            rows = self._step(connection, "delete_old_runs", cutoff)
+            self._delete_details(connection, [row["id"] for row in rows])
             return len(rows)
 
         return await self._database.transact(work)
 
-    def _forget(self, connection: Connection, runs: "list[str]") -> None:
+    def _delete_details(self, connection: Connection, runs: "list[str]") -> None:
+        """Delete the steps, events and forms of runs."""
         for run in runs:
             self._step(connection, "forget_steps", run)
             self._events.forget(connection, run)

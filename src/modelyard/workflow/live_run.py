@@ -1,4 +1,4 @@
-"""A run that goes on in this process, and the engine's view of what is kept of it."""
+"""A run that is active in this process, and the engine's recorder on its journal."""
 
 import asyncio
 import contextlib
@@ -10,60 +10,72 @@ from modelyard.workflow.journal import History, Journal, RunRecord
 from modelyard.workflow.recorder import Recorder, Step
 from modelyard.workflow.variables import WorkflowError
 
-_KEPT_EVENTS = 20_000
+_MAX_EVENTS_IN_MEMORY = 20_000
 
 
 class LiveRun:
-    """A run that goes on in this process: its events, and the writing of what happens to the journal."""
+    """A run that is active in this process: its events in memory, and the task that
+    writes steps and events to the journal."""
 
     def __init__(self, record: RunRecord, journal: Journal, history: History) -> None:
         self.record = record
         self.engine: GraphEngine | None = None
         self.task: asyncio.Task[None] | None = None
         self.is_leaving = False
-        """The process ends: the run is to go on elsewhere."""
+        """Whether this process shuts down: the run is left unfinished for another
+        process."""
         self.events: list[tuple[int, AnyEvent]] = []
-        self.last = history.events
+        self.last_event_number = history.events
         self.is_over = False
         self._journal = journal
         self._waiters: set[asyncio.Future[None]] = set()
         self._steps: list[tuple[int, Step]] = []
         self._unwritten: list[tuple[int, AnyEvent]] = []
-        self._begun: list[str] = []
-        self._turn = len(history.steps)
+        # Keys of steps that are about to start; they are written before the step runs.
+        self._started_keys: list[str] = []
+        # Steps are numbered in the order in which they finish; a resumed run continues
+        # the numbers.
+        self._step_number = len(history.steps)
         self._has_work = asyncio.Event()
-        self._written: list[asyncio.Future[None]] = []
+        # Futures of callers that wait for the next write.
+        self._write_waiters: list[asyncio.Future[None]] = []
         self._is_ending = False
         self._writing: asyncio.Task[None] | None = None
 
-    def command(self, command: Command, why: str = "") -> None:
-        """Stop or pause it, once it has begun."""
+    def command(self, command: Command, reason: str = "") -> None:
+        """Stop or pause the run. Does nothing before the engine has started."""
         if self.engine is not None:
-            self.engine.command(command, why)
+            self.engine.command(command, reason)
 
     # events
 
     def push(self, event: AnyEvent) -> None:
-        self.last += 1
-        self.events.append((self.last, event))
-        if len(self.events) > _KEPT_EVENTS:
-            del self.events[: _KEPT_EVENTS // 4]
-        self._unwritten.append((self.last, event))
+        """Number an event, keep it for readers in memory and queue it for the journal."""
+        self.last_event_number += 1
+        self.events.append((self.last_event_number, event))
+        # Readers that lag behind the events in memory read the older ones from the
+        # journal.
+        if len(self.events) > _MAX_EVENTS_IN_MEMORY:
+            del self.events[: _MAX_EVENTS_IN_MEMORY // 4]
+        self._unwritten.append((self.last_event_number, event))
         self._has_work.set()
         self.wake()
 
     @property
-    def first(self) -> int:
-        """The number of the first event that is here; those before it are in the journal."""
-        return self.events[0][0] if self.events else self.last + 1
+    def first_event_number(self) -> int:
+        """Number of the first event in memory. Earlier events are in the journal."""
+        return self.events[0][0] if self.events else self.last_event_number + 1
 
     def wake(self) -> None:
+        """Resolve all waiters of `changed`."""
+        # Swapped first: a waiter that runs may register again.
         waiters, self._waiters = self._waiters, set()
-        for one in waiters:
-            if not one.done():
-                one.set_result(None)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def changed(self) -> None:
+        """Wait until there is a new event or the run has ended here."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
@@ -72,7 +84,9 @@ class LiveRun:
             self._waiters.discard(waiter)
 
     async def all_events(self) -> list[AnyEvent]:
-        """Those of the process before this one included."""
+        """Return all events of the run, including those that an earlier process
+        recorded."""
+        # All events are still in memory, including the first one.
         if self.events and self.events[0][0] == 1:
             return [event for _, event in self.events]
         events: list[AnyEvent] = []
@@ -85,35 +99,43 @@ class LiveRun:
     # what is written down
 
     def record_step(self, step: Step) -> None:
-        self._turn += 1
-        self._steps.append((self._turn, step))
+        """Number a finished step and queue it for the journal."""
+        self._step_number += 1
+        self._steps.append((self._step_number, step))
         self._has_work.set()
 
-    async def safe(self, begun: str = "") -> None:
-        """Done once all that there is was written."""
-        if begun:
-            self._begun.append(begun)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._written.append(done)
+    async def flush(self, started_key: str = "") -> None:
+        """Wait until everything queued so far is stored.
+
+        `begun` is the key of a step that is about to start; it is stored too. Raises
+        WorkflowError if the write fails.
+        """
+        # The key is written in the same transaction as everything queued before it.
+        if started_key:
+            self._started_keys.append(started_key)
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._write_waiters.append(written)
         self._has_work.set()
-        await done
+        await written
 
     def begin_writing(self) -> None:
-        """Write what happens from now on. Where that fails the run is stopped: it could not be kept."""
+        """Start the writer task. If it fails, the run is stopped, because it could not
+        be resumed."""
         self._writing = asyncio.ensure_future(self._write())
         self._writing.add_done_callback(self._stopped_writing)
 
     async def finish_writing(self) -> None:
-        """Done once all that happened is written. Raises what hindered it."""
+        """Wait until everything is stored. Raises the error that stopped the writer."""
         self._end_writing()
         if self._writing is not None:
             await self._writing
 
-    async def leave_writing(self) -> None:
-        """Write no more; where the process ends, all that there is first."""
+    async def stop_writing(self) -> None:
+        """Stop the writer. On shutdown, everything queued is stored first."""
         self._end_writing()
         if self._writing is None:
             return
+        # On shutdown the queue is written, whatever happens to the task.
         if self.is_leaving:
             with contextlib.suppress(BaseException):
                 await self._writing
@@ -125,56 +147,78 @@ class LiveRun:
         self._has_work.set()
 
     def _stopped_writing(self, writing: "asyncio.Task[None]") -> None:
-        """What happens cannot be kept any more: the run must not go on."""
+        """Stop the run if the writer failed: its progress could no longer be stored."""
         if not writing.cancelled() and writing.exception() is not None:
             self.command(Command.STOP, "the run could not be kept")
 
     async def _write(self) -> None:
-        """Writes what there is, for as long as the run goes on: one write at a time, with all that came meanwhile."""
+        """Write queued steps and events until the run ends. What arrives during one
+        write goes into the next."""
         while True:
             await self._has_work.wait()
             self._has_work.clear()
+            # Take the whole queue: one transaction then serves everything that arrived
+            # meanwhile.
             steps, self._steps = self._steps, []
             events, self._unwritten = self._unwritten, []
-            begun, self._begun = self._begun, []
-            waiting, self._written = self._written, []
+            started_keys, self._started_keys = self._started_keys, []
+            waiting, self._write_waiters = self._write_waiters, []
             try:
-                if steps or events or begun:
-                    await self._journal.append(self.record, steps, events, begun)
+                if steps or events or started_keys:
+                    await self._journal.append(self.record, steps, events, started_keys)
             except BaseException as error:
-                for one in waiting:
-                    if not one.done():
-                        one.set_exception(WorkflowError(f"the run could not be kept: {error}"))
+                # Callers of `safe` must learn that their step is not stored; the error
+                # itself ends the task.
+                for waiter in waiting:
+                    if not waiter.done():
+                        waiter.set_exception(
+                            WorkflowError(f"the run could not be kept: {error}")
+                        )
                 raise
-            for one in waiting:
-                if not one.done():
-                    one.set_result(None)
+            # The transaction is complete: everything that these callers queued is
+            # stored.
+            for waiter in waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+            # Something may have been queued during the last write.
             if self._is_ending and not self._has_work.is_set():
                 return
 
 
 class JournalRecorder(Recorder):
-    """The engine's view of what is kept."""
+    """Recorder of a live run: reads the steps of earlier processes and records new
+    ones."""
 
-    def __init__(self, live: LiveRun, history: History, *, is_resumed: bool) -> None:
-        self._live = live
+    def __init__(
+        self, live_run: LiveRun, history: History, *, is_resumed: bool
+    ) -> None:
+        self._live = live_run
         self._begun = set(history.begun)
         self._said = history.said if is_resumed else None
+        # Steps grouped by the path of their graph: the key without the node's own id.
         self._by_path: dict[str, list[Step]] = {}
         for step in history.steps:
-            self._by_path.setdefault(step.key[: len(step.key) - len(step.node_id)], []).append(step)
+            self._by_path.setdefault(
+                step.key[: len(step.key) - len(step.node_id)], []
+            ).append(step)
 
     def steps(self, path: str) -> Sequence[Step]:
+        """Return the recorded steps of the graph at a path, in order."""
         return self._by_path.get(path, ())
 
     def was_started(self, key: str) -> bool:
+        """Return whether an earlier process had started this step."""
         return key in self._begun
 
-    async def about_to(self, key: str) -> None:
-        await self._live.safe(key)
+    async def mark_started(self, key: str) -> None:
+        """Store that the step is about to start, before its effects can happen."""
+        await self._live.flush(key)
 
     def record(self, step: Step) -> None:
+        """Queue a finished step for the journal."""
         self._live.record_step(step)
 
-    def said(self) -> str | None:
+    def shown_text(self) -> str | None:
+        """Return the text that clients have received before a resumption; None for a
+        first start."""
         return self._said

@@ -1,4 +1,5 @@
-"""The runs that go on in this process: begun, executed to their end or pause, and written down."""
+"""The runs that are active in this process: started, executed until they end or pause,
+and recorded."""
 
 import asyncio
 import logging
@@ -12,12 +13,17 @@ from modelyard.base.errors import ModelyardError
 from modelyard.tenancy.caller import Caller, set_current_caller
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Command, GraphEngine, Outcome, Status
-from modelyard.workflow.events import AnyEvent, GraphRunStarted, NodeRunStreamChunk, TextReplaced
+from modelyard.workflow.events import (
+    AnyEvent,
+    GraphRunStarted,
+    NodeRunStreamChunk,
+    TextReplaced,
+)
 from modelyard.workflow.journal import DatabaseJournal, History, RunRecord
 from modelyard.workflow.live_run import JournalRecorder, LiveRun
 from modelyard.workflow.node import Limits, RunContext, Services
 from modelyard.workflow.output_guard import CheckOutput, OutputGuard
-from modelyard.workflow.single_run import executed, final_event
+from modelyard.workflow.single_run import execute_with_timeout, final_event
 from modelyard.workflow.variables import VariablePool, to_object
 
 logger = logging.getLogger("modelyard.workflow")
@@ -25,12 +31,13 @@ logger = logging.getLogger("modelyard.workflow")
 CheckFor = Callable[[App, RunRecord], CheckOutput | None]
 ServicesFor = Callable[[App, RunRecord], Services]
 OnEnd = Callable[[RunRecord, VariablePool, str, Sequence[AnyEvent]], Awaitable[None]]
-"""Is told of a run that ended or paused: its record, what the pool held, the text that was shown, its events."""
+"""Listener for a run that ended or paused: its record, its variable pool, the final
+response text and its events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beginning:
-    """All that a run needs to begin, or to go on."""
+class RunStart:
+    """Everything needed to start or resume a run."""
 
     app: App
     record: RunRecord
@@ -41,104 +48,158 @@ class Beginning:
 
 
 class LiveRuns:
-    """Owns the tasks of runs, by the runs' ids."""
+    """Owns the tasks of active runs, by run id."""
 
     def __init__(
-        self, journal: DatabaseJournal, services: ServicesFor, limits: Limits, now: Callable[[], float]
+        self,
+        journal: DatabaseJournal,
+        services: ServicesFor,
+        limits: Limits,
+        clock: Callable[[], float],
     ) -> None:
         self._journal = journal
         self._services = services
         self._limits = limits
-        self._now = now
-        self._live: dict[str, LiveRun] = {}
+        self._now = clock
+        self._live_runs: dict[str, LiveRun] = {}
         self.listeners: list[OnEnd] = []
         self.check_for: CheckFor | None = None
-        """Who looks at what a run says, if anybody."""
+        """Returns the output check of a run; None if nothing moderates output."""
 
     def __len__(self) -> int:
-        return len(self._live)
+        return len(self._live_runs)
 
     def find(self, run_id: str) -> LiveRun | None:
-        return self._live.get(run_id)
+        """Return the active run with this id; None if it is not active in this process."""
+        return self._live_runs.get(run_id)
 
-    def begin(self, beginning: Beginning) -> None:
-        """Let a run go on in a task of its own."""
+    def begin(self, beginning: RunStart) -> None:
+        """Start or resume a run in a task of its own."""
         record = beginning.record
-        live = LiveRun(record, self._journal, beginning.history)
-        self._live[record.id] = live
+        live_run = LiveRun(record, self._journal, beginning.history)
+        # Registered before the task runs, so that readers find the run at once.
+        self._live_runs[record.id] = live_run
 
         async def run() -> None:
-            # The task inherits the caller of whoever started or resumed the run, who may be another one.
+            """Execute the run as its own caller."""
+            # The task inherits the caller of the request that started or resumed the
+            # run, who may be someone else.
             set_current_caller(beginning.caller)
-            await self._run(live, beginning)
+            await self._run(live_run, beginning)
 
-        live.task = asyncio.ensure_future(run())
+        live_run.task = asyncio.ensure_future(run())
 
-    async def leave(self) -> None:
-        """Let go of all: they go on elsewhere."""
-        lives = list(self._live.values())
-        for live in lives:
-            live.is_leaving = True
-            live.command(Command.STOP)
-        await asyncio.gather(*(live.task for live in lives if live.task is not None), return_exceptions=True)
+    async def release_all(self) -> None:
+        """Stop all runs without ending them, so that another process resumes them."""
+        lives = list(self._live_runs.values())
+        # All runs are stopped first and awaited together, which is faster than one by
+        # one.
+        for live_run in lives:
+            live_run.is_leaving = True
+            live_run.command(Command.STOP)
+        await asyncio.gather(
+            *(live_run.task for live_run in lives if live_run.task is not None),
+            return_exceptions=True,
+        )
 
-    async def _run(self, live: LiveRun, beginning: Beginning) -> None:
-        record, pool = live.record, beginning.pool
+    async def _run(self, live_run: LiveRun, beginning: RunStart) -> None:
+        """Execute a run until it ends, pauses or is left to another process, and record
+        the outcome."""
+        record, pool = live_run.record, beginning.pool
         context = self._context(beginning)
-        guard = self._guard(live, beginning.app)
+        guard = self._guard(live_run, beginning.app)
 
         def emit(event: AnyEvent) -> None:
-            if guard is None or guard.hear(event):
-                live.push(event)
+            """Publish an event unless the output guard holds it back."""
+            if guard is None or guard.should_publish(event):
+                live_run.push(event)
 
-        recorder = JournalRecorder(live, beginning.history, is_resumed=beginning.is_resumed)
-        live.engine = GraphEngine(beginning.app.graph(record.root), pool, context, emit, recorder=recorder)
-        live.begin_writing()
-        began = time.monotonic()
+        recorder = JournalRecorder(
+            live_run, beginning.history, is_resumed=beginning.is_resumed
+        )
+        # The recorder replays what earlier processes recorded.
+        live_run.engine = GraphEngine(
+            beginning.app.graph(record.root), pool, context, emit, recorder=recorder
+        )
+        live_run.begin_writing()
+        started = time.monotonic()
         try:
-            live.push(self._started(beginning))
-            outcome = await executed(live.engine, self._limits.seconds)
-            if live.is_leaving:
+            # The journal must be writing before the first event is pushed.
+            live_run.push(self._started(beginning))
+            outcome = await execute_with_timeout(live_run.engine, self._limits.seconds)
+            # The process shuts down: record no outcome, another process resumes the
+            # run.
+            if live_run.is_leaving:
                 return
+            # The last check may still replace the answer.
             if guard is not None and (instead := await guard.finish()) is not None:
                 outcome = Outcome(status=Status.SUCCEEDED, outputs={"answer": instead})
-            elapsed = record.elapsed + time.monotonic() - began
-            await self._ended(live, pool, context, outcome, elapsed)
+            # The time of earlier processes counts too.
+            elapsed = record.elapsed + time.monotonic() - started
+            await self._finish(live_run, pool, context, outcome, elapsed)
         except ModelyardError as error:
-            logger.error("a run is left for later", extra={"fields": {"run": record.id, "error": str(error)}})
+            logger.error(
+                "a run is left for later",
+                extra={"fields": {"run": record.id, "error": str(error)}},
+            )
         finally:
             if guard is not None:
                 await guard.finish()
-            await live.leave_writing()
-            live.is_over = True
-            self._live.pop(record.id, None)
-            live.wake()
+            # The writer must have ended before readers are told that the run is over
+            # here.
+            await live_run.stop_writing()
+            live_run.is_over = True
+            self._live_runs.pop(record.id, None)
+            live_run.wake()
 
-    def _context(self, beginning: Beginning) -> RunContext:
+    def _context(self, beginning: RunStart) -> RunContext:
+        """Return the context that all nodes of the run share."""
         record = beginning.record
         return RunContext(
-            run_id=record.id, services=self._services(beginning.app, record), limits=self._limits,
-            tenant=record.tenant, user=record.user, app=record.app, depth=record.depth, now=self._now,
-        )  # fmt: skip
+            run_id=record.id,
+            services=self._services(beginning.app, record),
+            limits=self._limits,
+            tenant=record.tenant,
+            user=record.user,
+            app=record.app,
+            depth=record.depth,
+            now=self._now,
+        )
 
-    def _guard(self, live: LiveRun, app: App) -> OutputGuard | None:
+    def _guard(self, live_run: LiveRun, app: App) -> OutputGuard | None:
+        """Return the guard that moderates the run's output; None if there is nothing to
+        check."""
         if self.check_for is None:
             return None
-        check = self.check_for(app, live.record)
-        return OutputGuard(live, check) if check is not None else None
+        check = self.check_for(app, live_run.record)
+        return OutputGuard(live_run, check) if check is not None else None
 
-    def _started(self, beginning: Beginning) -> GraphRunStarted:
+    def _started(self, beginning: RunStart) -> GraphRunStarted:
+        """Return the start event with the inputs and the system variables."""
         record = beginning.record
-        shown = {**record.inputs, **{f"sys.{name}": value for name, value in record.system.items()}}
+        # System variables get their namespace, so that they cannot collide with inputs.
+        run_inputs = {
+            **record.inputs,
+            **{f"sys.{name}": value for name, value in record.system.items()},
+        }
         reason = "resumption" if beginning.is_resumed else "initial"
-        return GraphRunStarted(at=self._now(), inputs=to_object(shown), reason=reason)
+        return GraphRunStarted(
+            at=self._now(), inputs=to_object(run_inputs), reason=reason
+        )
 
-    async def _ended(
-        self, live: LiveRun, pool: VariablePool, context: RunContext, outcome: Outcome, elapsed: float
+    async def _finish(
+        self,
+        live_run: LiveRun,
+        pool: VariablePool,
+        context: RunContext,
+        outcome: Outcome,
+        elapsed: float,
     ) -> None:
-        await live.finish_writing()
-        live.record = msgspec.structs.replace(
-            live.record,
+        """Record the outcome, call the listeners, and publish the final event last."""
+        # All steps must be stored before the run counts as ended.
+        await live_run.finish_writing()
+        live_run.record = msgspec.structs.replace(
+            live_run.record,
             status=outcome.status,
             outputs=to_object(outcome.outputs),
             error=outcome.error,
@@ -150,30 +211,47 @@ class LiveRuns:
             elapsed=elapsed,
             finished_at=self._now() if outcome.status.is_over else None,
         )
-        await self._tell(live.record, pool, await live.all_events())
-        # Whoever sees the end may ask at once what came of the run: it is written down first.
+        # Listeners get all events, including those of earlier processes.
+        await self._call_listeners(live_run.record, pool, await live_run.all_events())
+        # A client that sees the final event may query the run at once, so it is stored
+        # first.
         last = final_event(outcome, context)
-        await self._journal.settle(live.record, [(live.last + 1, last)])
-        live.push(last)
+        await self._journal.settle(
+            live_run.record, [(live_run.last_event_number + 1, last)]
+        )
+        live_run.push(last)
 
-    async def _tell(self, record: RunRecord, pool: VariablePool, events: Sequence[AnyEvent]) -> None:
-        """Tell the listeners. Raises ModelyardError where what one of them writes down is lost."""
-        text = _said(events)
+    async def _call_listeners(
+        self, record: RunRecord, pool: VariablePool, events: Sequence[AnyEvent]
+    ) -> None:
+        """Call the listeners. Raises ModelyardError if a listener could not store its
+        result."""
+        # The text is computed once for all listeners.
+        text = _response_text(events)
         for listener in self.listeners:
             try:
                 await listener(record, pool, text, events)
             except ModelyardError:
+                # The listener's result is not stored: the run stays unfinished and is
+                # resumed later.
                 raise  # what it writes down is lost: the run is taken up again
-            except Exception:  # a fault of ours: whoever waits for the run is told of its end all the same
-                logger.exception("a run's end was not heard", extra={"fields": {"run": record.id}})
+            except Exception:
+                # a fault of ours: whoever waits for the run is told of its end all the
+                # same
+                # A bug in a listener must not keep the clients of the run waiting.
+                logger.exception(
+                    "a run's end was not heard", extra={"fields": {"run": record.id}}
+                )
 
 
-def _said(events: Sequence[AnyEvent]) -> str:
-    """What was said, as it stands in the end."""
-    said: list[str] = []
+def _response_text(events: Sequence[AnyEvent]) -> str:
+    """Return the final response text: the streamed chunks, or the text that replaced
+    them."""
+    chunks: list[str] = []
     for event in events:
         if isinstance(event, NodeRunStreamChunk):
-            said.append(event.chunk)
+            chunks.append(event.chunk)
         elif isinstance(event, TextReplaced):
-            said = [event.text]
-    return "".join(said)
+            # A replacement discards everything before it.
+            chunks = [event.text]
+    return "".join(chunks)

@@ -1,7 +1,9 @@
-"""What a conversation's earlier turns are to a model: as many as it has room for, and a summary of those before.
+"""Conversation memory for model prompts: as many recent turns as fit, and a recap of
+the older ones.
 
-Turns that do not fit are summed up by the model that asks, so many at once that it happens seldom; the summary is kept
-with the conversation, and grows with it. A window that an app's author set is kept to: what is beyond it is not wanted.
+Turns that do not fit are summarised by the model of the node, in large batches so that
+it happens rarely. The recap is stored with the conversation and grows with it. If the
+app sets a window, older turns are dropped without a recap.
 """
 
 import json
@@ -26,221 +28,338 @@ from modelyard.models.messages import (
     UserPromptMessage,
 )
 from modelyard.models.tokens import count_texts
-from modelyard.tools.observation import cut
+from modelyard.tools.observation import truncate_middle
 from modelyard.workflow.node import Memory, NodeContext, Recap, Thought, Turn
-from modelyard.workflow.prompts import MemoryConfig, RolePrefix, content_of, context_size
+from modelyard.workflow.prompts import (
+    MemoryConfig,
+    RolePrefix,
+    content_of,
+    context_size,
+)
 
 logger = logging.getLogger("modelyard.workflow")
 
-_PLAIN_BUDGET = 2000
-"""Tokens of memory for a model whose context nobody knows."""
-_MOST_TURNS = 500
-_RESULT = 2000
-"""Characters of what a tool gave in an earlier turn."""
+_DEFAULT_BUDGET = 2000
+"""Token budget of the memory for a model with an unknown context size."""
+_MAX_TURNS = 500
+_MAX_RESULT_CHARS = 2000
+"""Maximum characters of a tool's result from an earlier turn."""
 _RECAP_TOKENS = 500
-_MOST_PIECES = 8
-"""Calls of the model for one summary."""
-_TOLD = (
-    "You keep the record of a conversation between a user and an assistant. Write what both need to go on: who the "
-    "user is, what was asked, what was found, agreed and promised, names and numbers exactly, what is still open. "
-    "Plain sentences, no more than 300 words, in the language of the conversation. Write the record and nothing else."
+_MAX_RECAP_CALLS = 8
+"""Maximum model calls for one recap."""
+_RECAP_PROMPT = (
+    "You keep the record of a conversation between a user and an assistant. Write what"
+    " both need to go on: who the user is, what was asked, what was found, agreed and"
+    " promised, names and numbers exactly, what is still open. Plain sentences, no more"
+    " than 300 words, in the language of the conversation. Write the record and nothing"
+    " else."
 )
-_SHOWN = "What was said earlier in this conversation, in short:\n"
+_RECAP_HEADING = "What was said earlier in this conversation, in short:\n"
 
 Calls = Literal["", "messages", "text"]
-"""How tool calls of earlier turns are shown: not at all, as such, or in words."""
+"""How tool calls of earlier turns appear: not at all, as tool call messages, or as
+text."""
 
 
 @dataclass(slots=True)
-class Remembered:
-    """What is told of a conversation so far."""
+class PromptHistory:
+    """The part of a conversation that goes into a prompt."""
 
     turns: list[Turn] = field(default_factory=list[Turn])
     """Oldest first."""
     recap: str = ""
-    """What was said before them; empty where nothing was, or where it is lost."""
+    """Recap of the turns before `turns`; empty if there are none or it does not exist.
+    """
 
 
-async def remembered(
+async def load_history(
     config: MemoryConfig,
     context: NodeContext,
     model: Any,
     spent: Sequence[AnyPromptMessage],
-    most_tokens: int,
+    max_answer_tokens: int,
     *,
     calls: Calls = "",
     sums_up: bool = False,
-) -> Remembered:
-    """As much of the conversation as the window and the model's context have room for.
+) -> PromptHistory:
+    """Return as much of the conversation as the window and the model's context hold.
 
-    `spent` is what else is sent, `most_tokens` what the answer may take. With `sums_up` the model is asked for a
-    summary of what does not fit; else one is used where it is there.
+    `spent` is the rest of the prompt, `max_answer_tokens` is reserved for the answer.
+    With `sums_up` the model summarises what does not fit; otherwise only a stored recap
+    is used.
     """
     memory = context.services.memory
     if memory is None:
-        return Remembered()
+        return PromptHistory()
     window = config.window.size if config.window.enabled and config.window.size else 0
-    turns = await memory.turns(min(window or _MOST_TURNS, _MOST_TURNS))
+    turns = await memory.turns(min(window or _MAX_TURNS, _MAX_TURNS))
+    # The context that is left for the memory: without the answer and the rest of the
+    # prompt.
     room = context_size(model)
-    budget = _PLAIN_BUDGET if room is None else room - most_tokens
-    budget -= count_texts(model.model, [one.text for one in spent]).tokens + 4 * len(spent)
+    budget = _DEFAULT_BUDGET if room is None else room - max_answer_tokens
+    # Each message costs about 4 tokens beyond its text (role and delimiters).
+    budget -= count_texts(
+        model.model, [message.text for message in spent]
+    ).tokens + 4 * len(spent)
     if _tokens(turns, model, calls) <= budget:
-        return Remembered(turns)
+        return PromptHistory(turns)
+    # A window is the app author's choice: what it cuts off is not summarised.
     if window:
-        return Remembered(_newest(turns, model, calls, budget))
+        return PromptHistory(_newest(turns, model, calls, budget))
     recap = await memory.recap()
+    # The recap covers the turns up to `until`; only later turns are sent in full.
     if recap is not None:
         turns = _after(turns, recap.until)
         budget -= count_texts(model.model, [recap.text]).tokens + 4
         if _tokens(turns, model, calls) <= budget:
-            return Remembered(turns, recap.text)
+            return PromptHistory(turns, recap.text)
+    # This node does not summarise, but it uses a recap that another node has stored.
     if not sums_up:
-        return Remembered(_newest(turns, model, calls, budget), recap.text if recap else "")
-    return await _summed_up(memory, context, model, recap, turns, calls, budget)
+        return PromptHistory(
+            _newest(turns, model, calls, budget), recap.text if recap else ""
+        )
+    return await _with_new_recap(memory, context, model, recap, turns, calls, budget)
 
 
 def _after(turns: Sequence[Turn], until: str) -> list[Turn]:
-    place = next((at for at, one in enumerate(turns) if one.id == until), -1)
-    return list(turns[place + 1 :])
+    """Return the turns after the one with the id `until`; all turns if it is not among
+    them."""
+    last_index = next(
+        (index for index, turn in enumerate(turns) if turn.id == until), -1
+    )
+    return list(turns[last_index + 1 :])
 
 
 def _newest(turns: Sequence[Turn], model: Any, calls: Calls, budget: int) -> list[Turn]:
-    """As many as fit; the last one whatever it takes."""
-    taken, begin = 0, len(turns)
-    while begin > 0:
-        taken += _tokens(turns[begin - 1 : begin], model, calls)
-        if taken > budget and begin < len(turns):
+    """Return the newest turns that fit into the budget; always at least the last one."""
+    # Walk backwards from the newest turn until the budget is used up.
+    used_tokens, start = 0, len(turns)
+    while start > 0:
+        used_tokens += _tokens(turns[start - 1 : start], model, calls)
+        if used_tokens > budget and start < len(turns):
             break
-        begin -= 1
-    return list(turns[begin:])
+        start -= 1
+    return list(turns[start:])
 
 
-async def _summed_up(
-    memory: Memory, context: NodeContext, model: Any, recap: Recap | None, turns: list[Turn], calls: Calls, budget: int
-) -> Remembered:
-    """With a summary that is new, of so much that there is room for a while."""
-    known = recap.text if recap is not None else ""
-    kept = _newest(turns, model, calls, max(budget, 0) // 2)
-    old = turns[: len(turns) - len(kept)]
+async def _with_new_recap(
+    memory: Memory,
+    context: NodeContext,
+    model: Any,
+    recap: Recap | None,
+    turns: list[Turn],
+    calls: Calls,
+    budget: int,
+) -> PromptHistory:
+    """Summarise the older turns into a new recap, store it and return it with the
+    recent turns.
+
+    If the model fails, the old recap and the newest turns that fit are returned.
+    """
+    recap_text = recap.text if recap is not None else ""
+    # Fill only half of the budget, so that the next turns fit without another summary.
+    recent_turns = _newest(turns, model, calls, max(budget, 0) // 2)
+    # These turns go into the recap.
+    old = turns[: len(turns) - len(recent_turns)]
     if not old:
-        return Remembered(kept, known)
+        return PromptHistory(recent_turns, recap_text)
     try:
-        text = await _sum_up(context, model, known, old)
+        text = await _write_recap(context, model, recap_text, old)
     except ModelyardError as error:
         fields = {"run": context.run.run_id, "error": str(error)}
-        logger.warning("a conversation could not be summed up", extra={"fields": fields})
-        return Remembered(_newest(turns, model, calls, budget), known)
-    await memory.keep(Recap(text=text, until=old[-1].id))
-    return Remembered(kept, text)
+        logger.warning(
+            "a conversation could not be summed up", extra={"fields": fields}
+        )
+        return PromptHistory(_newest(turns, model, calls, budget), recap_text)
+    # The last covered turn is stored, so that the next call knows where the recap ends.
+    await memory.save_recap(Recap(text=text, until=old[-1].id))
+    return PromptHistory(recent_turns, text)
 
 
-async def _sum_up(context: NodeContext, model: Any, known: str, turns: Sequence[Turn]) -> str:
-    """Raises ModelyardError, also where the model says nothing."""
-    size = context_size(model) or 2 * _PLAIN_BUDGET
-    most = min(_RECAP_TOKENS, size // 4)
-    room = size - 2 * most - count_texts(model.model, [_TOLD]).tokens
-    for piece in _pieces(turns, model, max(room, 200))[-_MOST_PIECES:]:
-        before = f"The record so far:\n{known}\n\n" if known else ""
+async def _write_recap(
+    context: NodeContext, model: Any, recap_text: str, turns: Sequence[Turn]
+) -> str:
+    """Return a recap that merges the old one with the turns. Raises ModelyardError,
+    also if the model returns no text."""
+    size = context_size(model) or 2 * _DEFAULT_BUDGET
+    # A small context leaves less room for the recap.
+    max_tokens = min(_RECAP_TOKENS, size // 4)
+    room = size - 2 * max_tokens - count_texts(model.model, [_RECAP_PROMPT]).tokens
+    # Extend the recap batch by batch. Only the newest batches are used, to limit the
+    # calls.
+    for transcript in _transcripts(turns, model, max(room, 200))[-_MAX_RECAP_CALLS:]:
+        recap_prefix = f"The record so far:\n{recap_text}\n\n" if recap_text else ""
         request = LLMRequest(
-            messages=[SystemPromptMessage(content=_TOLD),
-                      UserPromptMessage(content=f"{before}What was said since:\n{piece}\n\nThe whole record:")],
-            model_parameters={"max_tokens": most}, user=context.run.user or None,
-        )  # fmt: skip
+            messages=[
+                SystemPromptMessage(content=_RECAP_PROMPT),
+                UserPromptMessage(
+                    content=(
+                        f"{recap_prefix}What was said since:\n{transcript}\n\nThe whole"
+                        " record:"
+                    )
+                ),
+            ],
+            model_parameters={"max_tokens": max_tokens},
+            user=context.run.user or None,
+        )
         result = await model.invoke_llm(request)
+        # Recap calls count towards the run's usage like the node's own calls.
         context.run.tokens += result.usage.total_tokens
         context.run.price += float(result.usage.total_price or 0)
-        known = result.text.strip() or known
-    if not known:
+        recap_text = result.text.strip() or recap_text
+    if not recap_text:
         raise ModelyardError("the model wrote no summary")
-    return known
+    return recap_text
 
 
-def _pieces(turns: Sequence[Turn], model: Any, room: int) -> list[str]:
-    """The turns as texts that fit, each with as many as it has room for."""
-    found: list[str] = []
-    line, taken = "", 0
-    for one in turns:
-        text = memory_text(Remembered([one]), None)
+def _transcripts(turns: Sequence[Turn], model: Any, room: int) -> list[str]:
+    """Return the turns as transcripts of at most `room` tokens, each with as many turns
+    as fit."""
+    transcripts: list[str] = []
+    line, used_tokens = "", 0
+    for turn in turns:
+        # The turn's text is counted as it will appear in the prompt.
+        text = memory_text(PromptHistory([turn]), None)
         size = count_texts(model.model, [text]).tokens
         if size > room:
-            text, size = cut(text, 2 * room), room
-        if line and taken + size > room:
-            found.append(line)
-            line, taken = "", 0
-        line, taken = f"{line}\n{text}" if line else text, taken + size
-    return [*found, line] if line else found
+            # The turn alone is too long: it is shortened to about two characters per
+            # token.
+            text, size = truncate_middle(text, 2 * room), room
+        # This turn does not fit: finish the transcript and start the next one.
+        if line and used_tokens + size > room:
+            transcripts.append(line)
+            line, used_tokens = "", 0
+        line, used_tokens = f"{line}\n{text}" if line else text, used_tokens + size
+    return [*transcripts, line] if line else transcripts
 
 
 def _tokens(turns: Sequence[Turn], model: Any, calls: Calls) -> int:
-    texts = [text for one in turns for text in (one.query, one.answer, *_words_of(one.thoughts, calls))]
+    """Return the tokens that turns take in a prompt, with 4 extra tokens for each
+    message."""
+    texts = [
+        text
+        for turn in turns
+        for text in (turn.query, turn.answer, *_thought_texts(turn.thoughts, calls))
+    ]
     return count_texts(model.model, texts).tokens + 4 * len(texts)
 
 
-def _words_of(thoughts: Sequence[Thought], calls: Calls) -> list[str]:
-    return [one for each in thoughts for one in (each.text, _said(each))] if calls else []
+def _thought_texts(thoughts: Sequence[Thought], calls: Calls) -> list[str]:
+    """Return the thoughts and tool calls as text, for counting; empty if calls are not
+    shown."""
+    return (
+        [
+            call_text
+            for thought in thoughts
+            for call_text in (thought.text, _calls_as_text(thought))
+        ]
+        if calls
+        else []
+    )
 
 
-# ---------------------------------------------------------------------------------------------- as messages
+# -------------------------------------------------------------------------- as messages
 
 
 async def memory_messages(
-    found: Remembered, context: NodeContext, detail: str, *, calls: Calls = ""
+    history: PromptHistory, context: NodeContext, detail: str, *, calls: Calls = ""
 ) -> list[AnyPromptMessage]:
+    """Return the recap and the turns as prompt messages, oldest first."""
     messages: list[AnyPromptMessage] = []
-    if found.recap:
-        messages.append(SystemPromptMessage(content=f"{_SHOWN}{found.recap}"))
-    for at, turn in enumerate(found.turns):
-        parts: list[PromptMessageContent] = [await content_of(one, context, detail) for one in turn.files]
-        messages.append(UserPromptMessage(content=[*parts, TextPromptMessageContent(data=turn.query)]))
+    if history.recap:
+        messages.append(SystemPromptMessage(content=f"{_RECAP_HEADING}{history.recap}"))
+    for turn_index, turn in enumerate(history.turns):
+        # The files of a turn come before its text, as they did originally.
+        parts: list[PromptMessageContent] = [
+            await content_of(file, context, detail) for file in turn.files
+        ]
+        messages.append(
+            UserPromptMessage(
+                content=[*parts, TextPromptMessageContent(data=turn.query)]
+            )
+        )
         answer = turn.answer
-        if calls == "messages" and (made := _calls(turn.thoughts, at)):
-            messages += made
-            answer = _without(answer, turn.thoughts)
-        before = [_said(one) for one in turn.thoughts if one.tools] if calls == "text" else []
-        messages.append(AssistantPromptMessage(content="\n".join([*before, answer])))
+        if calls == "messages" and (
+            call_messages := _call_messages(turn.thoughts, turn_index)
+        ):
+            # Calls and their results come before the final answer.
+            messages += call_messages
+            # The call messages carry the thoughts' texts already.
+            answer = _without_thoughts(answer, turn.thoughts)
+        call_texts = (
+            [_calls_as_text(thought) for thought in turn.thoughts if thought.tools]
+            if calls == "text"
+            else []
+        )
+        messages.append(
+            AssistantPromptMessage(content="\n".join([*call_texts, answer]))
+        )
     return messages
 
 
-def _calls(thoughts: Sequence[Thought], turn: int) -> list[AnyPromptMessage]:
-    """What an agent called in an earlier turn, and what it was given."""
-    found: list[AnyPromptMessage] = []
-    for at, thought in enumerate(thoughts):
-        given, results = _by_name(thought.inputs), _by_name(thought.results)
+def _call_messages(
+    thoughts: Sequence[Thought], turn_index: int
+) -> list[AnyPromptMessage]:
+    """Return the tool calls of an earlier turn with their results, as messages."""
+    messages: list[AnyPromptMessage] = []
+    for thought_index, thought in enumerate(thoughts):
+        arguments, results = _by_name(thought.inputs), _by_name(thought.results)
+        # A call without a recorded result is left out: APIs require a result for each
+        # call.
         names = [name for name in thought.tools if name in results]
         if not names:
             continue
-        ids = {name: f"past_{turn}_{at}_{place}" for place, name in enumerate(names)}
-        asked = [
-            ToolCall(id=ids[name], function=ToolCallFunction(name=name, arguments=json.dumps(given.get(name) or {})))
+        # The original call ids are not stored; unique ones link each call with its
+        # result.
+        ids = {
+            name: f"past_{turn_index}_{thought_index}_{call_index}"
+            for call_index, name in enumerate(names)
+        }
+        tool_calls = [
+            ToolCall(
+                id=ids[name],
+                function=ToolCallFunction(
+                    name=name, arguments=json.dumps(arguments.get(name) or {})
+                ),
+            )
             for name in names
         ]
-        found.append(AssistantPromptMessage(content=thought.text, tool_calls=asked))
-        found += [
-            ToolPromptMessage(content=cut(str(results[name]), _RESULT), tool_call_id=ids[name], name=name)
+        messages.append(
+            AssistantPromptMessage(content=thought.text, tool_calls=tool_calls)
+        )
+        messages += [
+            ToolPromptMessage(
+                content=truncate_middle(str(results[name]), _MAX_RESULT_CHARS),
+                tool_call_id=ids[name],
+                name=name,
+            )
             for name in names
         ]
-    return found
+    return messages
 
 
-def _without(answer: str, thoughts: Sequence[Thought]) -> str:
-    """An answer without what stands before its calls already: an agent's text streams as one."""
-    for one in thoughts:
-        if one.text and answer.startswith(one.text):
-            answer = answer[len(one.text) :].lstrip()
+def _without_thoughts(answer: str, thoughts: Sequence[Thought]) -> str:
+    """Return the answer without the thoughts' texts at its start: an agent streams both
+    as one text."""
+    for thought in thoughts:
+        if thought.text and answer.startswith(thought.text):
+            answer = answer[len(thought.text) :].lstrip()
     return answer
 
 
-def _said(thought: Thought) -> str:
-    """The same in words."""
-    given, results = _by_name(thought.inputs), _by_name(thought.results)
+def _calls_as_text(thought: Thought) -> str:
+    """Return the tool calls of a thought with their results as text."""
+    arguments, results = _by_name(thought.inputs), _by_name(thought.results)
     return "\n".join(
-        f"[used {name} with {json.dumps(given.get(name) or {}, ensure_ascii=False)}: "
-        f"{cut(str(results.get(name, 'no result')), _RESULT)}]"
+        f"[used {name} with"
+        f" {json.dumps(arguments.get(name) or {}, ensure_ascii=False)}:"
+        f" {truncate_middle(str(results.get(name, 'no result')), _MAX_RESULT_CHARS)}]"
         for name in thought.tools
     )
 
 
 def _by_name(text: str) -> dict[str, Any]:
+    """Return the JSON object keyed by tool name; empty if the text is not an object."""
     try:
         value = msgspec.json.decode(text) if text else {}
     except msgspec.DecodeError:
@@ -248,11 +367,15 @@ def _by_name(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def memory_text(found: Remembered, prefix: RolePrefix | None) -> str:
+def memory_text(history: PromptHistory, prefix: RolePrefix | None) -> str:
+    """Return the recap and the turns as one text, for completion models."""
     user = (prefix.user if prefix else "") or "Human"
     assistant = (prefix.assistant if prefix else "") or "Assistant"
-    told = [f"{_SHOWN}{found.recap}"] if found.recap else []
-    told += [
-        f"{user}: {'[image]' * bool(one.files)}{one.query}\n{assistant}: {one.answer}" for one in found.turns
-    ]  # fmt: skip
-    return "\n".join(told)
+    lines = [f"{_RECAP_HEADING}{history.recap}"] if history.recap else []
+    # Completion models cannot see images, so a marker stands in for them.
+    lines += [
+        f"{user}: {'[image]' * bool(turn.files)}{turn.query}\n{assistant}:"
+        f" {turn.answer}"
+        for turn in history.turns
+    ]
+    return "\n".join(lines)

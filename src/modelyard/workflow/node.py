@@ -1,4 +1,4 @@
-"""What a node is: its data, how it runs, what it may ask for while it does."""
+"""The node interface: its data, how it runs, and the services that it may use."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -15,6 +15,8 @@ from modelyard.workflow.variables import File, Selector, VariablePool, WorkflowE
 
 
 class NodeKind(StrEnum):
+    """Role of a node type in the graph."""
+
     EXECUTABLE = "executable"
     RESPONSE = "response"
     BRANCH = "branch"
@@ -23,37 +25,46 @@ class NodeKind(StrEnum):
 
 
 class Effect(StrEnum):
-    """What running a node twice would mean, after a crash in the middle of it."""
+    """What it means to run a node a second time after a crash in the middle of it."""
 
     NONE = "none"
-    """Nothing but time and money."""
+    """Nothing happens outside; a repetition costs only time and money."""
     REPEATABLE = "repeatable"
-    """Something outside may happen twice; the node hands on a key by which the other side can tell."""
+    """Something outside may happen twice; the node sends an idempotency key with which
+    the receiver can detect it."""
 
 
-# ---------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------- data
 
 
 class RetryConfig(msgspec.Struct, kw_only=True):
+    """How often a failed node is run again, and the pause between attempts."""
+
     max_retries: int = 0
     retry_interval: float = 0
-    """Milliseconds."""
+    """In milliseconds."""
     retry_enabled: bool = False
 
 
 class DefaultValue(msgspec.Struct, kw_only=True):
+    """An output's value for the case that the node fails with the strategy
+    `default-value`."""
+
     key: str
     type: str = "string"
     value: Any = None
 
 
 class VariableSelector(msgspec.Struct, kw_only=True):
+    """A variable name for the node, bound to a selector in the variable pool."""
+
     variable: str
     value_selector: list[str] = []
 
 
 class NodeData(msgspec.Struct, kw_only=True):
-    """What every node of a file may say. What a file says beyond its node's fields is the editor's."""
+    """Fields that every node of a DSL file may have. Unknown fields belong to the graph
+    editor and are ignored."""
 
     type: str = ""
     title: str = ""
@@ -63,29 +74,33 @@ class NodeData(msgspec.Struct, kw_only=True):
     default_value: list[DefaultValue] = []
     retry_config: RetryConfig = msgspec.field(default_factory=RetryConfig)
     on_resume: str = "repeat"
-    """`fail` for a node with effects that must not run a second time after a crash."""
+    """`repeat`, or `fail` for a node whose effects must not happen a second time after
+    a crash."""
 
 
 DataClass = type[NodeData]
 
-# ---------------------------------------------------------------------------------------------- results
+# ------------------------------------------------------------------------------ results
 
 
 class NodeError(WorkflowError):
-    """A node could not do its work. `kind` is what apps see as `error_type`."""
+    """A node failed. `error_type` is reported to clients; the other fields appear in
+    the node's events."""
 
     def __init__(
         self,
         message: str,
         *,
-        kind: str = "",
+        error_type: str = "",
         inputs: Mapping[str, Any] | None = None,
         process_data: Mapping[str, Any] | None = None,
         outputs: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
-        self.kind = kind or type(self).__name__
+        self.error_type = error_type or type(self).__name__
+        # Copied, so that the error can be enriched without changing the caller's
+        # dictionaries.
         self.inputs = dict(inputs or {})
         self.process_data = dict(process_data or {})
         self.outputs = dict(outputs or {})
@@ -93,15 +108,16 @@ class NodeError(WorkflowError):
 
 
 class NodePaused(Exception):
-    """A node cannot go on before somebody says so."""
+    """Raised by a node that cannot continue before a person has acted. `reasons` go to
+    the clients."""
 
     def __init__(self, *reasons: Mapping[str, Any]) -> None:
         super().__init__("paused")
-        self.reasons = [dict(one) for one in reasons]
+        self.reasons = [dict(reason) for reason in reasons]
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
-    """A variable of the conversation or of a loop that a node wrote."""
+    """A conversation variable or loop variable that a node wrote."""
 
     selector: list[str]
     value: Any = None
@@ -110,84 +126,129 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class NodeResult:
+    """The result of one node execution."""
+
     outputs: dict[str, Any] = field(default_factory=dict[str, Any])
     inputs: dict[str, Any] = field(default_factory=dict[str, Any])
     process_data: dict[str, Any] = field(default_factory=dict[str, Any])
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
-    """total_tokens, total_price, currency, and what else apps show."""
+    """total_tokens, total_price, currency and other values that clients show."""
     handle: str = SOURCE
     updates: list[Update] = field(default_factory=list[Update])
     error: str = ""
     error_type: str = ""
-    """Where it failed and its strategy let the run go on."""
+    """Set if the node failed and its error strategy lets the run continue."""
 
 
-# ---------------------------------------------------------------------------------------------- what a node may ask for
+# -------------------------------------------------------------- what a node may ask for
 
 
 class Sandbox(Protocol):
-    """Runs what other people wrote. Raises NodeError with the program's own words where it fails."""
+    """Runs untrusted code. Raises NodeError with the program's own error message if it
+    fails."""
 
-    async def run_code(self, language: str, code: str, inputs: Mapping[str, Any]) -> Any: ...
-
-    async def render(self, template: str, variables: Mapping[str, Any], *, most: int) -> str: ...
-
-    def render_now(self, template: str, variables: Mapping[str, Any], *, most: int) -> str | None:
-        """The text at once; None where that takes the sandbox."""
+    async def run_code(
+        self, language: str, code: str, inputs: Mapping[str, Any]
+    ) -> Any:
+        """Run a program with `inputs` as the arguments of its main function; return its
+        result."""
         ...
 
-    async def extract(self, extension: str, data: bytes) -> str: ...
+    async def render(
+        self, template: str, variables: Mapping[str, Any], *, max_chars: int
+    ) -> str:
+        """Render a Jinja template in the sandbox; a longer result than `max_chars` is
+        an error."""
+        ...
+
+    def render_in_process(
+        self, template: str, variables: Mapping[str, Any], *, max_chars: int
+    ) -> str | None:
+        """Render a template in this process; None if it needs the sandbox."""
+        ...
+
+    async def extract(self, extension: str, data: bytes) -> str:
+        """Return the text of a document; `extension` names its format."""
+        ...
 
 
 class Files(Protocol):
-    """The tenant's files."""
+    """The tenant's file store."""
 
-    async def read(self, file: File) -> bytes: ...
+    async def read(self, file: File) -> bytes:
+        """Return the content of a file, stored or remote."""
+        ...
 
-    async def save(self, name: str, data: bytes, mime_type: str = "") -> File: ...
+    async def save(self, name: str, data: bytes, mime_type: str = "") -> File:
+        """Store a file and return its reference."""
+        ...
 
-    def address(self, file: File) -> str: ...
+    def address(self, file: File) -> str:
+        """Return a URL from which the file can be downloaded."""
+        ...
 
 
 class Models(Protocol):
-    """The tenant's models. `find` gives a ModelInstance; raises ModelyardError where there is none."""
+    """The tenant's models. `find` returns a ModelInstance and raises ModelyardError if
+    there is none."""
 
-    def find(self, provider: str, name: str, model_type: str) -> Any: ...
+    def find(self, provider: str, name: str, model_type: str) -> Any:
+        """Return the model of a provider. Raises ModelyardError if it is not available."""
+        ...
 
 
 class Tools(Protocol):
+    """The tenant's tools."""
+
     def invoke(
-        self, kind: str, provider: str, tool: str, parameters: Mapping[str, Any], *, credential: str, key: str
+        self,
+        provider_type: str,
+        provider: str,
+        tool: str,
+        parameters: Mapping[str, Any],
+        *,
+        credential: str,
+        key: str,
     ) -> AsyncIterator[Mapping[str, Any]]:
-        """Messages in the shapes that plugins use. Raises ModelyardError."""
+        """Call a tool and yield its messages in the plugin format. Raises
+        ModelyardError."""
         ...
 
     async def bind(self, ref: Any) -> Any:
-        """A tool for an agent, by a ToolRef. Raises ToolNotFoundError."""
+        """Return a ToolRef's tool for an agent. Raises ToolNotFoundError."""
         ...
 
     @property
     def manager(self) -> Any:
-        """The ToolManager through which an agent's tools are called."""
+        """The ToolManager that calls the tools of an agent."""
         ...
 
     def results(self, key: str) -> Any:
-        """Where results that are too long for a prompt are kept, for one agent's run; None for nowhere."""
+        """Return the store for results that are too long for a prompt, scoped to one
+        agent run; None if there is none."""
         ...
 
 
 class Datasets(Protocol):
-    async def retrieve(self, query: str, data: Any, *, files: Sequence[File]) -> list[dict[str, Any]]:
-        """Segments, best first, in the shape that the knowledge-retrieval node gives."""
+    """The tenant's knowledge datasets."""
+
+    async def retrieve(
+        self, query: str, data: Any, *, files: Sequence[File]
+    ) -> list[dict[str, Any]]:
+        """Return segments, best first, in the output format of the knowledge retrieval
+        node."""
         ...
 
-    async def index(self, segments: Any, data: Any, target: "IndexTarget | None" = None) -> dict[str, Any]:
-        """Keep segments, as the knowledge-index node says: as one document, in the target where one is named."""
+    async def index(
+        self, segments: Any, data: Any, target: "IndexTarget | None" = None
+    ) -> dict[str, Any]:
+        """Index segments as one document, as a knowledge index node configures it; into
+        `target` if given."""
         ...
 
 
 class IndexTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """Which document a pipeline's run makes."""
+    """The document that a pipeline's run creates or replaces."""
 
     dataset: str
     document: str
@@ -197,46 +258,63 @@ class IndexTarget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sources(Protocol):
-    """Where pipelines' documents come from."""
+    """The sources from which pipelines load documents."""
 
-    async def fetch(self, data: Any, kind: str, about: Mapping[str, Any]) -> dict[str, Any]:
-        """What a datasource node gives of one page, or of one file on a drive. Raises ModelyardError."""
+    async def fetch(
+        self, data: Any, source_type: str, source_info: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return a datasource node's outputs for one page or one drive file. Raises
+        ModelyardError."""
         ...
 
 
 class Agents(Protocol):
+    """Agent strategies that plugins provide."""
+
     def serves(self, provider: str, strategy: str) -> bool:
-        """Whether a plugin of the tenant has this strategy."""
+        """Return whether a plugin of the tenant provides this strategy."""
         ...
 
-    def run(self, strategy: Mapping[str, Any], parameters: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        """Messages in the shapes that agent strategies use."""
+    def run(
+        self, strategy: Mapping[str, Any], parameters: Mapping[str, Any]
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """Run a strategy and yield its messages in the plugin format."""
         ...
 
 
 class Http(Protocol):
-    """The one client that goes out."""
+    """The HTTP client for requests to the outside."""
 
     async def fetch(
-        self, method: str, url: str, *, headers: Sequence[tuple[str, str]] = (), body: bytes = b"", verify: bool = True,
-        connect: float = 10.0, read: float = 60.0, most_bytes: int = 10 << 20,
-    ) -> Any:  # fmt: skip
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
+        verify: bool = True,
+        connect: float = 10.0,
+        read: float = 60.0,
+        max_bytes: int = 10 << 20,
+    ) -> Any:
+        """Send a request and return the response. Timeouts are in seconds; a longer
+        body than `max_bytes` is an error."""
         ...
 
 
 class Thought(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of an agent in an earlier turn: what it called, and what came of it."""
+    """A round of an agent in an earlier turn: its tool calls and their results."""
 
     text: str = ""
     tools: list[str] = []
     inputs: str = ""
-    """JSON: name → arguments."""
+    """JSON: tool name → arguments."""
     results: str = ""
-    """JSON: name → what was observed."""
+    """JSON: tool name → observation."""
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """One question of a conversation and what was answered."""
+    """A question of a conversation and its answer."""
 
     query: str
     answer: str
@@ -246,40 +324,48 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recap(msgspec.Struct, frozen=True, kw_only=True):
-    """What a conversation said up to a turn, in short."""
+    """Summary of a conversation up to a turn."""
 
     text: str
     until: str
-    """The id of the last turn that is in it."""
+    """The id of the last turn that the summary covers."""
 
 
 class Memory(Protocol):
-    async def turns(self, most: int) -> list[Turn]:
-        """The conversation's newest turns, oldest first."""
+    """The memory of the run's conversation."""
+
+    async def turns(self, limit: int) -> list[Turn]:
+        """Return the newest turns, oldest first."""
         ...
 
     async def recap(self) -> Recap | None:
-        """The summary that was kept last."""
+        """Return the latest stored recap; None if there is none."""
         ...
 
-    async def keep(self, recap: Recap) -> None:
-        """Keep a summary in the place of the one before."""
+    async def save_recap(self, recap: Recap) -> None:
+        """Store a recap in place of the previous one."""
         ...
 
 
 class Forms(Protocol):
+    """Human input forms of the run."""
+
     async def answer(self, key: str) -> Mapping[str, Any] | None:
-        """What was sent in for a step's form; `{"expired": seconds}` where nobody did in time; None while it waits."""
+        """Return what was submitted for a step's form; `{"expired": seconds}` after its
+        deadline; None while it is open."""
         ...
 
-    async def ask(self, key: str, form: Mapping[str, Any], expires_at: float) -> Mapping[str, Any]:
-        """Lay a form out: what says where it is filled in."""
+    async def publish(
+        self, key: str, form_definition: Mapping[str, Any], expires_at: float
+    ) -> Mapping[str, Any]:
+        """Publish a form; return how it can be reached (its token and address)."""
         ...
 
 
 @dataclass(slots=True, kw_only=True)
 class Services:
-    """What nodes work with; whatever is None says so where it is asked for."""
+    """The services that nodes use. A node that needs a service that is None fails with
+    an error."""
 
     models: Models | None = None
     sandbox: Sandbox | None = None
@@ -295,21 +381,23 @@ class Services:
 
 @dataclass(slots=True, kw_only=True)
 class Limits:
+    """Limits of one run."""
+
     steps: int = 500
     seconds: float = 1200.0
     depth: int = 5
-    """Workflows that call workflows."""
+    """Maximum nesting of workflows that call workflows."""
     items: int = 10_000
-    """Of one iteration."""
+    """Maximum items of one iteration."""
     rounds: int = 100
-    """Of one loop."""
+    """Maximum rounds of one loop."""
     output_bytes: int = 400_000
-    """Of a rendered template, and of a text that code returns."""
+    """Maximum size of a rendered template and of a text that code returns, in bytes."""
 
 
 @dataclass(slots=True, kw_only=True)
 class RunContext:
-    """What all nodes of a run share."""
+    """State that all nodes of a run share: services, limits, identity and usage totals."""
 
     run_id: str
     services: Services = field(default_factory=Services)
@@ -322,100 +410,119 @@ class RunContext:
     tokens: int = 0
     exceptions: int = 0
     price: float = 0.0
+    # Clock and sleep are injectable so that tests need not wait.
     now: Callable[[], float] = lambda: 0.0
     sleep: Callable[[float], Any] = asyncio.sleep
 
 
 @dataclass(slots=True, kw_only=True)
 class NodeContext:
-    """One execution of one node."""
+    """Context of one execution of one node."""
 
     run: RunContext
     pool: VariablePool
     key: str
-    """Names the step within its run, whatever crashes: `summarise`, or `each[3]/summarise` within an iteration."""
+    """Identifies the step within its run, also after a crash: `summarise`, or
+    `each[3]/summarise` in an iteration."""
     execution_id: str
     idempotency_key: str
     emit: Callable[[AnyEvent], None]
     stream: Callable[[str, str, bool], None]
-    """A piece of one of the node's outputs as it comes: name, text, whether it is the last."""
+    """Publishes a chunk of one of the node's outputs: (output name, text, is_final)."""
     reason: Callable[[str, bool], None]
-    """A piece of what a model thinks."""
+    """Publishes a chunk of a model's reasoning: (text, is_final)."""
     engine: Any = None
-    """Who runs it: what containers need to run what is in them."""
+    """The engine that runs the node; containers use it to run their inner graph."""
 
     @property
     def services(self) -> Services:
+        """The services of the run."""
         return self.run.services
 
     def value(self, selector: Selector) -> Any:
+        """Return the value of a selector in the variable pool."""
         return self.pool.value(selector)
 
 
 class Node(ABC):
-    """One node of a graph. It holds no state of a run: one object serves all of them."""
+    """A node of a graph. It holds no state of a run: one object serves all runs."""
 
     type: ClassVar[str]
     kind: ClassVar[NodeKind] = NodeKind.EXECUTABLE
     Data: ClassVar[DataClass] = NodeData
     is_quick: ClassVar[bool] = False
-    """Whether `compute` may have the result at once, without waiting for anything."""
+    """Whether `compute` can return the result without waiting."""
 
-    def __init__(self, id: str, data: Any, raw: Mapping[str, Any] | None = None) -> None:  # noqa: A002
+    def __init__(
+        self, id: str, data: Any, raw: Mapping[str, Any] | None = None
+    ) -> None:
         self.id = id
         self.data: Any = data
         self.raw: Mapping[str, Any] = raw or {}
+        # Set by the loader after the inner graph was built.
         self.graph: Any = None
-        """What stands inside, for containers."""
+        """The inner graph of a container; None for other nodes."""
 
     @property
     def title(self) -> str:
+        """The title from the DSL file, or the node id."""
         return self.data.title or self.id
 
-    def about(self, execution_id: str) -> dict[str, Any]:
-        """What every event of one of its executions says of it."""
-        return {"id": execution_id, "node_id": self.id, "node_type": self.type, "title": self.title}
+    def event_fields(self, execution_id: str) -> dict[str, Any]:
+        """Return the fields that identify this node in the events of an execution."""
+        return {
+            "id": execution_id,
+            "node_id": self.id,
+            "node_type": self.type,
+            "title": self.title,
+        }
 
     @property
     def has_fail_branch(self) -> bool:
+        """Whether an error leads to a fail branch."""
         return self.data.error_strategy == "fail-branch"
 
     @property
     def branches(self) -> bool:
+        """Whether the result selects among the outgoing edges."""
         return self.kind is NodeKind.BRANCH or self.has_fail_branch
 
     @property
     def effect(self) -> Effect:
+        """What a repetition after a crash would mean."""
         return Effect.NONE
 
     def compute(self, context: NodeContext) -> NodeResult | None:
-        """The result, where it can be had at once."""
+        """Return the result if it is available without waiting; None otherwise."""
         return None
 
     @abstractmethod
     async def run(self, context: NodeContext) -> NodeResult:
-        """Raises NodeError, NodePaused, or any ModelyardError."""
+        """Execute the node. Raises NodeError, NodePaused or any ModelyardError."""
 
     def references(self) -> "Sequence[tuple[str, ...]]":
-        """Selectors that the node reads, as far as its data says so: for checking and drawing."""
+        """Return the selectors that the node reads, for validation and diagrams."""
         return ()
 
     def writes(self) -> "Sequence[tuple[str, ...]]":
-        """Conversation and loop variables that it changes."""
+        """Return the conversation and loop variables that the node writes."""
         return ()
 
     def response(self) -> "Sequence[str | tuple[str, ...]] | None":
-        """For nodes that answer: the texts and selectors of what they say, in order."""
+        """Return the texts and selectors of a response node's template in order; None
+        for other nodes."""
         return None
 
 
 class QuickNode(Node):
-    """One whose result is there at once."""
+    """A node whose result is computed without waiting."""
 
     is_quick = True
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Return the computed result. Raises NodeError if there is none."""
         result = self.compute(context)
+        # `compute` may return None: such a subclass overrides `run` as well.
         if result is None:  # a subclass that has no result at once runs by itself
             raise NodeError(f"node {self.title!r} has no result")
         return result

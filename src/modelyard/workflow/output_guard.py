@@ -1,4 +1,4 @@
-"""Looks at what a run says while it says it."""
+"""Output moderation: checks the text of a run while it is streamed."""
 
 import asyncio
 import logging
@@ -12,61 +12,78 @@ from modelyard.workflow.live_run import LiveRun
 
 logger = logging.getLogger("modelyard.workflow")
 
-_CHECK_EVERY = 300
-"""Characters of an answer between two looks at it."""
+_CHECK_INTERVAL_CHARS = 300
+"""New characters of an answer after which it is checked again."""
 
 CheckOutput = Callable[[str], Awaitable[str | None]]
-"""What stands in the place of a text; None where that may be said."""
+"""Returns the text to show instead of the given text; None if the text may be shown."""
 
 
 class OutputGuard:
-    """Looks at what is said while it is said; puts another text in its place where it must not be."""
+    """Checks the response text of a run and replaces it if it must not be shown."""
 
-    def __init__(self, live: LiveRun, check: CheckOutput) -> None:
-        self._live = live
+    def __init__(self, live_run: LiveRun, check: CheckOutput) -> None:
+        self._live = live_run
         self._check = check
-        self._said = ""
-        self._seen = 0
+        self._text = ""
+        self._checked_length = 0
         self._has_more = asyncio.Event()
         self._task = asyncio.ensure_future(self._watch())
         self.replaced: str | None = None
 
-    def hear(self, event: AnyEvent) -> bool:
-        """Whether the event may go on."""
+    def should_publish(self, event: AnyEvent) -> bool:
+        """Register an event. Returns False if it must not be published because the text
+        was replaced."""
+        # After a replacement no text passes, but other events do.
         if self.replaced is not None:
             return not isinstance(event, NodeRunStreamChunk)
         if isinstance(event, NodeRunStreamChunk):
-            self._said += event.chunk
+            self._text += event.chunk
         elif isinstance(event, TextReplaced):
-            self._said, self._seen = event.text, 0
-        if len(self._said) - self._seen >= _CHECK_EVERY:
+            # The new text has not been checked at all.
+            self._text, self._checked_length = event.text, 0
+        # Checked in intervals: a check costs a call.
+        if len(self._text) - self._checked_length >= _CHECK_INTERVAL_CHARS:
             self._has_more.set()
         return True
 
     async def _watch(self) -> None:
+        """Check the text whenever enough of it is new."""
         while self.replaced is None:
             await self._has_more.wait()
             self._has_more.clear()
-            await self._look()
+            await self._check_text()
 
-    async def _look(self) -> None:
-        text = self._said
-        if self._seen >= len(text) or self.replaced is not None:
+    async def _check_text(self) -> None:
+        """Check the text so far. If it must not be shown, replace it and stop the run."""
+        text = self._text
+        if self._checked_length >= len(text) or self.replaced is not None:
             return
-        self._seen = len(text)
+        # Text that arrives during the check counts as new.
+        self._checked_length = len(text)
         try:
             instead = await self._check(text)
         except ModelyardError as error:
-            logger.warning("an answer could not be checked", extra={"fields": {"error": str(error)}})
+            # If the check fails, the answer is not withheld.
+            logger.warning(
+                "an answer could not be checked",
+                extra={"fields": {"error": str(error)}},
+            )
             instead = None
         if instead is not None:
+            # Set before the event is pushed: from now on `hear` drops further chunks.
             self.replaced = instead
-            self._live.push(TextReplaced(at=time.time(), text=instead, reason="output_moderation"))
+            self._live.push(
+                TextReplaced(at=time.time(), text=instead, reason="output_moderation")
+            )
+            # The rest of the answer would be discarded anyway, so the run is stopped.
             self._live.command(Command.STOP, "output moderation")
 
     async def finish(self) -> str | None:
-        """The last look; what stands in the answer's place, if anything."""
+        """Check the rest of the text and return the replacement; None if the text may
+        be shown."""
         self._task.cancel()
+        # The watcher ends first, so that no two checks run at the same time.
         await asyncio.gather(self._task, return_exceptions=True)
-        await self._look()
+        await self._check_text()
         return self.replaced

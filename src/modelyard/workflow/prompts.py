@@ -1,4 +1,4 @@
-"""What nodes that ask a model share: their settings, prompts from templates, files, usage."""
+"""Shared by nodes that call a model: settings, prompt messages, files and usage."""
 
 import base64
 import re
@@ -28,7 +28,7 @@ from modelyard.workflow.node import NodeContext, NodeError
 from modelyard.workflow.template import render
 from modelyard.workflow.variables import File
 
-_KINDS: Mapping[str, type[MultiModalPromptMessageContent]] = {
+_CONTENT_CLASSES: Mapping[str, type[MultiModalPromptMessageContent]] = {
     "image": ImagePromptMessageContent,
     "audio": AudioPromptMessageContent,
     "video": VideoPromptMessageContent,
@@ -41,10 +41,13 @@ _FEATURES = {
     "document": ModelFeature.DOCUMENT,
 }
 _PARAMETER = re.compile(r"\{\{#")
-_OURS = frozenset({"response_format", "json_schema", "stop"})
+# Parameters that are converted here instead of being sent as configured.
+_CONVERTED_PARAMETERS = frozenset({"response_format", "json_schema", "stop"})
 
 
 class ModelConfig(msgspec.Struct, kw_only=True):
+    """Model of a node and its parameters."""
+
     provider: str = ""
     name: str = ""
     mode: str = "chat"
@@ -52,112 +55,171 @@ class ModelConfig(msgspec.Struct, kw_only=True):
 
 
 class VisionOptions(msgspec.Struct, kw_only=True):
-    variable_selector: list[str] = msgspec.field(default_factory=lambda: ["sys", "files"])
+    """Which files are sent with the prompt, and at which image detail."""
+
+    variable_selector: list[str] = msgspec.field(
+        default_factory=lambda: ["sys", "files"]
+    )
     detail: str = "high"
 
 
 class Vision(msgspec.Struct, kw_only=True):
+    """Whether files are sent with the prompt."""
+
     enabled: bool = False
     configs: VisionOptions = msgspec.field(default_factory=VisionOptions)
 
 
 class Window(msgspec.Struct, kw_only=True):
+    """Maximum number of earlier turns in the prompt."""
+
     enabled: bool = False
     size: int | None = None
 
 
 class RolePrefix(msgspec.Struct, kw_only=True):
+    """Names of the speakers in the memory of a completion prompt."""
+
     user: str = ""
     assistant: str = ""
 
 
 class MemoryConfig(msgspec.Struct, kw_only=True):
+    """How earlier turns of the conversation are added to the prompt."""
+
     role_prefix: RolePrefix | None = None
     window: Window = msgspec.field(default_factory=Window)
     query_prompt_template: str = ""
 
 
 class ModelError(NodeError):
+    """A model call failed."""
+
     pass
 
 
 def find_model(context: NodeContext, config: ModelConfig) -> Any:
-    """The ModelInstance. Raises NodeError, ModelyardError."""
+    """Return the configured ModelInstance. Raises NodeError or ModelyardError."""
     if context.services.models is None:
-        raise NodeError("there are no models to ask", kind="ModelNotExistError")
+        raise NodeError("there are no models to ask", error_type="ModelNotExistError")
     return context.services.models.find(config.provider, config.name, "llm")
 
 
 def features_of(model: Any) -> frozenset[ModelFeature] | None:
-    """What it can do; None where nobody knows."""
+    """Return the features of a model; None if they are unknown."""
     return frozenset(model.schema.features) if model.schema is not None else None
 
 
 def context_size(model: Any) -> int | None:
+    """Return the model's context size in tokens; None if it is unknown."""
     if model.schema is None:
+        # Runtime models may have an unknown context size.
         return None
     size = model.schema.model_properties.get(ModelPropertyKey.CONTEXT_SIZE)
     return int(size) if size else None
 
 
-def parameters_of(config: ModelConfig, context: NodeContext) -> tuple[dict[str, Any], list[str]]:
-    """(parameters, stop words): templates in them are filled in."""
+def parameters_of(
+    config: ModelConfig, context: NodeContext
+) -> tuple[dict[str, Any], list[str]]:
+    """Return (parameters, stop words) with templates rendered."""
     parameters: dict[str, Any] = {}
     for name, value in config.completion_params.items():
-        if value is None or name in _OURS:
+        if value is None or name in _CONVERTED_PARAMETERS:
             continue
-        parameters[name] = _filled(value, context) if isinstance(value, str) and _PARAMETER.search(value) else value
-    given = config.completion_params.get("response_format")
-    if isinstance(given, str) and given.lower() in ("json", "json_object"):
+        # Only templates are rendered and converted.
+        parameters[name] = (
+            _render_parameter(value, context)
+            if isinstance(value, str) and _PARAMETER.search(value)
+            else value
+        )
+    # Dify stores this parameter as a plain text; the API expects an object.
+    response_format = config.completion_params.get("response_format")
+    if isinstance(response_format, str) and response_format.lower() in (
+        "json",
+        "json_object",
+    ):
         parameters["response_format"] = {"type": "json_object"}
     stop = config.completion_params.get("stop") or []
-    return parameters, [str(one) for one in (stop if isinstance(stop, list) else [stop])]
+    return parameters, [
+        str(stop_word) for stop_word in (stop if isinstance(stop, list) else [stop])
+    ]
 
 
-def _filled(value: str, context: NodeContext) -> Any:
+def _render_parameter(value: str, context: NodeContext) -> Any:
+    """Return a rendered parameter; numbers and booleans get their type back."""
+    # Parameters are short; the limit keeps a mistaken selector from sending a document.
     text = render(value, context.pool)[:1024]
     try:
-        found = msgspec.json.decode(text)
+        parsed = msgspec.json.decode(text)
     except msgspec.DecodeError:
         return text
-    return found if isinstance(found, int | float | bool) else text
+    return parsed if isinstance(parsed, int | float | bool) else text
 
 
-# ---------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------- files
 
 
-async def content_of(file: File, context: NodeContext, detail: str = "high") -> PromptMessageContent:
-    """A file as a part of a message: its bytes where they can be had, else its address."""
-    kind = _KINDS.get(file.type, DocumentPromptMessageContent)
-    more: dict[str, Any] = {"detail": detail} if kind is ImagePromptMessageContent else {}
-    about = {"format": file.extension.lstrip("."), "mime_type": file.mime_type, "filename": file.filename}
+async def content_of(
+    file: File, context: NodeContext, detail: str = "high"
+) -> PromptMessageContent:
+    """Return a file as message content: its bytes if they can be read, else its URL."""
+    # Unknown file types are sent as documents.
+    content_class = _CONTENT_CLASSES.get(file.type, DocumentPromptMessageContent)
+    image_options: dict[str, Any] = (
+        {"detail": detail} if content_class is ImagePromptMessageContent else {}
+    )
+    file_fields = {
+        "format": file.extension.lstrip("."),
+        "mime_type": file.mime_type,
+        "filename": file.filename,
+    }
+    # Without a file store the model gets the URL and fetches the file itself.
     if context.services.files is None:
-        return kind(**about, url=file.address, **more)  # type: ignore[return-value]
+        return content_class(**file_fields, url=file.address, **image_options)  # type: ignore[return-value]
     data = await context.services.files.read(file)
-    return kind(**about, base64_data=base64.b64encode(data).decode("ascii"), **more)  # type: ignore[return-value]
+    return content_class(
+        **file_fields,
+        base64_data=base64.b64encode(data).decode("ascii"),
+        **image_options,
+    )  # type: ignore[return-value]
 
 
 def files_in(value: Any) -> list[File]:
+    """Return the files in a value: a file, or a list of values."""
     values = value if isinstance(value, list) else [value]
-    return [one for one in values if isinstance(one, File)]
+    return [file for file in values if isinstance(file, File)]
 
 
-def supported(parts: Sequence[PromptMessageContent], model: Any) -> list[PromptMessageContent]:
-    """Without what the model cannot read."""
+def supported(
+    parts: Sequence[PromptMessageContent], model: Any
+) -> list[PromptMessageContent]:
+    """Return the parts that the model can process; all of them if its features are
+    unknown."""
     features = features_of(model)
+    # An unknown model is given the benefit of the doubt.
     if features is None:
         return list(parts)
     return [
-        one for one in parts
-        if not isinstance(one, MultiModalPromptMessageContent)
-        or next(feature for kind, feature in _FEATURES.items() if isinstance(one, _KINDS[kind])) in features
-    ]  # fmt: skip
+        part
+        for part in parts
+        if not isinstance(part, MultiModalPromptMessageContent)
+        or next(
+            feature
+            for file_type, feature in _FEATURES.items()
+            if isinstance(part, _CONTENT_CLASSES[file_type])
+        )
+        in features
+    ]
 
 
-# ---------------------------------------------------------------------------------------------- messages
+# ----------------------------------------------------------------------------- messages
 
 
-def message_of(role: str, content: str | list[PromptMessageContent]) -> AnyPromptMessage:
+def message_of(
+    role: str, content: str | list[PromptMessageContent]
+) -> AnyPromptMessage:
+    """Return a message with the given role; unknown roles become `user`."""
     match role:
         case "system":
             return SystemPromptMessage(content=content)
@@ -167,43 +229,67 @@ def message_of(role: str, content: str | list[PromptMessageContent]) -> AnyPromp
             return UserPromptMessage(content=content)
 
 
-def settled(messages: Sequence[AnyPromptMessage], model: Any) -> list[AnyPromptMessage]:
-    """Messages as they are sent: nothing that the model cannot read, nothing empty, single texts as texts."""
+def prepare_messages(
+    messages: Sequence[AnyPromptMessage], model: Any
+) -> list[AnyPromptMessage]:
+    """Return messages that the model accepts: no unsupported or empty parts, a single
+    text as plain text."""
     result: list[AnyPromptMessage] = []
     for message in messages:
+        # The order matters: removing unsupported parts may leave a message empty.
         parts = supported(message.parts, model)
-        parts = [one for one in parts if not (isinstance(one, TextPromptMessageContent) and not one.data)]
+        parts = [
+            part
+            for part in parts
+            if not (isinstance(part, TextPromptMessageContent) and not part.data)
+        ]
         if not parts:
             continue
-        only = parts[0]
-        content = only.data if len(parts) == 1 and isinstance(only, TextPromptMessageContent) else parts
+        # Some models accept only plain text as content.
+        first_part = parts[0]
+        content = (
+            first_part.data
+            if len(parts) == 1 and isinstance(first_part, TextPromptMessageContent)
+            else parts
+        )
         result.append(msgspec.structs.replace(message, content=content))
     return result
 
 
-def with_files(messages: list[AnyPromptMessage], parts: Sequence[PromptMessageContent]) -> list[AnyPromptMessage]:
-    """Files stand before the text of the last question; where there is none they are one."""
+def with_files(
+    messages: list[AnyPromptMessage], parts: Sequence[PromptMessageContent]
+) -> list[AnyPromptMessage]:
+    """Add the files before the text of the last user message, or as a user message of
+    their own."""
     if not parts:
         return messages
+    # The question is the last message, if it comes from the user.
     if messages and isinstance(messages[-1], UserPromptMessage):
         last = messages[-1]
-        return [*messages[:-1], msgspec.structs.replace(last, content=[*parts, *last.parts])]
+        return [
+            *messages[:-1],
+            msgspec.structs.replace(last, content=[*parts, *last.parts]),
+        ]
     return [*messages, UserPromptMessage(content=[*parts])]
 
 
-# ---------------------------------------------------------------------------------------------- calls
+# -------------------------------------------------------------------------------- calls
 
 
-async def streamed(model: Any, request: LLMRequest) -> AsyncGenerator[LLMResultChunk, None]:
+async def streamed(
+    model: Any, request: LLMRequest
+) -> AsyncGenerator[LLMResultChunk, None]:
+    """Yield the chunks of a model's answer; closing the generator cancels the call."""
     async with aclosing(model.stream_llm(request)) as chunks:
         async for chunk in chunks:
             yield chunk
 
 
 def dump_usage(usage: LLMUsage) -> dict[str, Any]:
-    """As nodes give it on."""
+    """Return the usage as nodes output it: prices as decimal texts."""
 
     def price(value: Decimal | None) -> str:
+        """Return a price in plain decimal notation."""
         return format(value or Decimal(0), "f")
 
     return {
@@ -225,19 +311,31 @@ def dump_usage(usage: LLMUsage) -> dict[str, Any]:
 
 
 def metadata_of(usage: LLMUsage) -> dict[str, Any]:
+    """Return the usage fields of a node's metadata."""
     dumped = dump_usage(usage)
     return {name: dumped[name] for name in ("total_tokens", "total_price", "currency")}
 
 
 def dump_prompts(messages: Sequence[AnyPromptMessage]) -> list[dict[str, Any]]:
-    """Prompts as they were sent, for people: files are named, their bytes cut."""
+    """Return the prompts for the log: file names, with the file contents shortened."""
     return [
-        {"role": one.role.value, "text": one.text, "files": [_dump_file(part) for part in one.files]}
-        for one in messages
+        {
+            "role": message.role.value,
+            "text": message.text,
+            "files": [_dump_file(part) for part in message.files],
+        }
+        for message in messages
     ]
 
 
 def _dump_file(part: Any) -> dict[str, Any]:
+    """Return a file of a prompt for the log."""
+    # A short prefix of the data identifies the file in the log.
     data = f"{part.base64_data[:24]}…" if part.base64_data else ""
-    return {"type": type(part).__name__.partition("Prompt")[0].lower(), "url": part.url, "base64_data": data,
-            "mime_type": part.mime_type, "filename": part.filename}  # fmt: skip
+    return {
+        "type": type(part).__name__.partition("Prompt")[0].lower(),
+        "url": part.url,
+        "base64_data": data,
+        "mime_type": part.mime_type,
+        "filename": part.filename,
+    }

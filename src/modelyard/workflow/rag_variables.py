@@ -1,4 +1,5 @@
-"""What a RAG pipeline asks for: variables of one source, and those that all sources share, read as `rag.NODE.NAME`."""
+"""Input variables of a RAG pipeline: those of one source and those that all sources
+share. Selector: `rag.NODE.NAME`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,13 +8,13 @@ import msgspec
 
 from modelyard.base.numbers import check_numbers
 from modelyard.workflow.dsl import App
-from modelyard.workflow.nodes.start import Variable, checked_inputs
+from modelyard.workflow.nodes.start import FormField, validate_inputs
 
 SHARED = "shared"
 
 
 class RagVariable(msgspec.Struct, kw_only=True):
-    """As a pipeline's file declares it."""
+    """A variable that a pipeline's DSL file declares."""
 
     variable: str
     belong_to_node_id: str = SHARED
@@ -31,42 +32,66 @@ class RagVariable(msgspec.Struct, kw_only=True):
     allowed_file_upload_methods: list[str] | None = None
 
     @property
-    def form(self) -> Variable:
+    def form(self) -> FormField:
+        """The variable as a field of an input form."""
+        # The editor stores an empty text for a missing default.
         default = self.default_value if self.default_value not in ("", None) else None
-        return Variable(
-            variable=self.variable, label=self.label, type=self.type, required=self.required, default=default,
-            max_length=self.max_length or None, options=self.options or [],
+        return FormField(
+            variable=self.variable,
+            label=self.label,
+            type=self.type,
+            required=self.required,
+            default=default,
+            max_length=self.max_length or None,
+            options=self.options or [],
             allowed_file_types=self.allowed_file_types or [],
             allowed_file_extensions=self.allowed_file_extensions or [],
             allowed_file_upload_methods=self.allowed_file_upload_methods or [],
-        )  # fmt: skip
+        )
 
 
 def rag_variables(app: App) -> list[RagVariable]:
-    """All of them; what is no variable is left out."""
+    """Return all declared variables; invalid declarations are ignored."""
+    # A DSL file is user input: neither field is certain to have the right type.
     workflow: Any = app.document.get("workflow")
-    given: Any = workflow.get("rag_pipeline_variables") if isinstance(workflow, Mapping) else None
-    found: list[RagVariable] = []
-    for one in given if isinstance(given, list) else []:
+    declared: Any = (
+        workflow.get("rag_pipeline_variables")
+        if isinstance(workflow, Mapping)
+        else None
+    )
+    variables: list[RagVariable] = []
+    for declaration in declared if isinstance(declared, list) else []:
         try:
-            variable = msgspec.convert(one, RagVariable, strict=False)
+            variable = msgspec.convert(declaration, RagVariable, strict=False)
+            # Huge numbers would pass the conversion but overflow later.
             check_numbers(variable, is_signed=True)
-            found.append(variable)
+            variables.append(variable)
         except msgspec.ValidationError:
             continue
-    return found
+    return variables
 
 
-def asked_by(app: App, root: str) -> Sequence[RagVariable]:
-    """What a run from one source takes: that source's own, and the shared ones."""
-    return [one for one in rag_variables(app) if one.belong_to_node_id in (root, SHARED)]
+def variables_for_source(app: App, root: str) -> Sequence[RagVariable]:
+    """Return the variables of a run from one source: its own and the shared ones."""
+    return [
+        variable
+        for variable in rag_variables(app)
+        if variable.belong_to_node_id in (root, SHARED)
+    ]
 
 
-def rag_values(app: App, root: str, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Whose they are → name → value. Raises InputError."""
-    found: dict[str, dict[str, Any]] = {}
+def rag_values(
+    app: App, root: str, inputs: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the validated values as owner → name → value. Raises InputError."""
+    values_by_owner: dict[str, dict[str, Any]] = {}
     for owner in (root, SHARED):
-        forms = [one.form for one in rag_variables(app) if one.belong_to_node_id == owner]
+        forms = [
+            variable.form
+            for variable in rag_variables(app)
+            if variable.belong_to_node_id == owner
+        ]
         if forms:
-            found[owner] = checked_inputs(forms, inputs)
-    return found
+            # Each owner's fields are validated against the same inputs.
+            values_by_owner[owner] = validate_inputs(forms, inputs)
+    return values_by_owner

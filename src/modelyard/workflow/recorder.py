@@ -1,4 +1,4 @@
-"""What is kept of a graph's run while it goes on, so that it can be taken up again."""
+"""The recorder interface: what is stored of a graph's run so that it can be resumed."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from modelyard.workflow.node import Update
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A node that has run: what a run that is taken up again needs of it."""
+    """A finished node: the part of its result that a resumed run needs."""
 
     key: str
     node_id: str
@@ -19,26 +19,31 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     updates: list[Update] = []
     metadata: dict[str, Any] = {}
     error: str = ""
-    """Where it failed and its strategy let the run go on."""
+    """Set if the node failed and its error strategy let the run continue."""
 
 
 class Recorder(Protocol):
-    """Keeps what happened. The engine hands it steps and is handed them back."""
+    """Stores the finished steps of a run and returns them when it is resumed."""
 
     def steps(self, path: str) -> Sequence[Step]:
-        """Those of one graph's run that are over, in order."""
+        """Return the finished steps of the graph at a path, in order."""
         ...
 
     def was_started(self, key: str) -> bool:
-        """Whether a step with effects was begun before, and nobody knows whether it was finished."""
+        """Return whether a step with effects had started before a crash, so that it may
+        have been executed."""
         ...
 
-    async def about_to(self, key: str) -> None:
-        """A step with effects begins: done when all that was recorded, this included, is safe."""
+    async def mark_started(self, key: str) -> None:
+        """Wait until everything recorded so far, and the start of this step with
+        effects, is stored."""
         ...
 
-    def record(self, step: Step) -> None: ...
+    def record(self, step: Step) -> None:
+        """Store a finished step."""
+        ...
 
-    def said(self) -> str | None:
-        """The text that was shown before; None where this is the run's beginning."""
+    def shown_text(self) -> str | None:
+        """Return the text that clients have received before a resumption; None for a
+        first start."""
         ...

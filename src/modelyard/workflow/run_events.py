@@ -1,20 +1,26 @@
-"""What happened in runs, for people who watch, and what they were shown."""
+"""Stored events of runs, and the response text that they add up to."""
 
 from collections.abc import Sequence
 
 from modelyard.storage.database import Connection, Database
 from modelyard.storage.repository import Repository
 from modelyard.storage.statements import insert
-from modelyard.workflow.events import AnyEvent, NodeRunStreamChunk, TextReplaced, dump_event, parse_event
+from modelyard.workflow.events import (
+    AnyEvent,
+    NodeRunStreamChunk,
+    TextReplaced,
+    dump_event,
+    parse_event,
+)
 
-_READ_AT_ONCE = 5000
+_PAGE_SIZE = 5000
 
 EventRow = tuple[str, int, str]
-"""A run, the number of one of its events, and that event as text."""
+"""(run id, number of the event, event as JSON)."""
 
 
 def rows_of(run: str, events: Sequence[tuple[int, AnyEvent]]) -> list[EventRow]:
-    """Events of one run as they are now, to be written whenever the database takes them."""
+    """Return events as rows. They are serialised now because the write may be delayed."""
     return [(run, number, dump_event(event).decode()) for number, event in events]
 
 
@@ -25,27 +31,37 @@ class RunEvents(Repository):
         super().__init__(database, "run_events")
 
     def add(self, connection: Connection, rows: Sequence[EventRow]) -> None:
-        """Within a transaction; those that are there already stay as they are."""
+        """Insert events within a transaction; existing ones stay unchanged."""
         if rows:
             insert(connection, self._sql["event"], rows)
 
-    async def after(self, run: str, number: int, most: int) -> list[tuple[int, AnyEvent]]:
-        """Those behind a number, in order. Raises StorageUnavailableError."""
-        rows = await self._rows("events", run=run, after=number, most=most)
+    async def after(
+        self, run: str, number: int, limit: int
+    ) -> list[tuple[int, AnyEvent]]:
+        """Return the events after a number, in order. Raises StorageUnavailableError."""
+        rows = await self._rows("events", run=run, after=number, most=limit)
         return [(int(row["seq"]), parse_event(row["body"])) for row in rows]
 
-    async def said(self, run: str) -> tuple[str, int]:
-        """(the text that a run has shown, the number of its last event). Raises StorageUnavailableError."""
-        pieces: list[str] = []
+    async def shown_text(self, run: str) -> tuple[str, int]:
+        """Return (response text of a run, number of its last event). Raises
+        StorageUnavailableError."""
+        chunks: list[str] = []
         last = 0
-        while events := await self.after(run, last, _READ_AT_ONCE):
+        # Events are read in pages, so that a long run does not fill the memory.
+        while events := await self.after(run, last, _PAGE_SIZE):
             last = events[-1][0]
             for _, event in events:
+                # Text inside a container is not part of the run's response.
                 if isinstance(event, TextReplaced):
-                    pieces = [event.text]
-                elif isinstance(event, NodeRunStreamChunk) and not event.in_iteration_id and not event.in_loop_id:
-                    pieces.append(event.chunk)
-        return "".join(pieces), last
+                    chunks = [event.text]
+                elif (
+                    isinstance(event, NodeRunStreamChunk)
+                    and not event.in_iteration_id
+                    and not event.in_loop_id
+                ):
+                    chunks.append(event.chunk)
+        return "".join(chunks), last
 
     def forget(self, connection: Connection, run: str) -> None:
+        """Delete the events of a run within a transaction."""
         self._step(connection, "forget_events", run)

@@ -1,4 +1,5 @@
-"""Runs and their events, for whoever asks: from this process where they go on here, else from the journal."""
+"""Reads runs and their events: from memory if they are active in this process, else
+from the journal."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -9,65 +10,80 @@ from modelyard.workflow.engine import Status
 from modelyard.workflow.events import AnyEvent
 from modelyard.workflow.journal import DatabaseJournal, RunRecord
 from modelyard.workflow.live_runs import LiveRuns
-from modelyard.workflow.single_run import FINAL
+from modelyard.workflow.single_run import FINAL_EVENTS
 
 POLL_SECONDS = 0.05
-"""Between two looks at a run that goes on elsewhere."""
+"""Interval between two reads of a run that another process executes."""
 
 
 class RunReader:
-    """Every method is given the tenant that it reads for, and shows nothing of another's."""
+    """Reads runs. Every method takes a tenant and returns nothing of other tenants."""
 
-    def __init__(self, journal: DatabaseJournal, live: LiveRuns) -> None:
+    def __init__(self, journal: DatabaseJournal, live_runs: LiveRuns) -> None:
         self._journal = journal
-        self._live = live
+        self._live = live_runs
 
     async def find(self, tenant: str, run_id: str) -> RunRecord:
-        """Raises NotFoundError where this tenant has no such run."""
-        live = self._live.find(run_id)
-        if live is not None and live.record.tenant == tenant:
-            return live.record
+        """Return a run. Raises NotFoundError if the tenant has no run with this id."""
+        live_run = self._live.find(run_id)
+        # Ids can be guessed: the tenant is checked for active runs too.
+        if live_run is not None and live_run.record.tenant == tenant:
+            return live_run.record
         record = await self._journal.find(tenant, run_id)
         if record is None:
             raise NotFoundError(f"run {run_id[:80]!r} does not exist", code="not_found")
         return record
 
-    async def watch(self, tenant: str, run_id: str, *, after: int = 0) -> AsyncGenerator[tuple[int, AnyEvent], None]:
-        """(number, event) of all that happened after a number, and of all that happens until it ends or pauses."""
+    async def watch(
+        self, tenant: str, run_id: str, *, after: int = 0
+    ) -> AsyncGenerator[tuple[int, AnyEvent], None]:
+        """Yield (number, event) of all events after a number, until the run ends or
+        pauses."""
         record = await self.find(tenant, run_id)
         while True:
-            live = self._live.find(run_id)
-            if live is not None and after + 1 >= live.first:
-                fresh = live.events[after + 1 - live.first :]
-                for number, event in fresh:
+            live_run = self._live.find(run_id)
+            # Memory holds only the newest events; older ones come from the journal
+            # below.
+            if live_run is not None and after + 1 >= live_run.first_event_number:
+                new_events = live_run.events[after + 1 - live_run.first_event_number :]
+                for number, event in new_events:
                     after = number
                     yield number, event
-                if fresh and isinstance(fresh[-1][1], FINAL):
+                if new_events and isinstance(new_events[-1][1], FINAL_EVENTS):
                     return
-                if not fresh and not live.is_over:
-                    await live.changed()
-                if fresh or not live.is_over:
+                # Wait only after everything in memory was yielded.
+                if not new_events and not live_run.is_over:
+                    await live_run.changed()
+                if new_events or not live_run.is_over:
                     continue
-            found = await self._journal.events(run_id, after)
-            for number, event in found:
+            # The run is not active here, or the reader is behind the events in memory.
+            stored_events = await self._journal.events(run_id, after)
+            for number, event in stored_events:
                 after = number
                 yield number, event
-            if found and isinstance(found[-1][1], FINAL) and not await self._goes_on(tenant, run_id):
+            # A pause is a final event too; a resumed run continues after it.
+            if (
+                stored_events
+                and isinstance(stored_events[-1][1], FINAL_EVENTS)
+                and not await self._is_running(tenant, run_id)
+            ):
                 return
-            if not found:
+            if not stored_events:
                 record = await self.find(tenant, run_id)
                 if record.status.is_over or record.status is Status.PAUSED:
                     return
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def _goes_on(self, tenant: str, run_id: str) -> bool:
+    async def _is_running(self, tenant: str, run_id: str) -> bool:
+        """Return whether the run is running in some process."""
         return (await self.find(tenant, run_id)).status is Status.RUNNING
 
-    async def ended(self, tenant: str, run_id: str) -> RunRecord:
-        """The run once it is over, or paused."""
+    async def wait_until_ended(self, tenant: str, run_id: str) -> RunRecord:
+        """Wait until the run has ended or paused, and return it."""
         async with aclosing(self.watch(tenant, run_id)) as events:
             async for _ in events:
                 pass
+        # The final event follows the stored record, so the journal is up to date.
         record = await self._journal.find(tenant, run_id)
         if record is None:
             raise NotFoundError(f"run {run_id[:80]!r} does not exist", code="not_found")

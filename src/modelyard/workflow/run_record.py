@@ -1,4 +1,4 @@
-"""A run, as it is kept: what it was started with and what came of it, and what it has behind it."""
+"""The stored form of a run: how it was started, its result, and its history."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,37 +8,54 @@ import msgspec
 from modelyard.storage.database import Row
 from modelyard.workflow.engine import Status, Step
 
+# Fields in the JSON columns; the other fields have columns of their own.
 _BODY = (
-    "digest", "mode", "root", "inputs", "system", "environment", "conversation", "message", "variables", "depth",
+    "digest",
+    "mode",
+    "root",
+    "inputs",
+    "system",
+    "environment",
+    "conversation",
+    "message",
+    "variables",
+    "depth",
     "created_from",
-)  # fmt: skip
+)
 _RESULT = (
-    "outputs", "error", "reasons", "total_tokens", "total_price", "total_steps", "exceptions_count", "elapsed",
-)  # fmt: skip
+    "outputs",
+    "error",
+    "reasons",
+    "total_tokens",
+    "total_price",
+    "total_steps",
+    "exceptions_count",
+    "elapsed",
+)
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A run as it was started, and what came of it."""
+    """A run: how it was started, and its result so far."""
 
     tenant: str
     id: str
     app: str
-    """The app's id; empty for one that was never imported."""
+    """The app's id; empty for an app that was never imported."""
     digest: str = ""
-    """Which version of the app's file."""
+    """Digest of the app version that the run executes."""
     mode: str = "workflow"
     root: str = ""
     user: str = ""
     api_key: str = ""
-    """The id of the API key on whose behalf it runs; empty for callers of the app itself."""
+    """Id of the API key whose limits apply; empty for callers of the app's own API."""
     inputs: dict[str, Any] = {}
-    """By variable; files as objects."""
+    """Values by variable name; files as objects."""
     system: dict[str, Any] = {}
     environment: dict[str, Any] = {}
     conversation: str = ""
     message: str = ""
     variables: dict[str, Any] = {}
-    """Conversation variables as they were when it began."""
+    """Conversation variables at the start of the run."""
     depth: int = 0
     created_at: float = 0.0
     created_from: str = "service-api"
@@ -56,39 +73,49 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run that goes on has behind it."""
+    """What a run has done before it is resumed."""
 
     steps: list[Step] = []
-    """In the order in which they ended."""
+    """In the order in which they finished."""
     begun: list[str] = []
-    """Steps with effects that were begun, and not ended."""
+    """Keys of steps with effects that had started and not finished."""
     events: int = 0
     """The number of the last event."""
     said: str = ""
-    """The text that was shown."""
+    """The response text that clients have received."""
 
 
 def dump_start(run: RunRecord) -> str:
-    """What a run was started with, for its row; what has a column of its own is left out."""
+    """Return the start of a run as JSON for its row, without the fields that have
+    columns."""
     return _dump(run, _BODY)
 
 
 def dump_result(run: RunRecord) -> str:
-    """What came of a run, for its row."""
+    """Return the result of a run as JSON for its row."""
     return _dump(run, _RESULT)
 
 
 def _dump(run: RunRecord, names: Sequence[str]) -> str:
+    """Return the named fields as JSON."""
+    # msgspec encodes nested structs and files as JSON.
     return msgspec.json.encode({name: getattr(run, name) for name in names}).decode()
 
 
 def parse_record(row: Row) -> RunRecord:
-    """A run, from its row."""
+    """Return the run of a row."""
     values = msgspec.json.decode(row["body"])
+    # A run that has not ended or paused yet has no result.
     if row["result"]:
         values |= msgspec.json.decode(row["result"])
+    # Columns have priority over the JSON, because they are updated alone.
     values |= {
-        "tenant": row["tenant"], "id": row["id"], "app": row["app"], "status": row["status"], "user": row["user"],
-        "created_at": row["created_at"], "finished_at": row["finished_at"],
-    }  # fmt: skip
+        "tenant": row["tenant"],
+        "id": row["id"],
+        "app": row["app"],
+        "status": row["status"],
+        "user": row["user"],
+        "created_at": row["created_at"],
+        "finished_at": row["finished_at"],
+    }
     return msgspec.convert(values, RunRecord)

@@ -1,4 +1,5 @@
-"""What a process does beside running runs: hears of commands, says that it is there, takes up what was left."""
+"""Background tasks of a process that executes runs: commands, lease renewal, recovery
+and form expiry."""
 
 import asyncio
 import logging
@@ -12,53 +13,69 @@ from modelyard.workflow.live_runs import LiveRuns
 
 logger = logging.getLogger("modelyard.workflow")
 
-_HEAR_SECONDS = 0.05
+_COMMAND_POLL_SECONDS = 0.05
 _RENEW_SECONDS = 4.0
 
-GoOn = Callable[[RunRecord], Awaitable[None]]
-"""Takes up a run that is running by its record, and in no process."""
+ResumeRecord = Callable[[RunRecord], Awaitable[None]]
+"""Resumes a run whose record says that it is running but that no process executes."""
 Resume = Callable[[str, str], Awaitable[bool]]
-"""(tenant, run): takes up one that is paused."""
+"""(tenant, run) → whether the paused run was resumed."""
 
 
-class RunUpkeep:
-    """Tasks that come round again and again, from `begin` to `aclose`."""
+class RunMaintenance:
+    """Periodic tasks, from `begin` to `aclose`."""
 
-    def __init__(self, journal: DatabaseJournal, live: LiveRuns, go_on: GoOn, resume: Resume) -> None:
+    def __init__(
+        self,
+        journal: DatabaseJournal,
+        live_runs: LiveRuns,
+        go_on: ResumeRecord,
+        resume: Resume,
+    ) -> None:
         self._journal = journal
-        self._live = live
+        self._live = live_runs
         self._go_on = go_on
         self._resume = resume
         self._tasks: list[asyncio.Task[None]] = []
 
-    def begin(self) -> None:
-        """On the running loop."""
+    def start(self) -> None:
+        """Start the tasks on the running event loop."""
+        # Commands are polled often, because users wait for a stop to take effect.
         for seconds, act in (
-            (_HEAR_SECONDS, self._hear), (_RENEW_SECONDS, self._renew), (_RENEW_SECONDS, self.recover),
+            (_COMMAND_POLL_SECONDS, self._poll_commands),
+            (_RENEW_SECONDS, self._renew),
+            (_RENEW_SECONDS, self.recover),
             (_RENEW_SECONDS, self._expire),
-        ):  # fmt: skip
-            self._tasks.append(asyncio.ensure_future(_again(seconds, act)))
+        ):
+            self._tasks.append(asyncio.ensure_future(_repeat(seconds, act)))
 
     async def aclose(self) -> None:
+        """Cancel the tasks and wait for their end."""
+        # Cancelled first and awaited together.
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
-    async def _hear(self) -> None:
+    async def _poll_commands(self) -> None:
+        """Pass commands that other processes left in the journal to the active runs."""
         if not self._live:
             return
         for run_id, command in await self._journal.commands():
-            live = self._live.find(run_id)
-            if live is not None:
-                live.command(Command(command), "User requested stop" if command == "stop" else "")
+            live_run = self._live.find(run_id)
+            if live_run is not None:
+                live_run.command(
+                    Command(command), "User requested stop" if command == "stop" else ""
+                )
 
     async def _renew(self) -> None:
+        """Renew the leases of the active runs."""
+        # Without active runs there is no lease to renew.
         if self._live:
             await self._journal.renew()
 
     async def recover(self) -> int:
-        """Take up runs whose process is gone; how many."""
+        """Resume the runs of dead processes; return their number."""
         orphans = await self._journal.orphans()
         for record in orphans:
             logger.info("a run goes on", extra={"fields": {"run": record.id}})
@@ -66,14 +83,19 @@ class RunUpkeep:
         return len(orphans)
 
     async def _expire(self) -> None:
+        """Resume runs whose forms have expired."""
         for tenant, run_id in await self._journal.forms.expired():
             await self._resume(tenant, run_id)
 
 
-async def _again(seconds: float, act: Callable[[], Awaitable[Any]]) -> None:
+async def _repeat(seconds: float, act: Callable[[], Awaitable[Any]]) -> None:
+    """Call an action periodically; errors are logged and it is tried again."""
     while True:
         try:
+            # Storage may be away for a while; the tasks go on when it is back.
             await act()
         except ModelyardError as error:
-            logger.warning("runs' upkeep failed", extra={"fields": {"error": str(error)}})
+            logger.warning(
+                "runs' upkeep failed", extra={"fields": {"error": str(error)}}
+            )
         await asyncio.sleep(seconds)

@@ -1,4 +1,5 @@
-"""The nodes of a graph that run at the moment, as tasks, and what they have handed in."""
+"""The nodes of a graph that are running, as tasks, and the results that they have
+delivered."""
 
 import asyncio
 from collections import deque
@@ -10,6 +11,8 @@ from modelyard.workflow.node import Node, NodeResult
 
 @dataclass(slots=True)
 class RunningNode:
+    """A node that is running."""
+
     node: Node
     key: str
     id: str
@@ -20,7 +23,8 @@ class RunningNode:
 
 
 class RunningNodes:
-    """Owns the tasks. Whoever started them takes what they hand in, one after the other."""
+    """Owns the tasks of running nodes. The engine takes their results one after the
+    other."""
 
     def __init__(self) -> None:
         self._running: dict[str, RunningNode] = {}
@@ -31,23 +35,26 @@ class RunningNodes:
         return bool(self._running)
 
     def begin(self, running: RunningNode, work: Coroutine[None, None, None]) -> None:
-        """Run a node as a task; its work ends with `hand_in`."""
+        """Run a node as a task. Its coroutine must end with `deliver`."""
         running.task = asyncio.ensure_future(work)
+        # Keyed by node: a node runs only once at a time in a graph.
         self._running[running.node.id] = running
 
-    def hand_in(self, running: RunningNode, result: NodeResult | BaseException) -> None:
+    def deliver(self, running: RunningNode, result: NodeResult | BaseException) -> None:
+        """Deliver the result of a node, or the error that ended it."""
         self._handed_in.append((running, result))
         self.wake()
 
-    def handed_in(self) -> Iterator[tuple[RunningNode, NodeResult | BaseException]]:
-        """Those that are done, with what came of them; they run no more."""
+    def take_results(self) -> Iterator[tuple[RunningNode, NodeResult | BaseException]]:
+        """Yield the finished nodes with their results and remove them."""
+        # More results may arrive while one is processed.
         while self._handed_in:
             running, result = self._handed_in.popleft()
             self._running.pop(running.node.id, None)
             yield running, result
 
     async def wait(self) -> None:
-        """Until something is handed in, or `wake`."""
+        """Wait until a result is delivered or `wake` is called."""
         self._wake = asyncio.get_running_loop().create_future()
         try:
             await self._wake
@@ -55,18 +62,25 @@ class RunningNodes:
             self._wake = None
 
     def wake(self) -> None:
+        """Resume the waiting engine."""
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     def cancel(self) -> None:
-        """All of them; what they hand in then says so."""
+        """Cancel all tasks; each of them delivers its cancellation as a result."""
+        # A cancelled task may change the dictionary at once.
         for running in list(self._running.values()):
             if running.task is not None:
                 running.task.cancel()
 
     async def aclose(self) -> None:
-        """End all of them."""
-        tasks = [running.task for running in self._running.values() if running.task is not None]
+        """Cancel all tasks and wait for their end."""
+        # The dictionary changes while tasks end.
+        tasks = [
+            running.task
+            for running in self._running.values()
+            if running.task is not None
+        ]
         for task in tasks:
             task.cancel()
         if tasks:

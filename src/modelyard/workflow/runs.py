@@ -1,4 +1,4 @@
-"""Runs that are kept: many at once, watched, stopped, and taken up again where a process died."""
+"""Durable runs: started, watched, stopped, and resumed if their process died."""
 
 import asyncio
 import logging
@@ -12,12 +12,24 @@ from modelyard.base.schemas import is_large
 from modelyard.tenancy.caller import Caller, current_api_key
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Command, Status
-from modelyard.workflow.events import AnyEvent, GraphRunAborted, GraphRunFailed, GraphRunSucceeded, NodeRunStreamChunk
+from modelyard.workflow.events import (
+    AnyEvent,
+    GraphRunAborted,
+    GraphRunFailed,
+    GraphRunSucceeded,
+    NodeRunStreamChunk,
+)
 from modelyard.workflow.journal import DatabaseJournal, History, RunRecord
-from modelyard.workflow.live_runs import Beginning, CheckFor, LiveRuns, OnEnd, ServicesFor
+from modelyard.workflow.live_runs import (
+    CheckFor,
+    LiveRuns,
+    OnEnd,
+    RunStart,
+    ServicesFor,
+)
 from modelyard.workflow.node import Limits
 from modelyard.workflow.run_reader import POLL_SECONDS, RunReader
-from modelyard.workflow.run_upkeep import RunUpkeep
+from modelyard.workflow.run_upkeep import RunMaintenance
 from modelyard.workflow.single_run import pool_for
 from modelyard.workflow.variables import VariablePool, WorkflowError
 
@@ -25,18 +37,19 @@ logger = logging.getLogger("modelyard.workflow")
 
 FindApp = Callable[[RunRecord], Awaitable[App]]
 CallerOf = Callable[[RunRecord], Caller]
-"""On whose behalf a run calls models. Raises WorkflowError if its API key may not call any more."""
+"""Returns the caller whose limits a run uses. Raises WorkflowError if its API key is
+not valid any more."""
 
 
 class TooManyRunsError(WorkflowError):
-    """This process has as many runs as it may have."""
+    """This process executes its maximum number of runs."""
 
     code = "too_many_requests"
     retry_after = 1.0
 
 
 class Runs:
-    """All runs of this process, and the way to those of others."""
+    """All runs of this process, and access to those of other processes."""
 
     def __init__(
         self,
@@ -45,196 +58,301 @@ class Runs:
         services: ServicesFor,
         *,
         limits: Limits | None = None,
-        now: Callable[[], float] = time.time,
-        most: int = 1000,
+        clock: Callable[[], float] = time.time,
+        max_runs: int = 1000,
     ) -> None:
         self.journal = journal
         self._find_app = find_app
         self._limits = limits or Limits()
-        self._now = now
-        self._most = most
-        self._live = LiveRuns(journal, services, self._limits, now)
+        self._now = clock
+        self._most = max_runs
+        self._live = LiveRuns(journal, services, self._limits, clock)
+        # Reader and background tasks share the active runs.
         self._reader = RunReader(journal, self._live)
-        self._upkeep = RunUpkeep(journal, self._live, self._go_on, self.resume)
+        self._upkeep = RunMaintenance(journal, self._live, self._continue, self.resume)
         self._starting: dict[str, asyncio.Future[RunRecord]] = {}
-        self._caller_of: CallerOf = lambda run: Caller(tenant=run.tenant, key=f"app:{run.app}" if run.app else "")
+        self._caller_of: CallerOf = lambda run: Caller(
+            tenant=run.tenant, key=f"app:{run.app}" if run.app else ""
+        )
 
     def identify_callers(self, caller_of: CallerOf) -> None:
-        """How to find the caller of a run, for those that are resumed in another process too."""
+        """Set how a run's caller is found. It is needed again if another process
+        resumes the run."""
         self._caller_of = caller_of
 
     def check_output(self, check_for: CheckFor) -> None:
-        """Have what runs say looked at while they say it."""
+        """Set the check for the response text of runs."""
         self._live.check_for = check_for
 
     def on_end(self, listener: OnEnd) -> None:
+        """Call a listener when a run ends or pauses."""
         self._live.listeners.append(listener)
 
     @property
     def count(self) -> int:
+        """Number of active runs in this process."""
         return len(self._live)
 
     # starting and going on
 
     async def start(self, app: App, record: RunRecord) -> RunRecord:
-        """A run, once for its id: one that has begun already, wherever, is found instead.
+        """Start a run. If a run with this id exists, in any process, it is returned
+        instead.
 
-        Raises InputError, WorkflowError, StorageUnavailableError before anything has begun.
+        Raises InputError, WorkflowError or StorageUnavailableError if nothing was
+        started.
         """
+        # Simultaneous calls with the same id share one start.
         going = self._starting.get(record.id)
         if going is None:
-            going = self._starting[record.id] = asyncio.ensure_future(self._start(app, record))
+            going = self._starting[record.id] = asyncio.ensure_future(
+                self._start(app, record)
+            )
             going.add_done_callback(lambda _: self._starting.pop(record.id, None))
-        return await asyncio.shield(going)  # whoever asked may leave: what is half written down would never go on
+        # The caller may disconnect, but a half-recorded start must be completed.
+        return await asyncio.shield(
+            going
+        )  # whoever asked may leave: what is half written down would never go on
 
     async def _start(self, app: App, record: RunRecord) -> RunRecord:
+        """Check the limits, record the run and start its task."""
+        # Refused with a retry hint; runs are not queued.
         if len(self._live) >= self._most:
-            raise TooManyRunsError(f"{self._most} runs go on at once already; try again later")
+            raise TooManyRunsError(
+                f"{self._most} runs go on at once already; try again later"
+            )
+        # Apps that call each other in a cycle end here.
         if record.depth >= self._limits.depth:
-            raise WorkflowError(f"workflows call each other {record.depth} deep; {self._limits.depth} is the most")
-        pool = await _pool_apart(app, record)
+            raise WorkflowError(
+                f"workflows call each other {record.depth} deep; {self._limits.depth} is the most"
+            )
+        # Inputs are validated before anything is stored.
+        pool = await _build_pool_async(app, record)
         record = msgspec.structs.replace(
-            record, root=record.root or app.roots[0], api_key=current_api_key(record.tenant)
+            record,
+            root=record.root or app.roots[0],
+            api_key=current_api_key(record.tenant),
         )
         caller = self._caller_of(record)
+        # False means that the id exists, for example after a repeated request.
         if not await self.journal.create(record):
-            return await self._begun_already(record)
-        self._live.begin(Beginning(app=app, record=record, pool=pool, caller=caller, history=History()))
+            return await self._existing_run(record)
+        self._live.begin(
+            RunStart(
+                app=app, record=record, pool=pool, caller=caller, history=History()
+            )
+        )
         return record
 
-    async def _begun_already(self, record: RunRecord) -> RunRecord:
-        """Whose answer the database owed us when it was begun, it goes on here."""
-        found = await self.find(record.tenant, record.id)
-        if (
-            found.status is Status.RUNNING
-            and self._live.find(found.id) is None
-            and await self.journal.is_mine(found.id)
-        ):
-            await self._go_on(found)
-        return found
+    async def _existing_run(self, record: RunRecord) -> RunRecord:
+        """Return the existing run. If this process owns it but does not execute it,
+        start it.
 
-    async def tell(self, record: RunRecord, text: str) -> RunRecord:
-        """A run that was over before it began: it says a text, and no node ran."""
-        now = self._now()
-        told = msgspec.structs.replace(
-            record, status=Status.SUCCEEDED, outputs={"answer": text}, finished_at=now, root=record.root or "none"
+        This happens if the database stored the run but its reply was lost.
+        """
+        existing = await self.find(record.tenant, record.id)
+        if (
+            existing.status is Status.RUNNING
+            and self._live.find(existing.id) is None
+            and await self.journal.is_mine(existing.id)
+        ):
+            await self._continue(existing)
+        return existing
+
+    async def record_answer(self, record: RunRecord, text: str) -> RunRecord:
+        """Record a run that ends at once with a fixed answer; no node is executed."""
+        current_time = self._now()
+        # The record is complete from the start.
+        finished = msgspec.structs.replace(
+            record,
+            status=Status.SUCCEEDED,
+            outputs={"answer": text},
+            finished_at=current_time,
+            root=record.root or "none",
         )
         events: list[tuple[int, AnyEvent]] = [
             (
                 1,
                 NodeRunStreamChunk(
-                    id="", node_id="", node_type="answer", at=now, selector=["sys", "answer"], chunk=text
+                    id="",
+                    node_id="",
+                    node_type="answer",
+                    at=current_time,
+                    selector=["sys", "answer"],
+                    chunk=text,
                 ),
             ),
-            (2, GraphRunSucceeded(at=now, outputs=told.outputs)),
+            (2, GraphRunSucceeded(at=current_time, outputs=finished.outputs)),
         ]
-        await self.journal.create(told)
+        await self.journal.create(finished)
+        # Listeners store the conversation's message, before clients can see the end of
+        # the run.
         for listener in self._live.listeners:
-            await listener(told, VariablePool(), text, [event for _, event in events])
-        await self.journal.settle(told, events)
-        return told
+            await listener(
+                finished, VariablePool(), text, [event for _, event in events]
+            )
+        await self.journal.settle(finished, events)
+        return finished
 
     async def resume(self, tenant: str, run_id: str) -> bool:
-        """A paused run goes on; False where it does not wait."""
+        """Resume a paused run. Returns False if it is not paused or another process was
+        faster."""
         record = await self.find(tenant, run_id)
+        # Two conditions: the state was read, and the journal confirms it atomically.
         if record.status is not Status.PAUSED or not await self.journal.resume(record):
             return False
-        await self._go_on(record)
+        await self._continue(record)
         return True
 
     async def resume_soon(self, tenant: str, run_id: str) -> None:
-        """A run goes on; where other branches of it still run, once they have paused."""
+        """Resume a run as soon as its other branches have paused too; give up after a
+        while."""
         for _ in range(100):
-            if await self.resume(tenant, run_id) or (await self.find(tenant, run_id)).status.is_over:
+            if (
+                await self.resume(tenant, run_id)
+                or (await self.find(tenant, run_id)).status.is_over
+            ):
                 return
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _go_on(self, record: RunRecord) -> None:
+    async def _continue(self, record: RunRecord) -> None:
+        """Continue a run from its recorded steps. If that is not possible, it is
+        recorded as failed."""
         try:
+            # The app may have been deleted and the key revoked since the run started.
             app = await self._find_app(record)
             history = await self.journal.history(record)
-            pool = await _pool_apart(app, record)
+            pool = await _build_pool_async(app, record)
             caller = self._caller_of(record)
         except ModelyardError as error:
             fields = {"run": record.id, "error": str(error)}
             logger.error("a run cannot go on", extra={"fields": fields})
+            # A run that can never be resumed must not be tried again by every process.
             failed = msgspec.structs.replace(
-                record, status=Status.FAILED, error=f"the run cannot go on: {error}", finished_at=self._now()
+                record,
+                status=Status.FAILED,
+                error=f"the run cannot go on: {error}",
+                finished_at=self._now(),
             )
+            # The final event continues the numbers of the stored events.
             history = await self.journal.history(record)
             await self.journal.settle(
-                failed, [(history.events + 1, GraphRunFailed(at=self._now(), error=failed.error))]
+                failed,
+                [
+                    (
+                        history.events + 1,
+                        GraphRunFailed(at=self._now(), error=failed.error),
+                    )
+                ],
             )
             return
+        # The reasons of the pause no longer apply.
         record = msgspec.structs.replace(record, status=Status.RUNNING, reasons=[])
-        self._live.begin(Beginning(app=app, record=record, pool=pool, caller=caller, history=history, is_resumed=True))
+        self._live.begin(
+            RunStart(
+                app=app,
+                record=record,
+                pool=pool,
+                caller=caller,
+                history=history,
+                is_resumed=True,
+            )
+        )
 
     # watching
 
     async def find(self, tenant: str, run_id: str) -> RunRecord:
-        """Raises NotFoundError where this tenant has no such run."""
+        """Return a run. Raises NotFoundError if the tenant has no run with this id."""
         return await self._reader.find(tenant, run_id)
 
-    def watch(self, tenant: str, run_id: str, *, after: int = 0) -> AsyncGenerator[tuple[int, AnyEvent], None]:
-        """(number, event) of all that happened after a number, and of all that happens until it ends or pauses."""
+    def watch(
+        self, tenant: str, run_id: str, *, after: int = 0
+    ) -> AsyncGenerator[tuple[int, AnyEvent], None]:
+        """Yield (number, event) of all events after a number, until the run ends or
+        pauses."""
         return self._reader.watch(tenant, run_id, after=after)
 
-    async def ended(self, tenant: str, run_id: str) -> RunRecord:
-        """The run once it is over, or paused."""
-        return await self._reader.ended(tenant, run_id)
+    async def wait_until_ended(self, tenant: str, run_id: str) -> RunRecord:
+        """Wait until the run has ended or paused, and return it."""
+        return await self._reader.wait_until_ended(tenant, run_id)
 
     # commands
 
-    async def stop(self, tenant: str, run_id: str, why: str = "User requested stop") -> bool:
-        """Wherever it runs. False where it does not."""
-        return await self._command(tenant, run_id, Command.STOP, why)
+    async def stop(
+        self, tenant: str, run_id: str, reason: str = "User requested stop"
+    ) -> bool:
+        """Stop a run in whichever process it is. Returns False if it is not active."""
+        return await self._command(tenant, run_id, Command.STOP, reason)
 
     async def pause(self, tenant: str, run_id: str) -> bool:
+        """Pause a run. Returns False if it is not active."""
         return await self._command(tenant, run_id, Command.PAUSE, "paused on request")
 
-    async def _command(self, tenant: str, run_id: str, command: Command, why: str) -> bool:
-        live = self._live.find(run_id)
-        if live is not None and live.record.tenant == tenant:
-            live.command(command, why)
+    async def _command(
+        self, tenant: str, run_id: str, command: Command, reason: str
+    ) -> bool:
+        """Send a command to a run: directly, or through the journal to another process."""
+        live_run = self._live.find(run_id)
+        # The tenant is checked, because ids can be guessed.
+        if live_run is not None and live_run.record.tenant == tenant:
+            live_run.command(command, reason)
             return True
         record = await self.journal.find(tenant, run_id)
-        if record is not None and record.status is Status.PAUSED and command is Command.STOP:
-            return await self._stop_paused(record, why)
+        # No process executes a paused run, so it is stopped here.
+        if (
+            record is not None
+            and record.status is Status.PAUSED
+            and command is Command.STOP
+        ):
+            return await self._stop_paused(record, reason)
         return await self.journal.command(tenant, run_id, command.value)
 
-    async def _stop_paused(self, record: RunRecord, why: str) -> bool:
+    async def _stop_paused(self, record: RunRecord, reason: str) -> bool:
+        """Record a paused run as stopped. Returns False if another process resumed it."""
+        # Taking ownership first prevents a simultaneous resumption.
         if not await self.journal.resume(record):
             return False
         history = await self.journal.history(record)
-        stopped = msgspec.structs.replace(record, status=Status.STOPPED, error=why, finished_at=self._now())
-        await self.journal.settle(stopped, [(history.events + 1, GraphRunAborted(at=self._now(), reason=why))])
+        stopped = msgspec.structs.replace(
+            record, status=Status.STOPPED, error=reason, finished_at=self._now()
+        )
+        await self.journal.settle(
+            stopped,
+            [(history.events + 1, GraphRunAborted(at=self._now(), reason=reason))],
+        )
         return True
 
     # upkeep
 
-    def begin_upkeep(self) -> None:
-        """Hear of commands, say that this process is there, take up what others left. On the running loop."""
-        self._upkeep.begin()
+    def start_maintenance(self) -> None:
+        """Start the background tasks on the running event loop."""
+        self._upkeep.start()
 
     async def recover(self) -> int:
-        """Take up runs whose process is gone; how many."""
+        """Resume the runs of dead processes; return their number."""
         return await self._upkeep.recover()
 
     async def aclose(self) -> None:
-        """Let go of all: they go on when a process starts again."""
+        """Leave all runs to other processes or to the next start."""
         await self._upkeep.aclose()
-        await self._live.leave()
+        await self._live.release_all()
 
 
-async def _pool_apart(app: App, record: RunRecord) -> VariablePool:
-    """Large inputs are held to their schemas off the loop."""
+async def _build_pool_async(app: App, record: RunRecord) -> VariablePool:
+    """Return the run's variables; large inputs are validated off the event loop."""
+    # Only the validation of large inputs is worth a thread.
     if is_large(record.inputs):
-        return await asyncio.to_thread(_pool, app, record)
-    return _pool(app, record)
+        return await asyncio.to_thread(_build_pool, app, record)
+    return _build_pool(app, record)
 
 
-def _pool(app: App, record: RunRecord) -> VariablePool:
+def _build_pool(app: App, record: RunRecord) -> VariablePool:
+    """Return the variable pool with which the run starts."""
     return pool_for(
-        app, record.root, record.inputs, record.system, environment=record.environment,
+        app,
+        record.root,
+        record.inputs,
+        record.system,
+        environment=record.environment,
         conversation=record.variables,
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""When a schedule node's time comes: cron expressions, or what its form says, in a time zone of its own."""
+"""Times of schedule triggers: cron expressions or visual schedules, in a time zone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,104 +6,147 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from modelyard.base.lazy import lazy
+from modelyard.base.lazy import lazy_module
 from modelyard.workflow.nodes.trigger import ScheduleData, VisualSchedule
 from modelyard.workflow.variables import WorkflowError
 
-cronsim = lazy("cronsim", extra="workflows")
-_LONGEST_CRON = 1000
-"""Characters."""
+cronsim = lazy_module("cronsim", extra="workflows")
+_MAX_CRON_LENGTH = 1000
+"""Maximum length in characters."""
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 
 class ScheduleError(WorkflowError):
-    """A schedule that says no time."""
+    """The schedule is invalid or never occurs."""
 
     code = "invalid_schedule"
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
+    """A cron expression with its time zone."""
+
     cron: str
-    """Minute, hour, day of month, month, day of week; `L` is a month's last day."""
+    """Minute, hour, day of month, month, day of week; `L` is the last day of a month.
+    """
     timezone: str = "UTC"
 
-    def after(self, moment: float) -> Iterator[float]:
-        """Its times after a moment, in seconds since 1970, for as long as there are any. Where the clock is put forward
-        a time that it leaps over comes at the leap; where it is put back a time comes once, as in Debian's cron."""
-        began = datetime.fromtimestamp(moment, UTC).astimezone(_zone(self.timezone))
+    def times_after(self, moment: float) -> Iterator[float]:
+        """Yield the times after a moment, in seconds since 1970.
+
+        At changes of daylight saving time it behaves like Debian's cron: a time that is
+        skipped occurs at the change, and a time that is repeated occurs once. Raises
+        ScheduleError.
+        """
+        # Cron fields are local times of the schedule's zone.
+        start = datetime.fromtimestamp(moment, UTC).astimezone(_zone(self.timezone))
         try:
-            times = cronsim.CronSim(self.cron, began)
+            times = cronsim.CronSim(self.cron, start)
         except cronsim.CronSimError as error:
-            raise ScheduleError(f"{self.cron!r} is no cron expression: {str(error).lower()}") from error
-        return (one.timestamp() for one in times)
+            raise ScheduleError(
+                f"{self.cron!r} is no cron expression: {str(error).lower()}"
+            ) from error
+        return (occurrence.timestamp() for occurrence in times)
 
     def next(self, moment: float) -> float | None:
-        return next(self.after(moment), None)
+        """Return the first time after a moment; None if there is none."""
+        return next(self.times_after(moment), None)
 
     def latest(self, since: float, until: float) -> float | None:
-        """The last of its times after `since` and not after `until`."""
-        found = None
-        for one in self.after(since):
-            if one > until:
+        """Return the last time after `since` and up to `until`; None if there is none."""
+        latest_time = None
+        # Cron iterators only go forward, so the times in between are visited.
+        for occurrence in self.times_after(since):
+            if occurrence > until:
                 break
-            found = one
-        return found
+            latest_time = occurrence
+        return latest_time
 
 
 def schedule_of(data: ScheduleData) -> Schedule:
-    """What a node says. Raises ScheduleError."""
+    """Return the schedule of a node. Raises ScheduleError."""
     if data.mode == "cron":
         cron = data.cron_expression.strip()
-        if len(cron) > _LONGEST_CRON:
-            raise ScheduleError(f"cron_expression has {len(cron):,} characters; it may have {_LONGEST_CRON:,}")
+        if len(cron) > _MAX_CRON_LENGTH:
+            raise ScheduleError(
+                f"cron_expression has {len(cron):,} characters; it may have"
+                f" {_MAX_CRON_LENGTH:,}"
+            )
+        # Only the five standard fields; seconds are not supported.
         if len(cron.split()) != 5:
-            raise ScheduleError(f"cron_expression {cron!r} must have five fields: minute hour day month weekday")
+            raise ScheduleError(
+                f"cron_expression {cron!r} must have five fields: minute hour day month"
+                " weekday"
+            )
     elif data.mode == "visual":
         cron = _cron_of(data.frequency or "daily", data.visual_config)
     else:
         raise ScheduleError(f"mode {data.mode!r} is not known; it is visual or cron")
     schedule = Schedule(cron, data.timezone or "UTC")
+    # A date such as 30 February is valid cron but never occurs.
     if schedule.next(0.0) is None:
         raise ScheduleError(f"{cron!r} never comes")
     return schedule
 
 
-def _cron_of(frequency: str, said: VisualSchedule) -> str:
+def _cron_of(frequency: str, visual: VisualSchedule) -> str:
+    """Return the cron expression of a visual schedule. Raises ScheduleError."""
     if frequency == "hourly":
-        if not 0 <= said.on_minute <= 59:
-            raise ScheduleError(f"visual_config.on_minute must be 0 to 59, not {said.on_minute}")
-        return f"{said.on_minute} * * * *"
-    hour, minute = _clock_time(said.time)
+        # Checked here, because the cron library's message would not name the field.
+        if not 0 <= visual.on_minute <= 59:
+            raise ScheduleError(
+                f"visual_config.on_minute must be 0 to 59, not {visual.on_minute}"
+            )
+        return f"{visual.on_minute} * * * *"
+    # All other frequencies have a time of day.
+    hour, minute = _clock_time(visual.time)
     match frequency:
         case "daily":
             return f"{minute} {hour} * * *"
         case "weekly":
-            if wrong := [one for one in said.weekdays if one not in _WEEKDAYS]:
-                raise ScheduleError(f"visual_config.weekdays: {wrong[0]!r} is none; they are {', '.join(_WEEKDAYS)}")
-            days = ",".join(str(_WEEKDAYS.index(one)) for one in said.weekdays)
+            if unknown_days := [
+                weekday for weekday in visual.weekdays if weekday not in _WEEKDAYS
+            ]:
+                raise ScheduleError(
+                    f"visual_config.weekdays: {unknown_days[0]!r} is none; they are"
+                    f" {', '.join(_WEEKDAYS)}"
+                )
+            days = ",".join(
+                str(_WEEKDAYS.index(weekday)) for weekday in visual.weekdays
+            )
             return f"{minute} {hour} * * {days or '0'}"
         case "monthly":
-            days = ",".join("L" if one == "last" else str(one) for one in said.monthly_days)
+            days = ",".join(
+                "L" if day == "last" else str(day) for day in visual.monthly_days
+            )
             return f"{minute} {hour} {days or '1'} * *"
         case _:
-            raise ScheduleError(f"frequency {frequency!r} is not known; it is hourly, daily, weekly or monthly")
+            raise ScheduleError(
+                f"frequency {frequency!r} is not known; it is hourly, daily, weekly or"
+                " monthly"
+            )
 
 
 def _clock_time(text: str) -> tuple[int, int]:
-    """(hour, minute) of `9:30 AM`, or of `09:30`."""
+    """Return (hour, minute) of `9:30 AM` or `09:30`. Raises ScheduleError."""
+    # 12-hour notation comes first; both notations cannot match the same text.
     for shape in ("%I:%M %p", "%H:%M"):
         try:
-            found = datetime.strptime(text.strip(), shape)  # noqa: DTZ007  a time of day has no zone
+            parsed = datetime.strptime(text.strip(), shape)  # noqa: DTZ007
         except ValueError:
             continue
-        return found.hour, found.minute
-    raise ScheduleError(f"visual_config.time {text!r} must read like '9:30 AM' or '21:30'")
+        return parsed.hour, parsed.minute
+    raise ScheduleError(
+        f"visual_config.time {text!r} must read like '9:30 AM' or '21:30'"
+    )
 
 
 @lru_cache(64)
 def _zone(name: str) -> ZoneInfo:
+    """Return the time zone. Raises ScheduleError if it is unknown."""
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise ScheduleError(f"timezone {name!r} is not known; it is like 'Europe/Berlin' or 'UTC'") from error
+        raise ScheduleError(
+            f"timezone {name!r} is not known; it is like 'Europe/Berlin' or 'UTC'"
+        ) from error

@@ -1,4 +1,5 @@
-"""Tools and plugins' strategies as nodes see them, each for one tenant; and apps as tools of other apps."""
+"""Tools and plugin strategies for nodes, each for one tenant, and apps as tools of
+other apps."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from modelyard.base.errors import ModelyardError, NotFoundError, PluginError
 from modelyard.models.types import JSON
 from modelyard.plugins import shapes
 from modelyard.plugins.conversation import PluginCall
-from modelyard.storage.kept import Kept
+from modelyard.storage.kept import ScopedStore
 from modelyard.tenant_plugins.plugins import Plugins
 from modelyard.tools.entities import (
     Message,
@@ -25,30 +26,38 @@ from modelyard.tools.entities import (
     ToolNotFoundError,
     ToolParameter,
     json_message,
-    plain_name,
+    model_safe_name,
     text_message,
     variable_message,
 )
 from modelyard.tools.manager import ToolManager, ToolRef
-from modelyard.tools.results import KeptResults
-from modelyard.workflow.agent_tools import tools_in
-from modelyard.workflow.apps import Apps, FoundApp
+from modelyard.tools.results import StoredResults
+from modelyard.workflow.agent_tools import parse_tool_list
+from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
 from modelyard.workflow.events import NodeRunStreamChunk
 from modelyard.workflow.node import Models
-from modelyard.workflow.nodes.start import Variable, form_of
+from modelyard.workflow.nodes.start import FormField, form_of
 from modelyard.workflow.runs import Runs
 
 
 class TenantTools:
-    """A tenant's tools, under the names that an app's file has for them."""
+    """A tenant's tools, under the names that an app's DSL file uses."""
 
     def __init__(
-        self, manager: ToolManager, tenant: str, user: str, mappings: Sequence[Mapping[str, str]],
-        *, app: str = "", run: str = "", depth: int = 0, kept: Kept | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        manager: ToolManager,
+        tenant: str,
+        user: str,
+        mappings: Sequence[Mapping[str, str]],
+        *,
+        app: str = "",
+        run: str = "",
+        depth: int = 0,
+        store: ScopedStore | None = None,
+    ) -> None:
         self.manager = manager
         self._tenant = tenant
         self._user = user
@@ -56,49 +65,99 @@ class TenantTools:
         self._app = app
         self._run = run
         self._depth = depth
-        self._kept = kept
+        self._kept = store
 
-    def _mapped(self, kind: str, provider: str, tool: str) -> tuple[str, str, str]:
+    def _apply_mappings(
+        self, provider_type: str, provider: str, tool: str
+    ) -> tuple[str, str, str]:
+        """Return (provider type, provider, tool) after the mappings of an imported app."""
+        # Mappings are tried in order; the first match wins.
         for mapping in self._mappings:
-            named = mapping.get(f"{provider}/{tool}") or mapping.get(tool)
-            if named:
-                kind, _, rest = named.rpartition(":")
-                provider, _, tool = rest.rpartition("/")
-                return kind, provider, tool
-        return kind, provider, tool
+            target = mapping.get(f"{provider}/{tool}") or mapping.get(tool)
+            if target:
+                # A mapping's target has the form `type:provider/tool`; providers may
+                # contain slashes.
+                provider_type, _, qualified_name = target.rpartition(":")
+                provider, _, tool = qualified_name.rpartition("/")
+                return provider_type, provider, tool
+        return provider_type, provider, tool
 
     async def bind(self, ref: ToolRef) -> Tool:
-        kind, provider, name = self._mapped(ref.kind, ref.provider, ref.name)
-        return await self.manager.bind(
+        """Return a tool for an agent. Raises ToolNotFoundError."""
+        provider_type, provider, name = self._apply_mappings(
+            ref.kind, ref.provider, ref.name
+        )
+        return await self.manager.bind_tool(
             self._tenant,
-            msgspec.structs.replace(ref, kind=kind, provider=provider, name=name, alias=ref.alias or _plain(ref.name)),
+            # The model knows the tool by the name in the app, even if it is mapped to
+            # another one.
+            msgspec.structs.replace(
+                ref,
+                kind=provider_type,
+                provider=provider,
+                name=name,
+                alias=ref.alias or _tool_name(ref.name),
+            ),
         )
 
-    def results(self, key: str) -> KeptResults | None:
-        return KeptResults(self._kept, self._tenant, f"{self._run}/{key}") if self._kept is not None else None
+    def results(self, key: str) -> StoredResults | None:
+        """Return the store of long results for one agent run; None if nothing is
+        stored."""
+        return (
+            StoredResults(self._kept, self._tenant, f"{self._run}/{key}")
+            if self._kept is not None
+            else None
+        )
 
     async def invoke(
-        self, kind: str, provider: str, tool: str, parameters: Mapping[str, Any], *, credential: str, key: str
+        self,
+        provider_type: str,
+        provider: str,
+        tool: str,
+        parameters: Mapping[str, Any],
+        *,
+        credential: str,
+        key: str,
     ) -> AsyncGenerator[Mapping[str, Any], None]:
-        kind, provider, tool = self._mapped(kind, provider, tool)
-        context = ToolContext(
-            tenant=self._tenant, user=self._user, app=self._app, key=key, depth=self._depth, credential=credential
+        """Call a tool and yield its messages. Raises ModelyardError."""
+        provider_type, provider, tool = self._apply_mappings(
+            provider_type, provider, tool
         )
-        found = await self.manager.find(self._tenant, kind, provider, tool)
-        async with aclosing(self.manager.invoke(found, parameters, context, is_form=True)) as messages:
-            async for one in messages:
-                yield one
+        # The key makes repeated calls recognisable for the tool.
+        context = ToolContext(
+            tenant=self._tenant,
+            user=self._user,
+            app=self._app,
+            key=key,
+            depth=self._depth,
+            credential=credential,
+        )
+        resolved_tool = await self.manager.find(
+            self._tenant, provider_type, provider, tool
+        )
+        async with aclosing(
+            self.manager.invoke(resolved_tool, parameters, context, is_form=True)
+        ) as messages:
+            async for message in messages:
+                yield message
 
 
-def _plain(name: str) -> str:
-    """A name that every model's API takes."""
-    return plain_name(name).strip("_") or "tool"
+def _tool_name(name: str) -> str:
+    """Return a name that every model API accepts."""
+    return model_safe_name(name).strip("_") or "tool"
 
 
 class TenantAgents:
-    """Strategies of the tenant's plugins."""
+    """Agent strategies of the tenant's plugins."""
 
-    def __init__(self, plugins: Plugins, tools: TenantTools, models: Models, tenant: str, user: str) -> None:
+    def __init__(
+        self,
+        plugins: Plugins,
+        tools: TenantTools,
+        models: Models,
+        tenant: str,
+        user: str,
+    ) -> None:
         self._plugins = plugins
         self._tools = tools
         self._models = models
@@ -106,149 +165,269 @@ class TenantAgents:
         self._user = user
 
     def serves(self, provider: str, strategy: str) -> bool:
+        """Return whether a plugin of the tenant provides the strategy."""
         try:
-            one, _ = self._plugins.provider(self._tenant, provider)
+            # The provider may belong to a plugin that is not installed.
+            plugin, _ = self._plugins.provider(self._tenant, provider)
         except NotFoundError:
             return False
-        declared = one.declaration.agent_strategy
-        return declared is not None and any(each.identity.name == strategy for each in declared.strategies)
+        declared = plugin.declaration.agent_strategy
+        return declared is not None and any(
+            declared_strategy.identity.name == strategy
+            for declared_strategy in declared.strategies
+        )
 
     async def run(
         self, strategy: Mapping[str, Any], parameters: Mapping[str, Any]
     ) -> AsyncGenerator[Mapping[str, Any], None]:
-        one, bare = self._plugins.provider(self._tenant, str(strategy["provider"]))
-        given: JSON = {name: value for name, value in parameters.items() if value is not None}
-        if isinstance(given.get("model"), Mapping):
-            given["model"] = self._model(given["model"])
-        if isinstance(given.get("tools"), Sequence):
-            given["tools"] = [await self._tool(ref) for ref in tools_in(given["tools"])]
+        """Run a plugin's strategy and yield its messages. Raises NotFoundError or
+        PluginError."""
+        plugin, provider_name = self._plugins.provider(
+            self._tenant, str(strategy["provider"])
+        )
+        # Unset parameters are omitted, so that the strategy uses its defaults.
+        arguments: JSON = {
+            name: value for name, value in parameters.items() if value is not None
+        }
+        # Strategies receive complete descriptions of the model and the tools, as Dify
+        # sends them.
+        if isinstance(arguments.get("model"), Mapping):
+            arguments["model"] = self._model(arguments["model"])
+        if isinstance(arguments.get("tools"), Sequence):
+            arguments["tools"] = [
+                await self._tool(ref) for ref in parse_tool_list(arguments["tools"])
+            ]
         data = {
-            "agent_strategy_provider": bare, "agent_strategy": strategy["name"], "agent_strategy_params": given,
-        }  # fmt: skip
+            "agent_strategy_provider": provider_name,
+            "agent_strategy": strategy["name"],
+            "agent_strategy_params": arguments,
+        }
         answers = self._plugins.call(
-            self._tenant, one.plugin_id, "agent_strategy", "invoke_agent_strategy", data, user=self._user,
-            more={"context": {"depth": 1, "idempotency_key": strategy.get("key", "")}},
-        )  # fmt: skip
+            self._tenant,
+            plugin.plugin_id,
+            "agent_strategy",
+            "invoke_agent_strategy",
+            data,
+            user=self._user,
+            extra={"context": {"depth": 1, "idempotency_key": strategy.get("key", "")}},
+        )
+        # Closing the generator cancels the strategy in the plugin.
         async with aclosing(answers):
             async for answer in answers:
                 yield answer
 
-    def _model(self, given: Mapping[str, Any]) -> JSON:
-        """The model with what the catalogue says of it, as strategies expect it."""
-        model = {"model_type": "llm", "mode": "chat", "completion_params": {}, "history_prompt_messages": [], **given}
+    def _model(self, model_value: Mapping[str, Any]) -> JSON:
+        """Return the model with its catalogue entry, as strategies expect it."""
+        # Defaults that strategies rely on; the configured values override them.
+        model = {
+            "model_type": "llm",
+            "mode": "chat",
+            "completion_params": {},
+            "history_prompt_messages": [],
+            **model_value,
+        }
         try:
-            found: Any = self._models.find(str(given.get("provider") or ""), str(given.get("model") or ""), "llm")
+            model_instance: Any = self._models.find(
+                str(model_value.get("provider") or ""),
+                str(model_value.get("model") or ""),
+                "llm",
+            )
         except ModelyardError:
+            # An unknown model is passed on: the plugin reports the error when it calls
+            # it.
             return model
-        if found.schema is not None:
-            model["entity"] = shapes.dump_entity(found.schema)
+        if model_instance.schema is not None:
+            model["entity"] = shapes.dump_entity(model_instance.schema)
         return model
 
     async def _tool(self, ref: ToolRef) -> JSON:
-        """A tool as strategies expect it: described whole, with what whoever set it up filled in."""
+        """Return a complete tool description with its configured values. Raises
+        PluginError."""
         try:
+            # Without settings, so that the description contains all parameters.
             tool = await self._tools.bind(msgspec.structs.replace(ref, settings={}))
         except (ToolNotFoundError, NotFoundError) as error:
             raise PluginError(f"tool {ref.provider}/{ref.name}: {error}") from error
         entity = tool.entity
         label = entity.label or {"en_US": entity.name}
+        # Dify's strategies expect this structure.
         return {
             "identity": {
-                "author": entity.author or "modelyard", "name": ref.name, "label": label,
+                "author": entity.author or "modelyard",
+                "name": ref.name,
+                "label": label,
                 "provider": entity.provider or ref.provider,
             },
-            "parameters": [_dump_parameter(one) for one in entity.parameters or _parameters(tool.schema)],
-            "description": {"human": entity.human_description or label, "llm": entity.description},
-            "output_schema": entity.output_schema, "has_runtime_parameters": False,
-            "provider_type": "builtin" if entity.kind in ("builtin", "plugin", "function") else entity.kind,
-            "runtime_parameters": dict(ref.settings), "credential_id": ref.credential or None,
+            "parameters": [
+                _dump_parameter(parameter)
+                for parameter in entity.parameters or _parameters(tool.schema)
+            ],
+            "description": {
+                "human": entity.human_description or label,
+                "llm": entity.description,
+            },
+            "output_schema": entity.output_schema,
+            "has_runtime_parameters": False,
+            "provider_type": (
+                "builtin"
+                if entity.kind in ("builtin", "plugin", "function")
+                else entity.kind
+            ),
+            "runtime_parameters": dict(ref.settings),
+            "credential_id": ref.credential or None,
             "credential_type": "api-key",
-        }  # fmt: skip
+        }
 
 
 def _parameters(schema: Mapping[str, Any]) -> list[ToolParameter]:
-    """A JSON schema's properties as parameters."""
-    kinds = {"integer": "number", "number": "number", "boolean": "boolean", "array": "array", "object": "object"}
+    """Return the properties of a JSON schema as tool parameters."""
+    kinds = {
+        "integer": "number",
+        "number": "number",
+        "boolean": "boolean",
+        "array": "array",
+        "object": "object",
+    }
+    # Optional properties are not in this list.
     required = set(schema.get("required") or ())
     return [
         ToolParameter(
-            name=name, type=kinds.get(str(rule.get("type")), "string"), required=name in required,
-            llm_description=str(rule.get("description") or name), default=rule.get("default"), input_schema=dict(rule),
+            name=name,
+            type=kinds.get(str(rule.get("type")), "string"),
+            required=name in required,
+            llm_description=str(rule.get("description") or name),
+            default=rule.get("default"),
+            input_schema=dict(rule),
         )
         for name, rule in (schema.get("properties") or {}).items()
         if isinstance(rule, Mapping)
-    ]  # fmt: skip
+    ]
 
 
-def _dump_parameter(one: ToolParameter) -> JSON:
-    label = one.label or {"en_US": one.name}
+def _dump_parameter(parameter: ToolParameter) -> JSON:
+    """Return a tool parameter in Dify's format."""
+    label = parameter.label or {"en_US": parameter.name}
     return {
-        "name": one.name, "label": label, "type": one.type, "form": one.form, "required": one.required,
-        "human_description": one.human_description or label, "llm_description": one.llm_description,
-        "default": one.default, "min": one.min, "max": one.max, "input_schema": one.input_schema,
-        "options": [{"value": each.value, "label": each.label or {"en_US": each.value}} for each in one.options],
-    }  # fmt: skip
+        "name": parameter.name,
+        "label": label,
+        "type": parameter.type,
+        "form": parameter.form,
+        "required": parameter.required,
+        "human_description": parameter.human_description or label,
+        "llm_description": parameter.llm_description,
+        "default": parameter.default,
+        "min": parameter.min,
+        "max": parameter.max,
+        "input_schema": parameter.input_schema,
+        "options": [
+            {"value": option.value, "label": option.label or {"en_US": option.value}}
+            for option in parameter.options
+        ],
+    }
 
 
-# ---------------------------------------------------------------------------------------------- apps as tools
+# ------------------------------------------------------------------------ apps as tools
 
 
 class AppTool(Tool):
-    """An app that another calls: its start form is what it takes, its outputs are what it gives. An agent app is one
-    too: so agents call agents."""
+    """An app as a tool: its start form is the parameters, its outputs are the result.
+    An agent app lets agents call agents."""
 
-    def __init__(self, apps: AppTools, found: FoundApp, app: App) -> None:
+    def __init__(self, apps: AppTools, app_record: AppRecord, app: App) -> None:
         self._apps = apps
-        self._found = found
+        self._found = app_record
         self._app = app
-        form = form_of(app.graph(app.roots[0]).nodes[app.roots[0]])
-        parameters = [_of_variable(one) for one in form if not one.hide]
+        form_fields = form_of(app.graph(app.roots[0]).nodes[app.roots[0]])
+        # Hidden fields are set by the app itself.
+        parameters = [
+            _parameter_from_field(form_field)
+            for form_field in form_fields
+            if not form_field.hide
+        ]
+        # Chat apps take the question as an additional parameter.
         if app.is_chat:
-            query = ToolParameter(name="query", required=True, llm_description="What is asked or to be done.")
+            query = ToolParameter(
+                name="query",
+                required=True,
+                llm_description="What is asked or to be done.",
+            )
             parameters = [query, *parameters]
         self.entity = ToolEntity(
-            name=_plain(found.name), provider=found.id, kind="workflow", label={"en_US": found.name},
-            description=found.stored.description or f"The app {found.name}.", parameters=parameters, seconds=1200.0,
-        )  # fmt: skip
+            name=_tool_name(app_record.name),
+            provider=app_record.id,
+            kind="workflow",
+            label={"en_US": app_record.name},
+            description=app_record.stored.description or f"The app {app_record.name}.",
+            parameters=parameters,
+            seconds=1200.0,
+        )
 
-    async def invoke(self, parameters: Mapping[str, Any], context: ToolContext) -> AsyncGenerator[Message, None]:
+    async def invoke(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> AsyncGenerator[Message, None]:
+        """Run the app and yield its outputs. Raises ToolInvokeError if it does not
+        succeed."""
+        # The tool object may be cached; it must never cross tenants.
         if context.tenant != self._found.tenant:
             raise ToolNotFoundError(f"there is not a tool named {self.name}")
-        given = dict(parameters)
+        inputs = dict(parameters)
         chats, runs = self._apps.chats, self._apps.runs
-        query = str(given.pop("query", "")) if self._app.is_chat else ""
+        # The query is a separate argument of a chat run.
+        query = str(inputs.pop("query", "")) if self._app.is_chat else ""
         if self._app.is_chat:
             run, _ = await chats.send(
-                self._found, self._app, query=query, inputs=given, user=context.user, created_from="tool",
+                self._found,
+                self._app,
+                query=query,
+                inputs=inputs,
+                user=context.user,
+                created_from="tool",
                 depth=context.depth + 1,
-            )  # fmt: skip
+            )
         else:
             run = await chats.run(
-                self._found, self._app, inputs=given, user=context.user, depth=context.depth + 1, created_from="tool"
+                self._found,
+                self._app,
+                inputs=inputs,
+                user=context.user,
+                depth=context.depth + 1,
+                created_from="tool",
             )
         try:
-            ended = await runs.ended(context.tenant, run.id)
+            # The caller waits until the called app has finished.
+            ended = await runs.wait_until_ended(context.tenant, run.id)
         except BaseException:
-            await runs.stop(context.tenant, run.id, "the run that called it was stopped")
+            # Also on cancellation: the called run must not outlive its caller.
+            await runs.stop(
+                context.tenant, run.id, "the run that called it was stopped"
+            )
             raise
         if ended.status not in (Status.SUCCEEDED, Status.PARTIAL):
             raise ToolInvokeError(
-                f"app {self._found.name!r} {ended.status.value}: {ended.error or 'it waits for somebody'}"
+                f"app {self._found.name!r} {ended.status.value}:"
+                f" {ended.error or 'it waits for somebody'}"
             )
-        outputs = {name: value for name, value in ended.outputs.items() if not name.startswith("__")}
+        # Names with two underscores are internal outputs of nodes.
+        outputs = {
+            name: value
+            for name, value in ended.outputs.items()
+            if not name.startswith("__")
+        }
         if self._app.is_chat:
+            # A chat app has one answer; other apps have named outputs.
             yield text_message(str(outputs.get("answer") or ""))
             return
         yield text_message(msgspec.json.encode(outputs).decode())
-        for one in _files(outputs):
-            yield {"type": "file", "message": {}, "meta": {"file": one}}
+        for file in _files(outputs):
+            yield {"type": "file", "message": {}, "meta": {"file": file}}
         yield json_message(outputs)
         for name, value in outputs.items():
             yield variable_message(name, value)
 
 
 class AppTools:
-    """All apps of a tenant. What an app's file says is read when it is first called for."""
+    """All published apps of a tenant as tools. An app's DSL file is read only when it
+    is called."""
 
     def __init__(self, apps: Apps, chats: Chats, runs: Runs) -> None:
         self._apps = apps
@@ -256,105 +435,201 @@ class AppTools:
         self.runs = runs
 
     async def tools(self, tenant: str) -> Sequence[ToolEntity]:
+        """Return the tools without their parameters, which would need the DSL files."""
+        # Unpublished apps cannot be called.
         return [
             ToolEntity(
-                name=_plain(one.name), provider=one.id, kind="workflow", label={"en_US": one.name},
-                description=one.stored.description,
+                name=_tool_name(app_record.name),
+                provider=app_record.id,
+                kind="workflow",
+                label={"en_US": app_record.name},
+                description=app_record.stored.description,
             )
-            for one in self._apps.all(tenant)
-            if one.stored.digest
-        ]  # fmt: skip
+            for app_record in self._apps.list_all(tenant)
+            if app_record.stored.digest
+        ]
 
     async def find(self, tenant: str, provider: str, name: str) -> Tool:
-        for one in self._apps.all(tenant):
-            is_meant = {one.id, one.name} & {provider, name} or _plain(one.name) == name
-            if one.stored.digest and is_meant:
-                return AppTool(self, one, await self._apps.app(one))
+        """Return the tool of an app by id or name. Raises ToolNotFoundError."""
+        # Names are unique only after they were made safe for models.
+        for app_record in self._apps.list_all(tenant):
+            is_meant = {app_record.id, app_record.name} & {
+                provider,
+                name,
+            } or _tool_name(app_record.name) == name
+            if app_record.stored.digest and is_meant:
+                return AppTool(
+                    self, app_record, await self._apps.published_app(app_record)
+                )
         raise ToolNotFoundError(f"there is no app {name!r}")
 
 
 class PluginCalls:
-    """What plugins ask for that lies above them: tools of any kind, and apps."""
+    """Requests of plugins to layers above them: tools of any type, and apps."""
 
-    def __init__(self, manager: ToolManager, apps: Apps, chats: Chats, runs: Runs) -> None:
+    def __init__(
+        self, manager: ToolManager, apps: Apps, chats: Chats, runs: Runs
+    ) -> None:
         self._manager = manager
         self._apps = apps
         self._chats = chats
         self._runs = runs
 
     async def tool(
-        self, call: PluginCall, kind: str, provider: str, name: str, request: JSON, depth: int
+        self,
+        call: PluginCall,
+        provider_type: str,
+        provider: str,
+        name: str,
+        request: JSON,
+        depth: int,
     ) -> AsyncGenerator[JSON, None]:
-        found = await self._manager.find(call.tenant, kind, provider, name)
-        context = ToolContext(
-            tenant=call.tenant, user=call.user, depth=depth, credential=str(request.get("credential_id") or "")
+        """Call a tool for a plugin and yield its messages as JSON."""
+        resolved_tool = await self._manager.find(
+            call.tenant, provider_type, provider, name
         )
-        given = request.get("tool_parameters") or {}
-        async with aclosing(self._manager.invoke(found, given, context, is_form=True)) as messages:
-            async for one in messages:
-                yield _as_json(one)
+        # The plugin's own depth is passed on, so that nested calls are limited.
+        context = ToolContext(
+            tenant=call.tenant,
+            user=call.user,
+            depth=depth,
+            credential=str(request.get("credential_id") or ""),
+        )
+        tool_parameters = request.get("tool_parameters") or {}
+        async with aclosing(
+            self._manager.invoke(resolved_tool, tool_parameters, context, is_form=True)
+        ) as messages:
+            async for message in messages:
+                yield _as_json(message)
 
     async def app(self, call: PluginCall, request: JSON) -> AsyncGenerator[JSON, None]:
-        """Raises NotFoundError, and what starting a run raises."""
-        found = self._apps.find(call.tenant, str(request["app_id"]))
-        app = await self._apps.app(found)
+        """Run an app for a plugin and yield its events. Raises NotFoundError and the
+        errors of starting a run."""
+        app_record = self._apps.get_by_id_or_name(call.tenant, str(request["app_id"]))
+        app = await self._apps.published_app(app_record)
         mode = request.get("response_mode") or "blocking"
+        # `about` returns the description of the app without running it.
         if mode == "about":
-            yield {"data": {"id": found.id, "name": found.name, "mode": app.mode, "description": app.description}}
+            yield {
+                "data": {
+                    "id": app_record.id,
+                    "name": app_record.name,
+                    "mode": app.mode,
+                    "description": app.description,
+                }
+            }
             return
-        user, inputs = str(request.get("user") or call.user), dict(request.get("inputs") or {})
+        user, inputs = (
+            str(request.get("user") or call.user),
+            dict(request.get("inputs") or {}),
+        )
+        # Counts nested calls across plugins, so that a cycle of apps ends.
         depth = int((call.context or {}).get("depth", 0)) + 1
         if app.is_chat:
             run, _ = await self._chats.send(
-                found, app, query=str(request.get("query") or ""), inputs=inputs, user=user, depth=depth,
-                conversation_id=str(request.get("conversation_id") or ""), created_from="plugin",
-            )  # fmt: skip
+                app_record,
+                app,
+                query=str(request.get("query") or ""),
+                inputs=inputs,
+                user=user,
+                depth=depth,
+                conversation_id=str(request.get("conversation_id") or ""),
+                created_from="plugin",
+            )
         else:
-            run = await self._chats.run(found, app, inputs=inputs, user=user, depth=depth, created_from="plugin")
+            run = await self._chats.run(
+                app_record,
+                app,
+                inputs=inputs,
+                user=user,
+                depth=depth,
+                created_from="plugin",
+            )
+        # In blocking mode only the last event below is sent.
         if mode == "streaming":
             async with aclosing(self._runs.watch(call.tenant, run.id)) as events:
                 async for _, event in events:
+                    # Only answer text is streamed; other events stay internal.
                     if isinstance(event, NodeRunStreamChunk) and event.chunk:
-                        yield {"event": "message", "task_id": run.id, "id": run.message, "answer": event.chunk,
-                               "conversation_id": run.conversation}  # fmt: skip
-        ended = await self._runs.ended(call.tenant, run.id)
-        data = {"id": run.id, "status": ended.status.value, "outputs": ended.outputs, "error": ended.error or None}
+                        yield {
+                            "event": "message",
+                            "task_id": run.id,
+                            "id": run.message,
+                            "answer": event.chunk,
+                            "conversation_id": run.conversation,
+                        }
+        ended = await self._runs.wait_until_ended(call.tenant, run.id)
+        data = {
+            "id": run.id,
+            "status": ended.status.value,
+            "outputs": ended.outputs,
+            "error": ended.error or None,
+        }
+        # Event names and fields follow Dify's API.
         if app.is_chat or app.mode == "completion":
             yield {
-                "event": "message_end" if mode == "streaming" else "message", "task_id": run.id, "id": run.message,
-                "message_id": run.message, "conversation_id": run.conversation, "mode": app.mode,
-                "answer": str(ended.outputs.get("answer") or ""), "metadata": {}, "created_at": int(run.created_at),
-            }  # fmt: skip
+                "event": "message_end" if mode == "streaming" else "message",
+                "task_id": run.id,
+                "id": run.message,
+                "message_id": run.message,
+                "conversation_id": run.conversation,
+                "mode": app.mode,
+                "answer": str(ended.outputs.get("answer") or ""),
+                "metadata": {},
+                "created_at": int(run.created_at),
+            }
         elif mode == "streaming":
-            yield {"event": "workflow_finished", "task_id": run.id, "workflow_run_id": run.id, "data": data}
+            yield {
+                "event": "workflow_finished",
+                "task_id": run.id,
+                "workflow_run_id": run.id,
+                "data": data,
+            }
         else:
             yield {"task_id": run.id, "workflow_run_id": run.id, "data": data}
 
 
-def _as_json(one: Message) -> JSON:
-    """A message with its bytes as plugins know them."""
-    message = one.get("message")
+def _as_json(tool_message: Message) -> JSON:
+    """Return a message with its bytes in base64."""
+    message = tool_message.get("message")
+    # JSON has no bytes.
     if isinstance(message, Mapping) and isinstance(message.get("blob"), bytes):
         blob = base64.b64encode(message["blob"]).decode()
-        return {**one, "message": {**message, "blob": blob}}
-    return dict(one)
+        return {**tool_message, "message": {**message, "blob": blob}}
+    return dict(tool_message)
 
 
-def _of_variable(one: Variable) -> ToolParameter:
+def _parameter_from_field(form_field: FormField) -> ToolParameter:
+    """Return a form field as a tool parameter."""
     kinds = {
-        "number": "number", "select": "select", "checkbox": "boolean", "file": "file", "file-list": "files",
+        "number": "number",
+        "select": "select",
+        "checkbox": "boolean",
+        "file": "file",
+        "file-list": "files",
         "json_object": "object",
-    }  # fmt: skip
+    }
     return ToolParameter(
-        name=one.variable, type=kinds.get(one.type, "string"), required=one.required, default=one.default,
-        label={"en_US": one.label or one.variable}, llm_description=one.description or one.label or one.variable,
-        options=[Option(value=str(each)) for each in one.options],
-    )  # fmt: skip
+        name=form_field.variable,
+        type=kinds.get(form_field.type, "string"),
+        required=form_field.required,
+        default=form_field.default,
+        label={"en_US": form_field.label or form_field.variable},
+        llm_description=form_field.description
+        or form_field.label
+        or form_field.variable,
+        options=[Option(value=str(option)) for option in form_field.options],
+    )
 
 
 def _files(value: Any) -> list[Mapping[str, Any]]:
+    """Return all file objects in a nested value."""
     if isinstance(value, Mapping):
         if value.get("dify_model_identity") == "__dify__file__":
             return [value]
-        return [one for each in value.values() for one in _files(each)]
-    return [one for each in value for one in _files(each)] if isinstance(value, list) else []
+        return [file for element in value.values() for file in _files(element)]
+    return (
+        [file for element in value for file in _files(element)]
+        if isinstance(value, list)
+        else []
+    )

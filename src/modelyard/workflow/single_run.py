@@ -1,4 +1,4 @@
-"""One run by itself, kept nowhere: what it begins with, its events as they come, and how it ended."""
+"""A single run without a journal: its variables, its events and its outcome."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ from modelyard.workflow.events import (
     GraphRunSucceeded,
 )
 from modelyard.workflow.node import Limits, RunContext, Services
-from modelyard.workflow.nodes.start import checked_inputs, form_of
+from modelyard.workflow.nodes.start import form_of, validate_inputs
 from modelyard.workflow.rag_variables import rag_values
 from modelyard.workflow.variables import (
     CONVERSATION,
@@ -35,13 +35,21 @@ from modelyard.workflow.variables import (
     to_object,
 )
 
-_MOST_STORED = 200 * 1024
-"""Bytes of an environment or conversation variable."""
+_MAX_VARIABLE_BYTES = 200 * 1024
+"""Maximum bytes of an environment or conversation variable."""
 
-FINAL = (GraphRunSucceeded, GraphRunPartialSucceeded, GraphRunFailed, GraphRunAborted, GraphRunPaused)
+# A run emits no event after one of these, except when it is resumed.
+FINAL_EVENTS = (
+    GraphRunSucceeded,
+    GraphRunPartialSucceeded,
+    GraphRunFailed,
+    GraphRunAborted,
+    GraphRunPaused,
+)
 
 
 def new_run_id() -> str:
+    """Return a new random run id."""
     return str(uuid.uuid4())
 
 
@@ -54,61 +62,89 @@ def pool_for(
     environment: Mapping[str, Any] | None = None,
     conversation: Mapping[str, Any] | None = None,
 ) -> VariablePool:
-    """Everything that a run begins with. Raises InputError, WorkflowError."""
+    """Return the variables with which a run starts. Raises InputError or WorkflowError."""
     pool = VariablePool()
     node = app.graph(root).nodes[root or app.roots[0]]
-    form = form_of(node)
-    given = {name: from_object(value) for name, value in inputs.items()}
-    pool.put_all(node.id, checked_inputs(form, given) if node.type == "start" else given)
+    form_fields = form_of(node)
+    parsed_inputs = {name: from_object(value) for name, value in inputs.items()}
+    # Other roots (triggers, datasources) validate their data themselves.
+    pool.put_all(
+        node.id,
+        validate_inputs(form_fields, parsed_inputs)
+        if node.type == "start"
+        else parsed_inputs,
+    )
     if app.kind == "rag_pipeline":
-        for owner, values in rag_values(app, node.id, given).items():
+        # Values of a pipeline are grouped by the node that declares them.
+        for owner, values in rag_values(app, node.id, parsed_inputs).items():
             pool.put(RAG, owner, values)
     for name, value in system.items():
+        # A variable that is None counts as missing.
         if value is not None:
             pool.put(SYSTEM, name, from_object(value))
-    for one in app.environment:
-        value = (environment or {}).get(one.name, one.value)
-        _check_size(ENVIRONMENT, one.name, value)
-        is_secret = one.value_type == "secret" and isinstance(value, str)
-        pool.put(ENVIRONMENT, one.name, Secret(value) if is_secret else value)
-    for one in app.conversation:
-        value = (conversation or {}).get(one.name, one.value)
-        _check_size(CONVERSATION, one.name, value)
-        pool.put(CONVERSATION, one.name, from_object(value))
-        pool.declare(CONVERSATION, one.name, one.value_type)
+    # Values of this run override the defaults in the DSL file.
+    for variable in app.environment:
+        value = (environment or {}).get(variable.name, variable.value)
+        _check_size(ENVIRONMENT, variable.name, value)
+        is_secret = variable.value_type == "secret" and isinstance(value, str)
+        pool.put(ENVIRONMENT, variable.name, Secret(value) if is_secret else value)
+    # Conversation variables continue with the values of the previous turn.
+    for variable in app.conversation:
+        value = (conversation or {}).get(variable.name, variable.value)
+        _check_size(CONVERSATION, variable.name, value)
+        pool.put(CONVERSATION, variable.name, from_object(value))
+        # The declared type limits what an assigner may write later.
+        pool.declare(CONVERSATION, variable.name, variable.value_type)
     return pool
 
 
-def _check_size(kind: str, name: str, value: Any) -> None:
-    if size_of(value, _MOST_STORED) > _MOST_STORED:
-        raise WorkflowError(f"variable {kind}.{name} is larger than {_MOST_STORED >> 10} KB")
+def _check_size(namespace: str, name: str, value: Any) -> None:
+    """Raise WorkflowError if a variable is too large."""
+    if size_of(value, _MAX_VARIABLE_BYTES) > _MAX_VARIABLE_BYTES:
+        raise WorkflowError(
+            f"variable {namespace}.{name} is larger than {_MAX_VARIABLE_BYTES >> 10} KB"
+        )
 
 
 def final_event(outcome: Outcome, run: RunContext) -> AnyEvent:
-    at, outputs = run.now(), to_object(outcome.outputs)
+    """Return the event with which the outcome is published."""
+    timestamp, outputs = run.now(), to_object(outcome.outputs)
     match outcome.status:
         case Status.SUCCEEDED:
-            return GraphRunSucceeded(at=at, outputs=outputs)
+            return GraphRunSucceeded(at=timestamp, outputs=outputs)
         case Status.PARTIAL:
-            return GraphRunPartialSucceeded(at=at, outputs=outputs, exceptions_count=run.exceptions)
+            return GraphRunPartialSucceeded(
+                at=timestamp, outputs=outputs, exceptions_count=run.exceptions
+            )
         case Status.STOPPED:
-            return GraphRunAborted(at=at, reason=outcome.error, outputs=outputs)
+            return GraphRunAborted(at=timestamp, reason=outcome.error, outputs=outputs)
         case Status.PAUSED:
-            return GraphRunPaused(at=at, reasons=outcome.reasons, outputs=outputs)
+            return GraphRunPaused(
+                at=timestamp, reasons=outcome.reasons, outputs=outputs
+            )
         case _:
             return GraphRunFailed(
-                at=at, error=outcome.error, error_type=outcome.error_type, exceptions_count=run.exceptions
+                at=timestamp,
+                error=outcome.error,
+                error_type=outcome.error_type,
+                exceptions_count=run.exceptions,
             )
 
 
-async def executed(engine: GraphEngine, seconds: float) -> Outcome:
-    """Run an engine within a time."""
+async def execute_with_timeout(engine: GraphEngine, seconds: float) -> Outcome:
+    """Run an engine with a time limit in seconds; errors become a failed outcome."""
     reason = f"Maximum execution time exceeded: {seconds:g} s"
-    timer = asyncio.get_running_loop().call_later(seconds, engine.command, Command.STOP, reason)
+    # The engine is stopped by a command so that running nodes can end cleanly.
+    timer = asyncio.get_running_loop().call_later(
+        seconds, engine.command, Command.STOP, reason
+    )
     try:
         return await engine.execute()
     except WorkflowError as error:
-        return Outcome(status=Status.FAILED, error=str(error), error_type=type(error).__name__)
+        # Errors of the graph itself are an outcome, not an exception for the caller.
+        return Outcome(
+            status=Status.FAILED, error=str(error), error_type=type(error).__name__
+        )
     finally:
         timer.cancel()
 
@@ -124,26 +160,34 @@ async def stream(
     services: Services | None = None,
     limits: Limits | None = None,
 ) -> AsyncGenerator[AnyEvent, None]:
-    """A run's events as they happen. It is kept nowhere; closing the generator stops it.
+    """Execute a run without storing it and yield its events. Closing the generator
+    stops the run.
 
-    `yard` is a Modelyard, whose models, tools, files and jail the nodes use; `services` take its place in tests.
-    Raises InputError where the inputs do not fit the form.
+    `yard` is a Modelyard, whose models, tools, files and sandbox the nodes use; tests
+    pass `services` instead. Raises InputError if the inputs do not match the form.
     """
     run = RunContext(
         run_id=new_run_id(),
-        services=services or (yard.services.workflows.services(app) if yard is not None else Services()),
+        services=services
+        or (yard.services.workflows.services(app) if yard is not None else Services()),
         limits=limits or Limits(),
         now=time.time,
     )
-    pool = pool_for(app, root, inputs or {}, system_variables(app, run, query=query, files=files))
+    # Inputs are validated before the first event.
+    pool = pool_for(
+        app, root, inputs or {}, system_variables(app, run, query=query, files=files)
+    )
+    # The engine emits synchronously; the queue decouples it from the consumer.
     queue: asyncio.Queue[AnyEvent | None] = asyncio.Queue()
     engine = GraphEngine(app.graph(root), pool, run, queue.put_nowait)
 
     async def work() -> None:
+        """Execute the run and put its final event into the queue."""
         try:
-            outcome = await executed(engine, run.limits.seconds)
+            outcome = await execute_with_timeout(engine, run.limits.seconds)
             queue.put_nowait(final_event(outcome, run))
         finally:
+            # Ends the loop below, also after an unexpected error.
             queue.put_nowait(None)
 
     yield GraphRunStarted(at=run.now(), inputs=to_object(dict(inputs or {})))
@@ -153,50 +197,64 @@ async def stream(
             yield event
         await task
     finally:
+        # The consumer closed the generator before the end of the run.
         if not task.done():
             engine.command(Command.STOP)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def run(app: App, yard: Any = None, **how: Any) -> Outcome:
-    """The whole of `stream`: how it ended, and what came of it."""
+async def run(app: App, yard: Any = None, **options: Any) -> Outcome:
+    """Execute a run like `stream` and return its outcome."""
+    # Only the last event matters for the outcome.
     last: AnyEvent | None = None
-    async with aclosing(stream(app, yard, **how)) as events:
+    async with aclosing(stream(app, yard, **options)) as events:
         async for event in events:
             last = event
     return outcome_of(last)
 
 
 def outcome_of(event: AnyEvent | None) -> Outcome:
+    """Return the outcome that a final event stands for."""
     match event:
         case GraphRunSucceeded():
             return Outcome(status=Status.SUCCEEDED, outputs=event.outputs)
         case GraphRunPartialSucceeded():
             return Outcome(status=Status.PARTIAL, outputs=event.outputs)
         case GraphRunAborted():
-            return Outcome(status=Status.STOPPED, outputs=event.outputs, error=event.reason)
+            return Outcome(
+                status=Status.STOPPED, outputs=event.outputs, error=event.reason
+            )
         case GraphRunPaused():
-            return Outcome(status=Status.PAUSED, outputs=event.outputs, reasons=event.reasons)
+            return Outcome(
+                status=Status.PAUSED, outputs=event.outputs, reasons=event.reasons
+            )
         case GraphRunFailed():
-            return Outcome(status=Status.FAILED, error=event.error, error_type=event.error_type)
+            return Outcome(
+                status=Status.FAILED, error=event.error, error_type=event.error_type
+            )
         case _:
             return Outcome(status=Status.FAILED, error="the run ended without a word")
 
 
-def system_variables(app: App, run: RunContext, *, query: str = "", files: Sequence[Any] = ()) -> dict[str, Any]:
-    """`sys.*` of a run that nobody keeps."""
-    found: dict[str, Any] = {
-        "files": [one if isinstance(one, File) else from_object(one) for one in files],
+def system_variables(
+    app: App, run: RunContext, *, query: str = "", files: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """Return the `sys.*` variables of a run that is not stored."""
+    values: dict[str, Any] = {
+        "files": [
+            file if isinstance(file, File) else from_object(file) for file in files
+        ],
         "user_id": run.user,
         "app_id": run.app,
         "workflow_id": run.app,
         "workflow_run_id": run.run_id,
     }
+    # Chat apps have a conversation, other apps a timestamp.
     if app.is_chat:
-        found |= {"query": query, "conversation_id": run.run_id, "dialogue_count": 1}
+        values |= {"query": query, "conversation_id": run.run_id, "dialogue_count": 1}
     else:
-        found["timestamp"] = int(run.now())
+        values["timestamp"] = int(run.now())
         if app.mode == "completion":
-            found["query"] = query
-    return found
+            values["query"] = query
+    return values

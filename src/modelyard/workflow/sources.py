@@ -1,4 +1,5 @@
-"""Where pipelines' documents come from: datasources of plugins, and pages of websites that nobody has read yet."""
+"""Sources of pipeline documents: datasources of plugins, and web pages that are fetched
+directly."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -6,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
-from modelyard.knowledge.sources import SourceReader, name_of
+from modelyard.knowledge.sources import SourceReader, name_with_extension
 from modelyard.models.types import JSON
 from modelyard.tenant_plugins.credentials import PluginCredentials
 from modelyard.tenant_plugins.plugins import Installed, Plugins
-from modelyard.tools.observation import Gathering
+from modelyard.tools.observation import ToolOutputCollector
 from modelyard.workflow.node import Files, NodeError
 from modelyard.workflow.nodes.datasource import DatasourceData
 
-_MOST_FILES = 1000
-"""Of one folder on a drive."""
+_MAX_FILES = 1000
+"""Maximum files of one folder on a drive."""
+# Names of the plugin protocol.
 _ACTIONS = {
     "website_crawl": "invoke_website_datasource_get_crawl",
     "online_document": "invoke_online_document_datasource_get_pages",
@@ -25,21 +27,29 @@ _ACTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class _Provider:
+    """A datasource provider of an installed plugin."""
+
     plugin: Installed
     name: str
 
     @property
     def key(self) -> str:
+        """The name under which the provider's credentials are stored."""
         return f"{self.plugin.plugin_id}/{self.name}"
 
 
 class TenantSources:
-    """A tenant's datasources, as the datasource node sees them."""
+    """A tenant's datasources, for the datasource node."""
 
     def __init__(
-        self, plugins: Plugins, credentials: PluginCredentials, reader: SourceReader, files: Files, tenant: str,
+        self,
+        plugins: Plugins,
+        credentials: PluginCredentials,
+        reader: SourceReader,
+        files: Files,
+        tenant: str,
         user: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._plugins = plugins
         self._credentials = credentials
         self._reader = reader
@@ -48,145 +58,263 @@ class TenantSources:
         self._user = user
 
     def provider(self, data: DatasourceData) -> _Provider:
-        """Raises NotFoundError where the tenant lacks the plugin, InvokeBadRequestError where it is none of these."""
-        name = f"{data.plugin_id}/{data.provider_name}" if data.plugin_id else data.provider_name
-        one, bare = self._plugins.provider(self._tenant, name)
-        declared = one.declaration.datasource
-        if declared is None or declared.identity.name != bare:
-            raise InvokeBadRequestError(f"plugin {one.plugin_id!r} has no datasource provider {bare!r}")
-        return _Provider(one, bare)
+        """Return a node's provider.
+
+        Raises NotFoundError if the plugin is not installed, InvokeBadRequestError if it
+        has no such datasource.
+        """
+        name = (
+            f"{data.plugin_id}/{data.provider_name}"
+            if data.plugin_id
+            else data.provider_name
+        )
+        plugin, provider_name = self._plugins.provider(self._tenant, name)
+        # A plugin may provide other things than datasources.
+        declared = plugin.declaration.datasource
+        if declared is None or declared.identity.name != provider_name:
+            raise InvokeBadRequestError(
+                f"plugin {plugin.plugin_id!r} has no datasource provider {provider_name!r}"
+            )
+        return _Provider(plugin, provider_name)
 
     def credentials(self, data: DatasourceData) -> list[dict[str, Any]]:
-        """Which credentials there are for it, without what they hold; none where the plugin is not here."""
+        """Return the provider's credentials without their secrets; empty if the plugin
+        is not installed."""
         try:
             key = self.provider(data).key
         except (NotFoundError, InvokeBadRequestError):
             return []
-        found = self._credentials.listed(self._tenant, key)
+        # The first credential is the one that is used if none is named.
+        stored_credentials = self._credentials.usable(self._tenant, key)
         return [
-            {"id": one.id, "name": one.name, "type": stored.type, "is_default": at == 0}
-            for at, (one, stored) in enumerate(found)
+            {
+                "id": credential.id,
+                "name": credential.name,
+                "type": details.type,
+                "is_default": index == 0,
+            }
+            for index, (credential, details) in enumerate(stored_credentials)
         ]
 
     async def call(
-        self, data: DatasourceData, action: str, given: Mapping[str, Any], credential: str = ""
+        self,
+        data: DatasourceData,
+        action: str,
+        arguments: Mapping[str, Any],
+        credential: str = "",
     ) -> AsyncGenerator[JSON, None]:
-        """Raises NotFoundError, PluginError."""
+        """Call a datasource of a plugin and yield its messages. Raises NotFoundError or
+        PluginError."""
         provider = self.provider(data)
-        credentials, _ = await self._credentials.find(self._tenant, provider.key, credential, self._user)
-        asked = {
-            "provider": provider.name, "datasource": data.datasource_name, "credentials": credentials, **given,
-        }  # fmt: skip
+        # Without an id the default credential is used.
+        credentials, _ = await self._credentials.find(
+            self._tenant, provider.key, credential, self._user
+        )
+        request_data = {
+            "provider": provider.name,
+            "datasource": data.datasource_name,
+            "credentials": credentials,
+            **arguments,
+        }
         plugin = provider.plugin.plugin_id
         async with aclosing(
-            self._plugins.call(self._tenant, plugin, "datasource", action, asked, user=self._user)
+            self._plugins.call(
+                self._tenant,
+                plugin,
+                "datasource",
+                action,
+                request_data,
+                user=self._user,
+            )
         ) as answers:
-            async for one in answers:
-                yield one
+            async for message in answers:
+                yield message
 
     # looking
 
     async def browse(
-        self, data: DatasourceData, kind: str, inputs: Mapping[str, Any], credential: str = ""
+        self,
+        data: DatasourceData,
+        source_type: str,
+        inputs: Mapping[str, Any],
+        credential: str = "",
     ) -> AsyncGenerator[JSON, None]:
-        """What a source offers: what its plugin says, piece by piece."""
-        if kind not in _ACTIONS:
-            raise InvokeBadRequestError(f"a source of type {kind[:40]!r} offers nothing to choose from")
-        if kind == "online_drive":
-            asked: dict[str, Any] = {"request": {"max_keys": 20, **inputs}}
+        """Yield what a source offers, as its plugin returns it. Raises
+        InvokeBadRequestError for other sources."""
+        if source_type not in _ACTIONS:
+            raise InvokeBadRequestError(
+                f"a source of type {source_type[:40]!r} offers nothing to choose from"
+            )
+        # Drives have a request of their own; other sources take plain parameters.
+        if source_type == "online_drive":
+            arguments: dict[str, Any] = {"request": {"max_keys": 20, **inputs}}
         else:
-            asked = {"datasource_parameters": dict(inputs)}
-        async with aclosing(self.call(data, _ACTIONS[kind], asked, credential)) as answers:
-            async for one in answers:
-                yield one.get("result", one)
+            arguments = {"datasource_parameters": dict(inputs)}
+        async with aclosing(
+            self.call(data, _ACTIONS[source_type], arguments, credential)
+        ) as answers:
+            async for message in answers:
+                yield message.get("result", message)
 
-    async def expanded(
-        self, data: DatasourceData, about: Mapping[str, Any], credential: str = ""
+    async def expand_folder(
+        self, data: DatasourceData, entry: Mapping[str, Any], credential: str = ""
     ) -> list[dict[str, Any]]:
-        """A file of a drive as it is; a folder's files, and those of the folders in it."""
-        if about.get("type") != "folder":
-            return [dict(about)]
-        found: list[dict[str, Any]] = []
-        waiting = [str(about.get("id") or "")]
-        seen: set[str] = set()
-        while waiting and len(found) < _MOST_FILES:
+        """Return a drive file as a list, or all files in a folder and its subfolders."""
+        # Only folders need to be listed.
+        if entry.get("type") != "folder":
+            return [dict(entry)]
+        files: list[dict[str, Any]] = []
+        waiting = [str(entry.get("id") or "")]
+        visited: set[str] = set()
+        # Breadth first, so that the limit keeps the upper levels complete.
+        while waiting and len(files) < _MAX_FILES:
             prefix = waiting.pop(0)
-            if prefix in seen:
+            # Links between folders may form a cycle.
+            if prefix in visited:
                 continue
-            seen.add(prefix)
-            more: Any = None
+            visited.add(prefix)
+            next_page: Any = None
+            # Large folders come in pages; each page tells how to get the next one.
             while True:
-                asked: dict[str, Any] = {"bucket": about.get("bucket"), "prefix": prefix, "max_keys": 100}
-                if more:
-                    asked["next_page_parameters"] = more
-                more = None
-                async with aclosing(self.browse(data, "online_drive", asked, credential)) as pages:
+                arguments: dict[str, Any] = {
+                    "bucket": entry.get("bucket"),
+                    "prefix": prefix,
+                    "max_keys": 100,
+                }
+                if next_page:
+                    arguments["next_page_parameters"] = next_page
+                next_page = None
+                async with aclosing(
+                    self.browse(data, "online_drive", arguments, credential)
+                ) as pages:
                     page: Any
                     async for page in pages:
                         for bucket in page if isinstance(page, list) else [page]:
-                            for one in bucket.get("files") or ():
-                                if one.get("type") == "folder":
-                                    waiting.append(str(one.get("id")))
+                            for file_entry in bucket.get("files") or ():
+                                if file_entry.get("type") == "folder":
+                                    waiting.append(str(file_entry.get("id")))
                                 else:
-                                    found.append({**one, "bucket": bucket.get("bucket") or about.get("bucket")})
+                                    files.append(
+                                        {
+                                            **file_entry,
+                                            "bucket": bucket.get("bucket")
+                                            or entry.get("bucket"),
+                                        }
+                                    )
                             if bucket.get("is_truncated"):
-                                more = bucket.get("next_page_parameters")
-                if not more or len(found) >= _MOST_FILES:
+                                next_page = bucket.get("next_page_parameters")
+                # The limit also ends the paging within one folder.
+                if not next_page or len(files) >= _MAX_FILES:
                     break
-        return found[:_MOST_FILES]
+        return files[:_MAX_FILES]
 
     # fetching
 
-    async def fetch(self, data: DatasourceData, kind: str, about: Mapping[str, Any]) -> dict[str, Any]:
-        """What a datasource node gives of one page, or of one file on a drive. Raises ModelyardError."""
-        credential = str(about.get("credential_id") or "")
-        match kind:
+    async def fetch(
+        self, data: DatasourceData, source_type: str, source_info: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return a datasource node's outputs for one page or one drive file. Raises
+        ModelyardError."""
+        credential = str(source_info.get("credential_id") or "")
+        match source_type:
             case "website_crawl":
-                return await self._page(about)
+                return await self._page(source_info)
             case "online_document":
-                named = about.get("page")
-                page: Mapping[str, Any] = named if isinstance(named, Mapping) else about
-                wanted = {
-                    "workspace_id": about.get("workspace_id") or "", "page_id": page.get("page_id") or "",
-                    "type": page.get("type") or "page",
-                }  # fmt: skip
-                asked = {"page": wanted}
-                got = await self._gathered(
-                    data, "invoke_online_document_datasource_get_page_content", asked, credential
+                declared_page = source_info.get("page")
+                # Clients send the page nested or as top-level fields.
+                page: Mapping[str, Any] = (
+                    declared_page if isinstance(declared_page, Mapping) else source_info
                 )
-                return {**wanted, "title": page.get("page_name") or "", "content": "".join(got.texts), **got.variables}
+                page_reference = {
+                    "workspace_id": source_info.get("workspace_id") or "",
+                    "page_id": page.get("page_id") or "",
+                    "type": page.get("type") or "page",
+                }
+                arguments = {"page": page_reference}
+                # The plugin returns the page as text and variables.
+                output = await self._collect(
+                    data,
+                    "invoke_online_document_datasource_get_page_content",
+                    arguments,
+                    credential,
+                )
+                return {
+                    **page_reference,
+                    "title": page.get("page_name") or "",
+                    "content": "".join(output.texts),
+                    **output.variables,
+                }
             case "online_drive":
-                asked = {"request": {"bucket": about.get("bucket"), "id": about.get("id")}}
-                got = await self._gathered(data, "invoke_online_drive_download_file", asked, credential)
-                if not got.blobs:
-                    raise NodeError("the drive gave no file", kind="DatasourceNodeError", inputs=dict(about))
-                blob = got.blobs[0]
-                name = str(about.get("name") or blob.name or about.get("id") or "file")
-                return {"file": await self._files.save(name, blob.data, blob.mime_type), **got.variables}
+                arguments = {
+                    "request": {
+                        "bucket": source_info.get("bucket"),
+                        "id": source_info.get("id"),
+                    }
+                }
+                output = await self._collect(
+                    data, "invoke_online_drive_download_file", arguments, credential
+                )
+                # A drive that returns nothing would otherwise give an empty document.
+                if not output.blobs:
+                    raise NodeError(
+                        "the drive gave no file",
+                        error_type="DatasourceNodeError",
+                        inputs=dict(source_info),
+                    )
+                blob = output.blobs[0]
+                name = str(
+                    source_info.get("name")
+                    or blob.name
+                    or source_info.get("id")
+                    or "file"
+                )
+                return {
+                    "file": await self._files.save(name, blob.data, blob.mime_type),
+                    **output.variables,
+                }
             case _:
-                raise NodeError(f"{kind!r} is no kind of datasource", kind="DatasourceNodeError")
+                raise NodeError(
+                    f"{source_type!r} is no kind of datasource",
+                    error_type="DatasourceNodeError",
+                )
 
-    async def _gathered(
-        self, data: DatasourceData, action: str, asked: Mapping[str, Any], credential: str
-    ) -> Gathering:
-        found = Gathering()
-        async with aclosing(self.call(data, action, asked, credential)) as answers:
-            async for one in answers:
-                found.take(one)
-        return found
+    async def _collect(
+        self,
+        data: DatasourceData,
+        action: str,
+        arguments: Mapping[str, Any],
+        credential: str,
+    ) -> ToolOutputCollector:
+        """Call a datasource and collect its messages."""
+        output = ToolOutputCollector()
+        async with aclosing(self.call(data, action, arguments, credential)) as answers:
+            async for message in answers:
+                output.add(message)
+        return output
 
-    async def _page(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """A page as it was crawled; one of which the address alone is known is read now."""
-        url = str(about.get("url") or about.get("source_url") or "")
-        shown = {"source_url": url, "title": about.get("title") or "", "description": about.get("description") or ""}
-        if about.get("content"):
-            return {**shown, "content": about["content"]}
+    async def _page(self, source_info: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a crawled page; a page without content is fetched now."""
+        url = str(source_info.get("url") or source_info.get("source_url") or "")
+        page_fields = {
+            "source_url": url,
+            "title": source_info.get("title") or "",
+            "description": source_info.get("description") or "",
+        }
+        # Crawlers usually deliver the content with the address.
+        if source_info.get("content"):
+            return {**page_fields, "content": source_info["content"]}
         page = await self._reader.fetch(url)
-        read = await self._reader.parse(name_of(page), page.body, tenant=self._tenant)
-        text = "\n\n".join(one.text for one in read.parts)
-        return {**shown, "title": shown["title"] or read.title, "content": text}
+        read = await self._reader.parse(
+            name_with_extension(page), page.body, tenant=self._tenant
+        )
+        text = "\n\n".join(part.text for part in read.parts)
+        return {
+            **page_fields,
+            "title": page_fields["title"] or read.title,
+            "content": text,
+        }
 
 
-def listed(nodes: Sequence[Any]) -> list[Any]:
-    """The datasource nodes among them."""
-    return [one for one in nodes if isinstance(one.data, DatasourceData)]
+def datasource_nodes(nodes: Sequence[Any]) -> list[Any]:
+    """Return the datasource nodes among the nodes."""
+    return [node for node in nodes if isinstance(node.data, DatasourceData)]

@@ -1,9 +1,11 @@
-"""Several branches talk at once; whoever reads gets one text, in the order of the answers' templates. Pure.
+"""Merges the output of parallel branches into one response text, in the order of the
+answer templates. No I/O.
 
-An answer may begin as soon as it is sure to be reached: when a path from the root leads to it whose *blocking* edges
-were all taken. Those leave a branch, a container, another answer, or a node that writes a variable which the answer
-shows. Whether such a path exists is kept up to date as edges are taken, so that no path is ever listed: eighteen
-diamonds in a row have a quarter of a million.
+An answer may start as soon as it is certain to be reached: if a path from the root
+leads to it whose *blocking* edges were all taken. Blocking edges leave a branch, a
+container, another answer, or a node that writes a variable which the answer shows.
+Reachability is updated as edges are taken, so paths are never enumerated: eighteen
+diamonds in a row have a quarter of a million paths.
 """
 
 from collections import deque
@@ -13,33 +15,43 @@ from typing import Any
 
 from modelyard.workflow.graph import Graph
 from modelyard.workflow.node import Node, NodeKind
-from modelyard.workflow.variables import CONVERSATION, MISSING, PSEUDO, VariablePool, to_markdown
+from modelyard.workflow.variables import (
+    CONVERSATION,
+    MISSING,
+    NAMESPACES,
+    VariablePool,
+    to_markdown,
+)
 
 Selector = tuple[str, ...]
 Emit = Callable[[str, Sequence[str], str, bool], None]
-"""(node that says it, selector, text, whether that was the last of it)."""
+"""(node that produced it, selector, text, is_final)."""
 
 
 @dataclass(slots=True)
 class _Session:
+    """The progress of one response node's template."""
+
     node: str
     parts: Sequence[str | Selector]
-    place: int = 0
-    """The part that is being said."""
-    said: int = 0
-    """Chunks of that part that were said."""
+    part_index: int = 0
+    """Index of the part that is being emitted."""
+    emitted_count: int = 0
+    """Number of chunks of that part that were emitted."""
     is_closed: bool = False
-    """Its node has run: what is still missing will not come."""
+    """Whether the node has run: values that are still missing will not arrive."""
 
 
 @dataclass(slots=True)
 class _Stream:
+    """Chunks of one node output that have arrived."""
+
     chunks: list[str] = field(default_factory=list[str])
     is_final: bool = False
 
 
-class _Reach:
-    """Which nodes a path leads to whose blocking edges were all taken."""
+class _Reachability:
+    """The nodes to which a path leads whose blocking edges were all taken."""
 
     def __init__(self, graph: Graph, blocks: Callable[[str], bool]) -> None:
         self._graph = graph
@@ -49,27 +61,34 @@ class _Reach:
         self._grow([graph.root])
 
     def take(self, edges: Iterable[int]) -> None:
-        for place in edges:
-            self._taken.add(place)
-            edge = self._graph.edges[place]
+        """Mark edges as taken and extend the reached nodes."""
+        for edge_index in edges:
+            self._taken.add(edge_index)
+            edge = self._graph.edges[edge_index]
+            # An edge from an unreached node is only remembered.
             if edge.source in self.reached:
                 self._grow([edge.target])
 
     def _grow(self, nodes: list[str]) -> None:
-        todo = [one for one in nodes if one not in self.reached]
+        """Add nodes and everything that can be reached from them now."""
+        # A stack instead of recursion: graphs may be deep.
+        todo = [candidate for candidate in nodes if candidate not in self.reached]
         self.reached.update(todo)
         while todo:
             node = todo.pop()
             blocks = self._blocks(node)
-            for place in self._graph.outgoing[node]:
-                target = self._graph.edges[place].target
-                if target not in self.reached and (not blocks or place in self._taken):
+            # Edges of a blocking node count only once they were taken.
+            for edge_index in self._graph.outgoing[node]:
+                target = self._graph.edges[edge_index].target
+                if target not in self.reached and (
+                    not blocks or edge_index in self._taken
+                ):
                     self.reached.add(target)
                     todo.append(target)
 
 
 class ResponseStream:
-    """The text of one graph's answers, as it comes."""
+    """The response text of one graph, emitted as early as its order allows."""
 
     def __init__(self, graph: Graph, pool: VariablePool, emit: Emit) -> None:
         self._pool = pool
@@ -78,57 +97,75 @@ class ResponseStream:
         self._sessions: dict[str, _Session] = {}
         self._queue: deque[_Session] = deque()
         self._active: _Session | None = None
-        self._waiting: dict[str, _Reach] = {}
-        self._reaches: list[_Reach] = []
+        self._waiting_answers: dict[str, _Reachability] = {}
+        self._reaches: list[_Reachability] = []
         self._streams: dict[Selector, _Stream] = {}
         self._skipped: set[str] = set()
         self._done: set[str] = set()
         self.shown: set[Selector] = set()
-        """Selectors that some answer shows; chunks of others go nowhere."""
+        """Selectors that some answer shows. Chunks of other selectors are dropped."""
         self._reasons: set[str] = set()
         self._prepare(graph)
 
     def _prepare(self, graph: Graph) -> None:
-        by_writers: dict[frozenset[str], _Reach] = {}
+        """Create a session for each response node that can be reached."""
+        by_writers: dict[frozenset[str], _Reachability] = {}
         for name, node in self._nodes.items():
             parts = node.response()
             if parts is None or name not in graph.reachable:
                 continue
             session = self._sessions[name] = _Session(name, parts)
-            selectors = {one for one in parts if isinstance(one, tuple)}
+            # Constant texts need no waiting.
+            selectors = {part for part in parts if isinstance(part, tuple)}
             self.shown |= selectors
+            # An answer must wait for the nodes that may still change a variable it
+            # shows.
             writers = frozenset(
-                other.id for other in self._nodes.values()
-                if any(tuple(written) == one[: len(written)] for written in other.writes() for one in selectors)
-            )  # fmt: skip
+                writer.id
+                for writer in self._nodes.values()
+                if any(
+                    tuple(variable) == selector[: len(variable)]
+                    for variable in writer.writes()
+                    for selector in selectors
+                )
+            )
+            # Answers with the same writers share one reachability computation.
             if writers not in by_writers:
-                by_writers[writers] = _Reach(graph, self._blocker(writers))
-            self._waiting[session.node] = by_writers[writers]
+                by_writers[writers] = _Reachability(graph, self._blocker(writers))
+            self._waiting_answers[session.node] = by_writers[writers]
         self._reaches = list(by_writers.values())
 
     def _blocker(self, writers: frozenset[str]) -> Callable[[str], bool]:
+        """Return the test whether the outgoing edges of a node are blocking."""
+
         def blocks(name: str) -> bool:
+            """Return whether the node's outgoing edges are blocking."""
             node = self._nodes[name]
             return (
                 name in writers
                 or node.branches
                 or node.kind in (NodeKind.CONTAINER, NodeKind.RESPONSE)
-            )  # fmt: skip
+            )
 
         return blocks
 
     @property
     def is_needed(self) -> bool:
+        """Whether the graph has response nodes at all."""
         return bool(self._sessions)
 
     # what the engine tells
 
     def begin(self) -> None:
+        """Emit what is available at the start, such as constant text."""
         if self._sessions:
             self._admit()
             self._flush()
 
     def chunk(self, node: str, name: str, text: str, *, is_final: bool) -> None:
+        """Receive a chunk of a node's output. It is kept until the answer's order
+        allows it."""
+        # Chunks are addressed by node and output name.
         selector = (node, name)
         if selector not in self.shown:
             return
@@ -140,89 +177,118 @@ class ResponseStream:
         stream.is_final = stream.is_final or is_final
         self._flush()
 
-    def finished(self, node: str, taken: Sequence[int], skipped: Sequence[str]) -> None:
-        """A node is done and its outputs are in the pool."""
+    def finished(
+        self, node: str, taken_edges: Sequence[int], skipped: Sequence[str]
+    ) -> None:
+        """Update the state after a node finished and its outputs are in the pool."""
         if not self._sessions:
             return
         self._done.add(node)
         self._skipped.update(skipped)
-        for stream in [one for key, one in self._streams.items() if key[0] == node]:
+        # A finished node streams no more, even if it sent no final chunk.
+        for stream in [
+            node_stream for key, node_stream in self._streams.items() if key[0] == node
+        ]:
             stream.is_final = True
         if (session := self._sessions.get(node)) is not None:
             session.is_closed = True
-        for reach in self._reaches:
-            reach.take(taken)
+        for reachability in self._reaches:
+            # Taken edges may make further answers certain.
+            reachability.take(taken_edges)
         self._admit()
         self._flush()
 
     def may_reason(self, node: str) -> bool:
-        """Whether what this node's model thinks is to be shown: an answer that is reached shows its text."""
+        """Return whether a node's reasoning may be streamed: a reached answer shows its
+        text."""
         return any(
-            isinstance(part, tuple) and part[0] == node and part[1] in ("text", "reasoning_content")
+            isinstance(part, tuple)
+            and part[0] == node
+            and part[1] in ("text", "reasoning_content")
             for name, session in self._sessions.items()
-            if name not in self._waiting
+            if name not in self._waiting_answers
             for part in session.parts
         )
 
     # inside
 
     def _admit(self) -> None:
-        """Answers that are sure to be reached queue up."""
-        ready = sorted(name for name, reach in self._waiting.items() if name in reach.reached)
+        """Queue the answers that have become certain to be reached."""
+        # Sorted, so that a replay after a crash gives the same text.
+        ready = sorted(
+            name
+            for name, reachability in self._waiting_answers.items()
+            if name in reachability.reached
+        )
         for name in ready:
-            del self._waiting[name]
+            del self._waiting_answers[name]
             self._queue.append(self._sessions[name])
 
     def _flush(self) -> None:
+        """Emit from the active answer; when it is complete, continue with the next one."""
         while True:
             if self._active is None:
                 if not self._queue:
                     return
                 self._active = self._queue.popleft()
-            if not self._say(self._active):
+            if not self._emit_available(self._active):
                 return
             self._active = None
 
-    def _say(self, session: _Session) -> bool:
-        """Say what can be said; whether that was all of it."""
-        while session.place < len(session.parts):
-            part = session.parts[session.place]
+    def _emit_available(self, session: _Session) -> bool:
+        """Emit what is available of an answer. Returns True if it is complete."""
+        # Resume where the last call stopped.
+        while session.part_index < len(session.parts):
+            part = session.parts[session.part_index]
             if isinstance(part, str):
-                self._emit(session.node, (session.node, "answer"), part, session.place + 1 == len(session.parts))
-            elif not self._say_variable(session, part):
+                self._emit(
+                    session.node,
+                    (session.node, "answer"),
+                    part,
+                    session.part_index + 1 == len(session.parts),
+                )
+            elif not self._emit_variable(session, part):
                 return False
-            session.place += 1
-            session.said = 0
+            session.part_index += 1
+            session.emitted_count = 0
         return True
 
-    def _say_variable(self, session: _Session, selector: Selector) -> bool:
+    def _emit_variable(self, session: _Session, selector: Selector) -> bool:
+        """Emit what is available of a variable. Returns True if it is complete."""
         source = selector[0]
+        # A skipped node leaves nothing in the text.
         if source in self._skipped:
             return True
         stream = self._streams.get(selector[:2])
+        # Only complete outputs are streamed; a path into an object is not.
         if stream is not None and len(selector) == 2:
             chunks = stream.chunks
-            while session.said < len(chunks):
-                is_last = stream.is_final and session.said + 1 == len(chunks)
-                self._emit(source, selector, chunks[session.said], is_last)
-                session.said += 1
+            while session.emitted_count < len(chunks):
+                is_last = stream.is_final and session.emitted_count + 1 == len(chunks)
+                self._emit(source, selector, chunks[session.emitted_count], is_last)
+                session.emitted_count += 1
             return stream.is_final
-        if source in PSEUDO or source in self._done or source not in self._nodes:
+        # Not streamed, but its value is final: it is in the pool.
+        if source in NAMESPACES or source in self._done or source not in self._nodes:
             value = self._pool.get(selector)
+            # A conversation variable may still be written before the answer node runs.
             if value is MISSING and source == CONVERSATION and not session.is_closed:
                 return False
-            self._whole(session, selector, value)
+            self._emit_value(session, selector, value)
             return True
+        # The answer node has run, so the value will never come.
         if session.is_closed:
-            self._whole(session, selector, MISSING)
+            self._emit_value(session, selector, MISSING)
         return session.is_closed
 
-    def _whole(self, session: _Session, selector: Selector, value: Any) -> None:
-        """A value that nobody streamed. What does not exist leaves its name, as in the answer itself."""
+    def _emit_value(self, session: _Session, selector: Selector, value: Any) -> None:
+        """Emit a value that was not streamed. A missing value is shown as its selector,
+        as in the rendered answer."""
         text = ".".join(selector) if value is MISSING else to_markdown(value)
         if not text:
             return
-        if selector[0] in PSEUDO or value is MISSING:
+        # Values without a producing node are attributed to the answer.
+        if selector[0] in NAMESPACES or value is MISSING:
             self._emit(session.node, (session.node, "answer"), text, False)
         else:
             self._emit(selector[0], selector, text, True)

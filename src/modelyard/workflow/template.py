@@ -1,4 +1,4 @@
-"""`{{#node.variable#}}` in texts. Pure; how a text falls apart is remembered."""
+"""Templates with `{{#node.variable#}}` references. No I/O; parsed templates are cached."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -7,44 +7,54 @@ from typing import Any
 
 from modelyard.workflow.variables import MISSING, VariablePool, to_markdown, to_text
 
+# The lengths are bounded so that a long text cannot slow the pattern down.
 _SELECTOR = r"[a-zA-Z0-9_]{1,50}(?:\.[a-zA-Z_][a-zA-Z0-9_]{0,29}){1,10}"
 _REFERENCE = re.compile(r"\{\{#(" + _SELECTOR + r")#\}\}")
-_BARE = re.compile(_SELECTOR)
+_BARE_SELECTOR = re.compile(_SELECTOR)
 
 Part = str | tuple[str, ...]
-"""A piece of text, or a selector."""
+"""A text or a selector."""
 
 
 @lru_cache(4096)
 def parts_of(text: str) -> tuple[Part, ...]:
-    """A template as texts and selectors. A text that is a selector's name by itself is one too: apps rely on it."""
-    if "{{#" not in text and not ("." in text and len(text) < 400 and _BARE.fullmatch(text)):
+    """Return a template as texts and selectors. A text that consists of a bare selector
+    is a selector: apps rely on it."""
+    # A quick test avoids the pattern for ordinary text.
+    if "{{#" not in text and not (
+        "." in text and len(text) < 400 and _BARE_SELECTOR.fullmatch(text)
+    ):
         return (text,) if text else ()
-    pieces = _REFERENCE.split(text)
+    fragments = _REFERENCE.split(text)
     parts: list[Part] = []
-    for place, piece in enumerate(pieces):
-        if place % 2 or (piece and _BARE.fullmatch(piece)):
-            parts.append(tuple(piece.split(".")))
-        elif piece:
-            parts.append(piece)
+    # The pattern's group puts the selectors at the odd indexes.
+    for index, fragment in enumerate(fragments):
+        if index % 2 or (fragment and _BARE_SELECTOR.fullmatch(fragment)):
+            parts.append(tuple(fragment.split(".")))
+        elif fragment:
+            parts.append(fragment)
     return tuple(parts)
 
 
 def selectors_in(text: str) -> Iterator[tuple[str, ...]]:
-    """What a template refers to in so many words."""
+    """Yield the selectors that are written as references."""
     for match in _REFERENCE.finditer(text):
         yield tuple(match[1].split("."))
 
 
-def render(text: str, pool: VariablePool, print_value: Callable[[Any], str] = to_text) -> str:
-    """The text with values in it. What does not exist leaves its name there."""
+def render(
+    text: str, pool: VariablePool, print_value: Callable[[Any], str] = to_text
+) -> str:
+    """Return the text with values. A missing value is shown as its selector."""
     parts = parts_of(text)
+    # Most texts have no references and are returned without a copy.
     if len(parts) == 1 and parts[0] is text:
         return text
     return "".join([_rendered(part, pool, print_value) for part in parts])
 
 
 def _rendered(part: Part, pool: VariablePool, print_value: Callable[[Any], str]) -> str:
+    """Return the text of one part."""
     if isinstance(part, str):
         return part
     value = pool.get(part)
@@ -52,4 +62,5 @@ def _rendered(part: Part, pool: VariablePool, print_value: Callable[[Any], str])
 
 
 def render_markdown(text: str, pool: VariablePool) -> str:
+    """Return the text with values in Markdown, for people."""
     return render(text, pool, to_markdown)

@@ -1,63 +1,83 @@
-"""Thoughts between `<think>` and `</think>`, wherever they stand in a text, told apart from what is said. Pure."""
+"""Separates reasoning between `<think>` and `</think>` from the answer text. No I/O."""
 
 import re
 
 _OPEN = re.compile(r"<think(?:\s[^<>]{0,400})?>", re.IGNORECASE)
 _CLOSE = re.compile(r"</think\s{0,40}>", re.IGNORECASE)
-_MAY_OPEN = re.compile(r"<(?:t(?:h(?:i(?:n(?:k(?:\s[^<>]{0,400})?)?)?)?)?)?$", re.IGNORECASE)
-_MAY_CLOSE = re.compile(r"<(?:/(?:t(?:h(?:i(?:n(?:k\s{0,40})?)?)?)?)?)?$", re.IGNORECASE)
+# These match a tag that is cut off at the end of the text received so far.
+_MAY_OPEN = re.compile(
+    r"<(?:t(?:h(?:i(?:n(?:k(?:\s[^<>]{0,400})?)?)?)?)?)?$", re.IGNORECASE
+)
+_MAY_CLOSE = re.compile(
+    r"<(?:/(?:t(?:h(?:i(?:n(?:k\s{0,40})?)?)?)?)?)?$", re.IGNORECASE
+)
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
 class ThinkFilter:
-    """Takes the pieces of one text; gives back (thought, said). Only what may still become a tag is held back."""
+    """Splits the chunks of a text into (reasoning, answer). Only text that may become a
+    tag is held back."""
 
     def __init__(self) -> None:
-        self._held = ""
+        self._buffer = ""
         self._is_inside = False
-        self._has_said = False
+        self._has_text = False
 
-    def feed(self, piece: str) -> tuple[str, str]:
-        self._held += piece
+    def feed(self, chunk: str) -> tuple[str, str]:
+        """Return the (reasoning, answer) text that is certain after this chunk."""
+        self._buffer += chunk
         thought: list[str] = []
-        said: list[str] = []
-        while self._held:
-            pattern, may = (_CLOSE, _MAY_CLOSE) if self._is_inside else (_OPEN, _MAY_OPEN)
-            if match := pattern.search(self._held):
-                self._put(self._held[: match.start()], thought, said)
-                self._held = self._held[match.end() :]
+        text_parts: list[str] = []
+        while self._buffer:
+            pattern, partial_pattern = (
+                (_CLOSE, _MAY_CLOSE) if self._is_inside else (_OPEN, _MAY_OPEN)
+            )
+            # A complete tag: everything before it is certain.
+            if match := pattern.search(self._buffer):
+                self._put(self._buffer[: match.start()], thought, text_parts)
+                self._buffer = self._buffer[match.end() :]
                 self._is_inside = not self._is_inside
                 if not self._is_inside:
                     thought.append("\n")  # several thoughts stand on lines of their own
                 continue
-            partly = may.search(self._held)
-            keep = partly.start() if partly else len(self._held)
-            self._put(self._held[:keep], thought, said)
-            self._held = self._held[keep:]
+            # The end of the buffer may be the start of a tag: keep it for the next
+            # chunk.
+            partly = partial_pattern.search(self._buffer)
+            keep = partly.start() if partly else len(self._buffer)
+            self._put(self._buffer[:keep], thought, text_parts)
+            self._buffer = self._buffer[keep:]
             break
-        return "".join(thought), "".join(said)
+        return "".join(thought), "".join(text_parts)
 
     def finish(self) -> tuple[str, str]:
-        """What was held back. A thought that was never closed is one all the same."""
-        held, self._held = self._held, ""
-        return (held, "") if self._is_inside else ("", held)
+        """Return the text that was held back. Reasoning without a closing tag counts as
+        reasoning."""
+        buffered, self._buffer = self._buffer, ""
+        return (buffered, "") if self._is_inside else ("", buffered)
 
-    def _put(self, text: str, thought: list[str], said: list[str]) -> None:
+    def _put(self, text: str, thought: list[str], text_parts: list[str]) -> None:
+        """Append text to the reasoning or to the answer; the answer does not start with
+        blank lines."""
         if self._is_inside:
             thought.append(text)
             return
-        if not self._has_said:
+        # Models often start their answer with blank lines after the reasoning.
+        if not self._has_text:
             text = text.lstrip()
         if text:
-            self._has_said = True
-            said.append(text)
+            self._has_text = True
+            text_parts.append(text)
 
 
-def separated(text: str) -> tuple[str, str]:
-    """(thoughts, text) of a whole answer."""
+def split_thinking(text: str) -> tuple[str, str]:
+    """Return (reasoning, answer) of a complete text."""
+    # Without an angle bracket there cannot be a tag.
     if "<" not in text:
         return "", _EMPTY_LINES.sub("\n\n", text).strip()
     filter_ = ThinkFilter()
-    thought, said = filter_.feed(text)
-    more, rest = filter_.finish()
-    return (thought + more).strip(), _EMPTY_LINES.sub("\n\n", said + rest).strip()
+    thought, answer_text = filter_.feed(text)
+    # An unclosed tag or a partial one is still in the buffer.
+    last_thought, last_text = filter_.finish()
+    return (thought + last_thought).strip(), _EMPTY_LINES.sub(
+        "\n\n", answer_text + last_text
+    ).strip()

@@ -1,4 +1,5 @@
-"""What nodes that call tools share: a parameter's value, and a tool's messages as a node's outputs."""
+"""Shared by nodes that call tools: parameter values, and the conversion of tool
+messages into outputs."""
 
 import base64
 from collections.abc import Mapping
@@ -9,12 +10,17 @@ from modelyard.workflow.template import render
 from modelyard.workflow.variables import File, from_object, to_object
 
 
-def tool_input(given: Any, context: NodeContext) -> Any:
-    """A parameter's value, of the three kinds that there are."""
-    if not isinstance(given, Mapping) or "type" not in given or "value" not in given:
-        return given
-    value = given["value"]
-    match given["type"]:
+def tool_input(parameter: Any, context: NodeContext) -> Any:
+    """Return the value of a parameter: a constant, a variable or a template."""
+    # Old exports store the plain value.
+    if (
+        not isinstance(parameter, Mapping)
+        or "type" not in parameter
+        or "value" not in parameter
+    ):
+        return parameter
+    value = parameter["value"]
+    match parameter["type"]:
         case "variable":
             return to_object(context.value([str(part) for part in value or ()]))
         case "mixed":
@@ -23,8 +29,8 @@ def tool_input(given: Any, context: NodeContext) -> Any:
             return value
 
 
-class Gathered:
-    """A tool's or a strategy's messages, as they become a node's outputs."""
+class ToolMessageCollector:
+    """Collects the messages of a tool or a strategy as outputs of a node."""
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
@@ -35,52 +41,75 @@ class Gathered:
         self._variables: dict[str, Any] = {}
         self._blobs: dict[str, list[bytes]] = {}
 
-    async def take(self, one: Mapping[str, Any]) -> None:
-        message: Any = one.get("message") or {}
-        meta: Mapping[str, Any] = one.get("meta") or {}
-        match one.get("type"):
+    async def add(self, tool_message: Mapping[str, Any]) -> None:
+        """Add one message; texts are streamed at once."""
+        message: Any = tool_message.get("message") or {}
+        meta: Mapping[str, Any] = tool_message.get("meta") or {}
+        # Message types of the plugin protocol.
+        match tool_message.get("type"):
             case "text":
                 self._text.append(str(message.get("text") or ""))
                 self._context.stream("text", self._text[-1], False)
             case "link":
                 self._lines.append(f"Link: {message.get('text')}")
             case "image_link" | "image" | "binary_link":
-                self._linked(str(message.get("text") or ""), meta)
+                self._add_link(str(message.get("text") or ""), meta)
             case "blob":
-                await self._blob(_bytes(message.get("blob")), meta)
+                await self._save_blob(_bytes(message.get("blob")), meta)
             case "blob_chunk":
-                await self._piece(message, meta)
+                await self._add_chunk(message, meta)
             case "json":
                 self._json.append(message.get("json_object", message))
             case "variable":
                 self._variable(message)
             case "file":
                 if (file := meta.get("file")) is not None:
-                    self._files.append(from_object(file) if isinstance(file, Mapping) else file)
+                    self._files.append(
+                        from_object(file) if isinstance(file, Mapping) else file
+                    )
             case _:
                 pass
 
-    def _linked(self, url: str, meta: Mapping[str, Any]) -> None:
-        kind = str(meta.get("mime_type") or "")
-        is_image = kind.startswith("image/") or not kind
-        self._files.append(File(
-            type="image" if is_image else "document", transfer_method="remote_url", remote_url=url, mime_type=kind,
-            filename=url.partition("?")[0].rpartition("/")[2],
-        ))  # fmt: skip
+    def _add_link(self, url: str, meta: Mapping[str, Any]) -> None:
+        """Add a remote file by its URL; without a MIME type it is an image."""
+        mime_type = str(meta.get("mime_type") or "")
+        is_image = mime_type.startswith("image/") or not mime_type
+        self._files.append(
+            File(
+                type="image" if is_image else "document",
+                transfer_method="remote_url",
+                remote_url=url,
+                mime_type=mime_type,
+                filename=url.partition("?")[0].rpartition("/")[2],
+            )
+        )
 
-    async def _blob(self, data: bytes, meta: Mapping[str, Any]) -> None:
+    async def _save_blob(self, data: bytes, meta: Mapping[str, Any]) -> None:
+        """Store a file that came as bytes."""
+        # Without a file store the bytes cannot be kept.
         if self._context.services.files is not None:
-            kind = str(meta.get("mime_type") or "application/octet-stream")
-            name = str(meta.get("filename") or meta.get("file_name") or f"file.{kind.partition('/')[2]}")
-            self._files.append(await self._context.services.files.save(name, data, kind))
+            mime_type = str(meta.get("mime_type") or "application/octet-stream")
+            name = str(
+                meta.get("filename")
+                or meta.get("file_name")
+                or f"file.{mime_type.partition('/')[2]}"
+            )
+            self._files.append(
+                await self._context.services.files.save(name, data, mime_type)
+            )
 
-    async def _piece(self, message: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    async def _add_chunk(
+        self, message: Mapping[str, Any], meta: Mapping[str, Any]
+    ) -> None:
+        """Add a chunk of a file; the last one stores it."""
         name = str(message.get("id") or "")
         self._blobs.setdefault(name, []).append(_bytes(message.get("blob")))
+        # Chunks of one file share an id; the last one is marked.
         if message.get("end"):
-            await self._blob(b"".join(self._blobs.pop(name)), meta)
+            await self._save_blob(b"".join(self._blobs.pop(name)), meta)
 
     def _variable(self, message: Mapping[str, Any]) -> None:
+        """Set an output variable, or append to one that is streamed."""
         name, value = str(message.get("variable_name")), message.get("variable_value")
         if message.get("stream"):
             self._variables[name] = str(self._variables.get(name, "")) + str(value)
@@ -90,17 +119,32 @@ class Gathered:
 
     @property
     def text(self) -> str:
+        """The text so far."""
         return "".join(self._text)
 
     def outputs(self) -> dict[str, Any]:
+        """End the text stream and return the outputs."""
+        # Ends the stream, even if no text was sent.
         self._context.stream("text", "", True)
-        text = "\n".join(one for one in ("".join(self._text), *self._lines) if one)
-        found = self._json or ([] if text or self._files or self._variables else [{"data": []}])
-        return {"text": text, "files": self._files, "json": found, **self._variables}
+        text = "\n".join(
+            segment for segment in ("".join(self._text), *self._lines) if segment
+        )
+        # Dify outputs one empty object if a tool returns nothing at all.
+        json_values = self._json or (
+            [] if text or self._files or self._variables else [{"data": []}]
+        )
+        return {
+            "text": text,
+            "files": self._files,
+            "json": json_values,
+            **self._variables,
+        }
 
 
 def _bytes(value: Any) -> bytes:
+    """Return bytes, decoded from base64 if they are text; empty if that is invalid."""
     if isinstance(value, bytes):
+        # Plugins send bytes in base64.
         return value
     try:
         return base64.b64decode(str(value or ""))

@@ -1,7 +1,8 @@
-"""What begins runs without a caller: webhooks' addresses, times of schedules, events that plugins report.
+"""Starts runs without a caller: by webhooks, schedules and events of plugins.
 
-Each run's id follows from what began it: the same minute of the same schedule is one run, however many processes see it
-come, and so is a webhook's call that its sender repeats under the same key.
+A run's id is derived from its cause. One minute of one schedule gives one run, however
+many processes see it, and so does a webhook call that its sender repeats with the same
+key.
 """
 
 import logging
@@ -14,7 +15,7 @@ from typing import Any
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.tenancy.directory import Directory
 from modelyard.tenancy.kinds import AppTrigger, StoredApp
-from modelyard.workflow.apps import Apps, FoundApp
+from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.dsl import App
 from modelyard.workflow.journal import RunRecord
@@ -25,153 +26,255 @@ from modelyard.workflow.schedule import Schedule, ScheduleError
 logger = logging.getLogger("modelyard.triggers")
 
 USER = "trigger"
-"""Whose runs they are."""
-FROM = "trigger"
+"""The user of runs that a trigger starts."""
+CREATED_FROM = "trigger"
+# Namespace of the derived run ids. It must never change, or repeated causes start a
+# second run.
 _NAMES = uuid.UUID("6f2a3c1e-54f0-4a53-9b0e-6a8c1d2f7e90")
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A node that waits for an event of a plugin."""
+    """A node that is started by an event of a plugin."""
 
-    found: FoundApp
+    found: AppRecord
     trigger: AppTrigger
 
 
 @dataclass(slots=True)
 class _Due:
-    found: FoundApp
+    """A schedule with its next time."""
+
+    found: AppRecord
     trigger: AppTrigger
     schedule: Schedule
     at: float | None
-    """Its next time; None where none comes."""
+    """The next time in seconds since 1970; None if there is none."""
 
 
 class Triggers:
+    """Finds the triggers of published apps and starts their runs."""
+
     def __init__(
-        self, apps: Apps, chats: Chats, directory: Directory, *, catch_up: Callable[[], float],
-        now: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
+        self,
+        apps: Apps,
+        chats: Chats,
+        directory: Directory,
+        *,
+        catch_up: Callable[[], float],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._apps = apps
         self._chats = chats
         self._directory = directory
         self._catch_up = catch_up
-        self._now = now
-        self._seen = -1
-        self._webhooks: dict[str, tuple[FoundApp, str]] = {}
+        self._now = clock
+        self._seen_changes = -1
+        self._webhooks: dict[str, tuple[AppRecord, str]] = {}
         self._due: dict[tuple[str, str, str], _Due] = {}
         self._listeners: list[Listener] = []
 
     # webhooks
 
-    async def webhook(self, token: str, *, is_draft: bool = False) -> tuple[FoundApp, App, str, WebhookData]:
-        """(the app as it is to run, its file, the node, what that takes) by what names it in its address.
+    async def webhook(
+        self, token: str, *, is_draft: bool = False
+    ) -> tuple[AppRecord, App, str, WebhookData]:
+        """Return (app version to run, app, node id, node data) of a webhook by the
+        token in its URL.
 
-        `is_draft`: what waits to be published answers. Raises NotFoundError.
+        With `is_draft` the unpublished version is used. Raises NotFoundError.
         """
-        self._look()
-        found, node = self._webhooks.get(token, (None, ""))
-        if found is not None and self._may_run(found):
-            digest = (found.stored.draft or found.stored.digest) if is_draft else found.stored.digest
+        self._refresh()
+        app_record, node = self._webhooks.get(token, (None, ""))
+        # A disabled app or tenant answers like an unknown webhook.
+        if app_record is not None and self._may_run(app_record):
+            # The draft answers test calls from the editor.
+            digest = (
+                (app_record.stored.draft or app_record.stored.digest)
+                if is_draft
+                else app_record.stored.digest
+            )
             if digest:
-                found = self._apps.at(found, digest)
-                app = await self._apps.app(found)
+                app_record = self._apps.get_version(app_record, digest)
+                app = await self._apps.published_app(app_record)
                 data = app.graph(node).nodes[node].data if node in app.roots else None
                 if isinstance(data, WebhookData):
-                    return found, app, node, data
-        raise NotFoundError("there is no such webhook, or its app is not published", code="webhook_not_found")
+                    return app_record, app, node, data
+        raise NotFoundError(
+            "there is no such webhook, or its app is not published",
+            code="webhook_not_found",
+        )
 
     # runs
 
     async def fire(
-        self, found: FoundApp, app: App, node: str, inputs: Mapping[str, Any], *, key: str = "", is_draft: bool = False
+        self,
+        app_record: AppRecord,
+        app: App,
+        node: str,
+        inputs: Mapping[str, Any],
+        *,
+        key: str = "",
+        is_draft: bool = False,
     ) -> RunRecord:
-        """Begin a run at a node. With a key, one run for all that come under it. Raises WorkflowError."""
-        named = str(uuid.uuid5(_NAMES, "\n".join((found.tenant, found.id, node, key)))) if key else ""
+        """Start a run at a node. All calls with the same key share one run. Raises
+        WorkflowError."""
+        run_id = (
+            str(
+                uuid.uuid5(
+                    _NAMES, "\n".join((app_record.tenant, app_record.id, node, key))
+                )
+            )
+            if key
+            else ""
+        )
         return await self._chats.run(
-            found, app, inputs=inputs, user=USER, root=node, created_from="debugger" if is_draft else FROM, run_id=named
+            app_record,
+            app,
+            inputs=inputs,
+            user=USER,
+            root=node,
+            created_from="debugger" if is_draft else CREATED_FROM,
+            run_id=run_id,
         )
 
     # schedules
 
     async def tick(self) -> int:
-        """Begin what is due; how many. A time that passed while nobody looked is made up for, the last one alone."""
-        self._look()
-        begun = 0
-        for one in list(self._due.values()):
-            now = self._now()
-            if one.at is None or one.at > now:
+        """Start the runs that are due and return their number. Of several missed times
+        only the last one is run."""
+        self._refresh()
+        started_count = 0
+        # A copy, because the triggers may be rebuilt while a run is started.
+        for due_trigger in list(self._due.values()):
+            current_time = self._now()
+            if due_trigger.at is None or due_trigger.at > current_time:
                 continue
-            latest = one.schedule.latest(max(one.at - 1, now - self._window()), now)
-            if latest is not None and self._may_run(one.found):
+            # One second earlier, because `latest` excludes its start.
+            latest = due_trigger.schedule.latest(
+                max(due_trigger.at - 1, current_time - self._catch_up_seconds()),
+                current_time,
+            )
+            if latest is not None and self._may_run(due_trigger.found):
                 try:
-                    await self._fire_at(one, latest)
-                    begun += 1
+                    await self._fire_at(due_trigger, latest)
+                    started_count += 1
                 except TooManyRunsError:
+                    # The time stays due and is tried again at the next tick.
                     continue  # the next look finds it due still
                 except ModelyardError as error:
-                    fields = {"tenant": one.found.tenant, "app": one.found.name, "error": str(error)}
-                    logger.error("a schedule could not begin its run", extra={"fields": fields})
-            one.at = one.schedule.next(now)
-        return begun
+                    fields = {
+                        "tenant": due_trigger.found.tenant,
+                        "app": due_trigger.found.name,
+                        "error": str(error),
+                    }
+                    logger.error(
+                        "a schedule could not begin its run", extra={"fields": fields}
+                    )
+            # Computed from now on: older times have been made up for.
+            due_trigger.at = due_trigger.schedule.next(current_time)
+        return started_count
 
-    async def _fire_at(self, one: _Due, at: float) -> None:
-        app = await self._apps.app(one.found)
-        await self.fire(one.found, app, one.trigger.node, {}, key=f"schedule {int(at)}")
+    async def _fire_at(self, due_trigger: _Due, scheduled_at: float) -> None:
+        """Start the run of a schedule's time."""
+        app = await self._apps.published_app(due_trigger.found)
+        await self.fire(
+            due_trigger.found,
+            app,
+            due_trigger.trigger.node,
+            {},
+            key=f"schedule {int(scheduled_at)}",
+        )
 
     # events
 
-    def listeners(self, tenant: str, subscription: str, provider: str, event: str) -> list[Listener]:
-        """Nodes that wait for a subscription's event. `provider`: `author/plugin/provider`."""
-        self._look()
+    def listeners(
+        self, tenant: str, subscription: str, provider: str, event: str
+    ) -> list[Listener]:
+        """Return the nodes that an event starts. `provider` is
+        `author/plugin/provider`."""
+        self._refresh()
+        # A trigger without a subscription listens to all of them.
         return [
-            one for one in self._listeners
-            if one.found.tenant == tenant and one.trigger.event == event and self._may_run(one.found)
-            and (one.trigger.subscription or subscription) == subscription
-            and f"/{provider}".endswith(f"/{one.trigger.provider}")
-        ]  # fmt: skip
+            listener
+            for listener in self._listeners
+            if listener.found.tenant == tenant
+            and listener.trigger.event == event
+            and self._may_run(listener.found)
+            and (listener.trigger.subscription or subscription) == subscription
+            and f"/{provider}".endswith(f"/{listener.trigger.provider}")
+        ]
 
-    async def hear(self, one: Listener, variables: Mapping[str, Any], *, key: str = "") -> RunRecord:
-        """Begin the run of a node that waited."""
-        return await self.fire(one.found, await self._apps.app(one.found), one.trigger.node, variables, key=key)
+    async def start_listener(
+        self, listener: Listener, variables: Mapping[str, Any], *, key: str = ""
+    ) -> RunRecord:
+        """Start the run of a listening node."""
+        return await self.fire(
+            listener.found,
+            await self._apps.published_app(listener.found),
+            listener.trigger.node,
+            variables,
+            key=key,
+        )
 
     # what there is
 
-    def _may_run(self, found: FoundApp) -> bool:
-        return found.stored.is_enabled and self._directory.is_enabled(found.tenant)
+    def _may_run(self, app_record: AppRecord) -> bool:
+        """Return whether the app and its tenant are enabled."""
+        return app_record.stored.is_enabled and self._directory.is_enabled(
+            app_record.tenant
+        )
 
-    def _look(self) -> None:
-        """Take up what has changed since the last look."""
-        if self._seen == self._directory.changes:
+    def _refresh(self) -> None:
+        """Rebuild the triggers if anything in the directory has changed."""
+        if self._seen_changes == self._directory.changes:
             return
-        self._seen = self._directory.changes
-        webhooks: dict[str, tuple[FoundApp, str]] = {}
-        due: dict[tuple[str, str, str], _Due] = {}
+        self._seen_changes = self._directory.changes
+        webhooks: dict[str, tuple[AppRecord, str]] = {}
+        due_triggers: dict[tuple[str, str, str], _Due] = {}
         listeners: list[Listener] = []
-        for tenant, one, stored in self._directory.everywhere(StoredApp):
-            found = FoundApp(tenant, one.id, one.name, stored)
-            webhooks |= {token: (found, node) for node, token in stored.webhooks.items()}
-            for trigger in stored.triggers:
-                if trigger.type == "schedule" and (awaited := self._awaited(found, trigger)) is not None:
-                    due[tenant, one.id, trigger.node] = awaited
+        for tenant, resource, stored_app in self._directory.list_all_tenants(StoredApp):
+            # Apps are rebuilt as a whole; this happens only after changes.
+            app_record = AppRecord(tenant, resource.id, resource.name, stored_app)
+            webhooks |= {
+                token: (app_record, node) for node, token in stored_app.webhooks.items()
+            }
+            for trigger in stored_app.triggers:
+                if (
+                    trigger.type == "schedule"
+                    and (awaited := self._due_trigger(app_record, trigger)) is not None
+                ):
+                    due_triggers[tenant, resource.id, trigger.node] = awaited
                 elif trigger.type == "plugin":
-                    listeners.append(Listener(found, trigger))
-        self._webhooks, self._due, self._listeners = webhooks, due, listeners
+                    listeners.append(Listener(app_record, trigger))
+        self._webhooks, self._due, self._listeners = webhooks, due_triggers, listeners
 
-    def _window(self) -> float:
-        """How far back times are made up for; a look that comes late is no time missed."""
+    def _catch_up_seconds(self) -> float:
+        """Return for how many seconds missed times are made up; at least a minute, so
+        that a late tick misses nothing."""
         return max(self._catch_up(), 60.0)
 
-    def _awaited(self, found: FoundApp, trigger: AppTrigger) -> _Due | None:
-        """From when it was published on, or as far back as times are made up for: what ran already has its name."""
-        known = self._due.get((found.tenant, found.id, trigger.node))
+    def _due_trigger(self, app_record: AppRecord, trigger: AppTrigger) -> _Due | None:
+        """Return a schedule with its next time; None if its time zone is unknown.
+
+        A new schedule starts at its publication, but not before the catch-up window.
+        Times that already ran have the same run id and are not run again.
+        """
+        previous = self._due.get((app_record.tenant, app_record.id, trigger.node))
         schedule = Schedule(trigger.cron, trigger.timezone)
-        if known is not None and known.schedule == schedule:
-            return _Due(found, trigger, schedule, known.at)
-        published = found.stored.versions[-1].at if found.stored.versions else 0.0
-        since = max(published, self._now() - self._window())
+        # An unchanged schedule keeps its next time, so that no time is missed or
+        # repeated.
+        if previous is not None and previous.schedule == schedule:
+            return _Due(app_record, trigger, schedule, previous.at)
+        published = (
+            app_record.stored.versions[-1].at if app_record.stored.versions else 0.0
+        )
+        since = max(published, self._now() - self._catch_up_seconds())
         try:
-            return _Due(found, trigger, schedule, schedule.next(since))
+            return _Due(app_record, trigger, schedule, schedule.next(since))
         except ScheduleError as error:  # a zone that this machine does not know
-            logger.error("a schedule cannot be kept", extra={"fields": {"app": found.name, "error": str(error)}})
+            logger.error(
+                "a schedule cannot be kept",
+                extra={"fields": {"app": app_record.name, "error": str(error)}},
+            )
             return None

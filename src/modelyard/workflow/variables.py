@@ -1,6 +1,8 @@
-"""What flows through a workflow: JSON values and files, their types, how they print, and the pool that holds them.
+"""Values of a workflow (JSON and files), their types, their text forms, and the pool of
+variables.
 
-Values are never changed in place: whoever writes puts a new one, so a copy of the pool is two levels of dictionaries.
+Values are never changed in place; writers put a new value. A copy of the pool therefore
+copies only two levels of dictionaries.
 """
 
 import json
@@ -12,21 +14,22 @@ import msgspec
 from modelyard.base.errors import ModelyardError
 
 SYSTEM, ENVIRONMENT, CONVERSATION, RAG = "sys", "env", "conversation", "rag"
-PSEUDO = frozenset({SYSTEM, ENVIRONMENT, CONVERSATION, RAG})
-"""Names that stand where a node's id does, and are none."""
+NAMESPACES = frozenset({SYSTEM, ENVIRONMENT, CONVERSATION, RAG})
+"""Namespaces that are used in selectors like node ids."""
 
 Selector = Sequence[str]
 FILE_MARK = "__dify__file__"
 
 
 class WorkflowError(ModelyardError):
-    """A graph could not be built or finished."""
+    """A graph could not be built or a run could not be executed."""
 
     code = "workflow_error"
 
 
 class Missing:
-    """What a selector to nowhere gives."""
+    """Type of MISSING, the value of a selector that leads nowhere. It is false and
+    differs from None."""
 
     def __repr__(self) -> str:
         return "MISSING"
@@ -39,21 +42,25 @@ MISSING: Final = Missing()
 
 
 class Secret(str):
-    """An environment variable's value that must not be shown: it prints as itself in templates alone."""
+    """A secret environment variable. Its text appears only in rendered templates;
+    elsewhere it is masked."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
+        # `repr` is used in logs and error messages.
         return repr(masked(self))
 
 
 def masked(text: str) -> str:
-    """The first six and the last two signs; nothing of a short one."""
+    """Return a masked secret: its first six and last two characters, nothing of a short
+    one."""
+    # A fixed number of asterisks does not reveal the length.
     return "*" * 20 if len(text) <= 8 else f"{text[:6]}{'*' * 12}{text[-2:]}"
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A file: one that the tenant has here, by `related_id`, or one that lies elsewhere, by `remote_url`."""
+    """A file: stored for the tenant (`related_id`) or remote (`remote_url`)."""
 
     type: str
     """image, document, audio, video or custom."""
@@ -66,28 +73,39 @@ class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """With its dot."""
     mime_type: str = ""
     size: int = -1
-    """Bytes; -1 where nobody knows."""
+    """In bytes; -1 if unknown."""
     url: str = ""
-    """Where it can be fetched for a while."""
+    """A URL from which the file can be downloaded for a limited time."""
 
     @property
     def address(self) -> str:
+        """The URL of the file."""
         return self.remote_url or self.url
 
     def attribute(self, name: str) -> Any:
-        """One of the words that selectors and conditions know."""
+        """Return the attribute that selectors and conditions name; MISSING if there is
+        none."""
         match name:
             case "name":
                 return self.filename
             case "url":
                 return self.address
-            case "type" | "size" | "mime_type" | "transfer_method" | "extension" | "related_id":
+            case (
+                "type"
+                | "size"
+                | "mime_type"
+                | "transfer_method"
+                | "extension"
+                | "related_id"
+            ):
                 return getattr(self, name)
             case _:
                 return MISSING
 
     def to_object(self) -> dict[str, Any]:
+        """Return the file as JSON in Dify's format."""
         return {
+            # Marks the object as a file, so that `from_object` can restore it.
             "dify_model_identity": FILE_MARK,
             "id": None,
             "type": self.type,
@@ -103,7 +121,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def file_of(value: Mapping[str, Any]) -> File:
-    """A file from what `to_object` made."""
+    """Return the file that `to_object` converted."""
     return File(
         type=str(value.get("type") or "custom"),
         transfer_method=str(value.get("transfer_method") or "local_file"),
@@ -117,16 +135,29 @@ def file_of(value: Mapping[str, Any]) -> File:
     )
 
 
-# ---------------------------------------------------------------------------------------------- types
+# -------------------------------------------------------------------------------- types
 
-ARRAYS = frozenset({
-    "array", "array[any]", "array[string]", "array[number]", "array[integer]", "array[object]", "array[boolean]",
-    "array[file]",
-})  # fmt: skip
+ARRAYS = frozenset(
+    {
+        "array",
+        "array[any]",
+        "array[string]",
+        "array[number]",
+        "array[integer]",
+        "array[object]",
+        "array[boolean]",
+        "array[file]",
+    }
+)
 
 
 def type_of(value: Any) -> str:
-    """Its name: none, string, secret, integer, float, boolean, object, file, or array[…]."""
+    """Return the type name of a value: none, string, secret, integer, float, boolean,
+    object, file or array[…].
+
+    Raises WorkflowError for a value that cannot be a variable.
+    """
+    # The order matters: Secret is a subclass of `str`, and `bool` of `int`.
     match value:
         case None:
             return "none"
@@ -147,53 +178,72 @@ def type_of(value: Any) -> str:
         case list() | tuple():
             return _type_of_array(value)
         case _:
-            raise WorkflowError(f"a value of type {type(value).__name__!r} cannot be a variable")
+            raise WorkflowError(
+                f"a value of type {type(value).__name__!r} cannot be a variable"
+            )
 
 
 def _type_of_array(values: Sequence[Any]) -> str:
-    kinds = {type_of(one) for one in values}
+    """Return the type name of a list; `array[any]` for an empty or mixed one."""
+    kinds = {type_of(value) for value in values}
     if not kinds:
         return "array[any]"
+    # Integers and floats may be mixed.
     if kinds <= {"integer", "float"}:
         return "array[number]"
     if len(kinds) > 1:
         return "array[any]"
-    kind = kinds.pop()
-    return f"array[{kind}]" if kind in ("string", "object", "boolean", "file") else "array[any]"
+    element_type = kinds.pop()
+    return (
+        f"array[{element_type}]"
+        if element_type in ("string", "object", "boolean", "file")
+        else "array[any]"
+    )
 
 
-def fits(value: Any, declared: str) -> bool:
-    """Whether a value may stand where a type was declared."""
-    kind = type_of(value)
+def matches_type(value: Any, declared: str) -> bool:
+    """Return whether a value may be stored in a variable of the declared type."""
+    type_name = type_of(value)
     match declared:
         case "any" | "":
             return True
         case "number":
-            return kind in ("integer", "float")
+            return type_name in ("integer", "float")
         case "string" | "secret":
-            return kind in ("string", "secret")
+            return type_name in ("string", "secret")
         case "array" | "array[any]":
-            return kind.startswith("array")
+            return type_name.startswith("array")
         case _:
-            return kind == declared or (declared in ARRAYS and isinstance(value, list) and not value)
+            # An empty list fits every array type.
+            return type_name == declared or (
+                declared in ARRAYS and isinstance(value, list) and not value
+            )
 
 
 def zero_of(declared: str) -> Any:
-    """What a cleared variable of a type holds."""
+    """Return the value of a cleared variable of a type."""
     if declared in ARRAYS:
         return []
-    return {"number": 0, "integer": 0, "float": 0.0, "boolean": False, "object": {}, "file": None}.get(declared, "")
+    return {
+        "number": 0,
+        "integer": 0,
+        "float": 0.0,
+        "boolean": False,
+        "object": {},
+        "file": None,
+    }.get(declared, "")
 
 
-# ---------------------------------------------------------------------------------------------- printing
+# ----------------------------------------------------------------------------- printing
 
 
 def to_text(value: Any) -> str:
-    """As it stands in a template."""
+    """Return the value as text for a template."""
     match value:
         case None | File() | Missing():
             return ""
         case str():
+            # A Secret is rendered as plain text here, on purpose.
             return value if type(value) is str else str.__str__(value)
         case Mapping():
             return _json(to_object(value))
@@ -204,43 +254,47 @@ def to_text(value: Any) -> str:
 
 
 def _json(value: Any, indent: int | None = None) -> str:
+    """Return the value as JSON without escaped characters."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _array_text(values: Sequence[Any]) -> str:
-    kind = _type_of_array(values)
-    if not values or kind == "array[file]":
+    """Return a list as text; empty for files."""
+    type_name = _type_of_array(values)
+    if not values or type_name == "array[file]":
         return ""
-    if kind == "array[string]":
+    if type_name == "array[string]":
         return _json(list(values))
+    # Python's notation, as in Dify: apps depend on it.
     return str(to_object(values))  # as Python prints it: apps depend on it
 
 
 def to_markdown(value: Any) -> str:
-    """As it stands in an answer."""
+    """Return the value as Markdown for an answer."""
     match value:
         case File():
+            # Images are shown inline, other files as links.
             link = f"[{value.filename}]({value.address})"
             return f"!{link}" if value.type == "image" else link
         case Mapping():
             return _json(to_object(value), indent=2)
         case list() | tuple():
             if _type_of_array(value) == "array[file]":
-                return "\n".join(to_markdown(one) for one in value)
-            return "\n".join(f"- {to_text(one)}" for one in value)
+                return "\n".join(to_markdown(file) for file in value)
+            return "\n".join(f"- {to_text(element)}" for element in value)
         case _:
             return to_text(value)
 
 
 def to_object(value: Any) -> Any:
-    """As JSON: files as objects."""
+    """Return the value as JSON; files become objects."""
     match value:
         case File():
             return value.to_object()
         case Mapping():
-            return {key: to_object(one) for key, one in value.items()}
+            return {key: to_object(element) for key, element in value.items()}
         case list() | tuple():
-            return [to_object(one) for one in value]
+            return [to_object(element) for element in value]
         case Missing():
             return None
         case Secret():
@@ -250,89 +304,105 @@ def to_object(value: Any) -> Any:
 
 
 def from_object(value: Any) -> Any:
-    """The other way: objects that say they are files become files."""
+    """Return the value of JSON; file objects become files. The inverse of `to_object`."""
     match value:
         case Mapping():
+            # Files are recognised by Dify's marker.
             if value.get("dify_model_identity") == FILE_MARK:
                 return file_of(value)
-            return {str(key): from_object(one) for key, one in value.items()}
+            return {str(key): from_object(element) for key, element in value.items()}
         case list() | tuple():
-            return [from_object(one) for one in value]
+            return [from_object(element) for element in value]
         case _:
             return value
 
 
-def size_of(value: Any, most: int) -> int:
-    """About how many bytes a value takes; counting ends once that is more than `most`."""
+def size_of(value: Any, max_bytes: int) -> int:
+    """Return the approximate size of a value in bytes. Counting stops once it exceeds
+    `max_bytes`."""
     total = 0
+    # A stack instead of recursion: values may be nested deeply.
     todo = [value]
-    while todo and total <= most:
-        one = todo.pop()
+    while todo and total <= max_bytes:
+        current = todo.pop()
         total += 8
-        if isinstance(one, str):
-            total += len(one)
-        elif isinstance(one, Mapping):
-            todo.extend(one.values())
-            total += sum(len(key) for key in one)
-        elif isinstance(one, list | tuple):
-            todo.extend(one)
+        if isinstance(current, str):
+            total += len(current)
+        elif isinstance(current, Mapping):
+            todo.extend(current.values())
+            total += sum(len(key) for key in current)
+        elif isinstance(current, list | tuple):
+            todo.extend(current)
     return total
 
 
-# ---------------------------------------------------------------------------------------------- the pool
+# ----------------------------------------------------------------------------- the pool
 
-_MOST_BYTES = 16 * 1024 * 1024
+_MAX_VALUE_BYTES = 16 * 1024 * 1024
 
 
 class VariablePool:
-    """Node id → name → value. `declared` holds the types of variables that have one of their own."""
+    """Variables as node id → name → value. `declared` holds the types of variables with
+    a declared type."""
 
     __slots__ = ("_nodes", "declared")
 
     def __init__(self, nodes: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-        self._nodes: dict[str, dict[str, Any]] = {name: dict(values) for name, values in (nodes or {}).items()}
+        self._nodes: dict[str, dict[str, Any]] = {
+            name: dict(values) for name, values in (nodes or {}).items()
+        }
         self._nodes.setdefault(CONVERSATION, {})
         self.declared: dict[tuple[str, str], str] = {}
 
     def child(self) -> "VariablePool":
-        """A copy whose writes stay in it; those to conversation variables are seen here too."""
+        """Return a copy with writes of its own, but with shared conversation variables."""
         copy = VariablePool()
         shared = self._nodes[CONVERSATION]
         copy._nodes = {name: dict(values) for name, values in self._nodes.items()}
+        # Shared by reference, so that writes are visible in both pools.
         copy._nodes[CONVERSATION] = shared
         copy.declared = dict(self.declared)
         return copy
 
-    def apart(self) -> "VariablePool":
-        """A copy of which nothing is seen here."""
+    def isolated_copy(self) -> "VariablePool":
+        """Return a copy that shares nothing."""
         copy = self.child()
         copy._nodes[CONVERSATION] = dict(self._nodes[CONVERSATION])
         return copy
 
     def put(self, node: str, name: str, value: Any) -> None:
-        """Raises WorkflowError where the value is too large."""
-        if size_of(value, _MOST_BYTES) > _MOST_BYTES:
-            raise WorkflowError(f"variable {node}.{name} is larger than {_MOST_BYTES >> 20} MB")
-        here = self._nodes.get(node)
-        if here is None:
-            here = self._nodes[node] = {}
-        here[name] = value
+        """Set a variable. Raises WorkflowError if the value is too large."""
+        # Very large values would be copied and stored again and again.
+        if size_of(value, _MAX_VALUE_BYTES) > _MAX_VALUE_BYTES:
+            raise WorkflowError(
+                f"variable {node}.{name} is larger than {_MAX_VALUE_BYTES >> 20} MB"
+            )
+        node_values = self._nodes.get(node)
+        if node_values is None:
+            node_values = self._nodes[node] = {}
+        node_values[name] = value
 
     def put_all(self, node: str, values: Mapping[str, Any]) -> None:
+        """Set several variables of a node. Raises WorkflowError."""
         for name, value in values.items():
             self.put(node, name, value)
 
-    def declare(self, node: str, name: str, kind: str) -> None:
-        self.declared[node, name] = kind
+    def declare(self, node: str, name: str, type_name: str) -> None:
+        """Set the declared type of a variable."""
+        self.declared[node, name] = type_name
 
     def get(self, selector: Selector) -> Any:
-        """The value, or MISSING. Further parts walk into objects and files; what an object lacks is None."""
+        """Return the value of a selector; MISSING if the variable does not exist.
+
+        Further parts lead into objects and files; a missing field of an object is None.
+        """
         if len(selector) < 2:
             return MISSING
-        here = self._nodes.get(selector[0])
-        if here is None or selector[1] not in here:
+        node_values = self._nodes.get(selector[0])
+        if node_values is None or selector[1] not in node_values:
             return MISSING
-        value = here[selector[1]]
+        value = node_values[selector[1]]
+        # Each further part leads one level deeper.
         for part in selector[2:]:
             if isinstance(value, File):
                 value = value.attribute(part)
@@ -345,21 +415,25 @@ class VariablePool:
         return value
 
     def value(self, selector: Selector) -> Any:
-        """The value, or None."""
-        found = self.get(selector)
-        return None if found is MISSING else found
+        """Return the value of a selector; None if it is missing."""
+        result = self.get(selector)
+        return None if result is MISSING else result
 
     def has(self, selector: Selector) -> bool:
+        """Return whether the selector leads to a value."""
         return self.get(selector) is not MISSING
 
     def clear(self, nodes: Iterable[str]) -> None:
+        """Remove all variables of the nodes."""
         for node in nodes:
             self._nodes.pop(node, None)
 
-    def of(self, node: str) -> Mapping[str, Any]:
+    def node_variables(self, node: str) -> Mapping[str, Any]:
+        """Return the variables of a node as name → value."""
         return self._nodes.get(node, {})
 
     def items(self) -> Iterator[tuple[str, str, Any]]:
+        """Yield (node id, name, value) of all variables."""
         for node, values in self._nodes.items():
             for name, value in values.items():
                 yield node, name, value

@@ -11,16 +11,18 @@ from modelyard.base import computing
 
 def test_hands_change_often_while_a_thread_computes_and_as_before_after_it():
     usual = sys.getswitchinterval()
-    begun, may_end = threading.Event(), threading.Event()
+    started, may_end = threading.Event(), threading.Event()
 
     def compute() -> float:
-        begun.set()
+        started.set()
         may_end.wait(10)
         return sys.getswitchinterval()
 
     async def two() -> list[float]:
-        tasks = [asyncio.create_task(computing.apart(compute)) for _ in range(2)]
-        await asyncio.to_thread(begun.wait, 10)
+        tasks = [
+            asyncio.create_task(computing.run_in_thread(compute)) for _ in range(2)
+        ]
+        await asyncio.to_thread(started.wait, 10)
         may_end.set()
         return await asyncio.gather(*tasks)
 
@@ -31,5 +33,5 @@ def test_hands_change_often_while_a_thread_computes_and_as_before_after_it():
 def test_what_it_raises_is_raised_and_the_interval_restored():
     usual = sys.getswitchinterval()
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(computing.apart(lambda: 1 // 0))
+        asyncio.run(computing.run_in_thread(lambda: 1 // 0))
     assert sys.getswitchinterval() == usual

@@ -4,14 +4,14 @@ from modelyard.base.ids import new_id
 
 
 def test_forked_processes_make_ids_of_their_own():
-    made: list[str] = []
+    id_suffixes: list[str] = []
     for _ in range(2):
         read, write = os.pipe()
         if (child := os.fork()) == 0:
             os.write(write, new_id("x")[-16:].encode())
             os._exit(0)
         os.waitpid(child, 0)
-        made.append(os.read(read, 100).decode())
+        id_suffixes.append(os.read(read, 100).decode())
         os.close(read)
         os.close(write)
-    assert len({*made, new_id("x")[-16:]}) == 3
+    assert len({*id_suffixes, new_id("x")[-16:]}) == 3

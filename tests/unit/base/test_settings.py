@@ -39,7 +39,12 @@ def test_every_mistake_is_reported_at_once_with_its_line(tmp_path: Path):
 def test_variables_win_over_the_file_and_reach_into_parts(tmp_path: Path):
     environ = write(tmp_path, "port: 1\nlocal: {threads: 1, queue: 7}\n")
     settings = load_settings(
-        environ | {"MODELYARD_PORT": "2", "MODELYARD_LOCAL__THREADS": "3", "MODELYARD_API_KEYS": "a,b"}
+        environ
+        | {
+            "MODELYARD_PORT": "2",
+            "MODELYARD_LOCAL__THREADS": "3",
+            "MODELYARD_API_KEYS": "a,b",
+        }
     )
     assert (settings.port, settings.local.threads, settings.local.queue) == (2, 3, 7)
     assert settings.api_keys == ["a", "b"]
@@ -52,7 +57,9 @@ def test_variables_win_over_the_file_and_reach_into_parts(tmp_path: Path):
         ("MODELYARD_LOCAL__COLOUR", "red", "'local' has no field 'colour'"),
     ],
 )
-def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, part: str):
+def test_a_wrong_variable_is_named(
+    tmp_path: Path, variable: str, value: str, part: str
+):
     with pytest.raises(ConfigError, match=part):
         load_settings({"MODELYARD_HOME": str(tmp_path), variable: value})
 
@@ -75,4 +82,6 @@ def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str):
 
 def test_a_named_file_must_exist(tmp_path: Path):
     with pytest.raises(ConfigError, match="does not exist"):
-        load_settings({"MODELYARD_HOME": str(tmp_path)}, config=str(tmp_path / "no.yaml"))
+        load_settings(
+            {"MODELYARD_HOME": str(tmp_path)}, config=str(tmp_path / "no.yaml")
+        )

@@ -12,7 +12,7 @@ from modelyard.gateway.router import Router
 from modelyard.gateway.table import (
     DEVELOPER,
     METHODS,
-    NOBODY_IN_PARTICULAR,
+    NO_AUTH,
     Admission,
     Api,
     Auth,
@@ -29,12 +29,16 @@ async def handler(request: Request) -> Reply:
     return json_reply({"path": request.path})
 
 
-def row(method: str, path: str, **more: bool) -> Row:
-    return Row(method=method, path=path, auth=DEVELOPER, handler=handler, summary="", **more)  # type: ignore[arg-type]
+def row(method: str, path: str, **flags: bool) -> Row:
+    return Row(
+        method=method, path=path, auth=DEVELOPER, handler=handler, summary="", **flags
+    )  # type: ignore[arg-type]
 
 
 def api(name: str, prefix: str, *rows: Row, errors: object = OPENAI) -> Api:
-    return Api(name=name, title=name, about="", prefixes=(prefix,), errors=errors, rows=rows)  # type: ignore[arg-type]
+    return Api(
+        name=name, title=name, about="", prefixes=(prefix,), errors=errors, rows=rows
+    )  # type: ignore[arg-type]
 
 
 OPEN = api(
@@ -44,7 +48,12 @@ OPEN = api(
     row("POST", "/v1/things/known"), row("POST", "/v1/things/{thing}/{verb}-soon"), row("GET", "/v1/things/{a}/{b}"),
 )  # fmt: skip
 CLAUDE = api("anthropic", "/v1/messages", row("POST", "/v1/messages"), errors=ANTHROPIC)
-GEMINI = api("google", "/v1beta", row("POST", "/v1/models/{name:path}:generateContent"), errors=GOOGLE)
+GEMINI = api(
+    "google",
+    "/v1beta",
+    row("POST", "/v1/models/{name:path}:generateContent"),
+    errors=GOOGLE,
+)
 HOOKS = api("hooks", "/e", row("GET", "/e/{hook}/{rest:path}", takes_any_method=True))
 ROUTER = Router([OPEN, CLAUDE, GEMINI, HOOKS])
 
@@ -61,9 +70,11 @@ ROUTER = Router([OPEN, CLAUDE, GEMINI, HOOKS])
     ("GET", "/v1/things/x/stop-soon", "/v1/things/{a}/{b}", {"a": "x", "b": "stop-soon"}),
     ("PATCH", "/e/1/any/where", "/e/{hook}/{rest:path}", {"hook": "1", "rest": "any/where"}),
 ])  # fmt: skip
-def test_a_request_reaches_the_most_particular_row(method: str, path: str, expected: str, names: dict[str, str]):
-    found = ROUTER.find(method, path)
-    assert (found.row.path, dict(found.names)) == (expected, names)
+def test_a_request_reaches_the_most_particular_row(
+    method: str, path: str, expected: str, names: dict[str, str]
+):
+    matched_route = ROUTER.find(method, path)
+    assert (matched_route.row.path, dict(matched_route.names)) == (expected, names)
 
 
 @pytest.mark.parametrize(("method", "path", "allow"), [
@@ -72,11 +83,16 @@ def test_a_request_reaches_the_most_particular_row(method: str, path: str, expec
     ("DELETE", "/v1/things/known", "POST, PUT, OPTIONS"),
     ("DELETE", "/v1/models/x:generateContent", "GET, HEAD, POST, OPTIONS"),
 ])  # fmt: skip
-def test_a_wrong_method_is_told_all_that_the_path_takes(method: str, path: str, allow: str):
+def test_a_wrong_method_is_told_all_that_the_path_takes(
+    method: str, path: str, allow: str
+):
     with pytest.raises(MethodNotAllowedError) as caught:
         ROUTER.find(method, path)
     assert caught.value.headers == {"allow": allow}
-    assert (ROUTER.find("OPTIONS", path).row.status, ", ".join(ROUTER.allowed(path))) == (204, allow)
+    assert (
+        ROUTER.find("OPTIONS", path).row.status,
+        ", ".join(ROUTER.allowed(path)),
+    ) == (204, allow)
 
 
 def test_a_method_that_nobody_has_heard_of_is_another_matter():
@@ -123,14 +139,27 @@ def test_what_a_path_takes_is_said_to_those_who_may_not_enter():
         name="closed", title="", about="", prefixes=("/closed",), errors=OPENAI, rows=(row("POST", "/closed"),),
         enter=refuse,
     )  # fmt: skip
-    found = Router([closed]).find("OPTIONS", "/closed")
-    assert (found.api.errors, found.api.enter, found.row.auth) == (OPENAI, call_handler, NOBODY_IN_PARTICULAR)
+    matched_route = Router([closed]).find("OPTIONS", "/closed")
+    assert (
+        matched_route.api.errors,
+        matched_route.api.enter,
+        matched_route.row.auth,
+    ) == (OPENAI, call_handler, NO_AUTH)
 
 
 def test_two_rows_for_one_method_and_path_are_a_mistake():
-    for one, other in (("/a/b", "/a/b"), ("/a/{x}", "/a/{y}"), ("/a/{x:path}:go", "/a/{y:path}:go")):
+    for left_path, right_path in (
+        ("/a/b", "/a/b"),
+        ("/a/{x}", "/a/{y}"),
+        ("/a/{x:path}:go", "/a/{y:path}:go"),
+    ):
         with pytest.raises(ValueError, match="two rows for GET"):
-            Router([api("x", "/", row("GET", one)), api("y", "/", row("GET", other))])
+            Router(
+                [
+                    api("x", "/", row("GET", left_path)),
+                    api("y", "/", row("GET", right_path)),
+                ]
+            )
 
 
 def test_an_api_key_has_a_role_and_nothing_else_has():
@@ -138,7 +167,7 @@ def test_an_api_key_has_a_role_and_nothing_else_has():
         Auth(Admission.API_KEY)
     with pytest.raises(ValueError, match="role"):
         Auth(Admission.APP_KEY, Role.OWNER)
-    assert not NOBODY_IN_PARTICULAR.checks_origin
+    assert not NO_AUTH.checks_origin
 
 
 SEGMENT = st.text("ab-:.", min_size=1, max_size=3)
@@ -146,20 +175,47 @@ PIECE = st.one_of(st.sampled_from(["things", "models", "known"]), SEGMENT)
 PATTERN = st.lists(st.one_of(PIECE, st.just("{}")), min_size=1, max_size=5)
 
 
-@given(st.lists(st.tuples(st.sampled_from(METHODS), PATTERN), max_size=12), st.lists(PIECE, min_size=1, max_size=5))
+@given(
+    st.lists(st.tuples(st.sampled_from(METHODS), PATTERN), max_size=12),
+    st.lists(PIECE, min_size=1, max_size=5),
+)
 def test_what_the_router_finds_is_what_a_plain_reading_of_the_table_finds(
-    table: list[tuple[str, list[str]]], asked: list[str]
+    table: list[tuple[str, list[str]]], requested_segments: list[str]
 ):
     """Against one regular expression a row, tried one after the other: the same methods at the same path."""
     paths = {
-        (method, "/" + "/".join(piece if piece != "{}" else f"{{n{n}}}" for n, piece in enumerate(pieces)))
-        for method, pieces in table
+        (
+            method,
+            "/"
+            + "/".join(
+                segment if segment != "{}" else f"{{n{n}}}"
+                for n, segment in enumerate(pattern_segments)
+            ),
+        )
+        for method, pattern_segments in table
     }
-    router, path = Router([api("x", "/", *(row(*one) for one in sorted(paths)))]), "/" + "/".join(asked)
-    fitting = {
-        method for method, known in paths if re.fullmatch(re.sub(r"\\\{n\d\\\}", "[^/]+", re.escape(known)), path)
+    router, path = (
+        Router(
+            [
+                api(
+                    "x",
+                    "/",
+                    *(row(*method_and_path) for method_and_path in sorted(paths)),
+                )
+            ]
+        ),
+        "/" + "/".join(requested_segments),
+    )
+    matching_methods = {
+        method
+        for method, route_path in paths
+        if re.fullmatch(re.sub(r"\\\{n\d\\\}", "[^/]+", re.escape(route_path)), path)
     }
-    expected = fitting | ({"OPTIONS"} if fitting else set()) | ({"HEAD"} if "GET" in fitting else set())
+    expected = (
+        matching_methods
+        | ({"OPTIONS"} if matching_methods else set())
+        | ({"HEAD"} if "GET" in matching_methods else set())
+    )
     assert set(router.allowed(path)) == expected
     for method in METHODS:
         if method in expected:

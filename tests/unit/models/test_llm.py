@@ -17,15 +17,23 @@ usages = st.builds(
 
 
 @given(st.lists(st.text()))
-def test_a_text_in_pieces_folds_to_the_text(pieces: list[str]):
-    assert fold([*(chunk(piece) for piece in pieces), last_chunk(2, 3)]).text == "".join(pieces)
+def test_a_text_in_pieces_folds_to_the_text(texts: list[str]):
+    assert fold([*(chunk(text) for text in texts), last_chunk(2, 3)]).text == "".join(
+        texts
+    )
 
 
 @given(usages, usages)
-def test_usage_adds_up_either_way(one: LLMUsage, other: LLMUsage):
-    there, back = one.plus(other), other.plus(one)
-    assert there.total_tokens == back.total_tokens == one.total_tokens + other.total_tokens
-    assert there.total_price == back.total_price == one.total_price + other.total_price
+def test_usage_adds_up_either_way(one: LLMUsage, right: LLMUsage):
+    forward, back = one.plus(right), right.plus(one)
+    assert (
+        forward.total_tokens
+        == back.total_tokens
+        == one.total_tokens + right.total_tokens
+    )
+    assert (
+        forward.total_price == back.total_price == one.total_price + right.total_price
+    )
 
 
 @given(usages)
@@ -39,11 +47,15 @@ def test_different_currencies_do_not_add_up():
         dollars.plus(LLMUsage.of(1, 1, total_price=Decimal(1), currency="RMB"))
 
 
-def piece(index: int | None, arguments: str, **more: str) -> LLMResultChunk:
+def piece(index: int | None, arguments: str, **fields: str) -> LLMResultChunk:
     call = ToolCall(
-        index=index, id=more.get("id", ""), function=ToolCallFunction(name=more.get("name", ""), arguments=arguments)
+        index=index,
+        id=fields.get("id", ""),
+        function=ToolCallFunction(name=fields.get("name", ""), arguments=arguments),
     )
-    return LLMResultChunk(delta=LLMResultChunkDelta(message=AssistantPromptMessage(tool_calls=[call])))
+    return LLMResultChunk(
+        delta=LLMResultChunkDelta(message=AssistantPromptMessage(tool_calls=[call]))
+    )
 
 
 def test_parallel_tool_calls_are_put_together_by_index():
@@ -51,20 +63,33 @@ def test_parallel_tool_calls_are_put_together_by_index():
         piece(0, "", id="a", name="one"), piece(1, "", id="b", name="two"),
         piece(0, '{"x":'), piece(1, "{}"), piece(0, "1}"),
     ])  # fmt: skip
-    assert [(call.id, call.function.name, call.function.arguments) for call in result.tool_calls] == [
+    assert [
+        (call.id, call.function.name, call.function.arguments)
+        for call in result.tool_calls
+    ] == [
         ("a", "one", '{"x":1}'),
         ("b", "two", "{}"),
     ]
 
 
 def test_calls_without_an_index_are_told_apart_by_their_ids():
-    result = fold([piece(None, "{", id="a", name="one"), piece(None, "}"), piece(None, "{}", id="b", name="two")])
+    result = fold(
+        [
+            piece(None, "{", id="a", name="one"),
+            piece(None, "}"),
+            piece(None, "{}", id="b", name="two"),
+        ]
+    )
     assert [call.function.arguments for call in result.tool_calls] == ["{}", "{}"]
 
 
 def test_several_answers_are_kept_apart():
     chunks = [
-        LLMResultChunk(delta=LLMResultChunkDelta(index=i, message=AssistantPromptMessage(content=text)))
+        LLMResultChunk(
+            delta=LLMResultChunkDelta(
+                index=i, message=AssistantPromptMessage(content=text)
+            )
+        )
         for i, text in ((1, "b"), (0, "a"), (1, "b"))
     ]
     assert [choice.message.text for choice in fold(chunks).choices] == ["a", "bb"]
@@ -74,9 +99,13 @@ def test_several_answers_are_kept_apart():
 def test_a_whole_answer_streams_and_folds_back(texts: list[str]):
     chunks = [
         LLMResultChunk(
-            delta=LLMResultChunkDelta(index=i, message=AssistantPromptMessage(content=text), finish_reason="stop")
+            delta=LLMResultChunkDelta(
+                index=i,
+                message=AssistantPromptMessage(content=text),
+                finish_reason="stop",
+            )
         )
         for i, text in enumerate(texts)
     ]
-    whole = fold(chunks)
-    assert fold(whole.as_chunks()) == whole
+    result = fold(chunks)
+    assert fold(result.as_chunks()) == result

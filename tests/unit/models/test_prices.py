@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modelyard.models.embedding import EmbeddingUsage
 from modelyard.models.entities import PriceConfig, PricePer, PricePeriod, PriceTier
 from modelyard.models.llm import LLMUsage
-from modelyard.models.pricing import priced
+from modelyard.models.pricing import with_prices
 from modelyard.models.rerank import RerankUsage
 from modelyard.models.speech2text import Speech2TextUsage
 from modelyard.models.tts import TTSUsage
@@ -26,20 +26,33 @@ CLAUDE = PriceConfig(
 )  # fmt: skip
 
 
-def cost(usage: Any, pricing: PriceConfig | None = CLAUDE, **more: Any) -> str | None:
-    found = priced(usage, pricing, **more).total_price
-    return None if found is None else str(found)
+def cost(
+    usage: Any, pricing: PriceConfig | None = CLAUDE, **options: Any
+) -> str | None:
+    total_price = with_prices(usage, pricing, **options).total_price
+    return None if total_price is None else str(total_price)
 
 
 def test_each_kind_of_token_has_its_price():
     usage = LLMUsage.of(
-        1_000_000, 100_000, cached_tokens=600_000, cache_write_tokens=200_000, cache_write_1h_tokens=50_000, searches=2
+        1_000_000,
+        100_000,
+        cached_tokens=600_000,
+        cache_write_tokens=200_000,
+        cache_write_1h_tokens=50_000,
+        searches=2,
     )
     # Beyond 200,000 the tier holds for all of it: 600,000 cached at 0.60, the rest at 6, out at 22.50.
     assert cost(usage) == "5.0100000"
-    small = LLMUsage.of(100_000, 1_000, cached_tokens=60_000, cache_write_tokens=20_000, cache_write_1h_tokens=5_000)
+    small_usage = LLMUsage.of(
+        100_000,
+        1_000,
+        cached_tokens=60_000,
+        cache_write_tokens=20_000,
+        cache_write_1h_tokens=5_000,
+    )
     # 60,000 × 0.30 + 15,000 × 3.75 + 5,000 × 6 + 20,000 × 3 and 1,000 × 15, for a million
-    assert cost(small) == "0.1792500"
+    assert cost(small_usage) == "0.1792500"
     assert cost(LLMUsage.of(0, 0, searches=3)) == "0.0300000"
 
 
@@ -52,11 +65,22 @@ def test_what_held_on_the_day_counts():
 
 def test_audio_and_images_have_their_own_price_where_they_have_one():
     audio = PriceConfig(
-        input=D(2), output=D(8), unit=MILLION, currency="USD", rates={"audio_input": D(40), "audio_output": D(80)}
+        input=D(2),
+        output=D(8),
+        unit=MILLION,
+        currency="USD",
+        rates={"audio_input": D(40), "audio_output": D(80)},
     )
-    usage = LLMUsage.of(1000, 1000, audio_prompt_tokens=400, audio_completion_tokens=900)
-    assert cost(usage, audio) == "0.0900000"  # 600 × 2 + 400 × 40, and 100 × 8 + 900 × 80, for a million
-    assert cost(usage, PriceConfig(input=D(2), output=D(8), unit=MILLION, currency="USD")) == "0.0100000"
+    usage = LLMUsage.of(
+        1000, 1000, audio_prompt_tokens=400, audio_completion_tokens=900
+    )
+    assert (
+        cost(usage, audio) == "0.0900000"
+    )  # 600 × 2 + 400 × 40, and 100 × 8 + 900 × 80, for a million
+    assert (
+        cost(usage, PriceConfig(input=D(2), output=D(8), unit=MILLION, currency="USD"))
+        == "0.0100000"
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +88,13 @@ def test_audio_and_images_have_their_own_price_where_they_have_one():
     [
         (Speech2TextUsage(seconds=60.0), PricePer.SECOND, "1", "0.0001", "0.0060000"),
         (Speech2TextUsage(seconds=60.0), PricePer.TOKEN, "0.000001", "2.5", None),
-        (Speech2TextUsage(prompt_tokens=1000, audio_prompt_tokens=900), PricePer.TOKEN, "0.000001", "2.5", "0.0025000"),
+        (
+            Speech2TextUsage(prompt_tokens=1000, audio_prompt_tokens=900),
+            PricePer.TOKEN,
+            "0.000001",
+            "2.5",
+            "0.0025000",
+        ),
         (Speech2TextUsage(), PricePer.SECOND, "1", "0.0001", None),
         (TTSUsage(characters=1000), PricePer.CHARACTER, "0.000001", "15", "0.0150000"),
         (TTSUsage(characters=1000), PricePer.TOKEN, "0.000001", "15", None),
@@ -75,28 +105,50 @@ def test_audio_and_images_have_their_own_price_where_they_have_one():
         (EmbeddingUsage(tokens=1000), PricePer.REQUEST, "1", "0.5", "0.5000000"),
     ],
 )
-def test_other_units(usage: Any, per: PricePer, unit: str, price: str, expected: str | None):
-    assert cost(usage, PriceConfig(input=D(price), unit=D(unit), currency="USD", per=per)) == expected
+def test_other_units(
+    usage: Any, per: PricePer, unit: str, price: str, expected: str | None
+):
+    assert (
+        cost(usage, PriceConfig(input=D(price), unit=D(unit), currency="USD", per=per))
+        == expected
+    )
 
 
 def test_what_the_provider_says_itself_is_kept_and_what_nobody_says_is_unknown():
-    stated = priced(LLMUsage.of(1, 1, total_price=D("0.5")), CLAUDE)
+    stated = with_prices(LLMUsage.of(1, 1, total_price=D("0.5")), CLAUDE)
     assert (stated.total_price, stated.price_source) == (D("0.5"), "provider")
-    unknown = priced(LLMUsage.of(1, 1), None)
+    unknown = with_prices(LLMUsage.of(1, 1), None)
     assert unknown.total_price is None
-    assert LLMUsage.of(1, 1).plus(LLMUsage.of(1, 1, total_price=D(1))).total_price is None
-    assert LLMUsage.empty_usage().plus(LLMUsage.of(1, 1, total_price=D(1))).total_price == D(1)
+    assert (
+        LLMUsage.of(1, 1).plus(LLMUsage.of(1, 1, total_price=D(1))).total_price is None
+    )
+    assert LLMUsage.empty_usage().plus(
+        LLMUsage.of(1, 1, total_price=D(1))
+    ).total_price == D(1)
 
 
 @given(
-    st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6)
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
 )
-def test_no_kind_of_token_is_paid_twice_or_for_nothing(prompt: int, cached: int, write: int, audio: int, out: int):
+def test_no_kind_of_token_is_paid_twice_or_for_nothing(
+    prompt: int, cached: int, write: int, audio: int, completion: int
+):
     flat = PriceConfig(
         input=D(1), output=D(1), unit=MILLION, currency="USD",
         rates=dict.fromkeys(("cached", "cache_write", "audio_input", "reasoning"), D(1)),
     )  # fmt: skip
     usage = LLMUsage.of(
-        prompt, out, cached_tokens=cached, cache_write_tokens=write, audio_prompt_tokens=audio, reasoning_tokens=cached
+        prompt,
+        completion,
+        cached_tokens=cached,
+        cache_write_tokens=write,
+        audio_prompt_tokens=audio,
+        reasoning_tokens=cached,
     )
-    assert priced(usage, flat).total_price == (D(prompt + out) * MILLION).quantize(D("0.0000001"))
+    assert with_prices(usage, flat).total_price == (
+        D(prompt + completion) * MILLION
+    ).quantize(D("0.0000001"))

@@ -12,28 +12,30 @@ from modelyard.models.thinking import ThinkSplitter, ThinkStream
 plain = st.text("ab<>/thinkc \n", max_size=20)
 
 
-def split(pieces: list[str]) -> tuple[str, str]:
+def split(chunks: list[str]) -> tuple[str, str]:
     splitter = ThinkSplitter()
-    found = [splitter.feed(piece) for piece in pieces] + [splitter.finish()]
-    return "".join(thought for thought, _ in found), "".join(said for _, said in found)
+    outputs = [splitter.feed(chunk) for chunk in chunks] + [splitter.finish()]
+    return "".join(thought for thought, _ in outputs), "".join(
+        answer_text for _, answer_text in outputs
+    )
 
 
 @st.composite
 def cuts(draw: st.DrawFn, text: str) -> list[str]:
-    at = sorted(draw(st.sets(st.integers(0, len(text)))))
-    edges = [0, *at, len(text)]
+    positions = sorted(draw(st.sets(st.integers(0, len(text)))))
+    edges = [0, *positions, len(text)]
     return [text[start:end] for start, end in pairwise(edges)]
 
 
 @given(st.data(), plain)
 def test_where_a_stream_is_cut_makes_no_difference(data: st.DataObject, text: str):
-    for whole in (text, f"<think>{text}</think>{text}", f" \n<think>{text}"):
-        assert split(data.draw(cuts(whole))) == split([whole])
+    for full_text in (text, f"<think>{text}</think>{text}", f" \n<think>{text}"):
+        assert split(data.draw(cuts(full_text))) == split([full_text])
 
 
 @given(plain.filter(lambda text: "</think>" not in text), plain)
-def test_a_thought_at_the_beginning_is_told_apart(thought: str, said: str):
-    assert split([f"<think>{thought}</think>{said}"]) == (thought, said.lstrip())
+def test_a_thought_at_the_beginning_is_told_apart(thought: str, answer: str):
+    assert split([f"<think>{thought}</think>{answer}"]) == (thought, answer.lstrip())
 
 
 @given(plain.filter(lambda text: not text.lstrip().startswith("<think>")))
@@ -43,8 +45,17 @@ def test_a_text_that_does_not_begin_with_the_tag_is_left_alone(text: str):
 
 def test_a_stream_of_chunks_becomes_thought_and_answer():
     stream = ThinkStream()
-    pieces = ["<th", "ink>hm", "m</thi", "nk>\n\nYes"]
-    chunks = [LLMResultChunk(delta=LLMResultChunkDelta(message=AssistantPromptMessage(content=one))) for one in pieces]
+    fragments = ["<th", "ink>hm", "m</thi", "nk>\n\nYes"]
+    chunks = [
+        LLMResultChunk(
+            delta=LLMResultChunkDelta(message=AssistantPromptMessage(content=fragment))
+        )
+        for fragment in fragments
+    ]
     chunks.append(LLMResultChunk(delta=LLMResultChunkDelta(finish_reason="stop")))
     result = fold([stream.feed(chunk) for chunk in chunks] + stream.finish())
-    assert (result.message.reasoning_content, result.text, result.finish_reason) == ("hmm", "Yes", "stop")
+    assert (result.message.reasoning_content, result.text, result.finish_reason) == (
+        "hmm",
+        "Yes",
+        "stop",
+    )

@@ -6,8 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.models.messages import ImagePromptMessageContent, PromptMessageTool, UserPromptMessage
-from modelyard.models.tokens import count_prompt, count_texts, estimate_tokens, truncate, vocabulary_of
+from modelyard.models.messages import (
+    ImagePromptMessageContent,
+    PromptMessageTool,
+    UserPromptMessage,
+)
+from modelyard.models.tokens import (
+    count_prompt,
+    count_texts,
+    estimate_tokens,
+    truncate,
+    vocabulary_of,
+)
 
 # The figures of OpenAI's cookbook for its own vocabularies.
 KNOWN = [
@@ -25,17 +35,17 @@ KNOWN = [
 
 @pytest.mark.parametrize(("model", "text", "tokens", "estimated"), KNOWN)
 def test_known_texts(model: str, text: str, tokens: int, estimated: bool):
-    found = count_texts(model, [text])
-    assert (found.tokens, found.estimated) == (tokens, estimated)
+    token_count = count_texts(model, [text])
+    assert (token_count.tokens, token_count.estimated) == (tokens, estimated)
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4", "nobody-knows"])
-@given(text=st.text(max_size=60), most=st.integers(0, 12))
-def test_what_is_cut_fits_and_is_the_beginning(model: str, text: str, most: int):
-    kept, whole = truncate(model, text, most)
-    assert count_texts(model, [kept]).tokens <= most or not kept
-    assert whole.tokens == count_texts(model, [text]).tokens
-    assert text.startswith(kept)
+@given(text=st.text(max_size=60), max_tokens=st.integers(0, 12))
+def test_what_is_cut_fits_and_is_the_beginning(model: str, text: str, max_tokens: int):
+    truncated, full_count = truncate(model, text, max_tokens)
+    assert count_texts(model, [truncated]).tokens <= max_tokens or not truncated
+    assert full_count.tokens == count_texts(model, [text]).tokens
+    assert text.startswith(truncated)
 
 
 def test_files_and_tools_make_a_count_an_estimate():
@@ -43,12 +53,17 @@ def test_files_and_tools_make_a_count_an_estimate():
     assert count_prompt("gpt-4o", plain).tokens == 9
     assert not count_prompt("gpt-4o", plain).estimated
     assert count_prompt("gpt-4o", plain, [PromptMessageTool(name="f")]).estimated
-    picture = UserPromptMessage(content=[ImagePromptMessageContent(url="https://x/y.png")])
+    picture = UserPromptMessage(
+        content=[ImagePromptMessageContent(url="https://x/y.png")]
+    )
     assert count_prompt("gpt-4o", [picture]).estimated
 
 
 def test_without_the_package_everything_is_estimated(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "toktok", None)
-    found = count_texts("gpt-4o", ["hello world"])
-    assert (found.tokens, found.estimated) == (estimate_tokens("hello world"), True)
+    token_count = count_texts("gpt-4o", ["hello world"])
+    assert (token_count.tokens, token_count.estimated) == (
+        estimate_tokens("hello world"),
+        True,
+    )
     assert vocabulary_of("text-embedding-3-small") == ("cl100k_base", True)

@@ -13,7 +13,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from modelyard.base.errors import ConfigError, InvokeAuthorizationError
-from modelyard.providers.auth import AwsAuth, GoogleAuth, KeyAuth, build_auth, read_account, sign_v4
+from modelyard.providers.auth import (
+    AwsAuth,
+    GoogleAuth,
+    KeyAuth,
+    build_auth,
+    read_account,
+    sign_v4,
+)
 from modelyard.testing import Answer, FakeClock, Handler, Upstream, json_answer
 from modelyard.transport.http import HttpClient
 
@@ -22,11 +29,17 @@ Start = Callable[[Handler], Upstream]
 
 def test_a_key_goes_into_its_header():
     def headers(style: dict[str, Any], **credentials: str) -> Any:
-        return asyncio.run(build_auth(style, "api_key", HttpClient()).headers("GET", "http://x/", credentials, []))
+        return asyncio.run(
+            build_auth(style, "api_key", HttpClient()).headers(
+                "GET", "http://x/", credentials, []
+            )
+        )
 
     assert headers({}, api_key="k") == {"authorization": "Bearer k"}
     assert headers({"header": "x-api-key"}, api_key="k") == {"x-api-key": "k"}
-    assert headers({"header": "authorization", "prefix": "Token "}, api_key="k") == {"authorization": "Token k"}
+    assert headers({"header": "authorization", "prefix": "Token "}, api_key="k") == {
+        "authorization": "Token k"
+    }
     assert headers({}) == {}
     with pytest.raises(ConfigError, match="key, aws or google"):
         build_auth({"style": "smoke"}, None, HttpClient())
@@ -47,7 +60,9 @@ def test_awss_own_example_gets_awss_own_signature():
         service="service",
         moment=datetime.datetime(2015, 8, 30, 12, 36, tzinfo=datetime.UTC),
     )
-    assert signed.endswith("Signature=b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500")
+    assert signed.endswith(
+        "Signature=b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500"
+    )
     assert "Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request" in signed
 
 
@@ -75,50 +90,102 @@ def key() -> rsa.RSAPrivateKey:
 
 def account(key: rsa.RSAPrivateKey, token_uri: str) -> str:
     pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     ).decode()
-    return json.dumps({"client_email": "a@b", "private_key": pem, "private_key_id": "1", "token_uri": token_uri})
+    return json.dumps(
+        {
+            "client_email": "a@b",
+            "private_key": pem,
+            "private_key_id": "1",
+            "token_uri": token_uri,
+        }
+    )
 
 
-def test_google_exchanges_a_signed_assertion_for_a_token_and_keeps_it(upstream: Start, key: rsa.RSAPrivateKey):
-    server = upstream(lambda request: json_answer({"access_token": f"t{len(server.requests)}", "expires_in": 3600}))
+def test_google_exchanges_a_signed_assertion_for_a_token_and_keeps_it(
+    upstream: Start, key: rsa.RSAPrivateKey
+):
+    server = upstream(
+        lambda request: json_answer(
+            {"access_token": f"t{len(server.requests)}", "expires_in": 3600}
+        )
+    )
     clock = FakeClock()
 
     async def work() -> list[str]:
         client = HttpClient()
         auth = GoogleAuth(client, clock)
-        given = account(key, server.url + "/token")
-        shown = [(await auth.headers("POST", "http://x/", {"service_account_key": given}, []))["authorization"]]
-        shown.append((await auth.headers("POST", "http://x/", {"service_account_key": given}, []))["authorization"])
+        account_json = account(key, server.url + "/token")
+        authorizations = [
+            (
+                await auth.headers(
+                    "POST", "http://x/", {"service_account_key": account_json}, []
+                )
+            )["authorization"]
+        ]
+        authorizations.append(
+            (
+                await auth.headers(
+                    "POST", "http://x/", {"service_account_key": account_json}, []
+                )
+            )["authorization"]
+        )
         clock.advance(3600)
-        shown.append((await auth.headers("POST", "http://x/", {"service_account_key": given}, []))["authorization"])
+        authorizations.append(
+            (
+                await auth.headers(
+                    "POST", "http://x/", {"service_account_key": account_json}, []
+                )
+            )["authorization"]
+        )
         await client.aclose()
-        return shown
+        return authorizations
 
     assert asyncio.run(work()) == ["Bearer t1", "Bearer t1", "Bearer t2"]
-    form = parse_qs(server.requests[0].body.decode())
-    head, claims, signature = form["assertion"][0].split(".")
+    form_fields = parse_qs(server.requests[0].body.decode())
+    head, claims, signature = form_fields["assertion"][0].split(".")
     padded = base64.urlsafe_b64decode(signature + "==")
-    key.public_key().verify(padded, f"{head}.{claims}".encode(), padding.PKCS1v15(), hashes.SHA256())
-    said = json.loads(base64.urlsafe_b64decode(claims + "=="))
-    assert (said["iss"], said["aud"], said["exp"] - said["iat"]) == ("a@b", server.url + "/token", 3600)
+    key.public_key().verify(
+        padded, f"{head}.{claims}".encode(), padding.PKCS1v15(), hashes.SHA256()
+    )
+    decoded_claims = json.loads(base64.urlsafe_b64decode(claims + "=="))
+    assert (
+        decoded_claims["iss"],
+        decoded_claims["aud"],
+        decoded_claims["exp"] - decoded_claims["iat"],
+    ) == ("a@b", server.url + "/token", 3600)
 
 
 @pytest.mark.parametrize(
     ("answer", "part"),
     [
-        (json_answer({"error": "invalid_grant", "error_description": "Invalid JWT"}, status=400), "Invalid JWT"),
+        (
+            json_answer(
+                {"error": "invalid_grant", "error_description": "Invalid JWT"},
+                status=400,
+            ),
+            "Invalid JWT",
+        ),
         (Answer(body=b"<html>"), "not JSON"),
         (json_answer([]), "no token"),
     ],
 )
-def test_google_refusing_is_an_authorisation_error(upstream: Start, key: rsa.RSAPrivateKey, answer: Answer, part: str):
+def test_google_refusing_is_an_authorisation_error(
+    upstream: Start, key: rsa.RSAPrivateKey, answer: Answer, part: str
+):
     server = upstream(lambda request: answer)
 
     async def work() -> None:
         client = HttpClient()
         try:
-            await GoogleAuth(client).headers("GET", "http://x/", {"service_account_key": account(key, server.url)}, [])
+            await GoogleAuth(client).headers(
+                "GET",
+                "http://x/",
+                {"service_account_key": account(key, server.url)},
+                [],
+            )
         finally:
             await client.aclose()
 
@@ -127,15 +194,19 @@ def test_google_refusing_is_an_authorisation_error(upstream: Start, key: rsa.RSA
 
 
 def test_a_key_that_is_none_is_named_and_not_shown(key: rsa.RSAPrivateKey):
-    for wrong in ("nonsense!", "{}", "[]", base64.b64encode(b"{}").decode()):
+    for invalid_account in ("nonsense!", "{}", "[]", base64.b64encode(b"{}").decode()):
         with pytest.raises(ConfigError, match="service_account_key"):
-            read_account(wrong)
+            read_account(invalid_account)
     text = account(key, "http://x/")
     assert read_account(base64.b64encode(text.encode()).decode()) == json.loads(text)
     broken = json.dumps({"client_email": "a", "private_key": "canary"})
     with pytest.raises(ConfigError, match="private_key cannot be read") as caught:
-        asyncio.run(GoogleAuth(HttpClient()).headers("GET", "http://x/", {"service_account_key": broken}, []))
+        asyncio.run(
+            GoogleAuth(HttpClient()).headers(
+                "GET", "http://x/", {"service_account_key": broken}, []
+            )
+        )
     assert "canary" not in str(caught.value)
-    assert asyncio.run(GoogleAuth(HttpClient()).headers("GET", "http://x/", {"api_key": "k"}, [])) == {
-        "x-goog-api-key": "k"
-    }
+    assert asyncio.run(
+        GoogleAuth(HttpClient()).headers("GET", "http://x/", {"api_key": "k"}, [])
+    ) == {"x-goog-api-key": "k"}

@@ -7,7 +7,11 @@ from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.models.entities import ModelFeature
 from modelyard.models.types import ModelType
 from modelyard.providers.definition import load_definition
-from modelyard.providers.factory import ModelProviderFactory, catalog_definition, catalog_names
+from modelyard.providers.factory import (
+    ModelProviderFactory,
+    catalog_definition,
+    catalog_names,
+)
 from modelyard.testing import echo_models, echo_provider
 
 NIMBUS = Path(__file__).parents[2] / "data" / "dify_nimbus"
@@ -19,10 +23,19 @@ def test_a_folder_in_difys_shape_loads_unchanged():
     assert (definition.name, definition.wire, definition.key_field, definition.url_field) == (
         "nimbus", "openai", "api_key", "endpoint_url",
     )  # fmt: skip
-    assert [model.model for model in entity.models] == ["nimbus-large", "nimbus-small", "nimbus-embed", "nimbus-voice"]
+    assert [model.model for model in entity.models] == [
+        "nimbus-large",
+        "nimbus-small",
+        "nimbus-embed",
+        "nimbus-voice",
+    ]
     large = entity.models[0]
     assert (large.label.zh_hans, large.context_size) == ("雨云大", 131072)
-    assert large.features == [ModelFeature.AGENT_THOUGHT, ModelFeature.TOOL_CALL, ModelFeature.STREAM_TOOL_CALL]
+    assert large.features == [
+        ModelFeature.AGENT_THOUGHT,
+        ModelFeature.TOOL_CALL,
+        ModelFeature.STREAM_TOOL_CALL,
+    ]
     assert large.pricing
     assert (large.pricing.input, large.pricing.unit, large.pricing.currency) == (
         Decimal("0.40"),
@@ -30,13 +43,22 @@ def test_a_folder_in_difys_shape_loads_unchanged():
         "RMB",
     )
     by_name = {rule.name: rule for rule in large.parameter_rules}
-    assert (by_name["temperature"].max, by_name["temperature"].label.en_us) == (1.5, "Temperature")
+    assert (by_name["temperature"].max, by_name["temperature"].label.en_us) == (
+        1.5,
+        "Temperature",
+    )
     assert by_name["top_p"].default == 1.0
     assert by_name["enable_search"].label.en_us == "enable_search"
-    small = entity.models[1]
-    assert (small.label.en_us, small.context_size, small.deprecated) == ("nimbus-small", 32768, True)
+    small_model = entity.models[1]
+    assert (
+        small_model.label.en_us,
+        small_model.context_size,
+        small_model.deprecated,
+    ) == ("nimbus-small", 32768, True)
     assert entity.is_customizable
-    assert [form.variable for form in entity.credential_forms] == ["api_key", "endpoint_url", "use_region", "fast"]
+    assert [
+        credential_form.variable for credential_form in entity.credential_forms
+    ] == ["api_key", "endpoint_url", "use_region", "fast"]
 
 
 def test_the_provider_file_itself_may_be_named():
@@ -45,11 +67,19 @@ def test_the_provider_file_itself_may_be_named():
 
 def test_the_older_layout_without_a_manifest_loads_too(tmp_path: Path):
     (tmp_path / "llm").mkdir()
-    (tmp_path / "old.yaml").write_text("provider: old\nlabel: {en_US: Old}\nsupported_model_types: [llm]\n")
+    (tmp_path / "old.yaml").write_text(
+        "provider: old\nlabel: {en_US: Old}\nsupported_model_types: [llm]\n"
+    )
     (tmp_path / "llm" / "_position.yaml").write_text("- b\n- a\n")
     for name in "abc":
-        (tmp_path / "llm" / f"{name}.yaml").write_text(f"model: {name}\nmodel_type: llm\n")
-    assert [model.model for model in load_definition(tmp_path).entity.models] == ["b", "a", "c"]
+        (tmp_path / "llm" / f"{name}.yaml").write_text(
+            f"model: {name}\nmodel_type: llm\n"
+        )
+    assert [model.model for model in load_definition(tmp_path).entity.models] == [
+        "b",
+        "a",
+        "c",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +87,10 @@ def test_the_older_layout_without_a_manifest_loads_too(tmp_path: Path):
     [
         ("label: x", "'name' is missing"),
         ("name: x\nmodels: [{model_type: llm}]", "a model has no 'name'"),
-        ("name: x\nmodels: [{name: m, model_type: smell}]", "Invalid enum value 'smell'"),
+        (
+            "name: x\nmodels: [{name: m, model_type: smell}]",
+            "Invalid enum value 'smell'",
+        ),
         ("name: x\nmodels: [{name: m, input_price: cheap}]", "x.yaml"),
         ("- a", "must be a mapping"),
         ("a: [", "is not YAML"),
@@ -82,8 +115,12 @@ def test_every_provider_of_the_catalogue_is_sound(name: str):
     entity = catalog_definition(name).entity
     assert entity.provider == name
     assert entity.supported_model_types
-    assert {model.model_type for model in entity.models} <= set(entity.supported_model_types)
-    assert len({(model.model, model.model_type) for model in entity.models}) == len(entity.models)
+    assert {model.model_type for model in entity.models} <= set(
+        entity.supported_model_types
+    )
+    assert len({(model.model, model.model_type) for model in entity.models}) == len(
+        entity.models
+    )
 
 
 def test_providers_come_in_the_order_of_the_position_file():
@@ -97,8 +134,12 @@ def test_the_factory_says_what_it_does_not_have():
     assert factory.get_model("echo", ModelType.TTS).model_type is ModelType.TTS
     with pytest.raises(NotFoundError, match="did you mean 'echo'"):
         factory.get_definition("ecko")
-    with pytest.raises(ConfigError, match="speaks 'echo'; known wire formats are 'openai'"):
+    with pytest.raises(
+        ConfigError, match="speaks 'echo'; known wire formats are 'openai'"
+    ):
         ModelProviderFactory([echo_provider()], {"openai": echo_models})
-    some = ModelProviderFactory([echo_provider()], {"echo": lambda definition: {}})
+    factory_without_llm = ModelProviderFactory(
+        [echo_provider()], {"echo": lambda definition: {}}
+    )
     with pytest.raises(NotFoundError, match="has no llm models"):
-        some.get_model("echo", ModelType.LLM)
+        factory_without_llm.get_model("echo", ModelType.LLM)

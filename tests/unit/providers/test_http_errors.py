@@ -13,10 +13,14 @@ from modelyard.providers.http_errors import error_of, retry_after
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind"),
+    ("status", "body", "error_class"),
     [
         (400, b'{"error": {"message": "no"}}', InvokeBadRequestError),
-        (400, b'{"error": {"message": "long", "code": "context_length_exceeded"}}', ContextTooLongError),
+        (
+            400,
+            b'{"error": {"message": "long", "code": "context_length_exceeded"}}',
+            ContextTooLongError,
+        ),
         (401, b'{"error": "no"}', InvokeAuthorizationError),
         (402, b"", InvokeAuthorizationError),
         (403, b"<html>no</html>", InvokeAuthorizationError),
@@ -29,9 +33,11 @@ from modelyard.providers.http_errors import error_of, retry_after
         (529, b"{}", InvokeServerUnavailableError),
     ],
 )
-def test_the_status_decides_and_the_message_names_the_provider(status: int, body: bytes, kind: type):
+def test_the_status_decides_and_the_message_names_the_provider(
+    status: int, body: bytes, error_class: type
+):
     error = error_of(status, {}, body, provider="p")
-    assert type(error) is kind
+    assert type(error) is error_class
     assert str(error).startswith("[p] ")
     assert "<html>" not in str(error)
 
@@ -52,7 +58,7 @@ def test_the_status_decides_and_the_message_names_the_provider(status: int, body
     ],
 )
 def test_retry_after_in_every_form(headers: dict[str, str], seconds: float | None):
-    assert retry_after(headers, now=1_445_412_480.0) == seconds
+    assert retry_after(headers, now_seconds=1_445_412_480.0) == seconds
 
 
 @given(st.text(max_size=30))

@@ -34,37 +34,65 @@ from modelyard.testing import (
 Start = Callable[[Handler], Upstream]
 
 
-def calling(settings: Settings, server: Upstream, work: Callable[[Modelyard], Awaitable[Any]], **changes: Any) -> Any:
+def calling(
+    settings: Settings,
+    server: Upstream,
+    work: Callable[[Modelyard], Awaitable[Any]],
+    **changes: Any,
+) -> Any:
     provider = ProviderSettings(
-        name="openai", base_url=server.url, credentials=[CredentialSettings(values={"api_key": "sk-test-key"})]
+        name="openai",
+        base_url=server.url,
+        credentials=[CredentialSettings(values={"api_key": "sk-test-key"})],
     )
-    options = msgspec.structs.replace(settings, providers=[provider], retries=0, **changes)
+    options = msgspec.structs.replace(
+        settings, providers=[provider], retries=0, **changes
+    )
 
-    async def whole() -> Any:
+    async def run_work() -> Any:
         async with Modelyard(options, environ={}) as yard:
             return await work(yard)
 
-    return asyncio.run(whole())
+    return asyncio.run(run_work())
 
 
-def test_chat_sends_what_was_asked_and_reads_what_was_said(upstream: Start, settings: Settings):
-    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+def test_chat_sends_what_was_asked_and_reads_what_was_said(
+    upstream: Start, settings: Settings
+):
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "f", "arguments": "{}"},
+    }
     server = upstream(lambda request: stream_answer(chat_events(["he", "llo"])))
     tool = PromptMessageTool(name="f", description="d", parameters={"type": "object"})
     result = calling(
         settings, server,
         lambda yard: yard.chat("hi", model="openai/gpt-5", tools=[tool], stop=["x"], user="u", max_tokens=9),
     )  # fmt: skip
-    assert (result.text, result.usage.prompt_tokens, result.usage.completion_tokens) == ("hello", 7, 2)
-    assert str(result.usage.total_price) == "0.0000288"  # 7 × 1.25 and 2 × 10 dollars a million, rounded to 7 places
+    assert (
+        result.text,
+        result.usage.prompt_tokens,
+        result.usage.completion_tokens,
+    ) == ("hello", 7, 2)
+    assert (
+        str(result.usage.total_price) == "0.0000288"
+    )  # 7 × 1.25 and 2 × 10 dollars a million, rounded to 7 places
     (request,) = server.requests
     assert (request.path, request.key) == ("/v1/chat/completions", "sk-test-key")
     body = request.json
-    assert (body["model"], body["stop"], body["user"], body["max_completion_tokens"]) == ("gpt-5", ["x"], "u", 9)
+    assert (
+        body["model"],
+        body["stop"],
+        body["user"],
+        body["max_completion_tokens"],
+    ) == ("gpt-5", ["x"], "u", 9)
     assert body["tools"][0]["function"]["name"] == "f"
     assert body["stream_options"] == {"include_usage": True}
     server.handler = lambda request: chat_answer("", tool_calls=[call])
-    result = calling(settings, server, lambda yard: yard.chat("hi", model="openai/gpt-5"))
+    result = calling(
+        settings, server, lambda yard: yard.chat("hi", model="openai/gpt-5")
+    )
     assert result.tool_calls[0].function.name == "f"
 
 
@@ -74,7 +102,13 @@ def test_the_other_five_types(upstream: Start, settings: Settings):
             case "/v1/embeddings":
                 return embedding_answer([[1.0, 0.0] for _ in request.json["input"]])
             case "/v1/moderations":
-                return json_answer({"results": [{"flagged": True, "categories": {}, "category_scores": {}}]})
+                return json_answer(
+                    {
+                        "results": [
+                            {"flagged": True, "categories": {}, "category_scores": {}}
+                        ]
+                    }
+                )
             case "/v1/audio/speech":
                 return stream_answer([b"RIFF", b"data"])
             case "/v1/audio/transcriptions":
@@ -88,7 +122,9 @@ def test_the_other_five_types(upstream: Start, settings: Settings):
 
     async def work(yard: Modelyard) -> list[Any]:
         return [
-            (await yard.embed(["a", "b"], model="openai/text-embedding-3-small")).embeddings,
+            (
+                await yard.embed(["a", "b"], model="openai/text-embedding-3-small")
+            ).embeddings,
             (await yard.moderate("x", model="openai/omni-moderation-latest")).flagged,
             await yard.speak("hi", model="openai/tts-1"),
             await yard.transcribe(b"the recording", model="openai/whisper-1"),
@@ -96,11 +132,14 @@ def test_the_other_five_types(upstream: Start, settings: Settings):
 
     embeddings, flagged, audio, transcript = calling(settings, server, work)
     assert (embeddings, flagged, audio) == ([[1.0, 0.0], [1.0, 0.0]], True, b"RIFFdata")
-    assert (transcript.text, str(transcript.usage.total_price)) == ("words", "0.0002500")
+    assert (transcript.text, str(transcript.usage.total_price)) == (
+        "words",
+        "0.0002500",
+    )
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "part"),
+    ("answer", "error_class", "part"),
     [
         (error_answer(400, "wrong"), InvokeBadRequestError, r"\[openai\] wrong"),
         (error_answer(500, "down"), InvokeServerUnavailableError, r"\[openai\] down"),
@@ -114,8 +153,16 @@ def test_the_other_five_types(upstream: Start, settings: Settings):
         (json_answer({"choices": [5]}), InvokeServerUnavailableError, "no message"),
         (stream_answer([b"data: {\n\n"]), InvokeServerUnavailableError, "not JSON"),
         (stream_answer([b"data: 5\n\n"]), InvokeServerUnavailableError, "no object"),
-        (stream_answer([b"data: " + b"[" * 200_000 + b"\n\n"]), InvokeServerUnavailableError, "not JSON"),
-        (stream_answer(chat_events(["a"], done=False)[:2]), InvokeServerUnavailableError, "broke off"),
+        (
+            stream_answer([b"data: " + b"[" * 200_000 + b"\n\n"]),
+            InvokeServerUnavailableError,
+            "not JSON",
+        ),
+        (
+            stream_answer(chat_events(["a"], sends_done=False)[:2]),
+            InvokeServerUnavailableError,
+            "broke off",
+        ),
         (
             stream_answer(chat_events(["a", "b"])[:3], fault="cut"),
             InvokeConnectionError,
@@ -125,29 +172,53 @@ def test_the_other_five_types(upstream: Start, settings: Settings):
     ],
 )
 def test_each_thing_that_goes_wrong_is_an_error_of_ours(
-    upstream: Start, settings: Settings, answer: Answer, kind: type[InvokeError], part: str
+    upstream: Start,
+    settings: Settings,
+    answer: Answer,
+    error_class: type[InvokeError],
+    part: str,
 ):
     server = upstream(lambda request: answer)
-    with pytest.raises(kind, match=part):
+    with pytest.raises(error_class, match=part):
         calling(settings, server, lambda yard: yard.chat("hi", model="openai/gpt-5"))
 
 
 def test_a_missing_embedding_is_noticed(upstream: Start, settings: Settings):
     server = upstream(lambda request: embedding_answer([[1.0]]))
-    with pytest.raises(InvokeServerUnavailableError, match="2 texts brought 1 embeddings"):
-        calling(settings, server, lambda yard: yard.embed(["a", "b"], model="openai/text-embedding-3-small"))
+    with pytest.raises(
+        InvokeServerUnavailableError, match="2 texts brought 1 embeddings"
+    ):
+        calling(
+            settings,
+            server,
+            lambda yard: yard.embed(["a", "b"], model="openai/text-embedding-3-small"),
+        )
 
 
 def test_a_call_ends_at_its_deadline(upstream: Start, settings: Settings):
-    server = upstream(lambda request: stream_answer(chat_events(["x"] * 1000), gap=0.05))
+    server = upstream(
+        lambda request: stream_answer(chat_events(["x"] * 1000), gap=0.05)
+    )
     with pytest.raises(InvokeError, match="deadline"):
-        calling(settings, server, lambda yard: yard.chat("hi", model="openai/gpt-5", timeout=0.3))
+        calling(
+            settings,
+            server,
+            lambda yard: yard.chat("hi", model="openai/gpt-5", timeout=0.3),
+        )
     assert server.cut_by_client.wait(5)
 
 
-def test_checking_a_provider_asks_with_every_credential(upstream: Start, settings: Settings):
-    server = upstream(lambda request: json_answer({"data": [{"id": "m1"}]}) if request.key else error_answer(401))
-    assert calling(settings, server, lambda yard: yard.check_provider("openai")) == {"credential-1": ["m1"]}
+def test_checking_a_provider_asks_with_every_credential(
+    upstream: Start, settings: Settings
+):
+    server = upstream(
+        lambda request: (
+            json_answer({"data": [{"id": "m1"}]}) if request.key else error_answer(401)
+        )
+    )
+    assert calling(settings, server, lambda yard: yard.check_provider("openai")) == {
+        "credential-1": ["m1"]
+    }
     server.handler = lambda request: error_answer(401, "bad key")
     with pytest.raises(InvokeError, match="bad key"):
         calling(settings, server, lambda yard: yard.check_provider("openai"))
@@ -156,7 +227,9 @@ def test_checking_a_provider_asks_with_every_credential(upstream: Start, setting
 def test_a_provider_without_its_credential_says_how_to_add_one(settings: Settings):
     async def work() -> None:
         async with Modelyard(settings, environ={}) as yard:
-            with pytest.raises(NoCredentialAvailableError, match="modelyard providers add openai"):
+            with pytest.raises(
+                NoCredentialAvailableError, match="modelyard providers add openai"
+            ):
                 await yard.chat("hi", model="openai/gpt-5")
             with pytest.raises(ConfigError, match="has no credential"):
                 await yard.check_provider("openai")
@@ -168,7 +241,10 @@ def test_keys_in_the_usual_variables_are_found(upstream: Start, settings: Settin
     server = upstream(lambda request: chat_answer("ok"))
 
     async def work() -> str:
-        environ = {"OPENAI_API_KEY": "sk-from-environment", "OPENAI_BASE_URL": server.url}
+        environ = {
+            "OPENAI_API_KEY": "sk-from-environment",
+            "OPENAI_BASE_URL": server.url,
+        }
         async with Modelyard(settings, environ=environ) as yard:
             return (await yard.chat("hi", model="gpt-5")).text
 
@@ -176,10 +252,14 @@ def test_keys_in_the_usual_variables_are_found(upstream: Start, settings: Settin
     assert server.requests[0].key == "sk-from-environment"
 
 
-def test_a_new_name_with_an_address_is_one_more_compatible_server(upstream: Start, settings: Settings):
+def test_a_new_name_with_an_address_is_one_more_compatible_server(
+    upstream: Start, settings: Settings
+):
     server = upstream(lambda request: chat_answer("ok", model=request.json["model"]))
     provider = ProviderSettings(
-        name="vllm", base_url=server.url, models=[{"name": "Qwen/Qwen3-8B", "context_size": 1000, "input_price": 1}]
+        name="vllm",
+        base_url=server.url,
+        models=[{"name": "Qwen/Qwen3-8B", "context_size": 1000, "input_price": 1}],
     )
 
     async def work() -> list[str]:

@@ -26,10 +26,18 @@ from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.messages import UserPromptMessage
 from modelyard.models.types import Chunks, ModelType
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.load_balancing import Credential, Deployment, Health, LBModelManager, Plan, stuck, weighted
+from modelyard.runtime.load_balancing import (
+    Credential,
+    Deployment,
+    DeploymentHealth,
+    LBModelManager,
+    Plan,
+    rendezvous_pick,
+    weighted_pick,
+)
 from modelyard.runtime.pipeline import Call, compose
 from modelyard.runtime.policies.dispatch import Dispatch, backoff
-from modelyard.runtime.record import Record
+from modelyard.runtime.record import CallTrace
 from modelyard.runtime.retry_budget import RetryBudget
 from modelyard.tenancy.kinds import Limit
 from modelyard.testing import FakeClock, chunk, last_chunk, scripted
@@ -43,9 +51,16 @@ ASK = Invocation(
 )
 
 
-def deployments(*names: str, model: str = "big", **how: Any) -> list[Deployment]:
+def deployments(*names: str, model: str = "big", **options: Any) -> list[Deployment]:
     return [
-        Deployment(f"{name}/{model}", "p", model, Credential(name, name, {"api_key": name}), **how) for name in names
+        Deployment(
+            f"{name}/{model}",
+            "p",
+            model,
+            Credential(name, name, {"api_key": name}),
+            **options,
+        )
+        for name in names
     ]
 
 
@@ -54,75 +69,103 @@ def bare(model: str) -> list[Deployment]:
     return [Deployment(f"p/{model}", "p", model, None)]
 
 
-def pool(clock: FakeClock, *names: str, health: Health | None = None, **how: Any) -> LBModelManager:
-    return LBModelManager(deployments(*names), health or Health(clock), **how)
+def pool(
+    clock: FakeClock,
+    *names: str,
+    health: DeploymentHealth | None = None,
+    **options: Any,
+) -> LBModelManager:
+    return LBModelManager(
+        deployments(*names), health or DeploymentHealth(clock), **options
+    )
 
 
-def dispatch(clock: FakeClock, *groups: LBModelManager, retries: int = 2, **plan: Any) -> Dispatch:
-    found = list(groups) or [LBModelManager(bare("big"), Health(clock))]
-    made = Plan(found, **plan)
-    return Dispatch(lambda invocation: made, clock, RetryBudget(clock), retries)
+def dispatch(
+    clock: FakeClock, *groups: LBModelManager, retries: int = 2, **plan: Any
+) -> Dispatch:
+    model_groups = list(groups) or [
+        LBModelManager(bare("big"), DeploymentHealth(clock))
+    ]
+    dispatch_plan = Plan(model_groups, **plan)
+    return Dispatch(
+        lambda invocation: dispatch_plan, clock, RetryBudget(clock), retries
+    )
 
 
 def texts(policy: Dispatch, call: Call, ask: Invocation | None = None) -> list[str]:
-    asked = ask or replace(ASK, record=Record())
+    invocation = ask or replace(ASK, record=CallTrace())
 
     async def gather() -> list[str]:
-        async with aclosing(compose([policy], call)(asked)) as chunks:
-            return [one.text async for one in chunks]
+        async with aclosing(compose([policy], call)(invocation)) as chunks:
+            return [received_chunk.text async for received_chunk in chunks]
 
     return asyncio.run(gather())
 
 
 def two_models(clock: FakeClock) -> Dispatch:
-    health = Health(clock)
-    return dispatch(clock, LBModelManager(bare("big"), health), LBModelManager(bare("small"), health), retries=0)
+    health = DeploymentHealth(clock)
+    return dispatch(
+        clock,
+        LBModelManager(bare("big"), health),
+        LBModelManager(bare("small"), health),
+        retries=0,
+    )
 
 
 # failover
 
 
 def test_failover_moves_on_before_the_first_chunk():
-    call, seen = scripted({"big": [InvokeConnectionError("down")], "small": ["he", "llo"]})
+    call, called_names = scripted(
+        {"big": [InvokeConnectionError("down")], "small": ["he", "llo"]}
+    )
     assert texts(two_models(FakeClock()), call) == ["he", "llo"]
-    assert seen == ["big", "small"]
+    assert called_names == ["big", "small"]
 
 
 def test_failover_never_happens_after_the_first_chunk():
-    call, seen = scripted({"big": ["he", InvokeConnectionError("down")], "small": ["x"]})
+    call, called_names = scripted(
+        {"big": ["he", InvokeConnectionError("down")], "small": ["x"]}
+    )
     with pytest.raises(InvokeConnectionError):
         texts(two_models(FakeClock()), call)
-    assert seen == ["big"]
+    assert called_names == ["big"]
 
 
 def test_a_stream_that_has_said_nothing_yet_has_not_begun():
     role = LLMResultChunk(model="big")
-    call, seen = scripted({"big": [role, InvokeConnectionError("down")], "small": [role, "hello"]})
+    call, called_names = scripted(
+        {"big": [role, InvokeConnectionError("down")], "small": [role, "hello"]}
+    )
     assert texts(two_models(FakeClock()), call) == ["", "hello"]
-    assert seen == ["big", "small"]
+    assert called_names == ["big", "small"]
 
 
 @pytest.mark.parametrize(
     ("error", "moves"),
-    [(InvokeBadRequestError("no"), False), (ContextTooLongError("long"), True), (ContentFilterError("no"), True)],
+    [
+        (InvokeBadRequestError("no"), False),
+        (ContextTooLongError("long"), True),
+        (ContentFilterError("no"), True),
+    ],
 )
 def test_the_error_says_whether_another_model_may_help(error: InvokeError, moves: bool):
-    call, seen = scripted({"big": [error], "small": ["x"]})
+    call, called_names = scripted({"big": [error], "small": ["x"]})
     if moves:
         assert texts(two_models(FakeClock()), call) == ["x"]
     else:
         with pytest.raises(InvokeBadRequestError):
             texts(two_models(FakeClock()), call)
-    assert seen == (["big", "small"] if moves else ["big"])
+    assert called_names == (["big", "small"] if moves else ["big"])
 
 
 def test_a_text_that_broke_off_is_gone_on_with_where_that_is_wanted():
     clock = FakeClock()
-    asked: list[Invocation] = []
+    invocations: list[Invocation] = []
 
     async def call(invocation: Invocation) -> Chunks:
-        asked.append(invocation)
-        if len(asked) == 1:
+        invocations.append(invocation)
+        if len(invocations) == 1:
             yield chunk("once upon")
             raise InvokeServerUnavailableError("cut")
         yield chunk(" a time")
@@ -130,8 +173,8 @@ def test_a_text_that_broke_off_is_gone_on_with_where_that_is_wanted():
 
     policy = dispatch(clock, pool(clock, "a", "b"), continue_streams=True)
     assert texts(policy, call) == ["once upon", " a time", ""]
-    assert asked[1].request.messages[-1].text == "once upon"
-    assert asked[1].credential == "b"
+    assert invocations[1].request.messages[-1].text == "once upon"
+    assert invocations[1].credential == "b"
 
 
 # retry
@@ -139,9 +182,11 @@ def test_a_text_that_broke_off_is_gone_on_with_where_that_is_wanted():
 
 def test_retry_tries_the_same_again_where_the_error_allows_it():
     clock = FakeClock()
-    call, seen = scripted({"big": [[InvokeServerUnavailableError("busy", retry_after=3)], ["ok"]]})
+    call, called_names = scripted(
+        {"big": [[InvokeServerUnavailableError("busy", retry_after=3)], ["ok"]]}
+    )
     assert texts(dispatch(clock), call) == ["ok"]
-    assert (seen, clock.slept) == (["big", "big"], [3])
+    assert (called_names, clock.slept) == (["big", "big"], [3])
 
 
 @pytest.mark.parametrize(
@@ -156,67 +201,73 @@ def test_retry_tries_the_same_again_where_the_error_allows_it():
 )
 def test_retry_leaves_other_errors_alone(error: InvokeError):
     clock = FakeClock()
-    call, seen = scripted({"big": [error]})
+    call, called_names = scripted({"big": [error]})
     with pytest.raises(type(error)):
         texts(dispatch(clock), call)
-    assert (seen, clock.slept) == (["big"], [])
+    assert (called_names, clock.slept) == (["big"], [])
 
 
 def test_retry_gives_up_and_never_repeats_what_has_begun():
-    call, seen = scripted({"big": [InvokeServerUnavailableError("busy")]})
+    call, called_names = scripted({"big": [InvokeServerUnavailableError("busy")]})
     with pytest.raises(InvokeServerUnavailableError):
         texts(dispatch(FakeClock(), retries=2), call)
-    assert seen == ["big"] * 3
-    call, seen = scripted({"big": ["x", InvokeServerUnavailableError("busy")]})
+    assert called_names == ["big"] * 3
+    call, called_names = scripted({"big": ["x", InvokeServerUnavailableError("busy")]})
     with pytest.raises(InvokeServerUnavailableError):
         texts(dispatch(FakeClock()), call)
-    assert seen == ["big"]
+    assert called_names == ["big"]
 
 
 def test_retry_does_not_wait_past_the_deadline():
     clock = FakeClock()
-    call, seen = scripted({"big": [InvokeServerUnavailableError("busy", retry_after=5)]})
+    call, called_names = scripted(
+        {"big": [InvokeServerUnavailableError("busy", retry_after=5)]}
+    )
     with pytest.raises(InvokeServerUnavailableError):
-        texts(dispatch(clock), call, replace(ASK, deadline=clock.now + 4, record=Record()))
-    assert seen == ["big"]
+        texts(
+            dispatch(clock),
+            call,
+            replace(ASK, deadline=clock.now + 4, record=CallTrace()),
+        )
+    assert called_names == ["big"]
 
 
 @given(st.integers(1, 50), st.floats(0, 1))
-def test_backoff_is_bounded(failures: int, share: float):
-    assert 0 <= backoff(failures, share) <= 8
+def test_backoff_is_bounded(failures: int, random_fraction: float):
+    assert 0 <= backoff(failures, random_fraction) <= 8
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300))
 def test_repeats_stay_within_a_fifth_of_all_calls(fails: list[bool]):
     budget, repeats = RetryBudget(FakeClock(), free=5), 0
-    for one in fails:
-        budget.called("t", "p")
-        repeats += one and budget.may_repeat("t", "p")
+    for is_failure in fails:
+        budget.record_call("t", "p")
+        repeats += is_failure and budget.try_retry("t", "p")
     assert repeats <= 5 + 0.2 * len(fails)
 
 
 def test_one_tenants_failures_use_up_nobody_elses_repeats():
     budget = RetryBudget(FakeClock(), free=5)
-    while budget.may_repeat("acme", "p"):
+    while budget.try_retry("acme", "p"):
         pass
-    assert budget.may_repeat("globex", "p")
-    assert budget.may_repeat("acme", "q")
-    assert not budget.may_repeat("acme", "p")
+    assert budget.try_retry("globex", "p")
+    assert budget.try_retry("acme", "q")
+    assert not budget.try_retry("acme", "p")
     for number in range(10_000):
-        budget.called(f"t{number}", "p")
+        budget.record_call(f"t{number}", "p")
     assert len(budget._pots) <= 4096  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_provider_that_is_down_is_not_kept_down():
     clock = FakeClock()
-    call, seen = scripted({"big": [InvokeServerUnavailableError("down")]})
+    call, called_names = scripted({"big": [InvokeServerUnavailableError("down")]})
     policy = dispatch(clock)
     clock_still = FakeClock()
     policy = Dispatch(policy.plan, clock_still, RetryBudget(FakeClock()), 2)
     for _ in range(100):
         with pytest.raises(InvokeServerUnavailableError):
             texts(policy, call)
-    assert len(seen) <= 100 * 1.2 * 1.2 + 6
+    assert len(called_names) <= 100 * 1.2 * 1.2 + 6
 
 
 # load balancing
@@ -225,98 +276,129 @@ def test_a_provider_that_is_down_is_not_kept_down():
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(0, 100))
 def test_a_rested_one_is_found_if_there_is_one(rested: list[bool], turns: int):
     clock = FakeClock()
-    manager = pool(clock, *(str(place) for place in range(len(rested))))
-    for one, is_rested in zip(manager.deployments, rested, strict=True):
+    manager = pool(clock, *(str(index) for index in range(len(rested))))
+    for deployment, is_rested in zip(manager.deployments, rested, strict=True):
         if not is_rested:
-            manager.health.rest(one.id, 100)
+            manager.health.cool_down(deployment.id, 100)
     for _ in range(turns % 7 + 1):
-        chosen = manager.fetch_next()
-        assert (chosen is None) == (not any(rested))
-        assert chosen is None or rested[int(chosen.id.partition("/")[0])]
+        selected = manager.fetch_next()
+        assert (selected is None) == (not any(rested))
+        assert selected is None or rested[int(selected.id.partition("/")[0])]
 
 
 @given(st.integers(1, 6), st.integers(1, 5))
 def test_turns_go_round_evenly(size: int, rounds: int):
     manager = pool(FakeClock(), *map(str, range(size)))
-    served = [one.id for _ in range(size * rounds) if (one := manager.fetch_next())]
+    served = [
+        deployment.id
+        for _ in range(size * rounds)
+        if (deployment := manager.fetch_next())
+    ]
     assert all(served.count(f"{name}/big") == rounds for name in range(size))
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=6), st.floats(0, 0.999999))
-def test_weight_decides_the_share(weights: list[float], share: float):
-    many = [
-        Deployment(str(place), "p", "m", Credential(str(place), "", {}), weight=weight)
-        for place, weight in enumerate(weights)
+def test_weight_decides_the_share(weights: list[float], random_fraction: float):
+    candidates = [
+        Deployment(str(index), "p", "m", Credential(str(index), "", {}), weight=weight)
+        for index, weight in enumerate(weights)
     ]
-    chosen = weighted(many, share)
-    assert chosen.weight > 0 or not sum(weights) > 0
+    selected = weighted_pick(candidates, random_fraction)
+    assert selected.weight > 0 or not sum(weights) > 0
 
 
 def test_strategies_choose_as_they_say():
     clock = FakeClock()
-    health = Health(clock)
+    health = DeploymentHealth(clock)
     cheap = Deployment("cheap", "p", "m", None, price=1)
     dear = Deployment("dear", "p", "m", None, price=2)
-    assert LBModelManager([dear, cheap], health, strategy="lowest_cost").fetch_next() is cheap
+    assert (
+        LBModelManager([dear, cheap], health, strategy="lowest_cost").fetch_next()
+        is cheap
+    )
     health.begin(cheap)
-    assert LBModelManager([dear, cheap], health, strategy="least_in_flight").fetch_next() is dear
+    assert (
+        LBModelManager([dear, cheap], health, strategy="least_in_flight").fetch_next()
+        is dear
+    )
     health.end(cheap)
     health.served(cheap, 1.0)
     health.served(dear, 0.1)
     picks = iter([0.0, 0.9, 0.0, 0.9])
-    quick = LBModelManager([dear, cheap], health, strategy="lowest_latency", rng=lambda: next(picks))
+    quick = LBModelManager(
+        [dear, cheap], health, strategy="lowest_latency", rng=lambda: next(picks)
+    )
     assert quick.fetch_next() is dear
     first = Deployment("first", "p", "m", None, priority=0)
-    then = Deployment("then", "p", "m", None, priority=1)
-    ordered = LBModelManager([then, first], health)
+    second = Deployment("then", "p", "m", None, priority=1)
+    ordered = LBModelManager([second, first], health)
     assert [ordered.fetch_next() for _ in range(3)] == [first] * 3
-    assert ordered.fetch_next(without={"first"}) is then
+    assert ordered.fetch_next(excluded_ids={"first"}) is second
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=30, unique=True))
 def test_a_key_sticks_and_few_move_when_one_goes(keys: list[str]):
-    many = deployments(*"abcd")
-    before = {key: stuck(many, key) for key in keys}
-    left = many[:-1]
-    after = {key: stuck(left, key) for key in keys}
-    assert all(after[key] is before[key] for key in keys if before[key] in left)
+    all_deployments = deployments(*"abcd")
+    before_removal = {key: rendezvous_pick(all_deployments, key) for key in keys}
+    left = all_deployments[:-1]
+    after_removal = {key: rendezvous_pick(left, key) for key in keys}
+    assert all(
+        after_removal[key] is before_removal[key]
+        for key in keys
+        if before_removal[key] in left
+    )
 
 
 def test_a_limited_credential_rests_and_the_next_serves():
     clock = FakeClock()
-    call, seen = scripted({"a": [[InvokeRateLimitError("slow", retry_after=30)], ["a"]], "b": ["b"]}, by="credential")
+    call, called_names = scripted(
+        {"a": [[InvokeRateLimitError("slow", retry_after=30)], ["a"]], "b": ["b"]},
+        by="credential",
+    )
     balance = dispatch(clock, pool(clock, "a", "b"))
     assert texts(balance, call) == ["b"]
     assert texts(balance, call) == ["b"]
-    assert seen == ["a", "b", "b"]
+    assert called_names == ["a", "b", "b"]
     clock.advance(31)
     assert {texts(balance, call)[0] for _ in range(2)} == {"a", "b"}
 
 
 def test_a_shared_quota_rests_together():
     clock = FakeClock()
-    many = [
-        Deployment(name, "p", "big", Credential(name, name, {}, domain="org" if name != "c" else "other"))
+    candidates = [
+        Deployment(
+            name,
+            "p",
+            "big",
+            Credential(name, name, {}, domain="org" if name != "c" else "other"),
+        )
         for name in "abc"
     ]
-    call, seen = scripted({"a": [InvokeRateLimitError("slow")], "b": ["b"], "c": ["c"]}, by="credential")
-    balance = dispatch(clock, LBModelManager(many, Health(clock)))
+    call, called_names = scripted(
+        {"a": [InvokeRateLimitError("slow")], "b": ["b"], "c": ["c"]}, by="credential"
+    )
+    balance = dispatch(clock, LBModelManager(candidates, DeploymentHealth(clock)))
     assert texts(balance, call) == ["c"]
     assert texts(balance, call) == ["c"]
-    assert seen == ["a", "c", "c"]
+    assert called_names == ["a", "c", "c"]
 
 
 def test_every_refusal_is_tried_once_and_the_last_is_raised():
     clock = FakeClock()
-    call, seen = scripted(
-        {"a": [InvokeAuthorizationError("a no")], "b": [InvokeRateLimitError("b slow")]}, by="credential"
+    call, called_names = scripted(
+        {
+            "a": [InvokeAuthorizationError("a no")],
+            "b": [InvokeRateLimitError("b slow")],
+        },
+        by="credential",
     )
     balance = dispatch(clock, pool(clock, "a", "b"))
     with pytest.raises(InvokeRateLimitError, match="b slow"):
         texts(balance, call)
-    assert seen == ["a", "b"]
+    assert called_names == ["a", "b"]
     with pytest.raises(
-        NoCredentialAvailableError, match="all 2 credentials are resting; the first is back in 10 s"
+        NoCredentialAvailableError,
+        match="all 2 credentials are resting; the first is back in 10 s",
     ) as caught:
         texts(balance, call)
     assert caught.value.retry_after == pytest.approx(10)
@@ -324,26 +406,34 @@ def test_every_refusal_is_tried_once_and_the_last_is_raised():
 
 def test_a_short_rest_is_waited_for_once():
     clock = FakeClock()
-    call, seen = scripted({"a": [[InvokeRateLimitError("slow", retry_after=1)], ["ok"]]}, by="credential")
+    call, called_names = scripted(
+        {"a": [[InvokeRateLimitError("slow", retry_after=1)], ["ok"]]}, by="credential"
+    )
     assert texts(dispatch(clock, pool(clock, "a")), call) == ["ok"]
-    assert (seen, clock.slept) == (["a", "a"], [1])
-    call, seen = scripted({"a": [InvokeRateLimitError("slow", retry_after=1)]}, by="credential")
+    assert (called_names, clock.slept) == (["a", "a"], [1])
+    call, called_names = scripted(
+        {"a": [InvokeRateLimitError("slow", retry_after=1)]}, by="credential"
+    )
     with pytest.raises(InvokeRateLimitError):
         texts(dispatch(clock, pool(clock, "a")), call)
-    assert seen == ["a", "a"]
+    assert called_names == ["a", "a"]
 
 
 def test_a_group_of_one_may_fail_at_once():
     clock = FakeClock()
-    call, seen = scripted({"a": [InvokeRateLimitError("slow", retry_after=1)]}, by="credential")
+    call, called_names = scripted(
+        {"a": [InvokeRateLimitError("slow", retry_after=1)]}, by="credential"
+    )
     with pytest.raises(InvokeRateLimitError):
         texts(dispatch(clock, pool(clock, "a", patience=0.0)), call)
-    assert (seen, clock.slept) == (["a"], [])
+    assert (called_names, clock.slept) == (["a"], [])
 
 
 def test_the_only_credential_does_not_rest_for_nothing():
     clock = FakeClock()
-    call, seen = scripted({"a": [[InvokeConnectionError("down")], ["up"]]}, by="credential")
+    call, called_names = scripted(
+        {"a": [[InvokeConnectionError("down")], ["up"]]}, by="credential"
+    )
     balance = dispatch(clock, pool(clock, "a"), retries=0)
     with pytest.raises(InvokeConnectionError):
         texts(balance, call)
@@ -352,15 +442,17 @@ def test_the_only_credential_does_not_rest_for_nothing():
 
 def test_rests_grow_and_end_with_one_real_call():
     clock = FakeClock()
-    call, seen = scripted({"a": [InvokeAuthorizationError("no")], "b": ["b"]}, by="credential")
+    call, called_names = scripted(
+        {"a": [InvokeAuthorizationError("no")], "b": ["b"]}, by="credential"
+    )
     balance = dispatch(clock, pool(clock, "a", "b"))
     waits: list[float] = []
     for _ in range(4):
-        while "a" not in seen[len(waits) and -2 :]:
+        while "a" not in called_names[len(waits) and -2 :]:
             texts(balance, call)
-        seen.clear()
+        called_names.clear()
         health = balance.plan(ASK).groups[0].health
-        waits.append(max(health.resting().values()))
+        waits.append(max(health.in_cooldown().values()))
         clock.advance(waits[-1] + 0.1)
     assert waits == [10, 20, 25, 25]
 
@@ -369,7 +461,7 @@ def test_only_one_call_probes_a_rested_credential():
     clock = FakeClock()
     manager = pool(clock, "a", "b")
     a, b = manager.deployments
-    manager.health.rest(a.id, 5)
+    manager.health.cool_down(a.id, 5)
     clock.advance(6)
     manager.health.begin(a)
     assert {manager.fetch_next() for _ in range(4)} == {b}
@@ -382,15 +474,17 @@ def test_never_more_than_half_rests_for_the_providers_own_failures():
     clock = FakeClock()
     manager = pool(clock, *"abcd")
     for _ in range(10):
-        for one in manager.deployments:
-            manager.cooldown(one, InvokeServerUnavailableError("500"))
-    assert len(manager.health.resting()) == 2
+        for deployment in manager.deployments:
+            manager.cooldown(deployment, InvokeServerUnavailableError("500"))
+    assert len(manager.health.in_cooldown()) == 2
 
 
 def test_an_answer_from_before_a_rest_does_not_end_it():
     clock = FakeClock()
     manager = pool(clock, "a", "b")
-    manager.cooldown(manager.deployments[0], InvokeRateLimitError("slow", retry_after=30))
+    manager.cooldown(
+        manager.deployments[0], InvokeRateLimitError("slow", retry_after=30)
+    )
     manager.served(manager.deployments[0], 0.1)
     assert manager.health.wait(manager.deployments[0]) == pytest.approx(30)
 
@@ -399,9 +493,9 @@ def test_one_that_is_many_times_slower_rests():
     clock = FakeClock()
     manager = pool(clock, *"abcd")
     for _ in range(30):
-        for one in manager.deployments:
-            manager.served(one, 5.0 if one.id.startswith("a") else 0.1)
-    assert list(manager.health.resting()) == ["a/big"]
+        for deployment in manager.deployments:
+            manager.served(deployment, 5.0 if deployment.id.startswith("a") else 0.1)
+    assert list(manager.health.in_cooldown()) == ["a/big"]
 
 
 def test_no_credential_at_all_says_how_to_add_one():
@@ -413,20 +507,24 @@ def test_no_credential_at_all_says_how_to_add_one():
 
 def test_the_credentials_values_reach_the_call_and_no_repr():
     clock = FakeClock()
-    got: list[Invocation] = []
+    invocations: list[Invocation] = []
 
     async def call(invocation: Invocation) -> Chunks:
-        got.append(invocation)
+        invocations.append(invocation)
         yield last_chunk()
 
     manager = pool(clock, "canary-value")
     texts(dispatch(clock, manager), call)
-    assert got[0].credentials == {"api_key": "canary-value"}
+    assert invocations[0].credentials == {"api_key": "canary-value"}
     assert "api_key" not in repr(manager.deployments[0])
 
 
 @given(
-    st.lists(st.sampled_from(["ok", "limited", "down", "refused", "broken", "bad"]), min_size=1, max_size=4),
+    st.lists(
+        st.sampled_from(["ok", "limited", "down", "refused", "broken", "bad"]),
+        min_size=1,
+        max_size=4,
+    ),
     st.integers(0, 3),
 )
 def test_a_call_ends_and_asks_nobody_without_end(fates: list[str], retries: int):
@@ -439,15 +537,17 @@ def test_a_call_ends_and_asks_nobody_without_end(fates: list[str], retries: int)
         "broken": InvokeServerUnavailableError("x"),
         "bad": InvokeBadRequestError("x"),
     }
-    script: dict[str, Sequence[Any]] = {str(n): [errors.get(fate, "yes")] for n, fate in enumerate(fates)}
-    call, seen = scripted(script, by="credential")
+    script: dict[str, Sequence[Any]] = {
+        str(n): [errors.get(fate, "yes")] for n, fate in enumerate(fates)
+    }
+    call, called_names = scripted(script, by="credential")
     policy = dispatch(clock, pool(clock, *script), retries=retries)
     try:
         assert texts(policy, call) == ["yes"]
         assert "ok" in fates
     except InvokeError:
         assert set(fates) != {"ok"}
-    assert len(seen) <= len(fates) + 2 * (retries + 1) + 1
+    assert len(called_names) <= len(fates) + 2 * (retries + 1) + 1
 
 
 # hedging
@@ -471,9 +571,11 @@ def test_a_slow_first_one_is_overtaken_and_closed():
                 closed.append(invocation.credential)
 
         policy = dispatch(clock, manager, hedge_after=95.0)
-        async with aclosing(compose([policy], call)(replace(ASK, record=Record()))) as chunks:
-            said = [one.text async for one in chunks]
-        assert said == ["quick", ""]
+        async with aclosing(
+            compose([policy], call)(replace(ASK, record=CallTrace()))
+        ) as chunks:
+            answer_texts = [received_chunk.text async for received_chunk in chunks]
+        assert answer_texts == ["quick", ""]
         assert closed == ["slow", "quick"]
         assert manager.health.in_flight(manager.deployments[0]) == 0
 
@@ -483,25 +585,30 @@ def test_a_slow_first_one_is_overtaken_and_closed():
 def test_a_loser_that_says_nothing_yet_is_not_asked_where_the_retry_budget_is_used_up():
     async def work() -> None:
         clock = FakeClock()
-        asked: list[str] = []
+        called_names: list[str] = []
         manager = pool(clock, "slow", "quick")
         for _ in range(30):
             manager.served(manager.deployments[1], 0.01)
 
         async def call(invocation: Invocation) -> Chunks:
-            asked.append(invocation.credential)
+            called_names.append(invocation.credential)
             await asyncio.sleep(0.05)
             yield chunk(invocation.credential)
             yield last_chunk()
 
         budget = RetryBudget(clock)
-        while budget.may_repeat("t", "p"):
+        while budget.try_retry("t", "p"):
             pass
         plan = Plan([manager], hedge_after=95.0)
         policy = Dispatch(lambda invocation: plan, clock, budget, 2)
-        async with aclosing(compose([policy], call)(replace(ASK, record=Record()))) as chunks:
-            assert [one.text async for one in chunks] == ["slow", ""]
-        assert asked == ["slow"]
+        async with aclosing(
+            compose([policy], call)(replace(ASK, record=CallTrace()))
+        ) as chunks:
+            assert [received_chunk.text async for received_chunk in chunks] == [
+                "slow",
+                "",
+            ]
+        assert called_names == ["slow"]
 
     asyncio.run(asyncio.wait_for(work(), 5))
 
@@ -509,19 +616,30 @@ def test_a_loser_that_says_nothing_yet_is_not_asked_where_the_retry_budget_is_us
 # what is waited for, and what is passed on
 
 
-@pytest.mark.parametrize(("asked", "waited"), [(2.0, [2.0]), (10.0, [10.0]), (10.5, []), (60.0, [])])
-def test_a_long_retry_after_is_passed_to_the_caller_and_not_waited_for(asked: float, waited: list[float]):
+@pytest.mark.parametrize(
+    ("retry_after", "waited"), [(2.0, [2.0]), (10.0, [10.0]), (10.5, []), (60.0, [])]
+)
+def test_a_long_retry_after_is_passed_to_the_caller_and_not_waited_for(
+    retry_after: float, waited: list[float]
+):
     clock = FakeClock()
-    call, seen = scripted({"big": [[InvokeServerUnavailableError("busy", retry_after=asked)], ["yes"]]})
+    call, called_names = scripted(
+        {
+            "big": [
+                [InvokeServerUnavailableError("busy", retry_after=retry_after)],
+                ["yes"],
+            ]
+        }
+    )
     policy = dispatch(clock)
     if waited:
         assert texts(policy, call) == ["yes"]
     else:
         with pytest.raises(InvokeServerUnavailableError) as raised:
             texts(policy, call)
-        assert raised.value.retry_after == asked
+        assert raised.value.retry_after == retry_after
     assert clock.slept == waited
-    assert len(seen) == (2 if waited else 1)
+    assert len(called_names) == (2 if waited else 1)
 
 
 def test_a_stream_of_blank_chunks_reaches_the_caller_whole():
@@ -532,14 +650,19 @@ def test_a_stream_of_blank_chunks_reaches_the_caller_whole():
 
 def test_each_model_may_wait_once_for_a_short_cooldown():
     clock = FakeClock()
-    health = Health(clock)
-    first, second = pool(clock, "a", health=health), LBModelManager(deployments("b", model="small"), health)
-    health.rest("a/big", 1.0)
-    health.rest("b/small", 2.5)
-    call, seen = scripted({"big": [InvokeConnectionError("down")], "small": ["yes"]})
+    health = DeploymentHealth(clock)
+    first, second = (
+        pool(clock, "a", health=health),
+        LBModelManager(deployments("b", model="small"), health),
+    )
+    health.cool_down("a/big", 1.0)
+    health.cool_down("b/small", 2.5)
+    call, called_names = scripted(
+        {"big": [InvokeConnectionError("down")], "small": ["yes"]}
+    )
     policy = dispatch(clock, first, second, retries=0)
     assert texts(policy, call) == ["yes"]
-    assert seen == ["big", "small"]
+    assert called_names == ["big", "small"]
     assert clock.slept == [1.0, 1.5]
 
 
@@ -549,21 +672,31 @@ class _Quotas:
     def __init__(self) -> None:
         self.settled: list[tuple[str, bool]] = []
 
-    async def reserve(self, invocation: Invocation, deployment: Deployment) -> str | None:
+    async def reserve(
+        self, invocation: Invocation, deployment: Deployment
+    ) -> str | None:
         return None
 
-    def settle(self, invocation: Invocation, deployment: Deployment, *, is_served: bool) -> None:
+    def settle(
+        self, invocation: Invocation, deployment: Deployment, *, is_served: bool
+    ) -> None:
         self.settled.append((deployment.id, is_served))
 
 
 def _hosted(clock: FakeClock, name: str, model: str) -> LBModelManager:
     quota = (("q", Limit(unit="credits", amount=5, window="total")),)
     credential = Credential(name, name, {"api_key": name}, quotas=quota)
-    return LBModelManager([Deployment(f"{name}/{model}", "p", model, credential)], Health(clock))
+    return LBModelManager(
+        [Deployment(f"{name}/{model}", "p", model, credential)], DeploymentHealth(clock)
+    )
 
 
-@pytest.mark.parametrize(("script", "served"), [(["yes"], True), ([InvokeConnectionError("down")], False)])
-def test_a_hosted_quota_is_given_back_where_the_call_failed(script: list[Any], served: bool):
+@pytest.mark.parametrize(
+    ("script", "served"), [(["yes"], True), ([InvokeConnectionError("down")], False)]
+)
+def test_a_hosted_quota_is_given_back_where_the_call_failed(
+    script: list[Any], served: bool
+):
     clock, quotas = FakeClock(), _Quotas()
     plan = Plan([_hosted(clock, "h", "big")])
     policy = Dispatch(lambda invocation: plan, clock, RetryBudget(clock), 0, quotas)
@@ -580,10 +713,18 @@ def test_a_hosted_quota_is_charged_once_where_the_second_credential_serves():
     clock, quotas = FakeClock(), _Quotas()
     quota = (("q", Limit(unit="credits", amount=5, window="total")),)
     hosted = [
-        Deployment(f"{name}/big", "p", "big", Credential(name, name, {"api_key": name}, quotas=quota)) for name in "ab"
+        Deployment(
+            f"{name}/big",
+            "p",
+            "big",
+            Credential(name, name, {"api_key": name}, quotas=quota),
+        )
+        for name in "ab"
     ]
-    plan = Plan([LBModelManager(hosted, Health(clock))])
+    plan = Plan([LBModelManager(hosted, DeploymentHealth(clock))])
     policy = Dispatch(lambda invocation: plan, clock, RetryBudget(clock), 2, quotas)
-    call, _ = scripted({"a": [InvokeConnectionError("down")], "b": ["yes"]}, by="credential")
+    call, _ = scripted(
+        {"a": [InvokeConnectionError("down")], "b": ["yes"]}, by="credential"
+    )
     assert texts(policy, call) == ["yes"]
     assert quotas.settled == [("a/big", False), ("b/big", True)]

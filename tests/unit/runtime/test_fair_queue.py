@@ -70,12 +70,12 @@ def test_a_caller_of_the_same_priority_takes_the_last_place_of_who_holds_most():
         assert queue.try_enter("important")
         waiting = [waits(queue, "important", priority=1) for _ in range(3)]
         await settled()
-        other = waits(queue, "someone", priority=1)
+        other_task = waits(queue, "someone", priority=1)
         await settled()
         assert [task.done() for task in waiting] == [False, False, True]
-        for task in (*waiting, other):
+        for task in (*waiting, other_task):
             task.cancel()
-        await asyncio.gather(*waiting, other, return_exceptions=True)
+        await asyncio.gather(*waiting, other_task, return_exceptions=True)
 
     run(work())
 

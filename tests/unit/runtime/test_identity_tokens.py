@@ -39,53 +39,79 @@ def encoded(value: Any) -> str:
     return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
 
 
-def entry(key: Key, name: str | None = "one", **more: Any) -> dict[str, Any]:
-    named = {"kid": name} if name is not None else {}
-    return {**key.as_dict(private=False), **named, **more}
+def entry(key: Key, name: str | None = "one", **extra: Any) -> dict[str, Any]:
+    key_id_field = {"kid": name} if name is not None else {}
+    return {**key.as_dict(private=False), **key_id_field, **extra}
 
 
-def signed(key: Key = RSA, algorithm: str = "RS256", header: JSON | None = None, **says: Any) -> str:
+def signed(
+    key: Key = RSA,
+    algorithm: str = "RS256",
+    header: JSON | None = None,
+    **claim_changes: Any,
+) -> str:
     """A token; None takes a claim away."""
     claims = {
         "iss": ISSUER, "aud": CLIENT, "sub": "1", "iat": NOW, "exp": NOW + 60, "nonce": NONCE, "email": "ada@example.com",
-        **says,
+        **claim_changes,
     }  # fmt: skip
     claims = {name: value for name, value in claims.items() if value is not None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about EdDSA's name
-        whole = {"alg": algorithm, "kid": "one", **(header or {})}
+        full_header = {"alg": algorithm, "kid": "one", **(header or {})}
         rules = jws.JWSRegistry(algorithms=[algorithm], strict_check_header=False)
-        return jwt.encode({name: value for name, value in whole.items() if value is not None}, claims, key, None, rules)
+        return jwt.encode(
+            {name: value for name, value in full_header.items() if value is not None},
+            claims,
+            key,
+            None,
+            rules,
+        )
 
 
 def claims_of(token: str, *keys: dict[str, Any], access_token: str = "") -> JSON:
-    known = read_keys({"keys": list(keys) or [entry(RSA)]})
-    key = find_key(known, token)
+    key_set = read_keys({"keys": list(keys) or [entry(RSA)]})
+    key = find_key(key_set, token)
     if key is None:
         raise SignInError("no key")
     return check_token(
-        token, key, issuer=ISSUER, client_id=CLIENT, nonce=NONCE, access_token=access_token, now=lambda: NOW
+        token,
+        key,
+        issuer=ISSUER,
+        client_id=CLIENT,
+        nonce=NONCE,
+        access_token=access_token,
+        get_time=lambda: NOW,
     )
 
 
 @pytest.mark.parametrize(
     ("key", "algorithm"),
-    [(RSA, "RS256"), (RSA, "RS512"), (RSA, "PS256"), (EC, "ES256"), (EC_LARGE, "ES384"), (ED, "EdDSA")],
+    [
+        (RSA, "RS256"),
+        (RSA, "RS512"),
+        (RSA, "PS256"),
+        (EC, "ES256"),
+        (EC_LARGE, "ES384"),
+        (ED, "EdDSA"),
+    ],
 )
 def test_what_a_provider_signs_with_a_key_pair_is_believed(key: Key, algorithm: str):
     assert claims_of(signed(key, algorithm), entry(key))["email"] == "ada@example.com"
 
 
-@pytest.mark.parametrize("says", [
+@pytest.mark.parametrize("claim_changes", [
     {"iss": "https://evil.example"}, {"iss": None}, {"iss": [ISSUER]}, {"iss": f"{ISSUER}/"},
     {"aud": "somebody"}, {"aud": None}, {"aud": []}, {"aud": ["somebody"]}, {"aud": {CLIENT: 1}},
     {"aud": [CLIENT, "somebody"]}, {"aud": [CLIENT, "somebody"], "azp": "somebody"}, {"azp": "somebody"},
     {"exp": None}, {"exp": NOW - 61}, {"exp": "later"}, {"exp": True}, {"iat": None}, {"iat": NOW + 61}, {"iat": "now"},
     {"nbf": NOW + 61}, {"sub": None}, {"sub": 7},
 ])  # fmt: skip
-def test_a_token_for_somebody_else_or_of_another_time_does_not_hold(says: dict[str, Any]):
+def test_a_token_for_somebody_else_or_of_another_time_does_not_hold(
+    claim_changes: dict[str, Any],
+):
     with pytest.raises(SignInError, match="does not hold"):
-        claims_of(signed(**says))
+        claims_of(signed(**claim_changes))
 
 
 @pytest.mark.parametrize("nonce", ["another", None, "", [NONCE], 1])
@@ -94,29 +120,31 @@ def test_a_token_of_another_sign_in_is_not_for_this_one(nonce: Any):
         claims_of(signed(nonce=nonce))
 
 
-@pytest.mark.parametrize("says", [
+@pytest.mark.parametrize("claim_changes", [
     {"exp": NOW - 59}, {"iat": NOW + 59}, {"nbf": NOW + 59}, {"aud": [CLIENT]}, {"azp": CLIENT},
     {"aud": [CLIENT, "somebody"], "azp": CLIENT},
 ])  # fmt: skip
-def test_clocks_may_differ_by_a_minute_and_others_may_be_meant_too(says: dict[str, Any]):
-    assert claims_of(signed(**says))["sub"] == "1"
+def test_clocks_may_differ_by_a_minute_and_others_may_be_meant_too(
+    claim_changes: dict[str, Any],
+):
+    assert claims_of(signed(**claim_changes))["sub"] == "1"
 
 
 def test_the_hash_of_the_access_token_must_be_its_own_where_it_is_said():
     half = encoded(hashlib.sha256(b"access").digest()[:16])
     assert claims_of(signed(at_hash=half), access_token="access")
-    for wrong in (encoded(b"x" * 16), 7, ["a"]):
+    for wrong_hash in (encoded(b"x" * 16), 7, ["a"]):
         with pytest.raises(SignInError, match="does not hold"):
-            claims_of(signed(at_hash=wrong), access_token="access")
+            claims_of(signed(at_hash=wrong_hash), access_token="access")
 
 
 def test_a_token_without_a_signature_proves_nothing():
     header, claims, signature = signed().split(".")
     for algorithm in ("none", "None", "NONE", "nOnE", ""):
-        bare = encoded({"alg": algorithm, "kid": "one"})
+        unsigned_header = encoded({"alg": algorithm, "kid": "one"})
         for tail in ("", signature):
             with pytest.raises(SignInError, match="does not hold"):
-                claims_of(f"{bare}.{claims}.{tail}")
+                claims_of(f"{unsigned_header}.{claims}.{tail}")
     with pytest.raises(SignInError, match="does not hold"):
         claims_of(f"{header}.{claims}.")
 
@@ -124,7 +152,11 @@ def test_a_token_without_a_signature_proves_nothing():
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 def test_a_public_key_is_no_secret_to_sign_with(algorithm: str):
     """The key confusion of old: whoever knows the public key could sign with its text."""
-    for secret in (RSA.as_pem(private=False), RSA.as_der(private=False), json.dumps(entry(RSA)).encode()):
+    for secret in (
+        RSA.as_pem(private=False),
+        RSA.as_der(private=False),
+        json.dumps(entry(RSA)).encode(),
+    ):
         text = signed(RSA).split(".")
         forged = f"{encoded({'alg': algorithm, 'kid': 'one'})}.{text[1]}"
         digest = getattr(hashlib, f"sha{algorithm[2:]}")
@@ -136,7 +168,9 @@ def test_a_public_key_is_no_secret_to_sign_with(algorithm: str):
 def test_a_shared_key_in_the_key_set_signs_nothing():
     shared = OctKey.import_key("a secret that is long enough for it")
     with pytest.raises(SignInError, match="does not hold"):
-        claims_of(signed(shared, "HS256"), entry(RSA), {**shared.as_dict(), "kid": "one"})
+        claims_of(
+            signed(shared, "HS256"), entry(RSA), {**shared.as_dict(), "kid": "one"}
+        )
 
 
 @pytest.mark.parametrize("header", [
@@ -149,7 +183,12 @@ def test_a_key_that_a_token_brings_along_is_not_used(header: dict[str, Any]):
 
 def test_a_changed_token_does_not_hold():
     header, claims, signature = signed().split(".")
-    forged = encoded({**json.loads(base64.urlsafe_b64decode(claims + "==")), "email": "eve@example.com"})
+    forged = encoded(
+        {
+            **json.loads(base64.urlsafe_b64decode(claims + "==")),
+            "email": "eve@example.com",
+        }
+    )
     with pytest.raises(SignInError, match="does not hold"):
         claims_of(f"{header}.{forged}.{signature}")
     with pytest.raises(SignInError, match="does not hold"):
@@ -186,7 +225,9 @@ def names(keys: Sequence[Key]) -> list[str | None]:
 
 def test_a_key_that_cannot_be_used_hides_no_other():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library warns about the weak one, which we refuse
+        warnings.simplefilter(
+            "ignore"
+        )  # the library warns about the weak one, which we refuse
         weak = RSAKey.generate_key(1024)
         broken: list[Any] = [
             None, 7, [], {}, {"kty": "new", "kid": "x"}, {"kty": ["RSA"]}, {"kty": "RSA", "n": "!", "e": "AQAB"},
@@ -213,8 +254,14 @@ def test_the_key_is_the_one_that_a_token_names_and_that_may_sign_so():
 
 def test_a_token_that_names_no_key_has_the_only_one_that_fits():
     token = signed(header={"kid": None})
-    assert find_key(read_keys({"keys": [entry(EC, "two"), entry(RSA, "one")]}), token).kid == "one"  # type: ignore[union-attr]
-    assert find_key(read_keys({"keys": [entry(OTHER, "two"), entry(RSA, "one")]}), token) is None
+    assert (
+        find_key(read_keys({"keys": [entry(EC, "two"), entry(RSA, "one")]}), token).kid
+        == "one"
+    )  # type: ignore[union-attr]
+    assert (
+        find_key(read_keys({"keys": [entry(OTHER, "two"), entry(RSA, "one")]}), token)
+        is None
+    )
     assert find_key(read_keys({"keys": [entry(RSA, None)]}), signed()) is not None
 
 
@@ -223,7 +270,9 @@ def test_the_browser_is_sent_with_a_challenge_and_not_with_what_answers_it():
         "https://id.example/authorize?tenant=a%20b", client_id="c & d", redirect_uri="https://here.example/back?x=1",
         state="s", nonce="n", verifier="v" * 43,
     )  # fmt: skip
-    query = {name: values[0] for name, values in parse_qs(urlsplit(address).query).items()}
+    query = {
+        name: values[0] for name, values in parse_qs(urlsplit(address).query).items()
+    }
     challenge = encoded(hashlib.sha256(b"v" * 43).digest())
     assert query == {
         "tenant": "a b", "response_type": "code", "client_id": "c & d", "redirect_uri": "https://here.example/back?x=1",
@@ -233,14 +282,23 @@ def test_the_browser_is_sent_with_a_challenge_and_not_with_what_answers_it():
 
 
 def test_the_form_for_a_token_holds_what_proves_who_asks():
-    asked = {"code": "c&d=e", "redirect_uri": "https://here.example", "verifier": "v", "client_id": "me"}
-    with_secret = parse_qs(token_request(**asked, client_secret="h&ush").decode())
+    token_fields = {
+        "code": "c&d=e",
+        "redirect_uri": "https://here.example",
+        "verifier": "v",
+        "client_id": "me",
+    }
+    with_secret = parse_qs(
+        token_request(**token_fields, client_secret="h&ush").decode()
+    )
     assert with_secret == {
         "grant_type": ["authorization_code"], "redirect_uri": ["https://here.example"], "code": ["c&d=e"],
         "code_verifier": ["v"], "client_id": ["me"], "client_secret": ["h&ush"],
     }  # fmt: skip
-    without = parse_qs(token_request(**asked, client_secret="").decode())
-    assert without == {name: value for name, value in with_secret.items() if name != "client_secret"}
+    without_secret = parse_qs(token_request(**token_fields, client_secret="").decode())
+    assert without_secret == {
+        name: value for name, value in with_secret.items() if name != "client_secret"
+    }
 
 
 # ------------------------------------------------------------------------------------------------ keys that change
@@ -272,7 +330,9 @@ async def test_a_new_key_is_fetched_once_it_is_used_but_not_for_every_unknown_na
     sets.entries = [entry(RSA, "one"), entry(OTHER, "two")]
     assert (await keys.find("a", signed(OTHER, header={"kid": "two"}))).kid == "two"
     assert sets.requests == 2
-    for number in range(20):  # names that nobody has cost the provider one question in half a minute
+    for number in range(
+        20
+    ):  # names that nobody has cost the provider one question in half a minute
         with pytest.raises(SignInError, match="none of its keys"):
             await keys.find("a", signed(OTHER, header={"kid": f"made-up-{number}"}))
         clock.advance(3)
@@ -292,7 +352,9 @@ async def test_a_key_that_is_withdrawn_is_believed_for_five_minutes_at_most():
 async def test_many_who_come_at_once_ask_for_keys_once():
     sets = KeySets()
     keys = ProviderKeys(sets, FakeClock())
-    assert len(await asyncio.gather(*(keys.find("a", signed()) for _ in range(20)))) == 20
+    assert (
+        len(await asyncio.gather(*(keys.find("a", signed()) for _ in range(20)))) == 20
+    )
     assert sets.requests == 1
 
 

@@ -8,23 +8,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.administration.inputs import cycle
+from modelyard.administration.inputs import find_cycle
 from modelyard.base.errors import QueueFullError
 from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingResult
 from modelyard.runtime.fair_queue import FairQueue
 from modelyard.runtime.limits import (
-    Applied,
+    ApplicableLimit,
     Estimate,
     QuotaExceededError,
     Subject,
-    applying,
-    began,
+    applicable_limits,
     charge,
-    ends_in,
-    refused,
-    taken,
+    limit_error,
+    seconds_to_reset,
+    settled_amounts,
+    window_start,
 )
-from modelyard.runtime.policies.batch import _share, _Waiting, shares
+from modelyard.runtime.policies.batch import (
+    _BatchWaiter,
+    _distribute,
+    proportional_shares,
+)
 from modelyard.tenancy import api_keys
 from modelyard.tenancy.caller import Caller, Role
 from modelyard.tenancy.kinds import Limit
@@ -33,12 +37,12 @@ ALICE = Subject("t", "k1", "alice", "openai/gpt-5")
 NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()
 
 
-def found(limit: Limit, subject: Subject = ALICE) -> list[Applied]:
-    return applying([("l", "name", limit)], subject)
+def limits_for(limit: Limit, subject: Subject = ALICE) -> list[ApplicableLimit]:
+    return applicable_limits([("l", "name", limit)], subject)
 
 
 @pytest.mark.parametrize(
-    ("limit", "holds", "whose"),
+    ("limit", "holds", "owner"),
     [
         (Limit(unit="requests", amount=1), True, "t"),
         (Limit(unit="requests", amount=1, per="key"), True, "k1"),
@@ -50,8 +54,10 @@ def found(limit: Limit, subject: Subject = ALICE) -> list[Applied]:
         (Limit(unit="requests", amount=-1), False, ""),
     ],
 )
-def test_a_limit_holds_for_what_it_names(limit: Limit, holds: bool, whose: str):
-    assert [one.whose for one in found(limit)] == ([whose] if holds else [])
+def test_a_limit_holds_for_what_it_names(limit: Limit, holds: bool, owner: str):
+    assert [
+        applicable_limit.subject_value for applicable_limit in limits_for(limit)
+    ] == ([owner] if holds else [])
 
 
 def test_what_a_call_takes_of_each_unit():
@@ -60,32 +66,49 @@ def test_what_a_call_takes_of_each_unit():
         "requests": 1, "times": 1, "concurrency": 1, "tokens": 500, "cost": 2_000_000, "credits": 20,
     }  # fmt: skip
     for unit, amount in limits.items():
-        one = found(Limit(unit=unit, amount=5, window="total", credits={"openai/*": 20}))[0]  # type: ignore[arg-type]
-        assert charge(one, ALICE, estimate, NOON).amount == amount
-    served = taken(tokens=7, nanos=9, is_served=True)
-    assert served == {"tokens": 7.0, "cost": 9.0, "concurrency": 0.0}  # of the rest what was reserved
-    failed = taken(tokens=0, nanos=0, is_served=False)
-    assert failed == {"tokens": 0.0, "cost": 0.0, "concurrency": 0.0, "credits": 0.0, "times": 0.0}
+        applicable_limit = limits_for(
+            Limit(unit=unit, amount=5, window="total", credits={"openai/*": 20})
+        )[0]  # type: ignore[arg-type]
+        assert charge(applicable_limit, ALICE, estimate, NOON).amount == amount
+    served = settled_amounts(tokens=7, nanos=9, is_served=True)
+    assert served == {
+        "tokens": 7.0,
+        "cost": 9.0,
+        "concurrency": 0.0,
+    }  # of the rest what was reserved
+    failed = settled_amounts(tokens=0, nanos=0, is_served=False)
+    assert failed == {
+        "tokens": 0.0,
+        "cost": 0.0,
+        "concurrency": 0.0,
+        "credits": 0.0,
+        "times": 0.0,
+    }
 
 
 def test_windows_begin_and_end_with_the_calendar_of_utc():
-    assert ends_in("day", NOON) == 12 * 3600
-    assert ends_in("month", NOON) == 12 * 3600
-    assert ends_in("total", NOON) is None
-    assert datetime.fromtimestamp(began("month", NOON), UTC) == datetime(2026, 2, 1, tzinfo=UTC)
-    assert began("minute", NOON) == NOON - 60
-    day = found(Limit(unit="requests", amount=1, window="day"))[0]
-    assert charge(day, ALICE, Estimate(0, 0), NOON).name != charge(day, ALICE, Estimate(0, 0), NOON + 43_200).name
+    assert seconds_to_reset("day", NOON) == 12 * 3600
+    assert seconds_to_reset("month", NOON) == 12 * 3600
+    assert seconds_to_reset("total", NOON) is None
+    assert datetime.fromtimestamp(window_start("month", NOON), UTC) == datetime(
+        2026, 2, 1, tzinfo=UTC
+    )
+    assert window_start("minute", NOON) == NOON - 60
+    day = limits_for(Limit(unit="requests", amount=1, window="day"))[0]
+    assert (
+        charge(day, ALICE, Estimate(0, 0), NOON).name
+        != charge(day, ALICE, Estimate(0, 0), NOON + 43_200).name
+    )
 
 
 def test_a_refusal_says_what_and_until_when():
-    minute = found(Limit(unit="tokens", amount=60))[0]
-    held = charge(minute, ALICE, Estimate(30, 0), NOON)
-    error = refused(minute, held, 60.0, NOON)
+    minute = limits_for(Limit(unit="tokens", amount=60))[0]
+    reservation = charge(minute, ALICE, Estimate(30, 0), NOON)
+    error = limit_error(minute, reservation, 60.0, NOON)
     assert "60 tokens a minute" in str(error)
     assert 0 < error.retry_after < 1
-    month = found(Limit(unit="cost", amount=5, window="month", per="key"))[0]
-    error = refused(month, charge(month, ALICE, Estimate(0, 1), NOON), 5e9, NOON)
+    month = limits_for(Limit(unit="cost", amount=5, window="month", per="key"))[0]
+    error = limit_error(month, charge(month, ALICE, Estimate(0, 1), NOON), 5e9, NOON)
     assert isinstance(error, QuotaExceededError)
     assert "API key 'k1' has used its 5 USD a month" in str(error)
     assert error.retry_after == 12 * 3600
@@ -105,7 +128,10 @@ def test_tenants_take_turns_and_the_quiet_one_goes_first():
             order.append(tenant)
 
         waiting = [asyncio.create_task(wait("noisy")) for _ in range(3)]
-        waiting += [asyncio.create_task(wait("quiet")), asyncio.create_task(wait("urgent", 5))]
+        waiting += [
+            asyncio.create_task(wait("quiet")),
+            asyncio.create_task(wait("urgent", 5)),
+        ]
         await asyncio.sleep(0)
         for _ in range(5):
             queue.leave("noisy" if order.count("noisy") < 4 else "quiet")
@@ -133,8 +159,8 @@ def test_a_full_queue_gives_room_to_who_holds_little_of_it():
         await asyncio.sleep(0)
         queue.leave("noisy")
         await quiet
-        done = await asyncio.wait({noisy[2]})
-        assert isinstance(next(iter(done[0])).exception(), QueueFullError)
+        wait_result = await asyncio.wait({noisy[2]})
+        assert isinstance(next(iter(wait_result[0])).exception(), QueueFullError)
         for task in noisy:
             task.cancel()
         await asyncio.gather(*noisy, return_exceptions=True)
@@ -157,26 +183,32 @@ def test_nobody_waits_longer_than_they_want():
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))
-def test_a_queue_never_lets_in_more_than_it_may_and_forgets_nobody(steps: list[tuple[str, bool]]):
+def test_a_queue_never_lets_in_more_than_it_may_and_forgets_nobody(
+    steps: list[tuple[str, bool]],
+):
     async def work() -> None:
-        queue, inside, waiting = FairQueue(2, 5), list[str](), list[asyncio.Task[None]]()
+        queue, admitted, waiting = (
+            FairQueue(2, 5),
+            list[str](),
+            list[asyncio.Task[None]](),
+        )
 
         async def enter(tenant: str) -> None:
             await queue.enter(tenant, seconds=5)
-            inside.append(tenant)
+            admitted.append(tenant)
 
-        for tenant, comes in steps:
-            if comes and queue.try_enter(tenant):
-                inside.append(tenant)
-            elif comes:
+        for tenant, is_arrival in steps:
+            if is_arrival and queue.try_enter(tenant):
+                admitted.append(tenant)
+            elif is_arrival:
                 waiting.append(asyncio.create_task(enter(tenant)))
-            elif inside:
-                queue.leave(inside.pop())
+            elif admitted:
+                queue.leave(admitted.pop())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             assert queue.running <= 2
-        while inside:
-            queue.leave(inside.pop())
+        while admitted:
+            queue.leave(admitted.pop())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         await asyncio.gather(*waiting, return_exceptions=True)
@@ -189,12 +221,12 @@ def test_a_queue_never_lets_in_more_than_it_may_and_forgets_nobody(steps: list[t
 
 
 @given(st.integers(0, 60), st.sampled_from("0aZ_-"))
-def test_a_mistyped_key_is_none(place: int, sign: str):
-    name, key = api_keys.mint()
+def test_a_mistyped_key_is_none(position: int, character: str):
+    name, key = api_keys.generate_key()
     assert api_keys.id_of(key) == name
-    place %= len(key)
-    wrong = key[:place] + sign + key[place + 1 :]
-    assert wrong == key or api_keys.id_of(wrong) is None
+    position %= len(key)
+    mistyped_key = key[:position] + character + key[position + 1 :]
+    assert mistyped_key == key or api_keys.id_of(mistyped_key) is None
     assert key not in api_keys.hint(key)
     assert len(api_keys.hint(key)) == 13
 
@@ -204,7 +236,7 @@ def test_roles_cover_those_after_them():
 
 
 @pytest.mark.parametrize(
-    ("models", "model", "may"),
+    ("models", "model", "is_allowed"),
     [
         ((), "a/b", True),
         (("a/*",), "a/b", True),
@@ -213,14 +245,16 @@ def test_roles_cover_those_after_them():
         (("*",), "x/y", True),
     ],
 )
-def test_a_key_may_call_what_its_patterns_fit(models: tuple[str, ...], model: str, may: bool):
-    assert Caller(tenant="t", models=models).may_call(model) is may
+def test_a_key_may_call_what_its_patterns_fit(
+    models: tuple[str, ...], model: str, is_allowed: bool
+):
+    assert Caller(tenant="t", models=models).may_call(model) is is_allowed
 
 
 def test_a_circle_of_failover_is_found():
-    assert cycle({"a": ["b"], "b": ["c"]}) == []
-    assert cycle({"a": ["b", "c"], "c": ["a"]}) == ["a", "c", "a"]
-    assert cycle({"a": ["a"]}) == ["a", "a"]
+    assert find_cycle({"a": ["b"], "b": ["c"]}) == []
+    assert find_cycle({"a": ["b", "c"], "c": ["a"]}) == ["a", "c", "a"]
+    assert find_cycle({"a": ["a"]}) == ["a", "a"]
 
 
 # shares
@@ -228,7 +262,7 @@ def test_a_circle_of_failover_is_found():
 
 @given(st.integers(0, 10**9), st.lists(st.integers(1, 1000), min_size=1, max_size=50))
 def test_shares_add_up_to_the_whole(total: int, weights: list[int]):
-    parts = shares(total, weights)
+    parts = proportional_shares(total, weights)
     assert sum(parts) == total
     assert min(parts) >= 0
 
@@ -236,12 +270,19 @@ def test_shares_add_up_to_the_whole(total: int, weights: list[int]):
 def test_each_caller_of_a_batch_gets_its_vectors_and_its_share():
     async def work() -> None:
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(["a"], loop.create_future()), _Waiting(["b", "c"], loop.create_future())]
-        usage = EmbeddingUsage(tokens=10, total_tokens=10, total_price=Decimal("0.0000007"))
-        _share(TextEmbeddingResult(embeddings=[[1.0], [2.0], [3.0]], usage=usage), waiting)
-        one, two = await waiting[0].done, await waiting[1].done
-        assert (one.embeddings, two.embeddings) == ([[1.0]], [[2.0], [3.0]])
-        assert one.usage.tokens + two.usage.tokens == 10
-        assert one.usage.total_price + two.usage.total_price == Decimal("0.0000007")
+        waiting = [
+            _BatchWaiter(["a"], loop.create_future()),
+            _BatchWaiter(["b", "c"], loop.create_future()),
+        ]
+        usage = EmbeddingUsage(
+            tokens=10, total_tokens=10, total_price=Decimal("0.0000007")
+        )
+        _distribute(
+            TextEmbeddingResult(embeddings=[[1.0], [2.0], [3.0]], usage=usage), waiting
+        )
+        first, two = await waiting[0].done, await waiting[1].done
+        assert (first.embeddings, two.embeddings) == ([[1.0]], [[2.0], [3.0]])
+        assert first.usage.tokens + two.usage.tokens == 10
+        assert first.usage.total_price + two.usage.total_price == Decimal("0.0000007")
 
     asyncio.run(work())

@@ -7,56 +7,81 @@ from typing import Any
 import pytest
 
 from modelyard.base.errors import InvokeConnectionError, InvokeServerUnavailableError
-from modelyard.runtime.load_balancing import Credential, Deployment, Health, LBModelManager, weighted
+from modelyard.runtime.load_balancing import (
+    Credential,
+    Deployment,
+    DeploymentHealth,
+    LBModelManager,
+    weighted_pick,
+)
 from modelyard.testing import FakeClock
 
 DRAWS = 10_000
 
 
-def deployments(*weights: float, **how: Any) -> list[Deployment]:
+def deployments(*weights: float, **options: Any) -> list[Deployment]:
     """Deployments of one model with these weights, named a, b, c …"""
     names = "abcdefgh"[: len(weights)]
     return [
-        Deployment(f"{name}/m", "p", "m", Credential(name, name), weight=weight, **how)
+        Deployment(
+            f"{name}/m", "p", "m", Credential(name, name), weight=weight, **options
+        )
         for name, weight in zip(names, weights, strict=True)
     ]
 
 
-def balancer(clock: FakeClock, count: int, **how: Any) -> LBModelManager:
+def balancer(clock: FakeClock, count: int, **options: Any) -> LBModelManager:
     """A balancer over so many deployments of weight 1."""
-    return LBModelManager(deployments(*[1.0] * count), Health(clock), **how)
+    return LBModelManager(
+        deployments(*[1.0] * count), DeploymentHealth(clock), **options
+    )
 
 
 def test_the_weight_decides_the_share():
-    few = deployments(1.0, 2.0, 0.0, 5.0)
+    candidates = deployments(1.0, 2.0, 0.0, 5.0)
     draw = random.Random(7).random
-    drawn = Counter(weighted(few, draw()).id for _ in range(DRAWS))
-    shares = {deployment.id: drawn[deployment.id] / DRAWS for deployment in few}
-    assert shares == pytest.approx({"a/m": 1 / 8, "b/m": 2 / 8, "c/m": 0.0, "d/m": 5 / 8}, abs=0.02)
+    draw_counts = Counter(weighted_pick(candidates, draw()).id for _ in range(DRAWS))
+    shares = {
+        deployment.id: draw_counts[deployment.id] / DRAWS for deployment in candidates
+    }
+    assert shares == pytest.approx(
+        {"a/m": 1 / 8, "b/m": 2 / 8, "c/m": 0.0, "d/m": 5 / 8}, abs=0.02
+    )
 
 
 @pytest.mark.parametrize(
-    ("share", "chosen"), [(0.0, "a/m"), (0.24, "a/m"), (0.25, "b/m"), (0.74, "b/m"), (0.75, "c/m")]
+    ("random_fraction", "expected_id"),
+    [(0.0, "a/m"), (0.24, "a/m"), (0.25, "b/m"), (0.74, "b/m"), (0.75, "c/m")],
 )
-def test_shares_are_cut_where_the_weights_say(share: float, chosen: str):
-    assert weighted(deployments(1.0, 2.0, 1.0), share).id == chosen
+def test_shares_are_cut_where_the_weights_say(random_fraction: float, expected_id: str):
+    assert weighted_pick(deployments(1.0, 2.0, 1.0), random_fraction).id == expected_id
 
 
 def test_the_weighted_strategy_draws_by_weight():
     draw = random.Random(3).random
-    manager = LBModelManager(deployments(3.0, 1.0), Health(FakeClock()), strategy="weighted", rng=draw)
-    drawn = Counter(_next(manager).id for _ in range(DRAWS))
-    assert drawn["a/m"] / DRAWS == pytest.approx(0.75, abs=0.02)
+    manager = LBModelManager(
+        deployments(3.0, 1.0),
+        DeploymentHealth(FakeClock()),
+        strategy="weighted",
+        rng=draw,
+    )
+    draw_counts = Counter(_next(manager).id for _ in range(DRAWS))
+    assert draw_counts["a/m"] / DRAWS == pytest.approx(0.75, abs=0.02)
 
 
 # cooldowns
 
 
-@pytest.mark.parametrize(("failures", "seconds"), [(1, 0.0), (2, 0.0), (3, 10.0), (4, 20.0)])
+@pytest.mark.parametrize(
+    ("failures", "seconds"), [(1, 0.0), (2, 0.0), (3, 10.0), (4, 20.0)]
+)
 def test_three_failures_in_a_row_begin_a_cooldown(failures: int, seconds: float):
     manager = balancer(FakeClock(), 4)
     failing = manager.deployments[0]
-    waited = [manager.cooldown(failing, InvokeServerUnavailableError("503")) for _ in range(failures)]
+    waited = [
+        manager.cooldown(failing, InvokeServerUnavailableError("503"))
+        for _ in range(failures)
+    ]
     assert waited[-1] == seconds
     assert manager.health.wait(failing) == seconds
 
@@ -85,31 +110,41 @@ def test_a_cooldown_grows_to_twenty_five_seconds_and_no_further():
 
 
 @pytest.mark.parametrize(("size", "resting"), [(2, 1), (3, 1), (4, 2), (5, 2), (6, 3)])
-def test_half_of_a_group_at_most_is_in_cooldown_for_the_providers_failures(size: int, resting: int):
+def test_half_of_a_group_at_most_is_in_cooldown_for_the_providers_failures(
+    size: int, resting: int
+):
     manager = balancer(FakeClock(), size)
     for deployment in manager.deployments:
         for _ in range(3):
             manager.cooldown(deployment, InvokeServerUnavailableError("503"))
-    assert sum(manager.health.wait(deployment) > 0 for deployment in manager.deployments) == resting
+    assert (
+        sum(manager.health.wait(deployment) > 0 for deployment in manager.deployments)
+        == resting
+    )
 
 
 def test_an_answer_ends_a_cooldown_only_once_its_time_is_over():
     clock = FakeClock()
     manager = balancer(clock, 2)
     first = manager.deployments[0]
-    manager.health.rest(first.id, 10.0)
+    manager.health.cool_down(first.id, 10.0)
     manager.served(first, 0.1)
     assert manager.health.wait(first) == 10.0
     clock.advance(10.0)
     manager.served(first, 0.1)
-    assert not manager.health.is_anything_resting
+    assert not manager.health.has_cooldowns
 
 
 # choosing
 
 
 def test_a_fast_one_that_is_busy_loses_against_an_idle_one():
-    manager = LBModelManager(deployments(1.0, 1.0), Health(FakeClock()), strategy="lowest_latency", rng=_Alternating())
+    manager = LBModelManager(
+        deployments(1.0, 1.0),
+        DeploymentHealth(FakeClock()),
+        strategy="lowest_latency",
+        rng=_Alternating(),
+    )
     fast, slow = manager.deployments
     manager.health.served(fast, 1.0)
     manager.health.served(slow, 2.0)
@@ -149,19 +184,19 @@ def test_percentiles_are_those_of_the_last_answers():
 
 def test_those_that_are_free_take_turns_evenly_while_another_is_in_cooldown():
     manager = balancer(FakeClock(), 3)
-    manager.health.rest("a/m", 60.0)
+    manager.health.cool_down("a/m", 60.0)
     order = [_next(manager).id for _ in range(6)]
     assert order == ["b/m", "c/m", "b/m", "c/m", "b/m", "c/m"]
 
 
 def test_a_cooldown_in_the_middle_leaves_the_turns_of_the_others_even():
     manager = balancer(FakeClock(), 4)
-    manager.health.rest("b/m", 60.0)
+    manager.health.cool_down("b/m", 60.0)
     turns = Counter(_next(manager).id for _ in range(300))
     assert turns == {"a/m": 100, "c/m": 100, "d/m": 100}
 
 
 def _next(manager: LBModelManager) -> Deployment:
-    chosen = manager.fetch_next()
-    assert chosen is not None
-    return chosen
+    selected = manager.fetch_next()
+    assert selected is not None
+    return selected

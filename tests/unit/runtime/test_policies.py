@@ -20,14 +20,14 @@ from modelyard.models.entities import PriceConfig
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.messages import UserPromptMessage
 from modelyard.models.types import Chunks, ModelType
-from modelyard.runtime.callbacks import Callback, Outcome
+from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call, Policy, compose
 from modelyard.runtime.policies.deadline import Deadline
 from modelyard.runtime.policies.meter import Meter
 from modelyard.runtime.policies.observe import Observe
-from modelyard.runtime.record import Record
+from modelyard.runtime.record import CallTrace
 from modelyard.storage.database import Database
 from modelyard.testing import FakeClock, last_chunk, scripted
 from tests.unit.runtime.test_dispatch import dispatch
@@ -60,7 +60,9 @@ async def slow(invocation: Invocation) -> Chunks:
 
 def test_a_deadline_ends_a_call_that_is_waiting():
     clock = SystemClock()
-    with pytest.raises(InvokeTimeoutError, match="did not finish by the call's deadline"):
+    with pytest.raises(
+        InvokeTimeoutError, match="did not finish by the call's deadline"
+    ):
         texts([Deadline(clock)], slow, replace(ASK, deadline=clock.monotonic() + 0.12))
 
 
@@ -82,7 +84,11 @@ def test_a_cancelled_caller_stays_cancelled():
     async def work() -> None:
         clock = SystemClock()
         task = asyncio.create_task(
-            _drain(compose([Deadline(clock)], slow)(replace(ASK, deadline=clock.monotonic() + 60)))
+            _drain(
+                compose([Deadline(clock)], slow)(
+                    replace(ASK, deadline=clock.monotonic() + 60)
+                )
+            )
         )
         await asyncio.sleep(0.05)
         task.cancel()
@@ -113,10 +119,20 @@ class Watcher(Callback):
     def on_new_chunk(self, invocation: Invocation, chunk: LLMResultChunk) -> None:
         self.heard.append(chunk.text)
 
-    def on_after_invoke(self, invocation: Invocation, outcome: Outcome) -> None:
-        self.heard.append(("after", outcome.status, outcome.chunks, outcome.result.text, outcome.usage))
+    def on_after_invoke(self, invocation: Invocation, outcome: CallResult) -> None:
+        self.heard.append(
+            (
+                "after",
+                outcome.status,
+                outcome.chunks,
+                outcome.result.text,
+                outcome.usage,
+            )
+        )
 
-    def on_invoke_error(self, invocation: Invocation, error: BaseException, outcome: Outcome) -> None:
+    def on_invoke_error(
+        self, invocation: Invocation, error: BaseException, outcome: CallResult
+    ) -> None:
         self.heard.append((type(error).__name__, outcome.status, outcome.chunks))
 
 
@@ -134,7 +150,11 @@ def test_a_callback_hears_of_errors_and_of_callers_who_leave():
     call, _ = scripted({"big": ["x", InvokeServerUnavailableError("busy")]})
     with pytest.raises(InvokeServerUnavailableError):
         texts([Observe(FakeClock(), (watcher,))], call)
-    assert watcher.heard[-1] == ("InvokeServerUnavailableError", "upstream_unavailable", 1)
+    assert watcher.heard[-1] == (
+        "InvokeServerUnavailableError",
+        "upstream_unavailable",
+        1,
+    )
 
     async def leave() -> None:
         call, _ = scripted({"big": ["x", "y"]})
@@ -161,7 +181,9 @@ def test_a_broken_callback_fails_the_call_only_if_it_asks_to():
 
 # meter
 
-PRICE = PriceConfig(input=Decimal(2), output=Decimal(3), unit=Decimal("0.001"), currency="USD")
+PRICE = PriceConfig(
+    input=Decimal(2), output=Decimal(3), unit=Decimal("0.001"), currency="USD"
+)
 
 
 def metered(call: Call, *outer: Policy, cut: bool = False) -> list[Any]:
@@ -172,7 +194,9 @@ def metered(call: Call, *outer: Policy, cut: bool = False) -> list[Any]:
         ledger = Ledger(database)
         policies = [*outer, Meter(ledger, lambda invocation: PRICE, FakeClock())]
         try:
-            async with aclosing(compose(policies, call)(replace(ASK, record=Record()))) as chunks:
+            async with aclosing(
+                compose(policies, call)(replace(ASK, record=CallTrace()))
+            ) as chunks:
                 async for _ in chunks:
                     if cut:
                         break
@@ -190,14 +214,24 @@ def metered(call: Call, *outer: Policy, cut: bool = False) -> list[Any]:
 def test_a_row_has_what_the_provider_counted_and_what_it_costs():
     call, _ = scripted({"big": ["x", last_chunk(10, 20)]})
     (row,) = metered(call)
-    assert (row.status, row.prompt_tokens, row.completion_tokens, row.estimated) == ("ok", 10, 20, False)
+    assert (row.status, row.prompt_tokens, row.completion_tokens, row.estimated) == (
+        "ok",
+        10,
+        20,
+        False,
+    )
     assert row.total_price == Decimal("0.08")
 
 
 def test_every_attempt_has_a_row_with_its_number():
-    call, _ = scripted({"big": [[InvokeServerUnavailableError("busy")], ["x", last_chunk()]]})
+    call, _ = scripted(
+        {"big": [[InvokeServerUnavailableError("busy")], ["x", last_chunk()]]}
+    )
     rows = metered(call, dispatch(FakeClock()))
-    assert [(row.attempt, row.status) for row in rows] == [(1, "upstream_unavailable"), (2, "ok")]
+    assert [(row.attempt, row.status) for row in rows] == [
+        (1, "upstream_unavailable"),
+        (2, "ok"),
+    ]
     assert len({row.invocation for row in rows}) == 1
 
 
@@ -218,7 +252,11 @@ def test_usage_that_never_came_is_estimated_and_said_so():
 def test_what_failed_before_it_began_cost_nothing():
     call, _ = scripted({"big": [InvokeAuthorizationError("no")]})
     (row,) = metered(call)
-    assert (row.status, row.total_price, row.prompt_tokens) == ("upstream_authorization", 0, 0)
+    assert (row.status, row.total_price, row.prompt_tokens) == (
+        "upstream_authorization",
+        0,
+        0,
+    )
 
 
 # the whole pipeline

@@ -13,7 +13,9 @@ from modelyard.testing import FakeClock
 _DAY = 86_400.0
 
 
-def within(work: Callable[[ResponseStore, Database, FakeClock], Awaitable[None]]) -> None:
+def within(
+    work: Callable[[ResponseStore, Database, FakeClock], Awaitable[None]],
+) -> None:
     async def go() -> None:
         database, clock = Database(":memory:"), FakeClock()
         clock.advance(1000 * _DAY)  # as on every day since 1970 but the first
@@ -29,7 +31,12 @@ def add_chain(store: ResponseStore, first: int, last: int) -> None:
     """Answers that each go on from the one before."""
     for number in range(first, last):
         response = {"id": f"r{number}", "output": [f"answer {number}"]}
-        store.add("t", response, [f"question {number}"], previous=f"r{number - 1}" if number else None)
+        store.add(
+            "t",
+            response,
+            [f"question {number}"],
+            previous=f"r{number - 1}" if number else None,
+        )
 
 
 async def written(database: Database) -> None:
@@ -37,7 +44,11 @@ async def written(database: Database) -> None:
 
 
 def words(count: int) -> list[str]:
-    return [text for number in range(count) for text in (f"question {number}", f"answer {number}")]
+    return [
+        text
+        for number in range(count)
+        for text in (f"question {number}", f"answer {number}")
+    ]
 
 
 @pytest.mark.parametrize("is_at_hand", [True, False])
@@ -70,10 +81,15 @@ def test_what_is_removed_old_or_anothers_is_not_there():
     async def work(store: ResponseStore, database: Database, clock: FakeClock) -> None:
         add_chain(store, 0, 3)
         await written(database)
-        fresh = ResponseStore(database, clock)
-        for asked in (fresh.get, fresh.input_items, fresh.history, fresh.remove):
+        fresh_store = ResponseStore(database, clock)
+        for operation in (
+            fresh_store.get,
+            fresh_store.input_items,
+            fresh_store.history,
+            fresh_store.remove,
+        ):
             with pytest.raises(NotFoundError):
-                await asked("other", "r2")
+                await operation("other", "r2")
         await store.remove("t", "r1")
         await written(database)
         for reader in (store, ResponseStore(database, clock)):

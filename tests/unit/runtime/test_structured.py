@@ -8,12 +8,21 @@ import pytest
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.models.entities import ModelFeature
 from modelyard.models.llm import LLMChoice, LLMRequest, LLMResult, LLMUsage
-from modelyard.models.messages import AssistantPromptMessage, ToolCall, ToolCallFunction, UserPromptMessage
+from modelyard.models.messages import (
+    AssistantPromptMessage,
+    ToolCall,
+    ToolCallFunction,
+    UserPromptMessage,
+)
 from modelyard.models.types import Chunks, ModelType
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.policies.structured import TOOL, Structured, bare_json
+from modelyard.runtime.policies.structured import ANSWER_TOOL, Structured, extract_json
 
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+}
 FORM = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 
 
@@ -26,19 +35,36 @@ class Model:
 
     async def __call__(self, invocation: Invocation) -> Chunks:
         self.seen.append(invocation.request)
-        said = self._answers.pop(0)
-        calls = [ToolCall(id="c", function=ToolCallFunction(name=TOOL, arguments=json.dumps(said)))]
+        next_answer = self._answers.pop(0)
+        calls = [
+            ToolCall(
+                id="c",
+                function=ToolCallFunction(
+                    name=ANSWER_TOOL, arguments=json.dumps(next_answer)
+                ),
+            )
+        ]
         message = (
-            AssistantPromptMessage(content=said) if isinstance(said, str) else AssistantPromptMessage(tool_calls=calls)
+            AssistantPromptMessage(content=next_answer)
+            if isinstance(next_answer, str)
+            else AssistantPromptMessage(tool_calls=calls)
         )
-        choice = LLMChoice(message=message, finish_reason="stop" if isinstance(said, str) else "tool_calls")
+        choice = LLMChoice(
+            message=message,
+            finish_reason="stop" if isinstance(next_answer, str) else "tool_calls",
+        )
         for chunk in LLMResult(choices=[choice], usage=LLMUsage.of(2, 3)).as_chunks():
             yield chunk
 
 
-async def answer(model: Model, features: Any, form: Any = FORM) -> LLMResult:
-    request = LLMRequest(messages=[UserPromptMessage(content="where?")], model_parameters={"response_format": form})
-    invocation = Invocation(tenant="t", provider="p", model="m", model_type=ModelType.LLM, request=request)
+async def answer(model: Model, features: Any, response_format: Any = FORM) -> LLMResult:
+    request = LLMRequest(
+        messages=[UserPromptMessage(content="where?")],
+        model_parameters={"response_format": response_format},
+    )
+    invocation = Invocation(
+        tenant="t", provider="p", model="m", model_type=ModelType.LLM, request=request
+    )
     return await LLMResult.collect(Structured(lambda _: features)(invocation, model))
 
 
@@ -50,7 +76,9 @@ def run(work: Any) -> Any:
 
 def test_a_model_with_structured_output_is_asked_as_the_caller_asked():
     model = Model('{"city": "Oslo"}')
-    assert run(answer(model, [ModelFeature.STRUCTURED_OUTPUT])).text == '{"city": "Oslo"}'
+    assert (
+        run(answer(model, [ModelFeature.STRUCTURED_OUTPUT])).text == '{"city": "Oslo"}'
+    )
     assert model.seen[0].model_parameters["response_format"] == FORM
     assert run(answer(Model('{"city": "Oslo"}'), None)).text == '{"city": "Oslo"}'
 
@@ -58,8 +86,12 @@ def test_a_model_with_structured_output_is_asked_as_the_caller_asked():
 def test_one_with_tools_must_call_the_tool_that_takes_the_answer_and_nobody_sees_it():
     model = Model({"city": "Oslo"})
     result = run(answer(model, [ModelFeature.TOOL_CALL]))
-    assert (json.loads(result.text), result.finish_reason, result.tool_calls) == ({"city": "Oslo"}, "stop", [])
-    assert model.seen[0].tool_choice == {"name": TOOL}
+    assert (json.loads(result.text), result.finish_reason, result.tool_calls) == (
+        {"city": "Oslo"},
+        "stop",
+        [],
+    )
+    assert model.seen[0].tool_choice == {"name": ANSWER_TOOL}
     assert "response_format" not in model.seen[0].model_parameters
 
 
@@ -85,27 +117,42 @@ def test_what_does_not_fit_is_mended_once_and_both_calls_are_counted():
         ([{}, {"city": 5}], [ModelFeature.TOOL_CALL]),
     ],
 )
-def test_an_answer_that_never_fits_is_an_error(answers: list[Any], features: list[ModelFeature]):
-    with pytest.raises(InvokeServerUnavailableError, match="does not satisfy the schema"):
+def test_an_answer_that_never_fits_is_an_error(
+    answers: list[Any], features: list[ModelFeature]
+):
+    with pytest.raises(
+        InvokeServerUnavailableError, match="does not satisfy the schema"
+    ):
         run(answer(Model(*answers), features))
 
 
-@pytest.mark.parametrize("schema", [{"type": "odd"}, {"$ref": "https://example.com/schema.json"}])
+@pytest.mark.parametrize(
+    "schema", [{"type": "odd"}, {"$ref": "https://example.com/schema.json"}]
+)
 def test_a_schema_that_is_none_or_points_elsewhere_is_refused(schema: Any):
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    response_format = {
+        "type": "json_schema",
+        "json_schema": {"name": "x", "schema": schema},
+    }
     with pytest.raises(InvokeBadRequestError):
-        run(answer(Model("{}"), [ModelFeature.STRUCTURED_OUTPUT], form))
+        run(answer(Model("{}"), [ModelFeature.STRUCTURED_OUTPUT], response_format))
 
 
 def test_an_expression_that_would_never_end_elsewhere_is_matched_in_linear_time():
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "pattern": "^(a+)+$"}}}
-    assert run(answer(Model(json.dumps("a" * 40)), None, form)).text
+    response_format = {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "x",
+            "schema": {"type": "string", "pattern": "^(a+)+$"},
+        },
+    }
+    assert run(answer(Model(json.dumps("a" * 40)), None, response_format)).text
     with pytest.raises(InvokeServerUnavailableError, match="does not match"):
-        run(answer(Model(json.dumps("a" * 40 + "b")), None, form))
+        run(answer(Model(json.dumps("a" * 40 + "b")), None, response_format))
 
 
 @pytest.mark.parametrize(
-    ("text", "bare"),
+    ("text", "expected_json"),
     [
         ('{"a": 1}', '{"a": 1}'),
         ("```\n[1]\n```", "[1]"),
@@ -114,5 +161,5 @@ def test_an_expression_that_would_never_end_elsewhere_is_matched_in_linear_time(
         ('"x"', '"x"'),
     ],
 )
-def test_json_is_found_in_what_models_put_around_it(text: str, bare: str):
-    assert bare_json(text) == bare
+def test_json_is_found_in_what_models_put_around_it(text: str, expected_json: str):
+    assert extract_json(text) == expected_json

@@ -34,7 +34,7 @@ def _user(revision: int, row: str, *, is_deleted: bool = False) -> Resource:
 
 
 def _seen(directory: Directory) -> dict[str, str]:
-    return {known.id: user.email for known, user in directory.of("acme", User)}
+    return {resource.id: user.email for resource, user in directory.of("acme", User)}
 
 
 @given(
@@ -45,23 +45,33 @@ def test_refreshes_that_overtake_each_other_end_with_the_newest(
     changes: Sequence[tuple[str, bool]], reads: Sequence[tuple[int, int]]
 ):
     """The law: whichever answer comes first, a row is as it was changed last."""
-    rows = [_user(at, row, is_deleted=gone) for at, (row, gone) in enumerate(changes, 1)]
+    rows = [
+        _user(revision, row, is_deleted=is_deleted)
+        for revision, (row, is_deleted) in enumerate(changes, 1)
+    ]
 
     def read(since: int, until: int) -> list[Resource]:
         """What `since` said to a refresh that asked when `until` changes had been made: each row as it was then."""
         latest = {row.id: row for row in rows[:until]}
-        return sorted((row for row in latest.values() if row.revision > since), key=lambda row: row.revision)
+        return sorted(
+            (row for row in latest.values() if row.revision > since),
+            key=lambda row: row.revision,
+        )
 
     directory = Directory(_Nothing())
     # A refresh asks from where the view stood at some time, and its answer may come after those of later ones.
     stood = [0]
     for since_at, until in reads:
         since = stood[since_at % len(stood)]
-        directory.take(read(since, min(until, len(rows))))
+        directory.apply(read(since, min(until, len(rows))))
         stood.append(directory.revision)
-    directory.take(read(directory.revision, len(rows)))
+    directory.apply(read(directory.revision, len(rows)))
     last = {row.id: row for row in rows}
-    assert _seen(directory) == {row.id: f"{row.revision}@example.org" for row in last.values() if not row.is_deleted}
+    assert _seen(directory) == {
+        row.id: f"{row.revision}@example.org"
+        for row in last.values()
+        if not row.is_deleted
+    }
 
 
 def test_refreshes_at_once_see_every_change():
@@ -72,9 +82,13 @@ def test_refreshes_at_once_see_every_change():
         assert not directory.is_read
 
         async def change(name: str) -> None:
-            await resources.add("acme", "user", name, lambda row: '{"email": "x@example.org"}')
+            await resources.add(
+                "acme", "user", name, lambda row: '{"email": "x@example.org"}'
+            )
             await directory.refresh()
-            assert directory.named("acme", User, name) is not None  # whoever changes something sees it at once
+            assert (
+                directory.get_by_name("acme", User, name) is not None
+            )  # whoever changes something sees it at once
 
         await asyncio.gather(*(change(f"u{number}") for number in range(20)))
         assert directory.is_read

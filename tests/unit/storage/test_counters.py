@@ -2,7 +2,13 @@
 
 import pytest
 
-from modelyard.storage.counters import SKEW, Charge, Level, admit, drained
+from modelyard.storage.counters import (
+    CLOCK_SKEW_SECONDS,
+    Charge,
+    Level,
+    current_level,
+    reserve_all,
+)
 
 PER_SECOND = 2.0
 
@@ -13,27 +19,27 @@ def charge(amount: float, cap: float = 5.0, refill: float = 0.0) -> Charge:
 
 def test_a_limit_of_five_lets_five_through():
     levels = {"c": Level(0.0, 0.0)}
-    admitted = [admit(levels, [charge(1.0)], 0.0) is None for _ in range(7)]
+    admitted = [reserve_all(levels, [charge(1.0)], 0.0) is None for _ in range(7)]
     assert admitted == [True] * 5 + [False] * 2
 
 
 def test_a_clock_that_goes_back_drains_nothing_and_adds_nothing():
     level = Level(4.0, 100.0)
-    assert drained(level, PER_SECOND, 101.0) == 2.0
-    assert drained(level, PER_SECOND, 99.0) == 4.0
+    assert current_level(level, PER_SECOND, 101.0) == 2.0
+    assert current_level(level, PER_SECOND, 99.0) == 4.0
 
 
 def test_a_clock_that_goes_back_and_on_again_drains_once():
     levels = {"c": Level(10.0, 100.0)}
     free = charge(0.0, cap=100.0, refill=PER_SECOND)
-    for now in (101.0, 100.5, 101.0, 100.5, 101.0):
-        assert admit(levels, [free], now) is None
+    for current_time in (101.0, 100.5, 101.0, 100.5, 101.0):
+        assert reserve_all(levels, [free], current_time) is None
     assert levels["c"] == Level(8.0, 101.0)
 
 
 def test_a_level_from_a_moment_far_ahead_drains_from_now_on():
-    levels = {"c": Level(10.0, 1000.0 + 2 * SKEW)}
+    levels = {"c": Level(10.0, 1000.0 + 2 * CLOCK_SKEW_SECONDS)}
     free = charge(0.0, cap=100.0, refill=PER_SECOND)
-    assert admit(levels, [free], 1000.0) is None
-    assert admit(levels, [free], 1001.0) is None
+    assert reserve_all(levels, [free], 1000.0) is None
+    assert reserve_all(levels, [free], 1001.0) is None
     assert levels["c"].used == pytest.approx(8.0)

@@ -19,11 +19,21 @@ from modelyard.storage.sqlite import SqliteEngine
 _TURN = count(1)
 
 
-def add(ledger: Ledger, tenant: str, model: str, price: str, status: str = "ok") -> None:
-    invocation = Invocation(tenant=tenant, provider="p", model=model, model_type=ModelType.LLM, request=None)
+def add(
+    ledger: Ledger, tenant: str, model: str, price: str, status: str = "ok"
+) -> None:
+    invocation = Invocation(
+        tenant=tenant, provider="p", model=model, model_type=ModelType.LLM, request=None
+    )
     usage = LLMUsage.of(1, 2, total_price=Decimal(price))
     ledger.add(
-        invocation, attempt=next(_TURN), created_at=1.0, status=status, usage=usage, latency=0.1, first_chunk=None
+        invocation,
+        attempt=next(_TURN),
+        created_at=1.0,
+        status=status,
+        usage=usage,
+        latency=0.1,
+        first_chunk=None,
     )
 
 
@@ -35,13 +45,15 @@ def test_rows_survive_closing_and_sum_exactly(tmp_path: Path):
     add(ledger, "t", "n", "5", status="upstream_unavailable")
     add(ledger, "other", "m", "7")
     database.close()
-    again = Database(tmp_path / "a" / "x.db")
-    lines = asyncio.run(Ledger(again).usage.summary("t", by=["model"]))
-    assert [(line.key, line.calls, line.failed, f"{line.cost:f}") for line in lines] == [
+    reopened = Database(tmp_path / "a" / "x.db")
+    lines = asyncio.run(Ledger(reopened).usage.summary("t", by=["model"]))
+    assert [
+        (line.key, line.calls, line.failed, f"{line.cost:f}") for line in lines
+    ] == [
         (("m",), 100, 0, "10"),
         (("n",), 1, 1, "5"),
     ]
-    again.close()
+    reopened.close()
 
 
 def test_flush_waits_for_the_disk(tmp_path: Path):
@@ -49,9 +61,9 @@ def test_flush_waits_for_the_disk(tmp_path: Path):
     ledger = Ledger(database)
     add(ledger, "t", "m", "1")
     asyncio.run(ledger.flush())
-    with sqlite3.connect(tmp_path / "x.db") as other:
-        assert other.execute("SELECT count(*) FROM usage").fetchone() == (1,)
-    other.close()
+    with sqlite3.connect(tmp_path / "x.db") as raw_connection:
+        assert raw_connection.execute("SELECT count(*) FROM usage").fetchone() == (1,)
+    raw_connection.close()
     database.close()
 
 
@@ -68,15 +80,17 @@ def test_a_flush_that_nobody_waits_for_any_more_ends_no_writing(tmp_path: Path):
 
 def test_a_newer_schema_is_refused(tmp_path: Path):
     Database(tmp_path / "x.db").close()
-    with sqlite3.connect(tmp_path / "x.db") as other:
-        other.execute("PRAGMA user_version=999")
-    other.close()
+    with sqlite3.connect(tmp_path / "x.db") as raw_connection:
+        raw_connection.execute("PRAGMA user_version=999")
+    raw_connection.close()
     with pytest.raises(ConfigError, match="newer Modelyard"):
         Database(tmp_path / "x.db")
 
 
 def test_what_is_no_database_is_named(tmp_path: Path):
-    (tmp_path / "x.db").write_text("this is a letter, and rather a long one, so that it is no empty file" * 20)
+    (tmp_path / "x.db").write_text(
+        "this is a letter, and rather a long one, so that it is no empty file" * 20
+    )
     with pytest.raises(ConfigError, match=r"x\.db"):
         Database(tmp_path / "x.db")
     with pytest.raises(ConfigError, match="cannot be opened"):
@@ -93,19 +107,21 @@ def test_a_write_that_fails_is_heard_of_at_the_next():
 
 
 def test_rows_outlast_a_lock(tmp_path: Path):
-    database = Database("", engine=SqliteEngine(str(tmp_path / "x.db"), busy_seconds=0.01))
+    database = Database(
+        "", engine=SqliteEngine(str(tmp_path / "x.db"), busy_seconds=0.01)
+    )
     ledger = Ledger(database)
-    with sqlite3.connect(tmp_path / "x.db", isolation_level=None) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with sqlite3.connect(tmp_path / "x.db", isolation_level=None) as raw_connection:
+        raw_connection.execute("BEGIN IMMEDIATE")
         add(ledger, "t", "m", "1")
         database.flush().result(30)
         assert asyncio.run(ledger.usage.recent("t")) == []
-        other.execute("COMMIT")
-    other.close()
+        raw_connection.execute("COMMIT")
+    raw_connection.close()
     database.close()
-    again = Database(tmp_path / "x.db")
-    assert len(asyncio.run(Ledger(again).usage.recent("t"))) == 1
-    again.close()
+    reopened = Database(tmp_path / "x.db")
+    assert len(asyncio.run(Ledger(reopened).usage.recent("t"))) == 1
+    reopened.close()
 
 
 def test_statements_are_named_and_migrations_are_numbered():
@@ -117,19 +133,32 @@ def test_statements_are_named_and_migrations_are_numbered():
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-SQL = [path.stem for path in Path(str(resources.files("modelyard.storage") / "sql")).glob("*.sql")]
+SQL = [
+    path.stem
+    for path in Path(str(resources.files("modelyard.storage") / "sql")).glob("*.sql")
+]
 
 
 @pytest.mark.parametrize("name", SQL)
 def test_a_statement_that_one_database_has_for_itself_the_other_has_too(name: str):
     """The law of statements that differ; and each database finds its own under the plain name."""
-    known = statements(name)
-    differing = {key.removesuffix("_sqlite") for key in known if key.endswith("_sqlite")}
-    assert differing == {key.removesuffix("_postgresql") for key in known if key.endswith("_postgresql")}
-    assert not differing & known.keys()
+    named_statements = statements(name)
+    differing = {
+        key.removesuffix("_sqlite")
+        for key in named_statements
+        if key.endswith("_sqlite")
+    }
+    assert differing == {
+        key.removesuffix("_postgresql")
+        for key in named_statements
+        if key.endswith("_postgresql")
+    }
+    assert not differing & named_statements.keys()
     database = Database(":memory:")
-    own = database.statements(name)
-    assert {key: own[key] for key in differing} == {key: known[f"{key}_sqlite"] for key in differing}
+    sqlite_statements = database.statements(name)
+    assert {key: sqlite_statements[key] for key in differing} == {
+        key: named_statements[f"{key}_sqlite"] for key in differing
+    }
     database.close()
 
 
@@ -140,19 +169,19 @@ class _Away(sqlite3.OperationalError):
 def test_after_a_server_was_away_no_old_connection_is_tried_twice(tmp_path: Path):
     class Engine(SqliteEngine):
         name = "server"
-        turn = 0
+        generation = 0
 
         def passes(self, error: Exception) -> bool:
             return isinstance(error, _Away)
 
         def connect(self) -> Any:
-            engine, turn, inner = self, self.turn, super().connect()
+            engine, generation, inner = self, self.generation, super().connect()
 
             class Connected:
-                def execute(self, *words: Any) -> Any:
-                    if turn != engine.turn:
+                def execute(self, *arguments: Any) -> Any:
+                    if generation != engine.generation:
                         raise _Away("server closed the connection unexpectedly")
-                    return inner.execute(*words)
+                    return inner.execute(*arguments)
 
                 execute_many, close = inner.execute_many, inner.close
 
@@ -162,8 +191,10 @@ def test_after_a_server_was_away_no_old_connection_is_tried_twice(tmp_path: Path
         engine = Engine(str(tmp_path / "x.db"))
         database = Database(tmp_path / "x.db", engine=engine)
         slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000) SELECT max(i) FROM n"
-        await asyncio.gather(*(database.fetch(slow) for _ in range(8)))  # several connections are open now
-        engine.turn += 1
+        await asyncio.gather(
+            *(database.fetch(slow) for _ in range(8))
+        )  # several connections are open now
+        engine.generation += 1
         assert (await database.fetch("SELECT 1 AS x"))[0]["x"] == 1
         await asyncio.to_thread(database.close)
 

@@ -8,17 +8,19 @@ from hypothesis import strategies as st
 
 from modelyard.base.errors import ConfigError
 from modelyard.storage.database import StorageUnavailableError
-from modelyard.storage.journal import Journal, abandoned
+from modelyard.storage.journal import Journal, orphaned_journals
 
 
-def left(folder: Path) -> list[bytes]:
-    return [record for one in abandoned(folder) for record in one.records()]
+def orphaned_records(folder: Path) -> list[bytes]:
+    return [
+        record for orphan in orphaned_journals(folder) for record in orphan.records()
+    ]
 
 
 def test_nobody_takes_what_a_living_process_holds(tmp_path: Path):
     journal = Journal(tmp_path)
     journal.append(b"mine")
-    assert left(tmp_path) == []
+    assert orphaned_records(tmp_path) == []
     journal.close()
 
 
@@ -26,47 +28,57 @@ def test_what_is_needed_stays_and_what_is_not_goes(tmp_path: Path):
     journal = Journal(tmp_path)
     journal.append(b"needed")
     journal.close()
-    assert left(tmp_path) == [b"needed"]
-    other = Journal(tmp_path / "other")
-    other.forget([other.append(b"done")])
-    other.close()
+    assert orphaned_records(tmp_path) == [b"needed"]
+    other_journal = Journal(tmp_path / "other")
+    other_journal.forget([other_journal.append(b"done")])
+    other_journal.close()
     assert list((tmp_path / "other").iterdir()) == []
 
 
-@given(st.lists(st.tuples(st.binary(min_size=1, max_size=300), st.booleans()), max_size=80))
+@given(
+    st.lists(st.tuples(st.binary(min_size=1, max_size=300), st.booleans()), max_size=80)
+)
 def test_no_record_that_is_needed_is_ever_lost(records: list[tuple[bytes, bool]]):
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), segment_bytes=1000)
-        held = []
+        needed_records = []
         for record, is_needed in records:
             segment = journal.append(record)
             if is_needed:
-                held.append(record)
+                needed_records.append(record)
             else:
                 journal.forget([segment])
-        is_any = bool(held)
+        is_any = bool(needed_records)
         journal.close()
-        found = left(Path(folder))
-        assert not is_any or all(found.count(one) >= held.count(one) for one in held)
+        recovered_records = orphaned_records(Path(folder))
+        assert not is_any or all(
+            recovered_records.count(needed_record)
+            >= needed_records.count(needed_record)
+            for needed_record in needed_records
+        )
         assert len(list(Path(folder).glob("*.journal"))) <= len(records) + 2
 
 
 def test_progress_is_known_of_those_it_was_written_for(tmp_path: Path):
     journal = Journal(tmp_path)
     journal.append(b"open")
-    slot, other = journal.take_slot(), journal.take_slot()
+    slot, other_slot = journal.take_slot(), journal.take_slot()
     assert slot is not None
-    assert other is not None
+    assert other_slot is not None
     journal.progress(slot, 41)
-    journal.give_back(other)
-    again = journal.take_slot()
-    assert again is not None
+    journal.give_back(other_slot)
+    reused_slot = journal.take_slot()
+    assert reused_slot is not None
     journal.close()
-    for one in abandoned(tmp_path):
-        assert (one.progress(slot), one.progress(other), one.progress(again)) == (41, None, 0)
-        one.close()
+    for orphan in orphaned_journals(tmp_path):
+        assert (
+            orphan.progress(slot),
+            orphan.progress(other_slot),
+            orphan.progress(reused_slot),
+        ) == (41, None, 0)
+        orphan.close()
 
 
 def test_a_killed_process_loses_nothing(tmp_path: Path):
@@ -76,16 +88,25 @@ def test_a_killed_process_loses_nothing(tmp_path: Path):
         "for n in range(1000): journal.append(b'record %d' % n)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
-    (one,) = abandoned(tmp_path)
-    assert list(one.records()) == [b"record %d" % n for n in range(1000)]
-    assert list(abandoned(tmp_path)) == []  # one takes it over, and nobody else meanwhile
-    one.remove()
-    one.close()
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], check=False
+        ).returncode
+        == -9
+    )
+    (orphan,) = orphaned_journals(tmp_path)
+    assert list(orphan.records()) == [b"record %d" % n for n in range(1000)]
+    assert (
+        list(orphaned_journals(tmp_path)) == []
+    )  # one takes it over, and nobody else meanwhile
+    orphan.remove()
+    orphan.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_record_that_is_too_large_and_a_folder_that_cannot_be_written_are_refused(tmp_path: Path):
+def test_a_record_that_is_too_large_and_a_folder_that_cannot_be_written_are_refused(
+    tmp_path: Path,
+):
     journal = Journal(tmp_path, segment_bytes=1000)
     with pytest.raises(StorageUnavailableError, match="larger than"):
         journal.append(b"x" * 1000)

@@ -22,19 +22,27 @@ def test_what_is_encrypted_comes_back(text: str):
 
 
 @pytest.mark.parametrize(
-    "other", [{"tenant": "u"}, {"kind": "x"}, {"row": "s"}, {"tenant": "t|credential", "kind": ""}]
+    "changed_fields",
+    [
+        {"tenant": "u"},
+        {"kind": "x"},
+        {"row": "s"},
+        {"tenant": "t|credential", "kind": ""},
+    ],
 )
-def test_a_row_that_is_copied_elsewhere_cannot_be_read_there(other: dict[str, str]):
+def test_a_row_that_is_copied_elsewhere_cannot_be_read_there(
+    changed_fields: dict[str, str],
+):
     sealed = RING.encrypt("secret", **PLACE)
     with pytest.raises(SecretError, match="belongs to another row"):
-        RING.decrypt(sealed, **{**PLACE, **other})
+        RING.decrypt(sealed, **{**PLACE, **changed_fields})
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))
-def test_a_bit_that_flips_is_noticed(place: int, flip: int):
+def test_a_bit_that_flips_is_noticed(index: int, flip: int):
     sealed = bytearray(RING.encrypt("a secret", **PLACE).encode())
-    place %= len(sealed)
-    sealed[place] ^= flip
+    index %= len(sealed)
+    sealed[index] ^= flip
     try:
         text = sealed.decode()
     except UnicodeDecodeError:
@@ -42,7 +50,9 @@ def test_a_bit_that_flips_is_noticed(place: int, flip: int):
     if text == RING.encrypt("a secret", **PLACE):
         return
     with suppress(SecretError):
-        assert RING.decrypt(text, **PLACE) == "a secret"  # base64's last digit holds bits that nobody reads
+        assert (
+            RING.decrypt(text, **PLACE) == "a secret"
+        )  # base64's last digit holds bits that nobody reads
 
 
 def test_keys_are_rotated_by_their_ids():
@@ -53,11 +63,13 @@ def test_keys_are_rotated_by_their_ids():
     assert newer.is_current(newer.encrypt("secret", **PLACE))
     assert newer.matches(b"key", digest)
     assert not newer.matches(b"other", digest)
-    lost = newer.without(RING.active)
+    ring_without_key = newer.without(RING.active)
     with pytest.raises(SecretError, match="another master key") as caught:
-        lost.decrypt(sealed, **PLACE)
-    assert RING.active not in str(caught.value)  # which keys there are is nobody's business but the operator's
-    assert not lost.matches(b"key", digest)
+        ring_without_key.decrypt(sealed, **PLACE)
+    assert RING.active not in str(
+        caught.value
+    )  # which keys there are is nobody's business but the operator's
+    assert not ring_without_key.matches(b"key", digest)
 
 
 def test_the_first_start_makes_a_key_that_its_owner_alone_can_read(tmp_path: Path):
@@ -73,7 +85,14 @@ def test_the_first_start_makes_a_key_that_its_owner_alone_can_read(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "k1:short", "k1:" + "A" * 43, ":AbCdEfGhIjKlMnOpQrStUvWxYz0123456789abcdefg"]
+    "text",
+    [
+        "",
+        "x",
+        "k1:short",
+        "k1:" + "A" * 43,
+        ":AbCdEfGhIjKlMnOpQrStUvWxYz0123456789abcdefg",
+    ],
 )
 def test_a_key_that_is_none_is_refused(text: str):
     with pytest.raises(ConfigError, match="master key"):

@@ -6,14 +6,18 @@ from hypothesis import strategies as st
 from modelyard.storage import usage_sums
 
 _names = st.text(alphabet="ab", max_size=2)
-_keys = st.tuples(_names, _names, _names, st.integers(0, 2), st.integers(0, 2), _names, _names)
+_keys = st.tuples(
+    _names, _names, _names, st.integers(0, 2), st.integers(0, 2), _names, _names
+)
 _lines = st.lists(st.tuples(_keys, st.tuples(st.integers(0, 3))), max_size=60)
 
 
 @given(_lines, st.integers(1, 9))
-def test_sorting_a_few_at_a_time_is_sorting(lines: list[usage_sums._Line], many: int):  # pyright: ignore[reportPrivateUsage]
+def test_sorting_a_few_at_a_time_is_sorting(
+    lines: list[usage_sums._Line], batch_size: int
+):  # pyright: ignore[reportPrivateUsage]
     usual = usage_sums._SORTED_AT_ONCE  # pyright: ignore[reportPrivateUsage]
-    usage_sums._SORTED_AT_ONCE = many  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]
+    usage_sums._SORTED_AT_ONCE = batch_size  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]
     try:
         assert usage_sums._in_order(lines) == sorted(lines)  # pyright: ignore[reportPrivateUsage]
     finally:

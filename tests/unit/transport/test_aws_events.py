@@ -7,24 +7,33 @@ from hypothesis import strategies as st
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.transport.aws_events import AwsEventStream, dump_event
 
-events = st.lists(st.tuples(st.sampled_from(["messageStart", "contentBlockDelta", "métadata"]), st.binary(max_size=40)))
+events = st.lists(
+    st.tuples(
+        st.sampled_from(["messageStart", "contentBlockDelta", "métadata"]),
+        st.binary(max_size=40),
+    )
+)
 
 
 @given(events, st.lists(st.integers(1, 30), min_size=1, max_size=20))
-def test_events_survive_any_cut(many: list[tuple[str, bytes]], sizes: list[int]):
-    data = b"".join(dump_event(name, payload) for name, payload in many)
-    stream, found, at = AwsEventStream(), [], 0
-    while at < len(data):
-        size = sizes[at % len(sizes)]
-        found += stream.feed(data[at : at + size])
-        at += size
+def test_events_survive_any_cut(
+    expected_events: list[tuple[str, bytes]], sizes: list[int]
+):
+    data = b"".join(dump_event(name, payload) for name, payload in expected_events)
+    stream, parsed_events, offset = AwsEventStream(), [], 0
+    while offset < len(data):
+        size = sizes[offset % len(sizes)]
+        parsed_events += stream.feed(data[offset : offset + size])
+        offset += size
     stream.finish()
-    assert found == many
+    assert parsed_events == expected_events
 
 
 def test_an_exception_is_named():
     data = dump_event("throttlingException", b'{"message": "slow"}', is_exception=True)
-    assert AwsEventStream().feed(data) == [("throttlingException", b'{"message": "slow"}')]
+    assert AwsEventStream().feed(data) == [
+        ("throttlingException", b'{"message": "slow"}')
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.transport.connecting import first_connected, interleaved
+from modelyard.transport.connecting import interleaved, race_connections
 
 
 def running(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -55,7 +55,9 @@ async def _turns() -> None:
 @running
 async def test_an_attempt_that_fails_makes_room_at_once_and_the_first_to_connect_wins():
     attempts = Attempts()
-    race = asyncio.ensure_future(first_connected(["a", "b", "c"], attempts, delay=3600))
+    race = asyncio.ensure_future(
+        race_connections(["a", "b", "c"], attempts, delay=3600)
+    )
     await _turns()
     assert attempts.begun == ["a"]
     attempts.ends["a"].set_exception(OSError("refused"))
@@ -69,7 +71,9 @@ async def test_an_attempt_that_fails_makes_room_at_once_and_the_first_to_connect
 @running
 async def test_attempts_keep_each_other_company_and_losers_are_ended():
     attempts = Attempts()
-    race = asyncio.ensure_future(first_connected(["a", "b", "c"], attempts, delay=0.001))
+    race = asyncio.ensure_future(
+        race_connections(["a", "b", "c"], attempts, delay=0.001)
+    )
     await attempts.until_begun(3)
     attempts.ends["b"].set_result("won")
     assert await race == "won"
@@ -79,20 +83,22 @@ async def test_attempts_keep_each_other_company_and_losers_are_ended():
 @running
 async def test_all_reasons_are_told_where_nothing_connects_and_giving_up_ends_all():
     attempts = Attempts()
-    race = asyncio.ensure_future(first_connected(["a", "b"], attempts, delay=3600))
+    race = asyncio.ensure_future(race_connections(["a", "b"], attempts, delay=3600))
     await _turns()
     attempts.ends["a"].set_exception(OSError("first"))
     await _turns()
     attempts.ends["b"].set_exception(OSError("second"))
     with pytest.raises(OSError, match="first; second"):
         await race
-    given_up = Attempts()
-    race = asyncio.ensure_future(first_connected(["a", "b"], given_up, delay=0.001))
-    await given_up.until_begun(2)
+    cancelled_attempts = Attempts()
+    race = asyncio.ensure_future(
+        race_connections(["a", "b"], cancelled_attempts, delay=0.001)
+    )
+    await cancelled_attempts.until_begun(2)
     race.cancel()
     with pytest.raises(asyncio.CancelledError):
         await race
-    assert sorted(given_up.cancelled) == ["a", "b"]
+    assert sorted(cancelled_attempts.cancelled) == ["a", "b"]
 
 
 class Late:
@@ -106,13 +112,13 @@ class Late:
 
 @running
 async def test_a_loser_that_connected_in_the_same_moment_is_closed():
-    attempts, late = Attempts(), Late()
-    race = asyncio.ensure_future(first_connected(["a", "b"], attempts, delay=0.001))
+    attempts, late_connection = Attempts(), Late()
+    race = asyncio.ensure_future(race_connections(["a", "b"], attempts, delay=0.001))
     await attempts.until_begun(2)
     attempts.ends["a"].set_result("won")
-    attempts.ends["b"].set_result(late)
+    attempts.ends["b"].set_result(late_connection)
     assert await race == "won"
-    assert late.is_aborted
+    assert late_connection.is_aborted
 
 
 @given(st.lists(st.ip_addresses().map(str), min_size=1))
@@ -124,5 +130,11 @@ def test_families_take_turns_and_no_address_is_lost_or_doubled(addresses: list[s
     shorter = min(families.count(True), families.count(False))
     assert all(families[n] != families[n + 1] for n in range(2 * shorter - 1))
     for is_six in (True, False):
-        kept = [address for address in dict.fromkeys(addresses) if (":" in address) is is_six]
-        assert [address for address in turns if (":" in address) is is_six] == kept
+        family_addresses = [
+            address
+            for address in dict.fromkeys(addresses)
+            if (":" in address) is is_six
+        ]
+        assert [
+            address for address in turns if (":" in address) is is_six
+        ] == family_addresses

@@ -14,13 +14,13 @@ from tools.show.hostile_urls import CASES
 
 from modelyard.testing import Answer, Upstream, UpstreamRequest, json_answer
 from modelyard.transport.egress import (
-    Egress,
+    EgressClient,
     EgressError,
     EgressRefusedError,
     EgressRules,
     EgressTimeoutError,
     EgressTooLargeError,
-    Fetched,
+    FetchedResponse,
     is_public,
     normal_url,
 )
@@ -31,16 +31,23 @@ Make = Callable[..., Upstream]
 def _networks() -> bool:
     return (
         os.geteuid() == 0
-        and subprocess.run(["unshare", "-n", "true"], check=False, capture_output=True).returncode == 0
+        and subprocess.run(
+            ["unshare", "-n", "true"], check=False, capture_output=True
+        ).returncode
+        == 0
     )
 
 
 @pytest.mark.skipif(not _networks(), reason="needs root, for a network of its own")
 def test_no_hostile_address_reaches_anything_inside():
     command = ["unshare", "-n", sys.executable, "-m", "tools.show.hostile_urls"]
-    seen = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-    assert (seen["reached"], seen["connects"], seen["public"]) == ([], 0, 200)
-    assert seen["naive"] > 20
+    report = json.loads(
+        subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.splitlines()[-1]
+    )
+    assert (report["reached"], report["connects"], report["public"]) == ([], 0, 200)
+    assert report["naive"] > 20
     assert len(CASES) >= 70
 
 
@@ -57,7 +64,10 @@ def test_what_is_public(address: str, public: bool):
 
 
 def test_addresses_are_made_plain():
-    assert normal_url(" http://Exa-mple.ORG/ü?q=ö ") == "http://exa-mple.org/%C3%BC?q=%C3%B6"
+    assert (
+        normal_url(" http://Exa-mple.ORG/ü?q=ö ")
+        == "http://exa-mple.org/%C3%BC?q=%C3%B6"
+    )
     assert normal_url("http://bücher.example") == "http://xn--bcher-kva.example/"
 
 
@@ -65,15 +75,15 @@ def running(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     """On a loop of its own."""
 
     @functools.wraps(test)
-    def run(*arguments: Any, **named: Any) -> None:
-        asyncio.run(test(*arguments, **named))
+    def run(*arguments: Any, **keywords: Any) -> None:
+        asyncio.run(test(*arguments, **keywords))
 
     return run
 
 
-def local(server: Upstream, **rules: object) -> Egress:
+def local(server: Upstream, **rules: object) -> EgressClient:
     host = server.url.removeprefix("http://").partition("/")[0]
-    return Egress(EgressRules(private=frozenset({host}), **rules))  # type: ignore[arg-type]
+    return EgressClient(EgressRules(private=frozenset({host}), **rules))  # type: ignore[arg-type]
 
 
 @running
@@ -81,19 +91,24 @@ async def test_what_is_listed_is_reached_and_nothing_beside_it(upstream: Make):
     server = upstream(lambda request: json_answer({"ok": True}))
     egress = local(server)
     assert (await egress.fetch("GET", server.url)).status == 200
-    with pytest.raises(EgressRefusedError, match=r"127\.0\.0\.1.*is no public address|port 1 of"):
+    with pytest.raises(
+        EgressRefusedError, match=r"127\.0\.0\.1.*is no public address|port 1 of"
+    ):
         await egress.fetch("GET", "http://127.0.0.1:1/")
-    with pytest.raises(EgressRefusedError, match="is no public address; an administrator can list '127.0.0.1:80'"):
+    with pytest.raises(
+        EgressRefusedError,
+        match="is no public address; an administrator can list '127.0.0.1:80'",
+    ):
         await egress.fetch("GET", "http://127.0.0.1/")
     await egress.aclose()
 
 
 @running
 async def test_a_redirect_leaves_secrets_behind_and_ends_in_time(upstream: Make):
-    def other(request: UpstreamRequest) -> Answer:
+    def echo_headers(request: UpstreamRequest) -> Answer:
         return json_answer({"headers": dict(request.headers), "method": request.method})
 
-    second = upstream(other)
+    second = upstream(echo_headers)
 
     def first(request: UpstreamRequest) -> Answer:
         if request.path.endswith("loop"):
@@ -101,14 +116,22 @@ async def test_a_redirect_leaves_secrets_behind_and_ends_in_time(upstream: Make)
         return json_answer({}, status=302, location=second.url + "/there")
 
     server = upstream(first)
-    hosts = {one.url.removeprefix("http://").partition("/")[0] for one in (server, second)}
-    egress = Egress(EgressRules(private=frozenset(hosts)))
-    headers = [("Authorization", "Bearer s3cret"), ("Cookie", "a=b"), ("X-Key", "k"), ("Accept", "text/html")]
+    hosts = {
+        upstream_server.url.removeprefix("http://").partition("/")[0]
+        for upstream_server in (server, second)
+    }
+    egress = EgressClient(EgressRules(private=frozenset(hosts)))
+    headers = [
+        ("Authorization", "Bearer s3cret"),
+        ("Cookie", "a=b"),
+        ("X-Key", "k"),
+        ("Accept", "text/html"),
+    ]
     answer = await egress.fetch("POST", server.url, headers=headers, body=b"{}")
-    seen = json.loads(answer.body)
-    assert seen["method"] == "GET"
-    assert seen["headers"]["accept"] == "text/html"
-    assert not {"authorization", "cookie", "x-key"} & set(seen["headers"])
+    received = json.loads(answer.body)
+    assert received["method"] == "GET"
+    assert received["headers"]["accept"] == "text/html"
+    assert not {"authorization", "cookie", "x-key"} & set(received["headers"])
     with pytest.raises(EgressError, match="redirects more than 5 times"):
         await egress.fetch("GET", server.url.rstrip("/") + "/loop")
     await egress.aclose()
@@ -122,9 +145,14 @@ async def test_answers_are_bounded_in_size_and_time(upstream: Make):
 
     def answer(request: UpstreamRequest) -> Answer:
         if request.path.endswith("zip"):
-            return Answer(body=bomb, headers={"content-encoding": "gzip", "content-type": "text/plain"})
+            return Answer(
+                body=bomb,
+                headers={"content-encoding": "gzip", "content-type": "text/plain"},
+            )
         if request.path.endswith("small"):
-            return Answer(body=gzip.compress(b"hello"), headers={"content-encoding": "gzip"})
+            return Answer(
+                body=gzip.compress(b"hello"), headers={"content-encoding": "gzip"}
+            )
         if request.path.endswith("slow"):
             return Answer(body=b"x", delay=5.0)
         return Answer(body=b"x" * 3_000_000)
@@ -134,9 +162,12 @@ async def test_answers_are_bounded_in_size_and_time(upstream: Make):
     base = server.url.rstrip("/")
     for path in ("/large", "/zip"):
         with pytest.raises(EgressTooLargeError, match="more than"):
-            await egress.fetch("GET", base + path, most_bytes=1_000_000)
-    small: Fetched = await egress.fetch("GET", base + "/small")
-    assert (small.body, "content-encoding" in small.headers) == (b"hello", False)
+            await egress.fetch("GET", base + path, max_bytes=1_000_000)
+    small_response: FetchedResponse = await egress.fetch("GET", base + "/small")
+    assert (small_response.body, "content-encoding" in small_response.headers) == (
+        b"hello",
+        False,
+    )
     with pytest.raises(EgressTimeoutError):
         await egress.fetch("GET", base + "/slow", read=0.2)
     egress.rules = EgressRules(private=egress.rules.private, seconds=0.2)
@@ -154,10 +185,12 @@ async def test_a_head_request_waits_for_no_body(upstream: Make):
     await egress.aclose()
 
 
-@pytest.mark.parametrize("header", [("X-A", "b\r\nX-Evil: 1"), ("X A", "b"), ("X-A\n", "b")])
+@pytest.mark.parametrize(
+    "header", [("X-A", "b\r\nX-Evil: 1"), ("X A", "b"), ("X-A\n", "b")]
+)
 @running
 async def test_headers_that_would_break_a_request_are_refused(header: tuple[str, str]):
-    egress = Egress()
+    egress = EgressClient()
     with pytest.raises(EgressError, match="holds what HTTP cannot carry"):
         await egress.fetch("GET", "http://example.com/", headers=[header])
     await egress.aclose()

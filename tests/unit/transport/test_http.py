@@ -60,47 +60,79 @@ def test_requests_at_once_use_several_connections(upstream: Start):
 
 
 def test_a_body_arrives_whole_however_it_is_sent(upstream: Start):
-    pieces = [bytes([n]) * 70_000 for n in range(20)]
-    server = upstream(lambda request: stream_answer(pieces))
-    assert run(lambda client: get(client, server.url)) == b"".join(pieces)
+    body_chunks = [bytes([n]) * 70_000 for n in range(20)]
+    server = upstream(lambda request: stream_answer(body_chunks))
+    assert run(lambda client: get(client, server.url)) == b"".join(body_chunks)
 
 
 def test_a_slow_reader_holds_the_sender_back(upstream: Start):
-    pieces = [b"x" * 65_536] * 400
-    server = upstream(lambda request: stream_answer(pieces))
+    body_chunks = [b"x" * 65_536] * 400
+    server = upstream(lambda request: stream_answer(body_chunks))
 
     async def work(client: HttpClient):
         response = await client.send("GET", server.url, headers={})
         await asyncio.sleep(0.3)
-        held = response._answer._buffered  # the one place where back-pressure can be seen
+        buffered_bytes = (
+            response._answer._buffered
+        )  # the one place where back-pressure can be seen
         total = 0
-        async with aclosing(response.pieces()) as got:
-            async for piece in got:
-                total += len(piece)
+        async with aclosing(response.chunks()) as chunks:
+            async for chunk in chunks:
+                total += len(chunk)
         response.close()
-        return held, total
+        return buffered_bytes, total
 
-    held, total = run(work)  # type: ignore[misc]
-    assert held < 2_000_000
+    buffered_bytes, total = run(work)  # type: ignore[misc]
+    assert buffered_bytes < 2_000_000
     assert total == 400 * 65_536
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "part"),
+    ("answer", "error_class", "part"),
     [
-        (Answer(fault="hang_up"), InvokeConnectionError, "closed the connection without an answer"),
-        (Answer(body=b"half", fault="cut"), InvokeConnectionError, "before its answer was complete"),
-        (stream_answer([b"a"], fault="cut"), InvokeConnectionError, "before its answer was complete"),
-        (stream_answer([b"a"], fault="stall"), InvokeTimeoutError, "sent nothing more within 0.3 s"),
+        (
+            Answer(fault="hang_up"),
+            InvokeConnectionError,
+            "closed the connection without an answer",
+        ),
+        (
+            Answer(body=b"half", fault="cut"),
+            InvokeConnectionError,
+            "before its answer was complete",
+        ),
+        (
+            stream_answer([b"a"], fault="cut"),
+            InvokeConnectionError,
+            "before its answer was complete",
+        ),
+        (
+            stream_answer([b"a"], fault="stall"),
+            InvokeTimeoutError,
+            "sent nothing more within 0.3 s",
+        ),
         (Answer(delay=2), InvokeTimeoutError, "sent no answer within 0.3 s"),
-        (Answer(body=b"SSH-2.0-OpenSSH_9\r\n", fault="raw"), InvokeServerUnavailableError, "does not speak HTTP"),
-        (Answer(headers={"x": "y" * 100_000}), InvokeServerUnavailableError, "bytes of headers"),
-        (Answer(headers={"content-encoding": "gzip"}, body=b"x"), InvokeServerUnavailableError, "compressed"),
+        (
+            Answer(body=b"SSH-2.0-OpenSSH_9\r\n", fault="raw"),
+            InvokeServerUnavailableError,
+            "does not speak HTTP",
+        ),
+        (
+            Answer(headers={"x": "y" * 100_000}),
+            InvokeServerUnavailableError,
+            "bytes of headers",
+        ),
+        (
+            Answer(headers={"content-encoding": "gzip"}, body=b"x"),
+            InvokeServerUnavailableError,
+            "compressed",
+        ),
     ],
 )
-def test_each_fault_is_an_error_that_says_what_happened(upstream: Start, answer: Answer, kind: type, part: str):
+def test_each_fault_is_an_error_that_says_what_happened(
+    upstream: Start, answer: Answer, error_class: type, part: str
+):
     server = upstream(lambda request: answer)
-    with pytest.raises(kind, match=part):
+    with pytest.raises(error_class, match=part):
         run(lambda client: get(client, server.url))
 
 
@@ -109,7 +141,7 @@ def test_an_answer_that_is_too_large_is_cut_off(upstream: Start):
 
     async def work(client: HttpClient):
         response = await client.send("GET", server.url, headers={})
-        return await response.read(most=50_000)
+        return await response.read(max_bytes=50_000)
 
     with pytest.raises(InvokeServerUnavailableError, match="more than 50,000 bytes"):
         run(work)
@@ -140,8 +172,8 @@ def test_cancelling_reaches_the_socket(upstream: Start):
 
     async def work(client: HttpClient):
         response = await client.send("GET", server.url, headers={})
-        async with aclosing(response.pieces()) as pieces:
-            await anext(pieces)
+        async with aclosing(response.chunks()) as chunks:
+            await anext(chunks)
         response.close()
         return await asyncio.to_thread(server.cut_by_client.wait, 5)
 
@@ -149,7 +181,13 @@ def test_cancelling_reaches_the_socket(upstream: Start):
 
 
 def test_a_slot_comes_free_however_a_request_ends(upstream: Start):
-    server = upstream(lambda request: Answer(fault="hang_up") if b"bad" in request.path.encode() else Answer(body=b"x"))
+    server = upstream(
+        lambda request: (
+            Answer(fault="hang_up")
+            if b"bad" in request.path.encode()
+            else Answer(body=b"x")
+        )
+    )
 
     async def work():
         client = HttpClient(max_connections=1)
@@ -157,24 +195,38 @@ def test_a_slot_comes_free_however_a_request_ends(upstream: Start):
             with pytest.raises(InvokeConnectionError):
                 await get(client, server.url + "/bad")
             assert await get(client, server.url + "/good") == b"x"
-        held = await client.send("GET", server.url, headers={})
-        with pytest.raises(InvokeServerUnavailableError, match="all upstream connections are in use"):
+        open_response = await client.send("GET", server.url, headers={})
+        with pytest.raises(
+            InvokeServerUnavailableError, match="all upstream connections are in use"
+        ):
             await get(client, server.url, Timeouts(connect=0.05))
-        held.close()
+        open_response.close()
         await client.aclose()
 
     asyncio.run(work())
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x/", "http://", "no address", "http://u:p@x/", "http://x:99999/", "http://x/a b", "http://x/ü"]
+    "url",
+    [
+        "ftp://x/",
+        "http://",
+        "no address",
+        "http://u:p@x/",
+        "http://x:99999/",
+        "http://x/a b",
+        "http://x/ü",
+    ],
 )
 def test_what_is_no_address_is_refused(url: str):
     with pytest.raises(ConfigError):
         parse_url(url)
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1%eth0", "fd00:ec2::254"])
+@pytest.mark.parametrize(
+    "address",
+    ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1%eth0", "fd00:ec2::254"],
+)
 def test_metadata_addresses_are_never_called(address: str):
     with pytest.raises(ConfigError, match="metadata"):
         check_address("x", address)
@@ -184,7 +236,9 @@ def test_a_line_break_cannot_be_smuggled_into_a_header(upstream: Start):
     server = upstream(lambda request: Answer(body=b"x"))
 
     async def work(client: HttpClient):
-        await client.send("GET", server.url, headers={"authorization": "Bearer a\r\nx: y"})
+        await client.send(
+            "GET", server.url, headers={"authorization": "Bearer a\r\nx: y"}
+        )
 
     with pytest.raises(ConfigError, match="line break"):
         run(work)

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import pytest
 from tools.show.http_cases import CASES, Case
-from tools.show.http_world import Others, in_world, others
+from tools.show.http_world import ExternalServices, external_services, run_case
 
 pytestmark = pytest.mark.xdist_group("http_cases")
 
 
 @pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Generator[Others]:
+def peer_servers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Generator[ExternalServices]:
     folder: Path = tmp_path_factory.mktemp("http")
-    with others(folder) as known:
-        yield known
+    with external_services(folder) as peers:
+        yield peers
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_case(outside: Others, case: Case):
-    assert asyncio.run(in_world(outside, case.run)) == case.expected
+def test_case(peer_servers: ExternalServices, case: Case):
+    assert asyncio.run(run_case(peer_servers, case.run)) == case.expected

@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from modelyard.transport.connection import Connection
 from modelyard.transport.origins import parse_url
 from modelyard.transport.proxies import NO_PROXIES
-from modelyard.transport.unpacking import PIECE, BombError, UnpackError, Unpacking
+from modelyard.transport.unpacking import (
+    CHUNK_BYTES,
+    BombError,
+    Decompressor,
+    UnpackError,
+)
 
 SLOW = [HealthCheck.too_slow]
 """On a machine that has other things to do."""
@@ -40,30 +45,36 @@ class Sink:
 Read = tuple[int, list[tuple[str, str]], bytes]
 
 
-def ours(pieces: Sequence[bytes], *, is_bodiless: bool = False) -> Read | None:
+def read_with_client(
+    chunks: Sequence[bytes], *, is_bodiless: bool = False
+) -> Read | None:
     """What our side reads; None where it refuses, or the answer is not whole."""
-    connection = Connection(NO_PROXIES.way_to(parse_url("http://x/")[0]), None)  # type: ignore[arg-type]
+    connection = Connection(NO_PROXIES.route_to(parse_url("http://x/")[0]), None)  # type: ignore[arg-type]
     sink: Any = Sink()
     connection.connection_made(sink)
     connection.begin(is_bodiless=is_bodiless)
-    for piece in pieces:
-        if piece and not sink.is_aborted:
-            connection.data_received(piece)
+    for chunk in chunks:
+        if chunk and not sink.is_aborted:
+            connection.data_received(chunk)
     connection.connection_lost(None)
     answer = connection.answer
     if answer.error is not None or not answer.is_complete:
         return None
-    headers = [(name, value) for name in answer.headers for value in answer.headers.get_all(name)]
+    headers = [
+        (name, value)
+        for name in answer.headers
+        for value in answer.headers.get_all(name)
+    ]
     return answer.status, sorted(headers), answer.take()
 
 
-def theirs(pieces: Sequence[bytes], method: str = "GET") -> Read | None:
+def read_with_h11(chunks: Sequence[bytes], method: str = "GET") -> Read | None:
     """What h11 reads."""
     parser = h11.Connection(h11.CLIENT)
     parser.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
     parser.send(h11.EndOfMessage())
     status, headers, body = 0, [], b""
-    waiting = [*[piece for piece in pieces if piece], b""]
+    waiting = [*[chunk for chunk in chunks if chunk], b""]
     try:
         while True:
             event = parser.next_event()
@@ -73,7 +84,10 @@ def theirs(pieces: Sequence[bytes], method: str = "GET") -> Read | None:
                 parser.receive_data(waiting.pop(0))
             elif isinstance(event, h11.Response):
                 status = event.status_code
-                headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers]
+                headers = [
+                    (name.decode("latin-1"), value.decode("latin-1"))
+                    for name, value in event.headers
+                ]
             elif isinstance(event, h11.Data):
                 body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
@@ -84,13 +98,24 @@ def theirs(pieces: Sequence[bytes], method: str = "GET") -> Read | None:
         return None
 
 
-def _split(whole: bytes, places: Sequence[int]) -> list[bytes]:
-    cuts = sorted({0, len(whole), *(place % (len(whole) + 1) for place in places)})
-    return [whole[begin:end] for begin, end in pairwise(cuts)]
+def _split(message: bytes, positions: Sequence[int]) -> list[bytes]:
+    cuts = sorted(
+        {0, len(message), *(position % (len(message) + 1) for position in positions)}
+    )
+    return [message[start:end] for start, end in pairwise(cuts)]
 
 
 NAMES = st.from_regex(r"[a-z!#$%&'*+.^_`|~-]{1,12}", fullmatch=True).filter(
-    lambda name: name not in ("content-length", "transfer-encoding", "connection", "upgrade", "keep-alive")
+    lambda name: (
+        name
+        not in (
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "upgrade",
+            "keep-alive",
+        )
+    )
 )
 VALUES = st.text(st.characters(min_codepoint=33, max_codepoint=255, exclude_characters="\x7f" + "".join(map(chr, range(128, 161)))), max_size=20)  # fmt: skip
 PLACES = st.lists(st.integers(0, 10_000), max_size=8)
@@ -103,9 +128,14 @@ def answers(draw: st.DrawFn) -> bytes:
     writer.receive_data(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
     writer.next_event()
     writer.next_event()
-    said = b""
+    output = b""
     for status in draw(st.lists(st.sampled_from([100, 102, 103]), max_size=2)):
-        said += writer.send(h11.InformationalResponse(status_code=status, headers=[("link", "a")])) or b""
+        output += (
+            writer.send(
+                h11.InformationalResponse(status_code=status, headers=[("link", "a")])
+            )
+            or b""
+        )
     headers = draw(st.lists(st.tuples(NAMES, VALUES), max_size=6))
     body = draw(st.lists(st.binary(min_size=1, max_size=50), max_size=4))
     framing = draw(st.sampled_from(["length", "chunked", "close"]))
@@ -117,19 +147,32 @@ def answers(draw: st.DrawFn) -> bytes:
     else:
         lines.append(("connection", b"close"))
     status = draw(st.sampled_from([200, 201, 302, 404, 500, 599]))
-    said += writer.send(h11.Response(status_code=status, headers=lines, reason=b"Fine")) or b""
-    for piece in body:
-        said += writer.send(h11.Data(data=piece)) or b""
-    trailers = draw(st.lists(st.tuples(NAMES, VALUES.map(lambda text: text.encode("latin-1"))), max_size=2))
-    return said + (writer.send(h11.EndOfMessage(headers=trailers if framing == "chunked" else [])) or b"")
+    output += (
+        writer.send(h11.Response(status_code=status, headers=lines, reason=b"Fine"))
+        or b""
+    )
+    for body_chunk in body:
+        output += writer.send(h11.Data(data=body_chunk)) or b""
+    trailers = draw(
+        st.lists(
+            st.tuples(NAMES, VALUES.map(lambda text: text.encode("latin-1"))),
+            max_size=2,
+        )
+    )
+    return output + (
+        writer.send(h11.EndOfMessage(headers=trailers if framing == "chunked" else []))
+        or b""
+    )
 
 
 @settings(max_examples=300, suppress_health_check=SLOW)
 @given(answers(), PLACES)
-def test_what_h11_writes_is_read_as_h11_reads_it_however_it_is_cut(whole: bytes, places: list[int]):
-    expected = theirs([whole])
+def test_what_h11_writes_is_read_as_h11_reads_it_however_it_is_cut(
+    message: bytes, places: list[int]
+):
+    expected = read_with_h11([message])
     assert expected is not None
-    assert ours(_split(whole, places)) == expected
+    assert read_with_client(_split(message, places)) == expected
 
 
 SNIPPETS = st.sampled_from([
@@ -138,68 +181,91 @@ SNIPPETS = st.sampled_from([
     b"HTTP/1.1 200 OK\r\n", b"0\r\n\r\n", b"3;x=y\r\nabc\r\n", b"\xff", b"Connection: close\r\n", b"-", b"+", b"HTTP/1.1 103 Hints\r\n\r\n",
     b"HTTP/1.1 101 S\r\n", b"Upgrade: x\r\nConnection: upgrade\r\n", b"099", b"204", b"304",
 ])  # fmt: skip
-EDITS = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 6), SNIPPETS), min_size=1, max_size=4)
+EDITS = st.lists(
+    st.tuples(st.integers(0, 10_000), st.integers(0, 6), SNIPPETS),
+    min_size=1,
+    max_size=4,
+)
 
 
 @settings(max_examples=400, suppress_health_check=SLOW)
 @given(answers(), EDITS, PLACES)
 def test_nothing_damaged_is_read_that_h11_would_read_otherwise(
-    whole: bytes, edits: list[tuple[int, int, bytes]], places: list[int]
+    message: bytes, edits: list[tuple[int, int, bytes]], places: list[int]
 ):
-    for place, cut, snippet in edits:
-        at = place % (len(whole) + 1)
-        whole = whole[:at] + snippet + whole[at + cut :]
-    mine, other = ours(_split(whole, places)), theirs([whole])
-    if mine is not None and other is not None:
-        assert mine == other
-    assert ours([whole]) == mine  # however it is cut
+    for position, cut, snippet in edits:
+        index = position % (len(message) + 1)
+        message = message[:index] + snippet + message[index + cut :]
+    mine, h11_result = (
+        read_with_client(_split(message, places)),
+        read_with_h11([message]),
+    )
+    if mine is not None and h11_result is not None:
+        assert mine == h11_result
+    assert read_with_client([message]) == mine  # however it is cut
 
 
 @settings(suppress_health_check=SLOW)
 @given(answers(), PLACES)
-def test_an_answer_to_head_ends_with_its_head(whole: bytes, places: list[int]):
+def test_an_answer_to_head_ends_with_its_head(message: bytes, places: list[int]):
     head = (
-        whole[: whole.rindex(b"Fine\r\n")] + whole[whole.rindex(b"Fine\r\n") :].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        message[: message.rindex(b"Fine\r\n")]
+        + message[message.rindex(b"Fine\r\n") :].partition(b"\r\n\r\n")[0]
+        + b"\r\n\r\n"
     )
-    read = ours(_split(head, places), is_bodiless=True)
+    read = read_with_client(_split(head, places), is_bodiless=True)
     assert read is not None
-    assert read == theirs([head], "HEAD")
+    assert read == read_with_h11([head], "HEAD")
 
 
-@given(st.binary(max_size=3000), st.integers(1, 60), st.sampled_from(["gzip", "deflate", "bare", "members"]), PLACES)
-def test_what_is_packed_is_unpacked_however_it_is_cut(part: bytes, times: int, form: str, places: list[int]):
+@given(
+    st.binary(max_size=3000),
+    st.integers(1, 60),
+    st.sampled_from(["gzip", "deflate", "bare", "members"]),
+    PLACES,
+)
+def test_what_is_packed_is_unpacked_however_it_is_cut(
+    part: bytes, times: int, encoding: str, places: list[int]
+):
     plain = part * times
-    bare = zlib.compressobj(wbits=-15)
+    raw_deflate = zlib.compressobj(wbits=-15)
     packed = {
         "gzip": gzip.compress(plain),
         "deflate": zlib.compress(plain),
-        "bare": bare.compress(plain) + bare.flush(),
+        "bare": raw_deflate.compress(plain) + raw_deflate.flush(),
         "members": gzip.compress(plain[:9]) + gzip.compress(plain[9:]),
-    }[form]
-    unpacking = Unpacking("gzip" if form in ("gzip", "members") else "deflate")
-    pieces = [piece for packed_piece in _split(packed, places) for piece in unpacking.feed(packed_piece)]
+    }[encoding]
+    unpacking = Decompressor("gzip" if encoding in ("gzip", "members") else "deflate")
+    unpacked_chunks = [
+        chunk
+        for packed_chunk in _split(packed, places)
+        for chunk in unpacking.feed(packed_chunk)
+    ]
     unpacking.finish()
-    assert b"".join(pieces) == plain
-    assert all(len(piece) <= PIECE for piece in pieces)
+    assert b"".join(unpacked_chunks) == plain
+    assert all(len(chunk) <= CHUNK_BYTES for chunk in unpacked_chunks)
 
 
 @given(st.binary(min_size=1, max_size=300), st.integers(1, 40))
 def test_a_packed_body_that_breaks_off_is_an_error(plain: bytes, cut: int):
     packed = gzip.compress(plain)
-    unpacking = Unpacking("gzip")
+    unpacking = Decompressor("gzip")
     with pytest.raises(UnpackError, match="breaks off"):
         list(unpacking.feed(packed[: max(1, len(packed) - cut)]))
         unpacking.finish()
 
 
 def test_a_bomb_is_known_by_its_growth_and_a_text_that_packs_well_is_none():
-    bomb = Unpacking("gzip")
-    given_out = 0
+    bomb = Decompressor("gzip")
+    output_bytes = 0
     with pytest.raises(BombError, match="200th of its size"):
-        for piece in bomb.feed(gzip.compress(b" " * 50_000_000)):
-            given_out += len(piece)
-    assert given_out <= 12_000_000
-    text = b"".join(b'{"id": %d, "text": "the same again and again"}' % number for number in range(100_000))
+        for chunk in bomb.feed(gzip.compress(b" " * 50_000_000)):
+            output_bytes += len(chunk)
+    assert output_bytes <= 12_000_000
+    text = b"".join(
+        b'{"id": %d, "text": "the same again and again"}' % number
+        for number in range(100_000)
+    )
     packed = gzip.compress(text)
     assert len(text) > 3_000_000
-    assert b"".join(Unpacking("gzip").feed(packed)) == text
+    assert b"".join(Decompressor("gzip").feed(packed)) == text

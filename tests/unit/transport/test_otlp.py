@@ -6,9 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+)
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import (
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from modelyard.testing import Answer, Upstream
@@ -20,18 +26,22 @@ pytestmark = pytest.mark.anyio
 
 
 def span(**attributes: Any) -> ReadableSpan:
-    kept = InMemorySpanExporter()
+    exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(kept))
-    with provider.get_tracer("modelyard").start_as_current_span("chat", attributes=attributes):
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with provider.get_tracer("modelyard").start_as_current_span(
+        "chat", attributes=attributes
+    ):
         pass
-    return kept.get_finished_spans()[0]
+    return exporter.get_finished_spans()[0]
 
 
 async def sent(endpoint: str, *spans: ReadableSpan) -> SpanExportResult:
     client = HttpClient()
     try:
-        exporter: SpanExporter = otlp_exporter(client, endpoint, asyncio.get_running_loop())
+        exporter: SpanExporter = otlp_exporter(
+            client, endpoint, asyncio.get_running_loop()
+        )
         return await asyncio.to_thread(exporter.export, spans)
     finally:
         await client.aclose()
@@ -39,23 +49,35 @@ async def sent(endpoint: str, *spans: ReadableSpan) -> SpanExportResult:
 
 async def test_spans_arrive_as_they_are(upstream: Callable[..., Upstream]):
     server = upstream(lambda request: Answer())
-    values = {"text": "é", "count": 2**40, "share": 0.5, "yes": True, "many": ("a", "b")}
+    values = {
+        "text": "é",
+        "count": 2**40,
+        "share": 0.5,
+        "yes": True,
+        "many": ("a", "b"),
+    }
     assert await sent(server.url, span(**values)) is SpanExportResult.SUCCESS
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", "/v1/v1/traces")
     assert request.headers["content-type"] == "application/x-protobuf"
     (resource,) = ExportTraceServiceRequest.FromString(request.body).resource_spans
-    (found,) = resource.scope_spans[0].spans
-    assert found.name == "chat"
-    assert {one.key: one.value.WhichOneof("value") for one in found.attributes} == {
+    (exported_span,) = resource.scope_spans[0].spans
+    assert exported_span.name == "chat"
+    assert {attribute.key: attribute.value.WhichOneof("value") for attribute in exported_span.attributes} == {
         "text": "string_value", "count": "int_value", "share": "double_value", "yes": "bool_value",
         "many": "array_value",
     }  # fmt: skip
 
 
-async def test_a_collector_that_is_busy_is_sent_them_again(upstream: Callable[..., Upstream]):
+async def test_a_collector_that_is_busy_is_sent_them_again(
+    upstream: Callable[..., Upstream],
+):
     def answer(request: Any) -> Answer:
-        return Answer(status=503, headers={"retry-after": "0"}) if len(server.requests) < 3 else Answer()
+        return (
+            Answer(status=503, headers={"retry-after": "0"})
+            if len(server.requests) < 3
+            else Answer()
+        )
 
     server = upstream(answer)
     assert await sent(server.url, span()) is SpanExportResult.SUCCESS
@@ -64,7 +86,9 @@ async def test_a_collector_that_is_busy_is_sent_them_again(upstream: Callable[..
 
 
 @pytest.mark.parametrize("status", [400, 401, 500])
-async def test_what_a_collector_refuses_is_not_sent_again(upstream: Callable[..., Upstream], status: int):
+async def test_what_a_collector_refuses_is_not_sent_again(
+    upstream: Callable[..., Upstream], status: int
+):
     server = upstream(lambda request: Answer(status=status))
     assert await sent(server.url, span()) is SpanExportResult.FAILURE
     assert len(server.requests) == 1
@@ -73,16 +97,20 @@ async def test_what_a_collector_refuses_is_not_sent_again(upstream: Callable[...
 async def test_spans_follow_no_redirect_and_go_through_no_proxy(
     upstream: Callable[..., Upstream], monkeypatch: pytest.MonkeyPatch
 ):
-    other = upstream(lambda request: Answer())
+    other_server = upstream(lambda request: Answer())
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, other.url)
+        monkeypatch.setenv(name, other_server.url)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    server = upstream(lambda request: Answer(status=307, headers={"location": other.url}))
+    server = upstream(
+        lambda request: Answer(status=307, headers={"location": other_server.url})
+    )
     await sent(server.url, span())
-    assert (len(server.requests), other.requests) == (1, [])
+    assert (len(server.requests), other_server.requests) == (1, [])
 
 
-async def test_nothing_is_sent_but_by_the_client_that_was_handed_in(upstream: Callable[..., Upstream]):
+async def test_nothing_is_sent_but_by_the_client_that_was_handed_in(
+    upstream: Callable[..., Upstream],
+):
     def refuse(origin: Any, addresses: Any) -> None:
         raise EgressRefusedError("not there")
 
@@ -91,7 +119,9 @@ async def test_nothing_is_sent_but_by_the_client_that_was_handed_in(upstream: Ca
     try:
         exporter = otlp_exporter(client, server.url, asyncio.get_running_loop())
         exporting = asyncio.to_thread(exporter.export, [span()])
-        threading.Timer(0.2, exporter.shutdown).start()  # it would try again for ten seconds
+        threading.Timer(
+            0.2, exporter.shutdown
+        ).start()  # it would try again for ten seconds
         assert await exporting is SpanExportResult.FAILURE
         assert server.requests == []
     finally:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.base.errors import ConfigError
-from modelyard.transport.http import kept_seconds
+from modelyard.transport.http import keep_alive_seconds
 from modelyard.transport.origins import parse_url
 from modelyard.transport.proxies import Proxies, parse_exceptions, parse_proxy
 
@@ -15,14 +15,16 @@ from modelyard.transport.proxies import Proxies, parse_exceptions, parse_proxy
     [("timeout=5", 4.0), ("max=100, timeout=60", 59.0), ('Timeout = "2"', 1.5), ("timeout=0", 0.0), ("max=3", float("inf")), ("xtimeout=1", float("inf")), ("", float("inf"))],
 )  # fmt: skip
 def test_how_long_a_connection_is_kept(line: str, seconds: float):
-    assert kept_seconds(line) == seconds
+    assert keep_alive_seconds(line) == seconds
 
 
-@pytest.mark.parametrize("text", ["socks5://p:1", "http://", "http://p:99999", "http://[::1", "ftp://p"])
+@pytest.mark.parametrize(
+    "text", ["socks5://p:1", "http://", "http://p:99999", "http://[::1", "ftp://p"]
+)
 def test_a_proxy_that_cannot_be_used_is_an_error_that_does_not_repeat_it(text: str):
-    with pytest.raises(ConfigError, match="HTTPS_PROXY") as told:
+    with pytest.raises(ConfigError, match="HTTPS_PROXY") as raised:
         parse_proxy(text.replace("//", "//user:hush-hush@"), "HTTPS_PROXY")
-    assert "hush" not in str(told.value)
+    assert "hush" not in str(raised.value)
     assert "hush" not in repr(parse_proxy("user:hush-hush@p:3128", "x"))
 
 
@@ -30,9 +32,11 @@ HOSTS = st.from_regex(r"[a-z]{1,5}(\.[a-z]{1,5}){0,3}", fullmatch=True)
 
 
 @given(HOSTS, HOSTS, st.integers(1, 65_535))
-def test_an_exception_covers_a_name_and_all_below_it_and_no_other(entry: str, host: str, port: int):
+def test_an_exception_covers_a_name_and_all_below_it_and_no_other(
+    entry: str, host: str, port: int
+):
     exceptions, covers_all = parse_exceptions([f".{entry.upper()}"])
     proxies = Proxies(parse_proxy("p", "x"), None, exceptions, covers_all)
-    is_direct = proxies.way_to(parse_url(f"http://{host}:{port}/")[0]).proxy is None
-    labels, below = host.split("."), entry.split(".")
-    assert is_direct == (labels[-len(below) :] == below)
+    is_direct = proxies.route_to(parse_url(f"http://{host}:{port}/")[0]).proxy is None
+    labels, suffix_labels = host.split("."), entry.split(".")
+    assert is_direct == (labels[-len(suffix_labels) :] == suffix_labels)

@@ -7,24 +7,33 @@ from hypothesis import strategies as st
 from modelyard.base.errors import InvokeServerUnavailableError
 from modelyard.transport.sse import EventStream
 
-line = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12)
+line = st.text(
+    st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=12
+)
 datas = st.lists(st.lists(line, min_size=1, max_size=3), max_size=6)
 
 
 def written(events: list[list[str]], end: str) -> bytes:
     return "".join(
-        f": comment{end}event: x{end}" + "".join(f"data: {text}{end}" for text in event) + end for event in events
+        f": comment{end}event: x{end}"
+        + "".join(f"data: {text}{end}" for text in event)
+        + end
+        for event in events
     ).encode()
 
 
 @given(datas, st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.integers(0, 400)))
-def test_events_are_the_same_however_the_bytes_are_cut(events: list[list[str]], end: str, cuts: list[int]):
+def test_events_are_the_same_however_the_bytes_are_cut(
+    events: list[list[str]], end: str, cuts: list[int]
+):
     body = written(events, end)
-    places = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts)})
+    boundaries = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts)})
     stream = EventStream()
-    got = [data for a, b in pairwise(places) for data in stream.feed(body[a:b])]
-    got += stream.finish()
-    assert got == ["\n".join(event).encode() for event in events]
+    received = [
+        data for a, b in pairwise(boundaries) for data in stream.feed(body[a:b])
+    ]
+    received += stream.finish()
+    assert received == ["\n".join(event).encode() for event in events]
 
 
 def test_a_last_event_without_its_blank_line_counts():

@@ -1,4 +1,9 @@
-"""Runs within an environment that holds dify-api-client alone."""
+"""Checks of a knowledge client; runs in an environment with only dify-api-client
+installed.
+
+The argument is a JSON object with the server's address and keys. Prints the checks as
+one line of JSON.
+"""
 
 import json
 import sys
@@ -6,46 +11,57 @@ import time
 import urllib.request
 from typing import Any
 
-GUIDE = (
-    "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
-)
+GUIDE = "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
 
 
 def main() -> None:
+    """Run all checks and print [[name, ok, detail], ...]."""
     from dify_client import DifyClient
     from dify_client.models import dataset as shapes
 
-    told = json.loads(sys.argv[1])
-    seen: list[tuple[str, bool, str]] = []
+    server_info = json.loads(sys.argv[1])
+    results: list[tuple[str, bool, str]] = []
 
-    def check(name: str, ok: Any, what: Any = "") -> None:
-        seen.append((name, bool(ok), str(what)[:120]))
+    def check(name: str, ok: Any, detail: Any = "") -> None:
+        """Record a check; the detail is cut to 120 characters."""
+        results.append((name, bool(ok), str(detail)[:120]))
 
-    client = DifyClient(api_key=told["datasets"], api_base=told["base"])
+    client = DifyClient(api_key=server_info["datasets"], api_base=server_info["base"])
 
     def sent(path: str, body: Any = None, method: str = "POST") -> Any:
-        """What this client has no method for."""
+        """Call an endpoint that this client has no method for and return its JSON."""
         data = json.dumps(body).encode() if body is not None else None
-        headers = {"authorization": f"Bearer {told['datasets']}", "content-type": "application/json"}
-        request = urllib.request.Request(told["base"] + path, data, headers, method=method)
+        headers = {
+            "authorization": f"Bearer {server_info['datasets']}",
+            "content-type": "application/json",
+        }
+        request = urllib.request.Request(
+            server_info["base"] + path, data, headers, method=method
+        )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read() or b"{}")
 
     dataset = sent("/datasets", {"name": "api client"})["id"]
 
-    def done(batch: str) -> str:
+    def wait_for_indexing(batch: str) -> str:
+        """Wait for a batch and return its indexing status. Raises TimeoutError after a
+        minute."""
         for _ in range(600):
-            status = sent(f"/datasets/{dataset}/documents/{batch}/indexing-status", method="GET")["data"][0][
-                "indexing_status"
-            ]
+            status = sent(
+                f"/datasets/{dataset}/documents/{batch}/indexing-status", method="GET"
+            )["data"][0]["indexing_status"]
             if status in ("completed", "error"):
                 return status
             time.sleep(0.1)
         raise TimeoutError(batch)
 
     rule = shapes.ProcessRule(mode="automatic")
-    local = {"embedding_model": "use-multilingual-v3", "embedding_model_provider": "local"}
-    made = client.create_document_by_text(
+    # The local embedding model, so that indexing needs no provider.
+    local = {
+        "embedding_model": "use-multilingual-v3",
+        "embedding_model_provider": "local",
+    }
+    created = client.create_document_by_text(
         dataset,
         shapes.CreateDocumentByTextRequest(
             name="guide",
@@ -55,8 +71,8 @@ def main() -> None:
             **local,
         ),
     )
-    check("a document by text", made.document.name == "guide", made.batch)
-    check("its indexing", done(made.batch) == "completed")
+    check("a document by text", created.document.name == "guide", created.batch)
+    check("its indexing", wait_for_indexing(created.batch) == "completed")
     file = client.create_document_by_file(
         dataset,
         ("notes.md", b"# Notes\n\nParcels to islands take a week.", "text/markdown"),
@@ -66,39 +82,68 @@ def main() -> None:
             **local,
         ),
     )
-    check("a document by file", done(file.batch) == "completed", file.document.name)
+    check(
+        "a document by file",
+        wait_for_indexing(file.batch) == "completed",
+        file.document.name,
+    )
     documents = client.get_documents(dataset)
-    check("list documents", documents.total == 2, [one.name for one in documents.data])
+    # Both documents, the one from text and the one from a file, must be listed.
+    check(
+        "list documents",
+        documents.total == 2,
+        [document.name for document in documents.data],
+    )
     added = client.add_chunk_to_document(
         dataset,
-        made.document.id,
-        shapes.AddChunkToDocumentRequest(segments=[shapes.Segment(content="We speak Dutch.", keywords=["dutch"])]),
+        created.document.id,
+        shapes.AddChunkToDocumentRequest(
+            segments=[shapes.Segment(content="We speak Dutch.", keywords=["dutch"])]
+        ),
     )
     check("add a segment", added.data[0].keywords == ["dutch"], added.data[0].id)
-    segments = client.get_segments(dataset, made.document.id, shapes.GetSegmentsRequest())
+    segments = client.get_segments(
+        dataset, created.document.id, shapes.GetSegmentsRequest()
+    )
     check("list segments", segments.total >= 3, segments.total)
     changed = client.update_segment(
-        dataset, made.document.id, added.data[0].id, shapes.UpdateSegmentRequest(content="We speak Danish.")
+        dataset,
+        created.document.id,
+        added.data[0].id,
+        shapes.UpdateSegmentRequest(content="We speak Danish."),
     )
     check("change a segment", changed.data.content == "We speak Danish.")
-    field = client.create_document_metadata(dataset, shapes.CreateDocumentMetadataRequest(type="string", name="team"))
+    field = client.create_document_metadata(
+        dataset, shapes.CreateDocumentMetadataRequest(type="string", name="team")
+    )
     check("add a field", field.name == "team", field.id)
+    # Set the new field on one document; the list below must count that use.
     client.update_document_metadata(
         dataset,
         shapes.UpdateDocumentMetadataRequest(
             operation_data=[
                 shapes.DocumentMetadataOperationData(
-                    document_id=made.document.id,
+                    document_id=created.document.id,
                     metadata_list=[
-                        shapes.DocumentMetadataUpdate(id=field.id, name="team", value="care"),
+                        shapes.DocumentMetadataUpdate(
+                            id=field.id, name="team", value="care"
+                        ),
                     ],
                 ),
             ]
         ),
     )
     fields = client.get_metadata_list(dataset)
-    check("list fields", [(one.name, one.count) for one in fields.doc_metadata] == [("team", 1)], fields.doc_metadata)
-    print(json.dumps(seen))
+    check(
+        "list fields",
+        [
+            (metadata_field.name, metadata_field.count)
+            for metadata_field in fields.doc_metadata
+        ]
+        == [("team", 1)],
+        fields.doc_metadata,
+    )
+    print(json.dumps(results))
 
 
 main()

@@ -1,4 +1,9 @@
-"""Runs within an environment that holds dify-client alone: its calls, and what came of each, as JSON lines."""
+"""Checks of the service API client; runs in an environment with only dify-client
+installed.
+
+The argument is a JSON object with the server's address and keys. Prints the checks as
+one line of JSON.
+"""
 
 import io
 import json
@@ -7,57 +12,106 @@ from typing import Any
 
 
 def main() -> None:
+    """Run all checks and print [[name, ok, detail], ...]."""
     from dify_client import ChatClient, CompletionClient, DifyClient
 
-    told = json.loads(sys.argv[1])
-    base = told["base"]
-    seen: list[tuple[str, bool, str]] = []
+    server_info = json.loads(sys.argv[1])
+    base = server_info["base"]
+    results: list[tuple[str, bool, str]] = []
 
-    def check(name: str, ok: Any, what: Any = "") -> None:
-        seen.append((name, bool(ok), str(what)[:120]))
+    def check(name: str, ok: Any, detail: Any = "") -> None:
+        """Record a check; the detail is cut to 120 characters."""
+        results.append((name, bool(ok), str(detail)[:120]))
 
-    def client(kind: Any, key: str) -> Any:
-        one = kind(told[key])
-        one.base_url = base
-        return one
+    def client(client_class: Any, key: str) -> Any:
+        """Return a client with the named key that calls the server under test."""
+        configured_client = client_class(server_info[key])
+        configured_client.base_url = base
+        return configured_client
 
     chat, completion, plain = (
         client(ChatClient, "chat"),
         client(CompletionClient, "completion"),
         client(DifyClient, "chat"),
     )
-    answer = chat.create_chat_message({}, "My name is Ada", "u1", response_mode="blocking")
+    # A conversation with one blocking and one streamed message.
+    answer = chat.create_chat_message(
+        {}, "My name is Ada", "u1", response_mode="blocking"
+    )
     body = answer.json()
-    check("chat, blocking", answer.status_code == 200 and body["answer"], body.get("answer"))
+    check(
+        "chat, blocking",
+        answer.status_code == 200 and body["answer"],
+        body.get("answer"),
+    )
     conversation = body["conversation_id"]
-    answer = chat.create_chat_message({}, "Again", "u1", response_mode="streaming", conversation_id=conversation)
+    answer = chat.create_chat_message(
+        {}, "Again", "u1", response_mode="streaming", conversation_id=conversation
+    )
     events = [
-        json.loads(line[6:]) for line in answer.iter_lines(decode_unicode=True) if line and line.startswith("data: ")
+        json.loads(line[6:])
+        for line in answer.iter_lines(decode_unicode=True)
+        if line and line.startswith("data: ")
     ]
-    kinds = [one["event"] for one in events]
-    text = "".join(one["answer"] for one in events if one["event"] == "message")
-    check("chat, streaming", kinds[-2:] == ["message_end", "workflow_finished"] and text, text)
-    check("same conversation", {one["conversation_id"] for one in events} == {conversation})
-    found = chat.get_conversation_messages("u1", conversation).json()
-    check("messages", [one["query"] for one in found["data"]] == ["My name is Ada", "Again"], len(found["data"]))
+    kinds = [event["event"] for event in events]
+    text = "".join(event["answer"] for event in events if event["event"] == "message")
+    check(
+        "chat, streaming",
+        kinds[-2:] == ["message_end", "workflow_finished"] and text,
+        text,
+    )
+    check(
+        "same conversation",
+        {event["conversation_id"] for event in events} == {conversation},
+    )
+    # Messages are listed in the order in which they were sent.
+    messages = chat.get_conversation_messages("u1", conversation).json()
+    check(
+        "messages",
+        [message["query"] for message in messages["data"]]
+        == ["My name is Ada", "Again"],
+        len(messages["data"]),
+    )
     listed = chat.get_conversations("u1").json()
     check("conversations", listed["data"][0]["id"] == conversation)
     renamed = chat.rename_conversation(conversation, "Ada", "u1").json()
     check("rename", renamed["name"] == "Ada")
-    check("feedback", chat.message_feedback(body["message_id"], "like", "u1").json() == {"result": "success"})
+    check(
+        "feedback",
+        chat.message_feedback(body["message_id"], "like", "u1").json()
+        == {"result": "success"},
+    )
     parameters = plain.get_application_parameters("u1").json()
-    check("parameters", "user_input_form" in parameters and "system_parameters" in parameters)
-    uploaded = plain.file_upload("u1", {"file": ("a.txt", io.BytesIO(b"hello"), "text/plain")})
-    check("file upload", uploaded.status_code == 201 and uploaded.json()["size"] == 5, uploaded.json().get("id"))
-    whole = completion.create_completion_message({"query": "Say it", "tone": "dry"}, "blocking", "u1").json()
-    check("completion, blocking", whole["answer"] and whole["mode"] == "completion", whole.get("answer"))
-    stream = completion.create_completion_message({"query": "Say it", "tone": "dry"}, "streaming", "u1")
+    check(
+        "parameters",
+        "user_input_form" in parameters and "system_parameters" in parameters,
+    )
+    uploaded = plain.file_upload(
+        "u1", {"file": ("a.txt", io.BytesIO(b"hello"), "text/plain")}
+    )
+    check(
+        "file upload",
+        uploaded.status_code == 201 and uploaded.json()["size"] == 5,
+        uploaded.json().get("id"),
+    )
+    completion_answer = completion.create_completion_message(
+        {"query": "Say it", "tone": "dry"}, "blocking", "u1"
+    ).json()
+    check(
+        "completion, blocking",
+        completion_answer["answer"] and completion_answer["mode"] == "completion",
+        completion_answer.get("answer"),
+    )
+    stream = completion.create_completion_message(
+        {"query": "Say it", "tone": "dry"}, "streaming", "u1"
+    )
     kinds = [
         json.loads(line[6:])["event"]
         for line in stream.iter_lines(decode_unicode=True)
         if line and line.startswith("data: ")
     ]
     check("completion, streaming", set(kinds) == {"message", "message_end"}, kinds[-1:])
+    # The errors have Dify's statuses, codes and messages.
     refused = client(ChatClient, "completion").create_chat_message({}, "x", "u1")
     check(
         "another kind of app is refused",
@@ -65,11 +119,18 @@ def main() -> None:
         refused.text,
     )
     nobody = chat.create_chat_message({}, "x", "")
-    check("a user is asked for", nobody.json()["message"] == "Arg user must be provided.", nobody.text)
-    wrong = ChatClient("app-nope")
-    wrong.base_url = base
-    check("a wrong key is refused", wrong.create_chat_message({}, "x", "u").status_code == 401)
-    print(json.dumps(seen))
+    check(
+        "a user is asked for",
+        nobody.json()["message"] == "Arg user must be provided.",
+        nobody.text,
+    )
+    unauthorised_client = ChatClient("app-nope")
+    unauthorised_client.base_url = base
+    check(
+        "a wrong key is refused",
+        unauthorised_client.create_chat_message({}, "x", "u").status_code == 401,
+    )
+    print(json.dumps(results))
 
 
 main()

@@ -1,4 +1,9 @@
-"""Runs within an environment that holds dify-dataset-sdk alone."""
+"""Checks of a knowledge client; runs in an environment with only dify-dataset-sdk
+installed.
+
+The argument is a JSON object with the server's address and keys. Prints the checks as
+one line of JSON.
+"""
 
 import json
 import sys
@@ -7,40 +12,50 @@ import time
 from pathlib import Path
 from typing import Any
 
-GUIDE = (
-    "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
-)
+GUIDE = "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
 
 
 def main() -> None:
+    """Run all checks and print [[name, ok, detail], ...]."""
     from dify_dataset_sdk import DifyDatasetClient
     from dify_dataset_sdk._exceptions import DifyConflictError, DifyNotFoundError
     from dify_dataset_sdk.datasets.models import RetrievalModel
     from dify_dataset_sdk.documents.models import ProcessRule
 
-    told = json.loads(sys.argv[1])
-    seen: list[tuple[str, bool, str]] = []
+    server_info = json.loads(sys.argv[1])
+    results: list[tuple[str, bool, str]] = []
 
-    def check(name: str, ok: Any, what: Any = "") -> None:
-        seen.append((name, bool(ok), str(what)[:120]))
+    def check(name: str, ok: Any, detail: Any = "") -> None:
+        """Record a check; the detail is cut to 120 characters."""
+        results.append((name, bool(ok), str(detail)[:120]))
 
-    client = DifyDatasetClient(api_key=told["datasets"], base_url=told["base"].removesuffix("/v1"))
+    # This client appends the version prefix itself.
+    client = DifyDatasetClient(
+        api_key=server_info["datasets"],
+        base_url=server_info["base"].removesuffix("/v1"),
+    )
 
-    def done(dataset: str, batch: str) -> Any:
+    def wait_for_indexing(dataset: str, batch: str) -> Any:
+        """Wait for a batch and return its final status. Raises TimeoutError after a
+        minute."""
         for _ in range(600):
-            (one,) = client.documents.get_indexing_status(dataset, batch).data
-            if one.indexing_status in ("completed", "error"):
-                return one
+            (status,) = client.documents.get_indexing_status(dataset, batch).data
+            if status.indexing_status in ("completed", "error"):
+                return status
             time.sleep(0.1)
         raise TimeoutError(batch)
 
     models = client.models.list_embedding_models()
     names = [model["model"] for provider in models.data for model in provider["models"]]
     check("embedding models", "use-multilingual-v3" in names, names)
+    # Hybrid search without a reranker: both local, no provider needed.
     method = RetrievalModel(
-        search_method="hybrid_search", reranking_enable=False, top_k=3, score_threshold_enabled=False
+        search_method="hybrid_search",
+        reranking_enable=False,
+        top_k=3,
+        score_threshold_enabled=False,
     )
-    one = client.datasets.create(
+    dataset = client.datasets.create(
         name="guide",
         description="what customers ask",
         indexing_technique="high_quality",
@@ -48,117 +63,227 @@ def main() -> None:
         embedding_model_provider="local",
         retrieval_model=method,
     )
-    check("create a dataset", one.name == "guide" and one.indexing_technique == "high_quality", one.id)
+    check(
+        "create a dataset",
+        dataset.name == "guide" and dataset.indexing_technique == "high_quality",
+        dataset.id,
+    )
+    # A second dataset with the same name is a conflict.
     try:
         client.datasets.create(name="guide")
         check("the same name again", False)
     except DifyConflictError as error:
         check("the same name again", True, error)
-    found = client.datasets.list(page=1, limit=10)
-    check("list datasets", found.total == 1 and not found.has_more, found.total)
-    check("one dataset", client.datasets.get(one.id).embedding_model == "use-multilingual-v3")
-    changed = client.datasets.update(one.id, description="returns and shipping", permission="all_team_members")
+    dataset_page = client.datasets.list(page=1, limit=10)
     check(
-        "change a dataset", changed.description == "returns and shipping" and changed.permission == "all_team_members"
+        "list datasets",
+        dataset_page.total == 1 and not dataset_page.has_more,
+        dataset_page.total,
     )
-    made = client.documents.create_by_text(one.id, name="guide", text=GUIDE, process_rule=ProcessRule(mode="automatic"))
+    check(
+        "one dataset",
+        client.datasets.get(dataset.id).embedding_model == "use-multilingual-v3",
+    )
+    changed = client.datasets.update(
+        dataset.id, description="returns and shipping", permission="all_team_members"
+    )
+    check(
+        "change a dataset",
+        changed.description == "returns and shipping"
+        and changed.permission == "all_team_members",
+    )
+    created = client.documents.create_by_text(
+        dataset.id, name="guide", text=GUIDE, process_rule=ProcessRule(mode="automatic")
+    )
     check(
         "a document by text",
-        made.document.name == "guide" and made.document.indexing_status in ("waiting", "indexing"),
-        made.batch,
+        created.document.name == "guide"
+        and created.document.indexing_status in ("waiting", "indexing"),
+        created.batch,
     )
-    status = done(one.id, made.batch)
+    status = wait_for_indexing(dataset.id, created.batch)
     check(
         "its indexing",
-        status.indexing_status == "completed" and status.completed_segments == status.total_segments,
+        status.indexing_status == "completed"
+        and status.completed_segments == status.total_segments,
         status,
     )
+    # Hierarchical segmentation: paragraphs are parents, their lines are child chunks.
     rule = ProcessRule.model_validate(
         {
             "mode": "hierarchical",
             "rules": {
-                "pre_processing_rules": [{"id": "remove_extra_spaces", "enabled": True}],
+                "pre_processing_rules": [
+                    {"id": "remove_extra_spaces", "enabled": True}
+                ],
                 "segmentation": {"separator": "\n\n", "max_tokens": 500},
                 "parent_mode": "paragraph",
-                "subchunk_segmentation": {"separator": "\n", "max_tokens": 200, "chunk_overlap": 0},
+                "subchunk_segmentation": {
+                    "separator": "\n",
+                    "max_tokens": 200,
+                    "chunk_overlap": 0,
+                },
             },
         }
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "opening.md"
-        path.write_text("# Opening\n\nThe shop opens at nine.\n\nIt closes at six.\n", "utf-8")
-        file = client.documents.create_by_file(one.id, path, doc_form="hierarchical_model", process_rule=rule)
-        check("a document by file", file.document.doc_form == "hierarchical_model", file.document.name)
-        check("its indexing, too", done(one.id, file.batch).indexing_status == "completed")
-        path.write_text("# Opening\n\nThe shop opens at ten.\n\nIt closes at seven.\n", "utf-8")
-        again = client.documents.update_by_file(one.id, file.document.id, path, name="hours")
+        path.write_text(
+            "# Opening\n\nThe shop opens at nine.\n\nIt closes at six.\n", "utf-8"
+        )
+        file = client.documents.create_by_file(
+            dataset.id, path, doc_form="hierarchical_model", process_rule=rule
+        )
+        check(
+            "a document by file",
+            file.document.doc_form == "hierarchical_model",
+            file.document.name,
+        )
+        check(
+            "its indexing, too",
+            wait_for_indexing(dataset.id, file.batch).indexing_status == "completed",
+        )
+        # The file is replaced; the search below must find its new text.
+        path.write_text(
+            "# Opening\n\nThe shop opens at ten.\n\nIt closes at seven.\n", "utf-8"
+        )
+        updated_file = client.documents.update_by_file(
+            dataset.id, file.document.id, path, name="hours"
+        )
         check(
             "the file again",
-            done(one.id, again.batch).indexing_status == "completed" and again.document.name == "hours",
+            wait_for_indexing(dataset.id, updated_file.batch).indexing_status
+            == "completed"
+            and updated_file.document.name == "hours",
         )
-    documents = client.documents.list(one.id)
-    check("list documents", documents.total == 2, [each["name"] for each in documents.data])
-    check("find documents by name", client.documents.list(one.id, keyword="gui").total == 1)
-    detail = client.documents.get(one.id, made.document.id)
+    documents = client.documents.list(dataset.id)
+    check(
+        "list documents",
+        documents.total == 2,
+        [document["name"] for document in documents.data],
+    )
+    check(
+        "find documents by name",
+        client.documents.list(dataset.id, keyword="gui").total == 1,
+    )
+    detail = client.documents.get(dataset.id, created.document.id)
     check("one document", getattr(detail, "word_count", 0) or detail, detail)
-    told_file = client.documents.get_upload_file(one.id, file.document.id)
-    check("where its file is", told_file["url"].startswith("http"), told_file["name"])
+    upload_file = client.documents.get_upload_file(dataset.id, file.document.id)
+    check(
+        "where its file is", upload_file["url"].startswith("http"), upload_file["name"]
+    )
     text = client.documents.update_by_text(
-        one.id, made.document.id, name="guide 2", text=GUIDE + "\n# Gifts\n\nGifts are wrapped for free.\n"
+        dataset.id,
+        created.document.id,
+        name="guide 2",
+        text=GUIDE + "\n# Gifts\n\nGifts are wrapped for free.\n",
     )
     check(
         "a document's other text",
-        done(one.id, text.batch).indexing_status == "completed" and text.document.name == "guide 2",
+        wait_for_indexing(dataset.id, text.batch).indexing_status == "completed"
+        and text.document.name == "guide 2",
     )
-    answer = client.datasets.retrieve(one.id, query="When does the shop open?", retrieval_model=method)
+    # The question is answered by a child chunk, whose parent segment is returned.
+    answer = client.datasets.retrieve(
+        dataset.id, query="When does the shop open?", retrieval_model=method
+    )
     first = answer.records[0]
     check("retrieve", "ten" in (first.segment.content or ""), first.segment.content)
-    check("with the child that was found", first.child_chunks and first.child_chunks[0].score > 0, first.child_chunks)
-    answer = client.datasets.retrieve(one.id, query="Are gifts wrapped?", retrieval_model=method)
+    check(
+        "with the child that was found",
+        first.child_chunks and first.child_chunks[0].score > 0,
+        first.child_chunks,
+    )
+    answer = client.datasets.retrieve(
+        dataset.id, query="Are gifts wrapped?", retrieval_model=method
+    )
     check(
         "what was changed is found",
         "free" in (answer.records[0].segment.content or ""),
         answer.records[0].segment.content,
     )
-    segments = client.segments.list(one.id, made.document.id)
+    segments = client.segments.list(dataset.id, created.document.id)
     check("list segments", len(segments.data) > 2, len(segments.data))
-    new = client.segments.create(one.id, made.document.id, [{"content": "We speak Dutch.", "keywords": ["dutch"]}])
-    check(
-        "add a segment", new.data[0].content == "We speak Dutch." and new.data[0].keywords == ["dutch"], new.data[0].id
+    new = client.segments.create(
+        dataset.id,
+        created.document.id,
+        [{"content": "We speak Dutch.", "keywords": ["dutch"]}],
     )
-    got = client.segments.get(one.id, made.document.id, new.data[0].id)
-    check("one segment", got["data"]["content"] == "We speak Dutch.")
-    client.segments.update(one.id, made.document.id, new.data[0].id, {"content": "We speak Danish."})
-    answer = client.datasets.retrieve(one.id, query="Danish", retrieval_model=method)
-    check("change a segment", any("Danish" in (each.segment.content or "") for each in answer.records))
-    parent = client.segments.list(one.id, file.document.id).data[-1]
-    child = client.segments.create_child_chunk(one.id, file.document.id, parent.id, "Closed on Sundays.")
+    check(
+        "add a segment",
+        new.data[0].content == "We speak Dutch." and new.data[0].keywords == ["dutch"],
+        new.data[0].id,
+    )
+    fetched_segment = client.segments.get(
+        dataset.id, created.document.id, new.data[0].id
+    )
+    check("one segment", fetched_segment["data"]["content"] == "We speak Dutch.")
+    client.segments.update(
+        dataset.id, created.document.id, new.data[0].id, {"content": "We speak Danish."}
+    )
+    answer = client.datasets.retrieve(
+        dataset.id, query="Danish", retrieval_model=method
+    )
+    check(
+        "change a segment",
+        any("Danish" in (record.segment.content or "") for record in answer.records),
+    )
+    # Child chunks: add, list, change and delete one.
+    parent = client.segments.list(dataset.id, file.document.id).data[-1]
+    child = client.segments.create_child_chunk(
+        dataset.id, file.document.id, parent.id, "Closed on Sundays."
+    )
     check("add a child", child["data"]["content"] == "Closed on Sundays.", child)
-    children = client.segments.list_child_chunks(one.id, file.document.id, parent.id)
-    check("list children", len(children.data) >= 2, [each.content for each in children.data])
+    children = client.segments.list_child_chunks(
+        dataset.id, file.document.id, parent.id
+    )
+    check(
+        "list children",
+        len(children.data) >= 2,
+        [child_chunk.content for child_chunk in children.data],
+    )
     last = children.data[-1]
-    changed = client.segments.update_child_chunk(one.id, file.document.id, parent.id, last.id, "Closed on Mondays.")
+    changed = client.segments.update_child_chunk(
+        dataset.id, file.document.id, parent.id, last.id, "Closed on Mondays."
+    )
     check("change a child", changed["data"]["content"] == "Closed on Mondays.")
-    last = client.segments.list_child_chunks(one.id, file.document.id, parent.id).data[-1]
-    client.segments.delete_child_chunk(one.id, file.document.id, parent.id, last.id)
+    last = client.segments.list_child_chunks(
+        dataset.id, file.document.id, parent.id
+    ).data[-1]
+    client.segments.delete_child_chunk(dataset.id, file.document.id, parent.id, last.id)
     check(
         "delete a child",
-        len(client.segments.list_child_chunks(one.id, file.document.id, parent.id).data) == len(children.data) - 1,
+        len(
+            client.segments.list_child_chunks(
+                dataset.id, file.document.id, parent.id
+            ).data
+        )
+        == len(children.data) - 1,
     )
-    client.segments.delete(one.id, made.document.id, new.data[0].id)
+    client.segments.delete(dataset.id, created.document.id, new.data[0].id)
     check(
         "delete a segment",
-        all("Danish" not in each.content for each in client.segments.list(one.id, made.document.id).data),
+        all(
+            "Danish" not in segment.content
+            for segment in client.segments.list(dataset.id, created.document.id).data
+        ),
     )
-    field = client.metadata.create(one.id, "string", "team")
+    field = client.metadata.create(dataset.id, "string", "team")
     check("add a field", field.name == "team", field.id)
-    check("rename a field", client.metadata.update(one.id, field.id, "group").name == "group")
+    check(
+        "rename a field",
+        client.metadata.update(dataset.id, field.id, "group").name == "group",
+    )
     client.metadata.update_document_metadata(
-        one.id,
+        dataset.id,
         [
-            {"document_id": made.document.id, "metadata_list": [{"id": field.id, "value": "care", "name": "group"}]},
+            {
+                "document_id": created.document.id,
+                "metadata_list": [{"id": field.id, "value": "care", "name": "group"}],
+            },
         ],
     )
+    # Only documents whose metadata field has this value may be found.
     filtered = RetrievalModel.model_validate(
         {
             "search_method": "hybrid_search",
@@ -167,39 +292,74 @@ def main() -> None:
             "score_threshold_enabled": False,
             "metadata_filtering_conditions": {
                 "logical_operator": "and",
-                "conditions": [{"name": "group", "comparison_operator": "is", "value": "care"}],
+                "conditions": [
+                    {"name": "group", "comparison_operator": "is", "value": "care"}
+                ],
             },
         }
     )
-    answer = client.datasets.retrieve(one.id, query="When does the shop open?", retrieval_model=filtered)
-    check(
-        "filter by it", answer.records and all(each.segment.document_id == made.document.id for each in answer.records)
+    answer = client.datasets.retrieve(
+        dataset.id, query="When does the shop open?", retrieval_model=filtered
     )
-    check("built-in fields", client.metadata.toggle_built_in(one.id, "enable").get("result") == "success")
-    fields = client.metadata.list(one.id)
-    check("list fields", fields.built_in_field_enabled and [each.name for each in fields.doc_metadata] == ["group"])
-    client.metadata.delete(one.id, field.id)
-    check("delete a field", client.metadata.list(one.id).doc_metadata == [])
+    check(
+        "filter by it",
+        answer.records
+        and all(
+            record.segment.document_id == created.document.id
+            for record in answer.records
+        ),
+    )
+    check(
+        "built-in fields",
+        client.metadata.toggle_built_in(dataset.id, "enable").get("result")
+        == "success",
+    )
+    fields = client.metadata.list(dataset.id)
+    check(
+        "list fields",
+        fields.built_in_field_enabled
+        and [metadata_field.name for metadata_field in fields.doc_metadata]
+        == ["group"],
+    )
+    client.metadata.delete(dataset.id, field.id)
+    check("delete a field", client.metadata.list(dataset.id).doc_metadata == [])
     tag = client.tags.create("shop")
-    client.tags.bind_to_dataset(one.id, [tag.id])
-    check("tags", [each.name for each in client.tags.get_dataset_tags(one.id)] == ["shop"], tag)
-    check("rename a tag", client.tags.update(tag.id, "store").name == "store" and client.tags.list()[0].name == "store")
-    client.tags.unbind_from_dataset(one.id, tag.id)
+    client.tags.bind_to_dataset(dataset.id, [tag.id])
+    check(
+        "tags",
+        [dataset_tag.name for dataset_tag in client.tags.get_dataset_tags(dataset.id)]
+        == ["shop"],
+        tag,
+    )
+    check(
+        "rename a tag",
+        client.tags.update(tag.id, "store").name == "store"
+        and client.tags.list()[0].name == "store",
+    )
+    client.tags.unbind_from_dataset(dataset.id, tag.id)
     client.tags.delete(tag.id)
     check("delete a tag", client.tags.list() == [])
-    client.documents.batch_update_status(one.id, "disable", [file.document.id])
-    answer = client.datasets.retrieve(one.id, query="When does the shop open?", retrieval_model=method)
-    check("switch a document off", all(each.segment.document_id != file.document.id for each in answer.records))
-    client.documents.batch_update_status(one.id, "enable", [file.document.id])
-    client.documents.delete(one.id, file.document.id)
-    check("delete a document", client.documents.list(one.id).total == 1)
-    client.datasets.delete(one.id)
+    # A disabled document stays stored but must not be found.
+    client.documents.batch_update_status(dataset.id, "disable", [file.document.id])
+    answer = client.datasets.retrieve(
+        dataset.id, query="When does the shop open?", retrieval_model=method
+    )
+    check(
+        "switch a document off",
+        all(
+            record.segment.document_id != file.document.id for record in answer.records
+        ),
+    )
+    client.documents.batch_update_status(dataset.id, "enable", [file.document.id])
+    client.documents.delete(dataset.id, file.document.id)
+    check("delete a document", client.documents.list(dataset.id).total == 1)
+    client.datasets.delete(dataset.id)
     try:
-        client.datasets.get(one.id)
+        client.datasets.get(dataset.id)
         check("delete a dataset", False)
     except DifyNotFoundError:
         check("delete a dataset", True)
-    print(json.dumps(seen))
+    print(json.dumps(results))
 
 
 main()

@@ -1,4 +1,9 @@
-"""Runs within an environment that holds dify-knowledge-sdk alone."""
+"""Checks of a knowledge client; runs in an environment with only dify-knowledge-sdk
+installed.
+
+The argument is a JSON object with the server's address and keys. Prints the checks as
+one line of JSON.
+"""
 
 import json
 import sys
@@ -7,79 +12,140 @@ import time
 from pathlib import Path
 from typing import Any
 
-GUIDE = (
-    "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
-)
+GUIDE = "# Returns\n\nGoods can be sent back within 30 days.\n\n# Shipping\n\nParcels leave on the same day before noon.\n"
 
 
 def main() -> None:
+    """Run all checks and print [[name, ok, detail], ...]."""
     from dify_knowledge_sdk.client import DifyDatasetClient
 
-    told = json.loads(sys.argv[1])
-    seen: list[tuple[str, bool, str]] = []
+    server_info = json.loads(sys.argv[1])
+    results: list[tuple[str, bool, str]] = []
 
-    def check(name: str, ok: Any, what: Any = "") -> None:
-        seen.append((name, bool(ok), str(what)[:120]))
+    def check(name: str, ok: Any, detail: Any = "") -> None:
+        """Record a check; the detail is cut to 120 characters."""
+        results.append((name, bool(ok), str(detail)[:120]))
 
-    client = DifyDatasetClient(api_key=told["datasets"], base_url=told["base"].removesuffix("/v1"))
+    # This client appends the version prefix itself.
+    client = DifyDatasetClient(
+        api_key=server_info["datasets"],
+        base_url=server_info["base"].removesuffix("/v1"),
+    )
 
-    def done(dataset: str, batch: str) -> Any:
+    def wait_for_indexing(dataset: str, batch: str) -> Any:
+        """Wait for a batch and return its final status. Raises TimeoutError after a
+        minute."""
         for _ in range(600):
-            (one,) = client.get_document_indexing_status(dataset, batch).data
-            if one.indexing_status in ("completed", "error"):
-                return one
+            (status,) = client.get_document_indexing_status(dataset, batch).data
+            if status.indexing_status in ("completed", "error"):
+                return status
             time.sleep(0.1)
         raise TimeoutError(batch)
 
-    one = client.create_dataset(name="knowledge", permission="only_me", description="as the older client knows it")
-    check("create a dataset", one.name == "knowledge", one.id)
+    dataset = client.create_dataset(
+        name="knowledge",
+        permission="only_me",
+        description="as the older client knows it",
+    )
+    check("create a dataset", dataset.name == "knowledge", dataset.id)
     check("list datasets", client.list_datasets().total == 1)
     rules = {
         "rules": {
             "pre_processing_rules": [{"id": "remove_urls_emails", "enabled": True}],
+            # The separator is escaped: the server has to interpret it as two line
+            # breaks.
             "segmentation": {"separator": "\\n\\n", "max_tokens": 300},
         }
     }
-    made = client.create_document_by_text(one.id, "guide", GUIDE, process_rule_mode="custom", process_rule_config=rules)
-    check("a document by text", made.document.name == "guide", made.batch)
-    check("its indexing", done(one.id, made.batch).indexing_status == "completed")
+    created = client.create_document_by_text(
+        dataset.id,
+        "guide",
+        GUIDE,
+        process_rule_mode="custom",
+        process_rule_config=rules,
+    )
+    check("a document by text", created.document.name == "guide", created.batch)
+    check(
+        "its indexing",
+        wait_for_indexing(dataset.id, created.batch).indexing_status == "completed",
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "notes.txt"
         path.write_text("Parcels to islands take a week.", "utf-8")
-        file = client.create_document_by_file(one.id, str(path), name="islands")
-        check("a document by file", done(one.id, file.batch).indexing_status == "completed", file.document.name)
+        file = client.create_document_by_file(dataset.id, str(path), name="islands")
+        check(
+            "a document by file",
+            wait_for_indexing(dataset.id, file.batch).indexing_status == "completed",
+            file.document.name,
+        )
+        # The file is replaced by another version with the same name.
         path.write_text("Parcels to islands take two weeks.", "utf-8")
-        again = client.update_document_by_file(one.id, file.document.id, str(path), name="islands")
-        check("the file again", done(one.id, again.batch).indexing_status == "completed")
-    text = client.update_document_by_text(one.id, made.document.id, "guide 2", GUIDE + "\n\nMore.")
-    check("a document's other text", done(one.id, text.batch).indexing_status == "completed", text.document.name)
-    check("list documents", client.list_documents(one.id).total == 2)
-    segments = client.list_segments(one.id, made.document.id)
+        updated_file = client.update_document_by_file(
+            dataset.id, file.document.id, str(path), name="islands"
+        )
+        check(
+            "the file again",
+            wait_for_indexing(dataset.id, updated_file.batch).indexing_status
+            == "completed",
+        )
+    text = client.update_document_by_text(
+        dataset.id, created.document.id, "guide 2", GUIDE + "\n\nMore."
+    )
+    check(
+        "a document's other text",
+        wait_for_indexing(dataset.id, text.batch).indexing_status == "completed",
+        text.document.name,
+    )
+    check("list documents", client.list_documents(dataset.id).total == 2)
+    segments = client.list_segments(dataset.id, created.document.id)
     check("list segments", len(segments.data) >= 4, len(segments.data))
-    new = client.create_segments(one.id, made.document.id, [{"content": "We speak Dutch."}])
+    new = client.create_segments(
+        dataset.id, created.document.id, [{"content": "We speak Dutch."}]
+    )
     check("add a segment", new.data[0].content == "We speak Dutch.")
-    # Its update_segment reads the answer as a list of segments; the API, Dify's and ours, gives one.
-    client.delete_segment(one.id, made.document.id, new.data[0].id)
-    check("delete a segment", len(client.list_segments(one.id, made.document.id).data) == len(segments.data))
-    field = client.create_metadata_field(one.id, "number", "year")
+    # Its update_segment is not tested: it expects a list of segments, but the API of
+    # Dify and of Modelyard returns a single one.
+    client.delete_segment(dataset.id, created.document.id, new.data[0].id)
+    check(
+        "delete a segment",
+        len(client.list_segments(dataset.id, created.document.id).data)
+        == len(segments.data),
+    )
+    field = client.create_metadata_field(dataset.id, "number", "year")
     check("add a field", field.type == "number", field.id)
-    check("rename a field", client.update_metadata_field(one.id, field.id, "vintage").name == "vintage")
+    check(
+        "rename a field",
+        client.update_metadata_field(dataset.id, field.id, "vintage").name == "vintage",
+    )
     client.update_document_metadata(
-        one.id,
+        dataset.id,
         [
-            {"document_id": made.document.id, "metadata_list": [{"id": field.id, "value": "2024", "name": "vintage"}]},
+            {
+                "document_id": created.document.id,
+                "metadata_list": [{"id": field.id, "value": "2024", "name": "vintage"}],
+            },
         ],
     )
-    check("list fields", [each.name for each in client.list_metadata_fields(one.id).doc_metadata] == ["vintage"])
-    client.toggle_built_in_metadata_field(one.id, "enable")
-    check("built-in fields", client.list_metadata_fields(one.id).built_in_field_enabled is not None)
-    client.delete_metadata_field(one.id, field.id)
-    check("delete a field", client.list_metadata_fields(one.id).doc_metadata == [])
-    client.delete_document(one.id, file.document.id)
-    check("delete a document", client.list_documents(one.id).total == 1)
-    client.delete_dataset(one.id)
+    check(
+        "list fields",
+        [
+            metadata_field.name
+            for metadata_field in client.list_metadata_fields(dataset.id).doc_metadata
+        ]
+        == ["vintage"],
+    )
+    client.toggle_built_in_metadata_field(dataset.id, "enable")
+    check(
+        "built-in fields",
+        client.list_metadata_fields(dataset.id).built_in_field_enabled is not None,
+    )
+    client.delete_metadata_field(dataset.id, field.id)
+    check("delete a field", client.list_metadata_fields(dataset.id).doc_metadata == [])
+    client.delete_document(dataset.id, file.document.id)
+    check("delete a document", client.list_documents(dataset.id).total == 1)
+    client.delete_dataset(dataset.id)
     check("delete a dataset", client.list_datasets().total == 0)
-    print(json.dumps(seen))
+    print(json.dumps(results))
 
 
 main()

@@ -1,4 +1,8 @@
-"""An MCP server made with the official package: streamable HTTP, SSE or stdio."""
+"""An MCP server built with the official package; serves over streamable HTTP, SSE or
+stdio.
+
+python serves_mcp.py TRANSPORT [PORT]
+"""
 
 import sys
 
@@ -26,12 +30,14 @@ def bad() -> str:
 
 
 @server.resource("note://one")
-def one() -> str:
+def note() -> str:
+    """Return a fixed text, as an example resource."""
     return "a note"
 
 
 @server.prompt()
 def hello(name: str) -> str:
+    """Return a greeting prompt for the name."""
     return f"Say hello to {name}"
 
 

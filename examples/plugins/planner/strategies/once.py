@@ -17,11 +17,15 @@ class OnceParameters(BaseModel):
 
 
 class OnceStrategy(AgentStrategy):
-    def _invoke(self, parameters: dict[str, Any]) -> Generator[AgentInvokeMessage, None, None]:
+    def _invoke(
+        self, parameters: dict[str, Any]
+    ) -> Generator[AgentInvokeMessage, None, None]:
         given = OnceParameters(**parameters)
         tool = (given.tools or [])[0]
         first, second, *_ = (float(one) for one in re.findall(r"\d+", given.query))
-        log = self.create_log_message(label=tool.identity.name, data={"a": first, "b": second})
+        log = self.create_log_message(
+            label=tool.identity.name, data={"a": first, "b": second}
+        )
         yield log
         answers = self.session.tool.invoke(
             provider_type=ToolProviderType(tool.provider_type),
@@ -29,12 +33,19 @@ class OnceStrategy(AgentStrategy):
             tool_name=tool.identity.name,
             parameters={"a": first, "b": second},
         )
-        found = next(str(one.message.text) for one in answers if hasattr(one.message, "text"))
+        found = next(
+            str(one.message.text) for one in answers if hasattr(one.message, "text")
+        )
         yield self.finish_log_message(log=log, data={"output": found})
         config = LLMModelConfig(
-            **given.model.model_dump(mode="json", include={"provider", "model", "mode"}), completion_params={}
+            **given.model.model_dump(
+                mode="json", include={"provider", "model", "mode"}
+            ),
+            completion_params={},
         )
-        said = self.session.model.llm.invoke(config, [UserPromptMessage(content=f"It is {found}.")], stream=True)
+        said = self.session.model.llm.invoke(
+            config, [UserPromptMessage(content=f"It is {found}.")], stream=True
+        )
         for piece in said:
             if piece.delta.message and piece.delta.message.content:
                 yield self.create_text_message(str(piece.delta.message.content))

@@ -8,7 +8,12 @@ from werkzeug import Request
 
 
 class BeatEvent(Event):
-    def _on_event(self, request: Request, parameters: Mapping[str, Any], payload: Mapping[str, Any]) -> Variables:
+    def _on_event(
+        self,
+        request: Request,
+        parameters: Mapping[str, Any],
+        payload: Mapping[str, Any],
+    ) -> Variables:
         if payload["beat"] < (parameters.get("at_least") or 0):
             raise EventIgnoreError()
         return Variables(variables={"beat": payload["beat"]})

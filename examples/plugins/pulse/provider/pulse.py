@@ -4,13 +4,19 @@ from typing import Any
 
 from dify_plugin.entities.provider_config import CredentialType
 from dify_plugin.entities.trigger import EventDispatch, Subscription, UnsubscribeResult
-from dify_plugin.errors.trigger import SubscriptionError, TriggerDispatchError, TriggerProviderCredentialValidationError
+from dify_plugin.errors.trigger import (
+    SubscriptionError,
+    TriggerDispatchError,
+    TriggerProviderCredentialValidationError,
+)
 from dify_plugin.interfaces.trigger import Trigger, TriggerSubscriptionConstructor
 from werkzeug import Request, Response
 
 
 class PulseTrigger(Trigger):
-    def _dispatch_event(self, subscription: Subscription, request: Request) -> EventDispatch:
+    def _dispatch_event(
+        self, subscription: Subscription, request: Request
+    ) -> EventDispatch:
         body = request.get_json(force=True, silent=True)
         if not isinstance(body, dict) or "beat" not in body:
             raise TriggerDispatchError("the body must hold a beat")
@@ -40,11 +46,17 @@ class PulseConstructor(TriggerSubscriptionConstructor):
         )
 
     def _delete_subscription(
-        self, subscription: Subscription, credentials: Mapping[str, Any], credential_type: CredentialType
+        self,
+        subscription: Subscription,
+        credentials: Mapping[str, Any],
+        credential_type: CredentialType,
     ) -> UnsubscribeResult:
         return UnsubscribeResult(success=True, message="gone")
 
     def _refresh_subscription(
-        self, subscription: Subscription, credentials: Mapping[str, Any], credential_type: CredentialType
+        self,
+        subscription: Subscription,
+        credentials: Mapping[str, Any],
+        credential_type: CredentialType,
     ) -> Subscription:
         return subscription.model_copy(update={"expires_at": int(time.time()) + 86_400})

@@ -14,7 +14,9 @@ NOTES = {"1": "Water the plants.", "2": "Call the plumber.", "3": "Read a book."
 
 
 class NotesDatasource(OnlineDocumentDatasource):
-    def _get_pages(self, datasource_parameters: Mapping[str, Any]) -> DatasourceGetPagesResponse:
+    def _get_pages(
+        self, datasource_parameters: Mapping[str, Any]
+    ) -> DatasourceGetPagesResponse:
         pages = [
             OnlineDocumentPage(
                 page_id=name,
@@ -27,11 +29,17 @@ class NotesDatasource(OnlineDocumentDatasource):
             for name in NOTES
         ]
         info = OnlineDocumentInfo(
-            workspace_id="shelf", workspace_name="Shelf", workspace_icon="", total=len(pages), pages=pages
+            workspace_id="shelf",
+            workspace_name="Shelf",
+            workspace_icon="",
+            total=len(pages),
+            pages=pages,
         )
         return DatasourceGetPagesResponse(result=[info])
 
-    def _get_content(self, page: GetOnlineDocumentPageContentRequest) -> Generator[DatasourceMessage, None, None]:
+    def _get_content(
+        self, page: GetOnlineDocumentPageContentRequest
+    ) -> Generator[DatasourceMessage, None, None]:
         yield self.create_variable_message("content", NOTES[page.page_id])
         yield self.create_variable_message("page_id", page.page_id)
         yield self.create_variable_message("workspace_id", page.workspace_id)

@@ -12,31 +12,52 @@ from dify_plugin.entities.tool import ToolInvokeMessage
 
 
 class AskTool(Tool):
-    def _invoke(self, tool_parameters: dict[str, Any]) -> Generator[ToolInvokeMessage, None, None]:
+    def _invoke(
+        self, tool_parameters: dict[str, Any]
+    ) -> Generator[ToolInvokeMessage, None, None]:
         text = str(tool_parameters.get("text") or "hello")
         asked = getattr(self, f"_ask_{tool_parameters['what']}")
         yield self.create_text_message(asked(text))
 
     def _ask_llm(self, text: str) -> str:
-        config = LLMModelConfig(provider="echo", model="echo", mode="chat", completion_params={})
-        pieces = self.session.model.llm.invoke(config, [UserPromptMessage(content=text)], stream=True)
+        config = LLMModelConfig(
+            provider="echo", model="echo", mode="chat", completion_params={}
+        )
+        pieces = self.session.model.llm.invoke(
+            config, [UserPromptMessage(content=text)], stream=True
+        )
         return "".join(str(piece.delta.message.content) for piece in pieces)
 
     def _ask_embedding(self, text: str) -> str:
-        config = TextEmbeddingModelConfig(provider="modelyard/sixfold/sixfold", model="letters")
-        return str(len(self.session.model.text_embedding.invoke(config, [text]).embeddings[0]))
+        config = TextEmbeddingModelConfig(
+            provider="modelyard/sixfold/sixfold", model="letters"
+        )
+        return str(
+            len(self.session.model.text_embedding.invoke(config, [text]).embeddings[0])
+        )
 
     def _ask_rerank(self, text: str) -> str:
-        config = RerankModelConfig(provider="modelyard/sixfold/sixfold", model="overlap", score_threshold=0.0, top_n=1)
+        config = RerankModelConfig(
+            provider="modelyard/sixfold/sixfold",
+            model="overlap",
+            score_threshold=0.0,
+            top_n=1,
+        )
         result = self.session.model.rerank.invoke(config, ["nothing", text], text)
         return result.docs[0].text
 
     def _ask_tts(self, text: str) -> str:
-        config = TTSModelConfig(provider="modelyard/sixfold/sixfold", model="tone", voice="low")
-        return str(sum(len(piece) for piece in self.session.model.tts.invoke(config, text)))
+        config = TTSModelConfig(
+            provider="modelyard/sixfold/sixfold", model="tone", voice="low"
+        )
+        return str(
+            sum(len(piece) for piece in self.session.model.tts.invoke(config, text))
+        )
 
     def _ask_moderation(self, text: str) -> str:
-        config = ModerationModelConfig(provider="modelyard/sixfold/sixfold", model="words")
+        config = ModerationModelConfig(
+            provider="modelyard/sixfold/sixfold", model="words"
+        )
         return str(self.session.model.moderation.invoke(config, text))
 
     def _ask_summary(self, text: str) -> str:
@@ -45,8 +66,14 @@ class AskTool(Tool):
     def _ask_tool(self, text: str) -> str:
         first, second = text.split("+")
         parameters = {"a": float(first), "b": float(second)}
-        messages = self.session.tool.invoke_builtin_tool("modelyard/toolbox/toolbox", "add", parameters)
-        return next(one.message.text for one in messages if one.type == ToolInvokeMessage.MessageType.TEXT)
+        messages = self.session.tool.invoke_builtin_tool(
+            "modelyard/toolbox/toolbox", "add", parameters
+        )
+        return next(
+            one.message.text
+            for one in messages
+            if one.type == ToolInvokeMessage.MessageType.TEXT
+        )
 
     def _ask_app(self, text: str) -> str:
         return str(self.session.app.fetch_app(text))

@@ -6,7 +6,9 @@ from dify_plugin.entities.tool import ToolInvokeMessage
 
 
 class RememberTool(Tool):
-    def _invoke(self, tool_parameters: dict[str, Any]) -> Generator[ToolInvokeMessage, None, None]:
+    def _invoke(
+        self, tool_parameters: dict[str, Any]
+    ) -> Generator[ToolInvokeMessage, None, None]:
         storage, key = self.session.storage, tool_parameters["key"]
         match tool_parameters["opt"]:
             case "set":

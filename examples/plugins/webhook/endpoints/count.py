@@ -10,4 +10,7 @@ class CountEndpoint(Endpoint):
         storage = self.session.storage
         count = int(storage.get("count")) + 1 if storage.exist("count") else 1
         storage.set("count", str(count).encode())
-        return Response(json.dumps({"count": count, "body": r.get_data(as_text=True)}), content_type="application/json")
+        return Response(
+            json.dumps({"count": count, "body": r.get_data(as_text=True)}),
+            content_type="application/json",
+        )

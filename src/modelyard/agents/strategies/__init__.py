@@ -1,4 +1,5 @@
-"""Strategies by the names that apps and people use for them."""
+"""Registry of agent strategies: maps the names that apps and users use to
+implementations."""
 
 from __future__ import annotations
 
@@ -7,19 +8,43 @@ from collections.abc import Mapping
 from modelyard.agents.state import Strategy
 from modelyard.base.errors import NotFoundError, suggestion
 
-_NAMES: Mapping[str, str] = {
-    "function_calling": "function_calling", "function_call": "function_calling", "fc": "function_calling",
-    "tools": "function_calling", "react": "react", "cot": "react", "react_completion": "react_completion",
-    "chain_of_thought": "chain_of_thought", "plan_and_execute": "plan_and_execute", "plan": "plan_and_execute",
-}  # fmt: skip
-STRATEGIES = ("function_calling", "react", "react_completion", "chain_of_thought", "plan_and_execute")
+# Several aliases lead to the same strategy.
+_ALIASES: Mapping[str, str] = {
+    "function_calling": "function_calling",
+    "function_call": "function_calling",
+    "fc": "function_calling",
+    "tools": "function_calling",
+    "react": "react",
+    "cot": "react",
+    "react_completion": "react_completion",
+    "chain_of_thought": "chain_of_thought",
+    "plan_and_execute": "plan_and_execute",
+    "plan": "plan_and_execute",
+}
+STRATEGIES = (
+    "function_calling",
+    "react",
+    "react_completion",
+    "chain_of_thought",
+    "plan_and_execute",
+)
 
 
-def strategy_of(name: str) -> Strategy:
-    """Raises NotFoundError with near names."""
-    from modelyard.agents.strategies import chain_of_thought, function_calling, plan_and_execute, react
+def get_strategy(name: str) -> Strategy:
+    """Return the strategy with that name or alias; case, hyphens and spaces do not
+    matter.
 
-    match _NAMES.get(name.strip().lower().replace("-", "_").replace(" ", "_")):
+    Raises NotFoundError with a suggestion of similar names.
+    """
+    from modelyard.agents.strategies import (
+        chain_of_thought,
+        function_calling,
+        plan_and_execute,
+        react,
+    )
+
+    # The modules are imported above on first use, which avoids a cycle.
+    match _ALIASES.get(name.strip().lower().replace("-", "_").replace(" ", "_")):
         case "function_calling":
             return function_calling.FunctionCalling()
         case "react":
@@ -32,6 +57,7 @@ def strategy_of(name: str) -> Strategy:
             return plan_and_execute.PlanAndExecute()
         case _:
             raise NotFoundError(
-                f"strategy {name[:60]!r} does not exist; {suggestion(name, STRATEGIES, label='there are')}",
+                f"strategy {name[:60]!r} does not exist;"
+                f" {suggestion(name, STRATEGIES, label='there are')}",
                 code="strategy_not_found",
             )

@@ -1,89 +1,162 @@
-"""A plan first; then its steps one after the other, each with tools; then the answer from what they brought.
+"""Plan-and-execute strategy: first a plan, then its steps one by one with tools, then
+the answer from their results.
 
-Where a run stands follows from its turns alone: a turn without calls ends the step that it belongs to.
+The state follows from the turns alone: a turn without tool calls ends the step that it
+belongs to.
 """
 
 import re
 
-from modelyard.agents.prompting import SAFETY, PlainReader, question_of, request_of, system_of, tool_turns
-from modelyard.agents.state import Reader, State, Turn, prompt_tools
+from modelyard.agents.prompting import (
+    SAFETY,
+    PlainStreamParser,
+    build_request,
+    system_messages,
+    tool_turns,
+    user_message,
+)
+from modelyard.agents.state import ReplyParser, State, Turn, prompt_tools
 from modelyard.base.bodies import BodyError, decode_body
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import AnyPromptMessage, UserPromptMessage
 
-MOST_STEPS = 8
+MAX_STEPS = 8
 _PLAN = (
-    "Make a plan for the user's request: a JSON list of short steps, each one thing to find out or to do, in order. "
-    "Write the list and nothing else. A request that needs one step has a plan of one step."
+    "Make a plan for the user's request: a JSON list of short steps, each one thing to"
+    " find out or to do, in order. Write the list and nothing else. A request that"
+    " needs one step has a plan of one step."
 )
-_LINE = re.compile(r"^[^\S\n]*+(?:[-*•]|\d{1,9}[.)])[^\S\n]++(.+)$", re.MULTILINE)
+# A line of a bulleted or numbered list. Possessive quantifiers prevent quadratic
+# backtracking.
+_LIST_ITEM = re.compile(r"^[^\S\n]*+(?:[-*•]|\d{1,9}[.)])[^\S\n]++(.+)$", re.MULTILINE)
 
 
 class PlanAndExecute:
+    """Strategy that plans first and works through the steps."""
+
     name = "plan_and_execute"
 
     def ask(self, state: State) -> LLMRequest:
+        """Build the request for the plan, for the current step, or for the answer."""
         task = state.task
         tools = prompt_tools(task.tools)
+        # No turn yet: ask for the plan. The model sees what tools exist but cannot call
+        # them.
         if not state.turns:
             names = ", ".join(
-                f"{one.name} ({one.description.splitlines()[0][:100]})" for one in tools if one.description
+                f"{tool.name} ({tool.description.splitlines()[0][:100]})"
+                for tool in tools
+                if tool.description
             )
-            told = "\n\n".join(one for one in (task.instruction, _PLAN, names and f"Tools for it: {names}.") if one)
-            return request_of(state, [*system_of(told), *task.history, question_of(state)])
-        steps = steps_of(state)
-        done, turns = _progress(state)
-        told = "\n\n".join(one for one in (task.instruction, SAFETY if tools else "") if one.strip())
-        messages: list[AnyPromptMessage] = [*system_of(told), *task.history]
-        found = "\n".join(
-            f"Step {at + 1}: {step}\nResult: {text}" for at, (step, text) in enumerate(zip(steps, done, strict=False))
+            system_prompt = "\n\n".join(
+                section
+                for section in (
+                    task.instruction,
+                    _PLAN,
+                    names and f"Tools for it: {names}.",
+                )
+                if section
+            )
+            return build_request(
+                state,
+                [*system_messages(system_prompt), *task.history, user_message(state)],
+            )
+        steps = parse_steps(state)
+        step_results, turns = _completed_steps(state)
+        system_prompt = "\n\n".join(
+            section
+            for section in (task.instruction, SAFETY if tools else "")
+            if section.strip()
         )
-        if len(done) >= len(steps) or state.is_last:
-            text = f"{task.query}\n\nThis was found out and done for it:\n{found}\n\nAnswer the request from this."
-            return request_of(state, [*messages, question_of(state, text)])
-        listed = "\n".join(f"{at + 1}. {step}" for at, step in enumerate(steps))
-        told_step = f"The request: {task.query}\n\nThe plan:\n{listed}\n"
-        told_step += f"\nDone so far:\n{found}\n" if found else ""
-        told_step += f"\nDo step {len(done) + 1} now, and only this: {steps[len(done)]}\nSay in short what came of it."
-        messages = [*messages, UserPromptMessage(content=told_step), *tool_turns(turns)]
-        return request_of(state, messages, tools=tools)
+        messages: list[AnyPromptMessage] = [
+            *system_messages(system_prompt),
+            *task.history,
+        ]
+        # Fewer results than steps while the plan is in progress, hence not strict.
+        findings = "\n".join(
+            f"Step {index + 1}: {step}\nResult: {text}"
+            for index, (step, text) in enumerate(zip(steps, step_results, strict=False))
+        )
+        # All steps are done, or a limit was reached: answer from what there is.
+        if len(step_results) >= len(steps) or state.is_last:
+            text = (
+                f"{task.query}\n\nThis was found out and done for"
+                f" it:\n{findings}\n\nAnswer the request from this."
+            )
+            return build_request(state, [*messages, user_message(state, text)])
+        listed = "\n".join(f"{index + 1}. {step}" for index, step in enumerate(steps))
+        step_prompt = f"The request: {task.query}\n\nThe plan:\n{listed}\n"
+        step_prompt += f"\nDone so far:\n{findings}\n" if findings else ""
+        step_prompt += (
+            f"\nDo step {len(step_results) + 1} now, and only this:"
+            f" {steps[len(step_results)]}\nSay in short what came of it."
+        )
+        # Only the turns of this step are included; earlier steps are represented by
+        # their results.
+        messages = [
+            *messages,
+            UserPromptMessage(content=step_prompt),
+            *tool_turns(turns),
+        ]
+        return build_request(state, messages, tools=tools)
 
-    def reader(self, state: State) -> Reader:
-        done = len(_progress(state)[0]) if state.turns else 0
-        is_answer = bool(state.turns) and (done >= len(steps_of(state)) or state.is_last)
-        return PlainReader(kind="text" if is_answer else "thought", takes_calls=bool(state.turns) and not is_answer)
+    def reader(self, state: State) -> ReplyParser:
+        """Return a parser: only the answer is text for the user; the plan and the steps
+        are thoughts."""
+        completed_count = len(_completed_steps(state)[0]) if state.turns else 0
+        is_answer = bool(state.turns) and (
+            completed_count >= len(parse_steps(state)) or state.is_last
+        )
+        return PlainStreamParser(
+            delta_type="text" if is_answer else "thought",
+            takes_calls=bool(state.turns) and not is_answer,
+        )
 
     def is_done(self, state: State) -> bool:
-        return bool(state.turns) and bool(state.turns[-1].reply.text) and not state.turns[-1].reply.calls
+        """Return whether the last turn produced text for the user and no tool calls."""
+        return (
+            bool(state.turns)
+            and bool(state.turns[-1].reply.text)
+            and not state.turns[-1].reply.calls
+        )
 
     def answer(self, state: State) -> str:
+        """Return the text of the last turn."""
         return state.turns[-1].reply.text if state.turns else ""
 
 
-def steps_of(state: State) -> list[str]:
-    """The plan that the first turn made: a JSON list, a numbered list, or the request itself."""
+def parse_steps(state: State) -> list[str]:
+    """Return the steps of the plan from the first turn: a JSON list, a bulleted or
+    numbered list, or else the query itself."""
     text = state.turns[0].reply.message.text
-    begin, end = text.find("["), text.rfind("]")
+    start, end = text.find("["), text.rfind("]")
     steps: list[str] = []
-    if 0 <= begin < end:
+    # Ignore text around the list, such as a code fence.
+    if 0 <= start < end:
         try:
-            found = decode_body(text[begin : end + 1])
+            decoded = decode_body(text[start : end + 1])
             steps = [
-                str(one.get("step") or one.get("title") or one) if isinstance(one, dict) else str(one) for one in found
+                (
+                    str(raw_step.get("step") or raw_step.get("title") or raw_step)
+                    if isinstance(raw_step, dict)
+                    else str(raw_step)
+                )
+                for raw_step in decoded
             ]
         except (BodyError, TypeError):
             steps = []
-    steps = steps or [one.strip() for one in _LINE.findall(text)]
-    return [one for one in steps if one.strip()][:MOST_STEPS] or [state.task.query]
+    steps = steps or [line.strip() for line in _LIST_ITEM.findall(text)]
+    return [step for step in steps if step.strip()][:MAX_STEPS] or [state.task.query]
 
 
-def _progress(state: State) -> tuple[list[str], list[Turn]]:
-    """(what steps brought that are over, the turns of the step that is not)."""
-    done: list[str] = []
+def _completed_steps(state: State) -> tuple[list[str], list[Turn]]:
+    """Return (results of the completed steps, turns of the current step)."""
+    step_results: list[str] = []
     current: list[Turn] = []
+    # The first turn is the plan itself.
     for turn in state.turns[1:]:
         current.append(turn)
         if not turn.reply.calls:
-            done.append(turn.reply.thought or turn.reply.message.text)
+            step_results.append(turn.reply.thought or turn.reply.message.text)
             current = []
-    return done, current
+    return step_results, current

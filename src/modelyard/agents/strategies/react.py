@@ -1,6 +1,8 @@
-"""Thought, action, observation, in plain text: for models that cannot call tools.
+"""ReAct strategy: thought, action and observation in plain text, for models without
+tool calls.
 
-Chat models have the past as messages, completion models as one text."""
+Chat models get the earlier steps as messages, completion models as one text.
+"""
 
 import re
 from collections.abc import Sequence
@@ -10,14 +12,14 @@ import msgspec
 from modelyard.agents.events import AgentCall
 from modelyard.agents.prompting import (
     SAFETY,
-    ReactReading,
-    described,
+    ReactStreamParser,
+    build_request,
     plain_history,
-    question_of,
-    request_of,
-    system_of,
+    system_messages,
+    tool_descriptions,
+    user_message,
 )
-from modelyard.agents.state import Reader, Reply, State, Turn, prompt_tools
+from modelyard.agents.state import ModelTurn, ReplyParser, State, Turn, prompt_tools
 from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.ids import new_id
 from modelyard.models.llm import LLMRequest, fold
@@ -28,7 +30,7 @@ from modelyard.models.messages import (
 )
 
 STOP = "Observation"
-_FORM = """{{instruction}}
+_TEMPLATE = """{{instruction}}
 
 You can use these tools:
 {{tools}}
@@ -51,97 +53,148 @@ Action:
 {"action": "Final Answer", "action_input": "the answer, in the language of the question"}
 ```
 
-{{safety}}"""
-_LAST = 'Do not use any more tools. Answer the question now, with the action "Final Answer", by what you know.'
-_PLACE = re.compile(r"\{\{(\w+)\}\}")
+{{safety}}"""  # noqa: E501
+_FINAL_TURN_INSTRUCTION = (
+    'Do not use any more tools. Answer the question now, with the action "Final'
+    ' Answer", by what you know.'
+)
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 class React:
+    """Strategy for models that write their tool calls as text."""
+
     def __init__(self, *, is_completion: bool = False) -> None:
         self.is_completion = is_completion
         self.name = "react_completion" if is_completion else "react"
 
     def ask(self, state: State) -> LLMRequest:
+        """Build the next request; the earlier steps are written as a scratchpad."""
         task = state.task
         tools = prompt_tools(task.tools)
-        listed, names = described(tools)
+        listed, names = tool_descriptions(tools)
         pad = scratchpad(state.turns)
         values = {
-            "instruction": task.instruction, "tools": listed, "tool_names": names or "none", "safety": SAFETY,
-            "historic_messages": _told(task.history), "query": task.query, "agent_scratchpad": pad,
-        }  # fmt: skip
-        form = task.prompt or _FORM
-        told = _PLACE.sub(lambda match: values.get(match[1], match[0]), form)
+            "instruction": task.instruction,
+            "tools": listed,
+            "tool_names": names or "none",
+            "safety": SAFETY,
+            "historic_messages": _history_text(task.history),
+            "query": task.query,
+            "agent_scratchpad": pad,
+        }
+        template = task.prompt or _TEMPLATE
+        # Unknown placeholders stay as they are, because the user's prompt may contain
+        # braces.
+        system_prompt = _PLACEHOLDER.sub(
+            lambda match: values.get(match[1], match[0]), template
+        )
         if state.is_last:
-            told += f"\n\n{_LAST}"
+            system_prompt += f"\n\n{_FINAL_TURN_INSTRUCTION}"
         if self.is_completion:
-            text = told
-            if "{{query}}" not in form:
-                before = f"{values['historic_messages']}\n" if task.history else ""
-                text = f"{told}\n\n{before}Question: {task.query}\n{pad}"
-            return request_of(state, [UserPromptMessage(content=text)], stop=(STOP,))
+            text = system_prompt
+            # A prompt that places the query itself also decides where history and
+            # scratchpad go.
+            if "{{query}}" not in template:
+                history_text = (
+                    f"{values['historic_messages']}\n" if task.history else ""
+                )
+                text = f"{system_prompt}\n\n{history_text}Question: {task.query}\n{pad}"
+            return build_request(state, [UserPromptMessage(content=text)], stop=(STOP,))
         messages: list[AnyPromptMessage] = [
-            *system_of(told), *(plain_history(task.history) if state.turns else task.history), question_of(state)
-        ]  # fmt: skip
+            *system_messages(system_prompt),
+            *(plain_history(task.history) if state.turns else task.history),
+            user_message(state),
+        ]
+        # Chat models continue after their own scratchpad; the user message makes them
+        # resume.
         if pad:
-            messages += [AssistantPromptMessage(content=pad), UserPromptMessage(content="continue")]
-        return request_of(state, messages, stop=(STOP,))
+            messages += [
+                AssistantPromptMessage(content=pad),
+                UserPromptMessage(content="continue"),
+            ]
+        return build_request(state, messages, stop=(STOP,))
 
-    def reader(self, state: State) -> Reader:
-        return _Reading([one.name for one in state.task.tools])
+    def reader(self, state: State) -> ReplyParser:
+        """Return a parser for ReAct output that knows the names of the tools."""
+        return _StreamParser([tool.name for tool in state.task.tools])
 
     def is_done(self, state: State) -> bool:
+        """Return whether the last turn requested no action."""
         return bool(state.turns) and not state.turns[-1].reply.calls
 
     def answer(self, state: State) -> str:
+        """Return the text of the last turn."""
         return state.turns[-1].reply.text if state.turns else ""
 
 
 def scratchpad(turns: Sequence[Turn]) -> str:
-    """What was thought, done and seen, as the model would have written it."""
+    """Return the earlier thoughts, actions and observations in the format that the
+    model itself writes."""
     lines: list[str] = []
     for turn in turns:
         reply = turn.reply
         if thought := reply.thought.strip():
             lines.append(f"Thought: {thought}")
-        for one in turn.results:
-            action = {"action": one.call.name, "action_input": _input(one.call.arguments)}
+        for result in turn.results:
+            action = {
+                "action": result.call.name,
+                "action_input": _decode_arguments(result.call.arguments),
+            }
             lines.append(f"Action:\n```\n{msgspec.json.encode(action).decode()}\n```")
-            lines.append(f"Observation: {one.text}")
+            lines.append(f"Observation: {result.text}")
         if not turn.results and reply.text:
             lines.append(f"Final Answer: {reply.text}")
     return "\n".join(lines)
 
 
-def _input(arguments: str) -> object:
+def _decode_arguments(arguments: str) -> object:
     try:
         return decode_body(arguments)
     except BodyError:
         return arguments
 
 
-def _told(history: Sequence[AnyPromptMessage]) -> str:
+def _history_text(history: Sequence[AnyPromptMessage]) -> str:
     names = {"user": "Human: ", "assistant": "Assistant: ", "system": ""}
-    return "\n".join(f"{names[one.role.value]}{one.text}" for one in history if one.role.value in names)
+    return "\n".join(
+        f"{names[message.role.value]}{message.text}"
+        for message in history
+        if message.role.value in names
+    )
 
 
-class _Reading(ReactReading):
-    def finish(self) -> tuple[Sequence[tuple[str, str]], Reply]:
-        rest = self.rest()
+class _StreamParser(ReactStreamParser):
+    def finish(self) -> tuple[Sequence[tuple[str, str]], ModelTurn]:
+        """Return (remaining deltas, reply). The reply has at most one tool call."""
+        final_deltas = self.rest()
         if not self.chunks:
-            return rest, Reply()
-        whole = fold(self.chunks)
+            return final_deltas, ModelTurn()
+        result = fold(self.chunks)
         reader = self.reader
         calls: list[AgentCall] = []
+        # An answer takes precedence over an action in the same reply.
         if reader.action is not None and reader.answer is None:
-            calls = [AgentCall(id=new_id("call"), name=reader.action.name, arguments=reader.action.arguments)]
+            calls = [
+                AgentCall(
+                    id=new_id("call"),
+                    name=reader.action.name,
+                    arguments=reader.action.arguments,
+                )
+            ]
         text, thought = reader.answer or "", reader.thought
         if not calls and reader.answer is None:
-            # Neither an action nor an answer: what it thought aloud is the answer.
+            # Neither an action nor an answer was found: treat the complete text as the
+            # answer.
             text, thought = thought, ""
             if text:
-                rest = [*rest, ("text", text)]
-        return rest, Reply(
-            text=text, thought=thought, calls=calls, message=AssistantPromptMessage(content=whole.text),
-            usage=whole.usage, model=whole.model, finish_reason=whole.finish_reason or "",
-        )  # fmt: skip
+                final_deltas = [*final_deltas, ("text", text)]
+        return final_deltas, ModelTurn(
+            text=text,
+            thought=thought,
+            calls=calls,
+            message=AssistantPromptMessage(content=result.text),
+            usage=result.usage,
+            model=result.model,
+            finish_reason=result.finish_reason or "",
+        )

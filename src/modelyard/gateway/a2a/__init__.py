@@ -1,1 +1,1 @@
-"""Apps as agents that other agents call."""
+"""A2A protocol: published apps as agents for other agents."""

@@ -1,4 +1,5 @@
-"""/a2a/APP: a published app as an agent that other agents call (A2A 1.0, and 0.3 for those that know no other)."""
+"""/a2a/APP: a published app as an A2A agent. Serves revision 1.0, and 0.3 for older
+clients."""
 
 import asyncio
 import uuid
@@ -13,27 +14,27 @@ from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.a2a.shapes import (
     INVALID,
+    INVALID_PARAMS,
     NO_METHOD,
     NO_PUSH,
     NO_TASK,
     NOT_CANCELABLE,
     PARSE,
     UNSUPPORTED,
-    WRONG,
     A2AError,
-    Asked,
+    IncomingMessage,
     TaskEvents,
-    as_0_3,
     read_message,
-    task_of,
+    task_from_run,
+    to_revision_0_3,
 )
 from modelyard.gateway.answers import plain_events
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, sse_reply
-from modelyard.gateway.service.calls import ServiceError, problem_of
-from modelyard.gateway.service.parts import ServiceParts, fed
+from modelyard.gateway.service.calls import ServiceError, status_and_code
+from modelyard.gateway.service.parts import ServiceDependencies, translate_events
 from modelyard.models.types import JSON
 from modelyard.tenancy.caller import Caller, Role
-from modelyard.workflow.apps import FoundApp
+from modelyard.workflow.apps import AppRecord
 from modelyard.workflow.dsl import App
 from modelyard.workflow.engine import Status
 from modelyard.workflow.journal import RunRecord
@@ -41,279 +42,503 @@ from modelyard.workflow.nodes.start import form_of
 
 PREFIX = "/a2a/"
 _METHODS = {
-    "message/send": "SendMessage", "message/stream": "SendStreamingMessage", "tasks/get": "GetTask",
-    "tasks/cancel": "CancelTask", "tasks/resubscribe": "SubscribeToTask",
-}  # fmt: skip
-"""Revision 0.3's names → those of 1.0."""
+    "message/send": "SendMessage",
+    "message/stream": "SendStreamingMessage",
+    "tasks/get": "GetTask",
+    "tasks/cancel": "CancelTask",
+    "tasks/resubscribe": "SubscribeToTask",
+}
+"""Method name of revision 0.3 → method name of 1.0."""
 _PUSH = "PushNotificationConfig"
 _USER = "a2a"
 _PAGE = 50
 
 
 class Agents:
-    """Apps as agents: their cards, and what is asked of them."""
+    """Apps as A2A agents: agent cards and JSON-RPC calls."""
 
-    def __init__(self, parts: ServiceParts) -> None:
+    def __init__(self, parts: ServiceDependencies) -> None:
         self._parts = parts
         self._calls: Mapping[str, Callable[[_Call], Awaitable[JSON]]] = {
-            "SendMessage": self._send, "GetTask": self._get, "ListTasks": self._list, "CancelTask": self._cancel,
-        }  # fmt: skip
+            "SendMessage": self._send,
+            "GetTask": self._get,
+            "ListTasks": self._list,
+            "CancelTask": self._cancel,
+        }
 
     async def card(self, request: Request) -> Reply:
-        """GET …/.well-known/agent-card.json. Raises ServiceError."""
-        found = self._entered(request, is_card=True)
-        return json_reply(self._card(found, await self._parts.apps.app(found)))
+        """GET …/.well-known/agent-card.json: return the card of an agent.
+
+        Raises ServiceError if the caller may not see it.
+        """
+        app_record = self._authenticate(request, is_card=True)
+        return json_reply(
+            self._card(app_record, await self._parts.apps.published_app(app_record))
+        )
 
     async def call(self, request: Request) -> Reply | StreamReply:
-        """POST: a message of JSON-RPC. Raises ServiceError."""
-        return await self._rpc(request, self._entered(request, is_card=False))
+        """POST: handle one JSON-RPC request.
 
-    def _entered(self, request: Request, *, is_card: bool) -> FoundApp:
-        """The app that is meant; the caller acts for it from now on. Raises ServiceError."""
-        found = self._admitted(request, request.names["agent"], is_card=is_card)
-        request.identify(Caller(tenant=found.tenant, key=f"app:{found.id}", role=Role.VIEWER))
-        return found
+        Raises ServiceError if the caller is not authorized; other errors are JSON-RPC
+        error responses.
+        """
+        return await self._rpc(request, self._authenticate(request, is_card=False))
 
-    def _admitted(self, request: Request, name: str, *, is_card: bool) -> FoundApp:
-        """The app whose key is shown; its card is for anybody where its page is. Raises ServiceError."""
+    def _authenticate(self, request: Request, *, is_card: bool) -> AppRecord:
+        """Return the addressed app, and identify the request as acting for it.
+
+        Raises ServiceError if the caller is not authorized.
+        """
+        app_record = self._find_app(request, request.names["agent"], is_card=is_card)
+        request.identify(
+            Caller(
+                tenant=app_record.tenant, key=f"app:{app_record.id}", role=Role.VIEWER
+            )
+        )
+        return app_record
+
+    def _find_app(self, request: Request, name: str, *, is_card: bool) -> AppRecord:
+        """Return the app whose API key the request presents.
+
+        A card needs no key if the app has a public page. Raises ServiceError otherwise.
+        """
+        # The key is a bearer token or, without one, the x-api-key header.
         scheme, _, key = (request.header(b"authorization") or "").partition(" ")
-        shown = key.strip() if scheme.lower() == "bearer" else request.header(b"x-api-key") or ""
-        found = self._parts.apps.by_key(shown) if shown else None
-        if found is not None and name in (found.id, found.stored.page.token):
-            request.payer = found.tenant
-            return found
-        public = self._parts.apps.by_page(name)
+        presented_key = (
+            key.strip()
+            if scheme.lower() == "bearer"
+            else request.header(b"x-api-key") or ""
+        )
+        app_record = (
+            self._parts.apps.get_by_key(presented_key) if presented_key else None
+        )
+        # The key must belong to the app in the path, which is named by its id or its
+        # page token.
+        if app_record is not None and name in (
+            app_record.id,
+            app_record.stored.page.token,
+        ):
+            request.payer = app_record.tenant
+            return app_record
+        public = self._parts.apps.get_by_page_token(name)
         if is_card and public is not None:
             return public
-        raise ServiceError(401, "unauthorized", "show the app's key: Authorization: Bearer app-…")
+        raise ServiceError(
+            401, "unauthorized", "show the app's key: Authorization: Bearer app-…"
+        )
 
-    def _card(self, found: FoundApp, app: App) -> JSON:
-        url = f"{self._parts.origin()}{PREFIX}{found.id}"
+    def _card(self, app_record: AppRecord, app: App) -> JSON:
+        """Return the agent card, in a form that clients of both revisions can read."""
+        url = f"{self._parts.origin()}{PREFIX}{app_record.id}"
         modes = ["text/plain", "application/json"]
-        inputs = ", ".join(one.variable for root in app.roots for one in form_of(app.graph(root).nodes[root]))
-        about = app.description or f"The app {found.name}."
+        # A2A has no schema for inputs, so the description of the skill lists the
+        # fields.
+        inputs = ", ".join(
+            input_field.variable
+            for root in app.roots
+            for input_field in form_of(app.graph(root).nodes[root])
+        )
+        description = app.description or f"The app {app_record.name}."
         skill = {
-            "id": found.id, "name": found.name, "tags": [app.mode],
-            "description": f"{about} It takes data with: {inputs}." if inputs else about,
-        }  # fmt: skip
+            "id": app_record.id,
+            "name": app_record.name,
+            "tags": [app.mode],
+            "description": f"{description} It takes data with: {inputs}."
+            if inputs
+            else description,
+        }
         return {
-            "name": found.name, "description": about, "version": (found.stored.digest or "0")[:12],
+            "name": app_record.name,
+            "description": description,
+            "version": (app_record.stored.digest or "0")[:12],
             "supportedInterfaces": [
                 {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"},
                 {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": "0.3"},
             ],
-            "capabilities": {"streaming": True, "pushNotifications": False, "extendedAgentCard": False},
-            "defaultInputModes": modes, "defaultOutputModes": modes, "skills": [skill],
-            "securitySchemes": {"key": {"httpAuthSecurityScheme": {"scheme": "bearer"}}},
+            "capabilities": {
+                "streaming": True,
+                "pushNotifications": False,
+                "extendedAgentCard": False,
+            },
+            "defaultInputModes": modes,
+            "defaultOutputModes": modes,
+            "skills": [skill],
+            "securitySchemes": {
+                "key": {"httpAuthSecurityScheme": {"scheme": "bearer"}}
+            },
             "securityRequirements": [{"schemes": {"key": {"list": []}}}],
-            # What callers of revision 0.3 look for.
-            "url": url, "preferredTransport": "JSONRPC", "protocolVersion": "0.3.0",
-        }  # fmt: skip
+            # Fields that clients of revision 0.3 read.
+            "url": url,
+            "preferredTransport": "JSONRPC",
+            "protocolVersion": "0.3.0",
+        }
 
     # calls
 
-    async def _rpc(self, request: Request, found: FoundApp) -> Reply | StreamReply:
+    async def _rpc(
+        self, request: Request, app_record: AppRecord
+    ) -> Reply | StreamReply:
+        """Dispatch a JSON-RPC request; errors become error responses with the request's
+        id."""
+        # The id stays None until the body is parsed, as JSON-RPC requires for
+        # unreadable requests.
         number: Any = None
         try:
             body = _body(await request.body())
             number = body.get("id")
-            call = await self._read(request, found, body)
+            call = await self._read(request, app_record, body)
             if call.method in ("SendStreamingMessage", "SubscribeToTask"):
                 return await self._stream(call)
+            # The methods that stream were handled above; the others return one result.
             handler = self._calls.get(call.method)
             if handler is None:
-                if _PUSH in call.method or "pushNotification" in str(body.get("method")):
+                # The protocol has its own error codes for optional features, so these
+                # come before "unknown method".
+                if _PUSH in call.method or "pushNotification" in str(
+                    body.get("method")
+                ):
                     raise A2AError(NO_PUSH, "push notifications are not offered")
                 if call.method == "GetExtendedAgentCard":
                     raise A2AError(UNSUPPORTED, "there is no extended card")
-                raise A2AError(NO_METHOD, f"there is no method {str(body.get('method'))[:60]!r}")
-            result = await request.while_here(handler(call))
+                raise A2AError(
+                    NO_METHOD, f"there is no method {str(body.get('method'))[:60]!r}"
+                )
+            # The run itself goes on if the client disconnects; only the waiting is
+            # cancelled.
+            result = await request.cancel_on_disconnect(handler(call))
             return json_reply({"jsonrpc": "2.0", "id": number, "result": result})
         except A2AError as error:
-            return json_reply(_failed(number, error.code, str(error)))
+            return json_reply(_error_response(number, error.code, str(error)))
         except ModelyardError as error:
-            return json_reply(_failed(number, *_problem(error)))
+            return json_reply(_error_response(number, *_error_code(error)))
 
-    async def _read(self, request: Request, found: FoundApp, body: JSON) -> "_Call":
-        named, params = body.get("method"), body.get("params")
-        if not isinstance(named, str):
+    async def _read(
+        self, request: Request, app_record: AppRecord, body: JSON
+    ) -> "_Call":
+        """Parse a JSON-RPC request into a call.
+
+        Raises A2AError if method or params are invalid.
+        """
+        method_name, params = body.get("method"), body.get("params")
+        if not isinstance(method_name, str):
             raise A2AError(INVALID, "method is required")
         if params is not None and not isinstance(params, dict):
-            raise A2AError(WRONG, "params must be an object")
-        app = await self._parts.apps.app(found)
-        return _Call(found, app, _METHODS.get(named, named), params or {}, body.get("id"), is_old=named in _METHODS)
+            raise A2AError(INVALID_PARAMS, "params must be an object")
+        app = await self._parts.apps.published_app(app_record)
+        # Methods are handled under their 1.0 name. An old name marks a client of
+        # revision 0.3.
+        return _Call(
+            app_record,
+            app,
+            _METHODS.get(method_name, method_name),
+            params or {},
+            body.get("id"),
+            is_old=method_name in _METHODS,
+        )
 
     async def _send(self, call: "_Call") -> JSON:
-        asked = read_message(call.params)
-        run = await self._started(call, asked)
-        told: Any = call.params.get("configuration")
-        settings: Mapping[str, Any] = told if isinstance(told, Mapping) else {}
+        """Handle SendMessage: run the app and return the task."""
+        message = read_message(call.params)
+        run = await self._start_run(call, message)
+        configuration: Any = call.params.get("configuration")
+        settings: Mapping[str, Any] = (
+            configuration if isinstance(configuration, Mapping) else {}
+        )
+        # 1.0 says returnImmediately; 0.3 says blocking: false.
         if settings.get("returnImmediately") or settings.get("blocking") is False:
-            return call.shown({"task": task_of(run, "")})
+            return call.in_client_revision({"task": task_from_run(run, "")})
         events = TaskEvents(run)
-        async with aclosing(fed(self._parts.runs, run, events)) as told_of_it:
-            async for _ in told_of_it:
+        async with aclosing(
+            translate_events(self._parts.runs, run, events)
+        ) as event_stream:
+            # The events object collects the text while the stream is drained.
+            async for _ in event_stream:
                 pass
         ended = await self._parts.runs.find(run.tenant, run.id)
-        return call.shown({"task": task_of(ended, "".join(events.text))})
+        return call.in_client_revision(
+            {"task": task_from_run(ended, "".join(events.text))}
+        )
 
-    async def _started(self, call: "_Call", asked: Asked) -> RunRecord:
-        if asked.task:
-            return await self._answered(call, asked)
-        user = asked.user or _USER
+    async def _start_run(self, call: "_Call", message: IncomingMessage) -> RunRecord:
+        """Start a run for a message, or resume the task that it refers to.
+
+        Raises A2AError if the message lacks what the app needs.
+        """
+        if message.task:
+            return await self._submit_form(call, message)
+        user = message.user or _USER
         tenant = call.found.tenant
-        files: list[JSON] = [{"transfer_method": "remote_url", "url": url} for url, _ in asked.links]
-        for name, data, kind in asked.blobs:
-            stored = await asyncio.to_thread(self._parts.files.add, tenant, name, data, kind, owner=user)
-            files.append({"transfer_method": "local_file", "upload_file_id": stored.id})
+        files: list[JSON] = [
+            {"transfer_method": "remote_url", "url": url} for url, _ in message.links
+        ]
+        # Inline files are stored first, so that the run can refer to them like to an
+        # upload.
+        for name, data, media_type in message.blobs:
+            stored_file = await asyncio.to_thread(
+                self._parts.files.add, tenant, name, data, media_type, owner=user
+            )
+            files.append(
+                {"transfer_method": "local_file", "upload_file_id": stored_file.id}
+            )
         chats = self._parts.chats
+        # Workflow apps take inputs; a plain text becomes the input `query`.
         if not call.app.is_chat:
-            inputs = dict(asked.data)
-            if asked.text and "query" not in inputs:
-                inputs["query"] = asked.text
-            return await chats.run(call.found, call.app, inputs=inputs, user=user, files=files, created_from="a2a")
-        if not asked.text:
-            raise A2AError(WRONG, "the message must hold a text")
+            inputs = dict(message.data)
+            if message.text and "query" not in inputs:
+                inputs["query"] = message.text
+            return await chats.run(
+                call.found,
+                call.app,
+                inputs=inputs,
+                user=user,
+                files=files,
+                created_from="a2a",
+            )
+        if not message.text:
+            raise A2AError(INVALID_PARAMS, "the message must hold a text")
         run, _ = await chats.send(
-            call.found, call.app, query=asked.text, inputs=asked.data, user=user, files=files,
-            conversation_id=await self._known(call, user, asked.context), created_from="a2a",
-        )  # fmt: skip
+            call.found,
+            call.app,
+            query=message.text,
+            inputs=message.data,
+            user=user,
+            files=files,
+            conversation_id=await self._conversation_id(call, user, message.context),
+            created_from="a2a",
+        )
         return run
 
-    async def _known(self, call: "_Call", user: str, context: str) -> str:
-        """The conversation that a context is. Raises A2AError for one that is not this user's."""
+    async def _conversation_id(self, call: "_Call", user: str, context: str) -> str:
+        """Return the conversation id of a context, or an empty string for none.
+
+        Raises A2AError if the context does not exist or belongs to another user.
+        """
         if not context:
             return ""
         try:
             return (
-                await self._parts.conversations.find(call.found.tenant, call.found.id, user, str(uuid.UUID(context)))
+                await self._parts.conversations.find(
+                    call.found.tenant, call.found.id, user, str(uuid.UUID(context))
+                )
             ).id
         except (NotFoundError, ValueError) as error:
-            raise A2AError(WRONG, f"there is no context {context[:80]!r}") from error
+            raise A2AError(
+                INVALID_PARAMS, f"there is no context {context[:80]!r}"
+            ) from error
 
-    async def _answered(self, call: "_Call", asked: Asked) -> RunRecord:
-        """What a task that waits was told: an action by its id or title, and its inputs."""
-        run = await self._task(call, asked.task)
+    async def _submit_form(self, call: "_Call", message: IncomingMessage) -> RunRecord:
+        """Submit the form for which a paused task waits, and return the resumed run.
+
+        The message names an action by its id or title and may carry inputs. Raises
+        A2AError if the task does not wait or the action is unknown.
+        """
+        run = await self._task(call, message.task)
         if run.status is not Status.PAUSED or not run.reasons:
-            raise A2AError(UNSUPPORTED, f"task {run.id} waits for nothing: it is {run.status.value}")
-        wanted = run.reasons[0]
+            raise A2AError(
+                UNSUPPORTED,
+                f"task {run.id} waits for nothing: it is {run.status.value}",
+            )
+        form_request = run.reasons[0]
+        # An action can be named by its id or by its title, in any case.
         actions = {
-            str(word).lower(): str(one["id"])
-            for one in wanted.get("actions") or () for word in (one["id"], one.get("title") or one["id"])
-        }  # fmt: skip
-        named = str(asked.data.get("action") or asked.text).strip().lower()
-        action = actions.get(named) or (next(iter(actions.values())) if len(set(actions.values())) == 1 else "")
+            str(label).lower(): str(form_action["id"])
+            for form_action in form_request.get("actions") or ()
+            for label in (
+                form_action["id"],
+                form_action.get("title") or form_action["id"],
+            )
+        }
+        action_label = str(message.data.get("action") or message.text).strip().lower()
+        # If the form has only one action, any answer selects it.
+        action = actions.get(action_label) or (
+            next(iter(actions.values())) if len(set(actions.values())) == 1 else ""
+        )
         if not action:
-            raise A2AError(WRONG, f"say one of {', '.join(sorted(set(actions)))}, as text or as data with 'action'")
-        fields = [str(one["output_variable_name"]) for one in wanted.get("inputs") or ()]
-        given: Any = asked.data.get("inputs") or {}
-        inputs = {name: given.get(name, asked.text if named not in actions else "") for name in fields}
-        preset: Mapping[str, Any] = wanted.get("resolved_default_values") or {}
-        answer = {"inputs": {**inputs, **preset, **given}, "action": action, "user": run.user}
-        filled = await self._parts.runs.journal.forms.fill(str(wanted.get("form_token")), answer)
+            raise A2AError(
+                INVALID_PARAMS,
+                f"say one of {', '.join(sorted(set(actions)))}, as text or as data with 'action'",
+            )
+        fields = [
+            str(form_input["output_variable_name"])
+            for form_input in form_request.get("inputs") or ()
+        ]
+        submitted_inputs: Any = message.data.get("inputs") or {}
+        # A text that names no action fills the form's fields.
+        inputs = {
+            name: submitted_inputs.get(
+                name, message.text if action_label not in actions else ""
+            )
+            for name in fields
+        }
+        preset: Mapping[str, Any] = form_request.get("resolved_default_values") or {}
+        answer = {
+            "inputs": {**inputs, **preset, **submitted_inputs},
+            "action": action,
+            "user": run.user,
+        }
+        # Only one answer wins: `fill` returns None if the form was already submitted.
+        filled = await self._parts.runs.journal.forms.fill(
+            str(form_request.get("form_token")), answer
+        )
         if filled is None:
             raise A2AError(UNSUPPORTED, "somebody answered already")
         await self._parts.runs.resume_soon(run.tenant, run.id)
         return await self._parts.runs.find(run.tenant, run.id)
 
     async def _stream(self, call: "_Call") -> StreamReply:
+        """Handle SendStreamingMessage and SubscribeToTask: stream the task's updates."""
         if call.method == "SubscribeToTask":
             run = await self._task(call, call.task)
         else:
-            run = await self._started(call, read_message(call.params))
+            run = await self._start_run(call, read_message(call.params))
 
-        async def pieces() -> AsyncGenerator[bytes, None]:
-            told = TaskEvents(run)
-            yield call.piece(told.begin())
-            async with aclosing(fed(self._parts.runs, run, told)) as pieces_of_it:
-                async for one in pieces_of_it:
-                    yield call.piece(one)
+        async def event_chunks() -> AsyncGenerator[bytes, None]:
+            """Yield the task first, then each update as an SSE event."""
+            events = TaskEvents(run)
+            yield call.sse_event(events.initial_task())
+            async with aclosing(
+                translate_events(self._parts.runs, run, events)
+            ) as updates:
+                async for update in updates:
+                    yield call.sse_event(update)
 
-        def last_words(error: ModelyardError) -> bytes:
-            return plain_events(_failed(call.number, *_problem(error)))
+        def error_event(error: ModelyardError) -> bytes:
+            """Return the last event of a stream that failed."""
+            return plain_events(_error_response(call.number, *_error_code(error)))
 
-        return sse_reply(pieces(), last_words)
+        return sse_reply(event_chunks(), error_event)
 
     async def _task(self, call: "_Call", name: str) -> RunRecord:
+        """Return the run of a task.
+
+        Raises A2AError if there is none or it belongs to another app.
+        """
         try:
             run = await self._parts.runs.find(call.found.tenant, name)
         except NotFoundError:
             run = None
+        # The app check keeps the key of one app from reading tasks of another one of
+        # the tenant.
         if run is None or run.app != call.found.id:
             raise A2AError(NO_TASK, f"there is no task {name[:80]!r}")
         return run
 
     async def _get(self, call: "_Call") -> JSON:
+        """Handle GetTask."""
         run = await self._task(call, call.task)
         text = ""
+        # The text of a chat run is stored with its message, not with the run.
         if run.message and run.status.is_over:
-            message = await self._parts.conversations.message(run.tenant, run.app, run.message)
+            message = await self._parts.conversations.get_message(
+                run.tenant, run.app, run.message
+            )
             text = message.answer
-        task = call.shown({"task": task_of(run, text)})
+        task = call.in_client_revision({"task": task_from_run(run, text)})
+        # GetTask returns the bare task; the conversion to 0.3 has already unwrapped it.
         return task if call.is_old else task["task"]
 
     async def _list(self, call: "_Call") -> JSON:
-        token, size = str(call.params.get("pageToken") or "0"), call.params.get("pageSize", _PAGE)
+        """Handle ListTasks: newest first, with the offset as the page token.
+
+        Raises A2AError if pageSize or pageToken is invalid.
+        """
+        token, size = (
+            str(call.params.get("pageToken") or "0"),
+            call.params.get("pageSize", _PAGE),
+        )
         skip = whole_number(token)
         if skip is None or not isinstance(size, int) or not 1 <= size <= 100:
-            raise A2AError(WRONG, "pageSize is a number from 1 to 100; pageToken is what the page before gave")
-        found, total = await self._parts.runs.journal.list(call.found.tenant, call.found.id, most=size, skip=skip)
-        wanted = call.params.get("contextId")
-        tasks = [task_of(one, "") for one in found]
+            raise A2AError(
+                INVALID_PARAMS,
+                "pageSize is a number from 1 to 100; pageToken is what the page before gave",
+            )
+        runs, total = await self._parts.runs.journal.list(
+            call.found.tenant, call.found.id, limit=size, skip=skip
+        )
+        context_id = call.params.get("contextId")
+        tasks = [task_from_run(run, "") for run in runs]
         return {
-            "tasks": [one for one in tasks if wanted in (None, "", one["contextId"])], "pageSize": size,
-            "totalSize": total, "nextPageToken": str(skip + size) if skip + size < total else "",
-        }  # fmt: skip
+            # The context filter applies to the fetched page only, so a page can have
+            # fewer tasks than pageSize.
+            "tasks": [
+                task for task in tasks if context_id in (None, "", task["contextId"])
+            ],
+            "pageSize": size,
+            "totalSize": total,
+            "nextPageToken": str(skip + size) if skip + size < total else "",
+        }
 
     async def _cancel(self, call: "_Call") -> JSON:
+        """Handle CancelTask, and return the task after it has ended.
+
+        Raises A2AError if it is already over.
+        """
         run = await self._task(call, call.task)
         if run.status.is_over:
             raise A2AError(NOT_CANCELABLE, f"task {run.id} is over: {run.status.value}")
         await self._parts.runs.stop(run.tenant, run.id)
-        ended = await self._parts.runs.ended(run.tenant, run.id)
-        task = call.shown({"task": task_of(ended, "")})
+        ended = await self._parts.runs.wait_until_ended(run.tenant, run.id)
+        task = call.in_client_revision({"task": task_from_run(ended, "")})
         return task if call.is_old else task["task"]
 
 
 class _Call(msgspec.Struct, frozen=True):
-    found: FoundApp
+    """One JSON-RPC call to an agent."""
+
+    found: AppRecord
     app: App
     method: str
     params: dict[str, Any]
     number: Any
     is_old: bool = False
-    """It speaks revision 0.3."""
+    """Whether the client uses revision 0.3."""
 
     @property
     def task(self) -> str:
-        """Raises A2AError."""
+        """Return the task id of the params; raises A2AError if it is missing."""
         name = self.params.get("id")
         if not isinstance(name, str) or not name:
-            raise A2AError(WRONG, "params.id is required")
+            raise A2AError(INVALID_PARAMS, "params.id is required")
         return name
 
-    def shown(self, piece: JSON) -> JSON:
-        return as_0_3(piece) if self.is_old else piece
+    def in_client_revision(self, result: JSON) -> JSON:
+        """Return the result in the revision of the client."""
+        return to_revision_0_3(result) if self.is_old else result
 
-    def piece(self, one: JSON) -> bytes:
-        return plain_events({"jsonrpc": "2.0", "id": self.number, "result": self.shown(one)})
+    def sse_event(self, result: JSON) -> bytes:
+        """Return the result as an SSE event that holds a JSON-RPC response."""
+        return plain_events(
+            {
+                "jsonrpc": "2.0",
+                "id": self.number,
+                "result": self.in_client_revision(result),
+            }
+        )
 
 
 def _body(data: bytes) -> JSON:
-    """Raises A2AError."""
+    """Parse a JSON-RPC request object.
+
+    Raises A2AError with the JSON-RPC code for a parse error or an invalid request.
+    """
     try:
-        found = decode_body(data)
+        rpc_request = decode_body(data)
     except BodyError as error:
         raise A2AError(PARSE, f"this is not JSON: {error}") from error
-    if not isinstance(found, dict) or found.get("jsonrpc") != "2.0":
-        raise A2AError(INVALID, "a request is an object with jsonrpc '2.0', id, method and params")
-    return found
+    if not isinstance(rpc_request, dict) or rpc_request.get("jsonrpc") != "2.0":
+        raise A2AError(
+            INVALID, "a request is an object with jsonrpc '2.0', id, method and params"
+        )
+    return rpc_request
 
 
-def _problem(error: ModelyardError) -> tuple[int, str]:
-    status, _ = problem_of(error)
-    return (WRONG if status < 500 else -32603), str(error)
+def _error_code(error: ModelyardError) -> tuple[int, str]:
+    """Return the JSON-RPC error code and the message of an error."""
+    status, _ = status_and_code(error)
+    # -32603 is JSON-RPC's "internal error".
+    return (INVALID_PARAMS if status < 500 else -32603), str(error)
 
 
-def _failed(number: Any, code: int, message: str) -> JSON:
+def _error_response(number: Any, code: int, message: str) -> JSON:
+    """Return a JSON-RPC error response."""
     return {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": message}}

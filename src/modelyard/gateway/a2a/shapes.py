@@ -1,4 +1,4 @@
-"""Runs as tasks of A2A, in the shapes of revisions 1.0 and 0.3. Pure: it remembers what it has to of one run."""
+"""Runs as A2A tasks, in the JSON shapes of revisions 1.0 and 0.3. Performs no I/O."""
 
 import base64
 import binascii
@@ -10,243 +10,392 @@ from typing import Any
 
 from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status
-from modelyard.workflow.events import AnyEvent, GraphRunPaused, NodeRunStreamChunk, TextReplaced
+from modelyard.workflow.events import (
+    AnyEvent,
+    GraphRunPaused,
+    NodeRunStreamChunk,
+    TextReplaced,
+)
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.single_run import FINAL, outcome_of
+from modelyard.workflow.single_run import FINAL_EVENTS, outcome_of
 
 _STATES: Mapping[Status, str] = {
-    Status.RUNNING: "WORKING", Status.PAUSED: "INPUT_REQUIRED", Status.SUCCEEDED: "COMPLETED",
-    Status.PARTIAL: "COMPLETED", Status.FAILED: "FAILED", Status.STOPPED: "CANCELED",
-}  # fmt: skip
+    Status.RUNNING: "WORKING",
+    Status.PAUSED: "INPUT_REQUIRED",
+    Status.SUCCEEDED: "COMPLETED",
+    Status.PARTIAL: "COMPLETED",
+    Status.FAILED: "FAILED",
+    Status.STOPPED: "CANCELED",
+}
 ANSWER = "answer"
-"""The one artifact of a task."""
+"""Id and name of the only artifact of a task."""
 
 
 class A2AError(Exception):
-    """What a caller is told, by the numbers of JSON-RPC and of A2A."""
+    """Error for the caller, with a code of JSON-RPC or of A2A."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-PARSE, INVALID, NO_METHOD, WRONG = -32700, -32600, -32601, -32602
+PARSE, INVALID, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
 NO_TASK, NOT_CANCELABLE, NO_PUSH, UNSUPPORTED = -32001, -32002, -32003, -32004
 
 
-# ---------------------------------------------------------------------------------------------- what comes in
+# ----------------------------------------------------------------------------------
+# requests
 
 
 @dataclass
-class Asked:
-    """A message, in one form whatever its revision."""
+class IncomingMessage:
+    """A message of either revision in one normalised form."""
 
     texts: list[str] = field(default_factory=list[str])
     data: dict[str, Any] = field(default_factory=dict[str, Any])
     links: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """(address, media type) of files that lie elsewhere."""
-    blobs: list[tuple[str, bytes, str]] = field(default_factory=list[tuple[str, bytes, str]])
-    """(name, content, media type) of files that came along."""
+    """(URL, media type) of files that are referenced."""
+    blobs: list[tuple[str, bytes, str]] = field(
+        default_factory=list[tuple[str, bytes, str]]
+    )
+    """(name, content, media type) of files that are sent inline."""
     task: str = ""
     context: str = ""
     user: str = ""
 
     @property
     def text(self) -> str:
+        """All text parts, joined by line breaks."""
         return "\n".join(self.texts)
 
 
-def read_message(params: Mapping[str, Any]) -> Asked:
-    """Raises A2AError."""
+def read_message(params: Mapping[str, Any]) -> IncomingMessage:
+    """Parse the message of a request.
+
+    Raises A2AError if it is malformed.
+    """
     message = params.get("message")
     if not isinstance(message, Mapping):
-        raise A2AError(WRONG, "params.message must be an object")
+        raise A2AError(INVALID_PARAMS, "params.message must be an object")
     parts = message.get("parts")
     if not isinstance(parts, list) or not parts:
-        raise A2AError(WRONG, "params.message.parts must be a list with something in it")
-    told: Any = {**_mapping(params.get("metadata")), **_mapping(message.get("metadata"))}
-    asked = Asked(
-        task=str(message.get("taskId") or ""), context=str(message.get("contextId") or ""),
-        user=str(told.get("user") or ""),
-    )  # fmt: skip
-    for at, part in enumerate(parts):
+        raise A2AError(
+            INVALID_PARAMS, "params.message.parts must be a list with something in it"
+        )
+    # Clients send the user's name in the metadata of the request or of the message; the
+    # message wins.
+    metadata: Any = {
+        **_mapping(params.get("metadata")),
+        **_mapping(message.get("metadata")),
+    }
+    incoming = IncomingMessage(
+        task=str(message.get("taskId") or ""),
+        context=str(message.get("contextId") or ""),
+        user=str(metadata.get("user") or ""),
+    )
+    for index, part in enumerate(parts):
         if not isinstance(part, Mapping):
-            raise A2AError(WRONG, f"params.message.parts[{at}] must be an object")
-        _read_part(part, asked, at)
-    return asked
+            raise A2AError(
+                INVALID_PARAMS, f"params.message.parts[{index}] must be an object"
+            )
+        _read_part(part, incoming, index)
+    return incoming
 
 
-def _read_part(part: Mapping[str, Any], asked: Asked, at: int) -> None:
+def _read_part(part: Mapping[str, Any], incoming: IncomingMessage, index: int) -> None:
+    """Add one message part to `incoming`.
+
+    Raises A2AError, with `index` in the message, if the part is malformed.
+    """
     file = part.get("file")
+    # Revision 0.3 nests a file; bring it into the flat form of 1.0.
     if isinstance(file, Mapping):  # as 0.3 has it
         part = {
-            "url": file.get("uri"), "raw": file.get("bytes"), "mediaType": file.get("mimeType"),
+            "url": file.get("uri"),
+            "raw": file.get("bytes"),
+            "mediaType": file.get("mimeType"),
             "filename": file.get("name"),
-        }  # fmt: skip
+        }
     if isinstance(part.get("text"), str):
-        asked.texts.append(part["text"])
+        incoming.texts.append(part["text"])
     elif "data" in part:
-        value = _whole(part["data"])
-        asked.data |= value if isinstance(value, Mapping) else {"data": value} if value is not None else {}
+        value = _restore_integers(part["data"])
+        # An object supplies named inputs; any other value becomes the input `data`.
+        incoming.data |= (
+            value
+            if isinstance(value, Mapping)
+            else {"data": value}
+            if value is not None
+            else {}
+        )
     elif part.get("url"):
-        asked.links.append((str(part["url"]), str(part.get("mediaType") or "")))
+        incoming.links.append((str(part["url"]), str(part.get("mediaType") or "")))
     elif isinstance(part.get("raw"), str):
         try:
             data = base64.b64decode(part["raw"], validate=True)
         except (binascii.Error, ValueError) as error:
-            raise A2AError(WRONG, f"params.message.parts[{at}].raw is no base64") from error
-        asked.blobs.append((str(part.get("filename") or "file"), data, str(part.get("mediaType") or "")))
+            raise A2AError(
+                INVALID_PARAMS, f"params.message.parts[{index}].raw is no base64"
+            ) from error
+        incoming.blobs.append(
+            (
+                str(part.get("filename") or "file"),
+                data,
+                str(part.get("mediaType") or ""),
+            )
+        )
     else:
-        raise A2AError(WRONG, f"params.message.parts[{at}] holds neither text, data, url nor raw")
+        raise A2AError(
+            INVALID_PARAMS,
+            f"params.message.parts[{index}] holds neither text, data, url nor raw",
+        )
 
 
-def _whole(value: Any) -> Any:
-    """With whole numbers as such: protobuf's JSON, which many callers send, knows none."""
+def _restore_integers(value: Any) -> Any:
+    """Return the value with whole floats as integers.
+
+    Many clients build JSON with protobuf, which has only doubles.
+    """
     match value:
         case float() if value.is_integer():
             return int(value)
         case dict():
-            return {name: _whole(one) for name, one in value.items()}
+            return {name: _restore_integers(member) for name, member in value.items()}
         case list():
-            return [_whole(one) for one in value]
+            return [_restore_integers(element) for element in value]
         case _:
             return value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
+    """Return the value if it is a mapping, otherwise an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
-# ---------------------------------------------------------------------------------------------- what goes out
+# ----------------------------------------------------------------------------------
+# responses
 
 
 class TaskEvents:
-    """A run's events as a stream's pieces, in the shapes of 1.0."""
+    """Translates a run's events into stream updates in the shapes of 1.0."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.text: list[str] = []
-        self._has_begun = False
+        self._has_started = False
 
-    def begin(self) -> JSON:
-        return {"task": task_of(self.run, "")}
+    def initial_task(self) -> JSON:
+        """Return the first update of a stream: the task itself."""
+        return {"task": task_from_run(self.run, "")}
 
     def feed(self, event: AnyEvent) -> Iterator[JSON]:
+        """Yield the updates for one event; most events have none."""
         match event:
             case NodeRunStreamChunk() if event.chunk:
                 self.text.append(event.chunk)
-                yield self._artifact(event.chunk, append=self._has_begun)
-                self._has_begun = True
+                yield self._artifact(event.chunk, append=self._has_started)
+                self._has_started = True
+            # Moderation replaced the text: send the artifact again from the start.
             case TextReplaced():
                 self.text = [event.text]
                 yield self._artifact(event.text, append=False)
-                self._has_begun = True
-            case _ if isinstance(event, FINAL):
+                self._has_started = True
+            case _ if isinstance(event, FINAL_EVENTS):
                 yield from self._end(event)
             case _:
                 pass
 
     def _artifact(self, text: str, *, append: bool, is_last: bool = False) -> JSON:
+        """Return an update with a part of the answer's text."""
         artifact = {"artifactId": ANSWER, "name": ANSWER, "parts": [{"text": text}]}
-        return {"artifactUpdate": {**self._ids(), "artifact": artifact, "append": append, "lastChunk": is_last}}
+        return {
+            "artifactUpdate": {
+                **self._ids(),
+                "artifact": artifact,
+                "append": append,
+                "lastChunk": is_last,
+            }
+        }
 
     def _ids(self) -> JSON:
-        return {"taskId": self.run.id, "contextId": context_of(self.run)}
+        """Return the ids that every update carries."""
+        return {"taskId": self.run.id, "contextId": context_id_of(self.run)}
 
     def _end(self, event: Any) -> Iterator[JSON]:
+        """Yield the last updates of a run: its outputs if nothing was streamed, then
+        its status."""
         outcome = outcome_of(event)
-        if not self._has_begun and outcome.outputs:
-            artifact = {"artifactId": ANSWER, "name": ANSWER, "parts": parts_of(outcome.outputs)}
-            yield {"artifactUpdate": {**self._ids(), "artifact": artifact, "append": False, "lastChunk": True}}
+        # Workflows without a streamed answer send their outputs as one complete
+        # artifact.
+        if not self._has_started and outcome.outputs:
+            artifact = {
+                "artifactId": ANSWER,
+                "name": ANSWER,
+                "parts": output_parts(outcome.outputs),
+            }
+            yield {
+                "artifactUpdate": {
+                    **self._ids(),
+                    "artifact": artifact,
+                    "append": False,
+                    "lastChunk": True,
+                }
+            }
         reasons = event.reasons if isinstance(event, GraphRunPaused) else ()
         status = _status(outcome.status, self.run, outcome.error, reasons, event.at)
         yield {"statusUpdate": {**self._ids(), "status": status}}
 
 
-def context_of(run: RunRecord) -> str:
-    """A conversation is a context; what belongs to none is one by itself."""
+def context_id_of(run: RunRecord) -> str:
+    """Return the A2A context id: the conversation, or the run itself if it has none."""
     return run.conversation or run.id
 
 
-def parts_of(outputs: Mapping[str, Any]) -> list[JSON]:
-    shown = {name: value for name, value in outputs.items() if not name.startswith("__")}
-    if len(shown) == 1 and isinstance(only := next(iter(shown.values())), str):
-        return [{"text": only}]
-    return [{"data": shown}] if shown else []
+def output_parts(outputs: Mapping[str, Any]) -> list[JSON]:
+    """Return outputs as message parts: a single text as text, anything else as one data
+    part."""
+    # Names with two leading underscores are internal.
+    visible_outputs = {
+        name: value for name, value in outputs.items() if not name.startswith("__")
+    }
+    if len(visible_outputs) == 1 and isinstance(
+        text := next(iter(visible_outputs.values())), str
+    ):
+        return [{"text": text}]
+    return [{"data": visible_outputs}] if visible_outputs else []
 
 
-def task_of(run: RunRecord, text: str) -> JSON:
-    """A run as it is. `text`: what it said."""
-    parts: Sequence[JSON] = [{"text": text}] if text else parts_of(run.outputs)
-    told: JSON = {
-        "id": run.id, "contextId": context_of(run),
-        "status": _status(run.status, run, run.error, run.reasons, run.finished_at or run.created_at),
-    }  # fmt: skip
+def task_from_run(run: RunRecord, text: str) -> JSON:
+    """Return a run as a task in its current state. `text` is the answer text, if any."""
+    parts: Sequence[JSON] = [{"text": text}] if text else output_parts(run.outputs)
+    task: JSON = {
+        "id": run.id,
+        "contextId": context_id_of(run),
+        "status": _status(
+            run.status, run, run.error, run.reasons, run.finished_at or run.created_at
+        ),
+    }
+    # A running task has no final artifact yet; its text arrives as updates.
     if parts and run.status is not Status.RUNNING:
-        told["artifacts"] = [{"artifactId": ANSWER, "name": ANSWER, "parts": list(parts)}]
-    return told
+        task["artifacts"] = [
+            {"artifactId": ANSWER, "name": ANSWER, "parts": list(parts)}
+        ]
+    return task
 
 
-def _status(status: Status, run: RunRecord, error: str, reasons: Sequence[Mapping[str, Any]], at: float) -> JSON:
-    told: JSON = {"state": f"TASK_STATE_{_STATES[status]}", "timestamp": _time(at)}
+def _status(
+    status: Status,
+    run: RunRecord,
+    error: str,
+    reasons: Sequence[Mapping[str, Any]],
+    timestamp: float,
+) -> JSON:
+    """Return a task status. A paused task carries the form that it waits for, a failed
+    one its error."""
+    task_status: JSON = {
+        "state": f"TASK_STATE_{_STATES[status]}",
+        "timestamp": _time(timestamp),
+    }
     if status is Status.PAUSED and reasons:
-        asked = reasons[0]
-        wanted = {
-            "inputs": [one.get("output_variable_name") for one in asked.get("inputs") or ()],
-            "actions": [{"id": one.get("id"), "title": one.get("title")} for one in asked.get("actions") or ()],
-        }  # fmt: skip
-        told["message"] = _said(run, [{"text": str(asked.get("form_content") or "")}, {"data": wanted}])
+        form_request = reasons[0]
+        form = {
+            "inputs": [
+                form_input.get("output_variable_name")
+                for form_input in form_request.get("inputs") or ()
+            ],
+            "actions": [
+                {"id": action.get("id"), "title": action.get("title")}
+                for action in form_request.get("actions") or ()
+            ],
+        }
+        # A2A has no form element: the text goes out as a text part, fields and actions
+        # as a data part.
+        task_status["message"] = _agent_message(
+            run, [{"text": str(form_request.get("form_content") or "")}, {"data": form}]
+        )
     elif error:
-        told["message"] = _said(run, [{"text": error}])
-    return told
+        task_status["message"] = _agent_message(run, [{"text": error}])
+    return task_status
 
 
-def _said(run: RunRecord, parts: list[JSON]) -> JSON:
+def _agent_message(run: RunRecord, parts: list[JSON]) -> JSON:
+    """Return a message of the agent. Its id is derived from the content, so that
+    repeated reads return the same id."""
     name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{run.id}/{len(run.reasons)}/{parts}"))
     return {
-        "messageId": name, "role": "ROLE_AGENT", "parts": parts, "taskId": run.id, "contextId": context_of(run),
-    }  # fmt: skip
+        "messageId": name,
+        "role": "ROLE_AGENT",
+        "parts": parts,
+        "taskId": run.id,
+        "contextId": context_id_of(run),
+    }
 
 
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _time(timestamp: float) -> str:
+    """Return a time as RFC 3339 in UTC with milliseconds."""
+    return (
+        datetime.fromtimestamp(timestamp, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
-# ---------------------------------------------------------------------------------------------- 0.3
+# ----------------------------------------------------------------------------------
+# revision 0.3
 
 
-def as_0_3(piece: JSON) -> JSON:
-    """A piece of 1.0, a result or an event of a stream, as revision 0.3 has it."""
-    if "task" in piece:
-        return _task_0_3(piece["task"])
-    if "artifactUpdate" in piece:
-        one = piece["artifactUpdate"]
-        return {**one, "kind": "artifact-update", "artifact": _artifact_0_3(one["artifact"])}
-    one = piece["statusUpdate"]
-    state = one["status"]["state"]
+def to_revision_0_3(result: JSON) -> JSON:
+    """Convert a result or stream event from the shape of 1.0 to that of revision 0.3."""
+    if "task" in result:
+        return _task_0_3(result["task"])
+    if "artifactUpdate" in result:
+        update = result["artifactUpdate"]
+        return {
+            **update,
+            "kind": "artifact-update",
+            "artifact": _artifact_0_3(update["artifact"]),
+        }
+    # Neither a task nor an artifact: what remains is a status update.
+    update = result["statusUpdate"]
+    state = update["status"]["state"]
     return {
-        **one, "kind": "status-update", "status": _status_0_3(one["status"]), "final": not state.endswith("WORKING"),
-    }  # fmt: skip
+        **update,
+        "kind": "status-update",
+        "status": _status_0_3(update["status"]),
+        "final": not state.endswith("WORKING"),
+    }
 
 
 def _task_0_3(task: JSON) -> JSON:
-    told = {**task, "kind": "task", "status": _status_0_3(task["status"])}
+    """Convert a task to revision 0.3."""
+    converted = {**task, "kind": "task", "status": _status_0_3(task["status"])}
     if "artifacts" in task:
-        told["artifacts"] = [_artifact_0_3(one) for one in task["artifacts"]]
-    return told
+        converted["artifacts"] = [
+            _artifact_0_3(artifact) for artifact in task["artifacts"]
+        ]
+    return converted
 
 
 def _status_0_3(status: JSON) -> JSON:
+    """Convert a status to revision 0.3."""
+    # TASK_STATE_INPUT_REQUIRED → input-required.
     state = status["state"].removeprefix("TASK_STATE_").lower().replace("_", "-")
-    told = {**status, "state": state}
+    converted = {**status, "state": state}
     if (message := status.get("message")) is not None:
-        told["message"] = {**message, "kind": "message", "role": "agent", "parts": _parts_0_3(message["parts"])}
-    return told
+        converted["message"] = {
+            **message,
+            "kind": "message",
+            "role": "agent",
+            "parts": _parts_0_3(message["parts"]),
+        }
+    return converted
 
 
-def _artifact_0_3(one: JSON) -> JSON:
-    return {**one, "parts": _parts_0_3(one["parts"])}
+def _artifact_0_3(artifact: JSON) -> JSON:
+    """Convert an artifact to revision 0.3."""
+    return {**artifact, "parts": _parts_0_3(artifact["parts"])}
 
 
 def _parts_0_3(parts: Sequence[JSON]) -> list[JSON]:
-    return [{"kind": "text" if "text" in one else "data", **one} for one in parts]
+    """Convert message parts to revision 0.3, in which each part names its kind."""
+    return [{"kind": "text" if "text" in part else "data", **part} for part in parts]

@@ -1,1 +1,1 @@
-"""The API of those who run the server."""
+"""Admin API for the operators of the server."""

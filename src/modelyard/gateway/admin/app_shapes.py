@@ -1,6 +1,7 @@
-"""What the admin API answers about apps: their files, versions, runs, what people said to them, and evaluations.
+"""Response types of the admin API for apps: files, versions, runs, conversations and
+evaluations.
 
-Times are seconds since 1970.
+Times are in seconds since 1970.
 """
 
 from typing import Any
@@ -10,20 +11,27 @@ import msgspec
 from modelyard.models.entities import I18nObject
 
 
-class PageShown(msgspec.Struct, frozen=True, kw_only=True):
+class PageView(msgspec.Struct, frozen=True, kw_only=True):
+    """The public chat page of an app."""
+
     is_on: bool
     origins: list[str]
     url: str | None
 
 
-class VersionShown(msgspec.Struct, frozen=True, kw_only=True):
+class VersionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A published version of an app."""
+
     digest: str
     name: str
     note: str
     published_at: float
 
 
-class AppShown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AppView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An app of a tenant. `versions` and `mapping` are set only if a single app is
+    requested."""
+
     id: str
     name: str
     mode: str
@@ -33,13 +41,15 @@ class AppShown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_published: bool
     has_draft: bool
     digest: str
-    """Of the draft, or of what is published where there is none."""
-    page: PageShown
-    versions: list[VersionShown] = []
+    """Digest of the draft, or of the published version if there is no draft."""
+    page: PageView
+    versions: list[VersionView] = []
     mapping: dict[str, dict[str, str]] = {}
 
 
-class AppImported(AppShown, frozen=True, kw_only=True):
+class ImportedAppView(AppView, frozen=True, kw_only=True):
+    """An app after an import, with the warnings and requirements of its file."""
+
     warnings: list[str] = []
     needs: list[str] = []
     replaced: bool = False
@@ -47,6 +57,8 @@ class AppImported(AppShown, frozen=True, kw_only=True):
 
 
 class FileProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """A problem in an app's file; `line` is 0 if it has no position."""
+
     message: str
     line: int = 0
     node: str = ""
@@ -54,34 +66,38 @@ class FileProblem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScheduleTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """The next times at which a schedule node starts a run."""
+
     node: str
     cron: str
     timezone: str
     next: list[float]
-    """Its next times."""
+    """Its next start times."""
 
 
 class FileCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of checking an app's file without importing it."""
+
     problems: list[FileProblem]
     warnings: list[FileProblem]
     needs: list[str]
     schedules: list[ScheduleTimes]
 
 
-class TriggerShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A node that begins runs of its app by itself."""
+class TriggerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that starts runs of its app without a caller."""
 
     node: str
     title: str
     type: str
-    """webhook, schedule, plugin."""
+    """One of webhook, schedule, plugin."""
     is_live: bool
-    """Whether it is published as it stands here."""
+    """Whether the published version contains this trigger unchanged."""
     method: str = ""
     address: str = ""
-    """What calls a webhook calls."""
+    """URL at which callers trigger a webhook."""
     draft_address: str = ""
-    """The same for what is not published yet."""
+    """URL that triggers the draft."""
     cron: str = ""
     timezone: str = ""
     next: list[float] = []
@@ -90,14 +106,17 @@ class TriggerShown(msgspec.Struct, frozen=True, kw_only=True):
     subscription: str = ""
 
 
-class QuestionShown(msgspec.Struct, frozen=True, kw_only=True):
+class QuestionView(msgspec.Struct, frozen=True, kw_only=True):
+    """An evaluation question with its relevant documents."""
+
     question: str
     documents: list[str]
-    """Names or ids of those that answer it."""
+    """Names or ids of the documents that answer it."""
 
 
-class ScoresShown(msgspec.Struct, frozen=True, kw_only=True):
-    """Means over an evaluation's questions; `ndcg`, `recall` and `mrr` are at 10."""
+class ScoresView(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean scores over the questions of an evaluation; `ndcg`, `recall` and `mrr` are
+    at 10."""
 
     settings: str
     questions: int
@@ -107,26 +126,32 @@ class ScoresShown(msgspec.Struct, frozen=True, kw_only=True):
     hit_1: float
     hit_5: float
     milliseconds: float
-    """Median of a question."""
+    """Median duration of a search."""
 
 
-class OutcomeShown(QuestionShown, frozen=True, kw_only=True):
+class OutcomeView(QuestionView, frozen=True, kw_only=True):
+    """The result of one evaluation question."""
+
     places: dict[str, int]
-    """Way to search → the place of the first that answers it, from 1; 0 where none is among ten."""
+    """Search method → rank of the first relevant document, from 1; 0 if none is in the
+    top ten."""
 
 
-class EvaluationShown(msgspec.Struct, frozen=True, kw_only=True):
+class EvaluationView(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored evaluation of a dataset."""
+
     id: str
     at: float
     by: str
     embedding_model: str
-    scores: list[ScoresShown]
-    outcomes: list[OutcomeShown]
+    scores: list[ScoresView]
+    outcomes: list[OutcomeView]
     """Empty in lists."""
 
 
 class UploadedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run's inputs name as `{transfer_method: local_file, upload_file_id: …}`."""
+    """A file to be named in a run's inputs as `{transfer_method: local_file,
+    upload_file_id: …}`."""
 
     id: str
     name: str
@@ -134,12 +159,16 @@ class UploadedFile(msgspec.Struct, frozen=True, kw_only=True):
     mime_type: str
 
 
-class PartOption(msgspec.Struct, frozen=True, kw_only=True):
+class ComponentOption(msgspec.Struct, frozen=True, kw_only=True):
+    """An option of a select parameter."""
+
     value: str
     label: I18nObject
 
 
-class PartParameter(msgspec.Struct, frozen=True, kw_only=True):
+class ComponentParameter(msgspec.Struct, frozen=True, kw_only=True):
+    """A parameter of an event, strategy, datasource or trigger provider."""
+
     name: str
     type: str
     label: I18nObject
@@ -148,52 +177,60 @@ class PartParameter(msgspec.Struct, frozen=True, kw_only=True):
     default: Any
     min: float | None
     max: float | None
-    options: list[PartOption]
+    options: list[ComponentOption]
 
 
-class PartShown(msgspec.Struct, frozen=True, kw_only=True):
-    """An event, a strategy or a datasource: what a node of a workflow can name."""
+class ComponentView(msgspec.Struct, frozen=True, kw_only=True):
+    """A component that a workflow node can use: an event, an agent strategy or a
+    datasource."""
 
     provider: str
-    """`author/plugin/provider`; empty for what comes with the server."""
+    """`author/plugin/provider`; empty for components of the server itself."""
     plugin: str
     name: str
     label: I18nObject
     kind: str = ""
-    """Of a datasource: local_file, online_document, website_crawl or online_drive."""
-    parameters: list[PartParameter]
+    """For a datasource: local_file, online_document, website_crawl or online_drive."""
+    parameters: list[ComponentParameter]
     output_schema: dict[str, Any] | None = None
-    """A JSON schema of what it gives."""
+    """JSON schema of its output."""
 
 
-class TriggerProviderShown(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose events can be subscribed to, and what that takes."""
+class TriggerProviderView(msgspec.Struct, frozen=True, kw_only=True):
+    """A trigger provider whose events can be subscribed to, with the parameters of a
+    subscription."""
 
     provider: str
     plugin: str
     label: I18nObject
-    parameters: list[PartParameter]
-    credentials: list[PartParameter]
+    parameters: list[ComponentParameter]
+    credentials: list[ComponentParameter]
 
 
-class NodeParts(msgspec.Struct, frozen=True, kw_only=True):
-    events: list[PartShown]
-    strategies: list[PartShown]
-    datasources: list[PartShown]
-    trigger_providers: list[TriggerProviderShown]
+class NodeComponents(msgspec.Struct, frozen=True, kw_only=True):
+    """All components that are available to workflow nodes of a tenant."""
+
+    events: list[ComponentView]
+    strategies: list[ComponentView]
+    datasources: list[ComponentView]
+    trigger_providers: list[TriggerProviderView]
 
 
-class SubscriptionShown(msgspec.Struct, frozen=True, kw_only=True):
+class SubscriptionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription to the events of a trigger provider."""
+
     id: str
     name: str
     plugin: str
     provider: str
     """`author/plugin/provider`."""
     address: str
-    """What the provider calls."""
+    """URL that the provider calls."""
 
 
 class InputForm(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of the form that starts a run."""
+
     variable: str
     label: str
     type: str
@@ -203,14 +240,18 @@ class InputForm(msgspec.Struct, frozen=True, kw_only=True):
     max_length: int | None
 
 
-class NodeKindShown(msgspec.Struct, frozen=True, kw_only=True):
+class NodeTypeView(msgspec.Struct, frozen=True, kw_only=True):
+    """A node type that workflows can contain."""
+
     type: str
     kind: str
     schema: dict[str, Any]
-    """A JSON schema of the node's data."""
+    """JSON schema of the node's data."""
 
 
-class RunShown(msgspec.Struct, frozen=True, kw_only=True):
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """A run of an app. Times in seconds; `finished_at` is null while it runs."""
+
     id: str
     app: str
     status: str
@@ -227,11 +268,15 @@ class RunShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunPage(msgspec.Struct, frozen=True, kw_only=True):
-    data: list[RunShown]
+    """A page of runs, with the total number of matches."""
+
+    data: list[RunView]
     total: int
 
 
 class NodeTest(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of running one node alone; `ms` is its duration."""
+
     status: str
     inputs: dict[str, Any]
     outputs: dict[str, Any]
@@ -240,7 +285,9 @@ class NodeTest(msgspec.Struct, frozen=True, kw_only=True):
     ms: float
 
 
-class ConversationShown(msgspec.Struct, frozen=True, kw_only=True):
+class ConversationView(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation of a user with an app."""
+
     id: str
     name: str
     user: str
@@ -248,7 +295,9 @@ class ConversationShown(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
 
 
-class MessageShown(msgspec.Struct, frozen=True, kw_only=True):
+class MessageView(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of a conversation: the user's query and the app's answer."""
+
     id: str
     query: str
     answer: str
@@ -261,27 +310,33 @@ class MessageShown(msgspec.Struct, frozen=True, kw_only=True):
     usage: dict[str, Any]
 
 
-class AnnotationShown(msgspec.Struct, frozen=True, kw_only=True):
+class AnnotationView(msgspec.Struct, frozen=True, kw_only=True):
+    """A fixed answer to a question, with the number of times that it was used."""
+
     id: str
     question: str
     answer: str
     hits: int
 
 
-class AppKeyShown(msgspec.Struct, frozen=True, kw_only=True):
+class AppKeyView(msgspec.Struct, frozen=True, kw_only=True):
+    """An API key of an app, without its secret."""
+
     id: str
     hint: str
-    """How it begins and ends."""
+    """The first and last characters of the key."""
 
 
-class AppKeyMade(msgspec.Struct, frozen=True, kw_only=True):
+class CreatedAppKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A newly created API key of an app."""
+
     id: str
     key: str
-    """The key itself: it is told this once."""
+    """The key itself. It is returned only in this response."""
 
 
-class SplitPiece(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of a text, and which characters of it they are."""
+class SplitSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment of a text, with its character positions."""
 
     text: str
     start: int

@@ -1,4 +1,5 @@
-"""/admin/v1/apps: apps imported, looked at, published, put back, shown on a page; and the keys of their callers."""
+"""/admin/v1/apps: import, inspect, publish, restore and share apps, and manage their
+API keys."""
 
 import time
 from collections.abc import Callable
@@ -8,13 +9,19 @@ import msgspec
 
 from modelyard.base import computing
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.base.fields import may, need
-from modelyard.gateway.admin.app_shapes import AppKeyMade, AppKeyShown, FileCheck, FileProblem, ScheduleTimes
+from modelyard.base.fields import optional_field, required_field
+from modelyard.gateway.admin.app_shapes import (
+    AppKeyView,
+    CreatedAppKey,
+    FileCheck,
+    FileProblem,
+    ScheduleTimes,
+)
 from modelyard.gateway.admin.requests import app_of, tenant_of
 from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply, read_json
 from modelyard.models.types import JSON
-from modelyard.workflow.apps import Apps, DraftChangedError, FoundApp
+from modelyard.workflow.apps import AppRecord, Apps, DraftChangedError
 from modelyard.workflow.dsl import App, AppMapping, DslError, Problem, loads
 from modelyard.workflow.pipelines import Pipelines
 from modelyard.workflow.trigger_nodes import next_times, triggers_of
@@ -22,165 +29,318 @@ from modelyard.workflow.trigger_nodes import next_times, triggers_of
 
 @dataclass(frozen=True, slots=True)
 class ImportedApps:
-    """A tenant's apps, their versions, and the keys of their callers."""
+    """Routes for a tenant's apps, their versions and their API keys."""
 
     apps: Apps
     pipelines: Pipelines
     origin: Callable[[], str]
 
-    async def listed(self, request: Request) -> Reply:
-        """Raises NotFoundError for a tenant that is not the caller's."""
-        return json_reply({"data": [self._shown(app) for app in self.apps.all(tenant_of(request))], "has_more": False})
+    async def list_apps(self, request: Request) -> Reply:
+        """List the apps of a tenant.
 
-    async def add(self, request: Request) -> Reply:
-        """Import a file; one of the same name takes the place of the old. Raises InvokeBadRequestError, DslError."""
+        Raises NotFoundError for a tenant that the caller may not access.
+        """
+        return json_reply(
+            {
+                "data": [
+                    self._view(app) for app in self.apps.list_all(tenant_of(request))
+                ],
+                "has_more": False,
+            }
+        )
+
+    async def import_app(self, request: Request) -> Reply:
+        """Import an app's file. It replaces an app of the same name.
+
+        Raises InvokeBadRequestError, DslError.
+        """
         tenant, body = tenant_of(request), await request.json()
-        given = may(body, "mapping", dict)
+        mapping_body = optional_field(body, "mapping", dict)
         try:
-            mapping = msgspec.convert(given, AppMapping) if given is not None else None
+            mapping = (
+                msgspec.convert(mapping_body, AppMapping)
+                if mapping_body is not None
+                else None
+            )
         except msgspec.ValidationError as error:
             raise InvokeBadRequestError(f"mapping: {error}", param="mapping") from error
-        publishes = may(body, "publish", bool)
-        found, app, was_there = await self.apps.add(
-            tenant, need(body, "file", str), mapping=mapping, name=may(body, "name", str) or "",
-            publishes=publishes is not False, note=may(body, "note", str) or "",
-        )  # fmt: skip
-        dataset = await self.pipelines.dataset_for(found, app) if app.kind == "rag_pipeline" else None
+        # An import publishes the app unless `publish` is explicitly false.
+        publishes = optional_field(body, "publish", bool)
+        app_record, app, was_replaced = await self.apps.add(
+            tenant,
+            required_field(body, "file", str),
+            mapping=mapping,
+            name=optional_field(body, "name", str) or "",
+            publishes=publishes is not False,
+            note=optional_field(body, "note", str) or "",
+        )
+        # A knowledge pipeline writes into a dataset, which is created with it.
+        dataset = (
+            await self.pipelines.dataset_for(app_record, app)
+            if app.kind == "rag_pipeline"
+            else None
+        )
         return json_reply(
-            {**self._shown(found, is_whole=True), **_report(app), "replaced": was_there,
-             **({"dataset": dataset.id} if dataset is not None else {})},
+            {
+                **self._view(app_record, with_versions=True),
+                **_report(app),
+                "replaced": was_replaced,
+                **({"dataset": dataset.id} if dataset is not None else {}),
+            },
             status=201,
-        )  # fmt: skip
+        )
 
     async def check(self, request: Request) -> Reply:
-        """What is wrong with a file, and what it needs. Raises InvokeBadRequestError, NotFoundError."""
+        """Return the problems, warnings and requirements of an app's file without
+        importing it.
+
+        Raises InvokeBadRequestError, NotFoundError.
+        """
+        # Called for its permission check only.
         tenant_of(request)
         body = await request.json()
-        text = need(body, "file", str)
-        return json_reply(await computing.apart(_checked, text, may(body, "name", str) or ""))
+        text = required_field(body, "file", str)
+        # Parsing a large file takes long, so it runs outside the event loop.
+        return json_reply(
+            await computing.run_in_thread(
+                _check_file, text, optional_field(body, "name", str) or ""
+            )
+        )
 
-    async def one(self, request: Request) -> Reply:
-        """With its versions. Raises NotFoundError."""
-        return json_reply(self._shown(app_of(request, self.apps), is_whole=True))
+    async def get_app(self, request: Request) -> Reply:
+        """Return one app with its versions.
+
+        Raises NotFoundError.
+        """
+        return json_reply(self._view(app_of(request, self.apps), with_versions=True))
 
     async def change(self, request: Request) -> Reply:
-        """Switch it or its page on or off. Raises NotFoundError, InvokeBadRequestError."""
-        found = app_of(request, self.apps)
+        """Enable or disable an app, or change its public page.
+
+        Raises NotFoundError, InvokeBadRequestError.
+        """
+        app_record = app_of(request, self.apps)
         body = await request.json()
-        if (is_on := may(body, "is_enabled", bool)) is not None:
-            found = await self.apps.enable(found, is_on=is_on)
-        if (page := may(body, "page", dict)) is not None:
-            origins = may(page, "origins", list, "page.")
-            is_on = may(page, "is_on", bool, "page.")
-            found = await self.apps.set_page(
-                found, is_on=found.stored.page.is_on if is_on is None else is_on,
-                origins=None if origins is None else [str(one) for one in origins],
-            )  # fmt: skip
-        return json_reply(self._shown(found, is_whole=True))
+        if (is_on := optional_field(body, "is_enabled", bool)) is not None:
+            app_record = await self.apps.enable(app_record, is_on=is_on)
+        if (page := optional_field(body, "page", dict)) is not None:
+            origins = optional_field(page, "origins", list, "page.")
+            is_on = optional_field(page, "is_on", bool, "page.")
+            app_record = await self.apps.set_page(
+                # Fields that the request leaves out keep their value.
+                app_record,
+                is_on=app_record.stored.page.is_on if is_on is None else is_on,
+                origins=(
+                    None if origins is None else [str(origin) for origin in origins]
+                ),
+            )
+        return json_reply(self._view(app_record, with_versions=True))
 
     async def remove(self, request: Request) -> Reply:
-        """Raises NotFoundError."""
+        """Delete an app.
+
+        Raises NotFoundError.
+        """
         await self.apps.remove(app_of(request, self.apps))
         return json_reply(Removed(id=request.names["id"], deleted=True))
 
     async def file(self, request: Request) -> Reply:
-        """Of its draft, or of a `version`. Raises NotFoundError."""
-        found = app_of(request, self.apps)
-        wanted = request.query("version")
-        at = self.apps.at(found, self.apps.version(found, wanted).digest) if wanted else None
-        text = await self.apps.export(at or found, is_draft=at is None)
+        """Return an app's file: the draft, or the version named by `version`.
+
+        Raises NotFoundError.
+        """
+        app_record = app_of(request, self.apps)
+        version_digest = request.query("version")
+        app_version = (
+            self.apps.get_version(
+                app_record, self.apps.version(app_record, version_digest).digest
+            )
+            if version_digest
+            else None
+        )
+        text = await self.apps.export(
+            app_version or app_record, is_draft=app_version is None
+        )
         return Reply(text.encode(), content_type=b"application/yaml")
 
     async def save(self, request: Request) -> Reply:
-        """Keep a draft. Where `base` names what its author began with, a draft that is another is not overwritten.
+        """Store a draft. With `base`, the digest that its author started from, a newer
+        draft is not overwritten.
 
         Raises NotFoundError, DraftChangedError, DslError.
         """
-        found = app_of(request, self.apps)
+        app_record = app_of(request, self.apps)
         body = await request.json()
-        base, now = may(body, "base", str), found.stored.draft or found.stored.digest
-        if base is not None and base != now:
-            raise DraftChangedError(f"the draft of {found.name!r} is another by now: {now[:12]}, not {base[:12]}")
-        saved, app, _ = await self.apps.add(found.tenant, need(body, "file", str), name=found.name, publishes=False)
-        return json_reply({**self._shown(saved, is_whole=True), **_report(app)})
+        # Without a draft, the author started from the published version.
+        base, current_digest = (
+            optional_field(body, "base", str),
+            app_record.stored.draft or app_record.stored.digest,
+        )
+        if base is not None and base != current_digest:
+            raise DraftChangedError(
+                f"the draft of {app_record.name!r} is another by now:"
+                f" {current_digest[:12]}, not {base[:12]}"
+            )
+        saved, app, _ = await self.apps.add(
+            app_record.tenant,
+            required_field(body, "file", str),
+            name=app_record.name,
+            publishes=False,
+        )
+        return json_reply({**self._view(saved, with_versions=True), **_report(app)})
 
     async def publish(self, request: Request) -> Reply:
-        """Raises NotFoundError, InvokeBadRequestError."""
-        found = app_of(request, self.apps)
+        """Publish the draft.
+
+        Raises NotFoundError, InvokeBadRequestError.
+        """
+        app_record = app_of(request, self.apps)
         body = await _body(request)
-        name, note = may(body, "name", str) or "", may(body, "note", str) or ""
-        return json_reply(self._shown(await self.apps.publish(found, name=name, note=note), is_whole=True))
+        name, note = (
+            optional_field(body, "name", str) or "",
+            optional_field(body, "note", str) or "",
+        )
+        return json_reply(
+            self._view(
+                await self.apps.publish(app_record, name=name, note=note),
+                with_versions=True,
+            )
+        )
 
     async def restore(self, request: Request) -> Reply:
-        """Make an old version the draft. Raises NotFoundError, InvokeBadRequestError."""
-        found = app_of(request, self.apps)
-        version = need(await request.json(), "version", str)
-        return json_reply(self._shown(await self.apps.restore(found, version), is_whole=True))
+        """Make an old version the draft.
+
+        Raises NotFoundError, InvokeBadRequestError.
+        """
+        app_record = app_of(request, self.apps)
+        version = required_field(await request.json(), "version", str)
+        return json_reply(
+            self._view(await self.apps.restore(app_record, version), with_versions=True)
+        )
 
     async def keys(self, request: Request) -> Reply:
-        """Raises NotFoundError."""
+        """List an app's API keys, without their secrets.
+
+        Raises NotFoundError.
+        """
         keys = self.apps.keys(app_of(request, self.apps))
-        shown = [AppKeyShown(id=known.id, hint=key.hint) for known, key in keys]
-        return json_reply({"data": shown, "has_more": False})
+        key_views = [
+            AppKeyView(id=key_record.id, hint=key.hint) for key_record, key in keys
+        ]
+        return json_reply({"data": key_views, "has_more": False})
 
     async def make_key(self, request: Request) -> Reply:
-        """Raises NotFoundError."""
+        """Create an API key. This response is the only one that contains it.
+
+        Raises NotFoundError.
+        """
         row, key = await self.apps.make_key(app_of(request, self.apps))
-        return json_reply(AppKeyMade(id=row, key=key), status=201)
+        return json_reply(CreatedAppKey(id=row, key=key), status=201)
 
     async def revoke_key(self, request: Request) -> Reply:
-        """Raises NotFoundError."""
+        """Revoke an API key.
+
+        Raises NotFoundError.
+        """
         row = request.names["key"]
         await self.apps.revoke_key(app_of(request, self.apps), row)
         return json_reply(Removed(id=row, deleted=True))
 
-    def _shown(self, one: FoundApp, *, is_whole: bool = False) -> JSON:
-        stored = one.stored
-        shown: JSON = {
-            "id": one.id, "name": one.name, "mode": stored.mode, "description": stored.description,
-            "icon": stored.icon, "is_enabled": stored.is_enabled, "is_published": bool(stored.digest),
-            "has_draft": bool(stored.draft), "digest": stored.draft or stored.digest,
+    def _view(self, record: AppRecord, *, with_versions: bool = False) -> JSON:
+        """Return the view of an app; with `with_versions`, including its versions and
+        its mapping."""
+        stored_app = record.stored
+        view: JSON = {
+            "id": record.id,
+            "name": record.name,
+            "mode": stored_app.mode,
+            "description": stored_app.description,
+            "icon": stored_app.icon,
+            "is_enabled": stored_app.is_enabled,
+            "is_published": bool(stored_app.digest),
+            "has_draft": bool(stored_app.draft),
+            "digest": stored_app.draft or stored_app.digest,
             "page": {
-                "is_on": stored.page.is_on, "origins": stored.page.origins,
-                "url": f"{self.origin()}/chat/{stored.page.token}" if stored.page.is_on else None,
+                "is_on": stored_app.page.is_on,
+                "origins": stored_app.page.origins,
+                # The page token stays valid while the page is off, but its URL is not
+                # shown.
+                "url": (
+                    f"{self.origin()}/chat/{stored_app.page.token}"
+                    if stored_app.page.is_on
+                    else None
+                ),
             },
-        }  # fmt: skip
-        if is_whole:
-            shown["versions"] = [
-                {"digest": each.digest, "name": each.name, "note": each.note, "published_at": each.at}
-                for each in reversed(stored.versions)
+        }
+        if with_versions:
+            view["versions"] = [
+                {
+                    "digest": version.digest,
+                    "name": version.name,
+                    "note": version.note,
+                    "published_at": version.at,
+                }
+                # Newest first.
+                for version in reversed(stored_app.versions)
             ]
-            shown["mapping"] = stored.mapping
-        return shown
+            view["mapping"] = stored_app.mapping
+        return view
 
 
-def _checked(text: str, name: str) -> FileCheck:
-    """What is wrong with an app's file, and what it needs."""
+def _check_file(text: str, name: str) -> FileCheck:
+    """Check an app's file: return either its problems, or its warnings, requirements
+    and schedules."""
     try:
         app = loads(text, name=name)
     except DslError as error:
-        return FileCheck(problems=[_problem(one) for one in error.problems], warnings=[], needs=[], schedules=[])
+        return FileCheck(
+            problems=[_problem(problem) for problem in error.problems],
+            warnings=[],
+            needs=[],
+            schedules=[],
+        )
+    # The next times let an author see whether a cron expression means what it should.
     times = [
-        ScheduleTimes(node=one.node, cron=one.cron, timezone=one.timezone, next=next_times(one, time.time()))
-        for one in triggers_of(app) if one.type == "schedule"
-    ]  # fmt: skip
+        ScheduleTimes(
+            node=trigger.node,
+            cron=trigger.cron,
+            timezone=trigger.timezone,
+            next=next_times(trigger, time.time()),
+        )
+        for trigger in triggers_of(app)
+        if trigger.type == "schedule"
+    ]
     return FileCheck(
-        problems=[], warnings=[_problem(one) for one in app.warnings],
-        needs=[f"{one.kind} {one.name}" for one in app.needs], schedules=times,
-    )  # fmt: skip
+        problems=[],
+        warnings=[_problem(warning) for warning in app.warnings],
+        needs=[
+            f"{requirement.kind} {requirement.name}" for requirement in app.requirements
+        ],
+        schedules=times,
+    )
 
 
-def _problem(one: Problem) -> FileProblem:
-    return FileProblem(message=one.message, line=one.line, node=one.node, field=one.field)
+def _problem(problem: Problem) -> FileProblem:
+    """Return the view of a problem."""
+    return FileProblem(
+        message=problem.message,
+        line=problem.line,
+        node=problem.node,
+        field=problem.field,
+    )
 
 
 def _report(app: App) -> JSON:
+    """Return the warnings and requirements of an imported app."""
     return {
-        "warnings": [str(one) for one in app.warnings], "needs": [f"{one.kind} {one.name}" for one in app.needs],
-    }  # fmt: skip
+        "warnings": [str(warning) for warning in app.warnings],
+        "needs": [
+            f"{requirement.kind} {requirement.name}" for requirement in app.requirements
+        ],
+    }
 
 
 async def _body(request: Request) -> JSON:
-    """What was sent, where anything was."""
+    """Return the JSON body of a request, or an empty object if it has no body."""
     data = await request.body()
     return read_json(data) if data.strip() else {}

@@ -1,4 +1,5 @@
-"""The rows of apps: files, versions, keys, runs, what people said; and of what datasets are tried with."""
+"""Route table of apps: files, versions, keys, runs, conversations; and of dataset
+evaluations."""
 
 from collections.abc import Iterator
 
@@ -9,14 +10,27 @@ from modelyard.gateway.admin.conversations import AppAnnotations, AppConversatio
 from modelyard.gateway.admin.evaluations import DatasetEvaluations
 from modelyard.gateway.admin.node_tests import NodeTests
 from modelyard.gateway.admin.parts import AdminParts
-from modelyard.gateway.admin.rows import LIMIT, OFFSET, row, row_for_all
+from modelyard.gateway.admin.rows import LIMIT, OFFSET, global_row, row
 from modelyard.gateway.admin.runs import RunCalls
-from modelyard.gateway.admin.shapes import Done, Removed
+from modelyard.gateway.admin.shapes import ActionResult, Removed
 from modelyard.gateway.admin.splitting import SplitPreview
 from modelyard.gateway.schemas import FLAG, INTEGER
-from modelyard.gateway.table import ADMIN, DEVELOPER, EVENTS, Content, Listed, Query, Row
+from modelyard.gateway.table import (
+    ADMIN,
+    DEVELOPER,
+    EVENTS,
+    Content,
+    Listed,
+    Query,
+    Row,
+)
 
-_APPS, _APP, _RUN, _EVALUATIONS = "/apps", "/apps/{id}", "/runs/{id}", "/evaluations/{id}"
+_APPS, _APP, _RUN, _EVALUATIONS = (
+    "/apps",
+    "/apps/{id}",
+    "/runs/{id}",
+    "/evaluations/{id}",
+)
 _HAS_MORE = {"has_more": FLAG}
 _VERSION = Query("version", "A version's digest; the draft without it.")
 _DRAFT = Query("draft", "true for what is not published yet.", "boolean")
@@ -25,103 +39,157 @@ _STATUS = Query("status", "Those alone of this status.")
 
 
 def rows(parts: AdminParts) -> Iterator[Row]:
-    """Apps first."""
+    """Yield the routes of apps and of what belongs to them. The order is that of the
+    documentation."""
     apps, service, manage = parts.apps.apps, parts.service, parts.manage
-    yield from _imported(parts.apps)
-    yield from _versions(parts.apps)
-    yield from _app_runs(AppRuns(apps, service.chats, service.runs, service.files))
-    yield row("GET", f"{_APP}/triggers", ADMIN, AppTriggers(apps, manage.clock, service.content_origin).listed,
-              "List what begins an app's runs without a caller.", Listed(app_shapes.TriggerShown))  # fmt: skip
-    yield row("POST", f"{_APP}/test-node", ADMIN, NodeTests(apps, manage.services, manage.clock).run,
-              "Run one node of a file alone.", app_shapes.NodeTest, takes=inputs.NodeTestInput, asks=True)  # fmt: skip
-    yield from _conversations(AppConversations(apps, service.conversations))
-    yield from _annotations(AppAnnotations(apps, manage.annotations))
-    yield from _runs(RunCalls(service.runs))
-    yield from _evaluations(DatasetEvaluations(parts.datasets))
-    pieces = Listed(app_shapes.SplitPiece, {"total": INTEGER})
-    yield row_for_all("POST", "/split", DEVELOPER, SplitPreview(parts.datasets).show,
-                      "Show what a rule makes of a text; nothing is kept.", pieces,
-                      takes=inputs.SplitInput, asks=True)  # fmt: skip
+    yield from _app_rows(parts.apps)
+    yield from _version_rows(parts.apps)
+    yield from _app_run_rows(AppRuns(apps, service.chats, service.runs, service.files))
+    yield row("GET", f"{_APP}/triggers", ADMIN,
+              AppTriggers(apps, manage.clock, service.content_origin).list_triggers,
+              "List what begins an app's runs without a caller.",
+              Listed(app_shapes.TriggerView))  # fmt: skip
+    yield row("POST", f"{_APP}/test-node", ADMIN,
+              NodeTests(apps, manage.services, manage.clock).run, "Run one node of a file alone.",
+              app_shapes.NodeTest, request_body=inputs.NodeTestInput,
+              changes_nothing=True)  # fmt: skip
+    yield from _conversation_rows(AppConversations(apps, service.conversations))
+    yield from _annotation_rows(AppAnnotations(apps, manage.annotations))
+    yield from _run_rows(RunCalls(service.runs))
+    yield from _evaluation_rows(DatasetEvaluations(parts.datasets))
+    segments = Listed(app_shapes.SplitSegment, {"total": INTEGER})
+    yield global_row("POST", "/split", DEVELOPER, SplitPreview(parts.datasets).show,
+                      "Show what a rule makes of a text; nothing is kept.", segments,
+                      request_body=inputs.SplitInput, changes_nothing=True)  # fmt: skip
 
 
-def _imported(apps: ImportedApps) -> Iterator[Row]:
-    shown = app_shapes.AppShown
-    yield row("GET", _APPS, ADMIN, apps.listed, "List apps.", Listed(shown, _HAS_MORE))
-    yield row("POST", _APPS, ADMIN, apps.add, "Import an app.", app_shapes.AppImported, takes=inputs.AppInput,
-              status=201)  # fmt: skip
-    yield row("POST", f"{_APPS}/check", ADMIN, apps.check, "Say what is wrong with a file, and what it needs.",
-              app_shapes.FileCheck, takes=inputs.AppFileInput, asks=True)  # fmt: skip
-    yield row("GET", _APP, ADMIN, apps.one, "Get an app, with its versions.", shown)
-    yield row("PATCH", _APP, ADMIN, apps.change, "Switch an app or its page on or off.", shown,
-              takes=inputs.AppChangeInput)  # fmt: skip
+def _app_rows(apps: ImportedApps) -> Iterator[Row]:
+    """Yield the routes that import, list, change and delete apps, and manage their
+    keys."""
+    app_view = app_shapes.AppView
+    yield row(
+        "GET", _APPS, ADMIN, apps.list_apps, "List apps.", Listed(app_view, _HAS_MORE)
+    )
+    yield row("POST", _APPS, ADMIN, apps.import_app, "Import an app.", app_shapes.ImportedAppView,
+              request_body=inputs.AppInput, status=201)  # fmt: skip
+    yield row("POST", f"{_APPS}/check", ADMIN, apps.check,
+              "Say what is wrong with a file, and what it needs.", app_shapes.FileCheck,
+              request_body=inputs.AppFileInput, changes_nothing=True)  # fmt: skip
+    yield row(
+        "GET", _APP, ADMIN, apps.get_app, "Get an app, with its versions.", app_view
+    )
+    yield row("PATCH", _APP, ADMIN, apps.change, "Switch an app or its page on or off.", app_view,
+              request_body=inputs.AppChangeInput)  # fmt: skip
     yield row("DELETE", _APP, ADMIN, apps.remove, "Remove an app.", Removed)
     yield row("GET", f"{_APP}/keys", ADMIN, apps.keys, "List the keys of an app's callers.",
-              Listed(app_shapes.AppKeyShown, _HAS_MORE))  # fmt: skip
-    yield row("POST", f"{_APP}/keys", ADMIN, apps.make_key, "Make a key for an app's callers; it is told once.",
-              app_shapes.AppKeyMade, status=201)  # fmt: skip
-    yield row("DELETE", f"{_APP}/keys/{{key}}", ADMIN, apps.revoke_key, "Take a key away.", Removed)
+              Listed(app_shapes.AppKeyView, _HAS_MORE))  # fmt: skip
+    yield row("POST", f"{_APP}/keys", ADMIN, apps.make_key,
+              "Make a key for an app's callers; it is told once.", app_shapes.CreatedAppKey,
+              status=201)  # fmt: skip
+    yield row(
+        "DELETE",
+        f"{_APP}/keys/{{key}}",
+        ADMIN,
+        apps.revoke_key,
+        "Take a key away.",
+        Removed,
+    )
 
 
-def _versions(apps: ImportedApps) -> Iterator[Row]:
-    shown = app_shapes.AppShown
-    yield row("GET", f"{_APP}/file", ADMIN, apps.file, "Get an app's file.", Content("application/yaml"),
-              query=(_VERSION,))  # fmt: skip
-    yield row("PUT", f"{_APP}/file", ADMIN, apps.save, "Keep a draft, where nobody has kept another since.",
-              app_shapes.AppImported, takes=inputs.DraftInput, errors=(409,))  # fmt: skip
-    yield row("POST", f"{_APP}/publish", ADMIN, apps.publish, "Publish the draft.", shown,
-              takes=inputs.PublicationInput, needs_body=False)  # fmt: skip
-    yield row("POST", f"{_APP}/restore", ADMIN, apps.restore, "Make an old version the draft.", shown,
-              takes=inputs.VersionInput)  # fmt: skip
+def _version_rows(apps: ImportedApps) -> Iterator[Row]:
+    """Yield the routes for drafts and published versions."""
+    app_view = app_shapes.AppView
+    yield row("GET", f"{_APP}/file", ADMIN, apps.file, "Get an app's file.",
+              Content("application/yaml"), query=(_VERSION,))  # fmt: skip
+    yield row("PUT", f"{_APP}/file", ADMIN, apps.save,
+              "Keep a draft, where nobody has kept another since.", app_shapes.ImportedAppView,
+              request_body=inputs.DraftInput, errors=(409,))  # fmt: skip
+    yield row("POST", f"{_APP}/publish", ADMIN, apps.publish, "Publish the draft.", app_view,
+              request_body=inputs.PublicationInput, needs_body=False)  # fmt: skip
+    yield row("POST", f"{_APP}/restore", ADMIN, apps.restore, "Make an old version the draft.",
+              app_view, request_body=inputs.VersionInput)  # fmt: skip
 
 
-def _app_runs(runs: AppRuns) -> Iterator[Row]:
+def _app_run_rows(runs: AppRuns) -> Iterator[Row]:
+    """Yield the routes that start and list the runs of an app."""
     yield row("GET", f"{_APP}/form", ADMIN, runs.form, "Say what an app asks for.",
               Listed(app_shapes.InputForm, {"is_chat": FLAG}), query=(_DRAFT, _ROOT))  # fmt: skip
-    yield row("GET", f"{_APP}/runs", ADMIN, runs.page, "List an app's runs, newest first.", app_shapes.RunPage,
-              query=(_STATUS, LIMIT, OFFSET))  # fmt: skip
-    yield row("POST", f"{_APP}/runs", ADMIN, runs.begin, "Run an app, and send its events as they come.", EVENTS,
-              takes=inputs.RunInput)  # fmt: skip
-    yield row("POST", f"{_APP}/files", ADMIN, runs.upload, "Hand in a file for runs, as a form's field 'file'.",
-              app_shapes.UploadedFile, takes=Content("multipart/form-data"), status=201, errors=(413,))  # fmt: skip
+    yield row("GET", f"{_APP}/runs", ADMIN, runs.list_runs, "List an app's runs, newest first.",
+              app_shapes.RunPage, query=(_STATUS, LIMIT, OFFSET))  # fmt: skip
+    yield row("POST", f"{_APP}/runs", ADMIN, runs.start_run,
+              "Run an app, and send its events as they come.", EVENTS,
+              request_body=inputs.RunInput)  # fmt: skip
+    yield row("POST", f"{_APP}/files", ADMIN, runs.upload,
+              "Hand in a file for runs, as a form's field 'file'.", app_shapes.UploadedFile,
+              request_body=Content("multipart/form-data"), status=201, errors=(413,))  # fmt: skip
 
 
-def _conversations(conversations: AppConversations) -> Iterator[Row]:
-    message = Listed(app_shapes.MessageShown)
-    yield row("GET", f"{_APP}/conversations", ADMIN, conversations.listed, "List what people talked about.",
-              Listed(app_shapes.ConversationShown))  # fmt: skip
+def _conversation_rows(conversations: AppConversations) -> Iterator[Row]:
+    """Yield the routes for conversations and rated messages."""
+    message = Listed(app_shapes.MessageView)
+    yield row("GET", f"{_APP}/conversations", ADMIN, conversations.list_conversations,
+              "List what people talked about.", Listed(app_shapes.ConversationView))  # fmt: skip
     yield row("GET", f"{_APP}/conversations/{{conversation}}", ADMIN, conversations.messages,
               "List a conversation's messages.", message)  # fmt: skip
-    yield row("GET", f"{_APP}/feedback", ADMIN, conversations.feedback, "List messages that people rated.", message)
+    yield row(
+        "GET",
+        f"{_APP}/feedback",
+        ADMIN,
+        conversations.feedback,
+        "List messages that people rated.",
+        message,
+    )
 
 
-def _annotations(annotations: AppAnnotations) -> Iterator[Row]:
-    path, shown = f"{_APP}/annotations", app_shapes.AnnotationShown
-    yield row("GET", path, ADMIN, annotations.listed, "List answers that are given as they stand.", Listed(shown),
+def _annotation_rows(annotations: AppAnnotations) -> Iterator[Row]:
+    """Yield the routes for annotations."""
+    path, annotation_view = f"{_APP}/annotations", app_shapes.AnnotationView
+    yield row("GET", path, ADMIN, annotations.listed,
+              "List answers that are given as they stand.", Listed(annotation_view),
               query=(LIMIT,))  # fmt: skip
-    yield row("POST", path, ADMIN, annotations.add, "Add an answer that is given as it stands.", shown,
-              takes=inputs.AnnotationInput, status=201)  # fmt: skip
+    yield row("POST", path, ADMIN, annotations.add, "Add an answer that is given as it stands.",
+              annotation_view, request_body=inputs.AnnotationInput, status=201)  # fmt: skip
     yield row("DELETE", f"{path}/{{annotation}}", ADMIN, annotations.remove,
               "Remove an answer that is given as it stands.", Removed)  # fmt: skip
 
 
-def _runs(runs: RunCalls) -> Iterator[Row]:
-    yield row("GET", _RUN, ADMIN, runs.one, "Get a run.", app_shapes.RunShown)
-    yield row("GET", f"{_RUN}/events", ADMIN, runs.events, "Send a run's events, past ones first.", EVENTS,
-              query=(Query("after", "From the event after this one's number on.", "integer"),))  # fmt: skip
-    yield row("POST", f"{_RUN}/stop", ADMIN, runs.stop, "Stop a run.", Done)
-    yield row("POST", f"{_RUN}/pause", ADMIN, runs.pause, "Pause a run.", Done)
-    yield row("POST", f"{_RUN}/resume", ADMIN, runs.resume, "Go on with a run that was paused.", Done)
+def _run_rows(runs: RunCalls) -> Iterator[Row]:
+    """Yield the routes of single runs."""
+    yield row("GET", _RUN, ADMIN, runs.get_run, "Get a run.", app_shapes.RunView)
+    yield row("GET", f"{_RUN}/events", ADMIN, runs.events,
+              "Send a run's events, past ones first.", EVENTS,
+              query=(Query("after", "From the event after this one's number on.", "integer"),))  # fmt: skip  # noqa: E501
+    yield row("POST", f"{_RUN}/stop", ADMIN, runs.stop, "Stop a run.", ActionResult)
+    yield row("POST", f"{_RUN}/pause", ADMIN, runs.pause, "Pause a run.", ActionResult)
+    yield row(
+        "POST",
+        f"{_RUN}/resume",
+        ADMIN,
+        runs.resume,
+        "Go on with a run that was paused.",
+        ActionResult,
+    )
 
 
-def _evaluations(evaluations: DatasetEvaluations) -> Iterator[Row]:
-    path, shown = f"{_EVALUATIONS}/{{evaluation}}", app_shapes.EvaluationShown
-    yield row("GET", _EVALUATIONS, DEVELOPER, evaluations.listed, "List a dataset's evaluations, newest first.",
-              Listed(shown))  # fmt: skip
+def _evaluation_rows(evaluations: DatasetEvaluations) -> Iterator[Row]:
+    """Yield the routes of dataset evaluations."""
+    path, evaluation_view = f"{_EVALUATIONS}/{{evaluation}}", app_shapes.EvaluationView
+    yield row("GET", _EVALUATIONS, DEVELOPER, evaluations.listed,
+              "List a dataset's evaluations, newest first.", Listed(evaluation_view))  # fmt: skip
     yield row("POST", _EVALUATIONS, DEVELOPER, evaluations.run,
-              "Ask questions whose documents are known, in each way; told as it goes, and kept.", EVENTS,
-              takes=inputs.EvaluationInput)  # fmt: skip
+              "Ask questions whose documents are known, in each way; told as it goes, and kept.",
+              EVENTS, request_body=inputs.EvaluationInput)  # fmt: skip
     yield row("POST", f"{_EVALUATIONS}/questions", DEVELOPER, evaluations.write_questions,
-              "Have a model write questions, one a document.", Listed(app_shapes.QuestionShown),
-              takes=inputs.WritingInput, asks=True)  # fmt: skip
-    yield row("GET", path, DEVELOPER, evaluations.one, "Get an evaluation, question by question.", shown)
-    yield row("DELETE", path, DEVELOPER, evaluations.remove, "Remove an evaluation.", Removed)
+              "Have a model write questions, one a document.", Listed(app_shapes.QuestionView),
+              request_body=inputs.WritingInput, changes_nothing=True)  # fmt: skip
+    yield row(
+        "GET",
+        path,
+        DEVELOPER,
+        evaluations.get_evaluation,
+        "Get an evaluation, question by question.",
+        evaluation_view,
+    )
+    yield row(
+        "DELETE", path, DEVELOPER, evaluations.remove, "Remove an evaluation.", Removed
+    )

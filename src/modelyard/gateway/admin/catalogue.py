@@ -1,21 +1,22 @@
-"""/admin/v1/providers and /catalogue: what could be called, and with what."""
+"""/admin/v1/providers and /catalogue: the providers and models that a tenant can use,
+and their credentials."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelyard.base.computing import apart
+from modelyard.base.computing import run_in_thread
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, ModelyardError
-from modelyard.base.fields import need
+from modelyard.base.fields import required_field
 from modelyard.gateway.admin.parts import CredentialProbe
-from modelyard.gateway.admin.requests import longest_rest, model_type, tenant_of
+from modelyard.gateway.admin.requests import longest_cooldown, model_type, tenant_of
 from modelyard.gateway.admin.shapes import (
     CatalogueModel,
     CredentialCheck,
     CredentialState,
     ProviderDetail,
-    ProviderShown,
+    ProviderView,
 )
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.entities import AIModelEntity, ModelPropertyKey
@@ -33,7 +34,7 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Providers:
-    """What a tenant may call models of, and what it has set up of that."""
+    """Routes for the providers that are available to a tenant."""
 
     models: ModelManager
     directory: Directory
@@ -41,123 +42,207 @@ class Providers:
     probe: CredentialProbe
 
     async def listed(self, request: Request) -> Reply:
-        """Raises NotFoundError for a tenant that is not the caller's."""
-        tenant = tenant_of(request)
-        here, statuses = self._here(tenant), self.models.providers.get_providers(tenant)
-        return json_reply({"data": [ProviderShown(**_about(here, status)) for status in statuses]})
+        """List the providers of a tenant.
 
-    async def one(self, request: Request) -> Reply:
-        """With its form and its models. Raises NotFoundError."""
-        return await apart(_detail_reply, *self._one(tenant_of(request), request.names["id"]))
+        Raises NotFoundError for a tenant that the caller may not access.
+        """
+        tenant = tenant_of(request)
+        # Load the tenant's configuration once, not once per provider.
+        tenant_view, statuses = (
+            self._tenant_catalogue(tenant),
+            self.models.providers.get_providers(tenant),
+        )
+        return json_reply(
+            {
+                "data": [
+                    ProviderView(**_provider_fields(tenant_view, status))
+                    for status in statuses
+                ]
+            }
+        )
+
+    async def get_provider(self, request: Request) -> Reply:
+        """Return one provider with its credential form and its models.
+
+        Raises NotFoundError.
+        """
+        return await run_in_thread(
+            _detail_reply,
+            *self._provider_parts(tenant_of(request), request.names["id"]),
+        )
 
     async def check(self, request: Request) -> Reply:
-        """Whether a filled-in form works; nothing is kept. Raises NotFoundError, InvokeBadRequestError."""
-        tenant = tenant_of(request)
-        values = need(await request.json(), "values", dict)
-        is_operators = caller_is_operator(self.directory, request.caller, tenant)
-        form = OperatorCredentials(values) if is_operators else values
-        return json_reply(await request.while_here(self._checked(tenant, request.names["id"], form)))
+        """Check whether submitted credentials work, without storing them.
 
-    async def _checked(self, tenant: str, name: str, values: Mapping[str, Any]) -> CredentialCheck:
+        Raises NotFoundError, InvokeBadRequestError.
+        """
+        tenant = tenant_of(request)
+        values = required_field(await request.json(), "values", dict)
+        # Only the operator's credentials may point into the operator's own network; all
+        # others go through the egress guard.
+        is_operators = caller_is_operator(self.directory, request.caller, tenant)
+        credential_values = OperatorCredentials(values) if is_operators else values
+        return json_reply(
+            await request.cancel_on_disconnect(
+                self._checked(tenant, request.names["id"], credential_values)
+            )
+        )
+
+    async def _checked(
+        self, tenant: str, name: str, values: Mapping[str, Any]
+    ) -> CredentialCheck:
+        """Validate the credentials and try them with the provider.
+
+        Raises InvokeBadRequestError if the form is invalid; a refusal by the provider
+        is a normal result.
+        """
         definition = self.models.providers.factory_of(tenant).get_definition(name)
         try:
-            accepted = self.models.providers.factory_of(tenant).validate_credentials(definition.name, values)
-            accepted = OperatorCredentials(accepted) if isinstance(values, OperatorCredentials) else accepted
+            accepted = self.models.providers.factory_of(tenant).validate_credentials(
+                definition.name, values
+            )
+            # Validation returns a plain mapping, so the mark of an operator's
+            # credential has to be restored.
+            accepted = (
+                OperatorCredentials(accepted)
+                if isinstance(values, OperatorCredentials)
+                else accepted
+            )
         except ConfigError as error:
             raise InvokeBadRequestError(str(error), param="values") from error
         try:
+            # The probe lists the provider's models, which costs nothing but needs valid
+            # credentials.
             offered = await self.probe(tenant, name, accepted)
         except ModelyardError as error:
             return CredentialCheck(works=False, models=[], message=str(error))
         return CredentialCheck(works=True, models=offered, message="")
 
-    def _here(self, tenant: str) -> "_Here":
+    def _tenant_catalogue(self, tenant: str) -> "_TenantCatalogue":
+        """Return the tenant's configuration that all provider views need."""
         directory = self.directory
-        return _Here(
-            stored={one.id for one, _ in directory.of(tenant, StoredCredential)},
-            resting=self.models.providers.health.resting(),
-            plugins={one.installation.provider for one in self.plugins.installed(tenant)},
-            custom=Counter(one.provider for _, one in directory.of(tenant, CustomModel)),
+        return _TenantCatalogue(
+            stored={
+                credential.id
+                for credential, _ in directory.of(tenant, StoredCredential)
+            },
+            resting=self.models.providers.health.in_cooldown(),
+            plugins={
+                plugin.installation.provider
+                for plugin in self.plugins.installed(tenant)
+            },
+            custom=Counter(
+                custom_model.provider
+                for _, custom_model in directory.of(tenant, CustomModel)
+            ),
             in_catalogue=frozenset(catalog_names()),
         )
 
-    def _one(self, tenant: str, name: str) -> "tuple[_Here, ProviderStatus, list[_Offer]]":
-        """What a provider's details are made of."""
+    def _provider_parts(
+        self, tenant: str, name: str
+    ) -> "tuple[_TenantCatalogue, ProviderStatus, list[_CatalogueEntry]]":
+        """Return the parts from which the details of a provider are built.
+
+        Raises NotFoundError.
+        """
         status = self.models.providers.get_provider(tenant, name)
-        offered = [offer for offer in _offers(self.models.providers, self.directory, tenant) if offer.provider == name]
-        return self._here(tenant), status, offered
+        offered = [
+            offer
+            for offer in _offers(self.models.providers, self.directory, tenant)
+            if offer.provider == name
+        ]
+        return self._tenant_catalogue(tenant), status, offered
 
 
-def _detail_reply(here: "_Here", status: ProviderStatus, offered: "Sequence[_Offer]") -> Reply:
-    """Made beside the loop: some have hundreds of models."""
-    detail = ProviderDetail(
-        **_about(here, status), help=status.entity.help, forms=status.entity.credential_forms,
-        offered=[_model(offer) for offer in offered],
-    )  # fmt: skip
+def _detail_reply(
+    tenant_view: "_TenantCatalogue",
+    status: ProviderStatus,
+    offered: "Sequence[_CatalogueEntry]",
+) -> Reply:
+    """Build the reply with the details of a provider. Runs outside the event loop,
+    because some providers have hundreds of models."""
+    detail = ProviderDetail(**_provider_fields(tenant_view, status), help=status.entity.help,
+        forms=status.entity.credential_forms,
+        offered=[_model(offer) for offer in offered])  # fmt: skip
     return json_reply(detail)
 
 
 @dataclass(frozen=True, slots=True)
-class _Here:
-    """What a tenant has set up, looked at once for all providers."""
+class _TenantCatalogue:
+    """A tenant's configuration, loaded once for all providers."""
 
     stored: Collection[str]
-    """Ids of credentials."""
+    """Ids of stored credentials."""
     resting: Mapping[str, float]
+    """Cooldown key → remaining seconds."""
     plugins: Collection[str]
-    """Providers that plugins brought."""
+    """Providers that come from plugins."""
     custom: Mapping[str, int]
-    """Provider → models of the tenant's own."""
+    """Provider → number of the tenant's custom models."""
     in_catalogue: Collection[str]
     """Providers that come with the product."""
 
 
-def _about(here: _Here, status: ProviderStatus) -> dict[str, Any]:
+def _provider_fields(
+    tenant_view: _TenantCatalogue, status: ProviderStatus
+) -> dict[str, Any]:
+    """Return the fields that the list view and the detail view of a provider share."""
     entity = status.entity
-    source = "catalogue" if entity.provider in here.in_catalogue else "settings"
-    if source == "settings" and entity.provider in here.plugins:
+    # A provider that is neither in the catalogue nor from a plugin was defined in the
+    # settings.
+    source = "catalogue" if entity.provider in tenant_view.in_catalogue else "settings"
+    if source == "settings" and entity.provider in tenant_view.plugins:
         source = "plugin"
     return {
         "id": entity.provider, "label": entity.label, "description": entity.description,
-        "types": entity.supported_model_types, "models": len(entity.models) + here.custom.get(entity.provider, 0),
+        "types": entity.supported_model_types, "models": len(entity.models) + tenant_view.custom.get(entity.provider, 0),  # noqa: E501
         "source": source, "needs_credential": status.needs_credential, "is_ready": status.is_ready,
         "is_customizable": entity.is_customizable,
         "credentials": [
             CredentialState(
-                id=one.id, name=one.name, weight=one.weight, priority=one.priority, domain=one.domain,
-                resting_seconds=longest_rest(left for place, left in here.resting.items() if one.id in place),
-                is_stored=one.id in here.stored,
+                id=credential.id, name=credential.name, weight=credential.weight, priority=credential.priority, domain=credential.domain,  # noqa: E501
+                # A credential can be in cooldown for single models; show the longest
+                # remaining time.
+                resting_seconds=longest_cooldown(left for cooldown_key, left in tenant_view.resting.items() if credential.id in cooldown_key),  # noqa: E501
+                is_stored=credential.id in tenant_view.stored,
             )
-            for one in status.credentials
+            for credential in status.credentials
         ],
     }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Models, those that need a credential or weights first too."""
+    """Routes for the model catalogue, including models that still need a credential or
+    weights."""
 
     models: ModelManager
     directory: Directory
 
     async def listed(self, request: Request) -> Reply:
-        """Of one `type`, or those alone that are `ready`. Raises InvokeBadRequestError, NotFoundError."""
-        kind = request.query("type")
+        """List models, optionally of one `type`, or only those that are `ready`.
+
+        Raises InvokeBadRequestError, NotFoundError.
+        """
+        type_name = request.query("type")
         is_ready = request.query("ready") == "true"
-        wanted_type = None if kind is None else model_type(kind)
-        offers = _offers(self.models.providers, self.directory, tenant_of(request), wanted_type)
-        wanted = [offer for offer in offers if offer.is_ready or not is_ready]
-        return await apart(_catalogue_reply, wanted)
+        requested_type = None if type_name is None else model_type(type_name)
+        offers = _offers(
+            self.models.providers, self.directory, tenant_of(request), requested_type
+        )
+        visible_offers = [offer for offer in offers if offer.is_ready or not is_ready]
+        return await run_in_thread(_catalogue_reply, visible_offers)
 
 
-def _catalogue_reply(offers: Sequence["_Offer"]) -> Reply:
-    """Made beside the loop: there are hundreds of models."""
+def _catalogue_reply(offers: Sequence["_CatalogueEntry"]) -> Reply:
+    """Build the catalogue reply. Runs outside the event loop, because there are
+    hundreds of models."""
     return json_reply({"data": [_model(offer) for offer in offers]})
 
 
 @dataclass(frozen=True, slots=True)
-class _Offer:
-    """A model that a provider has, as a tenant sees it."""
+class _CatalogueEntry:
+    """A provider's model as a tenant sees it."""
 
     provider: str
     entity: AIModelEntity
@@ -166,32 +251,62 @@ class _Offer:
 
 
 def _offers(
-    providers: ProviderManager, directory: Directory, tenant: str, kind: ModelType | None = None
-) -> list[_Offer]:
-    ready = {(owner, one.model, one.model_type) for owner, one in providers.get_models(tenant, model_type=kind)}
+    providers: ProviderManager,
+    directory: Directory,
+    tenant: str,
+    requested_type: ModelType | None = None,
+) -> list[_CatalogueEntry]:
+    """Return the models that the tenant can use or set up, optionally of one type."""
+    ready = {
+        (owner, model.model, model.model_type)
+        for owner, model in providers.get_models(tenant, model_type=requested_type)
+    }
     custom = {
-        (one.provider, str(one.definition.get("model"))) for _, one in directory.of(tenant, CustomModel)
+        (custom_model.provider, str(custom_model.definition.get("model"))) for _, custom_model in directory.of(tenant, CustomModel)  # noqa: E501
     }  # fmt: skip
     return [
-        _Offer(owner, one, (owner, one.model, one.model_type) in ready, (owner, one.model) in custom)
-        for owner, one in providers.get_models(tenant, model_type=kind, ready=False)
+        _CatalogueEntry(
+            owner,
+            model,
+            (owner, model.model, model.model_type) in ready,
+            (owner, model.model) in custom,
+        )
+        # The second pass also returns models that are not ready; the set tells which
+        # ones are.
+        for owner, model in providers.get_models(
+            tenant, model_type=requested_type, ready=False
+        )
     ]
 
 
-def _model(offer: _Offer) -> CatalogueModel:
-    provider, one = offer.provider, offer.entity
-    price = one.pricing
-    voices = one.model_properties.get(ModelPropertyKey.VOICES) if one.model_properties else None
+def _model(offer: _CatalogueEntry) -> CatalogueModel:
+    """Return the catalogue view of a model."""
+    provider, entity = offer.provider, offer.entity
+    price = entity.pricing
+    # Only speech models list voices.
+    voices = (
+        entity.model_properties.get(ModelPropertyKey.VOICES)
+        if entity.model_properties
+        else None
+    )
 
     def per_million(value: Any) -> str | None:
-        return None if price is None or value is None else f"{(value * price.unit * _MILLION).normalize():f}"
+        """Return a price per million units as a decimal text, or None if there is none."""
+        return (
+            None
+            if price is None or value is None
+            else f"{(value * price.unit * _MILLION).normalize():f}"
+        )
 
-    return CatalogueModel(
-        id=f"{provider}/{one.model}", provider=provider, model=one.model, type=one.model_type, label=one.label,
-        description=one.description, licence=one.licence, context_size=one.context_size,
-        features=[each.value for each in one.features or ()], rules=one.parameter_rules,
-        voices=[str(each["mode"]) for each in voices or () if isinstance(each, Mapping) and "mode" in each],
-        input_price=per_million(price.input) if price else None,
-        output_price=per_million(price.output) if price else None, currency=price.currency if price else "",
-        price_per=price.per.value if price else "", is_ready=offer.is_ready, is_custom=offer.is_custom,
-    )  # fmt: skip
+    return CatalogueModel(id=f"{provider}/{entity.model}", provider=provider, model=entity.model,
+                          type=entity.model_type, label=entity.label,
+                          description=entity.description, licence=entity.licence,
+                          context_size=entity.context_size,
+                          features=[feature.value for feature in entity.features or ()],
+                          rules=entity.parameter_rules,
+                          voices=[str(voice["mode"]) for voice in voices or () if isinstance(voice, Mapping) and "mode" in voice],  # noqa: E501
+                          input_price=per_million(price.input) if price else None,
+                          output_price=per_million(price.output) if price else None,
+                          currency=price.currency if price else "",
+                          price_per=price.per.value if price else "", is_ready=offer.is_ready,
+                          is_custom=offer.is_custom)  # fmt: skip

@@ -1,4 +1,5 @@
-"""/admin/v1/evaluations/DATASET: how well a dataset is searched, each way beside the others, kept to compare."""
+"""/admin/v1/evaluations/DATASET: measure and compare how well the search methods of a
+dataset find known documents."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -7,80 +8,153 @@ from dataclasses import dataclass
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.base.fields import may, need
-from modelyard.gateway.admin.app_shapes import EvaluationShown
+from modelyard.base.fields import optional_field, required_field
+from modelyard.gateway.admin.app_shapes import EvaluationView
 from modelyard.gateway.admin.requests import broken_stream, tenant_of
 from modelyard.gateway.admin.shapes import Removed
-from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
+from modelyard.gateway.http import (
+    Reply,
+    Request,
+    StreamReply,
+    encode,
+    json_reply,
+    sse_reply,
+)
 from modelyard.gateway.knowledge.calls import DatasetParts
 from modelyard.knowledge.entities import Dataset
 from modelyard.knowledge.evaluations import Evaluation, Evaluations, Question
 
-_MOST_WRITTEN = 200
+_MAX_GENERATED_QUESTIONS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetEvaluations:
-    """What came of asking a dataset questions whose documents are known."""
+    """Routes for evaluations of a dataset."""
 
     parts: DatasetParts
 
     async def listed(self, request: Request) -> Reply:
-        """Newest first. Raises NotFoundError."""
+        """List the evaluations of a dataset, newest first.
+
+        Raises NotFoundError.
+        """
         dataset = await self._dataset(request)
-        return json_reply({"data": [_shown(kept) for kept in await self.parts.evaluations.all(dataset)]})
+        return json_reply(
+            {
+                "data": [
+                    _shown(evaluation)
+                    for evaluation in await self.parts.evaluations.list_all(dataset)
+                ]
+            }
+        )
 
     async def run(self, request: Request) -> StreamReply:
-        """Told as it goes, and kept. Raises NotFoundError, InvokeBadRequestError."""
+        """Run an evaluation, stream its progress and store the result.
+
+        Raises NotFoundError, InvokeBadRequestError.
+        """
         dataset, body = await self._dataset(request), await request.json()
-        ways = [str(way) for way in may(body, "ways", list) or ()]
-        questions = _questions(need(body, "questions", list))
-        telling = _told(self.parts.evaluations, dataset, questions, ways, request.caller.user or "")
+        # An empty list means all search methods.
+        search_methods = [
+            str(method) for method in optional_field(body, "ways", list) or ()
+        ]
+        questions = _questions(required_field(body, "questions", list))
+        telling = _progress_events(
+            self.parts.evaluations,
+            dataset,
+            questions,
+            search_methods,
+            request.caller.user or "",
+        )
         return sse_reply(telling, broken_stream)
 
     async def write_questions(self, request: Request) -> Reply:
-        """By a model, one a document; they are not kept. Raises NotFoundError, InvokeBadRequestError."""
-        dataset, body = await self._dataset(request), await request.json()
-        count = may(body, "count", int) or 20
-        if not 1 <= count <= _MOST_WRITTEN:
-            raise InvokeBadRequestError(f"'count' must be from 1 to {_MOST_WRITTEN}", param="count")
-        model = may(body, "model", str) or "default"
-        writing = self.parts.evaluations.questions(dataset, most=count, model=model)
-        return json_reply({"data": await request.while_here(writing)})
+        """Have a model write questions, one per document. They are returned, not
+        stored.
 
-    async def one(self, request: Request) -> Reply:
-        """Question by question. Raises NotFoundError."""
+        Raises NotFoundError, InvokeBadRequestError.
+        """
+        dataset, body = await self._dataset(request), await request.json()
+        count = optional_field(body, "count", int) or 20
+        if not 1 <= count <= _MAX_GENERATED_QUESTIONS:
+            raise InvokeBadRequestError(
+                f"'count' must be from 1 to {_MAX_GENERATED_QUESTIONS}", param="count"
+            )
+        model = optional_field(body, "model", str) or "default"
+        # Writing calls a model many times, so it is cancelled if the client
+        # disconnects.
+        writing = self.parts.evaluations.generate_questions(
+            dataset, max_questions=count, model=model
+        )
+        return json_reply({"data": await request.cancel_on_disconnect(writing)})
+
+    async def get_evaluation(self, request: Request) -> Reply:
+        """Return an evaluation with the result of each question.
+
+        Raises NotFoundError.
+        """
         dataset = await self._dataset(request)
-        return json_reply(_shown(await self.parts.evaluations.one(dataset, request.names["evaluation"])))
+        return json_reply(
+            _shown(
+                await self.parts.evaluations.get(dataset, request.names["evaluation"])
+            )
+        )
 
     async def remove(self, request: Request) -> Reply:
-        """Raises NotFoundError."""
+        """Delete an evaluation.
+
+        Raises NotFoundError.
+        """
         dataset, name = await self._dataset(request), request.names["evaluation"]
         await self.parts.evaluations.remove(dataset, name)
         return json_reply(Removed(id=name, deleted=True))
 
     async def _dataset(self, request: Request) -> Dataset:
-        return await self.parts.datasets.find(tenant_of(request), request.names["id"])
+        """Return the dataset of the request's path.
+
+        Raises NotFoundError.
+        """
+        return await self.parts.datasets.get_by_id_or_name(
+            tenant_of(request), request.names["id"]
+        )
 
 
-def _questions(given: Sequence[object]) -> list[Question]:
+def _questions(questions_body: Sequence[object]) -> list[Question]:
+    """Parse the questions of a request.
+
+    Raises InvokeBadRequestError with the path of the invalid field.
+    """
     try:
-        return msgspec.convert(given, list[Question])
+        return msgspec.convert(questions_body, list[Question])
     except msgspec.ValidationError as error:
         raise InvokeBadRequestError(f"questions: {error}", param="questions") from error
 
 
-def _shown(one: Evaluation) -> EvaluationShown:
-    return msgspec.convert(msgspec.to_builtins(one), EvaluationShown)
+def _shown(evaluation: Evaluation) -> EvaluationView:
+    """Return the view of an evaluation."""
+    return msgspec.convert(msgspec.to_builtins(evaluation), EvaluationView)
 
 
-async def _told(
-    kept: Evaluations, dataset: Dataset, questions: Sequence[Question], ways: Sequence[str], by: str
+async def _progress_events(
+    evaluations: Evaluations,
+    dataset: Dataset,
+    questions: Sequence[Question],
+    search_methods: Sequence[str],
+    by: str,
 ) -> AsyncGenerator[bytes, None]:
-    async with aclosing(kept.run(dataset, questions, ways, by=by)) as steps:
-        async for one in steps:
-            if isinstance(one, Evaluation):
-                document = {"event": "done", "evaluation": msgspec.to_builtins(_shown(one))}
+    """Run an evaluation and yield its progress as SSE events; the last one holds the
+    result."""
+    async with aclosing(
+        evaluations.run(dataset, questions, search_methods, by=by)
+    ) as steps:
+        async for step in steps:
+            # The runner yields progress steps, and the finished evaluation as its last
+            # item.
+            if isinstance(step, Evaluation):
+                document = {
+                    "event": "done",
+                    "evaluation": msgspec.to_builtins(_shown(step)),
+                }
             else:
-                document = {"event": "progress", "done": one.done, "of": one.of}
+                document = {"event": "progress", "done": step.done, "of": step.of}
             yield b"data: " + encode(document) + b"\n\n"

@@ -1,7 +1,7 @@
-"""What is sent to the admin API.
+"""Request bodies of the admin API, for its documentation and for client authors.
 
-Handlers read it field by field, so that an error names the field and says what would be right; these are for whoever
-writes a request. A field with a default may be left out, or be null.
+The handlers read the bodies field by field, so that an error can name the field and the
+accepted values. A field with a default may be left out or be null.
 """
 
 from collections.abc import Mapping
@@ -14,75 +14,108 @@ from modelyard.knowledge.evaluations import Question
 from modelyard.tools.api import Auth
 
 
-def _new(kind: str, shape: type[Any]) -> type[msgspec.Struct]:
-    """What makes a thing: its name, and what may be said of its kind."""
+def _create_body(resource_type: str, shape: type[Any]) -> type[msgspec.Struct]:
+    """Return the type of the body that creates a resource: its name and the fields of
+    its type."""
     return msgspec.defstruct(
-        f"{kind.title()}Input", [("name", str)], bases=(shape,), frozen=True, kw_only=True, forbid_unknown_fields=True
+        f"{resource_type.title()}Input",
+        [("name", str)],
+        bases=(shape,),
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
     )
 
 
-def _change(kind: str, shape: type[Any]) -> type[msgspec.Struct]:
-    """What changes a thing: fields that are missing stay as they were."""
+def _update_body(resource_type: str, shape: type[Any]) -> type[msgspec.Struct]:
+    """Return the type of the body that changes a resource. Fields that are left out
+    keep their value."""
+    # UNSET separates a field that is left out from one that is set to null.
     changed: list[tuple[str, Any, Any]] = [
-        (field.name, field.type | msgspec.UnsetType, msgspec.UNSET) for field in msgspec.structs.fields(shape)
+        (field.name, field.type | msgspec.UnsetType, msgspec.UNSET)
+        for field in msgspec.structs.fields(shape)
     ]
-    named = ("name", str | msgspec.UnsetType, msgspec.UNSET)
+    name_field = ("name", str | msgspec.UnsetType, msgspec.UNSET)
     return msgspec.defstruct(
-        f"{kind.title()}ChangeInput", [named, *changed], frozen=True, kw_only=True, forbid_unknown_fields=True
+        f"{resource_type.title()}ChangeInput",
+        [name_field, *changed],
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
     )
 
 
-NEW: Mapping[str, type[msgspec.Struct]] = {kind: _new(kind, shape) for kind, shape in INPUTS.items()}
-"""Kind → what is sent to make one."""
-CHANGES: Mapping[str, type[msgspec.Struct]] = {kind: _change(kind, shape) for kind, shape in INPUTS.items()}
-"""Kind → what is sent to change one."""
+NEW: Mapping[str, type[msgspec.Struct]] = {
+    resource_type: _create_body(resource_type, shape)
+    for resource_type, shape in INPUTS.items()
+}
+"""Resource type → body of the request that creates one."""
+CHANGES: Mapping[str, type[msgspec.Struct]] = {
+    resource_type: _update_body(resource_type, shape)
+    for resource_type, shape in INPUTS.items()
+}
+"""Resource type → body of the request that changes one."""
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
-    """An object of a request."""
+    """Base of the request bodies."""
 
 
-# ------------------------------------------------------------------------------------ keys, providers, calls
+# --------------------------------------------------------------- keys, providers, calls
 
 
 class RotationInput(Input, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rotation of an API key."""
+
     grace_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
-    """For so long the old key serves too."""
+    """Seconds for which the old key stays valid."""
 
 
 class FormInput(Input, frozen=True, kw_only=True):
+    """Credentials to be checked."""
+
     values: dict[str, Any]
-    """A provider's form, filled in."""
+    """The values of the provider's credential form."""
 
 
 class PlanInput(Input, frozen=True, kw_only=True):
+    """A call for which the routing plan is requested."""
+
     model: str
     type: str | None = None
-    """A model type; llm where nothing is said."""
+    """A model type; llm by default."""
     user: str | None = None
     key: str | None = None
 
 
 class ReplayInput(Input, frozen=True, kw_only=True):
+    """Repetition of a recorded call."""
+
     model: str
-    """Which model is asked this time."""
+    """The model to call this time."""
 
 
-# ------------------------------------------------------------------------------------ plugins and tools
+# -------------------------------------------------------------------- plugins and tools
 
 
 class GrantInput(Input, frozen=True, kw_only=True):
+    """Permissions for a plugin."""
+
     granted: list[str]
-    """What the plugin may ask its host for."""
+    """The host functions that the plugin may call."""
 
 
 class MarketInput(Input, frozen=True, kw_only=True):
+    """A plugin to install from a marketplace."""
+
     id: str
     version: str | None = None
-    """The newest where nothing is said."""
+    """The newest version by default."""
 
 
 class SubscriptionInput(Input, frozen=True, kw_only=True):
+    """A subscription to a trigger provider."""
+
     plugin: str
     name: str
     parameters: dict[str, Any] | None = None
@@ -90,141 +123,179 @@ class SubscriptionInput(Input, frozen=True, kw_only=True):
 
 
 class ClientInput(Input, frozen=True, kw_only=True):
+    """An OAuth client for a provider."""
+
     provider: str
     values: dict[str, Any] | None = None
-    """The client's form: what the provider gave for this server."""
+    """The values of the client form, as the provider issued them for this server."""
 
 
 class ConnectionInput(Input, frozen=True, kw_only=True):
+    """Start of an OAuth connection."""
+
     provider: str
     name: str | None = None
     user: str | None = None
-    """Whose account it is; everybody's where nothing is said."""
+    """User to whom the account belongs; shared by the whole tenant by default."""
 
 
 class ToolCallInput(Input, frozen=True, kw_only=True):
+    """A tool call."""
+
     tool: str
     """`name`, `provider/name` or `kind:provider/name`."""
     arguments: dict[str, Any] | None = None
     credential: str | None = None
-    """A stored credential's id; the provider's own where nothing is said."""
+    """Id of a stored credential; the default one of the provider if left out."""
 
 
 class ToolProviderInput(Input, frozen=True, kw_only=True):
+    """A tool provider to add: an API, an MCP server or an extension."""
+
     name: str
     type: Literal["api", "mcp", "extension"]
     url: str | None = None
-    """Where the API's description is, or the server."""
+    """URL of the API's description, or of the server."""
     description: str | dict[str, Any] | None = None
-    """An API's description itself, as OpenAPI 3 or Swagger 2."""
+    """The API's description itself, in OpenAPI 3 or Swagger 2."""
     server: str | None = None
-    """Where an API's calls go, where its description does not say or says otherwise."""
+    """Base URL of the API, if the description has none or a wrong one."""
     auth: Auth | None = None
     headers: dict[str, str] | None = None
-    """What is shown to an MCP server."""
+    """Headers for an MCP server."""
     stdio: str | None = None
-    """Under which name an administrator registered an MCP server's program."""
+    """Name under which an administrator registered the program of an MCP server."""
     key: str | None = None
-    """What is shown to an extension."""
+    """Key that is sent to an extension."""
 
 
 class RefreshInput(Input, frozen=True, kw_only=True):
+    """Refresh of a tool provider's description."""
+
     accept: bool | str | None = None
-    """true, or the digest of the changes that were shown."""
+    """true, or the digest of the changes that were reviewed."""
     confirm_origin: str | list[str] | None = None
-    """Servers to which calls may go from now on."""
+    """Origins to which calls may be sent from now on."""
 
 
 # ------------------------------------------------------------------------------------ apps
 
 
 class AppInput(Input, frozen=True, kw_only=True):
+    """An app to import."""
+
     file: str
-    """The app's YAML."""
+    """The app in YAML."""
     name: str | None = None
     mapping: dict[str, Any] | None = None
-    """What the file's models, tools and datasets are here."""
+    """The local models, tools and datasets for those that the file names."""
     publish: bool | None = None
-    """false to keep it as a draft."""
+    """false to import it as a draft."""
     note: str | None = None
 
 
 class AppFileInput(Input, frozen=True, kw_only=True):
+    """An app's file to check."""
+
     file: str
     name: str | None = None
 
 
 class PageInput(Input, frozen=True, kw_only=True):
+    """Settings of an app's public page."""
+
     is_on: bool | None = None
     origins: list[str] | None = None
-    """Sites that may show the page within theirs."""
+    """Origins that may embed the page."""
 
 
 class AppChangeInput(Input, frozen=True, kw_only=True):
+    """A change of an app or its page."""
+
     is_enabled: bool | None = None
     page: PageInput | None = None
 
 
 class DraftInput(Input, frozen=True, kw_only=True):
+    """A draft to store."""
+
     file: str
     base: str | None = None
-    """The digest of the draft that its author began with."""
+    """Digest of the draft that the author started from."""
 
 
 class PublicationInput(Input, frozen=True, kw_only=True):
+    """Name and note of a published version."""
+
     name: str | None = None
     note: str | None = None
 
 
 class VersionInput(Input, frozen=True, kw_only=True):
+    """The version to restore."""
+
     version: str
-    """A version's digest."""
+    """Digest of the version."""
 
 
 class RunInput(Input, frozen=True, kw_only=True):
+    """A run to start."""
+
     inputs: dict[str, Any] | None = None
     query: str | None = None
-    """What a chat app is asked."""
+    """The user's message to a chat app."""
     conversation: str | None = None
     draft: bool | None = None
-    """true for what is not published yet."""
+    """true to run the version that is not published yet."""
     root: str | None = None
-    """The node that begins the run; the first where nothing is said."""
+    """Node at which the run starts; the first start node by default."""
 
 
 class NodeTestInput(Input, frozen=True, kw_only=True):
+    """A single node to run."""
+
     file: str
     node: str
     inputs: dict[str, Any] | None = None
-    """What it reads, as `start.query` → value."""
+    """The variables that the node reads, as `start.query` → value."""
 
 
 class AnnotationInput(Input, frozen=True, kw_only=True):
+    """A fixed answer to a question."""
+
     question: str
     answer: str
 
 
-# ------------------------------------------------------------------------------------ datasets, the server
+# ----------------------------------------------------------------- datasets, the server
 
 
 class SplitInput(Input, frozen=True, kw_only=True):
+    """A text to split for a preview."""
+
     text: str
     process_rule: dict[str, Any] | None = None
-    """As a dataset's."""
+    """The splitting rule, as in a dataset."""
 
 
 class EvaluationInput(Input, frozen=True, kw_only=True):
+    """An evaluation to run."""
+
     questions: list[Question]
     ways: list[str] | None = None
-    """Ways to search; all where nothing is said."""
+    """Search methods to compare; all by default."""
 
 
 class WritingInput(Input, frozen=True, kw_only=True):
+    """Questions to be generated by a model."""
+
     count: int | None = None
-    """Of questions; 20 where nothing is said."""
+    """Number of questions; 20 by default."""
     model: str | None = None
 
 
 class SettingsInput(Input, frozen=True, kw_only=True):
+    """A new settings file."""
+
     text: str
-    """The file; secrets that are struck out in it stay as they are."""
+    """The text of the file; secrets that are masked in it keep their value."""

@@ -1,4 +1,5 @@
-"""/admin/v1/nodes, /node-parts and /subscriptions: node types, what plugins give them, what trigger plugins hear."""
+"""/admin/v1/nodes, /node-parts and /subscriptions: node types, the components that
+plugins provide for nodes, and trigger subscriptions."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +11,15 @@ import msgspec
 
 from modelyard.agents.strategies import STRATEGIES
 from modelyard.base.errors import NotFoundError
-from modelyard.base.fields import may, need
+from modelyard.base.fields import optional_field, required_field
 from modelyard.gateway.admin.app_shapes import (
-    NodeKindShown,
-    NodeParts,
-    PartOption,
-    PartParameter,
-    PartShown,
-    SubscriptionShown,
-    TriggerProviderShown,
+    ComponentOption,
+    ComponentParameter,
+    ComponentView,
+    NodeComponents,
+    NodeTypeView,
+    SubscriptionView,
+    TriggerProviderView,
 )
 from modelyard.gateway.admin.requests import tenant_of
 from modelyard.gateway.admin.shapes import Removed
@@ -29,160 +30,290 @@ from modelyard.tenant_plugins.plugins import Plugins
 from modelyard.tenant_plugins.subscriptions import PluginSubscriptions
 from modelyard.workflow.nodes import node_class, node_types
 
-_OWN_STRATEGIES = {
-    "function_calling": ("Function calling", "函数调用"), "react": ("ReAct", "ReAct"),
+# English and Chinese labels of the built-in strategies.
+_BUILTIN_STRATEGIES = {
+    "function_calling": ("Function calling", "函数调用"),
+    "react": ("ReAct", "ReAct"),
     "react_completion": ("ReAct for completion models", "ReAct（补全模型）"),
-    "chain_of_thought": ("Chain of thought", "思维链"), "plan_and_execute": ("Plan and execute", "规划并执行"),
-}  # fmt: skip
-_OWN_PARAMETERS = (
-    ("model", "model-selector", True, None, "Model", "模型"), ("tools", "array[tools]", False, None, "Tools", "工具"),
-    ("instruction", "string", False, None, "Instruction", "指令"), ("query", "string", True, None, "Query", "查询"),
+    "chain_of_thought": ("Chain of thought", "思维链"),
+    "plan_and_execute": ("Plan and execute", "规划并执行"),
+}
+_BUILTIN_PARAMETERS = (
+    ("model", "model-selector", True, None, "Model", "模型"),
+    ("tools", "array[tools]", False, None, "Tools", "工具"),
+    ("instruction", "string", False, None, "Instruction", "指令"),
+    ("query", "string", True, None, "Query", "查询"),
     ("maximum_iterations", "number", False, 10, "Rounds at most", "最多轮数"),
-)  # fmt: skip
-"""What our own strategies take: (name, type, whether it has to be there, default, in English, in Chinese)."""
+)
+"""Parameters of the built-in strategies: (name, type, required, default, English label,
+Chinese label)."""
 
 
 @dataclass(frozen=True, slots=True)
-class NodeKinds:
-    """Node types, each with a JSON schema of what it is told."""
+class NodeTypes:
+    """Route for the node types, each with the JSON schema of its data."""
 
     async def listed(self, request: Request) -> Reply:
-        """The same for everybody."""
+        """List the node types. They are the same for all tenants."""
         del request
-        return json_reply({"data": await asyncio.to_thread(_kinds)})
+        # The first call imports all node modules, which blocks.
+        return json_reply({"data": await asyncio.to_thread(_node_type_views)})
 
 
 @lru_cache(1)
-def _kinds() -> list[NodeKindShown]:
-    found: list[NodeKindShown] = []
-    for kind in node_types():
-        made = node_class(kind)
-        if made is None:
+def _node_type_views() -> list[NodeTypeView]:
+    """Return the views of all node types. The result does not change while the server
+    runs."""
+    views: list[NodeTypeView] = []
+    for node_type in node_types():
+        implementation = node_class(node_type)
+        # A type without an implementation cannot be used in a workflow.
+        if implementation is None:
             continue
-        schema = msgspec.json.schema(made.Data)
-        found.append(NodeKindShown(type=kind, kind=made.kind.value, schema=schema))
-    return found
+        schema = msgspec.json.schema(implementation.Data)
+        views.append(
+            NodeTypeView(type=node_type, kind=implementation.kind.value, schema=schema)
+        )
+    return views
 
 
 @dataclass(frozen=True, slots=True)
-class PartsOfNodes:
-    """What plugins give nodes to work with."""
+class NodeComponentsRoute:
+    """Route for the components that plugins provide for workflow nodes."""
 
     plugins: Plugins
 
     async def listed(self, request: Request) -> Reply:
-        """Raises NotFoundError for a tenant that is not the caller's."""
-        events: list[PartShown] = []
-        strategies = [_own(name) for name in STRATEGIES]
-        datasources: list[PartShown] = []
-        providers: list[TriggerProviderShown] = []
-        for one in self.plugins.installed(tenant_of(request)):
-            plugin, said = one.plugin_id, one.declaration
-            if (trigger := said.trigger) is not None:
+        """List the events, strategies, datasources and trigger providers of a tenant's
+        plugins.
+
+        Raises NotFoundError for a tenant that the caller may not access.
+        """
+        events: list[ComponentView] = []
+        # The built-in strategies come first.
+        strategies = [_builtin_strategy(name) for name in STRATEGIES]
+        datasources: list[ComponentView] = []
+        providers: list[TriggerProviderView] = []
+        for installed in self.plugins.installed(tenant_of(request)):
+            plugin, declaration = installed.plugin_id, installed.declaration
+            if (trigger := declaration.trigger) is not None:
                 provider = f"{plugin}/{trigger.identity.name}"
-                events += [_part(provider, plugin, each) for each in trigger.events]
-                made = trigger.subscription_constructor
-                providers.append(TriggerProviderShown(
-                    provider=provider, plugin=plugin, label=_label(trigger.identity.label, trigger.identity.name),
-                    parameters=[_parameter(each) for each in made.parameters] if made else [],
-                    credentials=[_field(each) for each in made.credentials_schema] if made else [],
-                ))  # fmt: skip
-            if (agent := said.agent_strategy) is not None:
-                strategies += [_part(f"{plugin}/{agent.identity.name}", plugin, each) for each in agent.strategies]
-            if (source := said.datasource) is not None:
+                events += [
+                    _component(provider, plugin, event) for event in trigger.events
+                ]
+                # Only providers with a constructor can create subscriptions from a
+                # form.
+                constructor = trigger.subscription_constructor
+                providers.append(
+                    TriggerProviderView(
+                        provider=provider,
+                        plugin=plugin,
+                        label=_label(trigger.identity.label, trigger.identity.name),
+                        parameters=(
+                            [
+                                _parameter(parameter)
+                                for parameter in constructor.parameters
+                            ]
+                            if constructor
+                            else []
+                        ),
+                        credentials=(
+                            [
+                                _field(credential_field)
+                                for credential_field in constructor.credentials_schema
+                            ]
+                            if constructor
+                            else []
+                        ),
+                    )
+                )
+            if (agent := declaration.agent_strategy) is not None:
+                strategies += [
+                    _component(f"{plugin}/{agent.identity.name}", plugin, strategy)
+                    for strategy in agent.strategies
+                ]
+            # All datasources of one plugin provider have the same type.
+            if (source := declaration.datasource) is not None:
                 name = f"{plugin}/{source.identity.name}"
-                datasources += [_part(name, plugin, each, source.provider_type) for each in source.datasources]
+                datasources += [
+                    _component(name, plugin, datasource, source.provider_type)
+                    for datasource in source.datasources
+                ]
         return json_reply(
-            NodeParts(events=events, strategies=strategies, datasources=datasources, trigger_providers=providers)
+            NodeComponents(
+                events=events,
+                strategies=strategies,
+                datasources=datasources,
+                trigger_providers=providers,
+            )
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Subscriptions:
-    """What trigger plugins listen to."""
+    """Routes for the subscriptions of trigger plugins."""
 
-    subscribed: PluginSubscriptions
+    subscriptions: PluginSubscriptions
     origin: Callable[[], str]
 
     async def listed(self, request: Request) -> Reply:
-        """Raises NotFoundError for a tenant that is not the caller's."""
-        return json_reply({"data": self._all(tenant_of(request))})
+        """List the subscriptions of a tenant.
+
+        Raises NotFoundError for a tenant that the caller may not access.
+        """
+        return json_reply({"data": self._views(tenant_of(request))})
 
     async def add(self, request: Request) -> Reply:
-        """Raises InvokeBadRequestError, NotFoundError, PluginError."""
+        """Subscribe to the events of a trigger provider.
+
+        Raises InvokeBadRequestError, NotFoundError, PluginError.
+        """
         tenant, body = tenant_of(request), await request.json()
-        made = await self.subscribed.subscribe(
-            tenant, need(body, "plugin", str), need(body, "name", str), may(body, "parameters", dict) or {},
-            may(body, "credentials", dict) or {}, origin=self.origin(), user=request.caller.user or "",
-        )  # fmt: skip
-        shown = next(subscription for subscription in self._all(tenant) if subscription.id == made)
-        return json_reply(shown, status=201)
+        subscription_id = await self.subscriptions.subscribe(
+            tenant,
+            required_field(body, "plugin", str),
+            required_field(body, "name", str),
+            optional_field(body, "parameters", dict) or {},
+            optional_field(body, "credentials", dict) or {},
+            origin=self.origin(),
+            user=request.caller.user or "",
+        )
+        view = next(
+            subscription
+            for subscription in self._views(tenant)
+            if subscription.id == subscription_id
+        )
+        return json_reply(view, status=201)
 
     async def remove(self, request: Request) -> Reply:
-        """Raises NotFoundError."""
+        """End a subscription.
+
+        Raises NotFoundError.
+        """
         tenant, name = tenant_of(request), request.names["id"]
-        if name not in {subscription.id for subscription in self._all(tenant)}:
-            raise NotFoundError(f"subscription {name[:80]!r} does not exist", code="subscription_not_found")
-        await self.subscribed.unsubscribe(tenant, name)
+        # The lookup is limited to the tenant, so that no one can end another tenant's
+        # subscription.
+        if name not in {subscription.id for subscription in self._views(tenant)}:
+            raise NotFoundError(
+                f"subscription {name[:80]!r} does not exist",
+                code="subscription_not_found",
+            )
+        await self.subscriptions.unsubscribe(tenant, name)
         return json_reply(Removed(id=name, deleted=True))
 
-    def _all(self, tenant: str) -> list[SubscriptionShown]:
+    def _views(self, tenant: str) -> list[SubscriptionView]:
+        """Return the views of all subscriptions of a tenant."""
         return [
-            SubscriptionShown(
-                id=row, name=name, plugin=one.plugin, provider=f"{one.plugin}/{one.provider}",
+            SubscriptionView(
+                id=row,
+                name=name,
+                plugin=subscription.plugin,
+                provider=f"{subscription.plugin}/{subscription.provider}",
                 address=f"{self.origin()}/t/{row}",
             )
-            for row, name, one in self.subscribed.all(tenant)
-        ]  # fmt: skip
+            for row, name, subscription in self.subscriptions.all(tenant)
+        ]
 
 
-def _own(name: str) -> PartShown:
-    english, chinese = _OWN_STRATEGIES[name]
-    return PartShown(
-        provider="", plugin="", name=name, label=I18nObject(en_us=english, zh_hans=chinese),
+def _builtin_strategy(name: str) -> ComponentView:
+    """Return the view of a built-in strategy."""
+    english, chinese = _BUILTIN_STRATEGIES[name]
+    return ComponentView(
+        provider="",
+        plugin="",
+        name=name,
+        label=I18nObject(en_us=english, zh_hans=chinese),
         parameters=[
-            PartParameter(
-                name=one, type=kind, label=I18nObject(en_us=said, zh_hans=also), help=None, required=required,
-                default=default, min=None, max=None, options=[],
+            ComponentParameter(
+                name=parameter_name,
+                type=parameter_type,
+                label=I18nObject(en_us=label_en, zh_hans=label_zh),
+                help=None,
+                required=required,
+                default=default,
+                min=None,
+                max=None,
+                options=[],
             )
-            for one, kind, required, default, said, also in _OWN_PARAMETERS
+            for parameter_name, parameter_type, required, default, label_en, label_zh in (
+                _BUILTIN_PARAMETERS
+            )
         ],
-    )  # fmt: skip
+    )
 
 
-def _part(provider: str, plugin: str, one: Part, kind: str = "") -> PartShown:
-    about: Identity = one.identity
-    return PartShown(
-        provider=provider, plugin=plugin, name=about.name, label=_label(about.label, about.name), kind=kind,
-        parameters=[_parameter(each) for each in one.parameters], output_schema=one.output_schema,
-    )  # fmt: skip
+def _component(
+    provider: str, plugin: str, component: Part, datasource_type: str = ""
+) -> ComponentView:
+    """Return the view of a component that a plugin declares."""
+    identity: Identity = component.identity
+    return ComponentView(
+        provider=provider,
+        plugin=plugin,
+        name=identity.name,
+        label=_label(identity.label, identity.name),
+        kind=datasource_type,
+        parameters=[_parameter(parameter) for parameter in component.parameters],
+        output_schema=component.output_schema,
+    )
 
 
-def _parameter(one: Parameter) -> PartParameter:
-    return PartParameter(
-        name=one.name, type=one.type, label=_label(one.label, one.name),
-        help=_label(one.human_description, "") if one.human_description else None, required=one.required,
-        default=one.default, min=one.min, max=one.max, options=_options(one.options),
-    )  # fmt: skip
+def _parameter(parameter: Parameter) -> ComponentParameter:
+    """Return the view of a declared parameter."""
+    return ComponentParameter(
+        name=parameter.name,
+        type=parameter.type,
+        label=_label(parameter.label, parameter.name),
+        help=(
+            _label(parameter.human_description, "")
+            if parameter.human_description
+            else None
+        ),
+        required=parameter.required,
+        default=parameter.default,
+        min=parameter.min,
+        max=parameter.max,
+        options=_options(parameter.options),
+    )
 
 
-def _options(given: Sequence[Any]) -> list[PartOption]:
-    found: list[PartOption] = []
-    for one in given:
-        value = str(one.get("value", "")) if isinstance(one, Mapping) else str(one)
-        label: Any = one.get("label") if isinstance(one, Mapping) else None
-        found.append(PartOption(value=value, label=_label(label if isinstance(label, Mapping) else {}, value)))
-    return found
+def _options(declared_options: Sequence[Any]) -> list[ComponentOption]:
+    """Return the options of a parameter. A plugin declares them as plain values or as
+    objects with a label."""
+    options: list[ComponentOption] = []
+    for option in declared_options:
+        value = (
+            str(option.get("value", "")) if isinstance(option, Mapping) else str(option)
+        )
+        label: Any = option.get("label") if isinstance(option, Mapping) else None
+        options.append(
+            ComponentOption(
+                value=value,
+                label=_label(label if isinstance(label, Mapping) else {}, value),
+            )
+        )
+    return options
 
 
-def _field(one: Field) -> PartParameter:
-    return PartParameter(
-        name=one.name, type=one.type, label=I18nObject(en_us=one.name), help=None, required=one.required,
-        default=one.default, min=None, max=None, options=[],
-    )  # fmt: skip
+def _field(field: Field) -> ComponentParameter:
+    """Return a credential field in the form of a parameter."""
+    return ComponentParameter(
+        name=field.name,
+        type=field.type,
+        label=I18nObject(en_us=field.name),
+        help=None,
+        required=field.required,
+        default=field.default,
+        min=None,
+        max=None,
+        options=[],
+    )
 
 
-def _label(given: Mapping[str, Any], otherwise: str) -> I18nObject:
-    text = str(given.get("en_US") or otherwise or next(iter(given.values()), ""))
-    chinese = given.get("zh_Hans")
+def _label(translations: Mapping[str, Any], otherwise: str) -> I18nObject:
+    """Return a translated label. Without English, uses the fallback, then any language."""
+    text = str(
+        translations.get("en_US") or otherwise or next(iter(translations.values()), "")
+    )
+    chinese = translations.get("zh_Hans")
     return I18nObject(en_us=text, zh_hans=str(chinese) if chinese else None)

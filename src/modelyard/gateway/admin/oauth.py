@@ -1,33 +1,57 @@
-"""What administrators set up so that people can connect accounts on providers' own pages."""
+"""Admin routes that prepare OAuth connections of users' accounts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from modelyard.base.fields import may, need
-from modelyard.gateway.admin.plugin_shapes import ClientMade, ConnectionBegun
+from modelyard.base.fields import optional_field, required_field
+from modelyard.gateway.admin.plugin_shapes import ConnectionStart, CreatedOAuthClient
 from modelyard.gateway.admin.requests import tenant_of
 from modelyard.gateway.http import Reply, Request, json_reply
-from modelyard.gateway.plugins.oauth import BEGIN, redirect_of
+from modelyard.gateway.plugins.oauth import BEGIN, redirect_uri
 from modelyard.tenant_plugins.credentials import PluginCredentials
 
 
 @dataclass(frozen=True, slots=True)
-class OAuthSetUp:
-    """Clients of this server at providers, and addresses that people open to connect an account."""
+class OAuthSetup:
+    """Routes for this server's OAuth clients and for the URLs that start a connection."""
 
     credentials: PluginCredentials
     origin: Callable[[], str]
 
     async def set_client(self, request: Request) -> Reply:
-        """Raises InvokeBadRequestError, NotFoundError."""
+        """Store the OAuth client that a provider issued for this server.
+
+        Raises InvokeBadRequestError, NotFoundError.
+        """
         tenant, body = tenant_of(request), await request.json()
-        provider = need(body, "provider", str)
-        made = await self.credentials.set_client(tenant, provider, may(body, "values", dict) or {})
-        return json_reply(ClientMade(id=made, redirect_uri=redirect_of(self.origin(), provider)), status=201)
+        provider = required_field(body, "provider", str)
+        client_id = await self.credentials.set_client(
+            tenant, provider, optional_field(body, "values", dict) or {}
+        )
+        # The redirect URI has to be registered with the provider, so it is part of the
+        # response.
+        return json_reply(
+            CreatedOAuthClient(
+                id=client_id, redirect_uri=redirect_uri(self.origin(), provider)
+            ),
+            status=201,
+        )
 
     async def connect(self, request: Request) -> Reply:
-        """An address for a person's browser. Raises InvokeBadRequestError."""
+        """Return the URL that a user opens in a browser to connect an account.
+
+        Raises InvokeBadRequestError.
+        """
         tenant, body = tenant_of(request), await request.json()
-        provider, user = need(body, "provider", str), may(body, "user", str) or ""
-        ticket = self.credentials.ticket(tenant, provider, may(body, "name", str) or provider, user)
-        return json_reply(ConnectionBegun(url=f"{self.origin()}{BEGIN}{ticket}"), status=201)
+        provider, user = (
+            required_field(body, "provider", str),
+            optional_field(body, "user", str) or "",
+        )
+        # The ticket carries tenant, provider and user, because the browser has no API
+        # key.
+        ticket = self.credentials.ticket(
+            tenant, provider, optional_field(body, "name", str) or provider, user
+        )
+        return json_reply(
+            ConnectionStart(url=f"{self.origin()}{BEGIN}{ticket}"), status=201
+        )

@@ -1,4 +1,4 @@
-"""What the routes of the admin API work with, beyond what calls need."""
+"""Dependencies of the admin API's routes, beyond those of model calls."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from modelyard.administration.administration import Administration
 from modelyard.base.clock import Clock
 from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.knowledge.calls import DatasetParts
-from modelyard.gateway.plugins.parts import PluginParts
-from modelyard.gateway.service.parts import ServiceParts
+from modelyard.gateway.plugins.parts import PluginDependencies
+from modelyard.gateway.service.parts import ServiceDependencies
 from modelyard.models.types import JSON
 from modelyard.providers.local.weights import WeightStore
 from modelyard.runtime.ledger import Ledger
-from modelyard.runtime.limits import Applied, Subject
+from modelyard.runtime.limits import ApplicableLimit, Subject
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.traces import Traces
-from modelyard.storage.answers import Answers
+from modelyard.storage.answers import ResponseCache
 from modelyard.storage.counters import Counters
 from modelyard.tenancy.directory import Directory
 from modelyard.tenant_plugins.plugins import Plugins
@@ -29,20 +29,25 @@ from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import Services
 
 CredentialProbe = Callable[[str, str, Mapping[str, Any]], Awaitable[list[str]]]
-"""(tenant, provider, a filled-in form) → the models that it offers. Raises the provider's own refusal."""
+"""(tenant, provider, credential form values) → ids of the provider's models. Raises the
+provider's error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerState:
+    """Facts about the running server that routes report."""
+
     workers: int
     records: bool
-    """Whether what calls ask and answer is kept."""
+    """Whether the requests and responses of calls are recorded."""
     debug_address: str
-    """Where plugins that their authors run connect to; empty for nowhere."""
+    """Address at which plugins being debugged connect; empty if it is off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ManageParts:
+class AdminDependencies:
+    """Dependencies of the routes for models, usage and the server itself."""
+
     models: ModelManager
     directory: Directory
     ledger: Ledger
@@ -51,34 +56,35 @@ class ManageParts:
     weights: WeightStore
     plugins: Plugins
     counters: Counters
-    applying: Callable[[Subject], Sequence[Applied]]
+    applicable_limits: Callable[[Subject], Sequence[ApplicableLimit]]
     cache_seconds: Callable[[str, str], float]
-    """(tenant, route) → how long answers may be given again."""
+    """(tenant, route) → seconds for which responses may be cached."""
     check: CredentialProbe
     server: Callable[[], ServerState]
     settings_schema: Callable[[], JSON]
     settings_file: Path
     load_settings: Callable[[Path], object]
-    """What a file would say, with the environment's word over it. Raises ConfigError."""
+    """Loads a settings file, with environment variables taking precedence. Raises
+    ConfigError."""
     overridden: Sequence[str]
     database: str
     jail: Callable[[], str]
     problem: Callable[[], str | None]
     services: Callable[[App, RunRecord], Services]
     annotations: Annotations
-    began: float
-    """On the clock's monotonic time."""
+    started_at: float
+    """Start time of the server on the monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminParts:
-    """What the admin API's table makes its handlers of."""
+    """Everything from which the route table of the admin API builds its handlers."""
 
     administration: Administration
-    answers: Answers
-    manage: ManageParts
-    plugins: PluginParts
-    service: ServiceParts
+    answers: ResponseCache
+    manage: AdminDependencies
+    plugins: PluginDependencies
+    service: ServiceDependencies
     datasets: DatasetParts
     apps: ImportedApps
     tools: ToolManager

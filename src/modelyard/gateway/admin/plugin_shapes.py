@@ -1,4 +1,4 @@
-"""What the admin API answers about plugins and tools."""
+"""Response types of the admin API for plugins and tools."""
 
 from typing import Any
 
@@ -8,7 +8,9 @@ from modelyard.models.entities import I18nObject
 from modelyard.tools.changes import Changes
 
 
-class PluginShown(msgspec.Struct, frozen=True, kw_only=True):
+class PluginView(msgspec.Struct, frozen=True, kw_only=True):
+    """An installed plugin with its permissions and resource usage."""
+
     id: str
     plugin_id: str
     identifier: str
@@ -17,7 +19,7 @@ class PluginShown(msgspec.Struct, frozen=True, kw_only=True):
     label: I18nObject
     description: I18nObject | None
     kinds: list[str]
-    """models, tools, endpoints, agent_strategies, datasources, triggers."""
+    """Any of models, tools, endpoints, agent_strategies, datasources, triggers."""
     runtime: str
     source: str
     asked: list[str]
@@ -30,26 +32,34 @@ class PluginShown(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
 
 
-class PluginsShown(msgspec.Struct, frozen=True, kw_only=True):
-    data: list[PluginShown]
+class PluginsView(msgspec.Struct, frozen=True, kw_only=True):
+    """All plugins of a tenant, with the connection data for debugging."""
+
+    data: list[PluginView]
     debug_address: str
-    """Where plugins that their authors run connect to; empty where that is off."""
+    """Address at which plugins being debugged connect; empty if it is off."""
     debug_key: str
 
 
 class InstallStep(msgspec.Struct, frozen=True, kw_only=True):
+    """The installation state of one plugin."""
+
     plugin_id: str
     status: str
     message: str
 
 
 class InstallTask(msgspec.Struct, frozen=True, kw_only=True):
+    """An installation with its steps."""
+
     id: str
     status: str
     plugins: list[InstallStep]
 
 
 class MarketPlugin(msgspec.Struct, frozen=True, kw_only=True):
+    """A plugin in a marketplace."""
+
     id: str
     version: str
     label: str
@@ -57,40 +67,50 @@ class MarketPlugin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A log line of a plugin; `at` is in seconds since 1970."""
+
     at: float
     text: str
 
 
-class ClientMade(msgspec.Struct, frozen=True, kw_only=True):
-    """This server as a provider's client."""
+class CreatedOAuthClient(msgspec.Struct, frozen=True, kw_only=True):
+    """This server's OAuth client at a provider."""
 
     id: str
     redirect_uri: str
-    """What the provider has to be told of where people come back to."""
+    """Redirect URI to be registered with the provider."""
 
 
-class ConnectionBegun(msgspec.Struct, frozen=True, kw_only=True):
+class ConnectionStart(msgspec.Struct, frozen=True, kw_only=True):
+    """Start of an OAuth connection."""
+
     url: str
-    """What a person opens in a browser to connect an account."""
+    """URL that the user opens in a browser to connect an account."""
 
 
-class BlobShown(msgspec.Struct, frozen=True, kw_only=True):
+class BlobView(msgspec.Struct, frozen=True, kw_only=True):
+    """Type and size of a file that a tool returned."""
+
     mime_type: str
     bytes: int
 
 
-class ToolTried(msgspec.Struct, frozen=True, kw_only=True):
+class ToolCallResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a tool call."""
+
     text: str
-    """What a model would be told."""
+    """The text that a model would receive."""
     error: str | None
-    """In which way it failed; null where it did not."""
+    """The kind of failure; null if the call succeeded."""
     values: list[Any]
     variables: dict[str, Any]
     seconds: float
-    files: list[BlobShown]
+    files: list[BlobView]
 
 
-class ToolProviderShown(msgspec.Struct, frozen=True, kw_only=True):
+class ToolProviderView(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool provider that a tenant added."""
+
     id: str
     name: str
     type: str
@@ -98,25 +118,33 @@ class ToolProviderShown(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     url: str
     chosen_server: str | None
-    """Where an API's calls go, where that was chosen by hand."""
+    """Base URL for an API's calls, if it was set by hand."""
     stdio: str | None
-    """Under which name an administrator registered its program."""
+    """Name under which an administrator registered the program of an MCP server."""
     count: int
-    """Of its tools."""
+    """Number of its tools."""
 
 
-class ToolProviderDetail(ToolProviderShown, frozen=True, kw_only=True, omit_defaults=True):
-    """An API has `server`, `left_out` and `schemes`; an MCP server that was just added, `version`."""
+class ToolProviderDetail(
+    ToolProviderView, frozen=True, kw_only=True, omit_defaults=True
+):
+    """A tool provider with its tools.
+
+    An API has `server`, `left_out` and `schemes`; an MCP server that was just added has
+    `version`.
+    """
 
     version: str = ""
     tools: list[str] = []
     server: str = ""
     left_out: list[str] = []
-    """Operations that are no tools, and why."""
+    """Operations that cannot be used as tools, with the reason."""
     schemes: dict[str, str] = {}
-    """How callers are known → its type."""
+    """Authentication scheme → its type."""
 
 
-class ToolProviderRefreshed(ToolProviderDetail, frozen=True, kw_only=True):
+class RefreshedToolProvider(ToolProviderDetail, frozen=True, kw_only=True):
+    """A tool provider after a refresh, with the changes of its description."""
+
     changes: Changes
     accepted: bool

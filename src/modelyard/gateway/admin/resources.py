@@ -1,8 +1,8 @@
-"""/admin/v1/tenants, /users, /keys, /credentials, /models, /routes, /limits, /defaults: things that are listed, made,
-changed and removed alike.
+"""/admin/v1/tenants, /users, /keys, /credentials, /models, /routes, /limits and
+/defaults: resources with uniform list, create, change and delete routes.
 
-A caller reaches its own tenant. The default tenant's owner may name another with `?tenant=`; for anybody else that
-tenant does not exist.
+A caller reaches its own tenant. The owner of the default tenant may name another with
+`?tenant=`; for everyone else that tenant does not exist.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,13 @@ import msgspec
 
 from modelyard.administration.administration import Administration
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
-from modelyard.base.fields import need
+from modelyard.base.fields import required_field
 from modelyard.gateway.admin.inputs import RotationInput
-from modelyard.gateway.admin.requests import count_of, tenant_of
+from modelyard.gateway.admin.requests import page_size, tenant_of
 from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply
 
+# Path segment → resource type.
 PLURALS: Mapping[str, str] = {
     "tenants": "tenant",
     "users": "user",
@@ -32,41 +33,65 @@ PLURALS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """Things of one kind, of one tenant."""
+    """Routes for one resource type of a tenant."""
 
     admin: Administration
     kind: str
 
     async def listed(self, request: Request) -> Reply:
-        """By name, a page at a time. Raises NotFoundError, InvokeBadRequestError."""
-        tenant = await self._tenant(request)
-        most = count_of(request, "limit", 100)
-        found = await self.admin.list(tenant, self.kind, after=request.query("after") or "", most=most + 1)
-        return json_reply({"data": found[:most], "has_more": len(found) > most})
+        """List resources by name, one page at a time.
 
-    async def make(self, request: Request) -> Reply:
-        """Raises NotFoundError, InvokeBadRequestError, ForbiddenError."""
+        Raises NotFoundError, InvokeBadRequestError.
+        """
         tenant = await self._tenant(request)
-        return await _made(self.admin, request, tenant, self.kind)
+        limit = page_size(request, "limit", 100)
+        # Fetch one resource more than requested, to know whether there is another page.
+        resources = await self.admin.list(
+            tenant, self.kind, after=request.query("after") or "", limit=limit + 1
+        )
+        return json_reply(
+            {"data": resources[:limit], "has_more": len(resources) > limit}
+        )
 
-    async def one(self, request: Request) -> Reply:
-        """Raises NotFoundError."""
+    async def create(self, request: Request) -> Reply:
+        """Create a resource.
+
+        Raises NotFoundError, InvokeBadRequestError, ForbiddenError.
+        """
+        tenant = await self._tenant(request)
+        return await _create(self.admin, request, tenant, self.kind)
+
+    async def get(self, request: Request) -> Reply:
+        """Return one resource.
+
+        Raises NotFoundError.
+        """
         tenant = await self._tenant(request)
         return json_reply(await self.admin.get(tenant, self.kind, request.names["id"]))
 
     async def change(self, request: Request) -> Reply:
-        """Raises NotFoundError, InvokeBadRequestError, ForbiddenError."""
+        """Change a resource.
+
+        Raises NotFoundError, InvokeBadRequestError, ForbiddenError.
+        """
         tenant = await self._tenant(request)
-        return await _changed(self.admin, request, tenant, self.kind)
+        return await _change(self.admin, request, tenant, self.kind)
 
     async def remove(self, request: Request) -> Reply:
-        """Raises NotFoundError, InvokeBadRequestError, ForbiddenError."""
+        """Delete a resource.
+
+        Raises NotFoundError, InvokeBadRequestError, ForbiddenError.
+        """
         tenant = await self._tenant(request)
-        return await _removed(self.admin, request, tenant, self.kind)
+        return await _remove(self.admin, request, tenant, self.kind)
 
     async def _tenant(self, request: Request) -> str:
-        """Whose things are meant. Raises NotFoundError where another tenant is named that is not there."""
+        """Return the tenant of the request.
+
+        Raises NotFoundError if the query names a tenant that does not exist.
+        """
         tenant = tenant_of(request)
+        # The caller's own tenant was already checked at authentication.
         if tenant != request.tenant:
             await self.admin.get(tenant, "tenant", tenant)
         return tenant
@@ -74,88 +99,142 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Keys(Collection):
-    """API keys: they are taken out of service and replaced besides."""
+    """Routes for API keys, which can also be revoked and rotated."""
 
     async def revoke(self, request: Request) -> Reply:
-        """Raises NotFoundError, ForbiddenError."""
+        """Revoke a key; its record stays.
+
+        Raises NotFoundError, ForbiddenError.
+        """
         tenant = await self._tenant(request)
-        return json_reply(await self.admin.revoke(request.caller, tenant, request.names["id"]))
+        return json_reply(
+            await self.admin.revoke(request.caller, tenant, request.names["id"])
+        )
 
     async def rotate(self, request: Request) -> Reply:
-        """Raises NotFoundError, InvokeBadRequestError, ForbiddenError."""
+        """Replace a key by a new one; the old one stays valid for the grace period.
+
+        Raises NotFoundError, InvokeBadRequestError, ForbiddenError.
+        """
         tenant = await self._tenant(request)
         rotation = _rotation(await request.body())
-        made = await self.admin.rotate(
-            request.caller, tenant, request.names["id"], grace_seconds=rotation.grace_seconds
+        rotated_key = await self.admin.rotate(
+            request.caller,
+            tenant,
+            request.names["id"],
+            grace_seconds=rotation.grace_seconds,
         )
-        return json_reply(made, status=201)
+        return json_reply(rotated_key, status=201)
 
 
 @dataclass(frozen=True, slots=True)
 class Tenants:
-    """An operator's: all of them. Anybody's: their own, to look at."""
+    """Routes for tenants. Operators reach all of them; everyone else may only read
+    their own."""
 
     admin: Administration
 
     async def listed(self, request: Request) -> Reply:
-        """Raises NotFoundError where the caller's own was removed."""
+        """List all tenants for an operator, otherwise only the caller's own.
+
+        Raises NotFoundError if the caller's own tenant was removed.
+        """
         if request.caller.is_operator:
             return json_reply({"data": self.admin.tenants(), "has_more": False})
-        own = await self.admin.get(request.tenant, "tenant", request.tenant)
-        return json_reply({"data": [own], "has_more": False})
+        own_tenant = await self.admin.get(request.tenant, "tenant", request.tenant)
+        return json_reply({"data": [own_tenant], "has_more": False})
 
-    async def make(self, request: Request) -> Reply:
-        """Raises NotFoundError for whoever is no operator, InvokeBadRequestError."""
+    async def create(self, request: Request) -> Reply:
+        """Create a tenant.
+
+        Raises NotFoundError if the caller is not an operator, InvokeBadRequestError.
+        """
         self._check_operator(request, "")
-        return await _made(self.admin, request, "", "tenant")
+        return await _create(self.admin, request, "", "tenant")
 
-    async def one(self, request: Request) -> Reply:
-        """Raises NotFoundError."""
+    async def get(self, request: Request) -> Reply:
+        """Return one tenant.
+
+        Raises NotFoundError.
+        """
         tenant = request.names["id"]
         if tenant != request.tenant:
             self._check_operator(request, tenant)
         return json_reply(await self.admin.get(tenant, "tenant", tenant))
 
     async def change(self, request: Request) -> Reply:
-        """Raises NotFoundError, InvokeBadRequestError."""
+        """Change a tenant.
+
+        Raises NotFoundError, InvokeBadRequestError.
+        """
         tenant = request.names["id"]
         self._check_operator(request, tenant)
-        return await _changed(self.admin, request, tenant, "tenant")
+        return await _change(self.admin, request, tenant, "tenant")
 
     async def remove(self, request: Request) -> Reply:
-        """Raises NotFoundError, InvokeBadRequestError."""
+        """Delete a tenant.
+
+        Raises NotFoundError, InvokeBadRequestError.
+        """
         tenant = request.names["id"]
         self._check_operator(request, tenant)
-        return await _removed(self.admin, request, tenant, "tenant")
+        return await _remove(self.admin, request, tenant, "tenant")
 
     @staticmethod
     def _check_operator(request: Request, tenant: str) -> None:
-        """Raises NotFoundError: for whoever is no operator, other tenants do not exist."""
+        """Raise NotFoundError if the caller is not an operator: other tenants must not
+        be discoverable."""
         if not request.caller.is_operator:
-            raise NotFoundError(f"tenant {tenant!r} does not exist", code="tenant_not_found")
+            raise NotFoundError(
+                f"tenant {tenant!r} does not exist", code="tenant_not_found"
+            )
 
 
-async def _made(admin: Administration, request: Request, tenant: str, kind: str) -> Reply:
+async def _create(
+    admin: Administration, request: Request, tenant: str, resource_type: str
+) -> Reply:
+    """Create a resource from the request's body."""
     body = await request.json()
-    name = need(body, "name", str)
+    name = required_field(body, "name", str)
+    # The name is a column of its own; everything else is the resource's content.
     fields = {key: value for key, value in body.items() if key != "name"}
-    return json_reply(await admin.create(request.caller, tenant, kind, name, fields), status=201)
+    return json_reply(
+        await admin.create(request.caller, tenant, resource_type, name, fields),
+        status=201,
+    )
 
 
-async def _changed(admin: Administration, request: Request, tenant: str, kind: str) -> Reply:
+async def _change(
+    admin: Administration, request: Request, tenant: str, resource_type: str
+) -> Reply:
+    """Change a resource by the request's body."""
     body = await request.json()
-    return json_reply(await admin.change(request.caller, tenant, kind, request.names["id"], body))
+    return json_reply(
+        await admin.change(
+            request.caller, tenant, resource_type, request.names["id"], body
+        )
+    )
 
 
-async def _removed(admin: Administration, request: Request, tenant: str, kind: str) -> Reply:
+async def _remove(
+    admin: Administration, request: Request, tenant: str, resource_type: str
+) -> Reply:
+    """Delete the resource of the request's path."""
     id_ = request.names["id"]
-    await admin.remove(request.caller, tenant, kind, id_)
+    await admin.remove(request.caller, tenant, resource_type, id_)
     return json_reply(Removed(id=id_, deleted=True))
 
 
 def _rotation(body: bytes) -> RotationInput:
-    """What was sent, where anything was. Raises InvokeBadRequestError."""
+    """Parse the optional body of a key rotation.
+
+    Raises InvokeBadRequestError.
+    """
     try:
-        return msgspec.json.decode(body, type=RotationInput) if body else RotationInput()
+        return (
+            msgspec.json.decode(body, type=RotationInput) if body else RotationInput()
+        )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvokeBadRequestError(f"the body must be an object with 'grace_seconds': {error}") from error
+        raise InvokeBadRequestError(
+            f"the body must be an object with 'grace_seconds': {error}"
+        ) from error

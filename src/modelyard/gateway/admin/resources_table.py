@@ -1,4 +1,5 @@
-"""The rows of what is set up: tenants, users, keys, credentials, models, routes, limits, defaults."""
+"""Route table of the configured resources: tenants, users, keys, credentials, models,
+routes, limits and defaults."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,23 +8,23 @@ from modelyard.administration.administration import Administration
 from modelyard.gateway.admin import shapes
 from modelyard.gateway.admin.inputs import CHANGES, NEW, RotationInput
 from modelyard.gateway.admin.resources import PLURALS, Collection, Keys, Tenants
-from modelyard.gateway.admin.rows import LIMIT, row, row_for_all
+from modelyard.gateway.admin.rows import LIMIT, global_row, row
 from modelyard.gateway.schemas import FLAG
 from modelyard.gateway.table import ADMIN, OWNER, Listed, Query, Row
 
-_SHOWN: Mapping[str, type[Any]] = {
-    "user": shapes.UserShown,
-    "key": shapes.KeyShown,
-    "credential": shapes.CredentialShown,
-    "model": shapes.ModelShown,
-    "route": shapes.RouteShown,
-    "limit": shapes.LimitShown,
-    "default": shapes.DefaultShown,
+_VIEWS: Mapping[str, type[Any]] = {
+    "user": shapes.UserView,
+    "key": shapes.KeyView,
+    "credential": shapes.CredentialView,
+    "model": shapes.CustomModelView,
+    "route": shapes.RouteView,
+    "limit": shapes.LimitView,
+    "default": shapes.DefaultModelView,
 }
-"""Kind → how it is answered with."""
-_MADE: Mapping[str, type[Any]] = {**_SHOWN, "key": shapes.KeyMade}
-"""Kind → the answer that tells of a new one."""
-_WORDS: Mapping[str, tuple[str, str]] = {
+"""Resource type → its response type."""
+_CREATED_VIEWS: Mapping[str, type[Any]] = {**_VIEWS, "key": shapes.CreatedKey}
+"""Resource type → the response to its creation. Only here a key contains its secret."""
+_LABELS: Mapping[str, tuple[str, str]] = {
     "user": ("a user", "users"),
     "key": ("an API key", "API keys"),
     "credential": ("a provider's credential", "providers' credentials"),
@@ -32,44 +33,91 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "limit": ("a limit", "limits"),
     "default": ("a default model", "default models"),
 }
-"""Kind → one and several, in a sentence."""
+"""Resource type → its label in a sentence, singular and plural."""
 _PAGE = (LIMIT, Query("after", "From the name after this one on."))
 
 
 def rows(admin: Administration) -> Iterator[Row]:
-    """Every kind's, and those that keys have besides."""
-    yield from _tenants(Tenants(admin))
-    for plural, kind in PLURALS.items():
-        if kind != "tenant":
-            yield from _collection(plural, kind, Collection(admin, kind))
-    yield from _keys(Keys(admin, "key"))
+    """Yield the uniform routes of all resource types, and the extra routes of API keys."""
+    yield from _tenant_rows(Tenants(admin))
+    for plural, resource_type in PLURALS.items():
+        # Tenants have routes of their own, because they do not belong to a tenant.
+        if resource_type != "tenant":
+            yield from _collection_rows(
+                plural, resource_type, Collection(admin, resource_type)
+            )
+    yield from _key_rows(Keys(admin, "key"))
 
 
-def _collection(plural: str, kind: str, things: Collection) -> Iterator[Row]:
-    path, thing_path, shown = f"/{plural}", f"/{plural}/{{id}}", _SHOWN[kind]
-    single, several = _WORDS[kind]
-    listed = Listed(shown, {"has_more": FLAG})
-    yield row("GET", path, ADMIN, things.listed, f"List {several} by name.", listed, query=_PAGE)
-    yield row("POST", path, ADMIN, things.make, f"Make {single}.", _MADE[kind], takes=NEW[kind], status=201)
-    yield row("GET", thing_path, ADMIN, things.one, f"Get {single}.", shown)
-    yield row("PATCH", thing_path, ADMIN, things.change, f"Change {single}; what is not sent stays.", shown,
-              takes=CHANGES[kind])  # fmt: skip
-    yield row("DELETE", thing_path, ADMIN, things.remove, f"Remove {single}.", shapes.Removed)
+def _collection_rows(
+    plural: str, resource_type: str, collection: Collection
+) -> Iterator[Row]:
+    """Yield the list, create, read, change and delete routes of one resource type."""
+    path, resource_path, view = f"/{plural}", f"/{plural}/{{id}}", _VIEWS[resource_type]
+    single, plural_label = _LABELS[resource_type]
+    listed = Listed(view, {"has_more": FLAG})
+    yield row(
+        "GET",
+        path,
+        ADMIN,
+        collection.listed,
+        f"List {plural_label} by name.",
+        listed,
+        query=_PAGE,
+    )
+    yield row(
+        "POST",
+        path,
+        ADMIN,
+        collection.create,
+        f"Make {single}.",
+        _CREATED_VIEWS[resource_type],
+        request_body=NEW[resource_type],
+        status=201,
+    )
+    yield row("GET", resource_path, ADMIN, collection.get, f"Get {single}.", view)
+    yield row("PATCH", resource_path, ADMIN, collection.change,
+              f"Change {single}; what is not sent stays.", view,
+              request_body=CHANGES[resource_type])  # fmt: skip
+    yield row(
+        "DELETE",
+        resource_path,
+        ADMIN,
+        collection.remove,
+        f"Remove {single}.",
+        shapes.Removed,
+    )
 
 
-def _keys(keys: Keys) -> Iterator[Row]:
-    yield row("POST", "/keys/{id}/revoke", ADMIN, keys.revoke, "Take an API key out of service; its row stays.",
-              shapes.KeyShown)  # fmt: skip
-    yield row("POST", "/keys/{id}/rotate", ADMIN, keys.rotate, "Put a new API key in an old one's place.",
-              shapes.KeyMade, takes=RotationInput, needs_body=False, status=201)  # fmt: skip
+def _key_rows(keys: Keys) -> Iterator[Row]:
+    """Yield the routes that revoke and rotate API keys."""
+    yield row("POST", "/keys/{id}/revoke", ADMIN, keys.revoke,
+              "Take an API key out of service; its row stays.", shapes.KeyView)  # fmt: skip
+    yield row("POST", "/keys/{id}/rotate", ADMIN, keys.rotate,
+              "Put a new API key in an old one's place.", shapes.CreatedKey,
+              request_body=RotationInput, needs_body=False, status=201)  # fmt: skip
 
 
-def _tenants(tenants: Tenants) -> Iterator[Row]:
-    path, shown = "/tenants/{id}", shapes.TenantShown
-    yield row_for_all("GET", "/tenants", ADMIN, tenants.listed, "List tenants; without being an operator, one's own.",
-                      Listed(shown, {"has_more": FLAG}))  # fmt: skip
-    yield row_for_all("POST", "/tenants", OWNER, tenants.make, "Make a tenant.", shown, takes=NEW["tenant"], status=201)
-    yield row_for_all("GET", path, ADMIN, tenants.one, "Get a tenant.", shown)
-    yield row_for_all("PATCH", path, OWNER, tenants.change, "Change a tenant; what is not sent stays.", shown,
-                      takes=CHANGES["tenant"])  # fmt: skip
-    yield row_for_all("DELETE", path, OWNER, tenants.remove, "Remove a tenant.", shapes.Removed)
+def _tenant_rows(tenants: Tenants) -> Iterator[Row]:
+    """Yield the routes of tenants."""
+    path, tenant_view = "/tenants/{id}", shapes.TenantView
+    yield global_row("GET", "/tenants", ADMIN, tenants.listed,
+                     "List tenants; without being an operator, one's own.",
+                     Listed(tenant_view, {"has_more": FLAG}))  # fmt: skip
+    yield global_row(
+        "POST",
+        "/tenants",
+        OWNER,
+        tenants.create,
+        "Make a tenant.",
+        tenant_view,
+        request_body=NEW["tenant"],
+        status=201,
+    )
+    yield global_row("GET", path, ADMIN, tenants.get, "Get a tenant.", tenant_view)
+    yield global_row("PATCH", path, OWNER, tenants.change,
+                     "Change a tenant; what is not sent stays.", tenant_view,
+                     request_body=CHANGES["tenant"])  # fmt: skip
+    yield global_row(
+        "DELETE", path, OWNER, tenants.remove, "Remove a tenant.", shapes.Removed
+    )

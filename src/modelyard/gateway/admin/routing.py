@@ -1,142 +1,219 @@
-"""/admin/v1/plan, /resting and /cache: where a call would go now, what rests, and answers that are given again."""
+"""/admin/v1/plan, /resting and /cache: the routing plan of a call, current cooldowns,
+and the response cache."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from modelyard.base.clock import Clock
-from modelyard.base.fields import may, need, wrong
-from modelyard.gateway.admin.requests import longest_rest, model_type, tenant_of
+from modelyard.base.fields import invalid_field, optional_field, required_field
+from modelyard.gateway.admin.requests import longest_cooldown, model_type, tenant_of
 from modelyard.gateway.admin.shapes import (
     AppliedLimit,
     CacheCleared,
-    Planned,
     PlannedDeployment,
-    PlannedGroup,
+    RoutingPlan,
+    RoutingTier,
 )
-from modelyard.gateway.admin.shapes import Resting as RestingShown
+from modelyard.gateway.admin.shapes import CooldownsView as RestingShown
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.limits import Applied, Estimate, Subject, charge
-from modelyard.runtime.load_balancing import Deployment, Health, LBModelManager
+from modelyard.runtime.limits import ApplicableLimit, Estimate, Subject, charge
+from modelyard.runtime.load_balancing import (
+    Deployment,
+    DeploymentHealth,
+    LBModelManager,
+)
 from modelyard.runtime.model_manager import ALIASES, ModelManager
-from modelyard.storage.answers import Answers
+from modelyard.storage.answers import ResponseCache
 from modelyard.storage.counters import Counters
 from modelyard.tenancy.caller import Caller
 
-_LONGEST_NAME = 500
+_MAX_NAME_LENGTH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Resting:
-    """Which of a tenant's deployments and credentials rest, in this process, and how long."""
+class CooldownsRoute:
+    """Route for the deployments and credentials of a tenant that are in cooldown in
+    this process."""
 
-    health: Health
+    health: DeploymentHealth
 
     async def listed(self, request: Request) -> Reply:
-        """Raises NotFoundError for a tenant that is not the caller's."""
+        """List the remaining cooldowns in seconds.
+
+        Raises NotFoundError for a tenant that the caller may not access.
+        """
         tenant = tenant_of(request)
         mine = {
-            place: round(seconds, 1)
-            for place, seconds in self.health.resting().items()
-            if place.startswith(f"{tenant}/")
+            cooldown_key: round(seconds, 1)
+            for cooldown_key, seconds in self.health.in_cooldown().items()
+            # Cooldown keys start with the tenant.
+            if cooldown_key.startswith(f"{tenant}/")
         }
         return json_reply(RestingShown(data=mine))
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerCache:
-    """Answers that may be given again."""
+class ResponseCacheRoute:
+    """Route for the response cache."""
 
-    answers: Answers
+    answers: ResponseCache
 
     async def clear(self, request: Request) -> Reply:
-        """A tenant's are not given again. Raises NotFoundError for a tenant that is not the caller's."""
+        """Clear the cached responses of a tenant.
+
+        Raises NotFoundError for a tenant that the caller may not access.
+        """
         await self.answers.clear(tenant_of(request))
         return json_reply(CacheCleared(cleared=True))
 
 
 @dataclass(frozen=True, slots=True)
-class Plans:
-    """Where a call to `model` would go now, by `user` and `key` where they matter. Calls nothing."""
+class PlanRoute:
+    """Route for the routing plan of a call to `model`, optionally for a `user` and a
+    `key`. Calls no model."""
 
     models: ModelManager
     clock: Clock
-    applying: Callable[[Subject], Sequence[Applied]]
+    applicable_limits: Callable[[Subject], Sequence[ApplicableLimit]]
     counters: Counters
     cache_seconds: Callable[[str, str], float]
-    """(tenant, route) → how long answers may be given again."""
+    """(tenant, route) → seconds for which responses may be cached."""
 
     async def make(self, request: Request) -> Reply:
-        """Raises InvokeBadRequestError, NotFoundError."""
+        """Return the deployments that a call would use now, in order, and the limits
+        that apply to it.
+
+        Raises InvokeBadRequestError, NotFoundError.
+        """
         body = await request.json()
-        name, tenant = need(body, "model", str), tenant_of(request)
-        if len(name) > _LONGEST_NAME:
-            raise wrong("model", name, f"at most {_LONGEST_NAME} characters")
-        kind = ALIASES.get(name) or model_type(may(body, "type", str) or "llm")
-        found = self.models.find(Caller(tenant=tenant), name, kind)
-        user, key = may(body, "user", str) or "", may(body, "key", str) or ""
+        name, tenant = required_field(body, "model", str), tenant_of(request)
+        if len(name) > _MAX_NAME_LENGTH:
+            raise invalid_field("model", name, f"at most {_MAX_NAME_LENGTH} characters")
+        # An alias implies the model type.
+        requested_type = ALIASES.get(name) or model_type(
+            optional_field(body, "type", str) or "llm"
+        )
+        instance = self.models.find(Caller(tenant=tenant), name, requested_type)
+        user, key = (
+            optional_field(body, "user", str) or "",
+            optional_field(body, "key", str) or "",
+        )
         invocation = Invocation(
-            tenant=tenant, provider=found.provider, model=found.model, model_type=kind, request=None, route=found.route
+            tenant=tenant,
+            provider=instance.provider,
+            model=instance.model,
+            model_type=requested_type,
+            request=None,
+            route=instance.route,
         )
         plan = self.models.providers.plan(invocation)
-        first = "route" if found.route else "model"
-        groups = [self._group(first if place == 0 else "failover", one) for place, one in enumerate(plan.groups)]
-        subject, now = Subject(tenant, key, user, found.name), self.clock.time()
-        applied = self.applying(subject)
-        names = [charge(one, subject, Estimate(0, 0), now).name for one in applied]
+        first = "route" if instance.route else "model"
+        # The first group is what the caller named; all others are tried only after it
+        # fails.
+        groups = [
+            self._group(first if index == 0 else "failover", manager)
+            for index, manager in enumerate(plan.groups)
+        ]
+        subject, current_time = (
+            Subject(tenant, key, user, instance.name),
+            self.clock.time(),
+        )
+        applied = self.applicable_limits(subject)
+        # Charge nothing: only the names of the counters are needed, to read their
+        # levels.
+        names = [
+            charge(applied_limit, subject, Estimate(0, 0), current_time).name
+            for applied_limit in applied
+        ]
         levels = await self.counters.levels(names)
         return json_reply(
-            Planned(
-                asked_for=name, model=found.name, type=kind, route=found.route, groups=groups,
+            RoutingPlan(
+                asked_for=name,
+                model=instance.name,
+                type=requested_type,
+                route=instance.route,
+                groups=groups,
                 limits=[
                     AppliedLimit(
-                        name=one.name, unit=one.limit.unit, amount=one.limit.amount, window=one.limit.window,
-                        used=_used(levels.get(counter), one.limit.unit),
+                        name=applied_limit.name,
+                        unit=applied_limit.limit.unit,
+                        amount=applied_limit.limit.amount,
+                        window=applied_limit.limit.window,
+                        # A limit whose counter has no level yet is reported as unknown.
+                        used=_used(levels.get(counter), applied_limit.limit.unit),
                     )
-                    for one, counter in zip(applied, names, strict=True)
+                    for applied_limit, counter in zip(applied, names, strict=True)
                 ],
-                cache_seconds=self.cache_seconds(tenant, found.route),
+                cache_seconds=self.cache_seconds(tenant, instance.route),
             )
-        )  # fmt: skip
+        )
 
-    def _group(self, why: Any, manager: LBModelManager) -> PlannedGroup:
+    def _group(self, reason: Any, manager: LBModelManager) -> RoutingTier:
+        """Return the view of one routing group with the current state of its
+        deployments."""
         health = manager.health
-        shares = _shares(manager)
-        return PlannedGroup(
-            why=why, strategy=manager.strategy,
+        shares = _traffic_fractions(manager)
+        return RoutingTier(
+            why=reason,
+            strategy=manager.strategy,
             deployments=[
                 PlannedDeployment(
-                    model=f"{one.provider}/{one.model}", credential=one.credential.name if one.credential else "",
-                    weight=one.weight, priority=one.priority, resting_seconds=longest_rest([health.wait(one)]),
-                    in_flight=health.in_flight(one), latency=health.latency(one), share=shares.get(one.id, 0.0),
+                    model=f"{deployment.provider}/{deployment.model}",
+                    credential=deployment.credential.name
+                    if deployment.credential
+                    else "",
+                    weight=deployment.weight,
+                    priority=deployment.priority,
+                    resting_seconds=longest_cooldown([health.wait(deployment)]),
+                    in_flight=health.in_flight(deployment),
+                    latency=health.latency(deployment),
+                    share=shares.get(deployment.id, 0.0),
                 )
-                for one in manager.deployments
+                for deployment in manager.deployments
             ],
-        )  # fmt: skip
+        )
 
 
 def _used(level: float | None, unit: str) -> float | None:
+    """Return the used amount of a limit in its own unit. Costs are counted in
+    billionths."""
     return None if level is None else level / 1e9 if unit == "cost" else level
 
 
-def _shares(manager: LBModelManager) -> dict[str, float]:
-    """What each would get of the calls that come now."""
-    free: Sequence[Deployment] = [one for one in manager.deployments if manager.health.wait(one) <= 0]
+def _traffic_fractions(manager: LBModelManager) -> dict[str, float]:
+    """Return the fraction of new calls that each available deployment would get, from 0
+    to 1."""
+    free: Sequence[Deployment] = [
+        deployment
+        for deployment in manager.deployments
+        if manager.health.wait(deployment) <= 0
+    ]
+    # All deployments are in cooldown.
     if not free:
         return {}
-    first = min(one.priority for one in free)
-    free = [one for one in free if one.priority == first]
+    # A lower number is a higher priority; others are used only if none of these is
+    # available.
+    first = min(deployment.priority for deployment in free)
+    free = [deployment for deployment in free if deployment.priority == first]
     match manager.strategy:
         case "weighted":
-            total = sum(one.weight for one in free) or 1.0
-            return {one.id: one.weight / total for one in free}
+            total = sum(deployment.weight for deployment in free) or 1.0
+            return {deployment.id: deployment.weight / total for deployment in free}
         case "lowest_cost":
-            best = min(one.price for one in free)
-            free = [one for one in free if one.price == best]
+            lowest_price = min(deployment.price for deployment in free)
+            free = [
+                deployment for deployment in free if deployment.price == lowest_price
+            ]
         case "least_in_flight":
-            fewest = min(manager.health.in_flight(one) for one in free)
-            free = [one for one in free if manager.health.in_flight(one) == fewest]
+            fewest = min(manager.health.in_flight(deployment) for deployment in free)
+            free = [
+                deployment
+                for deployment in free
+                if manager.health.in_flight(deployment) == fewest
+            ]
         case _:
             pass
-    return {one.id: 1 / len(free) for one in free}
+    # All other strategies divide calls evenly among the deployments that remain.
+    return {deployment.id: 1 / len(free) for deployment in free}

@@ -1,4 +1,4 @@
-"""How the admin API's rows are written."""
+"""Helpers to write the route tables of the admin API."""
 
 from collections.abc import Awaitable, Callable
 
@@ -10,7 +10,9 @@ Handler = Callable[[Request], Awaitable[Answered]]
 LIMIT = Query("limit", "How many, 1 to 1,000.", "integer")
 OFFSET = Query("offset", "From this one on.", "integer")
 SPAN = (
-    Query("since", "Seconds since 1970; thirty days ago where nothing is said.", "number"),
+    Query(
+        "since", "Seconds since 1970; thirty days ago where nothing is said.", "number"
+    ),
     Query("until", "Seconds since 1970; now where nothing is said.", "number"),
 )
 _TENANT = Query("tenant", "Another tenant's, for the default tenant's owner.")
@@ -18,25 +20,26 @@ _TENANT = Query("tenant", "Another tenant's, for the default tenant's owner.")
 
 def row(
     method: str, path: str, auth: Auth, handler: Handler, summary: str, answer: Body | None, *,
-    takes: Body | None = None, needs_body: bool = True, status: int = 200, errors: tuple[int, ...] = (),
-    query: tuple[Query, ...] = (), asks: bool = False,
+    request_body: Body | None = None, needs_body: bool = True, status: int = 200, errors: tuple[int, ...] = (),  # noqa: E501
+    query: tuple[Query, ...] = (), changes_nothing: bool = False,
 ) -> Row:  # fmt: skip
-    """A row about a tenant's things: the caller's own, or those of the one that an operator names.
+    """Return the row of a route about a tenant's resources: the caller's own, or
+    another that an operator names.
 
-    `asks`: it changes nothing, though it is no GET.
+    `changes_nothing` marks a route that is read-only although its method is not GET.
     """
-    return Row(
-        method=method, path=f"{PREFIX}{path}", auth=auth, handler=handler, summary=summary, answer=answer, takes=takes,
-        needs_body=needs_body, status=status, errors=errors, query=(*query, _TENANT), changes_nothing=asks,
-    )  # fmt: skip
+    return Row(method=method, path=f"{PREFIX}{path}", auth=auth, handler=handler, summary=summary,
+               answer=answer, takes=request_body, needs_body=needs_body, status=status,
+               errors=errors, query=(*query, _TENANT),
+               changes_nothing=changes_nothing)  # fmt: skip
 
 
-def row_for_all(
+def global_row(
     method: str, path: str, auth: Auth, handler: Handler, summary: str, answer: Body | None, *,
-    takes: Body | None = None, status: int = 200, asks: bool = False,
+    request_body: Body | None = None, status: int = 200, changes_nothing: bool = False,
 ) -> Row:  # fmt: skip
-    """A row about what is no tenant's, or is a tenant itself."""
-    return Row(
-        method=method, path=f"{PREFIX}{path}", auth=auth, handler=handler, summary=summary, answer=answer, takes=takes,
-        status=status, changes_nothing=asks,
-    )  # fmt: skip
+    """Return the row of a route that is not about one tenant's resources, or is about
+    tenants themselves."""
+    return Row(method=method, path=f"{PREFIX}{path}", auth=auth, handler=handler, summary=summary,
+               answer=answer, takes=request_body, status=status,
+               changes_nothing=changes_nothing)  # fmt: skip

@@ -1,4 +1,5 @@
-"""/admin/v1/about, /settings and /live: what runs here, how it is set up, and what is new as it happens."""
+"""/admin/v1/about, /settings and /live: state of the server, its settings file, and
+change notifications."""
 
 import asyncio
 import os
@@ -12,149 +13,226 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
-from modelyard.base.fields import need
+from modelyard.base.fields import required_field
 from modelyard.base.modes import private_folder
-from modelyard.base.settings_file import restored, struck
+from modelyard.base.settings_file import mask_secrets, unmask_secrets
 from modelyard.base.version import __version__
-from modelyard.gateway.admin.parts import ManageParts
+from modelyard.gateway.admin.parts import AdminDependencies
 from modelyard.gateway.admin.requests import broken_stream, tenant_of
-from modelyard.gateway.admin.shapes import About, Package, SettingsShown
-from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
+from modelyard.gateway.admin.shapes import About, Package, SettingsView
+from modelyard.gateway.http import (
+    Reply,
+    Request,
+    StreamReply,
+    encode,
+    json_reply,
+    sse_reply,
+)
 from modelyard.models.types import JSON
 from modelyard.runtime.ledger import Ledger
-from modelyard.runtime.load_balancing import Health
+from modelyard.runtime.load_balancing import DeploymentHealth
 from modelyard.tenancy.directory import Directory
 
-_LOOK_SECONDS = 1.0
-_BEAT_SECONDS = 15.0
+_POLL_SECONDS = 1.0
+_HEARTBEAT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class ServerAccount:
-    """Versions, the jail, the database, what is wrong, and whose work is in here."""
+class ServerAboutRoute:
+    """Route for the versions, the sandbox, the database, problems and installed
+    packages of the server."""
 
-    parts: ManageParts
+    parts: AdminDependencies
 
     async def show(self, request: Request) -> Reply:
-        """To the operator in full, to others in short."""
+        """Return the state of the server; operators see more than other callers."""
         parts, server = self.parts, self.parts.server()
         problem, rejected = parts.problem(), None
         if request.caller.is_operator:
-            rejected = await asyncio.to_thread(parts.ledger.set_aside)
+            rejected = await asyncio.to_thread(parts.ledger.count_rejected)
         elif problem is not None:
+            # The part after the colon can contain paths and addresses of the server.
             problem = problem.partition(":")[0]
         return json_reply(
             About(
-                version=__version__, python=platform.python_version(), database=parts.database, jail=parts.jail(),
-                workers=server.workers, problem=problem, rejected_records=rejected,
-                uptime=round(parts.clock.monotonic() - parts.began, 1), records_bodies=server.records,
+                version=__version__,
+                python=platform.python_version(),
+                database=parts.database,
+                jail=parts.jail(),
+                workers=server.workers,
+                problem=problem,
+                rejected_records=rejected,
+                uptime=round(parts.clock.monotonic() - parts.started_at, 1),
+                records_bodies=server.records,
+                # Reading the metadata of all packages takes long the first time.
                 packages=await asyncio.to_thread(_packages),
             )
-        )  # fmt: skip
+        )
 
 
 @lru_cache(1)
 def _packages() -> list[Package]:
-    """What is installed here, read once: it stays while the server runs."""
-    found = {one.metadata["Name"]: one for one in distributions() if one.metadata["Name"]}
+    """Return the installed packages. The result is cached: they do not change while the
+    server runs."""
+    distributions_by_name = {
+        distribution.metadata["Name"]: distribution
+        for distribution in distributions()
+        if distribution.metadata["Name"]
+    }
     return [
-        Package(name=name, version=one.version, licence=_licence(one.metadata))
-        for name, one in sorted(found.items(), key=lambda pair: pair[0].lower())
+        Package(
+            name=name,
+            version=distribution.version,
+            licence=_licence(distribution.metadata),
+        )
+        for name, distribution in sorted(
+            distributions_by_name.items(), key=lambda pair: pair[0].lower()
+        )
     ]
 
 
 def _licence(metadata: Any) -> str:
-    if said := metadata.get("License-Expression"):
-        return str(said)
+    """Return the licence of a package from its metadata, or "?" if it states none."""
+    if expression := metadata.get("License-Expression"):
+        return str(expression)
+    # Older packages state the licence as a classifier, or as free text that may be the
+    # full licence.
     classifiers = [
-        one.rpartition(" :: ")[2] for one in metadata.get_all("Classifier") or () if one.startswith("License")
+        classifier.rpartition(" :: ")[2]
+        for classifier in metadata.get_all("Classifier") or ()
+        if classifier.startswith("License")
     ]
-    return ", ".join(classifiers) or str(metadata.get("License") or "?").strip().partition("\n")[0][:80]
+    return (
+        ", ".join(classifiers)
+        or str(metadata.get("License") or "?").strip().partition("\n")[0][:80]
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsFile:
-    """The settings as they are written; for the operator alone."""
+    """Routes for the settings file, for operators only."""
 
     path: Path
     schema: Callable[[], JSON]
     load: Callable[[Path], object]
-    """What a file would say, with the environment's word over it. Raises ConfigError."""
+    """Loads a settings file, with environment variables taking precedence. Raises
+    ConfigError."""
     overridden: Sequence[str]
 
     async def show(self, request: Request) -> Reply:
-        """Without its secrets. Raises NotFoundError for whoever is no operator."""
+        """Return the settings file with masked secrets.
+
+        Raises NotFoundError if the caller is not an operator.
+        """
         _check_operator(request)
         return json_reply(await asyncio.to_thread(self._shown))
 
     async def write(self, request: Request) -> Reply:
-        """Checked, written, taken up. Raises NotFoundError, InvokeBadRequestError."""
+        """Validate and write the settings file; the server applies it.
+
+        Raises NotFoundError, InvokeBadRequestError.
+        """
         _check_operator(request)
-        text = need(await request.json(), "text", str)
+        text = required_field(await request.json(), "text", str)
         await asyncio.to_thread(self._write, text)
         return json_reply(await asyncio.to_thread(self._shown))
 
-    def _shown(self) -> SettingsShown:
+    def _shown(self) -> SettingsView:
+        """Return the view of the settings file. A file that cannot be parsed is
+        replaced by its error."""
         text = self.path.read_text("utf-8") if self.path.is_file() else ""
+        # Secrets can be masked only in a file that can be parsed.
         try:
-            shown = struck(text)
+            masked_text = mask_secrets(text)
         except ConfigError as error:
-            shown = f"# {error}\n"
-        return SettingsShown(path=str(self.path), text=shown, schema=self.schema(), overridden=list(self.overridden))
+            masked_text = f"# {error}\n"
+        return SettingsView(
+            path=str(self.path),
+            text=masked_text,
+            schema=self.schema(),
+            overridden=list(self.overridden),
+        )
 
     def _write(self, text: str) -> None:
-        """All of it or nothing. Raises InvokeBadRequestError that lists every mistake with its line."""
+        """Replace the settings file atomically if the new text is valid.
+
+        Raises InvokeBadRequestError that lists every mistake with its line.
+        """
         path = self.path
         old = path.read_text("utf-8") if path.is_file() else ""
         private_folder(path.parent)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".modelyard-", suffix=".yaml")
+        # The temporary file is in the same folder, because a rename is atomic only
+        # within one file system.
+        descriptor, name = tempfile.mkstemp(
+            dir=path.parent, prefix=".modelyard-", suffix=".yaml"
+        )
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(restored(text, old))
+                # Masked secrets in the text get their old value back.
+                file.write(unmask_secrets(text, old))
+            # Validate before the rename: the server must never read an invalid file.
             self.load(Path(name))
             Path(name).replace(path)
         except ConfigError as error:
-            raise InvokeBadRequestError(str(error).replace(f"{name}:", "line "), param="text") from error
+            # The error names the temporary file, which means nothing to the caller.
+            raise InvokeBadRequestError(
+                str(error).replace(f"{name}:", "line "), param="text"
+            ) from error
         finally:
             Path(name).unlink(missing_ok=True)
 
 
 def _check_operator(request: Request) -> None:
+    """Raise NotFoundError if the caller is not an operator."""
     if not request.caller.is_operator:
         raise NotFoundError("the settings are the operator's", code="unknown_url")
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """A line whenever something is new, so that pages need not ask: `usage`, `resting`, `setup`."""
+class ChangeNotifications:
+    """Route that streams a notification when `usage`, `resting` or `setup` change, so
+    that pages need not poll."""
 
     ledger: Ledger
-    health: Health
+    health: DeploymentHealth
     directory: Directory
 
-    async def tell(self, request: Request) -> StreamReply:
-        """Raises NotFoundError for a tenant that is not the caller's."""
-        return sse_reply(self._told(tenant_of(request)), broken_stream)
+    async def stream(self, request: Request) -> StreamReply:
+        """Stream the notifications for a tenant.
 
-    async def _told(self, tenant: str) -> AsyncGenerator[bytes, None]:
+        Raises NotFoundError for a tenant that the caller may not access.
+        """
+        return sse_reply(self._notifications(tenant_of(request)), broken_stream)
+
+    async def _notifications(self, tenant: str) -> AsyncGenerator[bytes, None]:
+        """Yield a notification with the changed topics, at most one per second."""
+        # Browsers reconnect after 2 s.
         yield b"retry: 2000\n\n"
-        before, quiet = self._seen(tenant), 0.0
+        previous, quiet = self._topic_states(tenant), 0.0
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            now, quiet = self._seen(tenant), quiet + _LOOK_SECONDS
-            if topics := [name for name, value in now.items() if before[name] != value]:
+            await asyncio.sleep(_POLL_SECONDS)
+            current, quiet = self._topic_states(tenant), quiet + _POLL_SECONDS
+            if topics := [
+                name for name, value in current.items() if previous[name] != value
+            ]:
                 yield b"data: " + encode({"topics": topics}) + b"\n\n"
                 quiet = 0.0
-            elif quiet >= _BEAT_SECONDS:
+            elif quiet >= _HEARTBEAT_SECONDS:
+                # Proxies close idle connections; a comment line keeps this one open.
                 yield b": still here\n\n"
                 quiet = 0.0
-            before = now
+            previous = current
 
-    def _seen(self, tenant: str) -> Mapping[str, Any]:
-        """What can be told from memory alone: looking costs next to nothing."""
-        resting = self.health.resting()
+    def _topic_states(self, tenant: str) -> Mapping[str, Any]:
+        """Return the current state of all topics. Reads memory only, because it runs
+        every second for each client."""
+        resting = self.health.in_cooldown()
         return {
             "usage": self.ledger.settled[tenant],
-            "resting": frozenset(place for place in resting if place.startswith(f"{tenant}/")),
+            "resting": frozenset(
+                cooldown_key
+                for cooldown_key in resting
+                if cooldown_key.startswith(f"{tenant}/")
+            ),
             "setup": self.directory.changes,
         }

@@ -1,4 +1,5 @@
-"""What the admin API answers with. The description of the API, and with it the console's types, are made from these."""
+"""Response types of the admin API. The OpenAPI description and the console's types are
+generated from them."""
 
 from typing import Any, Literal
 
@@ -9,45 +10,56 @@ from modelyard.models.provider import CredentialFormSchema, ProviderHelpEntity
 from modelyard.models.types import ModelType
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """Times are seconds since 1970; money is a decimal as text."""
+class ResponseBase(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the response types. Times are in seconds since 1970; amounts of money are
+    decimals as text."""
 
 
-# ------------------------------------------------------------------------------------ what is set up
+# ------------------------------------------------------------------------------------
+# configured resources
 
 
-class Stored(Shape, frozen=True, kw_only=True):
+class StoredResource(ResponseBase, frozen=True, kw_only=True):
+    """A resource with its identity and times."""
+
     id: str
     name: str
     created_at: float = 0.0
     updated_at: float = 0.0
 
 
-class Kept(Stored, frozen=True, kw_only=True):
+class ManagedResource(StoredResource, frozen=True, kw_only=True):
+    """A resource that the operator can set for a tenant."""
+
     set_by: str = ""
-    """`operator` where the operator set it, and the tenant may not change it; empty where it is the tenant's own."""
+    """`operator` if the operator set it and the tenant may not change it; empty if it
+    is the tenant's own."""
 
 
-class TenantShown(Shape, frozen=True, kw_only=True, omit_defaults=True):
-    """Where an operator lists all of them, the times are missing."""
+class TenantView(ResponseBase, frozen=True, kw_only=True, omit_defaults=True):
+    """A tenant. The times are missing in the list of all tenants."""
 
     id: str
     name: str
     label: str
     is_enabled: bool
     preferred: dict[str, str]
-    """Provider → whose credentials go first: `custom` or `system`."""
+    """Provider → which credentials are tried first: `custom` or `system`."""
     created_at: float = 0.0
     updated_at: float = 0.0
 
 
-class UserShown(Stored, frozen=True, kw_only=True):
+class UserView(StoredResource, frozen=True, kw_only=True):
+    """A user of a tenant."""
+
     role: str = ""
     email: str = ""
     is_enabled: bool = True
 
 
-class KeyShown(Stored, frozen=True, kw_only=True):
+class KeyView(StoredResource, frozen=True, kw_only=True):
+    """An API key without its secret."""
+
     hint: str = ""
     role: str = ""
     user: str | None = None
@@ -57,12 +69,16 @@ class KeyShown(Stored, frozen=True, kw_only=True):
     revoked_at: float | None = None
 
 
-class KeyMade(KeyShown, frozen=True, kw_only=True):
+class CreatedKey(KeyView, frozen=True, kw_only=True):
+    """A newly created API key."""
+
     key: str
-    """The key itself: it is told this once."""
+    """The key itself. It is returned only in this response."""
 
 
-class CredentialShown(Kept, frozen=True, kw_only=True):
+class CredentialView(ManagedResource, frozen=True, kw_only=True):
+    """A stored credential of a provider, without its values."""
+
     provider: str = ""
     model: str = ""
     model_type: str = ""
@@ -72,19 +88,25 @@ class CredentialShown(Kept, frozen=True, kw_only=True):
     is_enabled: bool = True
 
 
-class ModelShown(Kept, frozen=True, kw_only=True):
+class CustomModelView(ManagedResource, frozen=True, kw_only=True):
+    """A custom model of a tenant."""
+
     provider: str = ""
     definition: dict[str, Any] = {}
 
 
-class TargetShown(Shape, frozen=True, kw_only=True):
+class RouteTargetView(ResponseBase, frozen=True, kw_only=True):
+    """A deployment target of a route."""
+
     model: str
     weight: float = 1.0
     priority: int = 0
 
 
-class RouteShown(Kept, frozen=True, kw_only=True):
-    targets: list[TargetShown] = []
+class RouteView(ManagedResource, frozen=True, kw_only=True):
+    """A route: a model name that is served by several targets."""
+
+    targets: list[RouteTargetView] = []
     strategy: str = "round_robin"
     sticky: str = ""
     failover: list[str] = []
@@ -94,7 +116,9 @@ class RouteShown(Kept, frozen=True, kw_only=True):
     cache_seconds: float = 0.0
 
 
-class LimitShown(Kept, frozen=True, kw_only=True):
+class LimitView(ManagedResource, frozen=True, kw_only=True):
+    """A limit on requests, tokens, cost or credits."""
+
     unit: str = "requests"
     amount: float = 0.0
     window: str = "minute"
@@ -106,15 +130,17 @@ class LimitShown(Kept, frozen=True, kw_only=True):
     currency: str = "USD"
 
 
-class DefaultShown(Kept, frozen=True, kw_only=True):
+class DefaultModelView(ManagedResource, frozen=True, kw_only=True):
+    """The default model of a model type."""
+
     model: str = ""
 
 
-# ------------------------------------------------------------------------------------ providers and models
+# ----------------------------------------------------------------- providers and models
 
 
-class CredentialState(Shape, frozen=True, kw_only=True):
-    """A credential in use, from wherever it comes."""
+class CredentialState(ResponseBase, frozen=True, kw_only=True):
+    """A credential in use, whether stored or from the settings."""
 
     id: str
     name: str
@@ -122,12 +148,14 @@ class CredentialState(Shape, frozen=True, kw_only=True):
     priority: int
     domain: str
     resting_seconds: float
-    """Until it is tried again; 0 for now."""
+    """Remaining cooldown in seconds; 0 if it is available."""
     is_stored: bool
-    """Whether it was added here, and not in the settings."""
+    """Whether it is stored in the database rather than defined in the settings."""
 
 
-class ProviderShown(Shape, frozen=True, kw_only=True):
+class ProviderView(ResponseBase, frozen=True, kw_only=True):
+    """A model provider as a tenant sees it."""
+
     id: str
     label: I18nObject
     description: I18nObject | None
@@ -137,11 +165,13 @@ class ProviderShown(Shape, frozen=True, kw_only=True):
     needs_credential: bool
     is_ready: bool
     is_customizable: bool
-    """Whether models that are not listed may be called too."""
+    """Whether models that are not in its list can be called too."""
     credentials: list[CredentialState]
 
 
-class CatalogueModel(Shape, frozen=True, kw_only=True):
+class CatalogueModel(ResponseBase, frozen=True, kw_only=True):
+    """A model in the catalogue."""
+
     id: str
     """`provider/model`."""
     provider: str
@@ -155,7 +185,7 @@ class CatalogueModel(Shape, frozen=True, kw_only=True):
     rules: list[ParameterRule]
     voices: list[str]
     input_price: str | None
-    """For a million tokens, or what else the price is for."""
+    """For a million tokens, or for the unit in `price_per`."""
     output_price: str | None
     currency: str
     price_per: str
@@ -163,20 +193,24 @@ class CatalogueModel(Shape, frozen=True, kw_only=True):
     is_custom: bool
 
 
-class ProviderDetail(ProviderShown, frozen=True, kw_only=True):
+class ProviderDetail(ProviderView, frozen=True, kw_only=True):
+    """A provider with its credential forms and its models."""
+
     help: ProviderHelpEntity | None
     forms: list[CredentialFormSchema]
     offered: list[CatalogueModel]
 
 
-class CredentialCheck(Shape, frozen=True, kw_only=True):
+class CredentialCheck(ResponseBase, frozen=True, kw_only=True):
+    """The result of checking credentials with their provider."""
+
     works: bool
     models: list[str]
     message: str
 
 
-class WeightsShown(Shape, frozen=True, kw_only=True):
-    """A local model's files."""
+class WeightsView(ResponseBase, frozen=True, kw_only=True):
+    """The files of a local model."""
 
     id: str
     model: str
@@ -187,7 +221,9 @@ class WeightsShown(Shape, frozen=True, kw_only=True):
     sets: list[str]
 
 
-class PlannedDeployment(Shape, frozen=True, kw_only=True):
+class PlannedDeployment(ResponseBase, frozen=True, kw_only=True):
+    """A deployment in a routing plan with its current state."""
+
     model: str
     credential: str
     weight: float
@@ -195,43 +231,48 @@ class PlannedDeployment(Shape, frozen=True, kw_only=True):
     resting_seconds: float
     in_flight: int
     latency: float
-    """Seconds to the first chunk, lately; 0 while nothing is known."""
+    """Recent seconds to the first chunk; 0 if nothing was measured yet."""
     share: float
-    """Of the calls that come now, from 0 to 1."""
+    """Fraction of new calls, from 0 to 1."""
 
 
-class PlannedGroup(Shape, frozen=True, kw_only=True):
+class RoutingTier(ResponseBase, frozen=True, kw_only=True):
+    """A group of deployments in a routing plan, with the reason why it is used."""
+
     why: Literal["model", "route", "failover"]
     strategy: str
     deployments: list[PlannedDeployment]
 
 
-class Planned(Shape, frozen=True, kw_only=True):
-    """Where a call would go, and what else would be tried, in this order."""
+class RoutingPlan(ResponseBase, frozen=True, kw_only=True):
+    """The routing plan of a call: the groups that would be tried, in this order."""
 
     asked_for: str
     model: str
     type: ModelType
     route: str
-    groups: list[PlannedGroup]
+    groups: list[RoutingTier]
     limits: list["AppliedLimit"]
     cache_seconds: float
 
 
-class AppliedLimit(Shape, frozen=True, kw_only=True):
+class AppliedLimit(ResponseBase, frozen=True, kw_only=True):
+    """A limit that applies to a call."""
+
     name: str
     unit: str
     amount: float
     window: str
     used: float | None
-    """None where that cannot be told without taking of it."""
+    """null if the amount cannot be read without charging the limit."""
 
 
-# ------------------------------------------------------------------------------------ what was used
+# ------------------------------------------------------------------------------------
+# usage
 
 
-class UsageSum(Shape, frozen=True, kw_only=True, omit_defaults=True):
-    """Attempts added up by what was asked for."""
+class UsageSum(ResponseBase, frozen=True, kw_only=True, omit_defaults=True):
+    """The sum of attempts with the same values of the requested groupings."""
 
     provider: str | None = None
     model: str | None = None
@@ -259,8 +300,8 @@ class UsageSum(Shape, frozen=True, kw_only=True, omit_defaults=True):
     unpriced: int
 
 
-class Percentiles(Shape, frozen=True, kw_only=True):
-    """Seconds, of attempts that went well."""
+class Percentiles(ResponseBase, frozen=True, kw_only=True):
+    """Latency percentiles of successful attempts, in seconds."""
 
     model: str
     calls: int
@@ -272,8 +313,8 @@ class Percentiles(Shape, frozen=True, kw_only=True):
     first_p99: float | None
 
 
-class CallRow(Shape, frozen=True, kw_only=True):
-    """An attempt at a call."""
+class CallRow(ResponseBase, frozen=True, kw_only=True):
+    """One attempt of a call."""
 
     id: str
     call: str
@@ -296,12 +337,16 @@ class CallRow(Shape, frozen=True, kw_only=True):
     counted_by: str
 
 
-class CallPage(Shape, frozen=True, kw_only=True):
+class CallPage(ResponseBase, frozen=True, kw_only=True):
+    """A page of attempts, with the total number of matches."""
+
     data: list[CallRow]
     total: int
 
 
-class Attempt(Shape, frozen=True, kw_only=True):
+class Attempt(ResponseBase, frozen=True, kw_only=True):
+    """One attempt in the explanation of a call."""
+
     attempt: int
     model: str
     credential: str
@@ -316,8 +361,8 @@ class Attempt(Shape, frozen=True, kw_only=True):
     currency: str
 
 
-class Explanation(Shape, frozen=True, kw_only=True, omit_defaults=True):
-    """Why a call went where it went."""
+class Explanation(ResponseBase, frozen=True, kw_only=True, omit_defaults=True):
+    """The routing decisions and attempts of a call."""
 
     call: str
     asked_for: str = ""
@@ -327,11 +372,13 @@ class Explanation(Shape, frozen=True, kw_only=True, omit_defaults=True):
     decisions: list[dict[str, Any]] = []
     attempts: list[Attempt] = []
     request: Any = None
-    """What was asked, where calls are recorded."""
+    """The recorded request, if recording is enabled."""
     answer: Any = None
 
 
-class Replayed(Shape, frozen=True, kw_only=True):
+class ReplayResult(ResponseBase, frozen=True, kw_only=True):
+    """The result of replaying a recorded call with another model."""
+
     model: str
     call: str
     text: str
@@ -344,53 +391,68 @@ class Replayed(Shape, frozen=True, kw_only=True):
     ms: float
 
 
-class Resting(Shape, frozen=True, kw_only=True):
+class CooldownsView(ResponseBase, frozen=True, kw_only=True):
+    """The current cooldowns."""
+
     data: dict[str, float]
-    """What rests after failures, as `tenant/provider/model/credential` → seconds that are left."""
+    """`tenant/provider/model/credential` → remaining cooldown in seconds."""
 
 
-class CacheCleared(Shape, frozen=True, kw_only=True):
+class CacheCleared(ResponseBase, frozen=True, kw_only=True):
+    """Confirmation that the response cache was cleared."""
+
     cleared: bool
 
 
 # ------------------------------------------------------------------------------------ the server
 
 
-class Package(Shape, frozen=True, kw_only=True):
+class Package(ResponseBase, frozen=True, kw_only=True):
+    """An installed Python package."""
+
     name: str
     version: str
     licence: str
 
 
-class About(Shape, frozen=True, kw_only=True):
+class About(ResponseBase, frozen=True, kw_only=True):
+    """The state of the server."""
+
     version: str
     python: str
     database: str
     jail: str
     workers: int
     problem: str | None
-    """Why the server is not ready; in short for whoever is not the operator."""
+    """Why the server is not ready; shortened if the caller is not an operator."""
     rejected_records: int | None
-    """How many records of processes that were killed could not be taken over; said to the operator alone."""
+    """Number of unreadable records of killed processes; only for operators."""
     uptime: float
     records_bodies: bool
     packages: list[Package]
 
 
-class SettingsShown(Shape, frozen=True, kw_only=True):
+class SettingsView(ResponseBase, frozen=True, kw_only=True):
+    """The settings file."""
+
     path: str
     text: str
-    """The file, with secrets struck out as `********`; what is sent back with that keeps what was there."""
+    """The file with secrets masked as `********`. A mask that is sent back keeps the
+    old value."""
     schema: dict[str, Any]
     overridden: list[str]
-    """What variables of the environment say over the file."""
+    """Settings that environment variables override."""
 
 
-class Done(Shape, frozen=True, kw_only=True):
+class ActionResult(ResponseBase, frozen=True, kw_only=True):
+    """The result of an action."""
+
     done: bool
     """Whether there was anything to do."""
 
 
-class Removed(Shape, frozen=True, kw_only=True):
+class Removed(ResponseBase, frozen=True, kw_only=True):
+    """Confirmation that a resource was deleted."""
+
     id: str
     deleted: bool

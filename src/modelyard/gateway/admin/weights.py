@@ -1,4 +1,4 @@
-"""/admin/v1/weights: local models' files."""
+"""/admin/v1/weights: files of local models."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 from modelyard.base.errors import NotFoundError, suggestion
 from modelyard.gateway.admin.requests import broken_stream
-from modelyard.gateway.admin.shapes import Removed, WeightsShown
-from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
+from modelyard.gateway.admin.shapes import Removed, WeightsView
+from modelyard.gateway.http import (
+    Reply,
+    Request,
+    StreamReply,
+    encode,
+    json_reply,
+    sse_reply,
+)
 from modelyard.models.entities import AIModelEntity
 from modelyard.providers.local.weights import WeightStore, manifest
 from modelyard.runtime.model_manager import ModelManager
@@ -15,67 +22,116 @@ from modelyard.runtime.model_manager import ModelManager
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What this server has of them. All tenants see them; the operator fetches and removes them."""
+    """Routes for the files of local models. All tenants may list them; only operators
+    may download and delete them."""
 
     store: WeightStore
     models: ModelManager
 
     async def listed(self, request: Request) -> Reply:
-        """All that could be fetched, here or not."""
+        """List all models that can be downloaded, present or not."""
         del request
-        return json_reply({"data": await asyncio.to_thread(self._all)})
+        return json_reply({"data": await asyncio.to_thread(self._views)})
 
     async def pull(self, request: Request) -> StreamReply:
-        """Told as it goes. Raises NotFoundError."""
-        return sse_reply(_pulled(self.store, self.models, _name_of(request)), broken_stream)
+        """Download the files of a model and stream the progress.
+
+        Raises NotFoundError.
+        """
+        return sse_reply(
+            _pull_progress(self.store, self.models, _requested_model(request)),
+            broken_stream,
+        )
 
     async def remove(self, request: Request) -> Reply:
-        """Raises NotFoundError."""
-        name = _name_of(request)
+        """Delete the files of a model.
+
+        Raises NotFoundError.
+        """
+        name = _requested_model(request)
         removed = await asyncio.to_thread(self.store.remove, name)
         return json_reply(Removed(id=name, deleted=bool(removed)))
 
-    def _all(self) -> list[WeightsShown]:
-        known = manifest()
+    def _views(self) -> list[WeightsView]:
+        """Return the views of all local models with files; empty if the local provider
+        is disabled."""
+        weights_manifest = manifest()
         entities: dict[str, list[AIModelEntity]] = {}
-        local = next((one for one in self.models.providers.factory.get_providers() if one.provider == "local"), None)
+        local = next(
+            (
+                provider
+                for provider in self.models.providers.factory.get_providers()
+                if provider.provider == "local"
+            ),
+            None,
+        )
         if local is None:  # switched off
             return []
-        for one in local.models:
-            entities.setdefault(one.model, []).append(one)
+        # A model can have several types, for example embedding and rerank, with the
+        # same files.
+        for entity in local.models:
+            entities.setdefault(entity.model, []).append(entity)
         return [
-            WeightsShown(
-                id=name, model=f"local/{name}", types=[one.model_type for one in entities.get(name, ())],
-                bytes=sum(file.size for file in known.files_of(name)), is_present=self.store.is_present(name),
-                licence=", ".join(sorted({file.licence for file in known.files_of(name)})),
-                sets=[label for label, models in known.sets.items() if name in models],
+            WeightsView(
+                id=name,
+                model=f"local/{name}",
+                types=[entity.model_type for entity in entities.get(name, ())],
+                bytes=sum(file.size for file in weights_manifest.files_of(name)),
+                is_present=self.store.is_present(name),
+                licence=", ".join(
+                    sorted({file.licence for file in weights_manifest.files_of(name)})
+                ),
+                sets=[
+                    label
+                    for label, models in weights_manifest.sets.items()
+                    if name in models
+                ],
             )
-            for name, model in known.models.items() if model.files
-        ]  # fmt: skip
+            for name, model in weights_manifest.models.items()
+            if model.files
+        ]
 
 
-def _name_of(request: Request) -> str:
-    """The model that the path names. Raises NotFoundError, for whoever is no operator too."""
+def _requested_model(request: Request) -> str:
+    """Return the model of the request's path.
+
+    Raises NotFoundError if there is none, and also if the caller is not an operator.
+    """
     if not request.caller.is_operator:
-        raise NotFoundError("local models are the operator's to fetch and remove", code="unknown_url")
-    name, known = request.names["id"], manifest().models
-    if name not in known:
-        raise NotFoundError(f"{name!r} is no local model; {suggestion(name, known)}", code="model_not_found")
+        raise NotFoundError(
+            "local models are the operator's to fetch and remove", code="unknown_url"
+        )
+    name, models = request.names["id"], manifest().models
+    if name not in models:
+        raise NotFoundError(
+            f"{name!r} is no local model; {suggestion(name, models)}",
+            code="model_not_found",
+        )
     return name
 
 
-async def _pulled(store: WeightStore, models: ModelManager, name: str) -> AsyncGenerator[bytes, None]:
-    """What has come, four times a second; the work goes on where nobody watches any more."""
-    at: dict[str, tuple[int, int]] = {}
+async def _pull_progress(
+    store: WeightStore, models: ModelManager, name: str
+) -> AsyncGenerator[bytes, None]:
+    """Yield the download progress four times a second. The download continues if the
+    client disconnects."""
+    progress: dict[str, tuple[int, int]] = {}
 
-    def told(file: str, done: int, total: int, note: str = "") -> None:
-        at[file] = done, total
+    def on_progress(file: str, done_bytes: int, total: int, note: str = "") -> None:
+        """Record the progress of one file. Called from the download thread."""
+        progress[file] = done_bytes, total
 
-    work = asyncio.ensure_future(asyncio.to_thread(store.pull, [name], told))
+    # A task of its own: cancelling this generator must not cancel the download.
+    work = asyncio.ensure_future(asyncio.to_thread(store.pull, [name], on_progress))
     while not work.done():
         await asyncio.wait([work], timeout=0.25)
-        files = [{"file": file, "done": done, "total": total} for file, (done, total) in sorted(at.items())]
+        files = [
+            {"file": file, "done": done_bytes, "total": total}
+            for file, (done_bytes, total) in sorted(progress.items())
+        ]
         yield b"data: " + encode({"files": files, "is_done": False}) + b"\n\n"
+    # Raises here if the download failed.
     notes = work.result()
-    models.forget()
+    # The model list is cached, and the new files change which models are ready.
+    models.clear_cache()
     yield b"data: " + encode({"files": [], "is_done": True, "notes": notes}) + b"\n\n"

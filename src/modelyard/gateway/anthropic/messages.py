@@ -1,10 +1,15 @@
-"""POST /v1/messages and /v1/messages/count_tokens, as Anthropic's clients call them."""
+"""POST /v1/messages and /v1/messages/count_tokens in the format of Anthropic's API."""
 
 from dataclasses import dataclass
 
 from modelyard.base.clock import Clock
-from modelyard.base.fields import need
-from modelyard.gateway.answers import named_events, prepared, streamed, whole
+from modelyard.base.fields import required_field
+from modelyard.gateway.answers import (
+    complete_response,
+    named_events,
+    prepare_request,
+    stream_response,
+)
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
@@ -13,31 +18,54 @@ from modelyard.wire import anthropic
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """POST /v1/messages: answer a chat, complete or streamed."""
+
     manager: ModelManager
     clock: Clock
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()
-        asked = anthropic.parse_request(body)
-        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
-        asked, headers = prepared(request, instance, asked)
-        if not asked.stream:
-            result = await whole(request, instance, asked, self.clock, prefix="msg")
+        # Parse the body before looking the model up, so that format errors are reported
+        # first.
+        chat_request = anthropic.parse_request(body)
+        instance = request.find(
+            self.manager, required_field(body, "model", str), ModelType.LLM
+        )
+        chat_request, headers = prepare_request(request, instance, chat_request)
+        if not chat_request.stream:
+            result = await complete_response(
+                request, instance, chat_request, self.clock, prefix="msg"
+            )
             return json_reply(anthropic.dump_result(result), headers=headers)
-        return streamed(
-            instance, asked, self.clock, anthropic.StreamDumper,
-            prefix="msg", frame=named_events, shape="anthropic", headers=headers,
-        )  # fmt: skip
+        return stream_response(
+            instance,
+            chat_request,
+            self.clock,
+            anthropic.StreamDumper,
+            prefix="msg",
+            frame=named_events,
+            shape="anthropic",
+            headers=headers,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class CountRoute:
+    """POST /v1/messages/count_tokens: count the tokens of a request."""
+
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
-        asked = anthropic.parse_request(body, is_count=True)
-        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
-        counted = await request.while_here(instance.count_tokens(asked))
-        headers = {"x-modelyard-estimated": "true"} if counted.estimated else {}
-        return json_reply(anthropic.dump_token_count(counted.tokens), headers=headers)
+        chat_request = anthropic.parse_request(body, is_count=True)
+        instance = request.find(
+            self.manager, required_field(body, "model", str), ModelType.LLM
+        )
+        token_count = await request.cancel_on_disconnect(
+            instance.count_tokens(chat_request)
+        )
+        # Providers without a counting endpoint are estimated locally.
+        headers = {"x-modelyard-estimated": "true"} if token_count.estimated else {}
+        return json_reply(
+            anthropic.dump_token_count(token_count.tokens), headers=headers
+        )

@@ -1,14 +1,14 @@
-"""Anthropic's API: what is served of it, and by whom."""
+"""Route table of Anthropic's API."""
 
 from modelyard.base.clock import Clock
 from modelyard.gateway.anthropic import messages, schemas
 from modelyard.gateway.errors import ANTHROPIC
-from modelyard.gateway.table import DEVELOPER, Api, Row, Schema, whole_or_events
+from modelyard.gateway.table import DEVELOPER, Api, Row, Schema, json_or_events
 from modelyard.runtime.model_manager import ModelManager
 
 
 def api(manager: ModelManager, clock: Clock) -> Api:
-    """The API on these models."""
+    """Return Anthropic's API for the models of `manager`."""
     rows = (
         Row(
             method="POST",
@@ -16,7 +16,7 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             auth=DEVELOPER,
             summary="Answer a chat.",
             takes=Schema(schemas.REQUEST),
-            answer=whole_or_events(schemas.ANSWER),
+            answer=json_or_events(schemas.ANSWER),
             handler=messages.Route(manager, clock),
         ),
         Row(

@@ -1,1 +1,1 @@
-"""The page on which an app's visitors chat."""
+"""Public chat pages of apps."""

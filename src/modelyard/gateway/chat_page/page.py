@@ -1,7 +1,8 @@
-"""The page on which people use a published app, and the files that it is made of.
+"""The public page of a published app, and its static files.
 
-It is built with the console, from `console-ui/chat.html`; where it was not built, it says so. What it is made of lies
-below `/chat/-/` too: whoever lets the world reach `/chat` alone has let it reach all that the page needs.
+The page is built with the console, from `console-ui/chat.html`; if it was not built, a
+notice is served instead. Its files are also served below `/chat/-/`, so a proxy that
+exposes only `/chat` exposes everything the page needs.
 """
 
 import asyncio
@@ -20,32 +21,39 @@ from modelyard.workflow.apps import Apps
 _PAGE = "chat.html"
 _EMBED = "embed.js"
 _ORIGIN = re.compile(r"https?://[\w.*-]+(:\d{1,5}|:\*)?")
-_GONE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Not here</title>
+_NOT_FOUND_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Not here</title>
 <h1>This page is not here.</h1><p>Its app was taken back, or the address is wrong.</p>
 <p lang="zh">此页面不存在。</p></html>"""
-_MISSING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Not built</title>
+_NOT_BUILT_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Not built</title>
 <h1>This page is not built here.</h1><p>Whoever runs this server builds it once by <code>make console</code>, with
 Node 20 or newer. Programs reach the app without it.</p>
-<p lang="zh">此服务器尚未构建这个页面。</p></html>"""
+<p lang="zh">此服务器尚未构建这个页面。</p></html>"""  # noqa: E501
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPages:
-    """The pages of all apps: one document, with the app's own rules for who may frame it."""
+    """The pages of all apps: one document, with each app's own rules for embedding."""
 
     apps: Apps
 
     async def page(self, request: Request) -> Reply:
-        """GET /chat/TOKEN. A page that is gone, or that was not built, says so to people."""
-        found = self.apps.by_page(request.names["token"])
-        if found is None:
-            return _words(_GONE, 404, ChatPage())
-        built = built_file(_PAGE, request, _headers(found.stored.page))
-        return built or _words(_MISSING, 503, found.stored.page)
+        """GET /chat/TOKEN: return the page of an app, or a notice if it does not exist
+        or was not built."""
+        app_record = self.apps.get_by_page_token(request.names["token"])
+        # The notice is HTML, because people follow old links to pages.
+        if app_record is None:
+            return _notice(_NOT_FOUND_PAGE, 404, ChatPage())
+        built = built_file(_PAGE, request, _headers(app_record.stored.page))
+        return built or _notice(_NOT_BUILT_PAGE, 503, app_record.stored.page)
 
     async def asset(self, request: Request) -> Reply:
-        """GET /chat/-/NAME: what the page is made of, or what other people's sites take. Raises NoSuchPathError."""
+        """GET /chat/-/NAME: return a file of the page, or the script that other sites
+        embed.
+
+        Raises NoSuchPathError.
+        """
         name = request.names["asset"]
+        # The embed script is part of the package, not of the console build.
         if name == _EMBED:
             return await _embed()
         asset = built_asset(name, request)
@@ -55,26 +63,44 @@ class ChatPages:
 
 
 async def _embed() -> Reply:
+    """Return the embed script. Other sites load it, so it may be read across origins."""
     headers = {
-        "cache-control": "public, max-age=300", "x-content-type-options": "nosniff",
+        "cache-control": "public, max-age=300",
+        "x-content-type-options": "nosniff",
         "cross-origin-resource-policy": "cross-origin",
-    }  # fmt: skip
-    return Reply(await asyncio.to_thread(_read_embed), 200, b"text/javascript; charset=utf-8", headers)
+    }
+    return Reply(
+        await asyncio.to_thread(_read_embed),
+        200,
+        b"text/javascript; charset=utf-8",
+        headers,
+    )
 
 
 @lru_cache(1)
 def _read_embed() -> bytes:
+    """Return the content of the embed script."""
     return (files("modelyard.gateway.chat_page") / "static" / _EMBED).read_bytes()
 
 
-def _words(text: str, status: int, page: ChatPage) -> Reply:
+def _notice(text: str, status: int, page: ChatPage) -> Reply:
+    """Return a notice as an HTML reply."""
     return Reply(text.encode(), status, b"text/html; charset=utf-8", _headers(page))
 
 
 def _headers(page: ChatPage) -> dict[str, str]:
-    allowed = [one for one in page.origins if one == "*" or _ORIGIN.fullmatch(one)]
+    """Return the security headers of an app's page."""
+    # Origins are checked again, because they are inserted into the policy as text.
+    allowed = [
+        origin for origin in page.origins if origin == "*" or _ORIGIN.fullmatch(origin)
+    ]
     return {
-        "content-security-policy": page_policy(ancestors=" ".join(["'self'", *allowed])),
-        "referrer-policy": "no-referrer", "x-content-type-options": "nosniff", "cache-control": "no-cache",
+        "content-security-policy": page_policy(
+            ancestors=" ".join(["'self'", *allowed])
+        ),
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-cache",
+        # The chat can record speech.
         "permissions-policy": "microphone=(self)",
-    }  # fmt: skip
+    }

@@ -1,1 +1,1 @@
-"""Cohere's API, and Jina's rerank."""
+"""Cohere's API, and Jina's rerank API."""

@@ -1,14 +1,14 @@
-"""Cohere's API and Jina's rerank: what is served of them, and by whom."""
+"""Route tables of Cohere's API and of Jina's rerank API."""
 
 from modelyard.base.clock import Clock
 from modelyard.gateway.cohere import rerank, schemas, version_two
 from modelyard.gateway.errors import COHERE, OPENAI, ErrorShape
-from modelyard.gateway.table import DEVELOPER, Api, Row, Schema, whole_or_events
+from modelyard.gateway.table import DEVELOPER, Api, Row, Schema, json_or_events
 from modelyard.runtime.model_manager import ModelManager
 
 
 def api(manager: ModelManager, clock: Clock) -> Api:
-    """Version 2 of the API on these models."""
+    """Return version 2 of Cohere's API for the models of `manager`."""
     rows = (
         Row(
             method="POST",
@@ -16,7 +16,7 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             auth=DEVELOPER,
             summary="Answer a chat.",
             takes=Schema(schemas.CHAT_REQUEST),
-            answer=whole_or_events(schemas.CHAT_ANSWER),
+            answer=json_or_events(schemas.CHAT_ANSWER),
             handler=version_two.ChatRoute(manager, clock),
         ),
         Row(
@@ -38,11 +38,19 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             handler=version_two.RerankRoute(manager),
         ),
     )
-    return _api("cohere", "Cohere's API", "Chat, embeddings and rerank, for Cohere's clients.", "/v2", COHERE, rows)
+    return _api(
+        "cohere",
+        "Cohere's API",
+        "Chat, embeddings and rerank, for Cohere's clients.",
+        "/v2",
+        COHERE,
+        rows,
+    )
 
 
 def jina_api(manager: ModelManager) -> Api:
-    """The rerank that Jina, and servers of open models, offer beside OpenAI's API."""
+    """Return Jina's rerank API, which servers of open models also offer next to
+    OpenAI's API."""
     rows = (
         Row(
             method="POST",
@@ -54,8 +62,31 @@ def jina_api(manager: ModelManager) -> Api:
             handler=rerank.Route(manager),
         ),
     )
-    return _api("jina", "Jina's rerank", "Rerank, as servers of open models offer it.", "/v1/rerank", OPENAI, rows)
+    # Errors are in OpenAI's format, as the path is part of the same /v1 prefix.
+    return _api(
+        "jina",
+        "Jina's rerank",
+        "Rerank, as servers of open models offer it.",
+        "/v1/rerank",
+        OPENAI,
+        rows,
+    )
 
 
-def _api(name: str, title: str, about: str, prefix: str, errors: ErrorShape, rows: tuple[Row, ...]) -> Api:
-    return Api(name=name, title=title, about=about, prefixes=(prefix,), errors=errors, rows=rows)
+def _api(
+    name: str,
+    title: str,
+    description: str,
+    prefix: str,
+    errors: ErrorShape,
+    rows: tuple[Row, ...],
+) -> Api:
+    """Return an API with one path prefix."""
+    return Api(
+        name=name,
+        title=title,
+        about=description,
+        prefixes=(prefix,),
+        errors=errors,
+        rows=rows,
+    )

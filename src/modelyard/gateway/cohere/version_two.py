@@ -1,10 +1,15 @@
-"""POST /v2/chat, /v2/embed and /v2/rerank, as Cohere's clients call them."""
+"""POST /v2/chat, /v2/embed and /v2/rerank in the format of Cohere's API."""
 
 from dataclasses import dataclass
 
 from modelyard.base.clock import Clock
-from modelyard.base.fields import need
-from modelyard.gateway.answers import named_events, prepared, streamed, whole
+from modelyard.base.fields import required_field
+from modelyard.gateway.answers import (
+    complete_response,
+    named_events,
+    prepare_request,
+    stream_response,
+)
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
@@ -13,42 +18,75 @@ from modelyard.wire import cohere, cohere_retrieval
 
 @dataclass(frozen=True, slots=True)
 class ChatRoute:
+    """POST /v2/chat: answer a chat, complete or streamed."""
+
     manager: ModelManager
     clock: Clock
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()
-        asked = cohere.parse_request(body)
-        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
-        asked, headers = prepared(request, instance, asked)
-        if not asked.stream:
-            result = await whole(request, instance, asked, self.clock, prefix="chat")
+        # Parse the body before looking the model up, so that format errors are reported
+        # first.
+        chat_request = cohere.parse_request(body)
+        instance = request.find(
+            self.manager, required_field(body, "model", str), ModelType.LLM
+        )
+        chat_request, headers = prepare_request(request, instance, chat_request)
+        if not chat_request.stream:
+            result = await complete_response(
+                request, instance, chat_request, self.clock, prefix="chat"
+            )
             return json_reply(cohere.dump_result(result), headers=headers)
-        return streamed(
-            instance, asked, self.clock, cohere.StreamDumper,
-            prefix="chat", frame=named_events, shape="cohere", headers=headers,
-        )  # fmt: skip
+        return stream_response(
+            instance,
+            chat_request,
+            self.clock,
+            cohere.StreamDumper,
+            prefix="chat",
+            frame=named_events,
+            shape="cohere",
+            headers=headers,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedRoute:
+    """POST /v2/embed: return the embeddings of texts or images."""
+
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
-        asked = cohere_retrieval.parse_embed_request(body)
-        instance = request.find(self.manager, need(body, "model", str), ModelType.TEXT_EMBEDDING)
-        result = await request.while_here(instance.invoke_text_embedding(asked))
-        return json_reply(cohere_retrieval.dump_embed_result(result, response_id=request.id, texts=asked.texts))
+        embed_request = cohere_retrieval.parse_embed_request(body)
+        instance = request.find(
+            self.manager, required_field(body, "model", str), ModelType.TEXT_EMBEDDING
+        )
+        result = await request.cancel_on_disconnect(
+            instance.invoke_text_embedding(embed_request)
+        )
+        # Cohere returns the texts with their embeddings.
+        return json_reply(
+            cohere_retrieval.dump_embed_result(
+                result, response_id=request.id, texts=embed_request.texts
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class RerankRoute:
+    """POST /v2/rerank: order documents by relevance to a query."""
+
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
-        asked = cohere_retrieval.parse_rerank_request(body)
-        instance = request.find(self.manager, need(body, "model", str), ModelType.RERANK)
-        result = await request.while_here(instance.invoke_rerank(asked))
-        return json_reply(cohere_retrieval.dump_rerank_result(result, response_id=request.id))
+        rerank_request = cohere_retrieval.parse_rerank_request(body)
+        instance = request.find(
+            self.manager, required_field(body, "model", str), ModelType.RERANK
+        )
+        result = await request.cancel_on_disconnect(
+            instance.invoke_rerank(rerank_request)
+        )
+        return json_reply(
+            cohere_retrieval.dump_rerank_result(result, response_id=request.id)
+        )

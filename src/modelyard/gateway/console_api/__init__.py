@@ -1,1 +1,1 @@
-"""The console's files, and who is signed in to it."""
+"""Static files of the console, and the API for its users' sign-in."""

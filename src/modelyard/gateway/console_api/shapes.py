@@ -1,11 +1,13 @@
-"""What the console's own API takes and answers. Times are seconds since 1970."""
+"""Request and response types of the console's own API. Times are in seconds since 1970."""
 
 from typing import Any
 
 import msgspec
 
 
-class AccountShown(msgspec.Struct, frozen=True, kw_only=True):
+class AccountView(msgspec.Struct, frozen=True, kw_only=True):
+    """An account; `seen_at` is its last use."""
+
     id: str
     email: str
     name: str
@@ -16,26 +18,36 @@ class AccountShown(msgspec.Struct, frozen=True, kw_only=True):
     seen_at: float | None
 
 
-class WhoIsSignedIn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SignInState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The sign-in state of the browser."""
+
     mode: str
-    """`single`: nobody signs in here; `setup`: the first owner is to be set up; `accounts`: people sign in."""
-    account: AccountShown | None
+    """`single`: no sign-in is needed; `setup`: the first owner has to be created;
+    `accounts`: users sign in."""
+    account: AccountView | None
     elsewhere: str = ""
-    """What the button says that leads to an identity provider; missing where there is none."""
+    """Label of the button that leads to the identity provider; missing if there is
+    none."""
 
 
 class SignedIn(msgspec.Struct, frozen=True, kw_only=True):
-    account: AccountShown
+    """The account that was signed in."""
+
+    account: AccountView
 
 
 class SignedOut(msgspec.Struct, frozen=True, kw_only=True):
+    """Confirmation of a sign-out."""
+
     signed_out: bool
 
 
-class SessionShown(msgspec.Struct, frozen=True, kw_only=True):
+class SessionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A session of the user."""
+
     id: str
     agent: str
-    """The browser, as it names itself."""
+    """The browser's User-Agent."""
     created_at: float
     issued_at: float
     expires_at: float
@@ -43,17 +55,21 @@ class SessionShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """Confirmation that a session was ended."""
+
     id: str
     deleted: bool
 
 
-class Invited(msgspec.Struct, frozen=True, kw_only=True):
+class InvitationToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A new invitation."""
+
     token: str
-    """What the invited person shows; it is told once."""
+    """Token for the invited user. It is returned only in this response."""
 
 
-class ChangeShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the log of changes."""
+class AuditEntryView(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the audit log."""
 
     id: str
     at: float
@@ -64,33 +80,45 @@ class ChangeShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignInInput(msgspec.Struct, frozen=True, kw_only=True):
+    """Email and password of a sign-in."""
+
     email: str
     password: str
 
 
 class SetUpInput(msgspec.Struct, frozen=True, kw_only=True):
+    """The first owner's account."""
+
     email: str
     password: str
     name: str = ""
 
 
 class AcceptInput(msgspec.Struct, frozen=True, kw_only=True):
+    """Acceptance of an invitation."""
+
     token: str
     password: str
     name: str = ""
 
 
 class OwnAccountInput(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes of the user's own account; empty fields stay as they are."""
+
     name: str = ""
     current_password: str = ""
     password: str = ""
 
 
 class AccountInput(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes of an account by an administrator; null fields stay as they are."""
+
     role: str | None = None
     is_enabled: bool | None = None
 
 
 class InvitationInput(msgspec.Struct, frozen=True, kw_only=True):
+    """An invitation to be sent."""
+
     email: str
     role: str

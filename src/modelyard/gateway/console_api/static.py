@@ -1,7 +1,7 @@
-"""/console: the console's built files, as they are, with what a browser may do with them.
+"""/console: the built files of the console, with their security headers.
 
-They are built from `console-ui/` (`make console`), with those of the apps' page, and travel in the wheel. Where they
-were not built, the page says so.
+They are built from `console-ui/` (`make console`), together with the apps' page, and
+are part of the wheel. If they were not built, a notice is served.
 """
 
 from collections.abc import Mapping
@@ -17,22 +17,30 @@ from modelyard.gateway.table import NoSuchPathError
 
 PREFIX = "/console"
 _TYPES = {
-    "html": b"text/html; charset=utf-8", "js": b"text/javascript; charset=utf-8", "css": b"text/css; charset=utf-8",
-    "svg": b"image/svg+xml", "png": b"image/png", "woff2": b"font/woff2", "json": b"application/json",
-}  # fmt: skip
+    "html": b"text/html; charset=utf-8",
+    "js": b"text/javascript; charset=utf-8",
+    "css": b"text/css; charset=utf-8",
+    "svg": b"image/svg+xml",
+    "png": b"image/png",
+    "woff2": b"font/woff2",
+    "json": b"application/json",
+}
 _MISSING = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Modelyard</title>
 <h1>The console is not built here.</h1><p>It is built once by <code>make console</code>, with Node 20 or newer.
-The server runs without it.</p></html>"""
+The server runs without it.</p></html>"""  # noqa: E501
 
 
 _PAGE = "index.html"
 _ASSETS = "assets/"
-_SHARED = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+_COMMON_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleFiles:
-    """GET /console and what is below: the built page."""
+    """GET /console and below: the built console."""
 
     async def __call__(self, request: Request) -> Reply:
         if not is_built():
@@ -41,66 +49,91 @@ class ConsoleFiles:
         asset = built_asset(name, request)
         if asset is not None:
             return asset
-        if name.startswith("api/"):  # an address of the API that is none: a program asks, not a person
+        if name.startswith(
+            "api/"
+        ):  # an address of the API that is none: a program asks, not a person
             raise NoSuchPathError(request.path, None)
+        # A name with an extension is a file; anything else is a view of the console.
         is_file = "." in name.rpartition("/")[2] and name != _PAGE
-        # An address within the console: the page finds its way by itself.
+        # The console is a single-page application: its own router reads the path.
         page = None if is_file else built_file(_PAGE, request, _page_headers())
         if page is None:
-            raise NotFoundError(f"there is nothing at {request.path!r}", code="unknown_url")
+            raise NotFoundError(
+                f"there is nothing at {request.path!r}", code="unknown_url"
+            )
         return page
 
 
 def built_asset(name: str, request: Request) -> Reply | None:
-    """A script or a style of a built page. Its name holds a digest of what is in it, so it is kept for ever."""
+    """Return a script or style of a built page, or None. Its name contains a digest of
+    its content, so browsers may cache it forever."""
     if not name.startswith(_ASSETS):
         return None
-    return built_file(name, request, {**_SHARED, "cache-control": "public, max-age=31536000, immutable"})
+    return built_file(
+        name,
+        request,
+        {**_COMMON_HEADERS, "cache-control": "public, max-age=31536000, immutable"},
+    )
 
 
 def built_file(name: str, request: Request, headers: Mapping[str, str]) -> Reply | None:
-    """A file that the build made, in a coding that the caller takes; None where it made none of that name."""
-    known = _built()
-    if name not in known:
+    """Return a file of the build, compressed if the client accepts it; None if there is
+    no such file."""
+    # Names are looked up in a fixed list, so a path cannot leave the folder.
+    built_files = _list_built_files()
+    if name not in built_files:
         return None
-    content, said = known[name], {**headers, "vary": "accept-encoding"}
-    accepted = [one.partition(";")[0].strip() for one in (request.header(b"accept-encoding") or "").split(",")]
+    content, reply_headers = built_files[name], {**headers, "vary": "accept-encoding"}
+    accepted = [
+        encoding.partition(";")[0].strip()
+        for encoding in (request.header(b"accept-encoding") or "").split(",")
+    ]
+    # Brotli first: it is smaller than gzip.
     for ending, coding in ((".br", "br"), (".gz", "gzip")):
-        if coding in accepted and f"{name}{ending}" in known:
-            content = known[f"{name}{ending}"]
-            said["content-encoding"] = coding
+        if coding in accepted and f"{name}{ending}" in built_files:
+            content = built_files[f"{name}{ending}"]
+            reply_headers["content-encoding"] = coding
             break
-    kind = _TYPES.get(name.rpartition(".")[2], b"application/octet-stream")
-    return Reply(_read(content), content_type=kind, headers=said)
+    content_type = _TYPES.get(name.rpartition(".")[2], b"application/octet-stream")
+    return Reply(_read(content), content_type=content_type, headers=reply_headers)
 
 
 def is_built() -> bool:
-    """Whether there is a console to show."""
-    return _PAGE in _built()
+    """Return whether the console was built."""
+    return _PAGE in _list_built_files()
 
 
 def _page_headers() -> dict[str, str]:
-    # No page that opened the console, or that it opened, can reach into its window.
+    """Return the headers of the console's page."""
+    # Isolate the window: no page that opened the console, or that it opened, can script
+    # it.
     return {
-        **_SHARED, "cache-control": "no-cache", "content-security-policy": page_policy(),
+        **_COMMON_HEADERS,
+        "cache-control": "no-cache",
+        "content-security-policy": page_policy(),
         "cross-origin-opener-policy": "same-origin",
-    }  # fmt: skip
+    }
 
 
 @lru_cache(64)
 def _read(file: Traversable) -> bytes:
+    """Return the content of a file. The cache holds the files that are used most."""
     return file.read_bytes()
 
 
 @lru_cache(1)
-def _built() -> Mapping[str, Traversable]:
-    """Name → file, of all that was built."""
-    found: dict[str, Traversable] = {}
+def _list_built_files() -> Mapping[str, Traversable]:
+    """Return all files of the build by their relative path."""
+    built_files: dict[str, Traversable] = {}
+    # Traversable has no recursive listing, so the folders are walked here.
     todo: list[tuple[str, Traversable]] = [("", files("modelyard.gateway") / "console")]
     while todo:
-        at, folder = todo.pop()
+        path, folder = todo.pop()
         if folder.is_dir():
-            todo += [(f"{at}/{one.name}".lstrip("/"), one) for one in folder.iterdir()]
+            todo += [
+                (f"{path}/{child.name}".lstrip("/"), child)
+                for child in folder.iterdir()
+            ]
         elif folder.is_file():
-            found[at] = folder
-    return found
+            built_files[path] = folder
+    return built_files

@@ -1,1 +1,1 @@
-"""The APIs described, for people and for programs."""
+"""API documentation as pages and as OpenAPI documents."""

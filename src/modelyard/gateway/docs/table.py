@@ -1,4 +1,4 @@
-"""/docs: what each API offers, as pages and as OpenAPI documents."""
+"""/docs: the documentation of each API, as pages and as OpenAPI documents."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,57 +8,88 @@ from modelyard.gateway.docs import pages
 from modelyard.gateway.errors import OPENAI
 from modelyard.gateway.http import Reply, Request, encode
 from modelyard.gateway.openapi import describe
-from modelyard.gateway.table import NOBODY_IN_PARTICULAR, VIEWER, Api, Content, NoSuchPathError, Row, Schema
+from modelyard.gateway.table import (
+    NO_AUTH,
+    VIEWER,
+    Api,
+    Content,
+    NoSuchPathError,
+    Row,
+    Schema,
+)
 from modelyard.models.types import JSON
 
 _HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-cache",
+    "content-security-policy": "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'",  # noqa: E501
+    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-cache",  # noqa: E501
 }  # fmt: skip
 _HTML = b"text/html; charset=utf-8"
 
 
 class Documentation:
-    """What is told of the APIs. Nothing of it depends on who asks, or on what is set up here."""
+    """Routes of the API documentation. It does not depend on the caller or on the
+    configuration."""
 
     def __init__(self, apis: Sequence[Api]) -> None:
         self._apis = {api.name: api for api in apis}
 
     @cached_property
     def _documents(self) -> dict[str, JSON]:
-        """API → its OpenAPI document; made when somebody asks for the first time, which takes longer than a loop may
-        be held."""
+        """OpenAPI documents by API, built at the first use.
+
+        Building takes longer than the event loop may be blocked, so it has to be called
+        in a thread.
+        """
         return {name: describe(api) for name, api in self._apis.items()}
 
     async def index(self, request: Request) -> Reply:
-        """GET /docs."""
+        """GET /docs: list the APIs."""
         del request
-        return Reply(pages.index(self._apis.values()), content_type=_HTML, headers=_HEADERS)
+        return Reply(
+            pages.index(self._apis.values()), content_type=_HTML, headers=_HEADERS
+        )
 
     async def page(self, request: Request) -> Reply:
-        """GET /docs/API. Raises NoSuchPathError."""
-        api = self._named(request)
-        text = await asyncio.to_thread(lambda: pages.page(api, self._documents[api.name]))
+        """GET /docs/API: return the page of an API.
+
+        Raises NoSuchPathError.
+        """
+        api = self._requested_api(request)
+        text = await asyncio.to_thread(
+            lambda: pages.page(api, self._documents[api.name])
+        )
         return Reply(text, content_type=_HTML, headers=_HEADERS)
 
     async def document(self, request: Request) -> Reply:
-        """GET /docs/API/openapi.json. Raises NoSuchPathError."""
-        return await self._document(self._named(request))
+        """GET /docs/API/openapi.json: return the OpenAPI document of an API.
+
+        Raises NoSuchPathError.
+        """
+        return await self._document(self._requested_api(request))
 
     async def admin_document(self, request: Request) -> Reply:
-        """GET /admin/openapi.json: where the admin API has always described itself."""
+        """GET /admin/openapi.json: return the OpenAPI document of the admin API at its
+        traditional path."""
         del request
         return await self._document(self._apis["admin"])
 
     async def _document(self, api: Api) -> Reply:
+        """Return an OpenAPI document, built and encoded in a thread."""
         return Reply(await asyncio.to_thread(lambda: encode(self._documents[api.name])))
 
     async def style(self, request: Request) -> Reply:
-        """GET /docs/style.css."""
+        """GET /docs/style.css: return the style sheet."""
         del request
-        return Reply(pages.STYLE, content_type=b"text/css; charset=utf-8", headers=_HEADERS)
+        # A separate file, because the pages' security policy forbids inline styles.
+        return Reply(
+            pages.STYLE, content_type=b"text/css; charset=utf-8", headers=_HEADERS
+        )
 
-    def _named(self, request: Request) -> Api:
+    def _requested_api(self, request: Request) -> Api:
+        """Return the API of the request's path.
+
+        Raises NoSuchPathError.
+        """
         api = self._apis.get(request.names["api"])
         if api is None:
             raise NoSuchPathError(request.path, "/docs")
@@ -66,21 +97,28 @@ class Documentation:
 
 
 def api(apis: Sequence[Api]) -> Api:
-    """The pages about these APIs."""
+    """Return the API that documents `apis`."""
     documentation = Documentation(apis)
     document, page = Schema({"type": "object"}), Content("text/html")
     rows = (
-        Row(method="GET", path="/docs", auth=NOBODY_IN_PARTICULAR, handler=documentation.index, answer=page,
+        Row(method="GET", path="/docs", auth=NO_AUTH, handler=documentation.index, answer=page,
             summary="List the APIs, for people."),
-        Row(method="GET", path="/docs/style.css", auth=NOBODY_IN_PARTICULAR, handler=documentation.style,
+        Row(method="GET", path="/docs/style.css", auth=NO_AUTH, handler=documentation.style,
             answer=Content("text/css"), summary="Get the pages' style."),
-        Row(method="GET", path="/docs/{api}", auth=NOBODY_IN_PARTICULAR, handler=documentation.page, answer=page,
-            summary="Describe an API, for people."),
-        Row(method="GET", path="/docs/{api}/openapi.json", auth=NOBODY_IN_PARTICULAR, handler=documentation.document,
-            answer=document, summary="Describe an API, for programs."),
-        Row(method="GET", path="/admin/openapi.json", auth=VIEWER, handler=documentation.admin_document,
-            answer=document, summary="Describe the admin API, for programs."),
+        Row(method="GET", path="/docs/{api}", auth=NO_AUTH, handler=documentation.page,
+            answer=page, summary="Describe an API, for people."),
+        Row(method="GET", path="/docs/{api}/openapi.json", auth=NO_AUTH,
+            handler=documentation.document, answer=document,
+            summary="Describe an API, for programs."),
+        Row(method="GET", path="/admin/openapi.json", auth=VIEWER,
+            handler=documentation.admin_document, answer=document,
+            summary="Describe the admin API, for programs."),
     )  # fmt: skip
     return Api(
-        name="docs", title="Descriptions", about="What each API offers.", prefixes=("/docs",), errors=OPENAI, rows=rows
+        name="docs",
+        title="Descriptions",
+        about="What each API offers.",
+        prefixes=("/docs",),
+        errors=OPENAI,
+        rows=rows,
     )

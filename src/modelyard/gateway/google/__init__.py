@@ -1,1 +1,1 @@
-"""Google's API."""
+"""Google's Gemini API."""

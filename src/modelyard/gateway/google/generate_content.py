@@ -1,4 +1,5 @@
-"""POST /v1beta/models/NAME:generateContent and its neighbours, as Google's clients call them; under /v1 too."""
+"""POST /v1beta/models/NAME:generateContent and the other methods in the format of
+Google's API; also under /v1."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -8,150 +9,225 @@ from urllib.parse import unquote
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError, NotFoundError
-from modelyard.base.fields import need
-from modelyard.gateway.answers import plain_events, prepared, streamed, whole
+from modelyard.base.fields import required_field
+from modelyard.gateway.answers import (
+    complete_response,
+    plain_events,
+    prepare_request,
+    stream_response,
+)
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.models.entities import AIModelEntity
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import gemini, gemini_embeddings
 
-VERBS = ("generateContent", "streamGenerateContent", "countTokens", "embedContent", "batchEmbedContents")
-"""What may be asked of a model, after a colon in its address."""
+METHODS = (
+    "generateContent",
+    "streamGenerateContent",
+    "countTokens",
+    "embedContent",
+    "batchEmbedContents",
+)
+"""The methods of a model, which follow its name in the path after a colon."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCalls:
-    """The model and what is to be done stand in the address: `…/models/openai/gpt-5:generateContent`."""
+    """Routes whose path names the model and the method:
+    `…/models/openai/gpt-5:generateContent`."""
 
     manager: ModelManager
     clock: Clock
 
     async def generate(self, request: Request) -> Reply | StreamReply:
-        """POST …:generateContent."""
-        return await self._generate(request, _model(request), await request.json(), stream=False)
+        """POST …:generateContent: answer a chat."""
+        return await self._generate(
+            request, _model(request), await request.json(), stream=False
+        )
 
     async def stream(self, request: Request) -> Reply | StreamReply:
-        """POST …:streamGenerateContent, as server-sent events with `alt=sse`, as one JSON array without."""
-        return await self._generate(request, _model(request), await request.json(), stream=True)
+        """POST …:streamGenerateContent: stream the answer, as SSE with `alt=sse`,
+        otherwise as one JSON array."""
+        return await self._generate(
+            request, _model(request), await request.json(), stream=True
+        )
 
     async def count(self, request: Request) -> Reply:
-        """POST …:countTokens."""
+        """POST …:countTokens: count the tokens of a request."""
         return await self._count(request, _model(request), await request.json())
 
     async def embed(self, request: Request) -> Reply:
-        """POST …:embedContent."""
-        return await self._embed(request, _model(request), await request.json(), is_batch=False)
+        """POST …:embedContent: return the embedding of one text."""
+        return await self._embed(
+            request, _model(request), await request.json(), is_batch=False
+        )
 
     async def embed_many(self, request: Request) -> Reply:
-        """POST …:batchEmbedContents."""
-        return await self._embed(request, _model(request), await request.json(), is_batch=True)
+        """POST …:batchEmbedContents: return the embeddings of several texts."""
+        return await self._embed(
+            request, _model(request), await request.json(), is_batch=True
+        )
 
-    async def unknown_verb(self, request: Request) -> Reply:
-        """POST to a model with a verb that is none. Raises NotFoundError."""
-        verbs = ", ".join(f":{verb}" for verb in VERBS)
-        raise NotFoundError(f"Not found: {request.path[:200]}; there are {verbs}", code="unknown_url")
+    async def unknown_method(self, request: Request) -> Reply:
+        """POST to a model with an unknown method, or with none.
 
-    async def _generate(self, request: Request, name: str, body: JSON, *, stream: bool) -> Reply | StreamReply:
-        asked = gemini.parse_request(body, stream=stream)
+        Raises NotFoundError that lists the methods.
+        """
+        verbs = ", ".join(f":{verb}" for verb in METHODS)
+        raise NotFoundError(
+            f"Not found: {request.path[:200]}; there are {verbs}", code="unknown_url"
+        )
+
+    async def _generate(
+        self, request: Request, name: str, body: JSON, *, stream: bool
+    ) -> Reply | StreamReply:
+        """Answer a chat, complete or streamed."""
+        chat_request = gemini.parse_request(body, stream=stream)
         instance = request.find(self.manager, name, ModelType.LLM)
-        asked, headers = prepared(request, instance, asked)
+        chat_request, headers = prepare_request(request, instance, chat_request)
         if not stream:
-            result = await whole(request, instance, asked, self.clock, prefix="resp")
+            result = await complete_response(
+                request, instance, chat_request, self.clock, prefix="resp"
+            )
             return json_reply(gemini.dump_result(result), headers=headers)
-        answer = streamed(
-            instance, asked, self.clock, gemini.StreamDumper,
-            prefix="resp", frame=plain_events, shape="gemini", headers=headers,
-        )  # fmt: skip
-        return answer if request.query("alt") == "sse" else as_list(answer)
+        answer = stream_response(
+            instance,
+            chat_request,
+            self.clock,
+            gemini.StreamDumper,
+            prefix="resp",
+            frame=plain_events,
+            shape="gemini",
+            headers=headers,
+        )
+        # Google's own clients use SSE; plain HTTP clients get a JSON array by default.
+        return answer if request.query("alt") == "sse" else as_json_array(answer)
 
     async def _count(self, request: Request, name: str, body: JSON) -> Reply:
+        """Count the tokens of a chat."""
+        # The request can be nested, or be the body itself.
         inner = body.get("generateContentRequest")
-        asked = gemini.parse_request(inner if isinstance(inner, dict) else body)
+        chat_request = gemini.parse_request(inner if isinstance(inner, dict) else body)
         instance = request.find(self.manager, name, ModelType.LLM)
-        counted = await request.while_here(instance.count_tokens(asked))
-        headers = {"x-modelyard-estimated": "true"} if counted.estimated else {}
-        return json_reply(gemini.dump_token_count(counted.tokens), headers=headers)
+        token_count = await request.cancel_on_disconnect(
+            instance.count_tokens(chat_request)
+        )
+        # Providers without a counting endpoint are estimated locally.
+        headers = {"x-modelyard-estimated": "true"} if token_count.estimated else {}
+        return json_reply(gemini.dump_token_count(token_count.tokens), headers=headers)
 
-    async def _embed(self, request: Request, name: str, body: JSON, *, is_batch: bool) -> Reply:
+    async def _embed(
+        self, request: Request, name: str, body: JSON, *, is_batch: bool
+    ) -> Reply:
+        """Embed one text or several."""
+        # A batch without `requests` would otherwise be parsed as a single request.
         if is_batch:
-            need(body, "requests", list)
-        asked = gemini_embeddings.parse_request(body)
+            required_field(body, "requests", list)
+        embedding_request = gemini_embeddings.parse_request(body)
         instance = request.find(self.manager, name, ModelType.TEXT_EMBEDDING)
-        result = await request.while_here(instance.invoke_text_embedding(asked))
+        result = await request.cancel_on_disconnect(
+            instance.invoke_text_embedding(embedding_request)
+        )
         return json_reply(gemini_embeddings.dump_result(result, is_batch=is_batch))
 
 
-def as_list(answer: StreamReply) -> StreamReply:
-    """Without `alt=sse` Google streams one JSON array, an element at a time."""
-    events, on_error = answer.pieces, answer.on_error
-    begun = False
+def as_json_array(answer: StreamReply) -> StreamReply:
+    """Convert an SSE stream to one JSON array, which Google sends without `alt=sse`."""
+    events, on_error = answer.chunks, answer.on_error
+    has_started = False
 
-    async def pieces() -> AsyncGenerator[bytes, None]:
-        nonlocal begun
+    async def array_chunks() -> AsyncGenerator[bytes, None]:
+        """Yield the array, one element per event."""
+        nonlocal has_started
         async with aclosing(events):
-            async for piece in events:
-                for event in piece.split(b"\n\n"):
+            async for chunk in events:
+                # One chunk can hold several events; each ends with an empty line.
+                for event in chunk.split(b"\n\n"):
                     if event:
-                        yield (b",\r\n" if begun else b"[") + event.removeprefix(b"data: ")
-                        begun = True
-        yield b"]" if begun else b"[]"
+                        yield (b",\r\n" if has_started else b"[") + event.removeprefix(
+                            b"data: "
+                        )
+                        has_started = True
+        # An empty stream is still a valid array.
+        yield b"]" if has_started else b"[]"
 
-    def last_words(error: ModelyardError) -> bytes:
-        """The error is the array's last element."""
-        said = on_error(error) if on_error is not None else b""
-        return (b",\r\n" if begun else b"[") + said.removeprefix(b"data: ").rstrip() + b"]"
+    def error_chunk(error: ModelyardError) -> bytes:
+        """Return the error as the last element of the array."""
+        error_bytes = on_error(error) if on_error is not None else b""
+        # Close the array, so that the response stays valid JSON.
+        return (
+            (b",\r\n" if has_started else b"[")
+            + error_bytes.removeprefix(b"data: ").rstrip()
+            + b"]"
+        )
 
-    headers = [(b"content-type", b"application/json"), *(one for one in answer.headers if one[0] != b"content-type")]
-    return StreamReply(pieces(), last_words, headers)
+    headers = [
+        (b"content-type", b"application/json"),
+        *(header for header in answer.headers if header[0] != b"content-type"),
+    ]
+    return StreamReply(array_chunks(), error_chunk, headers)
 
 
 def _model(request: Request) -> str:
-    """The model's name; some clients encode its slashes once more."""
+    """Return the model's name. Some clients encode its slashes twice."""
     return unquote(request.names["model"])
 
 
 @dataclass(frozen=True, slots=True)
 class ModelList:
-    """The models that a caller may call, in Google's words."""
+    """Routes that list the models which a caller may use."""
 
     manager: ModelManager
 
-    async def all(self, request: Request) -> Reply:
-        """GET /v1beta/models."""
-        return json_reply({"models": self._shown(request)})
+    async def list_models(self, request: Request) -> Reply:
+        """GET /v1beta/models: list the models."""
+        return json_reply({"models": self._views(request)})
 
-    async def named(self, request: Request) -> Reply:
-        """GET /v1beta/models/NAME. Raises NotFoundError."""
-        wanted = request.names["model"]
-        for model in self._shown(request):
-            if wanted in (model["name"].removeprefix("models/"), model["baseModelId"]):
+    async def get_model(self, request: Request) -> Reply:
+        """GET /v1beta/models/NAME: return one model.
+
+        Raises NotFoundError.
+        """
+        requested_model = request.names["model"]
+        for model in self._views(request):
+            # Clients name a model with or without its provider.
+            if requested_model in (
+                model["name"].removeprefix("models/"),
+                model["baseModelId"],
+            ):
                 return json_reply(model)
         raise NotFoundError(
-            f"model {wanted!r} does not exist; GET /v1beta/models lists what there is", code="not_found"
+            f"model {requested_model!r} does not exist; GET /v1beta/models lists what there is",
+            code="not_found",
         )
 
-    def _shown(self, request: Request) -> list[JSON]:
+    def _views(self, request: Request) -> list[JSON]:
+        """Return the views of the models that the caller may use."""
         return [
-            _shown(owner, model)
+            _model_view(owner, model)
             for owner, model in self.manager.providers.get_models(request.tenant)
             if request.caller.may_call(f"{owner}/{model.model}")
         ]
 
 
-_VERBS_OF = {
+# Methods by model type, as Google lists them with a model.
+_METHODS_BY_TYPE = {
     ModelType.LLM: ["generateContent", "streamGenerateContent", "countTokens"],
     ModelType.TEXT_EMBEDDING: ["embedContent", "batchEmbedContents"],
 }
 
 
-def _shown(owner: str, model: AIModelEntity) -> JSON:
-    limits: dict[str, Any] = {"inputTokenLimit": model.context_size} if model.context_size else {}
+def _model_view(owner: str, model: AIModelEntity) -> JSON:
+    """Return the view of a model in Google's format."""
+    limits: dict[str, Any] = (
+        {"inputTokenLimit": model.context_size} if model.context_size else {}
+    )
     return {
         "name": f"models/{owner}/{model.model}",
         "baseModelId": model.model,
         "version": "",
         "displayName": model.label.en_us,
-        "supportedGenerationMethods": _VERBS_OF.get(model.model_type, []),
+        "supportedGenerationMethods": _METHODS_BY_TYPE.get(model.model_type, []),
         **limits,
     }

@@ -1,4 +1,4 @@
-"""Google's API: what is served of it, and by whom."""
+"""Route table of Google's API."""
 
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -7,17 +7,26 @@ from modelyard.gateway.errors import GOOGLE
 from modelyard.gateway.google import schemas
 from modelyard.gateway.google.generate_content import ModelCalls, ModelList
 from modelyard.gateway.http import Request
-from modelyard.gateway.table import DEVELOPER, Answered, Api, Body, Content, OneOf, Row, Schema
+from modelyard.gateway.table import (
+    DEVELOPER,
+    Answered,
+    Api,
+    Body,
+    Content,
+    OneOf,
+    Row,
+    Schema,
+)
 from modelyard.models.types import JSON
 from modelyard.runtime.model_manager import ModelManager
 
 Handler = Callable[[Request], Awaitable[Answered]]
 _VERSIONS = ("/v1beta", "/v1")
-"""Clients say one or the other."""
+"""Clients use either version."""
 
 
 def api(manager: ModelManager, clock: Clock) -> Api:
-    """The API on these models."""
+    """Return Google's API for the models of `manager`."""
     calls, models = ModelCalls(manager, clock), ModelList(manager)
     rows = [
         Row(
@@ -26,7 +35,7 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             auth=DEVELOPER,
             summary="List the models that the caller may call.",
             answer=Schema(schemas.MODELS),
-            handler=models.all,
+            handler=models.list_models,
         ),
         Row(
             method="GET",
@@ -34,11 +43,13 @@ def api(manager: ModelManager, clock: Clock) -> Api:
             auth=DEVELOPER,
             summary="Get one model.",
             answer=Schema(schemas.MODEL),
-            handler=models.named,
+            handler=models.get_model,
         ),
     ]
     for version in _VERSIONS:
-        rows += _of_model(version, calls)
+        rows += _model_rows(version, calls)
+    # /v1 is not listed as a prefix, because it belongs to OpenAI's API; only the rows
+    # below it are added.
     return Api(
         name="google",
         title="Google's API",
@@ -49,13 +60,36 @@ def api(manager: ModelManager, clock: Clock) -> Api:
     )
 
 
-def _of_model(version: str, calls: ModelCalls) -> Iterator[Row]:
-    """What may be asked of a model, below one version's address."""
-    streamed: Body = OneOf((Schema({"type": "array", "items": schemas.ANSWER}), Content("text/event-stream")))
-    asked: tuple[tuple[str, str, Handler, JSON, Body], ...] = (
-        ("generateContent", "Answer a chat.", calls.generate, schemas.REQUEST, Schema(schemas.ANSWER)),
-        ("streamGenerateContent", "Answer a chat, piece by piece.", calls.stream, schemas.REQUEST, streamed),
-        ("countTokens", "Count a request's tokens.", calls.count, schemas.COUNT_REQUEST, Schema(schemas.COUNT)),
+def _model_rows(version: str, calls: ModelCalls) -> Iterator[Row]:
+    """Yield the routes of all methods of a model below one version's path."""
+    streamed: Body = OneOf(
+        (
+            Schema({"type": "array", "items": schemas.ANSWER}),
+            Content("text/event-stream"),
+        )
+    )
+    operations: tuple[tuple[str, str, Handler, JSON, Body], ...] = (
+        (
+            "generateContent",
+            "Answer a chat.",
+            calls.generate,
+            schemas.REQUEST,
+            Schema(schemas.ANSWER),
+        ),
+        (
+            "streamGenerateContent",
+            "Answer a chat, piece by piece.",
+            calls.stream,
+            schemas.REQUEST,
+            streamed,
+        ),
+        (
+            "countTokens",
+            "Count a request's tokens.",
+            calls.count,
+            schemas.COUNT_REQUEST,
+            Schema(schemas.COUNT),
+        ),
         (
             "embedContent",
             "Turn a text into a vector.",
@@ -71,7 +105,7 @@ def _of_model(version: str, calls: ModelCalls) -> Iterator[Row]:
             Schema(schemas.BATCH_ANSWER),
         ),
     )
-    for verb, summary, handler, takes, answer in asked:
+    for verb, summary, handler, request_schema, answer in operations:
         path = f"{version}/models/{{model:path}}:{verb}"
         yield Row(
             method="POST",
@@ -79,14 +113,15 @@ def _of_model(version: str, calls: ModelCalls) -> Iterator[Row]:
             auth=DEVELOPER,
             summary=summary,
             handler=handler,
-            takes=Schema(takes),
+            takes=Schema(request_schema),
             answer=answer,
         )
+    # A path without a known method gets an error that lists the methods.
     yield Row(
         method="POST",
         path=f"{version}/models/{{model:path}}",
         auth=DEVELOPER,
-        handler=calls.unknown_verb,
+        handler=calls.unknown_method,
         summary="Say which verbs there are: an address needs one.",
         status=404,
     )

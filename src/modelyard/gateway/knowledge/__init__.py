@@ -1,1 +1,1 @@
-"""The API of datasets."""
+"""Knowledge API: datasets, documents, segments and retrieval."""

@@ -1,4 +1,5 @@
-"""What routes of the knowledge API share: what they work with, one request, and readers of what callers send."""
+"""Shared code of the knowledge API's routes: their dependencies, the request object,
+and readers for request bodies."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import msgspec
 
 from modelyard.base.fields import whole_number
 from modelyard.base.numbers import check_numbers
-from modelyard.gateway.auth import Gatekeeper
+from modelyard.gateway.auth import Authenticator
 from modelyard.gateway.forms import Form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.service.calls import ServiceError, read_object
@@ -17,7 +18,7 @@ from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset, Document, Segment
 from modelyard.knowledge.evaluations import Evaluations
 from modelyard.knowledge.external import ExternalKnowledge
-from modelyard.knowledge.models import RuntimeModels
+from modelyard.knowledge.models import KnowledgeModels
 from modelyard.models.types import JSON
 from modelyard.storage.files import FileStore
 from modelyard.workflow.pipelines import Pipelines
@@ -27,15 +28,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetParts:
+    """Dependencies of the knowledge API's routes."""
+
     datasets: Datasets
     external: ExternalKnowledge
-    models: RuntimeModels
+    models: KnowledgeModels
     answerer: Answerer
     listed: Callable[[str, str], Sequence[Mapping[str, Any]]]
-    """(tenant, model type) → providers with their models, as the API lists them."""
+    """(tenant, model type) → providers with their models, in the format of the API."""
     tenant_of_key: Callable[[str], str | None]
-    """Whose dataset key this is."""
-    gatekeeper: Gatekeeper
+    """API key of a dataset → its tenant, or None."""
+    gatekeeper: Authenticator
     files: FileStore
     origin: Callable[[], str]
     pipelines: Pipelines
@@ -43,85 +46,148 @@ class DatasetParts:
 
 
 @dataclass(slots=True)
-class Asked:
-    """One request."""
+class DatasetRequest:
+    """A request to the knowledge API, with its tenant and its parsed body."""
 
-    request: Request
+    http_request: Request
     tenant: str
     parts: DatasetParts
     names: dict[str, str]
     body: JSON
     form: Form | None = None
 
-    def number(self, name: str, default: int, most: int = 100) -> int:
-        text = self.request.query(name)
+    def number(self, name: str, default: int, maximum: int = 100) -> int:
+        """Return a positive number from the query, at most `maximum`.
+
+        Raises ServiceError.
+        """
+        text = self.http_request.query(name)
         if text is None or text == "":
             return default
         value = whole_number(text)
         if not value:
-            raise ServiceError(400, "invalid_param", f"{name} must be a number from 1, not {text[:20]!r}")
-        return min(most, value)
+            raise ServiceError(
+                400,
+                "invalid_param",
+                f"{name} must be a number from 1, not {text[:20]!r}",
+            )
+        # A value over the maximum is reduced, not refused.
+        return min(maximum, value)
 
     @property
     def datasets(self) -> Datasets:
+        """The dataset service."""
         return self.parts.datasets
 
     async def dataset(self) -> Dataset:
-        return await self.datasets.stored.datasets.get(self.tenant, self.names["dataset"])
+        """Return the dataset of the path.
+
+        Raises NotFoundError.
+        """
+        return await self.datasets.store.datasets.get(
+            self.tenant, self.names["dataset"]
+        )
 
     async def document(self) -> tuple[Dataset, Document]:
+        """Return the document of the path with its dataset.
+
+        Raises NotFoundError.
+        """
         dataset = await self.dataset()
-        return dataset, await self.datasets.stored.documents.get(self.tenant, dataset.id, self.names["document"])
+        return dataset, await self.datasets.store.documents.get(
+            self.tenant, dataset.id, self.names["document"]
+        )
 
     async def segment(self) -> tuple[Dataset, Document, Segment]:
+        """Return the segment of the path with its document and dataset.
+
+        Raises NotFoundError.
+        """
         dataset, document = await self.document()
         return (
             dataset,
             document,
-            await self.datasets.stored.segments.get(self.tenant, document.id, self.names["segment"]),
+            # The lookup by document makes sure that the segment belongs to it.
+            await self.datasets.store.segments.get(
+                self.tenant, document.id, self.names["segment"]
+            ),
         )
 
-    def given(self) -> JSON:
-        """What a form's `data` says, or the body."""
+    def payload(self) -> JSON:
+        """Return the JSON body, or the field `data` of a form."""
         if self.form is None:
             return self.body
         text = self.form.fields.get("data") or "{}"
         return {
             **read_object(text.encode()),
-            **({"name": self.form.fields["name"]} if "name" in self.form.fields else {}),
+            # Clients may send the name as a form field of its own.
+            **(
+                {"name": self.form.fields["name"]} if "name" in self.form.fields else {}
+            ),
         }
 
 
-Handler = Callable[[Asked], Awaitable[Reply | StreamReply]]
+Handler = Callable[[DatasetRequest], Awaitable[Reply | StreamReply]]
 
 
-def converted(value: Any, kind: type[T], name: str) -> T:
-    """Raises ServiceError with the place and the reason."""
+def convert_value(value: Any, target_type: type[T], name: str) -> T:
+    """Convert a value to a type.
+
+    Raises ServiceError with the path and the reason.
+    """
     try:
-        found = msgspec.convert(_without_none(value), kind, strict=False)
-        check_numbers(found, is_signed=True)
-        return found
+        # Not strict: numbers may arrive as strings.
+        result = msgspec.convert(_without_none(value), target_type, strict=False)
+        check_numbers(result, is_signed=True)
+        return result
     except msgspec.ValidationError as error:
         raise ServiceError(400, "invalid_param", f"{name}: {error}") from error
 
 
 def _without_none(value: Any) -> Any:
-    """What some clients send for what they do not say."""
+    """Drop null values, which some clients send for options that are not set."""
     if isinstance(value, dict):
-        kept = {key: _without_none(one) for key, one in value.items() if one is not None}
-        return {key: one for key, one in kept.items() if one or key != "reranking_mode"}
-    return [_without_none(one) for one in value] if isinstance(value, list) else value
+        remaining = {
+            key: _without_none(member)
+            for key, member in value.items()
+            if member is not None
+        }
+        # These clients send an empty reranking mode too.
+        return {
+            key: member
+            for key, member in remaining.items()
+            if member or key != "reranking_mode"
+        }
+    return (
+        [_without_none(element) for element in value]
+        if isinstance(value, list)
+        else value
+    )
 
 
-def page_of(data: Sequence[Any], total: int, page: int, limit: int) -> Reply:
-    return json_reply({"data": data, "has_more": page * limit < total, "limit": limit, "total": total, "page": page})
+def page_reply(data: Sequence[Any], total: int, page: int, limit: int) -> Reply:
+    """Return one page of a list in the API's format."""
+    return json_reply(
+        {
+            "data": data,
+            "has_more": page * limit < total,
+            "limit": limit,
+            "total": total,
+            "page": page,
+        }
+    )
 
 
-def file_of(asked: Asked) -> tuple[str, bytes]:
-    """(name, content) of what was uploaded. Raises ServiceError."""
-    form = asked.form
+def uploaded_file(request: DatasetRequest) -> tuple[str, bytes]:
+    """Return name and content of the uploaded file.
+
+    Raises ServiceError.
+    """
+    form = request.form
     if form is None or form.file is None:
         raise ServiceError(400, "no_file_uploaded", "Please upload your file.")
     if not form.filename:
-        raise ServiceError(400, "filename_not_exists_error", "The specified filename does not exist.")
+        raise ServiceError(
+            400, "filename_not_exists_error", "The specified filename does not exist."
+        )
     return form.filename, form.file

@@ -1,4 +1,4 @@
-"""Who calls the knowledge API, found out before its handlers are asked; and the request's body, read."""
+"""Authentication of the knowledge API's callers, and parsing of the request body."""
 
 import uuid
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from modelyard.base.errors import NotFoundError
 from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Request
-from modelyard.gateway.knowledge.calls import Asked, DatasetParts
+from modelyard.gateway.knowledge.calls import DatasetParts, DatasetRequest
 from modelyard.gateway.service.calls import (
     ServiceError,
     read_object,
@@ -17,19 +17,25 @@ from modelyard.tenancy.caller import Caller, Role
 
 
 @dataclass(frozen=True, slots=True)
-class Callers:
-    """Whose key is shown: one of a tenant's datasets, or any that may call models."""
+class DatasetAuthenticator:
+    """Authenticates callers by a dataset API key of a tenant, or by any key that may
+    call models."""
 
     parts: DatasetParts
 
-    async def of(self, request: Request) -> Caller:
-        """Who asks. Raises ServiceError."""
+    async def authenticate(self, request: Request) -> Caller:
+        """Return the caller.
+
+        Raises ServiceError.
+        """
         scheme, _, key = (request.header(b"authorization") or "").partition(" ")
+        # Dataset keys have a prefix, so they are not looked up among the other keys.
         if scheme.lower() == "bearer" and key.strip().startswith("dataset-"):
             tenant = self.parts.tenant_of_key(key.strip())
             if tenant is None:
                 raise ServiceError(401, "unauthorized", "Access token is invalid")
             return Caller(tenant=tenant, role=Role.DEVELOPER)
+        # The knowledge API has its own error format.
         try:
             caller = await self.parts.gatekeeper.caller_of(request.scope)
         except OriginError as error:
@@ -37,29 +43,41 @@ class Callers:
         except (UnauthorizedError, NotFoundError) as error:
             raise ServiceError(401, "unauthorized", str(error)) from error
         if not caller.role.covers(Role.DEVELOPER):
-            raise ServiceError(403, "forbidden", f"this takes the role 'developer'; the key's is {caller.role.value!r}")
+            raise ServiceError(
+                403,
+                "forbidden",
+                f"this takes the role 'developer'; the key's is {caller.role.value!r}",
+            )
         return caller
 
 
 @dataclass(frozen=True, slots=True)
-class Entrance:
-    """Between the router and the handlers."""
+class DatasetGateway:
+    """Prepares requests between the router and the handlers."""
 
     parts: DatasetParts
-    callers: Callers
+    callers: DatasetAuthenticator
 
     async def enter(self, request: Request, row: Row) -> Answered:
-        """Raises ServiceError where no key is shown that fits, NoSuchPathError for an id that is none."""
-        request.identify(await self.callers.of(request))
+        """Authenticate the caller, parse the body and call the handler.
+
+        Raises ServiceError if no valid key is presented, NoSuchPathError for a
+        malformed id.
+        """
+        request.identify(await self.callers.authenticate(request))
+        # The handlers rely on ids being UUIDs.
         for name in ("dataset", "document", "segment"):
             if name in request.names and not _is_uuid(request.names[name]):
                 raise NoSuchPathError(request.path, None)
-        asked = Asked(request, request.tenant, self.parts, dict(request.names), {})
-        await _read_body(asked)
-        return await row.handler(asked)
+        dataset_request = DatasetRequest(
+            request, request.tenant, self.parts, dict(request.names), {}
+        )
+        await _read_body(dataset_request)
+        return await row.handler(dataset_request)
 
 
 def _is_uuid(text: str) -> bool:
+    """Return whether a text is a UUID."""
     try:
         uuid.UUID(text)
     except ValueError:
@@ -67,13 +85,19 @@ def _is_uuid(text: str) -> bool:
     return True
 
 
-async def _read_body(asked: Asked) -> None:
-    request = asked.request
+async def _read_body(dataset_request: DatasetRequest) -> None:
+    """Parse the body as a form or as JSON, and store it in the request. A GET request
+    has none."""
+    request = dataset_request.http_request
     if request.method == "GET":
         return
-    kind = request.header(b"content-type") or ""
+    content_type = request.header(b"content-type") or ""
     data = await request.body()
-    if kind.startswith("multipart/"):
-        asked.form = parse_form(kind, data, wanted="send the file as multipart/form-data, in the field 'file'")
+    if content_type.startswith("multipart/"):
+        dataset_request.form = parse_form(
+            content_type,
+            data,
+            error_message="send the file as multipart/form-data, in the field 'file'",
+        )
     elif data.strip():
-        asked.body = read_object(data)
+        dataset_request.body = read_object(data)

@@ -1,13 +1,13 @@
-"""What is known of documents beside their text: a dataset's fields, and each document's values."""
+"""Metadata routes: the metadata fields of a dataset, and the values of its documents."""
 
 from typing import Any
 
 import msgspec
 
-from modelyard.base.fields import few
+from modelyard.base.fields import limited_list
 from modelyard.base.ids import new_uuid
 from modelyard.gateway.http import Reply, json_reply
-from modelyard.gateway.knowledge.calls import Asked
+from modelyard.gateway.knowledge.calls import DatasetRequest
 from modelyard.gateway.service.calls import (
     ServiceError,
     list_of,
@@ -19,117 +19,240 @@ from modelyard.knowledge.entities import (
 from modelyard.knowledge.filters import BUILT_IN
 from modelyard.models.types import JSON
 
-_MOST_DOCUMENTS, _MOST_FIELDS = 1000, 200
-"""Whose metadata are set at once, and values of each."""
+_MAX_DOCUMENTS, _MAX_FIELDS = 1000, 200
+"""Maximum number of documents changed in one request, and of values for each."""
 
 
 class MetadataCalls:
-    """A dataset's fields."""
+    """Routes for the metadata of a dataset."""
 
-    async def fields(self, asked: Asked) -> Reply:
-        dataset = await asked.dataset()
-        about = await asked.datasets.stored.documents.about(asked.tenant, dataset.id)
-        values = [msgspec.json.decode(row["metadata"]) for row in about]
-        return json_reply({
-            "doc_metadata": [
-                {"id": one.id, "name": one.name, "type": one.type, "count": sum(one.name in each for each in values)}
-                for one in dataset.settings.fields
-            ],
-            "built_in_field_enabled": dataset.settings.built_in_field_enabled,
-        })  # fmt: skip
+    async def fields(self, request: DatasetRequest) -> Reply:
+        """List the metadata fields, with the number of documents that have a value for
+        each."""
+        dataset = await request.dataset()
+        # Only the metadata column is read, not the documents.
+        metadata_rows = await request.datasets.store.documents.filter_metadata(
+            request.tenant, dataset.id
+        )
+        values = [msgspec.json.decode(row["metadata"]) for row in metadata_rows]
+        return json_reply(
+            {
+                "doc_metadata": [
+                    {
+                        "id": field.id,
+                        "name": field.name,
+                        "type": field.type,
+                        "count": sum(field.name in metadata for metadata in values),
+                    }
+                    for field in dataset.settings.fields
+                ],
+                "built_in_field_enabled": dataset.settings.built_in_field_enabled,
+            }
+        )
 
-    async def _with_fields(self, asked: Asked, dataset: Dataset, fields: list[MetadataField]) -> None:
+    async def _store_fields(
+        self, request: DatasetRequest, dataset: Dataset, fields: list[MetadataField]
+    ) -> None:
+        """Store another list of metadata fields."""
         settings = msgspec.structs.replace(dataset.settings, fields=fields)
-        await asked.datasets.stored.datasets.change(msgspec.structs.replace(dataset, settings=settings))
+        await request.datasets.store.datasets.update(
+            msgspec.structs.replace(dataset, settings=settings)
+        )
 
-    async def add_field(self, asked: Asked) -> Reply:
-        dataset = await asked.dataset()
-        name = _field_name(asked.body, dataset)
-        kind = asked.body.get("type")
-        if kind not in ("string", "number", "time"):
-            raise ServiceError(400, "invalid_param", "type must be string, number or time")
-        one = MetadataField(id=new_uuid(), name=name, type=kind)
-        await self._with_fields(asked, dataset, [*dataset.settings.fields, one])
-        return json_reply({"id": one.id, "name": one.name, "type": one.type}, status=201)
+    async def add_field(self, request: DatasetRequest) -> Reply:
+        """Add a metadata field.
 
-    def _field(self, asked: Asked, dataset: Dataset) -> MetadataField:
-        found = next((one for one in dataset.settings.fields if one.id == asked.names["field"]), None)
-        if found is None:
+        Raises NotFoundError, ServiceError.
+        """
+        dataset = await request.dataset()
+        name = _field_name(request.body, dataset)
+        field_type = request.body.get("type")
+        if field_type not in ("string", "number", "time"):
+            raise ServiceError(
+                400, "invalid_param", "type must be string, number or time"
+            )
+        field = MetadataField(id=new_uuid(), name=name, type=field_type)
+        await self._store_fields(request, dataset, [*dataset.settings.fields, field])
+        return json_reply(
+            {"id": field.id, "name": field.name, "type": field.type}, status=201
+        )
+
+    def _field(self, request: DatasetRequest, dataset: Dataset) -> MetadataField:
+        """Return the field of the request's path.
+
+        Raises ServiceError.
+        """
+        match = next(
+            (
+                field
+                for field in dataset.settings.fields
+                if field.id == request.names["field"]
+            ),
+            None,
+        )
+        if match is None:
             raise ServiceError(404, "not_found", "Metadata not found.")
-        return found
+        return match
 
-    async def rename_field(self, asked: Asked) -> Reply:
-        dataset = await asked.dataset()
-        one, name = self._field(asked, dataset), _field_name(asked.body, dataset)
-        await self._rewritten(asked, dataset, one.name, name)
-        renamed = msgspec.structs.replace(one, name=name)
-        fields = [renamed if each.id == one.id else each for each in dataset.settings.fields]
-        await self._with_fields(asked, dataset, fields)
-        return json_reply({"id": one.id, "name": name, "type": one.type})
+    async def rename_field(self, request: DatasetRequest) -> Reply:
+        """Rename a field, and its values in all documents.
 
-    async def delete_field(self, asked: Asked) -> Reply:
-        dataset = await asked.dataset()
-        one = self._field(asked, dataset)
-        await self._rewritten(asked, dataset, one.name, None)
-        await self._with_fields(asked, dataset, [each for each in dataset.settings.fields if each.id != one.id])
+        Raises NotFoundError, ServiceError.
+        """
+        dataset = await request.dataset()
+        field, name = self._field(request, dataset), _field_name(request.body, dataset)
+        # Documents store values by name, so they have to be rewritten before the field
+        # is renamed.
+        await self._rename_values(request, dataset, field.name, name)
+        renamed = msgspec.structs.replace(field, name=name)
+        fields = [
+            renamed if existing.id == field.id else existing
+            for existing in dataset.settings.fields
+        ]
+        await self._store_fields(request, dataset, fields)
+        return json_reply({"id": field.id, "name": name, "type": field.type})
+
+    async def delete_field(self, request: DatasetRequest) -> Reply:
+        """Delete a field, and its values in all documents.
+
+        Raises NotFoundError, ServiceError.
+        """
+        dataset = await request.dataset()
+        field = self._field(request, dataset)
+        await self._rename_values(request, dataset, field.name, None)
+        await self._store_fields(
+            request,
+            dataset,
+            [
+                existing
+                for existing in dataset.settings.fields
+                if existing.id != field.id
+            ],
+        )
         return Reply(b"", status=204)
 
-    async def _rewritten(self, asked: Asked, dataset: Dataset, old: str, new: str | None) -> None:
-        """Documents' values under another name, or gone."""
-        stored = asked.datasets.stored
-        found, _ = await stored.documents.listed(asked.tenant, dataset.id, most=10_000_000)
-        for one in found:
-            if old in one.metadata:
+    async def _rename_values(
+        self, request: DatasetRequest, dataset: Dataset, old: str, new: str | None
+    ) -> None:
+        """Rename a metadata value in all documents; with `new` None, remove it."""
+        store = request.datasets.store
+        # The limit is larger than any dataset.
+        documents, _ = await store.documents.list_page(
+            request.tenant, dataset.id, limit=10_000_000
+        )
+        for document in documents:
+            if old in document.metadata:
                 metadata = {
-                    new if name == old else name: value for name, value in one.metadata.items() if new or name != old
+                    new if name == old else name: value
+                    for name, value in document.metadata.items()
+                    if new or name != old
                 }
-                await stored.library.describe(msgspec.structs.replace(one, metadata=metadata))
+                await store.library.update_description(
+                    msgspec.structs.replace(document, metadata=metadata)
+                )
 
-    async def built_in(self, asked: Asked) -> Reply:
-        await asked.dataset()
-        return json_reply({"fields": [{"name": name, "type": kind} for name, kind in BUILT_IN.items()]})
+    async def built_in(self, request: DatasetRequest) -> Reply:
+        """List the built-in metadata fields."""
+        # Only checks that the dataset exists.
+        await request.dataset()
+        return json_reply(
+            {
+                "fields": [
+                    {"name": name, "type": field_type}
+                    for name, field_type in BUILT_IN.items()
+                ]
+            }
+        )
 
-    async def set_built_in(self, asked: Asked) -> Reply:
-        dataset, action = await asked.dataset(), asked.names["action"]
+    async def set_built_in(self, request: DatasetRequest) -> Reply:
+        """Enable or disable the built-in metadata fields.
+
+        Raises NotFoundError, ServiceError.
+        """
+        dataset, action = await request.dataset(), request.names["action"]
         if action not in ("enable", "disable"):
-            raise ServiceError(400, "invalid_action", f"Invalid action: {action[:40]!r}")
-        settings = msgspec.structs.replace(dataset.settings, built_in_field_enabled=action == "enable")
-        await asked.datasets.stored.datasets.change(msgspec.structs.replace(dataset, settings=settings))
+            raise ServiceError(
+                400, "invalid_action", f"Invalid action: {action[:40]!r}"
+            )
+        settings = msgspec.structs.replace(
+            dataset.settings, built_in_field_enabled=action == "enable"
+        )
+        await request.datasets.store.datasets.update(
+            msgspec.structs.replace(dataset, settings=settings)
+        )
         return json_reply({"result": "success"})
 
-    async def set_metadata(self, asked: Asked) -> Reply:
-        dataset = await asked.dataset()
-        fields = {one.id: one for one in dataset.settings.fields}
-        stored = asked.datasets.stored
-        if not asked.body.get("operation_data"):
+    async def set_metadata(self, request: DatasetRequest) -> Reply:
+        """Set the metadata values of several documents.
+
+        Raises NotFoundError, ServiceError.
+        """
+        dataset = await request.dataset()
+        fields = {field.id: field for field in dataset.settings.fields}
+        store = request.datasets.store
+        if not request.body.get("operation_data"):
             raise ServiceError(400, "invalid_param", "operation_data is required")
-        for operation in few(list_of(asked.body, "operation_data"), _MOST_DOCUMENTS, "operation_data"):
+        # The documents are changed one after another; an error leaves the earlier ones
+        # changed.
+        for operation in limited_list(
+            list_of(request.body, "operation_data"), _MAX_DOCUMENTS, "operation_data"
+        ):
             if not isinstance(operation, dict):
-                raise ServiceError(400, "invalid_param", "operation_data is a list of objects")
-            document = await stored.documents.get(asked.tenant, dataset.id, str(operation.get("document_id")))
-            given: dict[str, Any] = {}
-            for one in few(list_of(operation, "metadata_list"), _MOST_FIELDS, "metadata_list"):
-                field = fields.get(str(one.get("id"))) if isinstance(one, dict) else None
+                raise ServiceError(
+                    400, "invalid_param", "operation_data is a list of objects"
+                )
+            document = await store.documents.get(
+                request.tenant, dataset.id, str(operation.get("document_id"))
+            )
+            new_values: dict[str, Any] = {}
+            for metadata_entry in limited_list(
+                list_of(operation, "metadata_list"), _MAX_FIELDS, "metadata_list"
+            ):
+                # A field is named by its id, because its name can change.
+                field = (
+                    fields.get(str(metadata_entry.get("id")))
+                    if isinstance(metadata_entry, dict)
+                    else None
+                )
                 if field is None:
                     raise ServiceError(
-                        400, "invalid_param", "metadata_list names a field that the dataset does not have"
+                        400,
+                        "invalid_param",
+                        "metadata_list names a field that the dataset does not have",
                     )
-                given[field.name] = one.get("value")
-            named = {one.name for one in dataset.settings.fields}
-            kept = (
-                document.metadata if operation.get("partial_update")
-                else {name: value for name, value in document.metadata.items() if name not in named}
-            )  # fmt: skip
-            await stored.library.describe(msgspec.structs.replace(document, metadata={**kept, **given}))
+                new_values[field.name] = metadata_entry.get("value")
+            field_names = {field.name for field in dataset.settings.fields}
+            # A full update removes the values of all known fields, but keeps values
+            # that belong to none.
+            remaining = (
+                document.metadata
+                if operation.get("partial_update")
+                else {
+                    name: value
+                    for name, value in document.metadata.items()
+                    if name not in field_names
+                }
+            )
+            await store.library.update_description(
+                msgspec.structs.replace(document, metadata={**remaining, **new_values})
+            )
         return json_reply({"result": "success"})
 
 
 def _field_name(body: JSON, dataset: Dataset) -> str:
+    """Return the field name of a request.
+
+    Raises ServiceError if it is empty, too long or already used.
+    """
     name = str(body.get("name") or "").strip()
     if not name or len(name) > 255:
-        raise ServiceError(400, "invalid_param", "Metadata name has 1 to 255 characters.")
+        raise ServiceError(
+            400, "invalid_param", "Metadata name has 1 to 255 characters."
+        )
     if name in BUILT_IN:
-        raise ServiceError(400, "invalid_param", "Metadata name already exists in Built-in fields.")
-    if any(one.name == name for one in dataset.settings.fields):
+        raise ServiceError(
+            400, "invalid_param", "Metadata name already exists in Built-in fields."
+        )
+    if any(field.name == name for field in dataset.settings.fields):
         raise ServiceError(400, "invalid_param", "Metadata name already exists.")
     return name

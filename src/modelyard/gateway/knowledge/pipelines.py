@@ -1,4 +1,5 @@
-"""`/v1/datasets/…/pipeline/…`: what a RAG pipeline takes, what its sources offer, and its runs."""
+"""`/v1/datasets/…/pipeline/…`: file upload, datasources and runs of a knowledge
+pipeline."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -9,118 +10,222 @@ from typing import Any
 from modelyard.base.errors import ModelyardError
 from modelyard.gateway.answers import plain_events
 from modelyard.gateway.http import Reply, StreamReply, json_reply, sse_reply
-from modelyard.gateway.knowledge.calls import Asked, file_of
-from modelyard.gateway.service.calls import ServiceError, error_document, list_of, mapping_of
+from modelyard.gateway.knowledge.calls import DatasetRequest, uploaded_file
+from modelyard.gateway.service.calls import (
+    ServiceError,
+    error_document,
+    list_of,
+    mapping_of,
+)
 from modelyard.gateway.service.events import ServiceEvents
-from modelyard.gateway.service.parts import fed
+from modelyard.gateway.service.parts import translate_events
 from modelyard.knowledge.entities import Dataset
 from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.services import upload_id
 
-_MOST_FILE = 15 << 20
+_MAX_FILE_BYTES = 15 << 20
 _USER = "dataset-api"
-"""Whose files and runs these are: keys of datasets name no user."""
+"""Owner of the files and runs: dataset keys have no user."""
 
 
 class PipelineCalls:
-    """Documents that come by a pipeline."""
+    """Routes for documents that a knowledge pipeline adds."""
 
-    async def upload(self, asked: Asked) -> Reply:
-        name, data = file_of(asked)
-        if len(data) > _MOST_FILE:
-            raise ServiceError(413, "file_too_large", f"File size exceeded: {_MOST_FILE >> 20} MB is the most.")
+    async def upload(self, request: DatasetRequest) -> Reply:
+        """Store a file for a pipeline run.
+
+        Raises ServiceError.
+        """
+        name, data = uploaded_file(request)
+        if len(data) > _MAX_FILE_BYTES:
+            raise ServiceError(
+                413,
+                "file_too_large",
+                f"File size exceeded: {_MAX_FILE_BYTES >> 20} MB is the most.",
+            )
+        # The type of a file is derived from its extension.
         if "." not in name.strip("."):
-            raise ServiceError(415, "unsupported_file_type", "File type not allowed: its name has no ending.")
-        stored = await asyncio.to_thread(asked.parts.files.add, asked.tenant, name, data, owner=_USER)
-        made = datetime.fromtimestamp(stored.created_at, UTC).isoformat()
-        return json_reply({
-            "id": upload_id(stored.id), "name": stored.name, "size": stored.size,
-            "extension": stored.extension.lstrip("."), "mime_type": stored.mime_type, "created_by": _USER,
-            "created_at": made,
-        }, status=201)  # fmt: skip
+            raise ServiceError(
+                415,
+                "unsupported_file_type",
+                "File type not allowed: its name has no ending.",
+            )
+        stored_file = await asyncio.to_thread(
+            request.parts.files.add, request.tenant, name, data, owner=_USER
+        )
+        created_at = datetime.fromtimestamp(stored_file.created_at, UTC).isoformat()
+        return json_reply(
+            {
+                "id": upload_id(stored_file.id),
+                "name": stored_file.name,
+                "size": stored_file.size,
+                "extension": stored_file.extension.lstrip("."),
+                "mime_type": stored_file.mime_type,
+                "created_by": _USER,
+                "created_at": created_at,
+            },
+            status=201,
+        )
 
-    async def sources(self, asked: Asked) -> Reply:
-        told = (asked.request.query("is_published") or "true").lower()
-        if told not in ("true", "false"):
-            raise ServiceError(400, "invalid_param", f"is_published must be true or false, not {told[:20]!r}")
-        is_draft = told == "false"
-        pipelines = asked.parts.pipelines
-        _, _, app = await pipelines.of(asked.tenant, asked.names["dataset"], is_draft=is_draft)
-        return json_reply(pipelines.sources(asked.tenant, app))
+    async def sources(self, request: DatasetRequest) -> Reply:
+        """List the datasource nodes of the pipeline; of the draft with
+        `is_published=false`.
 
-    async def browse(self, asked: Asked) -> StreamReply:
-        body = asked.body
-        pipelines = asked.parts.pipelines
-        _, _, app = await pipelines.of(asked.tenant, asked.names["dataset"], is_draft=_is_draft(body))
+        Raises NotFoundError, ServiceError.
+        """
+        published_option = (
+            request.http_request.query("is_published") or "true"
+        ).lower()
+        if published_option not in ("true", "false"):
+            raise ServiceError(
+                400,
+                "invalid_param",
+                f"is_published must be true or false, not {published_option[:20]!r}",
+            )
+        is_draft = published_option == "false"
+        pipelines = request.parts.pipelines
+        _, _, app = await pipelines.find_for_dataset(
+            request.tenant, request.names["dataset"], is_draft=is_draft
+        )
+        return json_reply(pipelines.sources(request.tenant, app))
+
+    async def browse(self, request: DatasetRequest) -> StreamReply:
+        """Run a datasource node to list its documents, and stream its events.
+
+        Raises NotFoundError, ServiceError.
+        """
+        body = request.body
+        pipelines = request.parts.pipelines
+        _, _, app = await pipelines.find_for_dataset(
+            request.tenant, request.names["dataset"], is_draft=_is_draft(body)
+        )
         events = pipelines.browse(
-            asked.tenant, app, asked.names["node"], _text(body, "datasource_type"), mapping_of(body, "inputs"),
-            str(body.get("credential_id") or ""), _USER,
-        )  # fmt: skip
+            request.tenant,
+            app,
+            request.names["node"],
+            _text(body, "datasource_type"),
+            mapping_of(body, "inputs"),
+            str(body.get("credential_id") or ""),
+            _USER,
+        )
 
-        async def pieces() -> AsyncGenerator[bytes, None]:
+        async def event_chunks() -> AsyncGenerator[bytes, None]:
+            """Yield the events as SSE."""
             async with aclosing(events):
-                async for one in events:
-                    yield plain_events(one)
+                async for event in events:
+                    yield plain_events(event)
 
-        return sse_reply(pieces(), _last_words)
+        return sse_reply(event_chunks(), _error_event)
 
-    async def run(self, asked: Asked) -> Reply | StreamReply:
-        body = asked.body
-        pipelines = asked.parts.pipelines
+    async def run(self, request: DatasetRequest) -> Reply | StreamReply:
+        """Run the pipeline, once for each document in `datasource_info_list`.
+
+        Returns a stream of events, or the documents after all runs have ended. Raises
+        NotFoundError, ServiceError.
+        """
+        body = request.body
+        pipelines = request.parts.pipelines
         mode = body.get("response_mode") or "blocking"
         if mode not in ("streaming", "blocking"):
-            raise ServiceError(400, "invalid_param", "response_mode must be streaming or blocking")
-        dataset, found, app = await pipelines.of(asked.tenant, asked.names["dataset"], is_draft=_is_draft(body))
+            raise ServiceError(
+                400, "invalid_param", "response_mode must be streaming or blocking"
+            )
+        dataset, app_record, app = await pipelines.find_for_dataset(
+            request.tenant, request.names["dataset"], is_draft=_is_draft(body)
+        )
         infos = list_of(body, "datasource_info_list")
-        if not all(isinstance(one, dict) for one in infos):
-            raise ServiceError(400, "invalid_param", "datasource_info_list must be a list of objects")
+        if not all(isinstance(info, dict) for info in infos):
+            raise ServiceError(
+                400, "invalid_param", "datasource_info_list must be a list of objects"
+            )
         started = await pipelines.run(
-            found, app, dataset, root=_text(body, "start_node_id"), kind=_text(body, "datasource_type"),
-            inputs=mapping_of(body, "inputs"), infos=infos, user=_USER, is_draft=_is_draft(body),
-        )  # fmt: skip
+            app_record,
+            app,
+            dataset,
+            root=_text(body, "start_node_id"),
+            source_type=_text(body, "datasource_type"),
+            inputs=mapping_of(body, "inputs"),
+            infos=infos,
+            user=_USER,
+            is_draft=_is_draft(body),
+        )
+        # The runs are independent of this request; streaming only follows them.
         if mode == "streaming":
-            return sse_reply(self._told(asked, started), _last_words)
-        return json_reply(await asked.request.while_here(self._whole(asked, dataset, started)))
+            return sse_reply(self._run_events(request, started), _error_event)
+        return json_reply(
+            await request.http_request.cancel_on_disconnect(
+                self._created_documents(request, dataset, started)
+            )
+        )
 
     @staticmethod
-    async def _told(asked: Asked, started: list[RunRecord]) -> AsyncGenerator[bytes, None]:
-        """One run's events after another's; the runs themselves go on side by side."""
-        runs = asked.parts.pipelines.runs
+    async def _run_events(
+        request: DatasetRequest, started: list[RunRecord]
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the events of one run after another. The runs themselves are
+        concurrent."""
+        runs = request.parts.pipelines.runs
         for run in started:
-            told = ServiceEvents(run)
-            async with aclosing(fed(runs, run, told)) as events:
-                async for one in events:
-                    yield plain_events(one)
+            translator = ServiceEvents(run)
+            async with aclosing(translate_events(runs, run, translator)) as events:
+                async for event in events:
+                    yield plain_events(event)
 
     @staticmethod
-    async def _whole(asked: Asked, dataset: Dataset, started: list[RunRecord]) -> JSON:
-        """The documents that the runs made, once all have ended. Raises ServiceError where none made any."""
-        runs, stored = asked.parts.pipelines.runs, asked.datasets.stored
-        ended = [await runs.ended(run.tenant, run.id) for run in started]
+    async def _created_documents(
+        request: DatasetRequest, dataset: Dataset, started: list[RunRecord]
+    ) -> JSON:
+        """Return the documents that the runs created, after all have ended.
+
+        Raises ServiceError if all failed.
+        """
+        runs, store = request.parts.pipelines.runs, request.datasets.store
+        ended = [await runs.wait_until_ended(run.tenant, run.id) for run in started]
+        # A partial failure is reported by the status of each document.
         if all(run.status is Status.FAILED for run in ended):
             raise ServiceError(500, "pipeline_run_error", ended[0].error)
         documents: list[JSON] = []
         for run in ended:
-            one = await stored.documents.get(run.tenant, dataset.id, str(run.system["document_id"]))
-            documents.append({
-                "id": one.id, "position": one.position, "name": one.name, "indexing_status": one.status.value,
-                "data_source_type": run.system["datasource_type"], "error": one.error or None,
-                "data_source_info": {key: value for key, value in one.source.items() if key != "kind"},
-                "enabled": one.is_enabled,
-            })  # fmt: skip
+            # Each run created its document before it started.
+            document = await store.documents.get(
+                run.tenant, dataset.id, str(run.system["document_id"])
+            )
+            documents.append(
+                {
+                    "id": document.id,
+                    "position": document.position,
+                    "name": document.name,
+                    "indexing_status": document.status.value,
+                    "data_source_type": run.system["datasource_type"],
+                    "error": document.error or None,
+                    # `kind` is an internal marker of the source.
+                    "data_source_info": {
+                        key: value
+                        for key, value in document.source.items()
+                        if key != "kind"
+                    },
+                    "enabled": document.is_enabled,
+                }
+            )
         return {
             "batch": ended[0].system["batch"],
             "dataset": {
-                "id": dataset.id, "name": dataset.name, "description": dataset.description,
+                "id": dataset.id,
+                "name": dataset.name,
+                "description": dataset.description,
                 "chunk_structure": dataset.settings.doc_form.value,
             },
             "documents": documents,
-        }  # fmt: skip
+        }
 
 
 def _text(body: JSON, name: str) -> str:
+    """Return a required text of the body.
+
+    Raises ServiceError.
+    """
     value: Any = body.get(name)
     if not isinstance(value, str) or not value:
         raise ServiceError(400, "invalid_param", f"{name} is required")
@@ -128,8 +233,11 @@ def _text(body: JSON, name: str) -> str:
 
 
 def _is_draft(body: JSON) -> bool:
+    """Return whether the request addresses the draft; the published version is the
+    default."""
     return body.get("is_published") is False
 
 
-def _last_words(error: ModelyardError) -> bytes:
+def _error_event(error: ModelyardError) -> bytes:
+    """Return the last event of a stream that failed."""
     return plain_events({"event": "error", **error_document(error)})

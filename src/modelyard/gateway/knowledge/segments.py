@@ -1,20 +1,21 @@
-"""Segments of a document, and the smaller pieces within them."""
+"""Segment routes: the segments of a document, and the child chunks of hierarchical
+segments."""
 
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from modelyard.base.fields import few
+from modelyard.base.fields import limited_list
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.knowledge import shapes
-from modelyard.gateway.knowledge.calls import Asked
+from modelyard.gateway.knowledge.calls import DatasetRequest
 from modelyard.gateway.service.calls import (
     ServiceError,
     list_of,
 )
 from modelyard.knowledge.entities import (
-    MOST_KEYWORDS,
+    MAX_KEYWORDS,
     Document,
     Segment,
 )
@@ -22,118 +23,246 @@ from modelyard.models.types import JSON
 
 
 class SegmentCalls:
-    """A document's segments and their children."""
+    """Routes for the segments of a document and their child chunks."""
 
-    async def _segment_shape(self, asked: Asked, one: Segment, document: Document) -> JSON:
+    async def _segment_view(
+        self, request: DatasetRequest, segment: Segment, document: Document
+    ) -> JSON:
+        """Return a segment in the API's format, with its children if the document is
+        hierarchical."""
         children = []
         if shapes.is_hierarchical(document):
-            children, _ = await asked.datasets.stored.segments.children(asked.tenant, one.id)
-        return shapes.segment_shape(one, children)
+            children, _ = await request.datasets.store.segments.list_children(
+                request.tenant, segment.id
+            )
+        return shapes.segment_view(segment, children)
 
-    async def segments(self, asked: Asked) -> Reply:
-        _, document = await asked.document()
-        page, limit = asked.number("page", 1, 100_000), asked.number("limit", 20)
-        found, total = await asked.datasets.stored.segments.listed(
-            asked.tenant, document.id, keyword=asked.request.query("keyword") or "", most=limit, skip=(page - 1) * limit
+    async def segments(self, request: DatasetRequest) -> Reply:
+        """List the segments of a document, filtered by keyword.
+
+        Raises NotFoundError, ServiceError.
+        """
+        _, document = await request.document()
+        page, limit = request.number("page", 1, 100_000), request.number("limit", 20)
+        segments, total = await request.datasets.store.segments.list_page(
+            request.tenant,
+            document.id,
+            keyword=request.http_request.query("keyword") or "",
+            limit=limit,
+            skip=(page - 1) * limit,
         )
-        data = [await self._segment_shape(asked, one, document) for one in found]
-        return json_reply({
-            "data": data, "doc_form": document.form.value, "total": total, "has_more": page * limit < total,
-            "limit": limit, "page": page,
-        })  # fmt: skip
+        data = [
+            await self._segment_view(request, segment, document) for segment in segments
+        ]
+        return json_reply(
+            {
+                "data": data,
+                "doc_form": document.form.value,
+                "total": total,
+                "has_more": page * limit < total,
+                "limit": limit,
+                "page": page,
+            }
+        )
 
-    async def add_segments(self, asked: Asked) -> Reply:
-        dataset, document = await asked.document()
-        given = list_of(asked.body, "segments")
-        if not given or not all(isinstance(one, dict) for one in given):
+    async def add_segments(self, request: DatasetRequest) -> Reply:
+        """Add segments to a document.
+
+        Raises NotFoundError, ServiceError.
+        """
+        dataset, document = await request.document()
+        segment_bodies = list_of(request.body, "segments")
+        if not segment_bodies or not all(
+            isinstance(segment_body, dict) for segment_body in segment_bodies
+        ):
             raise ServiceError(400, "invalid_param", "Segments is required")
-        made = await asked.datasets.segments.add(dataset, document, given)
-        data = [await self._segment_shape(asked, one, document) for one in made]
+        new_segments = await request.datasets.segments.add(
+            dataset, document, segment_bodies
+        )
+        data = [
+            await self._segment_view(request, segment, document)
+            for segment in new_segments
+        ]
         return json_reply({"data": data, "doc_form": document.form.value})
 
-    async def segment(self, asked: Asked) -> Reply:
-        _, document, segment = await asked.segment()
-        shape = await self._segment_shape(asked, segment, document)
+    async def segment(self, request: DatasetRequest) -> Reply:
+        """Return one segment.
+
+        Raises NotFoundError.
+        """
+        _, document, segment = await request.segment()
+        shape = await self._segment_view(request, segment, document)
         return json_reply({"data": shape, "doc_form": document.form.value})
 
-    async def change_segment(self, asked: Asked) -> Reply:
-        dataset, document, segment = await asked.segment()
-        given = asked.body.get("segment")
-        if not isinstance(given, dict):
+    async def change_segment(self, request: DatasetRequest) -> Reply:
+        """Change a segment. Fields that are left out keep their value.
+
+        Raises NotFoundError, ServiceError.
+        """
+        dataset, document, segment = await request.segment()
+        segment_body = request.body.get("segment")
+        if not isinstance(segment_body, dict):
             raise ServiceError(400, "invalid_param", "segment must be an object")
+        # Collect only what the request sets, so that everything else stays.
         changed: dict[str, Any] = {}
         for name in ("content", "answer", "summary"):
-            if given.get(name) is not None:
-                changed[name] = str(given[name])
-        if given.get("keywords") is not None:
-            changed["keywords"] = [str(one) for one in few(list_of(given, "keywords"), MOST_KEYWORDS, "keywords")]
-        if given.get("enabled") is not None:
-            changed["is_enabled"] = bool(given["enabled"])
+            if segment_body.get(name) is not None:
+                changed[name] = str(segment_body[name])
+        if segment_body.get("keywords") is not None:
+            changed["keywords"] = [
+                str(keyword)
+                for keyword in limited_list(
+                    list_of(segment_body, "keywords"), MAX_KEYWORDS, "keywords"
+                )
+            ]
+        if segment_body.get("enabled") is not None:
+            changed["is_enabled"] = bool(segment_body["enabled"])
         if "content" in changed and not changed["content"].strip():
             raise ServiceError(400, "invalid_param", "Content is empty")
+        # New content makes the old children wrong, so they are split again.
         splits = "content" in changed and changed["content"] != segment.content
-        one = await asked.datasets.segments.change(
-            dataset, document, msgspec.structs.replace(segment, **changed),
-            splits_anew=bool(given.get("regenerate_child_chunks")) or splits,
-        )  # fmt: skip
-        return json_reply({"data": await self._segment_shape(asked, one, document), "doc_form": document.form.value})
+        changed_segment = await request.datasets.segments.change(
+            dataset,
+            document,
+            msgspec.structs.replace(segment, **changed),
+            splits_anew=bool(segment_body.get("regenerate_child_chunks")) or splits,
+        )
+        return json_reply(
+            {
+                "data": await self._segment_view(request, changed_segment, document),
+                "doc_form": document.form.value,
+            }
+        )
 
-    async def delete_segment(self, asked: Asked) -> Reply:
-        _, _, segment = await asked.segment()
-        await asked.datasets.stored.publisher.delete_segment(segment)
+    async def delete_segment(self, request: DatasetRequest) -> Reply:
+        """Delete a segment.
+
+        Raises NotFoundError.
+        """
+        _, _, segment = await request.segment()
+        await request.datasets.store.publisher.delete_segment(segment)
         return Reply(b"", status=204)
 
-    async def children(self, asked: Asked) -> Reply:
-        _, _, segment = await asked.segment()
-        page, limit = asked.number("page", 1, 100_000), asked.number("limit", 20)
-        found, total = await asked.datasets.stored.segments.children(
-            asked.tenant, segment.id, keyword=asked.request.query("keyword") or "", most=limit, skip=(page - 1) * limit
-        )
-        return json_reply({
-            "data": [shapes.child_shape(one) for one in found], "total": total, "total_pages": -(-total // limit),
-            "page": page, "limit": limit,
-        })  # fmt: skip
+    async def children(self, request: DatasetRequest) -> Reply:
+        """List the child chunks of a segment, filtered by keyword.
 
-    def _content(self, asked: Asked) -> str:
-        content = asked.body.get("content")
+        Raises NotFoundError, ServiceError.
+        """
+        _, _, segment = await request.segment()
+        page, limit = request.number("page", 1, 100_000), request.number("limit", 20)
+        children, total = await request.datasets.store.segments.list_children(
+            request.tenant,
+            segment.id,
+            keyword=request.http_request.query("keyword") or "",
+            limit=limit,
+            skip=(page - 1) * limit,
+        )
+        return json_reply(
+            {
+                # The negated division rounds up.
+                "data": [shapes.child_view(child) for child in children],
+                "total": total,
+                "total_pages": -(-total // limit),
+                "page": page,
+                "limit": limit,
+            }
+        )
+
+    def _content(self, request: DatasetRequest) -> str:
+        """Return the content of a child chunk's request.
+
+        Raises ServiceError.
+        """
+        content = request.body.get("content")
         if not isinstance(content, str) or not content.strip():
             raise ServiceError(400, "invalid_param", "content is required")
         return content
 
-    async def _set_children(self, asked: Asked, change: Callable[[list[str]], None]) -> list[JSON]:
-        dataset, document, segment = await asked.segment()
+    async def _set_children(
+        self, request: DatasetRequest, change: Callable[[list[str]], None]
+    ) -> list[JSON]:
+        """Apply `change` to the contents of all children, and return the new children.
+
+        Raises NotFoundError, ServiceError if the document is not hierarchical.
+        """
+        dataset, document, segment = await request.segment()
         if not shapes.is_hierarchical(document):
-            raise ServiceError(400, "invalid_param", "only hierarchical documents have child chunks")
-        kept, _ = await asked.datasets.stored.segments.children(asked.tenant, segment.id)
-        contents = [one.content for one in kept]
+            raise ServiceError(
+                400, "invalid_param", "only hierarchical documents have child chunks"
+            )
+        # Children are stored and indexed as a whole, so a change replaces the complete
+        # list.
+        old_children, _ = await request.datasets.store.segments.list_children(
+            request.tenant, segment.id
+        )
+        contents = [child.content for child in old_children]
         change(contents)
-        await asked.datasets.segments.set_children(dataset, document, segment, contents)
-        found, _ = await asked.datasets.stored.segments.children(asked.tenant, segment.id)
-        return [shapes.child_shape(one) for one in found]
+        await request.datasets.segments.set_children(
+            dataset, document, segment, contents
+        )
+        new_children, _ = await request.datasets.store.segments.list_children(
+            request.tenant, segment.id
+        )
+        return [shapes.child_view(child) for child in new_children]
 
-    async def add_child(self, asked: Asked) -> Reply:
-        content = self._content(asked)
-        return json_reply({"data": (await self._set_children(asked, lambda kept: kept.append(content)))[-1]})
+    async def add_child(self, request: DatasetRequest) -> Reply:
+        """Add a child chunk at the end of a segment.
 
-    async def _place(self, asked: Asked) -> int:
-        _, _, segment = await asked.segment()
-        await asked.datasets.stored.segments.child(asked.tenant, segment.id, asked.names["child"])
-        kept, _ = await asked.datasets.stored.segments.children(asked.tenant, segment.id)
-        return next(at for at, one in enumerate(kept) if one.id == asked.names["child"])
+        Raises NotFoundError, ServiceError.
+        """
+        content = self._content(request)
+        return json_reply(
+            {
+                "data": (
+                    await self._set_children(
+                        request, lambda contents: contents.append(content)
+                    )
+                )[-1]
+            }
+        )
 
-    async def change_child(self, asked: Asked) -> Reply:
-        content, place = self._content(asked), await self._place(asked)
+    async def _child_index(self, request: DatasetRequest) -> int:
+        """Return the index of the child chunk of the path.
 
-        def change(kept: list[str]) -> None:
-            kept[place] = content
+        Raises NotFoundError.
+        """
+        _, _, segment = await request.segment()
+        # Only checks that the child exists; the list below is searched for its index.
+        await request.datasets.store.segments.get_child(
+            request.tenant, segment.id, request.names["child"]
+        )
+        children, _ = await request.datasets.store.segments.list_children(
+            request.tenant, segment.id
+        )
+        return next(
+            index
+            for index, child in enumerate(children)
+            if child.id == request.names["child"]
+        )
 
-        return json_reply({"data": (await self._set_children(asked, change))[place]})
+    async def change_child(self, request: DatasetRequest) -> Reply:
+        """Replace the content of a child chunk.
 
-    async def delete_child(self, asked: Asked) -> Reply:
-        place = await self._place(asked)
+        Raises NotFoundError, ServiceError.
+        """
+        content, index = self._content(request), await self._child_index(request)
 
-        def change(kept: list[str]) -> None:
-            del kept[place]
+        def change(contents: list[str]) -> None:
+            """Replace the content at the index."""
+            contents[index] = content
 
-        await self._set_children(asked, change)
+        return json_reply({"data": (await self._set_children(request, change))[index]})
+
+    async def delete_child(self, request: DatasetRequest) -> Reply:
+        """Delete a child chunk.
+
+        Raises NotFoundError, ServiceError.
+        """
+        index = await self._child_index(request)
+
+        def change(contents: list[str]) -> None:
+            """Remove the content at the index."""
+            del contents[index]
+
+        await self._set_children(request, change)
         return Reply(b"", status=204)

@@ -1,7 +1,7 @@
-"""Tags, and which datasets have them."""
+"""Tag routes: the tags of a tenant, and their datasets."""
 
 from modelyard.gateway.http import Reply, json_reply
-from modelyard.gateway.knowledge.calls import Asked
+from modelyard.gateway.knowledge.calls import DatasetRequest
 from modelyard.gateway.service.calls import (
     ServiceError,
     list_of,
@@ -11,57 +11,113 @@ from modelyard.models.types import JSON
 
 
 class TagCalls:
-    """A tenant's tags."""
+    """Routes for the tags of a tenant."""
 
-    async def add_tag(self, asked: Asked) -> Reply:
-        name = _tag_name(asked.body)
+    async def add_tag(self, request: DatasetRequest) -> Reply:
+        """Create a tag.
+
+        Raises ServiceError, also if the name is taken.
+        """
+        name = _tag_name(request.body)
         try:
-            made = await asked.datasets.stored.tags.add(asked.tenant, name)
+            tag_id = await request.datasets.store.tags.add(request.tenant, name)
         except ConflictError as error:
             raise ServiceError(400, "invalid_param", str(error)) from error
-        return json_reply({"id": made, "name": name, "type": "knowledge", "binding_count": "0"})
+        # `binding_count` is a string in this API.
+        return json_reply(
+            {"id": tag_id, "name": name, "type": "knowledge", "binding_count": "0"}
+        )
 
-    async def tags(self, asked: Asked) -> Reply:
-        rows = await asked.datasets.stored.tags.of(asked.tenant)
-        return json_reply([
-            {"id": row["id"], "name": row["name"], "type": "knowledge", "binding_count": str(row["count"])}
-            for row in rows
-        ])  # fmt: skip
+    async def tags(self, request: DatasetRequest) -> Reply:
+        """List the tags of the tenant with the number of datasets that have them."""
+        rows = await request.datasets.store.tags.list_all(request.tenant)
+        return json_reply(
+            [
+                {
+                    "id": row["id"],
+                    "name": row["name"],
+                    "type": "knowledge",
+                    "binding_count": str(row["count"]),
+                }
+                for row in rows
+            ]
+        )
 
-    async def rename_tag(self, asked: Asked) -> Reply:
-        name, tag = _tag_name(asked.body), str(asked.body.get("tag_id") or "")
-        stored = asked.datasets.stored
+    async def rename_tag(self, request: DatasetRequest) -> Reply:
+        """Rename a tag.
+
+        Raises NotFoundError, ServiceError.
+        """
+        name, tag = _tag_name(request.body), str(request.body.get("tag_id") or "")
+        store = request.datasets.store
         try:
-            await stored.tags.rename(asked.tenant, tag, name)
+            await store.tags.rename(request.tenant, tag, name)
         except ConflictError as error:
             raise ServiceError(400, "invalid_param", str(error)) from error
-        row = next(row for row in await stored.tags.of(asked.tenant) if row["id"] == tag)
-        return json_reply({"id": tag, "name": name, "type": "knowledge", "binding_count": str(row["count"])})
+        # Read the tag again for its count; `rename` has already checked that it exists.
+        row = next(
+            row for row in await store.tags.list_all(request.tenant) if row["id"] == tag
+        )
+        return json_reply(
+            {
+                "id": tag,
+                "name": name,
+                "type": "knowledge",
+                "binding_count": str(row["count"]),
+            }
+        )
 
-    async def delete_tag(self, asked: Asked) -> Reply:
-        await asked.datasets.stored.tags.delete(asked.tenant, str(asked.body.get("tag_id") or ""))
+    async def delete_tag(self, request: DatasetRequest) -> Reply:
+        """Delete a tag.
+
+        Raises NotFoundError.
+        """
+        await request.datasets.store.tags.delete(
+            request.tenant, str(request.body.get("tag_id") or "")
+        )
         return Reply(b"", status=204)
 
-    async def bind(self, asked: Asked) -> Reply:
-        return await self._bound(asked, is_on=True)
+    async def bind(self, request: DatasetRequest) -> Reply:
+        """Add tags to a dataset."""
+        return await self._set_bindings(request, is_on=True)
 
-    async def unbind(self, asked: Asked) -> Reply:
-        return await self._bound(asked, is_on=False)
+    async def unbind(self, request: DatasetRequest) -> Reply:
+        """Remove tags from a dataset."""
+        return await self._set_bindings(request, is_on=False)
 
-    async def _bound(self, asked: Asked, *, is_on: bool) -> Reply:
-        tags = [str(one) for one in list_of(asked.body, "tag_ids")]
-        if asked.body.get("tag_id"):
-            tags.append(str(asked.body["tag_id"]))
-        await asked.datasets.stored.tags.bind(asked.tenant, str(asked.body.get("target_id") or ""), tags, is_on=is_on)
+    async def _set_bindings(self, request: DatasetRequest, *, is_on: bool) -> Reply:
+        """Add or remove tags of a dataset."""
+        tags = [str(tag_id) for tag_id in list_of(request.body, "tag_ids")]
+        # Clients send a list or, in older versions, a single tag.
+        if request.body.get("tag_id"):
+            tags.append(str(request.body["tag_id"]))
+        await request.datasets.store.tags.bind(
+            request.tenant, str(request.body.get("target_id") or ""), tags, is_on=is_on
+        )
         return Reply(b"", status=204)
 
-    async def tags_of(self, asked: Asked) -> Reply:
-        dataset = await asked.dataset()
-        rows = (await asked.datasets.stored.tags.bindings(asked.tenant)).get(dataset.id, [])
-        return json_reply({"data": [{"id": row["tag"], "name": row["name"]} for row in rows], "total": len(rows)})
+    async def tags_of(self, request: DatasetRequest) -> Reply:
+        """List the tags of a dataset.
+
+        Raises NotFoundError.
+        """
+        dataset = await request.dataset()
+        rows = (await request.datasets.store.tags.bindings(request.tenant)).get(
+            dataset.id, []
+        )
+        return json_reply(
+            {
+                "data": [{"id": row["tag"], "name": row["name"]} for row in rows],
+                "total": len(rows),
+            }
+        )
 
 
 def _tag_name(body: JSON) -> str:
+    """Return the tag name of a request.
+
+    Raises ServiceError.
+    """
     name = str(body.get("name") or "").strip()
     if not 1 <= len(name) <= 50:
         raise ServiceError(400, "invalid_param", "a tag's name has 1 to 50 characters")

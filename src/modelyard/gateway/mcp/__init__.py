@@ -1,1 +1,1 @@
-"""Tools over the Model Context Protocol."""
+"""Model Context Protocol server for a tenant's tools."""

@@ -1,6 +1,8 @@
-"""POST /mcp: a tenant's tools, apps and datasets for clients that speak the Model Context Protocol.
+"""POST /mcp: a tenant's tools, apps and datasets for MCP clients, over the Streamable
+HTTP transport.
 
-Nothing is kept between requests, in any revision: any process answers any of them. `?tools=a,b` offers only those.
+The server is stateless in all protocol revisions, so any process can answer any
+request. `?tools=a,b` offers only those tools.
 """
 
 import asyncio
@@ -12,65 +14,102 @@ from typing import Any
 
 from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
-from modelyard.gateway.http import Reply, Request, StreamReply, encode, json_reply, sse_reply
+from modelyard.gateway.http import (
+    Reply,
+    Request,
+    StreamReply,
+    encode,
+    json_reply,
+    sse_reply,
+)
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.mcp import protocol
-from modelyard.tools.mcp.server import McpServer, Offer
+from modelyard.tools.mcp.server import McpServer, ServerCatalog
 
-OfferOf = Callable[[str, Sequence[str]], Awaitable[Offer]]
-"""(tenant, names of tools; none for all) → what its clients may see."""
+FindCatalog = Callable[[str, Sequence[str]], Awaitable[ServerCatalog]]
+"""(tenant, tool names; empty for all) → the catalog for its clients."""
 _PING_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """POST /mcp: answer one JSON-RPC message, as JSON or as an event stream."""
+
     server: McpServer
-    offer: OfferOf
+    offer: FindCatalog
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         data = await request.body()
         try:
             message: Any = decode_body(data)
         except BodyError:
-            return json_reply(protocol.error_of(None, protocol.PARSE_ERROR, "the body is no JSON"), status=400)
+            # JSON-RPC requires an error with a null id if the request cannot be parsed.
+            return json_reply(
+                protocol.error_of(None, protocol.PARSE_ERROR, "the body is no JSON"),
+                status=400,
+            )
         headers = {
             name: value
             for name in ("mcp-protocol-version", "mcp-method", "mcp-name")
             if (value := request.header(name.encode())) is not None
         }
-        chosen = [one.strip() for one in (request.query("tools") or "").split(",") if one.strip()]
+        tool_names = [
+            tool_name.strip()
+            for tool_name in (request.query("tools") or "").split(",")
+            if tool_name.strip()
+        ]
         caller = request.caller
-        context = ToolContext(tenant=caller.tenant, user=caller.user or "", app="mcp", key=request.id)
+        context = ToolContext(
+            tenant=caller.tenant, user=caller.user or "", app="mcp", key=request.id
+        )
 
-        async def offer() -> Offer:
-            return await self.offer(caller.tenant, chosen)
+        async def offer() -> ServerCatalog:
+            """Return the catalog. Called only by the methods that need it."""
+            return await self.offer(caller.tenant, tool_names)
 
+        # Progress notifications need a stream; all other answers are one JSON document.
         if _wants_stream(message, request):
-            return sse_reply(self._stream(message, offer, context, headers), partial(_last_words, message))
-        answered = await request.while_here(self.server.answer(message, offer, context, headers=headers))
+            return sse_reply(
+                self._stream(message, offer, context, headers),
+                partial(_error_event, message),
+            )
+        answered = await request.cancel_on_disconnect(
+            self.server.answer(message, offer, context, headers=headers)
+        )
+        # Notifications have no answer; the transport requires 202 for them.
         if answered is None:
             return Reply(b"", status=202)
         is_modern = headers.get("mcp-protocol-version") == protocol.MODERN
+        # The modern revision has HTTP statuses for errors; older clients expect 200.
         status = 200
         if "error" in answered and (is_modern or answered.get("id") is None):
             status = protocol.STATUS.get(answered["error"]["code"], 200)
         return json_reply(answered, status=status)
 
     async def _stream(
-        self, message: Any, offer: Callable[[], Awaitable[Offer]], context: ToolContext, headers: Mapping[str, str]
+        self,
+        message: Any,
+        offer: Callable[[], Awaitable[ServerCatalog]],
+        context: ToolContext,
+        headers: Mapping[str, str],
     ) -> AsyncGenerator[bytes, None]:
-        """Progress as it is made, then the answer."""
+        """Yield the progress notifications of a tool call, then its answer."""
         queue: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue()
 
-        async def notify(one: Mapping[str, Any]) -> None:
-            queue.put_nowait(one)
+        async def notify(notification: Mapping[str, Any]) -> None:
+            """Queue a notification for the client."""
+            queue.put_nowait(notification)
 
         async def work() -> None:
+            """Run the call and queue its answer; None marks the end."""
             try:
-                answered = await self.server.answer(message, offer, context, headers=headers, notify=notify)
+                answered = await self.server.answer(
+                    message, offer, context, headers=headers, notify=notify
+                )
                 if answered is not None:
                     queue.put_nowait(answered)
             finally:
+                # Also after an error, so that the loop below always ends.
                 queue.put_nowait(None)
 
         task = asyncio.ensure_future(work())
@@ -78,27 +117,35 @@ class Route:
             while True:
                 try:
                     async with asyncio.timeout(_PING_SECONDS):
-                        one = await queue.get()
+                        event = await queue.get()
                 except TimeoutError:
+                    # A comment keeps proxies from closing the idle connection.
                     yield b": ping\n\n"
                     continue
-                if one is None:
+                if event is None:
                     return
-                yield b"event: message\ndata: " + encode(dict(one)) + b"\n\n"
+                yield b"event: message\ndata: " + encode(dict(event)) + b"\n\n"
         finally:
+            # The client disconnected, or the call has ended: in both cases the task
+            # must not stay.
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
 
 
-def _last_words(message: Mapping[str, Any], error: ModelyardError) -> bytes:
+def _error_event(message: Mapping[str, Any], error: ModelyardError) -> bytes:
+    """Return the last event of a stream that failed: a JSON-RPC internal error."""
     document = protocol.error_of(message.get("id"), protocol.INTERNAL_ERROR, str(error))
     return b"event: message\ndata: " + encode(document) + b"\n\n"
 
 
 def _wants_stream(message: Any, request: Request) -> bool:
-    """Whether progress is asked for, and can be shown."""
-    if not isinstance(message, Mapping) or message.get("method") != "tools/call" or "id" not in message:
+    """Return whether the client requests progress and accepts an event stream."""
+    if (
+        not isinstance(message, Mapping)
+        or message.get("method") != "tools/call"
+        or "id" not in message
+    ):
         return False
     params = message.get("params")
     meta = params.get("_meta") if isinstance(params, Mapping) else None

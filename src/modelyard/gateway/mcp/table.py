@@ -1,27 +1,32 @@
-"""Tools over the Model Context Protocol: where, and for whom."""
+"""Route table of the MCP server."""
 
 from modelyard.gateway.errors import OPENAI
-from modelyard.gateway.mcp.streamable_http import OfferOf, Route
-from modelyard.gateway.table import DEVELOPER, Api, Query, Row, Schema, whole_or_events
+from modelyard.gateway.mcp.streamable_http import FindCatalog, Route
+from modelyard.gateway.table import DEVELOPER, Api, Query, Row, Schema, json_or_events
 from modelyard.tools.mcp.server import McpServer
 
 _MESSAGE = {
     "type": "object",
     "required": ["jsonrpc"],
-    "properties": {"jsonrpc": {"const": "2.0"}, "id": {}, "method": {"type": "string"}, "error": {"type": "object"}},
+    "properties": {
+        "jsonrpc": {"const": "2.0"},
+        "id": {},
+        "method": {"type": "string"},
+        "error": {"type": "object"},
+    },
 }
-"""A message of JSON-RPC 2.0; the protocol says what is in it."""
+"""A JSON-RPC 2.0 message. The protocol itself defines its content."""
 
 
-def api(server: McpServer, offer: OfferOf) -> Api:
-    """`offer`: what a tenant's clients see."""
+def api(server: McpServer, offer: FindCatalog) -> Api:
+    """Return the MCP API. `offer` returns the catalog of a tenant."""
     rows = (
-        Row(method="POST", path="/mcp", auth=DEVELOPER, handler=Route(server, offer), takes=Schema(_MESSAGE),
-            answer=whole_or_events(_MESSAGE), other_statuses=(202,), errors=(400, 404),
+        Row(method="POST", path="/mcp", auth=DEVELOPER, handler=Route(server, offer),
+            takes=Schema(_MESSAGE), answer=json_or_events(_MESSAGE), other_statuses=(202,),
+            errors=(400, 404),
             query=(Query("tools", "Offer only these tools; names joined by commas."),),
             summary="Send a message of the Model Context Protocol."),
     )  # fmt: skip
-    return Api(
-        name="mcp", title="Model Context Protocol", about="A tenant's tools, apps and datasets, for MCP clients.",
-        prefixes=("/mcp",), errors=OPENAI, rows=rows,
-    )  # fmt: skip
+    return Api(name="mcp", title="Model Context Protocol",
+               about="A tenant's tools, apps and datasets, for MCP clients.", prefixes=("/mcp",),
+               errors=OPENAI, rows=rows)  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.base.fields import need, wrong
+from modelyard.base.fields import invalid_field, required_field
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, Request, StreamReply, audio_reply, json_reply
 from modelyard.models.tts import AUDIO_TYPES, TTSRequest
@@ -21,38 +21,71 @@ _FORM = "send the recording as multipart/form-data, with fields 'file' and 'mode
 
 @dataclass(frozen=True, slots=True)
 class SpeechRoute:
+    """POST /v1/audio/speech: convert text to speech, streamed."""
+
     manager: ModelManager
 
     async def __call__(self, request: Request) -> StreamReply:
         body = await request.json()
-        asked = openai_audio.parse_speech_request(body)
-        instance = request.find(self.manager, need(body, "model", str), ModelType.TTS)
-        return audio_reply(_pieces(instance, asked), AUDIO_TYPES[asked.format])
+        speech_request = openai_audio.parse_speech_request(body)
+        instance = request.find(
+            self.manager, required_field(body, "model", str), ModelType.TTS
+        )
+        return audio_reply(
+            _audio_chunks(instance, speech_request), AUDIO_TYPES[speech_request.format]
+        )
 
 
-async def _pieces(instance: ModelInstance, asked: TTSRequest) -> AsyncGenerator[bytes, None]:
-    async with aclosing(instance.invoke_tts(asked)) as chunks:
+async def _audio_chunks(
+    instance: ModelInstance, speech_request: TTSRequest
+) -> AsyncGenerator[bytes, None]:
+    """Yield the audio chunks."""
+    async with aclosing(instance.invoke_tts(speech_request)) as chunks:
         async for chunk in chunks:
+            # Chunks without audio carry only usage.
             if chunk.audio:
                 yield chunk.audio
 
 
 @dataclass(frozen=True, slots=True)
 class TranscriptionRoute:
+    """POST /v1/audio/transcriptions and, with the task `translate`,
+    /v1/audio/translations."""
+
     manager: ModelManager
     task: str = "transcribe"
 
     async def __call__(self, request: Request) -> Reply:
-        form = parse_form(request.header(b"content-type") or "", await request.body(), wanted=_FORM)
+        form = parse_form(
+            request.header(b"content-type") or "",
+            await request.body(),
+            error_message=_FORM,
+        )
         if form.file is None:
-            raise InvokeBadRequestError("'file' is required: the recording, as a file of the form", param="file")
-        asked = openai_audio.parse_transcription_request(form.fields, form.file, form.filename)
+            raise InvokeBadRequestError(
+                "'file' is required: the recording, as a file of the form", param="file"
+            )
+        transcription_request = openai_audio.parse_transcription_request(
+            form.fields, form.file, form.filename
+        )
         if not form.fields.get("model"):
-            raise wrong("model", None, "a model's name")
-        instance = request.find(self.manager, form.fields["model"], ModelType.SPEECH2TEXT)
-        asked = msgspec.structs.replace(asked, task=self.task)
-        result = await request.while_here(instance.invoke_speech2text(asked))
-        said = openai_audio.dump_transcription_result(result, form.fields.get("response_format") or "json")
-        if isinstance(said, str):
-            return Reply(said.encode(), content_type=b"text/plain; charset=utf-8")
-        return json_reply(said)
+            raise invalid_field("model", None, "a model's name")
+        instance = request.find(
+            self.manager, form.fields["model"], ModelType.SPEECH2TEXT
+        )
+        # The task depends on the path, not on the request.
+        transcription_request = msgspec.structs.replace(
+            transcription_request, task=self.task
+        )
+        result = await request.cancel_on_disconnect(
+            instance.invoke_speech2text(transcription_request)
+        )
+        transcription = openai_audio.dump_transcription_result(
+            result, form.fields.get("response_format") or "json"
+        )
+        # The formats text, srt and vtt are plain text.
+        if isinstance(transcription, str):
+            return Reply(
+                transcription.encode(), content_type=b"text/plain; charset=utf-8"
+            )
+        return json_reply(transcription)

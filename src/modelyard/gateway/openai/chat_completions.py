@@ -1,14 +1,28 @@
-"""POST /v1/chat/completions, whole and streamed."""
+"""POST /v1/chat/completions, complete and streamed."""
 
 from dataclasses import dataclass
 from functools import partial
 
 from modelyard.base.clock import Clock
-from modelyard.base.fields import may, need
-from modelyard.gateway.answers import UNSUPPORTED, passed_on, plain_events, prepared, streamed, whole
-from modelyard.gateway.http import SSE_DONE, Reply, Request, StreamReply, json_reply, read_json
+from modelyard.base.fields import optional_field, required_field
+from modelyard.gateway.answers import (
+    UNSUPPORTED,
+    complete_response,
+    passthrough_response,
+    plain_events,
+    prepare_request,
+    stream_response,
+)
+from modelyard.gateway.http import (
+    SSE_DONE,
+    Reply,
+    Request,
+    StreamReply,
+    json_reply,
+    read_json,
+)
 from modelyard.models.types import ModelType
-from modelyard.models.verbatim import VerbatimRequest
+from modelyard.models.verbatim import PassthroughRequest
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.wire import openai_chat, openai_verbatim
@@ -16,36 +30,74 @@ from modelyard.wire import openai_chat, openai_verbatim
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """POST /v1/chat/completions: answer a chat.
+
+    A request is passed through unparsed if the provider speaks the same format.
+    """
+
     manager: ModelManager
     clock: Clock
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         data = await request.body()
-        glimpsed = openai_verbatim.glance_request(data, openai_chat.parse_request)
+        # The fast path: read only what routing needs, and pass the body through
+        # unchanged.
+        glimpsed = openai_verbatim.peek_request(data, openai_chat.parse_request)
+        # With the header, unsupported parameters must be found, which needs a parsed
+        # request.
         if glimpsed is not None and request.header(UNSUPPORTED) is None:
             name, plain = glimpsed
             instance = request.find(self.manager, name, ModelType.LLM)
-            if instance.passes_on(plain):
-                return await self._passed_on(request, instance, plain)
+            if instance.can_pass_through(plain):
+                return await self._passthrough(request, instance, plain)
         body = read_json(data)
-        asked = openai_chat.parse_request(body)
-        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
-        asked, headers = prepared(request, instance, asked)
-        if not asked.stream:
-            result = await whole(request, instance, asked, self.clock, prefix="chatcmpl")
+        chat_request = openai_chat.parse_request(body)
+        instance = request.find(
+            self.manager, required_field(body, "model", str), ModelType.LLM
+        )
+        chat_request, headers = prepare_request(request, instance, chat_request)
+        if not chat_request.stream:
+            result = await complete_response(
+                request, instance, chat_request, self.clock, prefix="chatcmpl"
+            )
             return json_reply(openai_chat.dump_result(result), headers=headers)
-        include_usage = bool((may(body, "stream_options", dict) or {}).get("include_usage"))
-        return streamed(
-            instance, asked, self.clock, partial(openai_chat.StreamDumper, include_usage=include_usage),
-            prefix="chatcmpl", frame=plain_events, shape="openai", headers=headers, last=SSE_DONE,
-        )  # fmt: skip
+        # OpenAI sends usage in a stream only on request.
+        include_usage = bool(
+            (optional_field(body, "stream_options", dict) or {}).get("include_usage")
+        )
+        return stream_response(
+            instance,
+            chat_request,
+            self.clock,
+            partial(openai_chat.StreamDumper, include_usage=include_usage),
+            prefix="chatcmpl",
+            frame=plain_events,
+            shape="openai",
+            headers=headers,
+            last=SSE_DONE,
+        )
 
-    async def _passed_on(
-        self, request: Request, instance: ModelInstance, asked: VerbatimRequest
+    async def _passthrough(
+        self,
+        request: Request,
+        instance: ModelInstance,
+        verbatim_request: PassthroughRequest,
     ) -> Reply | StreamReply:
-        if not asked.stream:
-            return await passed_on(request, instance, asked, self.clock, openai_chat.dump_result)
-        return streamed(
-            instance, asked, self.clock, partial(openai_chat.StreamDumper, include_usage=asked.wants_usage),
-            prefix="chatcmpl", frame=plain_events, shape="openai", headers={}, last=SSE_DONE,
-        )  # fmt: skip
+        """Pass a request through to the provider, complete or streamed."""
+        if not verbatim_request.stream:
+            return await passthrough_response(
+                request, instance, verbatim_request, self.clock, openai_chat.dump_result
+            )
+        return stream_response(
+            instance,
+            verbatim_request,
+            self.clock,
+            partial(
+                openai_chat.StreamDumper, include_usage=verbatim_request.wants_usage
+            ),
+            prefix="chatcmpl",
+            frame=plain_events,
+            shape="openai",
+            headers={},
+            last=SSE_DONE,
+        )

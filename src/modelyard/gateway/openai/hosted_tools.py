@@ -1,8 +1,10 @@
-"""The Responses API's hosted tools for models whose provider runs none: ours take their place.
+"""Hosted tools of the Responses API, run by this server for models whose provider has
+none.
 
-`code_interpreter` is code in the jail, `file_search` a search in the tenant's datasets, `mcp` a server that the tenant
-has registered, `web_search` the tenant's tool of that name. What the model asks of them is done here, turn after turn,
-until it answers or asks for a function of the caller's.
+`code_interpreter` runs code in the sandbox, `file_search` searches the tenant's
+datasets, `mcp` calls a server that the tenant registered, and `web_search` calls the
+tenant's tool of that name. The server executes the model's calls turn after turn, until
+the model answers or calls a function of the client.
 """
 
 import asyncio
@@ -15,9 +17,16 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
-from modelyard.base.fields import may, need
+from modelyard.base.fields import optional_field, required_field
 from modelyard.base.ids import new_id
-from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, LLMResultChunkDelta, LLMUsage, fold
+from modelyard.models.llm import (
+    LLMRequest,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+    LLMUsage,
+    fold,
+)
 from modelyard.models.messages import (
     AnyPromptMessage,
     AssistantPromptMessage,
@@ -27,266 +36,467 @@ from modelyard.models.messages import (
     ToolPromptMessage,
 )
 from modelyard.models.types import JSON
-from modelyard.models.verbatim import VerbatimRequest
+from modelyard.models.verbatim import PassthroughRequest
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.tools.entities import Tool, ToolContext, ToolError
-from modelyard.tools.manager import Bound, Observation, ToolManager, ToolRef
-from modelyard.tools.observation import cut
+from modelyard.tools.manager import BoundTool, Observation, ToolManager, ToolRef
+from modelyard.tools.observation import truncate_middle
 from modelyard.wire.openai_responses import FORMAT
 
 FindTool = Callable[[str, str], Awaitable[Tool]]
-"""(tenant, `provider/name`, `kind:provider/name` or `dataset:NAME`) → the tool. Raises ToolNotFoundError."""
-_ROUNDS = 10
-_MOST_CALLS = 64
-_MOST_TEXT = 20_000
-"""Characters of a result that the model is told."""
-_SEARCHES = ("web_search", "web_search_preview", "web_search_2025_08_26", "web_search_preview_2025_03_11")
-KINDS = ("code_interpreter", "file_search", "mcp", *_SEARCHES)
+"""(tenant, `provider/name`, `kind:provider/name` or `dataset:NAME`) → the tool. Raises
+ToolNotFoundError."""
+_MAX_TURNS = 10
+_MAX_CALLS = 64
+_MAX_RESULT_CHARS = 20_000
+"""Maximum length of a tool result for the model, in characters."""
+# OpenAI has renamed web search several times; clients use all of the names.
+_SEARCHES = (
+    "web_search",
+    "web_search_preview",
+    "web_search_2025_08_26",
+    "web_search_preview_2025_03_11",
+)
+HOSTED_TYPES = ("code_interpreter", "file_search", "mcp", *_SEARCHES)
 
 
 @dataclass
-class Hosted:
-    """What one request has of them: the name that the model knows → the tool, and how its calls are shown."""
+class HostedToolSet:
+    """The hosted tools of one request: tool name → the tool, and tool name → its
+    declaration in the request."""
 
     tools: dict[str, Tool] = field(default_factory=dict[str, Tool])
     kinds: dict[str, JSON] = field(default_factory=dict[str, JSON])
-    most_calls: int = _MOST_CALLS
+    most_calls: int = _MAX_CALLS
 
 
 class HostedTools:
+    """Replaces the hosted tools of requests by tools of this server."""
+
     def __init__(self, manager: ToolManager, find: FindTool) -> None:
         self.manager = manager
         self._find = find
 
-    def wanted(self, instance: ModelInstance, asked: LLMRequest) -> bool:
-        """Whether the request names hosted tools, and its model's provider has none."""
-        return any(one.type in KINDS for one in asked.tools) and not instance.speaks(FORMAT)
+    def is_needed(self, instance: ModelInstance, chat_request: LLMRequest) -> bool:
+        """Return whether the request declares hosted tools that the model's provider
+        does not run itself."""
+        return any(
+            tool.type in HOSTED_TYPES for tool in chat_request.tools
+        ) and not instance.supports_wire_format(FORMAT)
 
-    async def prepare(self, tenant: str, asked: LLMRequest, most_calls: int | None) -> tuple[LLMRequest, Hosted]:
-        """The request with functions in the place of hosted tools. Raises InvokeBadRequestError."""
-        found = Hosted(most_calls=_MOST_CALLS if most_calls is None else min(most_calls, _MOST_CALLS))
+    async def prepare(
+        self, tenant: str, chat_request: LLMRequest, max_calls: int | None
+    ) -> tuple[LLMRequest, HostedToolSet]:
+        """Return the request with functions instead of hosted tools, and the tools
+        behind them.
+
+        Raises InvokeBadRequestError.
+        """
+        # The client may lower the limit of calls, but not raise it.
+        hosted = HostedToolSet(
+            most_calls=_MAX_CALLS if max_calls is None else min(max_calls, _MAX_CALLS)
+        )
         tools: list[PromptMessageTool] = []
-        for one in asked.tools:
-            if one.type not in KINDS:
-                tools.append(one)
+        for declared_tool in chat_request.tools:
+            if declared_tool.type not in HOSTED_TYPES:
+                tools.append(declared_tool)
                 continue
             try:
-                ours = await self._ours(tenant, one.extra.get(FORMAT, {}))
+                local_tools = await self._local_implementation(
+                    tenant, declared_tool.extra.get(FORMAT, {})
+                )
             except (ToolError, NotFoundError) as error:
-                raise InvokeBadRequestError(f"{one.type}: {error}", param="tools") from error
-            for tool, kind in ours:
-                found.tools[tool.name] = tool
-                found.kinds[tool.name] = kind
-                tools.append(PromptMessageTool(
-                    name=tool.name, description=tool.entity.description, parameters=dict(tool.schema)
-                ))  # fmt: skip
-        return msgspec.structs.replace(asked, tools=tools), found
+                raise InvokeBadRequestError(
+                    f"{declared_tool.type}: {error}", param="tools"
+                ) from error
+            for tool, declaration in local_tools:
+                hosted.tools[tool.name] = tool
+                hosted.kinds[tool.name] = declaration
+                # To the model a hosted tool is an ordinary function.
+                tools.append(
+                    PromptMessageTool(
+                        name=tool.name,
+                        description=tool.entity.description,
+                        parameters=dict(tool.schema),
+                    )
+                )
+        return msgspec.structs.replace(chat_request, tools=tools), hosted
 
-    async def _ours(self, tenant: str, given: JSON) -> list[tuple[Tool, JSON]]:
-        match given.get("type"):
+    async def _local_implementation(
+        self, tenant: str, declaration: JSON
+    ) -> list[tuple[Tool, JSON]]:
+        """Return the local tools for one declaration.
+
+        Raises InvokeBadRequestError, ToolError, NotFoundError.
+        """
+        match declaration.get("type"):
             case "code_interpreter":
-                return [(_named(await self._find(tenant, "code/python"), "code_interpreter"), given)]
+                return [
+                    (
+                        _with_alias(
+                            await self._find(tenant, "code/python"), "code_interpreter"
+                        ),
+                        declaration,
+                    )
+                ]
             case "file_search":
-                return await self._datasets(tenant, given)
+                return await self._dataset_tools(tenant, declaration)
             case "mcp":
-                return await self._server(tenant, given)
+                return await self._mcp_tools(tenant, declaration)
             case _:
-                return [(_named(await self._find(tenant, "web_search"), "web_search"), given)]
+                return [
+                    (
+                        _with_alias(
+                            await self._find(tenant, "web_search"), "web_search"
+                        ),
+                        declaration,
+                    )
+                ]
 
-    async def _datasets(self, tenant: str, given: JSON) -> list[tuple[Tool, JSON]]:
-        names = may(given, "vector_store_ids", list, "file_search.") or []
+    async def _dataset_tools(
+        self, tenant: str, declaration: JSON
+    ) -> list[tuple[Tool, JSON]]:
+        """Return a search tool for each dataset of a `file_search` declaration.
+
+        Raises InvokeBadRequestError.
+        """
+        names = (
+            optional_field(declaration, "vector_store_ids", list, "file_search.") or []
+        )
         if not names:
             raise InvokeBadRequestError(
-                "file_search.vector_store_ids must name a dataset, by its name or its id", param="tools"
+                "file_search.vector_store_ids must name a dataset, by its name or"
+                " its id",
+                param="tools",
             )
-        found: list[tuple[Tool, JSON]] = []
-        for at, name in enumerate(names):
-            alias = "file_search" if at == 0 else f"file_search_{at + 1}"
-            about = f"Search the files of {name}." if len(names) > 1 else "Search the user's files."
+        dataset_tools: list[tuple[Tool, JSON]] = []
+        for index, name in enumerate(names):
+            # Function names must be unique, so further datasets get a number.
+            alias = "file_search" if index == 0 else f"file_search_{index + 1}"
+            description = (
+                f"Search the files of {name}."
+                if len(names) > 1
+                else "Search the user's files."
+            )
             tool = await self._find(tenant, f"dataset:{name}")
-            found.append((_named(tool, alias, about), given))
-        return found
+            dataset_tools.append((_with_alias(tool, alias, description), declaration))
+        return dataset_tools
 
-    async def _server(self, tenant: str, given: JSON) -> list[tuple[Tool, JSON]]:
-        """The tools of a server that the tenant has registered under the label."""
-        label = need(given, "server_label", str, "mcp.")
-        if given.get("require_approval", "always") != "never":
+    async def _mcp_tools(
+        self, tenant: str, declaration: JSON
+    ) -> list[tuple[Tool, JSON]]:
+        """Return the tools of the MCP server that the tenant registered under the
+        label.
+
+        Raises InvokeBadRequestError.
+        """
+        label = required_field(declaration, "server_label", str, "mcp.")
+        # There is no approval step here, so a request that demands one must not run.
+        if declaration.get("require_approval", "always") != "never":
             raise InvokeBadRequestError(
-                "mcp.require_approval must be 'never' here: whether a server's tools may be called is said where it is "
-                "registered", param="tools",
-            )  # fmt: skip
-        allowed: Any = given.get("allowed_tools")
+                "mcp.require_approval must be 'never' here: whether a server's tools"
+                " may be called is said where it is registered",
+                param="tools",
+            )
+        allowed: Any = declaration.get("allowed_tools")
+        # The allowed tools are a list, or an object with a list.
         names = allowed.get("tool_names") if isinstance(allowed, dict) else allowed
-        every = [one for one in await self.manager.list(tenant, "mcp") if one.provider == label]
-        if not every:
+        server_tools = [
+            tool
+            for tool in await self.manager.list(tenant, "mcp")
+            if tool.provider == label
+        ]
+        if not server_tools:
             raise InvokeBadRequestError(
-                f"no MCP server {label[:80]!r} is registered here: `modelyard tools add-mcp` adds one", param="tools"
+                f"no MCP server {label[:80]!r} is registered here: `modelyard tools"
+                " add-mcp` adds one",
+                param="tools",
             )
         return [
-            (await self.manager.find(tenant, "mcp", label, one.name), given)
-            for one in every
-            if names is None or one.name in names
+            (await self.manager.find(tenant, "mcp", label, tool.name), declaration)
+            for tool in server_tools
+            if names is None or tool.name in names
         ]
 
 
-def _named(tool: Tool, alias: str, description: str = "") -> Tool:
-    return Bound(tool, ToolRef(alias=alias, description=description))
+def _with_alias(tool: Tool, alias: str, description: str = "") -> Tool:
+    """Return a tool under another name, with an optional description."""
+    return BoundTool(tool, ToolRef(alias=alias, description=description))
 
 
-# ---------------------------------------------------------------------------------------------- asking
+# ----------------------------------------------------------------------------------------------
+# model
 
 
 @dataclass
 class HostedModel:
-    """A model with its hosted tools: asked like any other, it calls them itself."""
+    """A model with hosted tools. It is called like any other model, and executes the
+    calls of hosted tools itself."""
 
     instance: ModelInstance
     tools: HostedTools
-    hosted: Hosted
+    hosted: HostedToolSet
     context: ToolContext
 
     @property
     def model(self) -> str:
+        """Name of the model that answers."""
         return self.instance.model
 
-    async def invoke_llm(self, asked: LLMRequest) -> LLMResult:
-        async with aclosing(self.stream_llm(asked)) as chunks:
+    async def invoke_llm(self, chat_request: LLMRequest) -> LLMResult:
+        """Return the complete response after all turns."""
+        async with aclosing(self.stream_llm(chat_request)) as chunks:
             return fold([chunk async for chunk in chunks])
 
-    def stream_verbatim(self, asked: VerbatimRequest) -> AsyncGenerator[LLMResultChunk, None]:
-        return self.stream_llm(asked.parse())
+    def stream_verbatim(
+        self, verbatim_request: PassthroughRequest
+    ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Stream the response. Passthrough is not possible, because the calls have to
+        be intercepted."""
+        return self.stream_llm(verbatim_request.parse())
 
-    async def stream_llm(self, asked: LLMRequest) -> AsyncGenerator[LLMResultChunk, None]:
-        """Chunks of all turns as of one answer; what was done stands in it as items of its own."""
+    async def stream_llm(
+        self, chat_request: LLMRequest
+    ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Yield the chunks of all turns as one response; the executed calls appear in
+        it as items."""
         usage = LLMUsage()
         calls = 0
-        for turn in range(_ROUNDS):
-            is_last = turn == _ROUNDS - 1 or calls >= self.hosted.most_calls
-            request = self._without(asked) if is_last else asked
-            seen: list[LLMResultChunk] = []
+        # Each turn calls the model once; the last one has no hosted tools left, so the
+        # model must answer.
+        for turn in range(_MAX_TURNS):
+            is_last = turn == _MAX_TURNS - 1 or calls >= self.hosted.most_calls
+            request = (
+                self._without_hosted_tools(chat_request) if is_last else chat_request
+            )
+            turn_chunks: list[LLMResultChunk] = []
             names: dict[int | None, str] = {}
             async with aclosing(self.instance.stream_llm(request)) as chunks:
                 async for chunk in chunks:
-                    seen.append(chunk)
-                    yield self._shown(chunk, names)
-            result = fold(seen)
+                    turn_chunks.append(chunk)
+                    yield self._visible_chunk(chunk, names)
+            result = fold(turn_chunks)
             usage = usage + result.usage
-            mine = [one for one in result.message.tool_calls if one.function.name in self.hosted.tools]
-            theirs = len(result.message.tool_calls) - len(mine)
+            # Split the calls: those of hosted tools are executed here, the others
+            # belong to the client.
+            mine = [
+                tool_call
+                for tool_call in result.message.tool_calls
+                if tool_call.function.name in self.hosted.tools
+            ]
+            client_call_count = len(result.message.tool_calls) - len(mine)
             if mine:
-                items, answers = await self._called(mine)
+                items, answers = await self._execute_calls(mine)
                 calls += len(mine)
+                # The client sees each execution as an item of the Responses API.
                 for item in items:
-                    yield self._chunk(AssistantPromptMessage(
-                        content=[OpaquePromptMessageContent(format=FORMAT, data=item)]
-                    ))  # fmt: skip
-                asked = msgspec.structs.replace(asked, messages=[*asked.messages, result.message, *answers])
-            if theirs or not mine or is_last:
-                delta = LLMResultChunkDelta(usage=usage, finish_reason="tool_calls" if theirs else result.finish_reason)
+                    yield self._chunk(
+                        AssistantPromptMessage(
+                            content=[
+                                OpaquePromptMessageContent(format=FORMAT, data=item)
+                            ]
+                        )
+                    )
+                # The next turn continues with the calls and their results in the
+                # history.
+                chat_request = msgspec.structs.replace(
+                    chat_request,
+                    messages=[*chat_request.messages, result.message, *answers],
+                )
+            # Stop if the client has to act, or the model has answered, or the limit is
+            # reached.
+            if client_call_count or not mine or is_last:
+                delta = LLMResultChunkDelta(
+                    usage=usage,
+                    finish_reason=(
+                        "tool_calls" if client_call_count else result.finish_reason
+                    ),
+                )
                 yield LLMResultChunk(model=result.model, delta=delta)
                 return
 
-    def _without(self, asked: LLMRequest) -> LLMRequest:
-        """The request without hosted tools: it is time to answer."""
-        rest = [one for one in asked.tools if one.name not in self.hosted.tools]
-        return msgspec.structs.replace(asked, tools=rest, tool_choice=None)
+    def _without_hosted_tools(self, chat_request: LLMRequest) -> LLMRequest:
+        """Return the request without hosted tools, which makes the model answer."""
+        client_tools = [
+            tool for tool in chat_request.tools if tool.name not in self.hosted.tools
+        ]
+        return msgspec.structs.replace(
+            chat_request, tools=client_tools, tool_choice=None
+        )
 
-    def _shown(self, chunk: LLMResultChunk, names: dict[int | None, str]) -> LLMResultChunk:
-        """A chunk without the calls that are made here, and without its turn's end. `names`: what its calls are of."""
+    def _visible_chunk(
+        self, chunk: LLMResultChunk, names: dict[int | None, str]
+    ) -> LLMResultChunk:
+        """Return a chunk without the hosted calls and without the end of its turn.
+
+        `names` collects the function names by call index, because only the first chunk
+        of a call carries the name.
+        """
         delta = chunk.delta
-        for one in delta.message.tool_calls:
-            names.setdefault(one.index, one.function.name)
-        kept = [one for one in delta.message.tool_calls if names.get(one.index) not in self.hosted.tools]
-        message = msgspec.structs.replace(delta.message, tool_calls=kept)
-        shown = msgspec.structs.replace(delta, message=message, usage=None, finish_reason=None)
-        return msgspec.structs.replace(chunk, delta=shown)
+        for tool_call in delta.message.tool_calls:
+            names.setdefault(tool_call.index, tool_call.function.name)
+        client_calls = [
+            tool_call
+            for tool_call in delta.message.tool_calls
+            if names.get(tool_call.index) not in self.hosted.tools
+        ]
+        message = msgspec.structs.replace(delta.message, tool_calls=client_calls)
+        # Usage and the finish reason are sent once, after the last turn.
+        visible_delta = msgspec.structs.replace(
+            delta, message=message, usage=None, finish_reason=None
+        )
+        return msgspec.structs.replace(chunk, delta=visible_delta)
 
     def _chunk(self, message: AssistantPromptMessage) -> LLMResultChunk:
-        return LLMResultChunk(model=self.model, delta=LLMResultChunkDelta(message=message))
+        """Return a chunk with a message."""
+        return LLMResultChunk(
+            model=self.model, delta=LLMResultChunkDelta(message=message)
+        )
 
-    async def _called(self, calls: Sequence[ToolCall]) -> tuple[list[JSON], list[AnyPromptMessage]]:
-        """(items for the caller, results for the model), in the order of the calls."""
+    async def _execute_calls(
+        self, calls: Sequence[ToolCall]
+    ) -> tuple[list[JSON], list[AnyPromptMessage]]:
+        """Execute calls concurrently. Returns (items for the client, results for the
+        model), in the order of the calls."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._observed(one)) for one in calls]
+            tasks = [
+                group.create_task(self._execute_call(tool_call)) for tool_call in calls
+            ]
         items: list[JSON] = []
         answers: list[AnyPromptMessage] = []
         for call, task in zip(calls, tasks, strict=True):
-            seen = task.result()
-            items.append(item_of(call, self.hosted.kinds[call.function.name], seen))
-            answers.append(ToolPromptMessage(
-                content=cut(seen.text, _MOST_TEXT), tool_call_id=call.id, name=call.function.name,
-                is_error=bool(seen.error),
-            ))  # fmt: skip
+            observation = task.result()
+            items.append(
+                item_of(call, self.hosted.kinds[call.function.name], observation)
+            )
+            answers.append(
+                ToolPromptMessage(
+                    content=truncate_middle(observation.text, _MAX_RESULT_CHARS),
+                    tool_call_id=call.id,
+                    name=call.function.name,
+                    is_error=bool(observation.error),
+                )
+            )
         return items, answers
 
-    async def _observed(self, call: ToolCall) -> Observation:
+    async def _execute_call(self, call: ToolCall) -> Observation:
+        """Execute one call. The key makes a repeated call recognisable."""
         name = call.function.name
         context = replace(self.context, key=f"{self.context.key}/{call.id}")
-        return await self.tools.manager.observe(self.hosted.tools[name], name, call.function.arguments, context)
+        return await self.tools.manager.observe(
+            self.hosted.tools[name], name, call.function.arguments, context
+        )
 
 
-# ---------------------------------------------------------------------------------------------- items
+# ----------------------------------------------------------------------------------------------
+# items
 
 
-def item_of(call: ToolCall, given: JSON, seen: Observation) -> JSON:
-    """What was done, as the Responses API shows it."""
-    text = cut(seen.text, _MOST_TEXT)
-    status = "failed" if seen.error else "completed"
-    match given.get("type"):
+def item_of(call: ToolCall, declaration: JSON, observation: Observation) -> JSON:
+    """Return an executed call as an item of the Responses API."""
+    text = truncate_middle(observation.text, _MAX_RESULT_CHARS)
+    status = "failed" if observation.error else "completed"
+    match declaration.get("type"):
         case "code_interpreter":
             return {
-                "type": "code_interpreter_call", "id": new_id("ci"), "container_id": "jail", "status": status,
-                "code": str(seen.arguments.get("code") or ""), "outputs": [{"type": "logs", "logs": text}],
-            }  # fmt: skip
+                "type": "code_interpreter_call",
+                "id": new_id("ci"),
+                "container_id": "jail",
+                "status": status,
+                "code": str(observation.arguments.get("code") or ""),
+                "outputs": [{"type": "logs", "logs": text}],
+            }
         case "file_search":
             results = [
                 {
-                    "file_id": str(one.get("document_id") or ""), "filename": str(one.get("document_name") or ""),
-                    "score": one.get("score"), "text": str(one.get("content") or ""), "attributes": {},
+                    "file_id": str(source.get("document_id") or ""),
+                    "filename": str(source.get("document_name") or ""),
+                    "score": source.get("score"),
+                    "text": str(source.get("content") or ""),
+                    "attributes": {},
                 }
-                for one in seen.gathered.sources
-            ]  # fmt: skip
+                for source in observation.gathered.sources
+            ]
             return {
-                "type": "file_search_call", "id": new_id("fs"), "status": status,
-                "queries": [str(seen.arguments.get("query") or "")], "results": results,
-            }  # fmt: skip
+                "type": "file_search_call",
+                "id": new_id("fs"),
+                "status": status,
+                "queries": [str(observation.arguments.get("query") or "")],
+                "results": results,
+            }
         case "mcp":
             return {
-                "type": "mcp_call", "id": new_id("mcp"), "server_label": given["server_label"],
-                "name": call.function.name, "arguments": call.function.arguments or "{}", "approval_request_id": None,
-                "output": None if seen.error else text, "error": text if seen.error else None, "status": status,
-            }  # fmt: skip
+                "type": "mcp_call",
+                "id": new_id("mcp"),
+                "server_label": declaration["server_label"],
+                "name": call.function.name,
+                "arguments": call.function.arguments or "{}",
+                "approval_request_id": None,
+                "output": None if observation.error else text,
+                "error": text if observation.error else None,
+                "status": status,
+            }
         case _:
-            query = next((str(one) for one in seen.arguments.values() if isinstance(one, str)), "")
+            # The parameter's name depends on the tenant's tool; its first text is taken
+            # as the query.
+            query = next(
+                (
+                    str(argument)
+                    for argument in observation.arguments.values()
+                    if isinstance(argument, str)
+                ),
+                "",
+            )
             return {
-                "type": "web_search_call", "id": new_id("ws"), "status": status,
+                "type": "web_search_call",
+                "id": new_id("ws"),
+                "status": status,
                 "action": {"type": "search", "query": query, "sources": []},
-            }  # fmt: skip
+            }
 
 
 def as_functions(items: Sequence[Any]) -> list[Any]:
-    """Items of an earlier answer with our tools' calls as functions': what a model without hosted tools can read."""
-    found: list[Any] = []
+    """Replace hosted calls in earlier items by function calls, for models that know no
+    hosted tools."""
+    converted: list[Any] = []
     for item in items:
-        told = _function_of(item) if isinstance(item, Mapping) else None
-        if told is None:
-            found.append(item)
+        function_call = _function_of(item) if isinstance(item, Mapping) else None
+        if function_call is None:
+            converted.append(item)
             continue
-        name, arguments, output = told
+        name, arguments, output = function_call
         call = str(item.get("id"))
-        found.append({"type": "function_call", "call_id": call, "name": name, "arguments": json.dumps(arguments)})
-        found.append({"type": "function_call_output", "call_id": call, "output": output})
-    return found
+        # The item held the call and its result; functions have two items for that.
+        converted.append(
+            {
+                "type": "function_call",
+                "call_id": call,
+                "name": name,
+                "arguments": json.dumps(arguments),
+            }
+        )
+        converted.append(
+            {"type": "function_call_output", "call_id": call, "output": output}
+        )
+    return converted
 
 
 def _function_of(item: Mapping[str, Any]) -> tuple[str, Any, str] | None:
-    """(name, arguments, what came of it); None for what is none of ours."""
+    """Return (name, arguments, result) of a hosted call, or None for any other item."""
     match item.get("type"):
         case "code_interpreter_call":
-            logs = "\n".join(str(one.get("logs") or "") for one in item.get("outputs") or ())
-            return "code_interpreter", {"code": item.get("code") or ""}, logs or "Nothing was printed."
+            logs = "\n".join(
+                str(output.get("logs") or "") for output in item.get("outputs") or ()
+            )
+            return (
+                "code_interpreter",
+                {"code": item.get("code") or ""},
+                logs or "Nothing was printed.",
+            )
         case "file_search_call":
-            texts = [str(one.get("text") or "") for one in item.get("results") or ()]
+            texts = [
+                str(result.get("text") or "") for result in item.get("results") or ()
+            ]
             return (
                 "file_search",
                 {"query": " ".join(item.get("queries") or ())},
@@ -297,9 +507,18 @@ def _function_of(item: Mapping[str, Any]) -> tuple[str, Any, str] | None:
                 arguments = json.loads(str(item.get("arguments") or "{}"))
             except ValueError:
                 arguments = {}
-            return str(item.get("name")), arguments, str(item.get("output") or item.get("error") or "")
+            return (
+                str(item.get("name")),
+                arguments,
+                str(item.get("output") or item.get("error") or ""),
+            )
         case "web_search_call":
             action: Any = item.get("action") or {}
-            return "web_search", {"query": action.get("query") or ""}, "It was searched."
+            # The results of a search are not part of its item.
+            return (
+                "web_search",
+                {"query": action.get("query") or ""},
+                "It was searched.",
+            )
         case _:
             return None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from modelyard.base.errors import NotFoundError, near
+from modelyard.base.errors import NotFoundError, closest_names
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.types import JSON
@@ -13,30 +13,49 @@ from modelyard.tenancy.caller import Caller
 
 @dataclass(frozen=True, slots=True)
 class ListRoute:
+    """GET /v1/models: list the models that the caller may use."""
+
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
-        return json_reply({"object": "list", "data": list(listed(self.manager, request.caller))})
+        return json_reply(
+            {"object": "list", "data": list(list_models(self.manager, request.caller))}
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class OneRoute:
+    """GET /v1/models/NAME: return one model, named with or without its provider."""
+
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
         name = request.names["model"]
-        every = list(listed(self.manager, request.caller))
-        for model in every:
+        models = list(list_models(self.manager, request.caller))
+        for model in models:
             if name in (model["id"], model["id"].partition("/")[2]):
                 return json_reply(model)
-        by_bare_name = {model["id"].partition("/")[2] or model["id"]: model["id"] for model in every}
-        close = near(name, by_bare_name.values()) or [by_bare_name[one] for one in near(name, by_bare_name)]
-        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "GET /v1/models lists what there is"
-        raise NotFoundError(f"model {name!r} does not exist; {hint}", code="model_not_found")
+        by_bare_name = {
+            model["id"].partition("/")[2] or model["id"]: model["id"]
+            for model in models
+        }
+        # Compare with the full names first, then with the names without the provider.
+        close = closest_names(name, by_bare_name.values()) or [
+            by_bare_name[bare_name] for bare_name in closest_names(name, by_bare_name)
+        ]
+        hint = (
+            f"did you mean {' or '.join(map(repr, close))}?"
+            if close
+            else "GET /v1/models lists what there is"
+        )
+        raise NotFoundError(
+            f"model {name!r} does not exist; {hint}", code="model_not_found"
+        )
 
 
-def listed(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
-    """Every model that the caller can call, then routes, then the aliases that stand for something."""
+def list_models(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
+    """Yield the models that the caller may use, then the routes, then the aliases that
+    resolve to a model."""
     tenant = caller.tenant
     for provider, model in manager.providers.get_models(tenant):
         if not caller.may_call(f"{provider}/{model.model}"):
@@ -45,6 +64,7 @@ def listed(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
         yield {
             "id": f"{provider}/{model.model}",
             "object": "model",
+            # The creation time is unknown, but clients require the field.
             "created": 0,
             "owned_by": provider,
             "model_type": model.model_type.value,
@@ -54,11 +74,18 @@ def listed(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
     for name, route in manager.providers.routes(tenant):
         if caller.may_call(name):
             targets = [target.model for target in route.targets]
-            yield {"id": name, "object": "model", "created": 0, "owned_by": "modelyard", "targets": targets}
-    for alias, kind in ALIASES.items():
+            yield {
+                "id": name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "modelyard",
+                "targets": targets,
+            }
+    for alias, model_type in ALIASES.items():
         try:
-            instance = manager.get_default_model_instance(tenant, kind)
+            instance = manager.get_default_model_instance(tenant, model_type)
         except NotFoundError:
+            # The tenant has no default model of this type.
             continue
         if not caller.may_call(instance.name):
             continue
@@ -67,6 +94,6 @@ def listed(manager: ModelManager, caller: Caller) -> Iterator[JSON]:
             "object": "model",
             "created": 0,
             "owned_by": instance.provider,
-            "model_type": kind.value,
+            "model_type": model_type.value,
             "stands_for": instance.name,
         }

@@ -1,4 +1,5 @@
-"""/v1/responses: answers as items, kept so that the next request can go on from one of them."""
+"""/v1/responses: chats as items, stored so that a later request can continue from a
+response."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,11 +7,21 @@ from typing import Any
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.base.fields import may, need
+from modelyard.base.fields import optional_field, required_field
 from modelyard.base.ids import new_id
-from modelyard.gateway.answers import named_events, prepared, streamed, whole
+from modelyard.gateway.answers import (
+    complete_response,
+    named_events,
+    prepare_request,
+    stream_response,
+)
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
-from modelyard.gateway.openai.hosted_tools import Hosted, HostedModel, HostedTools, as_functions
+from modelyard.gateway.openai.hosted_tools import (
+    HostedModel,
+    HostedTools,
+    HostedToolSet,
+    as_functions,
+)
 from modelyard.models.llm import LLMRequest
 from modelyard.models.types import JSON, ModelType
 from modelyard.runtime.model_instance import ModelInstance
@@ -22,6 +33,9 @@ from modelyard.wire import openai_responses
 
 @dataclass(frozen=True, slots=True)
 class CreateRoute:
+    """POST /v1/responses: answer a chat, complete or streamed, and store the response
+    unless `store` is false."""
+
     manager: ModelManager
     clock: Clock
     store: ResponseStore
@@ -29,88 +43,163 @@ class CreateRoute:
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
         body = await request.json()
+        # These features need server state that is not supported; ignoring them would
+        # surprise the client.
         for name in ("background", "conversation"):
             if body.get(name):
-                raise InvokeBadRequestError(f"{name!r} is not offered here; leave it out", param=name)
-        items = _items(body)
-        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
-        asked = openai_responses.parse_request(await self._with_history(request.tenant, body, items, instance))
-        asked, headers = prepared(request, instance, asked)
-        model = self._with_tools(request, instance, asked, body)
+                raise InvokeBadRequestError(
+                    f"{name!r} is not offered here; leave it out", param=name
+                )
+        # Only the new items of this request are stored; the history is stored with the
+        # earlier responses.
+        items = _input_items(body)
+        instance = request.find(
+            self.manager, required_field(body, "model", str), ModelType.LLM
+        )
+        chat_request = openai_responses.parse_request(
+            await self._with_history(request.tenant, body, items, instance)
+        )
+        chat_request, headers = prepare_request(request, instance, chat_request)
+        model = self._with_tools(request, instance, chat_request, body)
+        # From here on the hosted tools are functions, and the model object executes
+        # their calls.
         if isinstance(model, HostedModel):
-            asked, model.hosted = await self.hosted.prepare(request.tenant, asked, may(body, "max_tool_calls", int))
+            chat_request, model.hosted = await self.hosted.prepare(
+                request.tenant,
+                chat_request,
+                optional_field(body, "max_tool_calls", int),
+            )
         echo = openai_responses.echo_of(body)
-        is_kept = body.get("store") is not False
-        # One that is kept needs an id that nobody else gave out.
-        own_id = new_id("resp") if is_kept else ""
-        if not asked.stream:
-            result = await whole(request, model, asked, self.clock, prefix="resp")
+        is_stored = body.get("store") is not False
+        # A stored response needs an id that is unique on this server; the provider's id
+        # is not.
+        own_id = new_id("resp") if is_stored else ""
+        if not chat_request.stream:
+            result = await complete_response(
+                request, model, chat_request, self.clock, prefix="resp"
+            )
             document = openai_responses.dump_result(result, echo)
             if own_id:
                 document["id"] = own_id
                 self._keep(request.tenant, body, items, document)
             return json_reply(document, headers=headers)
 
-        def make(response_id: str, created: int, model: str) -> openai_responses.StreamDumper:
+        def make(
+            response_id: str, created: int, model: str
+        ) -> openai_responses.StreamDumper:
+            """Return the dumper of the stream, with the stored id if there is one."""
             return openai_responses.StreamDumper(
-                response_id=own_id or response_id, created=created, model=model, echo=echo
+                response_id=own_id or response_id,
+                created=created,
+                model=model,
+                echo=echo,
             )
 
         def on_end(dumper: openai_responses.StreamDumper) -> None:
+            """Store the complete response."""
             self._keep(request.tenant, body, items, dumper.response())
 
-        return streamed(
-            model, asked, self.clock, make,
-            prefix="resp", frame=named_events, shape="openai", headers=headers, on_end=on_end if own_id else None,
-        )  # fmt: skip
+        return stream_response(
+            model,
+            chat_request,
+            self.clock,
+            make,
+            prefix="resp",
+            frame=named_events,
+            shape="openai",
+            headers=headers,
+            on_end=on_end if own_id else None,
+        )
 
     def _with_tools(
-        self, request: Request, instance: ModelInstance, asked: LLMRequest, body: JSON
+        self,
+        request: Request,
+        instance: ModelInstance,
+        chat_request: LLMRequest,
+        body: JSON,
     ) -> ModelInstance | HostedModel:
-        """The model; where it is to have hosted tools that its provider has not, with ours."""
-        if not self.hosted.wanted(instance, asked):
+        """Return the model; if the request declares hosted tools that the provider
+        lacks, with tools of this server."""
+        if not self.hosted.is_needed(instance, chat_request):
             return instance
-        user = request.caller.user or may(body, "user", str) or ""
-        about = ToolContext(tenant=request.tenant, user=user, app="responses", key=new_id("call"))
-        return HostedModel(instance, self.hosted, Hosted(), about)
+        user = request.caller.user or optional_field(body, "user", str) or ""
+        context = ToolContext(
+            tenant=request.tenant, user=user, app="responses", key=new_id("call")
+        )
+        return HostedModel(instance, self.hosted, HostedToolSet(), context)
 
-    async def _with_history(self, tenant: str, body: JSON, items: list[Any], instance: ModelInstance) -> JSON:
-        """The request with all that went before it in place of the id that stands for it."""
-        previous = may(body, "previous_response_id", str)
-        rest = {name: value for name, value in body.items() if name not in ("previous_response_id", "store")}
+    async def _with_history(
+        self, tenant: str, body: JSON, items: list[Any], instance: ModelInstance
+    ) -> JSON:
+        """Return the request with the full history in place of `previous_response_id`.
+
+        Raises NotFoundError if the response does not exist.
+        """
+        previous = optional_field(body, "previous_response_id", str)
+        expanded_body = {
+            name: value
+            for name, value in body.items()
+            if name not in ("previous_response_id", "store")
+        }
         if previous is not None:
-            rest["input"] = [*await self.store.history(tenant, previous), *items]
-        if isinstance(rest.get("input"), list) and not instance.speaks(openai_responses.FORMAT):
-            rest["input"] = as_functions(rest["input"])
-        return rest
+            expanded_body["input"] = [
+                *await self.store.history(tenant, previous),
+                *items,
+            ]
+        # The history can contain hosted calls that this model's provider does not
+        # understand.
+        if isinstance(
+            expanded_body.get("input"), list
+        ) and not instance.supports_wire_format(openai_responses.FORMAT):
+            expanded_body["input"] = as_functions(expanded_body["input"])
+        return expanded_body
 
     def _keep(self, tenant: str, body: JSON, items: list[Any], document: JSON) -> None:
-        self.store.add(tenant, document, items, previous=body.get("previous_response_id"))
+        """Store a response with its input items."""
+        self.store.add(
+            tenant, document, items, previous=body.get("previous_response_id")
+        )
 
 
-def _items(body: JSON) -> list[Any]:
-    given = body.get("input")
-    if isinstance(given, str):
-        return [{"type": "message", "role": "user", "content": given}]
-    return given if isinstance(given, list) else []
+def _input_items(body: JSON) -> list[Any]:
+    """Return the input as a list of items; a plain text becomes one user message."""
+    raw_input = body.get("input")
+    if isinstance(raw_input, str):
+        return [{"type": "message", "role": "user", "content": raw_input}]
+    return raw_input if isinstance(raw_input, list) else []
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponses:
-    """Responses that were kept: looked at and removed."""
+    """Routes that read and delete stored responses."""
 
     store: ResponseStore
 
     async def get(self, request: Request) -> Reply:
-        """GET /v1/responses/ID. Raises NotFoundError."""
-        return json_reply(await self.store.get(request.tenant, request.names["response"]))
+        """GET /v1/responses/ID: return a stored response.
+
+        Raises NotFoundError.
+        """
+        return json_reply(
+            await self.store.get(request.tenant, request.names["response"])
+        )
 
     async def input_items(self, request: Request) -> Reply:
-        """GET /v1/responses/ID/input_items. Raises NotFoundError."""
-        return json_reply(_listed(await self.store.input_items(request.tenant, request.names["response"])))
+        """GET /v1/responses/ID/input_items: list the input of a stored response.
+
+        Raises NotFoundError.
+        """
+        return json_reply(
+            _item_list(
+                await self.store.input_items(request.tenant, request.names["response"])
+            )
+        )
 
     async def remove(self, request: Request) -> Reply:
-        """DELETE /v1/responses/ID. Raises NotFoundError."""
+        """DELETE /v1/responses/ID: delete a stored response.
+
+        Raises NotFoundError.
+        """
         name = request.names["response"]
         await self.store.remove(request.tenant, name)
         return json_reply({"id": name, "object": "response", "deleted": True})
@@ -118,26 +207,44 @@ class StoredResponses:
 
 @dataclass(frozen=True, slots=True)
 class CountRoute:
-    """POST /v1/responses/input_tokens."""
+    """POST /v1/responses/input_tokens: count the tokens of a request."""
 
     manager: ModelManager
 
     async def __call__(self, request: Request) -> Reply:
         body = await request.json()
-        asked = openai_responses.parse_request(body)
-        instance = request.find(self.manager, need(body, "model", str), ModelType.LLM)
-        counted = await request.while_here(instance.count_tokens(asked))
-        headers = {"x-modelyard-estimated": "true"} if counted.estimated else {}
-        return json_reply({"object": "response.input_tokens", "input_tokens": counted.tokens}, headers=headers)
+        chat_request = openai_responses.parse_request(body)
+        instance = request.find(
+            self.manager, required_field(body, "model", str), ModelType.LLM
+        )
+        token_count = await request.cancel_on_disconnect(
+            instance.count_tokens(chat_request)
+        )
+        # Providers without a counting endpoint are estimated locally.
+        headers = {"x-modelyard-estimated": "true"} if token_count.estimated else {}
+        return json_reply(
+            {"object": "response.input_tokens", "input_tokens": token_count.tokens},
+            headers=headers,
+        )
 
 
-def _listed(items: list[Any]) -> JSON:
-    """Newest first, each with an id, as OpenAI lists them."""
-    named = [{**one, "id": one.get("id") or _made_id(one, place)} for place, one in enumerate(items)]
-    named.reverse()
-    ends = {"first_id": named[0]["id"], "last_id": named[-1]["id"]} if named else {"first_id": None, "last_id": None}
-    return {"object": "list", "data": named, **ends, "has_more": False}
+def _item_list(items: list[Any]) -> JSON:
+    """Return items in OpenAI's list format, newest first, each with an id."""
+    # Clients send items without ids, but the list must have them.
+    items_with_ids = [
+        {**item, "id": item.get("id") or _derived_id(item, index)}
+        for index, item in enumerate(items)
+    ]
+    items_with_ids.reverse()
+    ends = (
+        {"first_id": items_with_ids[0]["id"], "last_id": items_with_ids[-1]["id"]}
+        if items_with_ids
+        else {"first_id": None, "last_id": None}
+    )
+    return {"object": "list", "data": items_with_ids, **ends, "has_more": False}
 
 
-def _made_id(item: JSON, place: int) -> str:
-    return "msg_" + hashlib.sha256(f"{place}{item}".encode()).hexdigest()[:24]
+def _derived_id(item: JSON, index: int) -> str:
+    """Return an id derived from the item and its position, so that repeated requests
+    return the same id."""
+    return "msg_" + hashlib.sha256(f"{index}{item}".encode()).hexdigest()[:24]

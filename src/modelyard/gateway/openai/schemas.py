@@ -1,7 +1,9 @@
-"""The shapes of OpenAI's API, as far as it is served (https://platform.openai.com/docs/api-reference).
+"""JSON schemas of OpenAI's API, as far as it is supported
+(https://platform.openai.com/docs/api-reference).
 
-Requests may hold fields that are not named here: they are passed on, refused or named in `x-modelyard-dropped`. Answers
-may too, since what a provider says beyond them is carried.
+Requests may have other fields: they are passed on, refused, or named in
+`x-modelyard-dropped`. Responses may have other fields too, as those of the provider are
+kept.
 """
 
 from modelyard.gateway.schemas import (
@@ -11,19 +13,36 @@ from modelyard.gateway.schemas import (
     NUMBER,
     OBJECT,
     TEXT,
-    either,
+    any_of,
     list_of,
-    one_of,
+    object_schema,
     or_null,
-    thing,
+    string_enum,
 )
 
-_USAGE = thing({"prompt_tokens": INTEGER, "total_tokens": INTEGER}, completion_tokens=INTEGER)
-_MESSAGE = thing({"role": TEXT}, content=either(TEXT, list_of(OBJECT), {"type": "null"}), name=TEXT, tool_call_id=TEXT)
-_TOOL_CALL = thing({"id": TEXT, "type": TEXT}, function=thing({"name": TEXT, "arguments": TEXT}), custom=OBJECT)
-_TOOL = thing({"type": TEXT}, function=thing({"name": TEXT}, description=TEXT, parameters=OBJECT, strict=or_null(FLAG)))
+_USAGE = object_schema(
+    {"prompt_tokens": INTEGER, "total_tokens": INTEGER}, completion_tokens=INTEGER
+)
+_MESSAGE = object_schema(
+    {"role": TEXT},
+    content=any_of(TEXT, list_of(OBJECT), {"type": "null"}),
+    name=TEXT,
+    tool_call_id=TEXT,
+)
+_TOOL_CALL = object_schema(
+    {"id": TEXT, "type": TEXT},
+    function=object_schema({"name": TEXT, "arguments": TEXT}),
+    custom=OBJECT,
+)
+_TOOL = object_schema(
+    {"type": TEXT},
+    function=object_schema(
+        {"name": TEXT}, description=TEXT, parameters=OBJECT, strict=or_null(FLAG)
+    ),
+)
 
-CHAT_REQUEST = thing(
+# OpenAI's clients send null for options that are not set.
+CHAT_REQUEST = object_schema(
     {"model": TEXT, "messages": list_of(_MESSAGE)},
     stream=or_null(FLAG),
     temperature=or_null(NUMBER),
@@ -31,23 +50,23 @@ CHAT_REQUEST = thing(
     n=or_null(INTEGER),
     max_tokens=or_null(INTEGER),
     max_completion_tokens=or_null(INTEGER),
-    stop=either(TEXT, list_of(TEXT), {"type": "null"}),
+    stop=any_of(TEXT, list_of(TEXT), {"type": "null"}),
     tools=or_null(list_of(_TOOL)),
     tool_choice=ANYTHING,
     response_format=ANYTHING,
     reasoning_effort=ANYTHING,
-    stream_options=or_null(thing(include_usage=FLAG)),
+    stream_options=or_null(object_schema(include_usage=FLAG)),
     user=or_null(TEXT),
 )
-CHAT_ANSWER = thing(
+CHAT_ANSWER = object_schema(
     {
         "id": TEXT,
         "object": {"const": "chat.completion"},
         "choices": list_of(
-            thing(
+            object_schema(
                 {
                     "index": INTEGER,
-                    "message": thing(
+                    "message": object_schema(
                         {"role": TEXT},
                         content=ANYTHING,
                         refusal=or_null(TEXT),
@@ -65,25 +84,27 @@ CHAT_ANSWER = thing(
     usage=or_null(_USAGE),
     system_fingerprint=or_null(TEXT),
 )
-COMPLETION_REQUEST = thing(
-    {"model": TEXT, "prompt": either(TEXT, list_of(ANYTHING))},
+COMPLETION_REQUEST = object_schema(
+    {"model": TEXT, "prompt": any_of(TEXT, list_of(ANYTHING))},
     stream=or_null(FLAG),
     max_tokens=or_null(INTEGER),
     temperature=or_null(NUMBER),
 )
-COMPLETION_ANSWER = thing(
+COMPLETION_ANSWER = object_schema(
     {
         "id": TEXT,
         "object": {"const": "text_completion"},
-        "choices": list_of(thing({"index": INTEGER, "text": TEXT}, finish_reason=or_null(TEXT))),
+        "choices": list_of(
+            object_schema({"index": INTEGER, "text": TEXT}, finish_reason=or_null(TEXT))
+        ),
     },
     created=INTEGER,
     model=TEXT,
     usage=or_null(_USAGE),
 )
-RESPONSE_REQUEST = thing(
+RESPONSE_REQUEST = object_schema(
     {"model": TEXT},
-    input=either(TEXT, list_of(OBJECT)),
+    input=any_of(TEXT, list_of(OBJECT)),
     instructions=or_null(TEXT),
     stream=or_null(FLAG),
     store=or_null(FLAG),
@@ -95,21 +116,29 @@ RESPONSE_REQUEST = thing(
     text=or_null(OBJECT),
     metadata=or_null(OBJECT),
 )
-RESPONSE_ANSWER = thing(
+RESPONSE_ANSWER = object_schema(
     {
         "id": TEXT,
         "object": {"const": "response"},
         "created_at": NUMBER,
         "model": TEXT,
-        "status": one_of("completed", "failed", "in_progress", "cancelled", "queued", "incomplete"),
-        "output": list_of(thing({"type": TEXT}, id=TEXT, status=TEXT, role=TEXT, content=ANYTHING)),
+        "status": string_enum(
+            "completed", "failed", "in_progress", "cancelled", "queued", "incomplete"
+        ),
+        "output": list_of(
+            object_schema(
+                {"type": TEXT}, id=TEXT, status=TEXT, role=TEXT, content=ANYTHING
+            )
+        ),
     },
     error=or_null(OBJECT),
     incomplete_details=or_null(OBJECT),
     usage=or_null(OBJECT),
 )
-RESPONSE_REMOVED = thing({"id": TEXT, "object": {"const": "response"}, "deleted": FLAG})
-INPUT_ITEMS = thing(
+RESPONSE_REMOVED = object_schema(
+    {"id": TEXT, "object": {"const": "response"}, "deleted": FLAG}
+)
+INPUT_ITEMS = object_schema(
     {
         "object": {"const": "list"},
         "data": list_of(OBJECT),
@@ -118,37 +147,59 @@ INPUT_ITEMS = thing(
         "last_id": or_null(TEXT),
     },
 )
-INPUT_TOKENS = thing({"object": {"const": "response.input_tokens"}, "input_tokens": INTEGER})
-EMBEDDING_REQUEST = thing(
-    {"model": TEXT, "input": either(TEXT, list_of(ANYTHING))},
-    encoding_format=or_null(one_of("float", "base64")),
+INPUT_TOKENS = object_schema(
+    {"object": {"const": "response.input_tokens"}, "input_tokens": INTEGER}
+)
+EMBEDDING_REQUEST = object_schema(
+    {"model": TEXT, "input": any_of(TEXT, list_of(ANYTHING))},
+    encoding_format=or_null(string_enum("float", "base64")),
     dimensions=or_null(INTEGER),
     user=or_null(TEXT),
 )
-EMBEDDING_ANSWER = thing(
+EMBEDDING_ANSWER = object_schema(
     {
         "object": {"const": "list"},
-        "data": list_of(thing({"object": TEXT, "index": INTEGER, "embedding": either(list_of(NUMBER), TEXT)})),
+        "data": list_of(
+            object_schema(
+                {
+                    "object": TEXT,
+                    "index": INTEGER,
+                    "embedding": any_of(list_of(NUMBER), TEXT),
+                }
+            )
+        ),
         "model": TEXT,
         "usage": _USAGE,
     },
 )
-MODERATION_REQUEST = thing({"input": either(TEXT, list_of(ANYTHING))}, model=or_null(TEXT))
-MODERATION_ANSWER = thing(
+MODERATION_REQUEST = object_schema(
+    {"input": any_of(TEXT, list_of(ANYTHING))}, model=or_null(TEXT)
+)
+MODERATION_ANSWER = object_schema(
     {
         "id": TEXT,
         "model": TEXT,
-        "results": list_of(thing({"flagged": FLAG, "categories": OBJECT, "category_scores": OBJECT})),
+        "results": list_of(
+            object_schema(
+                {"flagged": FLAG, "categories": OBJECT, "category_scores": OBJECT}
+            )
+        ),
     },
 )
-SPEECH_REQUEST = thing(
+SPEECH_REQUEST = object_schema(
     {"model": TEXT, "input": TEXT},
     voice=ANYTHING,
     response_format=or_null(TEXT),
     speed=or_null(NUMBER),
 )
-TRANSCRIPTION = thing({"text": TEXT}, language=or_null(TEXT), duration=ANYTHING, segments=ANYTHING, words=ANYTHING)
-MODEL = thing(
+TRANSCRIPTION = object_schema(
+    {"text": TEXT},
+    language=or_null(TEXT),
+    duration=ANYTHING,
+    segments=ANYTHING,
+    words=ANYTHING,
+)
+MODEL = object_schema(
     {"id": TEXT, "object": {"const": "model"}, "created": INTEGER, "owned_by": TEXT},
     model_type=TEXT,
     context_size=or_null(INTEGER),
@@ -156,4 +207,4 @@ MODEL = thing(
     targets=list_of(TEXT),
     stands_for=TEXT,
 )
-MODELS = thing({"object": {"const": "list"}, "data": list_of(MODEL)})
+MODELS = object_schema({"object": {"const": "list"}, "data": list_of(MODEL)})

@@ -1,4 +1,4 @@
-"""OpenAI's API: what is served of it, and by whom."""
+"""Route table of OpenAI's API."""
 
 from modelyard.base.clock import Clock
 from modelyard.gateway.errors import OPENAI
@@ -13,14 +13,25 @@ from modelyard.gateway.openai import (
     schemas,
 )
 from modelyard.gateway.openai.hosted_tools import HostedTools
-from modelyard.gateway.table import DEVELOPER, Api, Content, OneOf, Row, Schema, whole_or_events
+from modelyard.gateway.table import (
+    DEVELOPER,
+    Api,
+    Content,
+    OneOf,
+    Row,
+    Schema,
+    json_or_events,
+)
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.response_store import ResponseStore
 
 
-def api(manager: ModelManager, store: ResponseStore, clock: Clock, hosted: HostedTools) -> Api:
-    """The API on these models; responses are kept in `store`."""
-    stored = responses.StoredResponses(store)
+def api(
+    manager: ModelManager, store: ResponseStore, clock: Clock, hosted: HostedTools
+) -> Api:
+    """Return OpenAI's API for the models of `manager`. Responses are stored in `store`."""
+    stored_responses = responses.StoredResponses(store)
+    # Both routes differ only in the task.
     transcription = audio.TranscriptionRoute(manager)
     translation = audio.TranscriptionRoute(manager, task="translate")
     rows = (
@@ -30,7 +41,7 @@ def api(manager: ModelManager, store: ResponseStore, clock: Clock, hosted: Hoste
             auth=DEVELOPER,
             summary="Answer a chat.",
             takes=Schema(schemas.CHAT_REQUEST),
-            answer=whole_or_events(schemas.CHAT_ANSWER),
+            answer=json_or_events(schemas.CHAT_ANSWER),
             handler=chat_completions.Route(manager, clock),
         ),
         Row(
@@ -39,7 +50,7 @@ def api(manager: ModelManager, store: ResponseStore, clock: Clock, hosted: Hoste
             auth=DEVELOPER,
             summary="Go on with a text.",
             takes=Schema(schemas.COMPLETION_REQUEST),
-            answer=whole_or_events(schemas.COMPLETION_ANSWER),
+            answer=json_or_events(schemas.COMPLETION_ANSWER),
             handler=completions.Route(manager, clock),
         ),
         Row(
@@ -48,7 +59,7 @@ def api(manager: ModelManager, store: ResponseStore, clock: Clock, hosted: Hoste
             auth=DEVELOPER,
             summary="Answer a chat with items, and keep it.",
             takes=Schema(schemas.RESPONSE_REQUEST),
-            answer=whole_or_events(schemas.RESPONSE_ANSWER),
+            answer=json_or_events(schemas.RESPONSE_ANSWER),
             handler=responses.CreateRoute(manager, clock, store, hosted),
         ),
         Row(
@@ -66,7 +77,7 @@ def api(manager: ModelManager, store: ResponseStore, clock: Clock, hosted: Hoste
             auth=DEVELOPER,
             summary="Get a response that was kept.",
             answer=Schema(schemas.RESPONSE_ANSWER),
-            handler=stored.get,
+            handler=stored_responses.get,
         ),
         Row(
             method="DELETE",
@@ -74,7 +85,7 @@ def api(manager: ModelManager, store: ResponseStore, clock: Clock, hosted: Hoste
             auth=DEVELOPER,
             summary="Remove a response.",
             answer=Schema(schemas.RESPONSE_REMOVED),
-            handler=stored.remove,
+            handler=stored_responses.remove,
         ),
         Row(
             method="GET",
@@ -82,7 +93,7 @@ def api(manager: ModelManager, store: ResponseStore, clock: Clock, hosted: Hoste
             auth=DEVELOPER,
             summary="List what a response answered.",
             answer=Schema(schemas.INPUT_ITEMS),
-            handler=stored.input_items,
+            handler=stored_responses.input_items,
         ),
         Row(
             method="POST",
@@ -146,11 +157,13 @@ def api(manager: ModelManager, store: ResponseStore, clock: Clock, hosted: Hoste
             handler=models.OneRoute(manager),
         ),
     )
-    about = "Chat, responses, embeddings, audio, moderation: for OpenAI's clients."
+    description = (
+        "Chat, responses, embeddings, audio, moderation: for OpenAI's clients."
+    )
     return Api(
         name="openai",
         title="OpenAI's API",
-        about=about,
+        about=description,
         prefixes=("/v1",),
         errors=OPENAI,
         rows=rows,

@@ -1,4 +1,4 @@
-"""GET /health, /health/live, /health/ready, and a word of welcome at /."""
+"""GET /health, /health/live, /health/ready, and a short greeting at /."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +22,12 @@ READY: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """That the server is there; how workflows' programs are held: the jail's level, `unknown` before any ran. Anybody
-    may ask: what went wrong here is the operator's to see, in `modelyard doctor` and the console."""
+    """GET /health: the server runs, and how workflow programs are sandboxed (`unknown`
+    before the first one).
+
+    Public, so problems are not included; operators see them in `modelyard doctor` and
+    the console.
+    """
 
     jail: Callable[[], str]
 
@@ -33,15 +37,22 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Whether calls should be sent here: 503 while the server drains, or cannot write down what calls cost. Anybody may
-    ask, so the reason is short; the rest is in GET /admin/v1/about and the log."""
+    """GET /health/ready: whether a load balancer should send calls here. 503 while the
+    server drains or cannot record costs.
+
+    Public, so the reason is short; details are in GET /admin/v1/about and in the log.
+    """
 
     problem: Callable[[], str | None]
 
     async def __call__(self, request: Request) -> Reply:
         problem = self.problem()
+        # The part after the colon can contain paths and addresses of the server.
         reason = problem.partition(":")[0] if problem is not None else None
-        document = {"status": "ok" if problem is None else "unavailable", "problem": reason}
+        document = {
+            "status": "ok" if problem is None else "unavailable",
+            "problem": reason,
+        }
         return json_reply(document, status=200 if problem is None else 503)
 
 
@@ -58,10 +69,19 @@ What there is: GET /v1/models
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """GET /: how to begin. People's browsers are led to the console."""
+    """GET /: a short usage text. Browsers are redirected to the console."""
 
     async def __call__(self, request: Request) -> Reply:
         if "text/html" in (request.header(b"accept") or ""):
-            return Reply(b"", 303, b"text/plain; charset=utf-8", {"location": "/console/", "vary": "accept"})
-        origin = f"{request.scope.get('scheme', 'http')}://{request.header(b'host') or '127.0.0.1:8790'}"
-        return Reply(_WELCOME.format(origin=origin).encode(), content_type=b"text/plain; charset=utf-8")
+            # The response depends on Accept, which caches have to know.
+            return Reply(
+                b"",
+                303,
+                b"text/plain; charset=utf-8",
+                {"location": "/console/", "vary": "accept"},
+            )
+        origin = f"{request.scope.get('scheme', 'http')}://{request.header(b'host') or '127.0.0.1:8790'}"  # noqa: E501
+        return Reply(
+            _WELCOME.format(origin=origin).encode(),
+            content_type=b"text/plain; charset=utf-8",
+        )

@@ -1,4 +1,4 @@
-"""GET /metrics, for Prometheus: of all the server's processes together."""
+"""GET /metrics in Prometheus format, summed over all processes of the server."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -13,14 +13,25 @@ from modelyard.tenancy.caller import DEFAULT_TENANT
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """GET /metrics: return the metrics."""
+
     metrics: Metrics
-    others: Callable[[], Iterable[Mapping[str, Any]]]
-    """What the server's other processes counted."""
+    read_peer_metrics: Callable[[], Iterable[Mapping[str, Any]]]
+    """Reads the metrics of the server's other processes."""
 
     async def __call__(self, request: Request) -> Reply:
-        """The server's numbers are the operator's: they add up all tenants'."""
+        """Return the metrics. Only for the default tenant, because they include all
+        tenants.
+
+        Raises NotFoundError for any other tenant.
+        """
         if request.tenant != DEFAULT_TENANT:
-            raise NotFoundError("there is nothing at '/metrics' for this tenant", code="unknown_url")
-        others = await asyncio.to_thread(lambda: list(self.others()))
-        text = self.metrics.text(others)
-        return Reply(text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+            raise NotFoundError(
+                "there is nothing at '/metrics' for this tenant", code="unknown_url"
+            )
+        # The other processes' metrics are read from files, which blocks.
+        peer_metrics = await asyncio.to_thread(lambda: list(self.read_peer_metrics()))
+        text = self.metrics.text(peer_metrics)
+        return Reply(
+            text.encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8"
+        )

@@ -1,1 +1,1 @@
-"""What plugins and their hosts call."""
+"""Routes for plugins and for the programs that host them."""

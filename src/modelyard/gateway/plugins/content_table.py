@@ -1,14 +1,28 @@
-"""Addresses that tenants' own code and files answer at, and those by which people connect accounts elsewhere."""
+"""Route table of tenants' own content: plugin endpoints, triggers, webhooks, files, and
+OAuth redirects."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from modelyard.gateway.errors import OPENAI
-from modelyard.gateway.plugins.hooks import EndpointRoute, Files, TransactionRoute, TriggerRoute
+from modelyard.gateway.plugins.hooks import (
+    EndpointRoute,
+    Files,
+    TransactionRoute,
+    TriggerRoute,
+)
 from modelyard.gateway.plugins.oauth import BrowserSteps
-from modelyard.gateway.plugins.parts import PluginParts
+from modelyard.gateway.plugins.parts import PluginDependencies
 from modelyard.gateway.plugins.webhooks import WebhookRoute
-from modelyard.gateway.table import OWN_SECRET, SIGNED_ADDRESS, Api, Content, Query, Row, Schema
+from modelyard.gateway.table import (
+    OWN_SECRET,
+    SIGNED_ADDRESS,
+    Api,
+    Content,
+    Query,
+    Row,
+    Schema,
+)
 from modelyard.gateway.tenant_content import WEBHOOK, WEBHOOK_OF_DRAFT, ContentRules
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
@@ -19,94 +33,120 @@ from modelyard.workflow.services import TenantFiles
 from modelyard.workflow.triggers import Triggers
 
 EventListener = Callable[[str, str, str, JSON], Awaitable[None]]
-"""(tenant, subscription, event, variables)."""
+"""Called with (tenant, subscription, event, variables)."""
 _SIGNATURE = (
     Query("tenant", "Whose file it is.", is_required=True),
     Query("until", "When the signature ends; seconds since 1970.", is_required=True),
     Query("sign", "The signature.", is_required=True),
 )
-_UPLOAD = (Query("plugin", "Which plugin hands it in."), Query("name", "The file's name."), Query("mimetype"))
+_UPLOAD = (
+    Query("plugin", "Which plugin hands it in."),
+    Query("name", "The file's name."),
+    Query("mimetype"),
+)
 _ANYTHING = Content("*/*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContentParts:
-    """What tenants' addresses are answered with."""
+class ContentDependencies:
+    """Dependencies of the routes for tenants' content."""
 
-    plugins: PluginParts
+    plugins: PluginDependencies
     triggers: Triggers
     runs: Runs
     files: FileStore
     files_of: Callable[[str, str], TenantFiles]
-    """(tenant, user) → the files that runs of theirs work with."""
+    """(tenant, user) → the files of their runs."""
     sessions: ServerlessSessions
     on_event: Callable[[], EventListener | None]
-    """Who else is told of a trigger plugin's events; None where nobody is."""
+    """Returns the listener for the events of trigger plugins, or None if there is none.
+    """
     origin: Callable[[], str]
     content_origin: Callable[[], str]
     rules: ContentRules
-    shuts_out: Callable[[str], bool]
-    """Whether a tenant was switched off."""
+    is_disabled: Callable[[str], bool]
+    """Whether a tenant was disabled."""
 
 
-def api(parts: ContentParts) -> Api:
-    """Whoever calls these has no key of ours: a secret or a signature in the address admits."""
-    rows = (*_hooks(parts), *_webhooks(parts), *_files(parts), *_oauth(parts.plugins.credentials, parts.origin))
-    return Api(
-        name="content", title="Tenants' content", about="Plugins' endpoints, webhooks, files, and accounts elsewhere.",
-        prefixes=("/e", "/t", "/triggers", "/files", "/oauth", "/backwards-invocation"), errors=OPENAI, rows=rows,
-    )  # fmt: skip
+def api(parts: ContentDependencies) -> Api:
+    """Return the API. Callers have no API key; a secret or a signature in the URL
+    authorises them."""
+    rows = (
+        *_hook_rows(parts),
+        *_webhook_rows(parts),
+        *_file_rows(parts),
+        *_oauth_rows(parts.plugins.credentials, parts.origin),
+    )
+    return Api(name="content", title="Tenants' content",
+               about="Plugins' endpoints, webhooks, files, and accounts elsewhere.",
+               prefixes=("/e", "/t", "/triggers", "/files", "/oauth", "/backwards-invocation"),
+               errors=OPENAI, rows=rows)  # fmt: skip
 
 
-def _hooks(parts: ContentParts) -> list[Row]:
-    plugins, endpoints, subscriptions = parts.plugins.plugins, parts.plugins.endpoints, parts.plugins.subscriptions
+def _hook_rows(parts: ContentDependencies) -> list[Row]:
+    """Return the rows of plugin endpoints, triggers and transactions."""
+    plugins, endpoints, subscriptions = (
+        parts.plugins.plugins,
+        parts.plugins.endpoints,
+        parts.plugins.subscriptions,
+    )
     endpoint = EndpointRoute(plugins, endpoints, parts.content_origin, parts.rules)
-    trigger = TriggerRoute(plugins, subscriptions, parts.triggers, parts.on_event, parts.rules)
+    trigger = TriggerRoute(
+        plugins, subscriptions, parts.triggers, parts.on_event, parts.rules
+    )
     transaction = TransactionRoute(parts.sessions)
+    # Plugins choose their own methods and subpaths, so these rows accept all of them.
     rows = [
-        Row(method="GET", path=path, auth=OWN_SECRET, handler=endpoint, answer=_ANYTHING, takes_any_method=True,
+        Row(method="GET", path=path, auth=OWN_SECRET, handler=endpoint, answer=_ANYTHING, takes_any_method=True,  # noqa: E501
             summary="Have a plugin answer.")
         for path in ("/e/{hook}", "/e/{hook}/{rest:path}")
     ]  # fmt: skip
     rows += [
-        Row(method="POST", path=path, auth=OWN_SECRET, handler=trigger, answer=_ANYTHING, takes_any_method=True,
+        Row(method="POST", path=path, auth=OWN_SECRET, handler=trigger, answer=_ANYTHING, takes_any_method=True,  # noqa: E501
             summary="Tell a trigger plugin what happened.")
         for path in ("/t/{subscription}", "/t/{subscription}/{rest:path}")
     ]  # fmt: skip
-    rows.append(Row(
-        method="POST", path="/backwards-invocation/transaction", auth=OWN_SECRET, handler=transaction,
-        takes=Content("application/octet-stream"), answer=Content("application/octet-stream"), errors=(400,),
-        summary="Ask this server for something, as a plugin that is served elsewhere.",
-    ))  # fmt: skip
+    # Plugins that run elsewhere call their host by this route.
+    rows.append(Row( method="POST", path="/backwards-invocation/transaction", auth=OWN_SECRET, handler=transaction, takes=Content("application/octet-stream"), answer=Content("application/octet-stream"), errors=(400,), summary="Ask this server for something, as a plugin that is served elsewhere.", ))  # fmt: skip  # noqa: E501
     return rows
 
 
-def _webhooks(parts: ContentParts) -> list[Row]:
+def _webhook_rows(parts: ContentDependencies) -> list[Row]:
+    """Return the rows of apps' webhooks, for published versions and for drafts."""
     webhook = WebhookRoute(parts.triggers, parts.runs, parts.files_of, parts.rules)
     return [
-        Row(method="POST", path=f"{prefix}{{token}}", auth=OWN_SECRET, handler=webhook, answer=_ANYTHING,
+        Row(method="POST", path=f"{prefix}{{token}}", auth=OWN_SECRET, handler=webhook, answer=_ANYTHING,  # noqa: E501
             takes_any_method=True, summary="Begin a run of an app.", errors=(405,))
         for prefix in (WEBHOOK, WEBHOOK_OF_DRAFT)
     ]  # fmt: skip
 
 
-def _files(parts: ContentParts) -> list[Row]:
-    files = Files(parts.files, parts.shuts_out)
-    stored = Schema({"type": "object", "required": ["id", "name", "size", "mime_type", "extension", "preview_url"]})
+def _file_rows(parts: ContentDependencies) -> list[Row]:
+    """Return the rows of signed file URLs."""
+    files = Files(parts.files, parts.is_disabled)
+    file_schema = Schema(
+        {
+            "type": "object",
+            "required": ["id", "name", "size", "mime_type", "extension", "preview_url"],
+        }
+    )
     return [
-        Row(method="GET", path="/files/{file}", auth=SIGNED_ADDRESS, handler=files.read, query=_SIGNATURE,
-            answer=_ANYTHING, errors=(404,), summary="Get a file."),
-        Row(method="POST", path="/files/plugins/upload", auth=SIGNED_ADDRESS, handler=files.upload, answer=stored,
-            status=201, takes=Content("multipart/form-data"), query=(*_SIGNATURE, *_UPLOAD), errors=(404,),
+        Row(method="GET", path="/files/{file}", auth=SIGNED_ADDRESS, handler=files.read,
+            query=_SIGNATURE, answer=_ANYTHING, errors=(404,), summary="Get a file."),
+        Row(method="POST", path="/files/plugins/upload", auth=SIGNED_ADDRESS,
+            handler=files.upload, answer=file_schema, status=201,
+            takes=Content("multipart/form-data"), query=(*_SIGNATURE, *_UPLOAD), errors=(404,),
             summary="Hand in a file, as a plugin."),
     ]  # fmt: skip
 
 
-def _oauth(credentials: PluginCredentials, origin: Callable[[], str]) -> list[Row]:
+def _oauth_rows(credentials: PluginCredentials, origin: Callable[[], str]) -> list[Row]:
+    """Return the rows of the OAuth redirects."""
     steps = BrowserSteps(credentials, origin)
     return [
-        Row(method="GET", path="/oauth/begin/{ticket:path}", auth=OWN_SECRET, handler=steps.begin, status=302,
-            summary="Go to a provider's page, to connect an account there."),
-        Row(method="GET", path="/oauth/callback/{provider:path}", auth=OWN_SECRET, handler=steps.back,
-            answer=Content("text/html"), summary="Come back from a provider's page.", errors=(400,)),
+        Row(method="GET", path="/oauth/begin/{ticket:path}", auth=OWN_SECRET, handler=steps.begin,
+            status=302, summary="Go to a provider's page, to connect an account there."),
+        Row(method="GET", path="/oauth/callback/{provider:path}", auth=OWN_SECRET,
+            handler=steps.back, answer=Content("text/html"),
+            summary="Come back from a provider's page.", errors=(400,)),
     ]  # fmt: skip

@@ -1,4 +1,5 @@
-"""What routes of the plugins' daemon share: one request, errors in its callers' words, readers of what is sent."""
+"""Shared code of the plugin daemon's routes: the request object, the error format, and
+readers for request bodies."""
 
 import hmac
 import ipaddress
@@ -8,7 +9,12 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError, PluginError
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    ModelyardError,
+    NotFoundError,
+    PluginError,
+)
 from modelyard.base.fields import whole_number
 from modelyard.gateway.auth import UnauthorizedError
 from modelyard.gateway.errors import error_headers
@@ -20,27 +26,40 @@ from modelyard.gateway.http import (
     ServerStoppingError,
     json_reply,
 )
-from modelyard.gateway.plugins.parts import PluginParts
+from modelyard.gateway.plugins.parts import PluginDependencies
 from modelyard.gateway.table import Answered, ErrorShape, MethodNotAllowedError, Row
 from modelyard.models.types import JSON
 from modelyard.tenancy.caller import ForbiddenError
 
 
 def succeeded(data: Any) -> Reply:
+    """Return a successful response in the daemon's format."""
     return json_reply({"code": 0, "message": "success", "data": data})
 
 
 def failure(error: ModelyardError) -> JSON:
-    """An error in the daemon's words: JSON in JSON."""
+    """Return an error in the daemon's format, whose `message` is itself JSON."""
+    # An error that the plugin itself raised keeps its type, so that callers can tell it
+    # apart.
     if isinstance(error, PluginError) and error.kind:
-        told = {"args": {}, "error_type": error.kind, "message": _bare(error)}
-        return _failed(-500, _json(told), "PluginInvokeError")
-    code, kind = next(
-        (pair for one, pair in _KINDS.items() if isinstance(error, one)), (-500, "PluginDaemonInternalServerError")
+        details = {
+            "args": {},
+            "error_type": error.kind,
+            "message": _without_prefix(error),
+        }
+        return _error_body(-500, _json(details), "PluginInvokeError")
+    code, error_type = next(
+        (
+            pair
+            for error_class, pair in _KINDS.items()
+            if isinstance(error, error_class)
+        ),
+        (-500, "PluginDaemonInternalServerError"),
     )
-    return _failed(code, str(error), kind)
+    return _error_body(code, str(error), error_type)
 
 
+# The first matching class wins, so subclasses come before their base classes.
 _KINDS: Mapping[type[ModelyardError], tuple[int, str]] = {
     UnauthorizedError: (-401, "PluginDaemonUnauthorizedError"),
     ForbiddenError: (-403, "PluginPermissionDeniedError"),
@@ -54,26 +73,34 @@ _KINDS: Mapping[type[ModelyardError], tuple[int, str]] = {
 }
 
 
-def _bare(error: PluginError) -> str:
+def _without_prefix(error: PluginError) -> str:
+    """Return the error's text without the plugin's name, which the caller adds itself."""
     return str(error).removeprefix(f"plugin {error.plugin!r}: ")
 
 
 def _json(value: Any) -> str:
+    """Return a value as JSON text."""
     return msgspec.json.encode(value).decode()
 
 
-def _failed(code: int, message: str, kind: str) -> JSON:
-    return {"code": code, "message": _json({"message": message, "error_type": kind, "args": None}), "data": None}
+def _error_body(code: int, message: str, error_type: str) -> JSON:
+    """Return an error response's body."""
+    return {
+        "code": code,
+        "message": _json({"message": message, "error_type": error_type, "args": None}),
+        "data": None,
+    }
 
 
 _STATUS = {-401: 401, -403: 403, -404: 404, -400: 400}
 
 
 def failure_reply(error: ModelyardError, request_id: str = "") -> Reply:
-    """An error as callers of the daemon read it."""
+    """Return an error as a response of the daemon."""
     del request_id  # it stands in a header; the body has no place for it
     document = failure(error)
     stated = getattr(error, "status", None)
+    # Some errors carry their own HTTP status; otherwise the daemon's code decides.
     status = stated if isinstance(stated, int) else _STATUS.get(document["code"], 500)
     return json_reply(document, status=status, headers=error_headers(error))
 
@@ -83,42 +110,67 @@ DAEMON = ErrorShape(
     {
         "type": "object",
         "required": ["code", "message", "data"],
-        "properties": {"code": {"type": "integer"}, "message": {"type": "string"}, "data": {"type": "null"}},
+        "properties": {
+            "code": {"type": "integer"},
+            "message": {"type": "string"},
+            "data": {"type": "null"},
+        },
     },
 )
 
 
 @dataclass(slots=True)
 class DaemonCall:
-    """One request, by a program that may."""
+    """One request to the daemon by an authorised program."""
 
-    parts: PluginParts
+    parts: PluginDependencies
     tenant: str
     request: Request
     origin: str
-    """Where plugins' addresses are reached."""
+    """Base URL of plugin endpoints."""
 
     def query(self, name: str) -> str:
-        """A value of the address's query. Raises InvokeBadRequestError where it is missing."""
+        """Return a required query parameter.
+
+        Raises InvokeBadRequestError if it is missing.
+        """
         value = self.request.query(name)
         if not value:
-            raise InvokeBadRequestError(f"{name!r} is missing in the address", param=name)
+            raise InvokeBadRequestError(
+                f"{name!r} is missing in the address", param=name
+            )
         return value
 
     def page(self, items: Sequence[Any]) -> Sequence[Any]:
-        """The page that is asked for, of 256 at most. Raises InvokeBadRequestError."""
-        page, size = max(1, self._number("page", 1)), min(256, max(1, self._number("page_size", 256)))
+        """Return the requested page of at most 256 items.
+
+        Raises InvokeBadRequestError.
+        """
+        page, size = (
+            max(1, self._number("page", 1)),
+            min(256, max(1, self._number("page_size", 256))),
+        )
         return items[(page - 1) * size : page * size]
 
     def _number(self, name: str, default: int) -> int:
+        """Return a number of the query.
+
+        Raises InvokeBadRequestError.
+        """
         text = self.request.query(name) or str(default)
         value = whole_number(text, maximum=999_999_999)
         if value is None:
-            raise InvokeBadRequestError(f"{name!r} must be a number, not {text[:40]!r}", param=name)
+            raise InvokeBadRequestError(
+                f"{name!r} must be a number, not {text[:40]!r}", param=name
+            )
         return value
 
 
 def text_in(body: JSON, name: str) -> str:
+    """Return a required text of a body.
+
+    Raises InvokeBadRequestError.
+    """
     value = body.get(name)
     if not isinstance(value, str) or not value:
         raise InvokeBadRequestError(f"{name!r} is missing", param=name)
@@ -126,6 +178,10 @@ def text_in(body: JSON, name: str) -> str:
 
 
 def object_in(body: JSON, name: str) -> JSON:
+    """Return an object of a body, empty if it is missing.
+
+    Raises InvokeBadRequestError.
+    """
     value = body.get(name) or {}
     if not isinstance(value, dict):
         raise InvokeBadRequestError(f"{name!r} must be an object", param=name)
@@ -133,35 +189,60 @@ def object_in(body: JSON, name: str) -> JSON:
 
 
 def names_in(body: JSON, name: str) -> list[str]:
+    """Return a required list of names of a body.
+
+    Raises InvokeBadRequestError.
+    """
     value = body.get(name)
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(
+        isinstance(element, str) for element in value
+    ):
         raise InvokeBadRequestError(f"{name!r} must be a list of names", param=name)
     return value
 
 
 @dataclass(frozen=True, slots=True)
-class DaemonEntrance:
-    """Between the router and the handlers: who shows the key of the interface may act for any tenant."""
+class DaemonGateway:
+    """Authorises requests between the router and the handlers. The interface's key may
+    act for any tenant."""
 
-    parts: PluginParts
+    parts: PluginDependencies
     key: str
     is_open: bool
     """Whether other machines may call."""
     origin: Callable[[], str]
 
     async def enter(self, request: Request, row: Row) -> Answered:
-        """Raises UnauthorizedError, NotFoundError for a tenant that is none."""
+        """Authorise the request and call its handler.
+
+        Raises UnauthorizedError, NotFoundError if the tenant does not exist.
+        """
         self._admit(request)
         tenant = request.names["tenant"]
         self.parts.plugins.check_tenant(tenant)
         return await row.handler(DaemonCall(self.parts, tenant, request, self.origin()))
 
     def _admit(self, request: Request) -> None:
-        """Raises UnauthorizedError."""
+        """Check the client address and the key.
+
+        Raises UnauthorizedError.
+        """
         client = request.scope.get("client")
-        if not self.is_open and client is not None and not ipaddress.ip_address(client[0]).is_loopback:
-            raise UnauthorizedError("the plugins' interface answers this machine alone; see plugins.open_interface")
-        shown = request.header(b"x-api-key") or ""
-        if not hmac.compare_digest(shown.encode(), self.key.encode()):
-            raise UnauthorizedError("'x-api-key' does not hold the key of the plugins' interface")
+        # The address is checked first: remote callers learn nothing about the key.
+        if (
+            not self.is_open
+            and client is not None
+            and not ipaddress.ip_address(client[0]).is_loopback
+        ):
+            raise UnauthorizedError(
+                "the plugins' interface answers this machine alone; see plugins.open_interface"
+            )
+        presented_key = request.header(b"x-api-key") or ""
+        # Constant time, so that the duration reveals nothing about the key.
+        if not hmac.compare_digest(presented_key.encode(), self.key.encode()):
+            raise UnauthorizedError(
+                "'x-api-key' does not hold the key of the plugins' interface"
+            )
+        # The caller has no API key, so the tenant of the path pays for the body's
+        # memory.
         request.payer = request.names["tenant"]

@@ -1,118 +1,255 @@
-"""/plugin/TENANT/…: the interface of the plugins' usual daemon, for programs that speak to one.
+"""/plugin/TENANT/…: the interface of the usual plugin daemon, for programs that use
+one.
 
-Shown an internal key in `x-api-key`, from this machine unless the settings open it. Calls are the plugin's own, in its
-own words: nothing here is counted or balanced, as the caller does that.
+Callers present an internal key in `x-api-key`, from this machine unless the settings
+open the interface. Calls go straight to the plugin, without usage records and load
+balancing, which the calling program does itself.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 from modelyard.gateway.plugins import declarations, endpoints, listings, packages
-from modelyard.gateway.plugins.daemon_calls import DAEMON, DaemonCall, DaemonEntrance
-from modelyard.gateway.plugins.dispatch import ACTIONS, WHOLE, dispatch
-from modelyard.gateway.schemas import ANYTHING, OBJECT, TEXT, list_of, thing
-from modelyard.gateway.table import EVENTS, OWN_SECRET, Answered, Api, Body, Content, OneOf, Query, Row, Schema
+from modelyard.gateway.plugins.daemon_calls import DAEMON, DaemonCall, DaemonGateway
+from modelyard.gateway.plugins.dispatch import ACTIONS, SINGLE_REPLY_ACTIONS, dispatch
+from modelyard.gateway.schemas import ANYTHING, OBJECT, TEXT, list_of, object_schema
+from modelyard.gateway.table import (
+    EVENTS,
+    OWN_SECRET,
+    Answered,
+    Api,
+    Body,
+    Content,
+    OneOf,
+    Query,
+    Row,
+    Schema,
+)
 from modelyard.models.types import JSON
 
 Handler = Callable[[DaemonCall], Awaitable[Answered]]
 _TENANT = "/plugin/{tenant}"
 _MANAGE = f"{_TENANT}/management"
-_DONE = Schema(thing({"code": {"const": 0}, "message": TEXT, "data": ANYTHING}))
+_DONE = Schema(object_schema({"code": {"const": 0}, "message": TEXT, "data": ANYTHING}))
 _FORM, _FILE = Content("multipart/form-data"), Content("application/octet-stream")
-_IDENTIFIER = Query("plugin_unique_identifier", "The plugin with its version and checksum.", is_required=True)
+_IDENTIFIER = Query(
+    "plugin_unique_identifier",
+    "The plugin with its version and checksum.",
+    is_required=True,
+)
 _PLUGIN = Query("plugin_id", "The plugin, as author/name.", is_required=True)
-_PAGE = (Query("page", "Which page, from 1.", "integer"), Query("page_size", "How many, 256 at most.", "integer"))
-_ONE_OF_THEIRS = ("tool", "agent_strategy", "datasource", "trigger")
+_PAGE = (
+    Query("page", "Which page, from 1.", "integer"),
+    Query("page_size", "How many, 256 at most.", "integer"),
+)
+_SINGLE_PROVIDER_TYPES = ("tool", "agent_strategy", "datasource", "trigger")
 
 
-def api(entrance: DaemonEntrance) -> Api:
-    """`entrance`: who may call, and what with."""
-    rows = (*_dispatches(), *_packages(), *_listings(), *_endpoints())
-    return Api(
-        name="plugins", title="Plugin daemon", about="Plugins as programs of their usual daemon know them.",
-        prefixes=("/plugin",), errors=DAEMON, rows=rows, enter=entrance.enter,
-    )  # fmt: skip
+def api(entrance: DaemonGateway) -> Api:
+    """Return the daemon's API. `entrance` authorises the callers."""
+    rows = (*_dispatch_rows(), *_package_rows(), *_listing_rows(), *_endpoint_rows())
+    return Api(name="plugins", title="Plugin daemon",
+               about="Plugins as programs of their usual daemon know them.",
+               prefixes=("/plugin",), errors=DAEMON, rows=rows, enter=entrance.enter)  # fmt: skip
 
 
 def _row(
-    method: str, path: str, handler: Handler, summary: str, *, takes: Body | JSON | None = None,
+    method: str, path: str, handler: Handler, summary: str, *, request_body: Body | JSON | None = None,  # noqa: E501
     answer: Body = _DONE, query: tuple[Query, ...] = (),
 ) -> Row:  # fmt: skip
-    return Row(
-        method=method, path=path, auth=OWN_SECRET, handler=handler, summary=summary, answer=answer, query=query,
-        takes=Schema(takes) if isinstance(takes, dict) else takes,
-    )  # fmt: skip
+    """Return a row of this API. A plain dictionary is a JSON schema."""
+    return Row(method=method, path=path, auth=OWN_SECRET, handler=handler, summary=summary,
+               answer=answer, query=query,
+               takes=Schema(request_body) if isinstance(request_body, dict) else request_body)  # fmt: skip  # noqa: E501
 
 
-def _dispatches() -> Iterator[Row]:
-    asked = thing({"data": OBJECT}, user_id=TEXT)
-    for action, (kind, name) in ACTIONS.items():
-        answer = _DONE if name in WHOLE else EVENTS
-        words = f"{kind.replace('_', ' ')}: {name.replace('_', ' ')}"
+def _dispatch_rows() -> Iterator[Row]:
+    """Yield the rows that call a plugin, one for each action."""
+    dispatch_body = object_schema({"data": OBJECT}, user_id=TEXT)
+    for action, (plugin_type, name) in ACTIONS.items():
+        # Some actions return one result, all others a stream.
+        answer = _DONE if name in SINGLE_REPLY_ACTIONS else EVENTS
+        label = f"{plugin_type.replace('_', ' ')}: {name.replace('_', ' ')}"
         yield _row("POST", f"{_TENANT}/dispatch/{action}", partial(dispatch, action),
-                   f"Have a plugin act on a {words}.", takes=asked, answer=answer)  # fmt: skip
+                   f"Have a plugin act on a {label}.", request_body=dispatch_body,
+                   answer=answer)  # fmt: skip
 
 
-def _packages() -> Iterator[Row]:
+def _package_rows() -> Iterator[Row]:
+    """Yield the rows that upload, install and remove packages."""
     install = f"{_MANAGE}/install"
-    identifiers = thing({"plugin_unique_identifiers": list_of(TEXT)}, metas=list_of(OBJECT), source=TEXT)
-    upgrade = thing({"original_plugin_unique_identifier": TEXT, "new_plugin_unique_identifier": TEXT}, source=TEXT)
-    yield _row("POST", f"{install}/upload/package", packages.upload_package, "Hand in a package.", takes=_FORM)
-    yield _row("POST", f"{install}/upload/bundle", packages.upload_bundle, "Hand in a bundle.", takes=_FORM)
-    yield _row("POST", f"{install}/identifiers", packages.install, "Install what was handed in.", takes=identifiers)
-    yield _row("POST", f"{install}/upgrade", packages.upgrade, "Put another version in a plugin's place.",
-               takes=upgrade)  # fmt: skip
-    yield _row("GET", f"{install}/tasks", packages.tasks, "List installations.", query=_PAGE)
-    yield _row("POST", f"{install}/tasks/delete_all", packages.delete_tasks, "Forget all installations.")
-    yield _row("GET", f"{install}/tasks/{{task}}", packages.one_task, "Say how far an installation is.")
-    yield _row("POST", f"{install}/tasks/{{task}}/delete", packages.delete_task, "Forget an installation.")
+    identifiers = object_schema(
+        {"plugin_unique_identifiers": list_of(TEXT)}, metas=list_of(OBJECT), source=TEXT
+    )
+    upgrade = object_schema(
+        {
+            "original_plugin_unique_identifier": TEXT,
+            "new_plugin_unique_identifier": TEXT,
+        },
+        source=TEXT,
+    )
+    yield _row(
+        "POST",
+        f"{install}/upload/package",
+        packages.upload_package,
+        "Hand in a package.",
+        request_body=_FORM,
+    )
+    yield _row(
+        "POST",
+        f"{install}/upload/bundle",
+        packages.upload_bundle,
+        "Hand in a bundle.",
+        request_body=_FORM,
+    )
+    yield _row(
+        "POST",
+        f"{install}/identifiers",
+        packages.install,
+        "Install what was handed in.",
+        request_body=identifiers,
+    )
+    yield _row("POST", f"{install}/upgrade", packages.upgrade,
+               "Put another version in a plugin's place.", request_body=upgrade)  # fmt: skip
+    yield _row(
+        "GET",
+        f"{install}/tasks",
+        packages.list_tasks,
+        "List installations.",
+        query=_PAGE,
+    )
+    yield _row(
+        "POST",
+        f"{install}/tasks/delete_all",
+        packages.delete_tasks,
+        "Forget all installations.",
+    )
+    yield _row(
+        "GET",
+        f"{install}/tasks/{{task}}",
+        packages.get_task,
+        "Say how far an installation is.",
+    )
+    yield _row(
+        "POST",
+        f"{install}/tasks/{{task}}/delete",
+        packages.delete_task,
+        "Forget an installation.",
+    )
+    # The path that names a plugin of the task has the same handler.
     yield _row("POST", f"{install}/tasks/{{task}}/delete/{{plugin:path}}", packages.delete_task,
                "Forget an installation.")  # fmt: skip
     yield _row("POST", f"{_MANAGE}/uninstall", packages.uninstall, "Remove a plugin.",
-               takes=thing({"plugin_installation_id": TEXT}))  # fmt: skip
+               request_body=object_schema({"plugin_installation_id": TEXT}))  # fmt: skip
 
 
-def _listings() -> Iterator[Row]:
-    identifiers = thing({"plugin_unique_identifiers": list_of(TEXT)})
-    yield _row("GET", f"{_MANAGE}/decode/from_identifier", listings.decoded, "Say what a package declares.",
-               query=(_IDENTIFIER,))  # fmt: skip
-    yield _row("GET", f"{_MANAGE}/fetch/manifest", listings.manifest, "Get a plugin's manifest.", query=(_IDENTIFIER,))
-    yield _row("GET", f"{_MANAGE}/fetch/identifier", listings.identifier, "Say whether a plugin is installed.",
-               query=(_IDENTIFIER,))  # fmt: skip
+def _listing_rows() -> Iterator[Row]:
+    """Yield the rows that list plugins and what they declare."""
+    identifiers = object_schema({"plugin_unique_identifiers": list_of(TEXT)})
+    yield _row("GET", f"{_MANAGE}/decode/from_identifier", listings.decode_package,
+               "Say what a package declares.", query=(_IDENTIFIER,))  # fmt: skip
+    yield _row(
+        "GET",
+        f"{_MANAGE}/fetch/manifest",
+        listings.manifest,
+        "Get a plugin's manifest.",
+        query=(_IDENTIFIER,),
+    )
+    yield _row("GET", f"{_MANAGE}/fetch/identifier", listings.is_installed,
+               "Say whether a plugin is installed.", query=(_IDENTIFIER,))  # fmt: skip
     yield _row("GET", f"{_MANAGE}/fetch/readme", listings.readme, "Get a plugin's readme.",
                query=(_IDENTIFIER, Query("language", "As en_US.")))  # fmt: skip
-    yield _row("GET", f"{_MANAGE}/list", listings.listed, "List plugins.", query=_PAGE)
-    yield _row("GET", f"{_MANAGE}/installation/ids", listings.ids, "List plugins' identifiers.")
-    yield _row("POST", f"{_MANAGE}/installation/fetch/batch", listings.batch, "Get some plugins.",
-               takes=thing({"plugin_ids": list_of(TEXT)}))  # fmt: skip
-    yield _row("POST", f"{_MANAGE}/installation/missing", listings.missing, "Say which plugins are missing.",
-               takes=identifiers)  # fmt: skip
-    for kind in listings.PART_OF:
-        yield _row("GET", f"{_MANAGE}/{kind}", partial(listings.providers, kind), f"List plugins with {kind}.",
-                   query=_PAGE)  # fmt: skip
-    for kind in _ONE_OF_THEIRS:
-        words = kind.replace("_", " ")
-        yield _row("GET", f"{_MANAGE}/{kind}", partial(listings.one_provider, kind),
-                   f"Get a plugin's {words} provider.", query=(_PLUGIN,))  # fmt: skip
-    yield _row("POST", f"{_MANAGE}/tools/check_existence", listings.tools_exist, "Say which tools there are.",
-               takes=thing(provider_ids=list_of(OBJECT)))  # fmt: skip
-    yield _row("GET", f"{_MANAGE}/{{category}}/list", listings.by_category, "List plugins of a category.", query=_PAGE)
-    yield _row("POST", f"{_TENANT}/debugging/key", listings.debugging_key, "Get the key for debugging plugins.")
-    yield _row("GET", f"{_TENANT}/extract-asset", listings.extracted, "Get a file of a package.", answer=_FILE,
-               query=(_IDENTIFIER, Query("file_path", "Where it is in the package.", is_required=True)))  # fmt: skip
+    yield _row(
+        "GET",
+        f"{_MANAGE}/list",
+        listings.list_installations,
+        "List plugins.",
+        query=_PAGE,
+    )
+    yield _row(
+        "GET",
+        f"{_MANAGE}/installation/ids",
+        listings.list_identifiers,
+        "List plugins' identifiers.",
+    )
+    yield _row("POST", f"{_MANAGE}/installation/fetch/batch", listings.list_by_plugin_ids,
+               "Get some plugins.",
+               request_body=object_schema({"plugin_ids": list_of(TEXT)}))  # fmt: skip
+    yield _row("POST", f"{_MANAGE}/installation/missing", listings.list_missing,
+               "Say which plugins are missing.", request_body=identifiers)  # fmt: skip
+    for plugin_type in listings.DECLARATION_KEYS:
+        yield _row("GET", f"{_MANAGE}/{plugin_type}",
+                   partial(listings.list_providers, plugin_type),
+                   f"List plugins with {plugin_type}.", query=_PAGE)  # fmt: skip
+    # These types also have a route for a single provider, with the singular in its
+    # path.
+    for plugin_type in _SINGLE_PROVIDER_TYPES:
+        label = plugin_type.replace("_", " ")
+        yield _row("GET", f"{_MANAGE}/{plugin_type}", partial(listings.get_provider, plugin_type),
+                   f"Get a plugin's {label} provider.", query=(_PLUGIN,))  # fmt: skip
+    yield _row("POST", f"{_MANAGE}/tools/check_existence", listings.tools_exist,
+               "Say which tools there are.",
+               request_body=object_schema(provider_ids=list_of(OBJECT)))  # fmt: skip
+    yield _row(
+        "GET",
+        f"{_MANAGE}/{{category}}/list",
+        listings.by_category,
+        "List plugins of a category.",
+        query=_PAGE,
+    )
+    yield _row(
+        "POST",
+        f"{_TENANT}/debugging/key",
+        listings.debugging_key,
+        "Get the key for debugging plugins.",
+    )
+    yield _row("GET", f"{_TENANT}/extract-asset", listings.read_package_file,
+               "Get a file of a package.", answer=_FILE,
+               query=(_IDENTIFIER, Query("file_path", "Where it is in the package.", is_required=True)))  # fmt: skip  # noqa: E501
     yield _row("GET", f"{_TENANT}/asset/{{asset}}", declarations.asset, "Get a plugin's picture.",
                answer=OneOf((Content("image/svg+xml"), _FILE)))  # fmt: skip
 
 
-def _endpoints() -> Iterator[Row]:
-    place, settings = f"{_TENANT}/endpoint", thing({"name": TEXT, "plugin_unique_identifier": TEXT}, settings=OBJECT)
-    named = thing({"endpoint_id": TEXT})
-    yield _row("POST", f"{place}/setup", endpoints.set_up_endpoint, "Set up an address of a plugin.", takes=settings)
-    yield _row("POST", f"{place}/update", endpoints.update_endpoint, "Change an address.",
-               takes=thing({"endpoint_id": TEXT}, name=TEXT, settings=OBJECT))  # fmt: skip
-    yield _row("POST", f"{place}/remove", endpoints.remove_endpoint, "Remove an address.", takes=named)
-    yield _row("POST", f"{place}/enable", endpoints.enable_endpoint, "Switch an address on.", takes=named)
-    yield _row("POST", f"{place}/disable", endpoints.disable_endpoint, "Switch an address off.", takes=named)
+def _endpoint_rows() -> Iterator[Row]:
+    """Yield the rows of plugin endpoints."""
+    path_prefix, settings = (
+        f"{_TENANT}/endpoint",
+        object_schema(
+            {"name": TEXT, "plugin_unique_identifier": TEXT}, settings=OBJECT
+        ),
+    )
+    endpoint_id_body = object_schema({"endpoint_id": TEXT})
+    yield _row(
+        "POST",
+        f"{path_prefix}/setup",
+        endpoints.set_up_endpoint,
+        "Set up an address of a plugin.",
+        request_body=settings,
+    )
+    yield _row("POST", f"{path_prefix}/update", endpoints.update_endpoint, "Change an address.",
+               request_body=object_schema({"endpoint_id": TEXT}, name=TEXT, settings=OBJECT))  # fmt: skip  # noqa: E501
+    yield _row(
+        "POST",
+        f"{path_prefix}/remove",
+        endpoints.remove_endpoint,
+        "Remove an address.",
+        request_body=endpoint_id_body,
+    )
+    yield _row(
+        "POST",
+        f"{path_prefix}/enable",
+        endpoints.enable_endpoint,
+        "Switch an address on.",
+        request_body=endpoint_id_body,
+    )
+    yield _row(
+        "POST",
+        f"{path_prefix}/disable",
+        endpoints.disable_endpoint,
+        "Switch an address off.",
+        request_body=endpoint_id_body,
+    )
     listing = (*_PAGE, Query("plugin_id", "Those of one plugin."))
-    for path in (f"{place}/list", f"{place}/list/plugin"):
+    # Both paths list endpoints; the filter by plugin is optional on either.
+    for path in (f"{path_prefix}/list", f"{path_prefix}/list/plugin"):
         yield _row("GET", path, endpoints.endpoints, "List addresses.", query=listing)

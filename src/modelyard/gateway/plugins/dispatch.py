@@ -1,4 +1,5 @@
-"""Actions of plugins, as programs of their usual daemon ask for them."""
+"""Handlers of `dispatch/ACTION`: run an action of a plugin for a client that speaks the
+plugin daemon's API."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -37,16 +38,34 @@ ACTIONS: Mapping[str, tuple[str, str]] = {
     "oauth/get_authorization_url": ("oauth", "get_authorization_url"),
     "oauth/get_credentials": ("oauth", "get_credentials"),
     "oauth/refresh_credentials": ("oauth", "refresh_credentials"),
-    "dynamic_select/fetch_parameter_options": ("dynamic_parameter", "fetch_parameter_options"),
-    "datasource/validate_credentials": ("datasource", "validate_datasource_credentials"),
-    "datasource/get_website_crawl": ("datasource", "invoke_website_datasource_get_crawl"),
-    "datasource/get_online_document_pages": ("datasource", "invoke_online_document_datasource_get_pages"),
+    "dynamic_select/fetch_parameter_options": (
+        "dynamic_parameter",
+        "fetch_parameter_options",
+    ),
+    "datasource/validate_credentials": (
+        "datasource",
+        "validate_datasource_credentials",
+    ),
+    "datasource/get_website_crawl": (
+        "datasource",
+        "invoke_website_datasource_get_crawl",
+    ),
+    "datasource/get_online_document_pages": (
+        "datasource",
+        "invoke_online_document_datasource_get_pages",
+    ),
     "datasource/get_online_document_page_content": (
         "datasource",
         "invoke_online_document_datasource_get_page_content",
     ),
-    "datasource/online_drive_browse_files": ("datasource", "invoke_online_drive_browse_files"),
-    "datasource/online_drive_download_file": ("datasource", "invoke_online_drive_download_file"),
+    "datasource/online_drive_browse_files": (
+        "datasource",
+        "invoke_online_drive_browse_files",
+    ),
+    "datasource/online_drive_download_file": (
+        "datasource",
+        "invoke_online_drive_download_file",
+    ),
     "trigger/invoke_event": ("trigger", "invoke_trigger_event"),
     "trigger/validate_credentials": ("trigger", "validate_trigger_credentials"),
     "trigger/dispatch_event": ("trigger", "dispatch_trigger_event"),
@@ -54,46 +73,71 @@ ACTIONS: Mapping[str, tuple[str, str]] = {
     "trigger/unsubscribe": ("trigger", "unsubscribe_trigger"),
     "trigger/refresh": ("trigger", "refresh_trigger"),
 }
-"""What stands behind `dispatch/` → type and action of the plugins' protocol."""
+"""Path below `dispatch/` → (type, action) of the plugin protocol."""
 
 
-WHOLE = ("start_polling", "check_polling")
-"""Actions that are answered at once, not as events."""
+SINGLE_REPLY_ACTIONS = ("start_polling", "check_polling")
+"""Actions that are answered with one JSON document. All others are answered with a
+stream of events."""
 
 
+# The path decides the model type; a request that names a different `model_type` is
+# refused.
 _MODEL_TYPES = {
-    "llm": "llm", "text_embedding": "text-embedding", "multimodal_embedding": "text-embedding", "rerank": "rerank",
-    "multimodal_rerank": "rerank", "tts": "tts", "speech2text": "speech2text", "moderation": "moderation",
-}  # fmt: skip
+    "llm": "llm",
+    "text_embedding": "text-embedding",
+    "multimodal_embedding": "text-embedding",
+    "rerank": "rerank",
+    "multimodal_rerank": "rerank",
+    "tts": "tts",
+    "speech2text": "speech2text",
+    "moderation": "moderation",
+}
 
 
-_CARRIED = ("conversation_id", "message_id", "app_id", "endpoint_id", "context")
+# These fields stand beside `data` in the request and reach the plugin as context of the
+# call.
+_CONTEXT_FIELDS = ("conversation_id", "message_id", "app_id", "endpoint_id", "context")
 
 
 async def dispatch(path: str, call: DaemonCall) -> Reply | StreamReply:
-    """One action of a plugin, its answers as events. Raises NotFoundError, InvokeBadRequestError."""
+    """Run one action of a plugin and stream its results as server-sent events.
+
+    Actions in WHOLE get a single JSON reply instead. Raises NotFoundError if the tenant
+    has no such plugin and InvokeBadRequestError for invalid fields.
+    """
     request, tenant = call.request, call.tenant
-    kind, action = ACTIONS[path]
+    plugin_type, action = ACTIONS[path]
     plugin = request.header(b"x-plugin-id")
     if not plugin:
         raise InvokeBadRequestError("'x-plugin-id' must name the plugin as author/name")
+    # Fails with 404 before the body is read if the plugin is not installed.
     call.parts.plugins.find(tenant, plugin)
     body = await request.json()
     data = body.get("data")
     if not isinstance(data, dict):
-        raise InvokeBadRequestError("'data' must hold the action's fields", param="data")
-    data = _checked(path, data)
-    more = {name: body[name] for name in _CARRIED if body.get(name) is not None}
+        raise InvokeBadRequestError(
+            "'data' must hold the action's fields", param="data"
+        )
+    data = _normalised_fields(path, data)
+    context_fields = {
+        name: body[name] for name in _CONTEXT_FIELDS if body.get(name) is not None
+    }
     user = str(body.get("user_id") or "")
-    answers = call.parts.plugins.call(tenant, plugin, kind, action, data, user=user, more=more)
-    if action in WHOLE:
+    answers = call.parts.plugins.call(
+        tenant, plugin, plugin_type, action, data, user=user, extra=context_fields
+    )
+    if action in SINGLE_REPLY_ACTIONS:
+        # Only the first result counts; aclosing ends the plugin's call without waiting
+        # for more.
         async with aclosing(answers):
             return succeeded(await anext(answers, {}))
     return sse_reply(_events(answers), lambda error: _event(failure(error)))
 
 
 async def _events(answers: AsyncGenerator[JSON, None]) -> AsyncGenerator[bytes, None]:
-    """Errors are events too, the first included: the caller reads a stream whatever happens."""
+    """Yield results as events. Errors become events too, even the first one, because
+    the client always reads a stream."""
     try:
         async with aclosing(answers):
             async for answer in answers:
@@ -103,28 +147,40 @@ async def _events(answers: AsyncGenerator[JSON, None]) -> AsyncGenerator[bytes, 
 
 
 def _event(document: JSON) -> bytes:
+    """Encode a document as one server-sent event."""
     return b"data: " + encode(document) + b"\n\n"
 
 
-def _checked(path: str, data: JSON) -> JSON:
-    """The fields with the plugin's own word for its provider. Raises InvokeBadRequestError."""
+def _normalised_fields(path: str, data: JSON) -> JSON:
+    """Return the fields as the plugin expects them: provider without prefix, model type
+    and defaults filled in.
+
+    Raises InvokeBadRequestError if `model_type` contradicts the path.
+    """
     provider = data.get("provider")
     if isinstance(provider, str):
+        # Clients send `author/plugin/provider`; a plugin knows its provider by the last
+        # part.
         data = {**data, "provider": provider.rpartition("/")[2]}
-    wanted = _MODEL_TYPES.get(path.partition("/")[0])
-    if wanted is not None:
-        given = data.get("model_type", wanted)
-        if given != wanted:
-            raise InvokeBadRequestError(f"'model_type' is {given!r}; at {path!r} it is {wanted!r}", param="model_type")
-        data = {**_UNSAID.get(path, {}), **data, "model_type": wanted}
+    model_type = _MODEL_TYPES.get(path.partition("/")[0])
+    if model_type is not None:
+        requested_type = data.get("model_type", model_type)
+        if requested_type != model_type:
+            raise InvokeBadRequestError(
+                f"'model_type' is {requested_type!r}; at {path!r} it is {model_type!r}",
+                param="model_type",
+            )
+        # Later entries win: the client's fields override the defaults, the path's model
+        # type overrides both.
+        data = {**_DEFAULT_FIELDS.get(path, {}), **data, "model_type": model_type}
     return data
 
 
-_UNSAID: Mapping[str, JSON] = {
+_DEFAULT_FIELDS: Mapping[str, JSON] = {
     "llm/invoke": {"model_parameters": {}, "tools": None, "stop": None, "stream": True},
     "llm/num_tokens": {"tools": None},
     "rerank/invoke": {"score_threshold": None, "top_n": None},
     "multimodal_rerank/invoke": {"score_threshold": None, "top_n": None},
     "tts/model/voices": {"language": None},
 }
-"""What plugins insist on and callers leave out."""
+"""Fields that plugins require and clients may omit, by path."""

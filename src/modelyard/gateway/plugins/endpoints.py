@@ -1,68 +1,120 @@
-"""Addresses that plugins serve: set up, changed, switched on and off, removed."""
+"""Handlers for plugin endpoints (HTTP addresses that a plugin serves): create, change,
+enable, disable, remove and list."""
 
 from modelyard.base.errors import NotFoundError
 from modelyard.gateway.http import (
     Reply,
 )
-from modelyard.gateway.plugins.daemon_calls import DaemonCall, object_in, succeeded, text_in
+from modelyard.gateway.plugins.daemon_calls import (
+    DaemonCall,
+    object_in,
+    succeeded,
+    text_in,
+)
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.tenancy.kinds import PluginEndpoint
 
 
 async def set_up_endpoint(call: DaemonCall) -> Reply:
+    """Create an endpoint of a plugin with the given settings."""
     body = await call.request.json()
     plugin = PluginIdentifier.parse(text_in(body, "plugin_unique_identifier")).id
     await call.parts.endpoints.set_up(
-        call.tenant, plugin, text_in(body, "name"), object_in(body, "settings"), user=str(body.get("user_id") or "")
+        call.tenant,
+        plugin,
+        text_in(body, "name"),
+        object_in(body, "settings"),
+        user=str(body.get("user_id") or ""),
     )
     return succeeded(True)
 
 
 async def update_endpoint(call: DaemonCall) -> Reply:
+    """Change the name and settings of an endpoint. Raises NotFoundError if it does not
+    exist."""
     body = await call.request.json()
     name = text_in(body, "endpoint_id")
-    known = next((one for one in call.parts.endpoints.all(call.tenant) if one[0] == name), None)
-    if known is None:
+    existing = next(
+        (
+            endpoint_row
+            for endpoint_row in call.parts.endpoints.all(call.tenant)
+            if endpoint_row[0] == name
+        ),
+        None,
+    )
+    if existing is None:
         raise NotFoundError(f"endpoint {name!r} does not exist")
     await call.parts.endpoints.set_up(
-        call.tenant, known[2].plugin, str(body.get("name") or known[1]), object_in(body, "settings"), id=name
+        call.tenant,
+        existing[2].plugin,
+        str(body.get("name") or existing[1]),
+        object_in(body, "settings"),
+        id=name,
+        # With an id, `set_up` replaces the existing endpoint instead of creating a new
+        # address.
     )
     return succeeded(True)
 
 
 async def remove_endpoint(call: DaemonCall) -> Reply:
+    """Delete an endpoint; its address stops working."""
     body = await call.request.json()
     await call.parts.endpoints.remove(call.tenant, text_in(body, "endpoint_id"))
     return succeeded(True)
 
 
 async def enable_endpoint(call: DaemonCall) -> Reply:
+    """Enable an endpoint, so that its address is served again."""
     body = await call.request.json()
-    await call.parts.endpoints.enable(call.tenant, text_in(body, "endpoint_id"), is_on=True)
+    await call.parts.endpoints.enable(
+        call.tenant, text_in(body, "endpoint_id"), is_on=True
+    )
     return succeeded(True)
 
 
 async def disable_endpoint(call: DaemonCall) -> Reply:
+    """Disable an endpoint. Its settings and address are retained."""
     body = await call.request.json()
-    await call.parts.endpoints.enable(call.tenant, text_in(body, "endpoint_id"), is_on=False)
+    await call.parts.endpoints.enable(
+        call.tenant, text_in(body, "endpoint_id"), is_on=False
+    )
     return succeeded(True)
 
 
 async def endpoints(call: DaemonCall) -> Reply:
+    """Return one page of the tenant's endpoints, optionally of a single plugin
+    (`plugin_id`)."""
     plugin = call.request.query("plugin_id")
-    found = [one for one in call.parts.endpoints.all(call.tenant) if plugin in (None, one[2].plugin)]
-    return succeeded({"endpoints": [_endpoint(call, *one) for one in call.page(found)], "total": len(found)})
+    # Rows are (id, name, endpoint); without `plugin_id` every endpoint matches.
+    matches = [
+        endpoint_row
+        for endpoint_row in call.parts.endpoints.all(call.tenant)
+        if plugin in (None, endpoint_row[2].plugin)
+    ]
+    return succeeded(
+        {
+            "endpoints": [
+                _endpoint(call, *endpoint_row) for endpoint_row in call.page(matches)
+            ],
+            "total": len(matches),
+        }
+    )
 
 
-def _endpoint(call: DaemonCall, id: str, name: str, one: PluginEndpoint) -> JSON:  # noqa: A002
-    declaration = call.parts.plugins.find(call.tenant, one.plugin).declaration
+def _endpoint(call: DaemonCall, id: str, name: str, endpoint: PluginEndpoint) -> JSON:
+    """Return an endpoint as clients of the plugin daemon's API read it."""
+    # The declaration tells the client which settings and paths the plugin's endpoints
+    # have.
+    declaration = call.parts.plugins.find(call.tenant, endpoint.plugin).declaration
     return {
         "id": id,
         "name": name,
-        "plugin_id": one.plugin,
+        "plugin_id": endpoint.plugin,
         "tenant_id": call.tenant,
-        "enabled": one.is_enabled,
+        "enabled": endpoint.is_enabled,
+        # Endpoints have one id here; `hook_id`, the id in the public address, is the
+        # same.
         "hook_id": id,
         "url": f"{call.origin}/e/{id}",
         "declaration": declaration.document.get("endpoint") or {},

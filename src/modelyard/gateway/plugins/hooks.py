@@ -1,6 +1,8 @@
-"""Addresses that plugins serve (`/e/ID/…`), webhooks that trigger them (`/t/ID`), and files that they hand in and read.
+"""Public routes of plugins: endpoints (`/e/ID/…`), trigger webhooks (`/t/ID`), signed
+file addresses and serverless callbacks.
 
-Whoever calls these has no key of ours: the id in the address, or the signature behind it, is what admits.
+Callers show no API key. The id in the address, a signature or a session authorises the
+request.
 """
 
 import asyncio
@@ -16,7 +18,14 @@ from modelyard.base.errors import NotFoundError, PluginError
 from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
 from modelyard.gateway.raw_requests import raw_request
-from modelyard.gateway.tenant_content import FILE, ContentRules, disposition, media_type, outgoing, status_of
+from modelyard.gateway.tenant_content import (
+    FILE_HEADERS,
+    ContentRules,
+    disposition,
+    media_type,
+    outgoing,
+    response_status,
+)
 from modelyard.models.types import JSON
 from modelyard.plugins.serverless import ServerlessSessions
 from modelyard.storage.files import FileStore
@@ -27,12 +36,14 @@ from modelyard.tenant_plugins.subscriptions import PluginSubscriptions
 from modelyard.workflow.triggers import Triggers
 
 VERBS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
-_MOST_BODY = 10 * 1024 * 1024
+# Bytes of a request body that is forwarded to a plugin's endpoint.
+_MAX_BODY_BYTES = 10 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointRoute:
-    """ANY /e/ID/PATH: a plugin answers."""
+    """Handler of ANY /e/ID/PATH: forwards the raw HTTP request to the plugin that
+    serves the endpoint."""
 
     plugins: Plugins
     endpoints: PluginEndpoints
@@ -40,12 +51,22 @@ class EndpointRoute:
     rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply | StreamReply:
-        hook, rest = request.names["hook"], request.names.get("rest", "")
+        hook, subpath = request.names["hook"], request.names.get("rest", "")
         tenant, endpoint, settings = self.endpoints.endpoint(hook)
-        path = f"/{rest}"
-        body = await request.body(_MOST_BODY)
-        sent = {"Dify-Hook-Id": hook, "Dify-Hook-Url": f"{self.origin()}/e/{hook}{path}"}
-        data = {"raw_http_request": raw_request(request, path, body, sent, self.rules).hex(), "settings": settings}
+        path = f"/{subpath}"
+        # Headers, body and settings go to the plugin as one raw HTTP request in
+        # hexadecimal.
+        body = await request.body(_MAX_BODY_BYTES)
+        sent = {
+            "Dify-Hook-Id": hook,
+            "Dify-Hook-Url": f"{self.origin()}/e/{hook}{path}",
+        }
+        data = {
+            "raw_http_request": raw_request(
+                request, path, body, sent, self.rules
+            ).hex(),
+            "settings": settings,
+        }
         answers = self.plugins.call(
             tenant,
             endpoint.plugin,
@@ -53,32 +74,43 @@ class EndpointRoute:
             "invoke_endpoint",
             data,
             user=endpoint.user,
-            more={"endpoint_id": hook},
+            extra={"endpoint_id": hook},
         )
+        # The first message carries status and headers, so it is needed before the reply
+        # can start.
         first = await anext(answers, None)
         if first is None:
+            # The plugin's call is still open when the reply cannot be sent: end it,
+            # here and below.
             await answers.aclose()
             raise PluginError("it ended without an answer", plugin=endpoint.plugin)
         try:
-            given = first.get("headers") or {}
-            headers = outgoing(((str(name), str(value)) for name, value in given.items()), endpoint.plugin)
-            status = status_of(first.get("status"), endpoint.plugin)
+            plugin_headers = first.get("headers") or {}
+            headers = outgoing(
+                ((str(name), str(value)) for name, value in plugin_headers.items()),
+                endpoint.plugin,
+            )
+            status = response_status(first.get("status"), endpoint.plugin)
         except PluginError:
             await answers.aclose()
             raise
-        return StreamReply(_pieces(first, answers), None, headers, status=status)
+        return StreamReply(_body_chunks(first, answers), None, headers, status=status)
 
 
-async def _pieces(first: JSON, answers: AsyncGenerator[JSON, None]) -> AsyncGenerator[bytes, None]:
+async def _body_chunks(
+    first: JSON, answers: AsyncGenerator[JSON, None]
+) -> AsyncGenerator[bytes, None]:
+    """Yield the response body, decoded from the plugin's messages."""
     async with aclosing(answers):
         if first.get("result"):
-            yield _unhexed(first["result"])
+            yield _decode_hex(first["result"])
         async for answer in answers:
             if answer.get("result"):
-                yield _unhexed(answer["result"])
+                yield _decode_hex(answer["result"])
 
 
-def _unhexed(value: Any) -> bytes:
+def _decode_hex(value: Any) -> bytes:
+    """Decode hexadecimal text. Raises PluginError if it is not hexadecimal."""
     try:
         return bytes.fromhex(value)
     except (TypeError, ValueError):
@@ -87,95 +119,164 @@ def _unhexed(value: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class TriggerRoute:
-    """ANY /t/ID: something happened elsewhere; the trigger plugin says what, and what to answer."""
+    """Handler of ANY /t/ID: a trigger plugin decides which events a webhook call stands
+    for and how to answer it."""
 
     plugins: Plugins
     subscriptions: PluginSubscriptions
     triggers: Triggers
     on_event: Callable[[], Callable[[str, str, str, JSON], Awaitable[None]] | None]
-    """Who else is told (tenant, subscription, event, variables); None where nobody is."""
+    """Additional listener for (tenant, subscription, event, variables); returns None if
+    there is none."""
     rules: ContentRules
 
     async def __call__(self, request: Request) -> Reply:
-        name, rest = request.names["subscription"], request.names.get("rest", "")
-        tenant, subscription, kept = self.subscriptions.subscription(name)
-        raw = raw_request(request, f"/{rest}", await request.body(), {}, self.rules).hex()
-        common = {"provider": subscription.provider, "raw_http_request": raw, **kept}
-        found = await self.plugins.one(tenant, subscription.plugin, "trigger", "dispatch_trigger_event", common)
-        common = {"credentials": {}, "credential_type": "unauthorized", **common, "payload": found.get("payload") or {}}
+        name, subpath = request.names["subscription"], request.names.get("rest", "")
+        tenant, subscription, secret_fields = self.subscriptions.subscription(name)
+        # First call: the plugin verifies the request and names the events that it
+        # contains.
+        raw = raw_request(
+            request, f"/{subpath}", await request.body(), {}, self.rules
+        ).hex()
+        common = {
+            "provider": subscription.provider,
+            "raw_http_request": raw,
+            **secret_fields,
+        }
+        dispatch_result = await self.plugins.call_once(
+            tenant, subscription.plugin, "trigger", "dispatch_trigger_event", common
+        )
+        common = {
+            "credentials": {},
+            "credential_type": "unauthorized",
+            **common,
+            "payload": dispatch_result.get("payload") or {},
+        }
 
-        async def told(event: str, parameters: JSON) -> JSON | None:
-            """What a node, or a listener, hears of it; None where it is none of those that it wants."""
+        async def event_variables(event: str, parameters: JSON) -> JSON | None:
+            """Return the variables of an event for these parameters, or None if the
+            plugin filters the event out."""
             data = {**common, "event": event, "parameters": parameters}
-            said = await self.plugins.one(tenant, subscription.plugin, "trigger", "invoke_trigger_event", data)
-            return None if said.get("cancelled") else said.get("variables") or {}
+            event_result = await self.plugins.call_once(
+                tenant, subscription.plugin, "trigger", "invoke_trigger_event", data
+            )
+            return (
+                None
+                if event_result.get("cancelled")
+                else event_result.get("variables") or {}
+            )
 
         provider = f"{subscription.plugin}/{subscription.provider}"
-        for event in map(str, found.get("events") or ()):
-            for one in self.triggers.listeners(tenant, name, provider, event):
-                if (variables := await told(event, one.trigger.parameters)) is not None:
-                    await self.triggers.hear(one, variables)
+        # Second call, once per event and listener: each listening node has its own
+        # parameters.
+        for event in map(str, dispatch_result.get("events") or ()):
+            for listener in self.triggers.listeners(tenant, name, provider, event):
+                if (
+                    variables := await event_variables(
+                        event, listener.trigger.parameters
+                    )
+                ) is not None:
+                    await self.triggers.start_listener(listener, variables)
+            # The additional listener, if there is one, gets the event without
+            # parameters.
             listen = self.on_event()
-            if listen is not None and (variables := await told(event, {})) is not None:
+            if (
+                listen is not None
+                and (variables := await event_variables(event, {})) is not None
+            ):
                 await listen(tenant, name, event, variables)
-        return _answered(found.get("response"), subscription.plugin)
+        return _reply_from_raw(dispatch_result.get("response"), subscription.plugin)
 
 
-def _answered(raw: Any, plugin: str) -> Reply:
-    """A raw HTTP response, in hexadecimal, as one of ours."""
-    data = _unhexed(raw) if raw else b"HTTP/1.1 200 OK\r\n\r\n"
+def _reply_from_raw(raw: Any, plugin: str) -> Reply:
+    """Parse a raw HTTP response in hexadecimal and return it as a reply. An absent one
+    means an empty 200."""
+    data = _decode_hex(raw) if raw else b"HTTP/1.1 200 OK\r\n\r\n"
     head, _, body = data.partition(b"\r\n\r\n")
-    line, _, rest = head.partition(b"\r\n")
-    _, _, said = line.partition(b" ")
-    status = status_of(said.split(b" ", 1)[0].decode("latin-1"), plugin)
-    sent = outgoing(BytesParser().parsebytes(rest + b"\r\n\r\n").items(), plugin)
+    line, _, header_block = head.partition(b"\r\n")
+    _, _, status_text = line.partition(b" ")
+    status = response_status(status_text.split(b" ", 1)[0].decode("latin-1"), plugin)
+    sent = outgoing(
+        BytesParser().parsebytes(header_block + b"\r\n\r\n").items(), plugin
+    )
     headers = {name.decode(): value.decode("latin-1") for name, value in sent}
-    kind = headers.pop("content-type")
-    return Reply(body, status=status, content_type=kind.encode("latin-1"), headers=headers)
+    # `outgoing` always sets a content type; Reply takes it separately from the other
+    # headers.
+    content_type = headers.pop("content-type")
+    return Reply(
+        body,
+        status=status,
+        content_type=content_type.encode("latin-1"),
+        headers=headers,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """GET /files/ID and POST /files/plugins/upload, both by signed address."""
+    """Handlers of GET /files/ID and POST /files/plugins/upload. Both require a signed
+    address."""
 
     files: FileStore
-    shuts_out: Callable[[str], bool]
-    """Whether a tenant was switched off."""
+    is_tenant_disabled: Callable[[str], bool]
+    """Tell whether a tenant is switched off."""
 
     async def read(self, request: Request) -> Reply:
-        """GET /files/ID. Raises NotFoundError."""
+        """GET /files/ID. Raises NotFoundError if the file does not exist or the
+        signature is invalid."""
         name = request.names["file"]
-        tenant = self._signed(request, "read", name)
-        stored, data = await asyncio.to_thread(self.files.get, tenant, name)
-        # Files are somebody's: a browser must not run what is in them on this server's behalf.
-        headers = {**FILE, "content-disposition": disposition("attachment", f"{stored.id}{stored.extension}")}
-        return Reply(data, content_type=media_type(stored.mime_type), headers=headers)
+        tenant = self._verify_signature(request, "read", name)
+        stored_file, data = await asyncio.to_thread(self.files.get, tenant, name)
+        # Files come from users: a browser must not execute their content with this
+        # server's origin.
+        headers = {
+            **FILE_HEADERS,
+            "content-disposition": disposition(
+                "attachment", f"{stored_file.id}{stored_file.extension}"
+            ),
+        }
+        return Reply(
+            data, content_type=media_type(stored_file.mime_type), headers=headers
+        )
 
     async def upload(self, request: Request) -> Reply:
-        """POST /files/plugins/upload. Raises NotFoundError."""
+        """POST /files/plugins/upload. Raises NotFoundError if the signature is invalid."""
         plugin, name = request.query("plugin") or "", request.query("name") or ""
-        tenant = self._signed(request, "upload", f"{plugin}\n{name}")
+        # Plugin and name are part of the signature, so a signed upload address is good
+        # for this file only.
+        tenant = self._verify_signature(request, "upload", f"{plugin}\n{name}")
         request.payer = tenant
         file, _ = file_form(request.header(b"content-type") or "", await request.body())
-        kind = request.query("mimetype") or ""
-        stored = await asyncio.to_thread(self.files.add, tenant, name or file.filename, file.data, kind)
-        query = self.files.sign("read", tenant, stored.id, seconds=86_400.0)
-        document = {**msgspec.to_builtins(stored), "extension": stored.extension,
-                    "preview_url": f"/files/{stored.id}?{query}"}  # fmt: skip
+        mime_type = request.query("mimetype") or ""
+        stored_file = await asyncio.to_thread(
+            self.files.add, tenant, name or file.filename, file.data, mime_type
+        )
+        # The reply contains an address that reads the file for one day.
+        query = self.files.sign("read", tenant, stored_file.id, seconds=86_400.0)
+        document = {
+            **msgspec.to_builtins(stored_file),
+            "extension": stored_file.extension,
+            "preview_url": f"/files/{stored_file.id}?{query}",
+        }
         return json_reply(document, status=201)
 
-    def _signed(self, request: Request, what: str, rest: str) -> str:
-        """The tenant. Raises NotFoundError where the signature is none, or is too old."""
+    def _verify_signature(self, request: Request, action: str, subject: str) -> str:
+        """Return the tenant of a signed address. Raises NotFoundError if the signature
+        is missing, invalid or expired."""
         tenant = request.query("tenant") or ""
-        until, sign = request.query("until") or "", request.query("sign") or ""
-        if not self.files.is_signed(what, tenant, rest, until, sign) or self.shuts_out(tenant):
-            raise NotFoundError("this address is not signed, or its time is over", code="file_not_found")
+        until, signature = request.query("until") or "", request.query("sign") or ""
+        if not self.files.is_signed(
+            action, tenant, subject, until, signature
+        ) or self.is_tenant_disabled(tenant):
+            raise NotFoundError(
+                "this address is not signed, or its time is over", code="file_not_found"
+            )
         return tenant
 
 
 @dataclass(frozen=True, slots=True)
 class TransactionRoute:
-    """POST /backwards-invocation/transaction: what plugins that are served elsewhere ask of us. The session admits."""
+    """Handler of POST /backwards-invocation/transaction: calls from plugins on a
+    serverless runtime. The session id authorises them."""
 
     sessions: ServerlessSessions
 
@@ -183,20 +284,35 @@ class TransactionRoute:
         session = request.header(b"dify-plugin-session-id") or ""
         try:
             request.payer = self.sessions.tenant_of(session)
+            # The session remembers who called the plugin; its calls back are made as
+            # that caller.
             caller = self.sessions.context(session).run(current_caller)
             if caller is not None:
                 request.identify(caller)
             body = await request.body()
-            pieces = self.sessions.answer(session, body)
-            first = await anext(pieces)
+            chunks = self.sessions.answer(session, body)
+            # Read the first chunk before the reply starts: an unknown session gets a
+            # proper status.
+            first = await anext(chunks)
         except NotFoundError as error:
-            document = {"event": "error", "message": str(error), "data": {"error_type": "SessionNotFound"}}
+            document = {
+                "event": "error",
+                "message": str(error),
+                "data": {"error_type": "SessionNotFound"},
+            }
             return json_reply(document, status=400)
-        return StreamReply(_after(first, pieces), None, [(b"content-type", b"application/octet-stream")])
+        return StreamReply(
+            _with_first_chunk(first, chunks),
+            None,
+            [(b"content-type", b"application/octet-stream")],
+        )
 
 
-async def _after(first: bytes, pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(pieces):
+async def _with_first_chunk(
+    first: bytes, chunks: AsyncGenerator[bytes, None]
+) -> AsyncGenerator[bytes, None]:
+    """Yield the first chunk, which was read already, and then the remaining ones."""
+    async with aclosing(chunks):
         yield first
-        async for piece in pieces:
-            yield piece
+        async for chunk in chunks:
+            yield chunk

@@ -1,4 +1,4 @@
-"""What the routes for plugins work with: which a tenant has, how they come and go, what they serve and listen to."""
+"""Dependencies of the routes for plugins."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,9 @@ from modelyard.tenant_plugins.subscriptions import PluginSubscriptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PluginParts:
+class PluginDependencies:
+    """The services that the plugin routes work with, bundled for their construction."""
+
     host: PluginHost
     plugins: Plugins
     packages: PluginPackages

@@ -1,4 +1,4 @@
-"""`/v1/ag-ui`: apps for front ends that speak AG-UI."""
+"""`/v1/ag-ui`: apps for front ends that use the AG-UI protocol."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +7,14 @@ from typing import Any
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.gateway.http import StreamReply
 from modelyard.gateway.service.agui_events import AgUiEvents
-from modelyard.gateway.service.calls import Call, ServiceError, is_uuid, list_of, mapping_of
-from modelyard.gateway.service.runs import AppRuns, Watching
+from modelyard.gateway.service.calls import (
+    Call,
+    ServiceError,
+    is_uuid,
+    list_of,
+    mapping_of,
+)
+from modelyard.gateway.service.runs import AppRuns, WatchOptions
 from modelyard.models.types import JSON
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.conversations import Conversations
@@ -17,78 +23,107 @@ from modelyard.workflow.journal import RunRecord
 
 @dataclass(frozen=True, slots=True)
 class AgUiRuns:
-    """Runs, begun and told as AG-UI has them: its thread is our conversation, its state our inputs."""
+    """Runs that are started and streamed by AG-UI: a thread is a conversation here, the
+    state holds the inputs."""
 
     chats: Chats
     runs: AppRuns
     conversations: Conversations
 
-    async def begin(self, call: Call) -> StreamReply:
-        """POST /v1/ag-ui."""
+    async def start(self, call: Call) -> StreamReply:
+        """POST /v1/ag-ui: start a run and stream its events."""
         run = await (self._send(call) if call.app.is_chat else self._run(call))
         return self.stream(run, str(call.body.get("runId") or ""))
 
     def stream(self, run: RunRecord, run_id: str = "") -> StreamReply:
-        """The run's events. `run_id`: what the front end calls it; empty for its own id."""
-        return self.runs.stream(run, AgUiEvents(run, run_id=run_id), _error_event, Watching())
+        """Stream the run's events. `run_id` is the front end's name of the run; empty
+        to use its own id."""
+        return self.runs.stream(
+            run, AgUiEvents(run, run_id=run_id), _error_event, WatchOptions()
+        )
 
     async def _send(self, call: Call) -> RunRecord:
-        """The last message of the user's, said to the thread. Raises ServiceError where there is none."""
+        """Send the user's last message to the thread's conversation. Raises
+        ServiceError if there is no user message."""
         user, query = _user(call), _query(call)
         if not query:
-            raise ServiceError(400, "invalid_param", "messages must hold one of the user")
-        conversation = await self._known_thread(call, user)
+            raise ServiceError(
+                400, "invalid_param", "messages must hold one of the user"
+            )
+        # An unknown thread starts a new conversation; front ends invent thread ids.
+        conversation = await self._conversation_of_thread(call, user)
         run, _ = await self.chats.send(
-            call.found, call.app, query=query, inputs=_state(call), user=user, conversation_id=conversation
+            call.found,
+            call.app,
+            query=query,
+            inputs=_state(call),
+            user=user,
+            conversation_id=conversation,
         )
         return run
 
-    async def _known_thread(self, call: Call, user: str) -> str:
-        """The conversation that the thread is; empty where it is a new one."""
+    async def _conversation_of_thread(self, call: Call, user: str) -> str:
+        """Return the id of the thread's conversation, or an empty string for a new
+        thread."""
         thread = str(call.body.get("threadId") or "")
+        # Conversation ids are UUIDs; any other thread id cannot be one of ours.
         if not is_uuid(thread):
             return ""
         try:
-            conversation = await self.conversations.find(call.tenant, call.found.id, user, thread)
+            conversation = await self.conversations.find(
+                call.tenant, call.found.id, user, thread
+            )
         except NotFoundError:
             return ""
         return conversation.id
 
     async def _run(self, call: Call) -> RunRecord:
         query, inputs = _query(call), dict(_state(call))
+        # Completion apps take the message as the input `query`.
         if query and call.app.mode == "completion":
             inputs["query"] = query
-        return await self.chats.run(call.found, call.app, inputs=inputs, user=_user(call))
+        return await self.chats.run(
+            call.found, call.app, inputs=inputs, user=_user(call)
+        )
 
 
 def _user(call: Call) -> str:
-    """AG-UI names no user: front ends hand one on beside the protocol."""
+    """Return the user's name. AG-UI has no field for it, so it comes from
+    `forwardedProps` or the query string."""
     props = call.body.get("forwardedProps")
-    named = props.get("user") if isinstance(props, dict) else ""
-    return str(named or call.request.query("user") or "ag-ui")
+    user_name = props.get("user") if isinstance(props, dict) else ""
+    return str(user_name or call.request.query("user") or "ag-ui")
 
 
 def _state(call: Call) -> Mapping[str, Any]:
-    """The front end's state; empty where it is no object: then it holds no inputs."""
-    return mapping_of(call.body, "state") if isinstance(call.body.get("state"), dict) else {}
+    """Return the front end's state as inputs, or nothing if it is not an object."""
+    return (
+        mapping_of(call.body, "state")
+        if isinstance(call.body.get("state"), dict)
+        else {}
+    )
 
 
 def _query(call: Call) -> str:
-    """What the user said last; empty where nothing was said."""
+    """Return the user's last message, or an empty string if there is none."""
     for message in reversed(list_of(call.body, "messages")):
         if isinstance(message, dict) and message.get("role") == "user":
-            return _words(message.get("content"))
+            return _message_text(message.get("content"))
     return ""
 
 
-def _words(content: Any) -> str:
-    """A message's text: as it is, or its parts' together."""
+def _message_text(content: Any) -> str:
+    """Return a message's text. Text parts are joined by newlines; other parts are
+    ignored."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    texts = [part for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    texts = [
+        part for part in parts if isinstance(part, dict) and part.get("type") == "text"
+    ]
     return "\n".join(str(part.get("text") or "") for part in texts)
 
 
 def _error_event(error: ModelyardError) -> JSON:
+    """Return AG-UI's event for a stream that ends with an error."""
     return {"type": "RUN_ERROR", "message": str(error), "code": error.code}

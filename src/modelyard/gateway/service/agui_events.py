@@ -1,6 +1,7 @@
-"""A run's events as AG-UI 1.0 has them, for front ends that speak it. Pure.
+"""Translation of a run's events to AG-UI 1.0. It has no side effects.
 
-Texts, thoughts, steps and an agent's calls keep the order in which they happen; what is open at the end is closed.
+Texts, reasoning, steps and tool calls keep their order. Everything still open when the
+run ends is closed.
 """
 
 import json
@@ -27,13 +28,16 @@ from modelyard.workflow.events import (
     TextReplaced,
 )
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.single_run import FINAL
+from modelyard.workflow.single_run import FINAL_EVENTS
 
 VERSION = "1.0"
-_SILENT = ("iteration-start", "loop-start", "loop-end")
+# Internal nodes of containers; a front end does not show them as steps.
+_HIDDEN_NODE_TYPES = ("iteration-start", "loop-start", "loop-end")
 
 
 class AgUiEvents:
+    """Translates the events of one run to AG-UI events. Feed it the events in order."""
+
     def __init__(self, run: RunRecord, *, run_id: str = "") -> None:
         self._run = run
         self._thread = run.conversation or run.id
@@ -42,125 +46,203 @@ class AgUiEvents:
         self._thought = ""
         self._count = 0
         self._calls: dict[str, list[str]] = {}
-        """Thought → the ids of its calls that wait for results."""
+        """Thought id → ids of its tool calls that have no results yet."""
         self.is_over = False
 
-    def feed(self, event: AnyEvent) -> Iterator[JSON]:  # noqa: C901  one case an event
+    def feed(self, event: AnyEvent) -> Iterator[JSON]:  # noqa: C901
+        """Yield the AG-UI events for one run event. Yields nothing after the run has
+        ended."""
         if self.is_over:
             return
         match event:
             case GraphRunStarted():
                 yield self._event(
-                    "RUN_STARTED", event, threadId=self._thread, runId=self._run_id, protocolVersion=VERSION
+                    "RUN_STARTED",
+                    event,
+                    threadId=self._thread,
+                    runId=self._run_id,
+                    protocolVersion=VERSION,
                 )
             case NodeRunStreamChunk():
                 if event.chunk:
+                    # End the reasoning before text starts, so that the two are never
+                    # interleaved.
                     yield from self._end_thought(event)
-                    yield from self._say(event, event.chunk)
+                    yield from self._emit_text(event, event.chunk)
             case TextReplaced():
+                # Text that was sent cannot be taken back: the replacement is a new
+                # message.
                 yield from self._end_text(event)
-                yield from self._say(event, event.text)
+                yield from self._emit_text(event, event.text)
             case NodeRunReasoningChunk():
-                yield from self._think(event)
+                yield from self._emit_reasoning(event)
             case NodeRunAgentThought():
-                yield from self._called(event)
-            case NodeRunStarted() if event.node_type not in _SILENT:
-                yield self._event("STEP_STARTED", event, stepName=event.title or event.node_id)
-            case NodeRunSucceeded() | NodeRunFailed() | NodeRunException() if event.node_type not in _SILENT:
-                yield self._event("STEP_FINISHED", event, stepName=event.title or event.node_id)
+                yield from self._tool_calls(event)
+            case NodeRunStarted() if event.node_type not in _HIDDEN_NODE_TYPES:
+                yield self._event(
+                    "STEP_STARTED", event, stepName=event.title or event.node_id
+                )
+            case NodeRunSucceeded() | NodeRunFailed() | NodeRunException() if (
+                event.node_type not in _HIDDEN_NODE_TYPES
+            ):
+                yield self._event(
+                    "STEP_FINISHED", event, stepName=event.title or event.node_id
+                )
             case NodeRunRetrieverResource():
-                yield self._event("CUSTOM", event, name="sources", value=event.retriever_resources)
+                yield self._event(
+                    "CUSTOM", event, name="sources", value=event.retriever_resources
+                )
             case NodeRunPauseRequested():
-                yield self._event("CUSTOM", event, name="input_required", value=event.reason)
+                yield self._event(
+                    "CUSTOM", event, name="input_required", value=event.reason
+                )
             case NodeRunHumanInputFormFilled():
-                yield self._event("CUSTOM", event, name="input_given", value={"action": event.action_id})
-            case _ if isinstance(event, FINAL):
+                yield self._event(
+                    "CUSTOM",
+                    event,
+                    name="input_given",
+                    value={"action": event.action_id},
+                )
+            case _ if isinstance(event, FINAL_EVENTS):
                 yield from self._end(event)
             case _:
                 pass
 
-    def _event(self, kind: str, event: Any, **more: Any) -> JSON:
-        return {"type": kind, "timestamp": int(event.at * 1000), **more}
+    def _event(self, event_type: str, event: Any, **fields: Any) -> JSON:
+        """Return an AG-UI event; timestamps are in milliseconds."""
+        return {"type": event_type, "timestamp": int(event.at * 1000), **fields}
 
-    def _say(self, event: Any, text: str) -> Iterator[JSON]:
+    def _emit_text(self, event: Any, text: str) -> Iterator[JSON]:
+        """Yield a text chunk, preceded by the start of a message if none is open."""
         if not text:
             return
         if not self._text:
+            # A run may send several messages, so ids are numbered.
             self._count += 1
             self._text = f"{self._run.message or self._run.id}-{self._count}"
-            yield self._event("TEXT_MESSAGE_START", event, messageId=self._text, role="assistant")
-        yield self._event("TEXT_MESSAGE_CONTENT", event, messageId=self._text, delta=text)
+            yield self._event(
+                "TEXT_MESSAGE_START", event, messageId=self._text, role="assistant"
+            )
+        yield self._event(
+            "TEXT_MESSAGE_CONTENT", event, messageId=self._text, delta=text
+        )
 
     def _end_text(self, event: Any) -> Iterator[JSON]:
+        """End the open text message, if there is one."""
         if self._text:
             yield self._event("TEXT_MESSAGE_END", event, messageId=self._text)
             self._text = ""
 
-    def _think(self, event: NodeRunReasoningChunk) -> Iterator[JSON]:
+    def _emit_reasoning(self, event: NodeRunReasoningChunk) -> Iterator[JSON]:
+        """Yield a reasoning chunk, preceded by the start of a reasoning message if none
+        is open."""
         if event.chunk:
             if not self._thought:
                 self._count += 1
                 self._thought = f"thought-{self._run.id}-{self._count}"
                 yield self._event("REASONING_START", event, messageId=self._thought)
-                yield self._event("REASONING_MESSAGE_START", event, messageId=self._thought, role="reasoning")
-            yield self._event("REASONING_MESSAGE_CONTENT", event, messageId=self._thought, delta=event.chunk)
+                yield self._event(
+                    "REASONING_MESSAGE_START",
+                    event,
+                    messageId=self._thought,
+                    role="reasoning",
+                )
+            yield self._event(
+                "REASONING_MESSAGE_CONTENT",
+                event,
+                messageId=self._thought,
+                delta=event.chunk,
+            )
         if event.is_final:
             yield from self._end_thought(event)
 
     def _end_thought(self, event: Any) -> Iterator[JSON]:
+        """End the open reasoning message, if there is one."""
         if self._thought:
             yield self._event("REASONING_MESSAGE_END", event, messageId=self._thought)
             yield self._event("REASONING_END", event, messageId=self._thought)
             self._thought = ""
 
-    def _called(self, event: NodeRunAgentThought) -> Iterator[JSON]:
-        """Told first with what is wanted, then with what came of it."""
+    def _tool_calls(self, event: NodeRunAgentThought) -> Iterator[JSON]:
+        """Yield an agent's tool calls, then their results. The event arrives twice:
+        without and with an observation."""
         yield from self._end_thought(event)
-        names = [one for one in event.tool.split(";") if one]
+        # One thought may call several tools; their names are separated by semicolons.
+        names = [tool_name for tool_name in event.tool.split(";") if tool_name]
         if not names:
             return
         if not event.observation:
             yield from self._end_text(event)
             inputs = _object(event.tool_input)
-            ids = [f"{event.thought_id}-{at}" for at in range(len(names))]
+            ids = [f"{event.thought_id}-{index}" for index in range(len(names))]
+            # Retained until the second event of this thought brings the results.
             self._calls[event.thought_id] = ids
             for name, call in zip(names, ids, strict=True):
-                yield self._event("TOOL_CALL_START", event, toolCallId=call, toolCallName=name)
-                yield self._event("TOOL_CALL_ARGS", event, toolCallId=call, delta=_text(inputs.get(name, {})))
+                yield self._event(
+                    "TOOL_CALL_START", event, toolCallId=call, toolCallName=name
+                )
+                yield self._event(
+                    "TOOL_CALL_ARGS",
+                    event,
+                    toolCallId=call,
+                    delta=_text(inputs.get(name, {})),
+                )
                 yield self._event("TOOL_CALL_END", event, toolCallId=call)
             return
         results = _object(event.observation)
-        for name, call in zip(names, self._calls.pop(event.thought_id, []), strict=False):
+        # strict=False: without a preceding call event there are no ids, and no results
+        # are sent.
+        for name, call in zip(
+            names, self._calls.pop(event.thought_id, []), strict=False
+        ):
             yield self._event(
-                "TOOL_CALL_RESULT", event, messageId=f"{call}-result", toolCallId=call, role="tool",
+                "TOOL_CALL_RESULT",
+                event,
+                messageId=f"{call}-result",
+                toolCallId=call,
+                role="tool",
                 content=_text(results.get(name, "")),
-            )  # fmt: skip
+            )
 
     def _end(self, event: Any) -> Iterator[JSON]:
+        """Close what is open and yield the final event of the run."""
         yield from self._end_thought(event)
         yield from self._end_text(event)
         self.is_over = True
         if isinstance(event, GraphRunFailed):
             yield self._event(
-                "RUN_ERROR", event, message=event.error or "the run failed", code=event.error_type or None
+                "RUN_ERROR",
+                event,
+                message=event.error or "the run failed",
+                code=event.error_type or None,
             )
             return
+        # Aborted and paused runs finish normally for AG-UI; the result says what
+        # happened.
         outputs = getattr(event, "outputs", {}) or {}
         result: JSON = {"outputs": outputs}
         if isinstance(event, GraphRunAborted):
             result |= {"status": "stopped", "reason": event.reason}
         elif isinstance(event, GraphRunPaused):
             result |= {"status": "paused", "reasons": event.reasons}
-        yield self._event("RUN_FINISHED", event, threadId=self._thread, runId=self._run_id, result=result)
+        yield self._event(
+            "RUN_FINISHED",
+            event,
+            threadId=self._thread,
+            runId=self._run_id,
+            result=result,
+        )
 
 
 def _object(text: str) -> dict[str, Any]:
+    """Parse a JSON object. Returns an empty one for any other text."""
     try:
-        found = json.loads(text) if text else {}
+        document = json.loads(text) if text else {}
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def _text(value: Any) -> str:
+    """Return a string as it is and any other value as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

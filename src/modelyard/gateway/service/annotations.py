@@ -1,4 +1,5 @@
-"""`/v1/apps/annotations` and `/v1/apps/annotation-reply`: what an app answers without a model."""
+"""`/v1/apps/annotations` and `/v1/apps/annotation-reply`: prepared answers that an app
+gives without calling a model."""
 
 from typing import Any
 
@@ -12,72 +13,114 @@ from modelyard.models.types import JSON
 from modelyard.workflow.annotations import Annotation, ReplySettings
 from modelyard.workflow.features import Features
 
-_MOST_JOBS = 1000
+# Finished jobs are held in memory for clients that poll; older ones are dropped.
+_MAX_JOBS = 1000
 _ACTIONS = ("enable", "disable")
 
 
-class AnnotationCalls:
-    """Annotations of one app each, and whether they answer at all."""
+class AnnotationHandlers:
+    """Handlers for one app's annotations and for enabling its annotation reply."""
 
     def __init__(self, features: Features) -> None:
         self._features = features
         self._annotations = features.annotations
         self._jobs: dict[str, tuple[str, str, str]] = {}
-        """Job → (tenant, app, what went wrong): turning on makes vectors, and says so afterwards."""
+        """Job id → (tenant, app, error message). The error is empty if the job
+        succeeded."""
 
     async def list(self, call: Call) -> Reply:
         """GET /v1/apps/annotations."""
-        page, limit = call.number("page", 1, 100_000), call.number("limit", 20)
+        page, limit = (
+            call.positive_int("page", 1, 100_000),
+            call.positive_int("limit", 20),
+        )
         keyword = call.request.query("keyword") or ""
         tenant, app = call.tenant, call.found.id
-        kept = await self._annotations.page(tenant, app, keyword=keyword, most=limit, skip=(page - 1) * limit)
+        # Pages are counted from 1.
+        annotations = await self._annotations.page(
+            tenant, app, keyword=keyword, limit=limit, skip=(page - 1) * limit
+        )
         total = await self._annotations.count(tenant, app, keyword)
-        shown, has_more = [_shown(annotation) for annotation in kept], page * limit < total
-        return json_reply({"data": shown, "has_more": has_more, "limit": limit, "total": total, "page": page})
+        annotation_views, has_more = (
+            [_annotation_view(annotation) for annotation in annotations],
+            page * limit < total,
+        )
+        return json_reply(
+            {
+                "data": annotation_views,
+                "has_more": has_more,
+                "limit": limit,
+                "total": total,
+                "page": page,
+            }
+        )
 
     async def add(self, call: Call) -> Reply:
         """POST /v1/apps/annotations."""
         question, answer = _text(call.body, "question"), _text(call.body, "answer")
-        made = await self._annotations.add(call.tenant, call.found.id, question, answer)
-        return json_reply(_shown(made), status=201)
+        created = await self._annotations.add(
+            call.tenant, call.found.id, question, answer
+        )
+        return json_reply(_annotation_view(created), status=201)
 
     async def change(self, call: Call) -> Reply:
         """PUT /v1/apps/annotations/ID."""
         question, answer = _text(call.body, "question"), _text(call.body, "answer")
-        wanted = call.names["annotation_id"]
-        changed = await self._annotations.change(call.tenant, call.found.id, wanted, question, answer)
-        return json_reply(_shown(changed))
+        annotation_id = call.names["annotation_id"]
+        changed = await self._annotations.update(
+            call.tenant, call.found.id, annotation_id, question, answer
+        )
+        return json_reply(_annotation_view(changed))
 
     async def remove(self, call: Call) -> Reply:
         """DELETE /v1/apps/annotations/ID."""
-        await self._annotations.remove(call.tenant, call.found.id, call.names["annotation_id"])
+        await self._annotations.delete(
+            call.tenant, call.found.id, call.names["annotation_id"]
+        )
         return Reply(b"", status=204)
 
     async def configure(self, call: Call) -> Reply:
-        """POST /v1/apps/annotation-reply/ACTION: turn them on or off. What became of it, the job says."""
+        """POST /v1/apps/annotation-reply/ACTION: enable or disable annotation replies.
+        The job's status has the result."""
         action = call.names["action"]
         if action not in _ACTIONS:
-            raise ServiceError(400, "invalid_param", f"action must be enable or disable, not {action[:40]!r}")
+            raise ServiceError(
+                400,
+                "invalid_param",
+                f"action must be enable or disable, not {action[:40]!r}",
+            )
         settings = await self._settings(call, is_on=action == "enable")
+        # The work is done before the answer; the job exists because clients expect to
+        # poll one.
         problem = await self._problem_with(call, settings)
         if not problem:
-            await self._annotations.set(call.tenant, call.found.id, settings)
-        job = self._kept_job(call, problem)
+            await self._annotations.save_settings(call.tenant, call.found.id, settings)
+        job = self._record_job(call, problem)
         return json_reply(Job(job_id=job, job_status="waiting"))
 
     async def _settings(self, call: Call, *, is_on: bool) -> ReplySettings:
-        """As they are, with what the call changes. Raises ServiceError."""
-        before = await self._features.reply_settings(call.found, call.app)
+        """Return the current settings with the call's changes. Raises ServiceError for
+        an invalid threshold."""
+        current_settings = await self._features.reply_settings(call.found, call.app)
         body = call.body
         return ReplySettings(
             enabled=is_on,
-            score_threshold=_threshold(body.get("score_threshold", before.score_threshold)),
-            embedding_provider_name=str(body.get("embedding_provider_name") or before.embedding_provider_name),
-            embedding_model_name=str(body.get("embedding_model_name") or before.embedding_model_name),
+            score_threshold=_threshold(
+                body.get("score_threshold", current_settings.score_threshold)
+            ),
+            embedding_provider_name=str(
+                body.get("embedding_provider_name")
+                or current_settings.embedding_provider_name
+            ),
+            embedding_model_name=str(
+                body.get("embedding_model_name")
+                or current_settings.embedding_model_name
+            ),
         )
 
     async def _problem_with(self, call: Call, settings: ReplySettings) -> str:
-        """Why they cannot be turned on; empty where they can."""
+        """Return why annotation replies cannot be enabled, or an empty string if they
+        can. Creates the embeddings."""
         if not settings.enabled:
             return ""
         try:
@@ -86,9 +129,11 @@ class AnnotationCalls:
             return str(error)
         return ""
 
-    def _kept_job(self, call: Call, problem: str) -> str:
-        """The id of a job that is over; the oldest is forgotten where there are many."""
-        if len(self._jobs) >= _MOST_JOBS:
+    def _record_job(self, call: Call, problem: str) -> str:
+        """Record a finished job and return its id. The oldest job is dropped if there
+        are too many."""
+        if len(self._jobs) >= _MAX_JOBS:
+            # Dictionaries keep insertion order, so the first key is the oldest job.
             self._jobs.pop(next(iter(self._jobs)))
         job = new_uuid()
         self._jobs[job] = (call.tenant, call.found.id, problem)
@@ -100,20 +145,31 @@ class AnnotationCalls:
             raise NoSuchPathError(call.request.path, None)
         job = call.names["job_id"]
         tenant, app, problem = self._jobs.get(job, ("", "", ""))
+        # Another app's job is treated like one that does not exist.
         if (tenant, app) != (call.tenant, call.found.id):
             raise ServiceError(400, "invalid_param", "The job does not exist.")
-        return json_reply(JobStatus(job_id=job, job_status="error" if problem else "completed", error_msg=problem))
+        return json_reply(
+            JobStatus(
+                job_id=job,
+                job_status="error" if problem else "completed",
+                error_msg=problem,
+            )
+        )
 
 
-def _shown(annotation: Annotation) -> AnnotationShown:
+def _annotation_view(annotation: Annotation) -> AnnotationShown:
+    """Return an annotation as the API's clients read it."""
     return AnnotationShown(
-        id=annotation.id, question=annotation.question, answer=annotation.answer, hit_count=annotation.hits,
+        id=annotation.id,
+        question=annotation.question,
+        answer=annotation.answer,
+        hit_count=annotation.hits,
         created_at=int(annotation.created_at),
-    )  # fmt: skip
+    )
 
 
 def _text(body: JSON, name: str) -> str:
-    """Raises ServiceError where it is missing, or blank."""
+    """Return a required text field. Raises ServiceError if it is missing or blank."""
     value: Any = body.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ServiceError(400, "invalid_param", f"{name} is required")
@@ -121,6 +177,16 @@ def _text(body: JSON, name: str) -> str:
 
 
 def _threshold(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ServiceError(400, "invalid_param", f"score_threshold must lie between 0 and 1, not {str(value)[:20]!r}")
+    """Return a score threshold. Raises ServiceError unless it is a number from 0 to 1."""
+    # bool is a subclass of int and would pass as 0 or 1.
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value <= 1
+    ):
+        raise ServiceError(
+            400,
+            "invalid_param",
+            f"score_threshold must lie between 0 and 1, not {str(value)[:20]!r}",
+        )
     return float(value)

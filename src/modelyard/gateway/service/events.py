@@ -1,4 +1,5 @@
-"""Runs' events in the words of the service API's streams. Pure: it remembers what it has to of one run."""
+"""Translation of a run's events to the service API's stream. It has no side effects; it
+holds the state of one run."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -37,53 +38,73 @@ from modelyard.workflow.events import (
     TextReplaced,
 )
 from modelyard.workflow.journal import RunRecord
-from modelyard.workflow.single_run import FINAL
+from modelyard.workflow.single_run import FINAL_EVENTS
 from modelyard.workflow.variables import FILE_MARK
 
-_SILENT = frozenset({"iteration", "loop", "iteration-start", "loop-start", "loop-end"})
-"""Nodes whose starts and ends are not shown: containers have events of their own, the others are no nodes to people."""
+_HIDDEN_NODE_TYPES = frozenset(
+    {"iteration", "loop", "iteration-start", "loop-start", "loop-end"}
+)
+"""Node types whose start and end are not sent: containers have their own events, the
+others are internal."""
 _USAGE: Mapping[str, Any] = {
-    "prompt_tokens": 0, "prompt_unit_price": "0", "prompt_price_unit": "0", "prompt_price": "0",
-    "completion_tokens": 0, "completion_unit_price": "0", "completion_price_unit": "0", "completion_price": "0",
-    "total_tokens": 0, "total_price": "0", "currency": "USD", "latency": 0.0,
-}  # fmt: skip
-"""What was used where nothing was, or nobody knows."""
+    "prompt_tokens": 0,
+    "prompt_unit_price": "0",
+    "prompt_price_unit": "0",
+    "prompt_price": "0",
+    "completion_tokens": 0,
+    "completion_unit_price": "0",
+    "completion_price_unit": "0",
+    "completion_price": "0",
+    "total_tokens": 0,
+    "total_price": "0",
+    "currency": "USD",
+    "latency": 0.0,
+}
+"""Usage of a run without model calls, or whose models report none."""
 
-_PROBLEMS: Mapping[str, tuple[int, str]] = {
-    "InvokeRateLimitError": (429, "rate_limit_error"), "QuotaExceededError": (400, "provider_quota_exceeded"),
+# Error types of a failed run → status and code as the API's clients know them.
+_ERROR_CODES: Mapping[str, tuple[int, str]] = {
+    "InvokeRateLimitError": (429, "rate_limit_error"),
+    "QuotaExceededError": (400, "provider_quota_exceeded"),
     "NotFoundError": (400, "model_currently_not_support"),
     "NoCredentialAvailableError": (400, "provider_not_initialize"),
     "InvokeAuthorizationError": (400, "provider_not_initialize"),
     "CredentialsValidateFailedError": (400, "provider_not_initialize"),
-}  # fmt: skip
+}
 
 
 def files_in(value: Any) -> list[JSON]:
-    """Files anywhere in outputs."""
-    found: list[JSON] = []
+    """Return all file objects anywhere inside outputs."""
+    files: list[JSON] = []
+    # Iterative, so that deeply nested outputs cannot exhaust the stack.
     todo = [value]
     while todo:
-        one = todo.pop()
-        if isinstance(one, dict):
-            if one.get("dify_model_identity") == FILE_MARK:
-                found.append(one)
+        node = todo.pop()
+        if isinstance(node, dict):
+            if node.get("dify_model_identity") == FILE_MARK:
+                files.append(node)
             else:
-                todo += one.values()
-        elif isinstance(one, list):
-            todo += one
-    return found
+                todo += node.values()
+        elif isinstance(node, list):
+            todo += node
+    return files
 
 
 class ServiceEvents:
-    """One run's events, as its caller reads them."""
+    """Translates the events of one run to the service API's events, and collects what
+    its final answer needs."""
 
     def __init__(self, run: RunRecord, *, end_user: str = "") -> None:
         self._run = run
         self._end_user = end_user
         self._is_chat = bool(run.conversation)
-        self._shows_nodes = run.mode in ("workflow", "advanced-chat", "rag-pipeline") and not run.system.get(
-            "intercepted"
-        )
+        # Only workflow-like apps show their nodes, and not if a feature (an annotation,
+        # moderation) answered instead.
+        self._shows_nodes = run.mode in (
+            "workflow",
+            "advanced-chat",
+            "rag-pipeline",
+        ) and not run.system.get("intercepted")
         self._is_agent = run.mode == "agent-chat"
         self._is_completion = run.mode == "completion"
         self._usage: dict[str, Any] = dict(_USAGE)
@@ -91,272 +112,459 @@ class ServiceEvents:
         self._reasoning: list[str] = []
         self.answer: list[str] = []
         self.finished: JSON | None = None
-        """The data of `workflow_finished`, once that has come."""
+        """The `data` of `workflow_finished`; None until the run has ended."""
         self.error = ""
         self.error_type = ""
         self._index = 0
         self._steps = 0
+        # Every event carries the start of the run, in whole seconds, as its creation
+        # time.
         self._created = int(run.created_at)
 
-    # what goes around
+    # Envelopes.
 
     @property
     def says_messages(self) -> bool:
+        """Whether the app answers with messages (chat and completion apps) rather than
+        a workflow's outputs."""
         return self._is_chat or self._is_completion
 
-    def _envelope(self, event: str, **more: Any) -> JSON:
-        told: JSON = {"event": event}
+    def _envelope(self, event: str, **fields: Any) -> JSON:
+        """Return an event with the ids that every event of this kind of app carries."""
+        envelope: JSON = {"event": event}
         if self._is_chat:
-            told["conversation_id"] = self._run.conversation
+            envelope["conversation_id"] = self._run.conversation
         if self.says_messages:
-            told |= {"message_id": self._run.message or self._run.id, "created_at": self._created}
-        told["task_id"] = self._run.id
-        return {**told, **more}
+            envelope |= {
+                "message_id": self._run.message or self._run.id,
+                "created_at": self._created,
+            }
+        envelope["task_id"] = self._run.id
+        return {**envelope, **fields}
 
     def _workflow(self, event: str, data: JSON) -> JSON:
+        """Return an event about the workflow run."""
         return self._envelope(event, workflow_run_id=self._run.id, data=data)
 
-    # events
+    # Events.
 
     def feed(self, event: AnyEvent) -> Iterator[JSON]:
+        """Yield the API's events for one run event. Feed the events in order."""
         match event:
             case NodeRunStreamChunk():
                 yield from self._chunk(event)
             case TextReplaced():
+                # Chunks that were sent so far are void: the replacement is the complete
+                # text.
                 self.answer = [event.text]
                 yield self._replaced(event)
             case NodeRunReasoningChunk():
                 self._reasoning.append(event.chunk)
                 if self._shows_nodes:
-                    yield self._workflow("reasoning_chunk", {
-                        "message_id": self._run.message, "reasoning": event.chunk, "node_id": event.node_id,
-                        "is_final": event.is_final,
-                    })  # fmt: skip
+                    yield self._workflow(
+                        "reasoning_chunk",
+                        {
+                            "message_id": self._run.message,
+                            "reasoning": event.chunk,
+                            "node_id": event.node_id,
+                            "is_final": event.is_final,
+                        },
+                    )
             case NodeRunRetrieverResource():
+                # Positions are numbered over all nodes of the run, from 1.
                 self._resources += [
-                    {**one, "position": place}
-                    for place, one in enumerate(event.retriever_resources, len(self._resources) + 1)
+                    {**resource, "position": position}
+                    for position, resource in enumerate(
+                        event.retriever_resources, len(self._resources) + 1
+                    )
                 ]
             case GraphRunStarted():
                 if self._shows_nodes:
-                    yield self._workflow("workflow_started", {
-                        "id": self._run.id, "workflow_id": self._run.system.get("workflow_id"),
-                        "inputs": {name: one for name, one in event.inputs.items() if name != "sys.conversation_id"},
-                        "created_at": int(event.at), "reason": event.reason,
-                    })  # fmt: skip
+                    yield self._workflow(
+                        "workflow_started",
+                        {
+                            "id": self._run.id,
+                            "workflow_id": self._run.system.get("workflow_id"),
+                            # Clients did not set this input; the run adds it.
+                            "inputs": {
+                                name: input_value
+                                for name, input_value in event.inputs.items()
+                                if name != "sys.conversation_id"
+                            },
+                            "created_at": int(event.at),
+                            "reason": event.reason,
+                        },
+                    )
             case NodeRunAgentThought() if self._is_agent:
                 yield from self._thought(event)
-            case _ if isinstance(event, FINAL):
+            case _ if isinstance(event, FINAL_EVENTS):
                 yield from self._end(event)
+            # Usage is counted even if the nodes are not shown.
             case _:
                 if self._shows_nodes:
                     yield from self._node(event)
                 else:
-                    self._watch(event)
+                    self._count_hidden(event)
 
     def _chunk(self, event: NodeRunStreamChunk) -> Iterator[JSON]:
+        """Yield an output chunk in the form of the app's kind."""
         if not event.chunk:
             return
         self.answer.append(event.chunk)
         if self.says_messages:
-            kind = "agent_message" if self._is_agent else "message"
+            event_name = "agent_message" if self._is_agent else "message"
             yield self._envelope(
-                kind, id=self._run.message or self._run.id, answer=event.chunk, from_variable_selector=event.selector,
-            )  # fmt: skip
+                event_name,
+                id=self._run.message or self._run.id,
+                answer=event.chunk,
+                from_variable_selector=event.selector,
+            )
         else:
-            yield self._workflow("text_chunk", {"text": event.chunk, "from_variable_selector": event.selector})
+            yield self._workflow(
+                "text_chunk",
+                {"text": event.chunk, "from_variable_selector": event.selector},
+            )
 
     def _thought(self, event: NodeRunAgentThought) -> Iterator[JSON]:
-        files = [str(one.get("related_id") or one.get("remote_url") or place) for place, one in enumerate(event.files)]
-        for name, one in zip(files, event.files, strict=True):
+        """Yield an agent's thought, after the files that it produced."""
+        # Files without an id or URL are named by their index, so that the thought can
+        # refer to them.
+        files = [
+            str(file.get("related_id") or file.get("remote_url") or index)
+            for index, file in enumerate(event.files)
+        ]
+        for name, file in zip(files, event.files, strict=True):
             yield self._envelope(
-                "message_file", id=name, type=one.get("type") or "image", belongs_to="assistant",
-                url=one.get("url") or one.get("remote_url") or "",
-            )  # fmt: skip
+                "message_file",
+                id=name,
+                type=file.get("type") or "image",
+                belongs_to="assistant",
+                url=file.get("url") or file.get("remote_url") or "",
+            )
         yield self._envelope(
-            "agent_thought", id=event.thought_id, position=event.position, thought=event.thought,
-            observation=event.observation, tool=event.tool, tool_labels=event.tool_labels, tool_input=event.tool_input,
+            "agent_thought",
+            id=event.thought_id,
+            position=event.position,
+            thought=event.thought,
+            observation=event.observation,
+            tool=event.tool,
+            tool_labels=event.tool_labels,
+            tool_input=event.tool_input,
             message_files=files,
-        )  # fmt: skip
+        )
 
     def _replaced(self, event: TextReplaced) -> JSON:
+        """Yield the replacement of the text that was sent so far."""
         if self.says_messages:
-            return self._envelope("message_replace", answer=event.text, reason=event.reason)
+            return self._envelope(
+                "message_replace", answer=event.text, reason=event.reason
+            )
         return self._workflow("text_replace", {"text": event.text})
 
-    def _watch(self, event: AnyEvent) -> None:
-        """What the message's end says of nodes that are not shown."""
+    def _count_hidden(self, event: AnyEvent) -> None:
+        """Count the usage of a node that is not shown."""
         if isinstance(event, NodeRunSucceeded):
-            self._count(event.outputs)
+            self._add_usage(event.outputs)
 
-    def _count(self, outputs: Mapping[str, Any]) -> None:
+    def _add_usage(self, outputs: Mapping[str, Any]) -> None:
+        """Add a node's usage to the run's total."""
         usage = outputs.get("usage") or outputs.get("__usage")
         if not isinstance(usage, Mapping):
             return
         for name in _USAGE:
-            value, before = usage.get(name), self._usage.get(name)
-            if isinstance(value, int | float) and isinstance(before, int | float):
-                self._usage[name] = before + value
-            elif name.endswith("_price") and "unit" not in name and before is not None and value is not None:
-                self._usage[name] = format(float(before) + float(value), "f")
+            value, total = usage.get(name), self._usage.get(name)
+            if isinstance(value, int | float) and isinstance(total, int | float):
+                self._usage[name] = total + value
+            # Prices are decimal text; unit prices and currency are replaced, not added.
+            elif (
+                name.endswith("_price")
+                and "unit" not in name
+                and total is not None
+                and value is not None
+            ):
+                self._usage[name] = format(float(total) + float(value), "f")
             elif value is not None:
                 self._usage[name] = value
 
-    def _node(self, event: AnyEvent) -> Iterator[JSON]:  # noqa: C901  one case an event
+    def _node(self, event: AnyEvent) -> Iterator[JSON]:  # noqa: C901
+        """Yield the API's events for a node event."""
         match event:
             case NodeRunStarted():
-                if event.node_type not in _SILENT:
+                if event.node_type not in _HIDDEN_NODE_TYPES:
                     self._index += 1
-                    yield self._workflow("node_started", {
-                        **self._about(event), "index": self._index,
-                        "predecessor_node_id": event.predecessor_node_id or None, "inputs": None,
-                        "inputs_truncated": False, "created_at": int(event.at), "extras": {}, "agent_strategy": None,
-                    })  # fmt: skip
+                    yield self._workflow(
+                        "node_started",
+                        {
+                            **self._node_fields(event),
+                            "index": self._index,
+                            "predecessor_node_id": event.predecessor_node_id or None,
+                            "inputs": None,
+                            "inputs_truncated": False,
+                            "created_at": int(event.at),
+                            "extras": {},
+                            "agent_strategy": None,
+                        },
+                    )
             case NodeRunSucceeded() | NodeRunFailed() | NodeRunException():
+                # Internal nodes count as steps although they are not sent.
                 self._steps += 1
-                self._count(event.outputs)
-                if event.node_type not in _SILENT:
+                self._add_usage(event.outputs)
+                if event.node_type not in _HIDDEN_NODE_TYPES:
                     yield self._workflow("node_finished", self._finished(event))
             case NodeRunRetry():
-                yield self._workflow("node_retry", {**self._finished(event), "retry_index": event.retry_index})
+                yield self._workflow(
+                    "node_retry",
+                    {**self._finished(event), "retry_index": event.retry_index},
+                )
             case NodeRunIterationStarted() | NodeRunLoopStarted():
-                yield self._workflow(f"{event.node_type}_started", {
-                    **self._container(event), "created_at": int(event.at), "extras": {}, "metadata": event.metadata,
-                    "inputs": event.inputs, "inputs_truncated": False,
-                })  # fmt: skip
+                yield self._workflow(
+                    f"{event.node_type}_started",
+                    {
+                        **self._container_fields(event),
+                        "created_at": int(event.at),
+                        "extras": {},
+                        "metadata": event.metadata,
+                        "inputs": event.inputs,
+                        "inputs_truncated": False,
+                    },
+                )
             case NodeRunIterationNext() | NodeRunLoopNext():
-                yield self._workflow(f"{event.node_type}_next", {
-                    **self._container(event), "index": event.round, "created_at": int(event.at), "extras": {},
-                })  # fmt: skip
-            case NodeRunIterationSucceeded() | NodeRunIterationFailed() | NodeRunLoopSucceeded() | NodeRunLoopFailed():
-                yield self._workflow(f"{event.node_type}_completed", self._completed(event))
+                yield self._workflow(
+                    f"{event.node_type}_next",
+                    {
+                        **self._container_fields(event),
+                        "index": event.round,
+                        "created_at": int(event.at),
+                        "extras": {},
+                    },
+                )
+            case (
+                NodeRunIterationSucceeded()
+                | NodeRunIterationFailed()
+                | NodeRunLoopSucceeded()
+                | NodeRunLoopFailed()
+            ):
+                yield self._workflow(
+                    f"{event.node_type}_completed", self._completed(event)
+                )
             case NodeRunAgentThought():
                 pass  # the log says it
             case NodeRunAgentLog():
-                yield self._workflow("agent_log", {
-                    "node_execution_id": event.id, "id": event.message_id, "label": event.label,
-                    "parent_id": event.parent_id, "error": event.error, "status": event.status, "data": event.data,
-                    "metadata": event.metadata, "node_id": event.node_id,
-                })  # fmt: skip
+                yield self._workflow(
+                    "agent_log",
+                    {
+                        "node_execution_id": event.id,
+                        "id": event.message_id,
+                        "label": event.label,
+                        "parent_id": event.parent_id,
+                        "error": event.error,
+                        "status": event.status,
+                        "data": event.data,
+                        "metadata": event.metadata,
+                        "node_id": event.node_id,
+                    },
+                )
             case NodeRunPauseRequested():
+                # Other pause reasons have no event of their own.
                 if event.reason.get("TYPE") == "human_input_required":
-                    yield self._workflow("human_input_required", {**event.reason, "node_id": event.node_id})
+                    yield self._workflow(
+                        "human_input_required",
+                        {**event.reason, "node_id": event.node_id},
+                    )
             case NodeRunHumanInputFormFilled():
-                yield self._workflow("human_input_form_filled", {
-                    "node_id": event.node_id, "node_title": event.title, "rendered_content": event.rendered_content,
-                    "action_id": event.action_id, "action_text": event.action_text,
-                })  # fmt: skip
+                yield self._workflow(
+                    "human_input_form_filled",
+                    {
+                        "node_id": event.node_id,
+                        "node_title": event.title,
+                        "rendered_content": event.rendered_content,
+                        "action_id": event.action_id,
+                        "action_text": event.action_text,
+                    },
+                )
             case NodeRunHumanInputFormTimeout():
-                yield self._workflow("human_input_form_timeout", {
-                    "node_id": event.node_id, "node_title": event.title, "expiration_time": int(event.expiration_time),
-                })  # fmt: skip
+                yield self._workflow(
+                    "human_input_form_timeout",
+                    {
+                        "node_id": event.node_id,
+                        "node_title": event.title,
+                        "expiration_time": int(event.expiration_time),
+                    },
+                )
             case _:
                 pass
 
     @staticmethod
-    def _about(event: Any) -> JSON:
+    def _node_fields(event: Any) -> JSON:
+        """Return the fields that identify a node."""
         return {
-            "id": event.id, "node_id": event.node_id, "node_type": event.node_type, "title": event.title,
-            "iteration_id": event.in_iteration_id or None, "loop_id": event.in_loop_id or None,
-        }  # fmt: skip
+            "id": event.id,
+            "node_id": event.node_id,
+            "node_type": event.node_type,
+            "title": event.title,
+            "iteration_id": event.in_iteration_id or None,
+            "loop_id": event.in_loop_id or None,
+        }
 
     @staticmethod
-    def _container(event: Any) -> JSON:
-        return {"id": event.node_id, "node_id": event.node_id, "node_type": event.node_type, "title": event.title}
+    def _container_fields(event: Any) -> JSON:
+        """Return the fields that identify a container (iteration or loop). Its id is
+        the node's."""
+        return {
+            "id": event.node_id,
+            "node_id": event.node_id,
+            "node_type": event.node_type,
+            "title": event.title,
+        }
 
     def _finished(self, event: Any) -> JSON:
+        """Return the data of a node's end."""
         status = {
-            "NodeRunSucceeded": "succeeded", "NodeRunFailed": "failed", "NodeRunException": "exception",
+            "NodeRunSucceeded": "succeeded",
+            "NodeRunFailed": "failed",
+            "NodeRunException": "exception",
             "NodeRunRetry": "retry",
-        }[type(event).__name__]  # fmt: skip
+        }[type(event).__name__]
         metadata = dict(event.metadata)
-        for name, value in (("iteration_id", event.in_iteration_id), ("loop_id", event.in_loop_id)):
+        # Nodes inside a container report which round they belong to.
+        for name, value in (
+            ("iteration_id", event.in_iteration_id),
+            ("loop_id", event.in_loop_id),
+        ):
             if value:
                 metadata |= {name: value, name.replace("_id", "_index"): event.place}
         return {
-            **self._about(event), "index": self._index, "predecessor_node_id": event.predecessor_node_id or None,
-            "inputs": event.inputs, "inputs_truncated": False, "process_data": event.process_data,
-            "process_data_truncated": False, "outputs": event.outputs, "outputs_truncated": False, "status": status,
-            "error": getattr(event, "error", None), "elapsed_time": round(event.at - event.started_at, 6),
-            "execution_metadata": metadata, "created_at": int(event.started_at), "finished_at": int(event.at),
+            **self._node_fields(event),
+            "index": self._index,
+            "predecessor_node_id": event.predecessor_node_id or None,
+            "inputs": event.inputs,
+            "inputs_truncated": False,
+            "process_data": event.process_data,
+            "process_data_truncated": False,
+            "outputs": event.outputs,
+            "outputs_truncated": False,
+            "status": status,
+            "error": getattr(event, "error", None),
+            "elapsed_time": round(event.at - event.started_at, 6),
+            "execution_metadata": metadata,
+            "created_at": int(event.started_at),
+            "finished_at": int(event.at),
             "files": files_in(event.outputs),
-        }  # fmt: skip
+        }
 
     def _completed(self, event: Any) -> JSON:
+        """Return the data of a container's end."""
         error = getattr(event, "error", None)
         return {
-            **self._container(event), "outputs": event.outputs, "outputs_truncated": False, "inputs": event.inputs,
-            "inputs_truncated": False, "created_at": int(event.started_at), "extras": {},
-            "status": "failed" if error is not None else "succeeded", "error": error,
+            **self._container_fields(event),
+            "outputs": event.outputs,
+            "outputs_truncated": False,
+            "inputs": event.inputs,
+            "inputs_truncated": False,
+            "created_at": int(event.started_at),
+            "extras": {},
+            "status": "failed" if error is not None else "succeeded",
+            "error": error,
             "elapsed_time": round(event.at - event.started_at, 6),
-            "total_tokens": event.metadata.get("total_tokens", 0), "execution_metadata": event.metadata,
-            "finished_at": int(event.at), "steps": event.steps,
-        }  # fmt: skip
+            "total_tokens": event.metadata.get("total_tokens", 0),
+            "execution_metadata": event.metadata,
+            "finished_at": int(event.at),
+            "steps": event.steps,
+        }
 
-    # ends
+    # Ends.
 
     def _end(self, event: Any) -> Iterator[JSON]:
+        """Record the result of the run and yield its final events."""
         status, error = _status(event)
         self.error, self.error_type = error, str(getattr(event, "error_type", ""))
         outputs: JSON = getattr(event, "outputs", {}) or {}
         self.finished = {
-            "id": self._run.id, "workflow_id": self._run.system.get("workflow_id"), "status": status.value,
-            "outputs": outputs, "error": error or None,
+            "id": self._run.id,
+            "workflow_id": self._run.system.get("workflow_id"),
+            "status": status.value,
+            "outputs": outputs,
+            "error": error or None,
             "elapsed_time": round(max(0.0, event.at - self._run.created_at), 6),
-            "total_tokens": int(self._usage.get("total_tokens") or 0), "total_steps": self._steps,
-            "created_by": {"id": self._end_user, "user": self._run.user}, "created_at": self._created,
-            "finished_at": int(event.at), "exceptions_count": getattr(event, "exceptions_count", 0),
+            "total_tokens": int(self._usage.get("total_tokens") or 0),
+            "total_steps": self._steps,
+            "created_by": {"id": self._end_user, "user": self._run.user},
+            "created_at": self._created,
+            "finished_at": int(event.at),
+            "exceptions_count": getattr(event, "exceptions_count", 0),
             "files": files_in(outputs),
-        }  # fmt: skip
+        }
+        # A paused run is not finished: it sends no `workflow_finished`.
         if isinstance(event, GraphRunPaused):
             if self._shows_nodes:
-                yield self._workflow("workflow_paused", {
-                    "workflow_run_id": self._run.id, "reasons": event.reasons, "status": "paused", "outputs": outputs,
-                    "created_at": self._created, "elapsed_time": self.finished["elapsed_time"],
-                    "paused_nodes": [one["node_id"] for one in event.reasons if one.get("node_id")],
-                })  # fmt: skip
+                yield self._workflow(
+                    "workflow_paused",
+                    {
+                        "workflow_run_id": self._run.id,
+                        "reasons": event.reasons,
+                        "status": "paused",
+                        "outputs": outputs,
+                        "created_at": self._created,
+                        "elapsed_time": self.finished["elapsed_time"],
+                        "paused_nodes": [
+                            reason["node_id"]
+                            for reason in event.reasons
+                            if reason.get("node_id")
+                        ],
+                    },
+                )
             return
-        done = self._workflow("workflow_finished", self.finished)
+        finished_event = self._workflow("workflow_finished", self.finished)
         if not self.says_messages:
-            yield done
+            yield finished_event
             return
+        # A failed message ends with an error event instead of `message_end`.
         if status is Status.FAILED:
             if self._shows_nodes:
-                yield done
-            yield self.error_event(*problem_of_run(self.error_type), error)
+                yield finished_event
+            yield self.error_event(*status_and_code_of_run(self.error_type), error)
             return
+        # For a stopped run `workflow_finished` precedes `message_end`; otherwise it
+        # follows.
         if status is Status.STOPPED and self._shows_nodes:
-            yield done
+            yield finished_event
             yield self.message_end(outputs)
             return
         yield self.message_end(outputs)
         if self._shows_nodes:
-            yield done
+            yield finished_event
 
     def metadata(self) -> JSON:
-        told: JSON = {"usage": self._usage, "retriever_resources": self._resources}
+        """Return the metadata of an answer: usage, retrieved segments, and the
+        annotation or reasoning if there is one."""
+        metadata: JSON = {"usage": self._usage, "retriever_resources": self._resources}
         if annotation := self._run.system.get("annotation"):
-            told["annotation_reply"] = annotation
+            metadata["annotation_reply"] = annotation
         if self._reasoning:
-            told["reasoning"] = {"text": "".join(self._reasoning)}
-        return told
+            metadata["reasoning"] = {"text": "".join(self._reasoning)}
+        return metadata
 
     def message_end(self, outputs: Mapping[str, Any]) -> JSON:
+        """Return the event that ends a message."""
         return self._envelope(
-            "message_end", id=self._run.message or self._run.id, metadata=self.metadata(),
+            "message_end",
+            id=self._run.message or self._run.id,
+            metadata=self.metadata(),
             files=files_in(dict(outputs)) or None,
-        )  # fmt: skip
+        )
 
     def error_event(self, status: int, code: str, message: str) -> JSON:
+        """Return an error event."""
         return self._envelope("error", status=status, code=code, message=message)
 
 
-def problem_of_run(error_type: str) -> tuple[int, str]:
-    """(status, code) of an answer that failed, by the name of what went wrong."""
-    return _PROBLEMS.get(error_type, (400, "completion_request_error"))
+def status_and_code_of_run(error_type: str) -> tuple[int, str]:
+    """Return (status, code) for a failed run by the class name of its error."""
+    return _ERROR_CODES.get(error_type, (400, "completion_request_error"))
 
 
 def _status(event: Any) -> tuple[Status, str]:
+    """Return the run's final status and error text."""
     match event:
         case GraphRunSucceeded():
             return Status.SUCCEEDED, ""

@@ -1,4 +1,4 @@
-"""Forms that runs wait for."""
+"""Handlers for human-input forms that paused runs wait for."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,45 +16,64 @@ from modelyard.workflow.runs import Runs
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """Each is found by its token, as long as nobody filled it in and its time is not over."""
+    """Handlers of forms. A form is found by its token until it is submitted or expires."""
 
     runs: Runs
     app_runs: AppRuns
 
     async def show(self, call: Call) -> Reply:
-        """GET /v1/form/human_input/TOKEN."""
-        row, form = await self._waiting(call)
-        return json_reply(FormShown(
-            form_content=form["form_content"], inputs=form["inputs"], user_actions=form["actions"],
-            resolved_default_values=form["resolved_default_values"], expiration_time=int(row["expires_at"]),
-        ))  # fmt: skip
+        """GET /v1/form/human_input/TOKEN: the form's content."""
+        row, form = await self._open_form(call)
+        return json_reply(
+            FormShown(
+                form_content=form["form_content"],
+                inputs=form["inputs"],
+                user_actions=form["actions"],
+                resolved_default_values=form["resolved_default_values"],
+                expiration_time=int(row["expires_at"]),
+            )
+        )
 
     async def fill(self, call: Call) -> Reply:
-        """POST /v1/form/human_input/TOKEN: the run goes on."""
-        _, form = await self._waiting(call)
+        """POST /v1/form/human_input/TOKEN: submit the form; the run resumes."""
+        _, form = await self._open_form(call)
         user, action, inputs = call.user, _action(call, form), _inputs(call, form)
         answer = {"inputs": inputs, "action": action, "user": user}
+        # `fill` is atomic: of two simultaneous submissions, one gets None.
         filled = await self.runs.journal.forms.fill(call.names["form_token"], answer)
         if filled is None:
-            raise ServiceError(412, "human_input_form_submitted", "the form was filled in already")
+            raise ServiceError(
+                412, "human_input_form_submitted", "the form was filled in already"
+            )
+        # The run resumes in the background; the submitter does not wait for it.
         await self.runs.resume_soon(*filled)
         return json_reply({})
 
-    async def _waiting(self, call: Call) -> tuple[Any, JSON]:
-        """(the form's row, what the form says). Raises NotFoundError, ServiceError where nobody waits for it."""
+    async def _open_form(self, call: Call) -> tuple[Any, JSON]:
+        """Return (row, form) of a form that is still open. Raises NotFoundError or
+        ServiceError."""
         row = await self.runs.journal.forms.by_token(call.names["form_token"])
+        # A token of another tenant is treated as unknown, and below, one of another app
+        # too.
         if row is None or row["tenant"] != call.tenant:
             raise NotFoundError("the form does not exist")
         await self.app_runs.find(call, row["run"])
         if row["answer"]:
+            # An expired form is stored with an answer of its own.
             is_expired = "expired" in msgspec.json.decode(row["answer"])
-            code = "human_input_form_expired" if is_expired else "human_input_form_submitted"
-            raise ServiceError(412, code, "the form was filled in already, or its time is over")
+            code = (
+                "human_input_form_expired"
+                if is_expired
+                else "human_input_form_submitted"
+            )
+            raise ServiceError(
+                412, code, "the form was filled in already, or its time is over"
+            )
         return row, msgspec.json.decode(row["body"])
 
 
 def _action(call: Call, form: JSON) -> str:
-    """What the user chose. Raises ServiceError for what the form does not offer."""
+    """Return the chosen action. Raises ServiceError if the form does not offer it."""
     action = str(call.body.get("action") or "")
     actions = [offered["id"] for offered in form["actions"]]
     if action not in actions:
@@ -64,11 +83,13 @@ def _action(call: Call, form: JSON) -> str:
 
 
 def _inputs(call: Call, form: JSON) -> JSON:
-    """What was filled in, over the form's defaults. Raises ServiceError where something is missing."""
+    """Return the submitted inputs over the form's defaults. Raises ServiceError if a
+    field has no value."""
     inputs, defaults = mapping_of(call.body, "inputs"), form["resolved_default_values"]
+    # Values beyond the form's fields are passed to the run as well.
     filled = {**defaults, **inputs}
-    wanted = [field["output_variable_name"] for field in form["inputs"]]
-    lacking = [name for name in wanted if name not in filled]
+    required_names = [field["output_variable_name"] for field in form["inputs"]]
+    lacking = [name for name in required_names if name not in filled]
     if lacking:
         raise ServiceError(400, "invalid_form_data", f"{', '.join(lacking)} is missing")
     return filled

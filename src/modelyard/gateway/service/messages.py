@@ -1,4 +1,5 @@
-"""Messages of chat and completion apps: read, rated, and what may be asked next."""
+"""Handlers for messages of chat and completion apps: list, rate, and suggest the next
+questions."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +7,14 @@ from typing import Any
 
 from modelyard.base.errors import NotFoundError
 from modelyard.gateway.http import Reply, json_reply
-from modelyard.gateway.service.calls import CHATS, Call, ServiceError, end_user_id, iso, made_id
+from modelyard.gateway.service.calls import (
+    CHATS,
+    Call,
+    ServiceError,
+    derived_id,
+    end_user_id,
+    iso,
+)
 from modelyard.gateway.service.shapes import (
     FeedbackShown,
     MessageFileShown,
@@ -25,119 +33,195 @@ from modelyard.workflow.conversations import Conversations, Message
 from modelyard.workflow.services import TenantFiles, upload_id
 
 _LATEST = 1e15
-"""Later than any message: seconds since 1970."""
-_ASKING_NEXT = (
-    "Read the exchange and write three short questions that the user may ask next, in the language of the "
-    'exchange. Answer with a JSON array of strings and nothing else, as ["…", "…", "…"].'
+"""A timestamp (seconds since 1970) later than any message."""
+# System prompt for suggested questions. The JSON array is parsed by `_questions`.
+_SUGGESTIONS_PROMPT = (
+    "Read the exchange and write three short questions that the user may ask next, in"
+    " the language of the exchange. Answer with a JSON array of strings and nothing"
+    ' else, as ["…", "…", "…"].'
 )
-_MOST_QUESTIONS = 3
+_MAX_QUESTIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Each is its user's alone; what was rated is for all who have the app's key."""
+    """Handlers for messages. A message is accessible to its user only; ratings are
+    visible to all holders of the app's key."""
 
     conversations: Conversations
     chats: Chats
     models: ModelManager
 
     async def list(self, call: Call) -> Reply:
-        """GET /v1/messages: a conversation's newest, in the order in which they were said."""
-        call.must_be(*CHATS)
-        user, limit = call.user, call.number("limit", 20)
-        wanted = call.request.query("conversation_id") or ""
-        conversation = await self.conversations.find(call.tenant, call.found.id, user, wanted)
-        before = await self._before(call, conversation.id)
-        newest = await self.conversations.thread(call.tenant, conversation.id, before=before, most=limit + 1)
+        """GET /v1/messages: the newest messages of a conversation, oldest first."""
+        call.require_mode(*CHATS)
+        user, limit = call.user, call.positive_int("limit", 20)
+        conversation_id = call.request.query("conversation_id") or ""
+        conversation = await self.conversations.find(
+            call.tenant, call.found.id, user, conversation_id
+        )
+        before_timestamp = await self._before_timestamp(call, conversation.id)
+        # One more than requested is read to learn whether another page exists.
+        newest = await self.conversations.list_messages(
+            call.tenant,
+            conversation.id,
+            created_before=before_timestamp,
+            limit=limit + 1,
+        )
         files = self.chats.files_of(call.tenant)
-        shown = [_shown(message, files) for message in reversed(newest[:limit])]
-        return json_reply({"limit": limit, "has_more": len(newest) > limit, "data": shown})
+        message_views = [
+            _message_view(message, files) for message in reversed(newest[:limit])
+        ]
+        return json_reply(
+            {"limit": limit, "has_more": len(newest) > limit, "data": message_views}
+        )
 
-    async def _before(self, call: Call, conversation: str) -> float:
-        """When the message was said before which others are wanted. Raises NotFoundError."""
+    async def _before_timestamp(self, call: Call, conversation: str) -> float:
+        """Return the time before which messages are listed: that of `first_id`, or the
+        far future. Raises NotFoundError."""
         first = call.request.query("first_id")
         if not first:
             return _LATEST
-        message = await self.conversations.message(call.tenant, call.found.id, first)
+        message = await self.conversations.get_message(
+            call.tenant, call.found.id, first
+        )
         if message.conversation != conversation:
             raise NotFoundError("First Message Not Exists.")
         return message.created_at
 
-    async def _own(self, call: Call) -> Message:
-        """The message that the address names. Raises NotFoundError where it is another user's."""
-        message = await self.conversations.message(call.tenant, call.found.id, call.names["message_id"])
+    async def _own_message(self, call: Call) -> Message:
+        """Return the message in the path. Raises NotFoundError if it does not exist or
+        belongs to another user."""
+        message = await self.conversations.get_message(
+            call.tenant, call.found.id, call.names["message_id"]
+        )
         if message.user != call.user:
             raise NotFoundError("Message Not Exists.")
         return message
 
     async def suggested(self, call: Call) -> Reply:
-        """GET /v1/messages/ID/suggested: what the user may ask next, as a model thinks."""
-        call.must_be(*CHATS)
-        message = await self._own(call)
-        call.must_have("suggested_questions_after_answer", "bad_request", "Suggested Questions Is Disabled.")
-        said = f"User: {message.query}\nAssistant: {message.answer}"
+        """GET /v1/messages/ID/suggested: questions that the user may ask next,
+        generated by the tenant's default model."""
+        call.require_mode(*CHATS)
+        message = await self._own_message(call)
+        call.require_feature(
+            "suggested_questions_after_answer",
+            "bad_request",
+            "Suggested Questions Is Disabled.",
+        )
+        exchange = f"User: {message.query}\nAssistant: {message.answer}"
         model = self.models.find(Caller(tenant=call.tenant), "default", ModelType.LLM)
-        messages: list[Any] = [SystemPromptMessage(content=_ASKING_NEXT), UserPromptMessage(content=said)]
-        result = await model.invoke_llm(LLMRequest(messages=messages, model_parameters={"max_tokens": 256}))
+        messages: list[Any] = [
+            SystemPromptMessage(content=_SUGGESTIONS_PROMPT),
+            UserPromptMessage(content=exchange),
+        ]
+        result = await model.invoke_llm(
+            LLMRequest(messages=messages, model_parameters={"max_tokens": 256})
+        )
         return json_reply(SuggestedQuestions(data=_questions(result.text)))
 
     async def rate(self, call: Call) -> Reply:
         """POST /v1/messages/ID/feedbacks."""
         rating = call.body.get("rating")
         if rating not in ("like", "dislike", None):
-            raise ServiceError(400, "invalid_param", f"rating must be like, dislike or null, not {str(rating)[:40]!r}")
-        message = await self._own(call)
+            raise ServiceError(
+                400,
+                "invalid_param",
+                f"rating must be like, dislike or null, not {str(rating)[:40]!r}",
+            )
+        message = await self._own_message(call)
+        # A null rating removes an earlier one; it is stored as an empty text.
         content = str(call.body.get("content") or "")
-        await self.conversations.rate(call.tenant, call.found.id, message.id, rating or "", content)
+        await self.conversations.set_rating(
+            call.tenant, call.found.id, message.id, rating or "", content
+        )
         return json_reply(Result())
 
     async def feedbacks(self, call: Call) -> Reply:
-        """GET /v1/app/feedbacks: what users said of answers."""
-        page, limit = call.number("page", 1, 10_000), call.number("limit", 20)
-        rated = await self.conversations.rated(call.tenant, call.found.id, most=limit, skip=(page - 1) * limit)
+        """GET /v1/app/feedbacks: ratings and comments of all users."""
+        page, limit = (
+            call.positive_int("page", 1, 10_000),
+            call.positive_int("limit", 20),
+        )
+        rated = await self.conversations.list_rated(
+            call.tenant, call.found.id, limit=limit, skip=(page - 1) * limit
+        )
         return json_reply({"data": [_feedback(message) for message in rated]})
 
 
-def _shown(message: Message, files: TenantFiles) -> MessageShown:
+def _message_view(message: Message, files: TenantFiles) -> MessageShown:
+    """Return a message as the API's clients read it."""
     usage = message.metadata.get("usage") or {}
+    # Usage is stored with the answer's metadata; messages without model calls have
+    # none.
     return MessageShown(
-        id=message.id, conversation_id=message.conversation, parent_message_id=message.parent, inputs=message.inputs,
-        query=message.query, answer=message.answer, status=message.status, error=message.error or None,
+        id=message.id,
+        conversation_id=message.conversation,
+        parent_message_id=message.parent,
+        inputs=message.inputs,
+        query=message.query,
+        answer=message.answer,
+        status=message.status,
+        error=message.error or None,
         message_files=[_file(file, files) for file in message.files],
         feedback=Rating(rating=message.rating) if message.rating else None,
         retriever_resources=message.metadata.get("retriever_resources") or [],
         agent_thoughts=message.metadata.get("agent_thoughts") or [],
-        created_at=int(message.created_at), extra_contents=[], total_tokens=usage.get("total_tokens", 0),
-        message_tokens=usage.get("prompt_tokens", 0), answer_tokens=usage.get("completion_tokens", 0),
-        provider_response_latency=usage.get("latency", 0.0), total_price=usage.get("total_price", "0"),
+        created_at=int(message.created_at),
+        extra_contents=[],
+        total_tokens=usage.get("total_tokens", 0),
+        message_tokens=usage.get("prompt_tokens", 0),
+        answer_tokens=usage.get("completion_tokens", 0),
+        provider_response_latency=usage.get("latency", 0.0),
+        total_price=usage.get("total_price", "0"),
         currency=usage.get("currency", "USD"),
-    )  # fmt: skip
+    )
 
 
 def _file(file: JSON, files: TenantFiles) -> MessageFileShown:
+    """Return a file of a message as the API's clients read it."""
+    # Uploaded files get a freshly signed address.
     url = file.get("remote_url") or files.address_of(file)
     return MessageFileShown(
-        id=made_id(str(file.get("related_id") or url)), filename=file.get("filename"), type=file.get("type"), url=url,
-        mime_type=file.get("mime_type"), size=file.get("size"), transfer_method=file.get("transfer_method"),
-        belongs_to="user", upload_file_id=upload_id(str(file.get("related_id") or "")) or None,
-    )  # fmt: skip
+        id=derived_id(str(file.get("related_id") or url)),
+        filename=file.get("filename"),
+        type=file.get("type"),
+        url=url,
+        mime_type=file.get("mime_type"),
+        size=file.get("size"),
+        transfer_method=file.get("transfer_method"),
+        belongs_to="user",
+        upload_file_id=upload_id(str(file.get("related_id") or "")) or None,
+    )
 
 
 def _feedback(message: Message) -> FeedbackShown:
+    """Return a message's rating as the API's clients read it."""
     rated_at = iso(message.rated_at)
     return FeedbackShown(
-        id=made_id(f"feedback/{message.id}"), app_id=message.app, conversation_id=message.conversation,
-        message_id=message.id, rating=message.rating, content=message.feedback, from_source="user",
-        from_end_user_id=end_user_id(message.tenant, message.app, message.user), from_account_id=None,
-        created_at=rated_at, updated_at=rated_at,
-    )  # fmt: skip
+        id=derived_id(f"feedback/{message.id}"),
+        app_id=message.app,
+        conversation_id=message.conversation,
+        message_id=message.id,
+        rating=message.rating,
+        content=message.feedback,
+        from_source="user",
+        from_end_user_id=end_user_id(message.tenant, message.app, message.user),
+        from_account_id=None,
+        created_at=rated_at,
+        updated_at=rated_at,
+    )
 
 
 def _questions(text: str) -> list[str]:
-    """Those of the JSON array somewhere in what a model said; none where there is none."""
+    """Return the strings of the first JSON array in a model's answer (three at most),
+    or nothing if there is none."""
+    # Models tend to put text or a code fence around the array.
     start, end = text.find("["), text.rfind("]")
     try:
         questions = json.loads(text[start : end + 1]) if 0 <= start < end else []
     except ValueError:
         questions = []
-    return [question for question in questions if isinstance(question, str)][:_MOST_QUESTIONS]
+    return [question for question in questions if isinstance(question, str)][
+        :_MAX_QUESTIONS
+    ]

@@ -1,4 +1,5 @@
-"""What routes that run apps work with, and a run's events in the words of whoever asks."""
+"""Dependencies of the routes that run apps, and the protocol for translating a run's
+events."""
 
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
@@ -18,7 +19,10 @@ from modelyard.workflow.runs import Runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceParts:
+class ServiceDependencies:
+    """The services that the service API's handlers work with, bundled for their
+    construction."""
+
     apps: Apps
     runs: Runs
     chats: Chats
@@ -28,18 +32,24 @@ class ServiceParts:
     features: Features
     origin: Callable[[], str]
     content_origin: Callable[[], str]
-    """Where files, webhooks and plugins' addresses are reached."""
+    """Returns the origin under which files, webhooks and plugin endpoints are served.
+    """
 
 
-class Telling(Protocol):
-    """A run's events in the words of one interface."""
+class EventTranslator(Protocol):
+    """Translates a run's events to the format of one API."""
 
-    def feed(self, event: AnyEvent) -> Iterator[JSON]: ...
+    def feed(self, event: AnyEvent) -> Iterator[JSON]:
+        """Yield the documents for one event; possibly none."""
+        ...
 
 
-async def fed(runs: Runs, run: RunRecord, told: Telling) -> AsyncGenerator[JSON, None]:
-    """All that is told of a run, from its beginning until it ends or pauses."""
+async def translate_events(
+    runs: Runs, run: RunRecord, translator: EventTranslator
+) -> AsyncGenerator[JSON, None]:
+    """Yield all documents for a run, from its start until it ends or pauses."""
+    # aclosing ends the subscription even if the consumer stops early.
     async with aclosing(runs.watch(run.tenant, run.id)) as events:
         async for _, event in events:
-            for one in told.feed(event):
-                yield one
+            for document in translator.feed(event):
+                yield document

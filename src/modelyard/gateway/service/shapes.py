@@ -1,16 +1,17 @@
-"""What the service API takes and answers. Fields are named as its clients know them; times are seconds since 1970."""
+"""Request and response bodies of the service API. Field names are those that its
+clients know; times are seconds since 1970."""
 
 from typing import Any, Literal
 
 import msgspec
 
-# ------------------------------------------------------------------------------------------------ what is sent
+# ------------------------------------------------------------ requests
 
 ResponseMode = Literal["streaming", "blocking"]
 
 
 class FileInput(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that goes with a question: by its address elsewhere, or as it was uploaded here."""
+    """A file that accompanies a question: by URL, or by the id of an upload."""
 
     type: str = ""
     transfer_method: str = ""
@@ -19,23 +20,32 @@ class FileInput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserInput(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that states for whom the app is called."""
+
+    # Declared with an empty default, because handlers also accept the user from the
+    # query string.
     user: str = ""
-    """For whom the app is called: here, or in the address's query. A visitor of the app's page is known without it."""
+    """End user of the app; may be in the query string instead. Not needed for visitors
+    of the app's page."""
 
 
 class ChatInput(UserInput, frozen=True, kw_only=True):
+    """A message to a chat app."""
+
     query: str
     inputs: dict[str, Any] = {}
     response_mode: ResponseMode = "blocking"
     conversation_id: str = ""
-    """Of the conversation that goes on; empty for a new one."""
+    """Conversation to continue; empty to start a new one."""
     files: list[FileInput] = []
     auto_generate_name: bool = True
     workflow_id: str = ""
-    """A version of a chatflow that was published once."""
+    """A published version of a chatflow to run; empty for the current one."""
 
 
 class CompletionInput(UserInput, frozen=True, kw_only=True):
+    """The inputs of a completion app."""
+
     inputs: dict[str, Any] = {}
     query: str = ""
     response_mode: ResponseMode = "blocking"
@@ -43,19 +53,23 @@ class CompletionInput(UserInput, frozen=True, kw_only=True):
 
 
 class WorkflowInput(UserInput, frozen=True, kw_only=True):
+    """The inputs of a workflow app."""
+
     inputs: dict[str, Any] = {}
     response_mode: ResponseMode = "blocking"
     files: list[FileInput] = []
 
 
 class AnotherAnswerInput(UserInput, frozen=True, kw_only=True):
+    """A request for another answer to the same question."""
+
     response_mode: ResponseMode = "blocking"
 
 
 class AgUiInput(msgspec.Struct, frozen=True, kw_only=True):
-    """AG-UI's `RunAgentInput`, as far as it is read."""
+    """AG-UI's `RunAgentInput`. Fields that are not listed are ignored."""
 
-    threadId: str = ""  # noqa: N815  the protocol's name
+    threadId: str = ""  # noqa: N815
     runId: str = ""  # noqa: N815
     messages: list[dict[str, Any]] = []
     state: Any = None
@@ -63,48 +77,62 @@ class AgUiInput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeedbackInput(UserInput, frozen=True, kw_only=True):
+    """A rating of a message; null removes it."""
+
     rating: Literal["like", "dislike"] | None = None
     content: str = ""
 
 
 class RenameInput(UserInput, frozen=True, kw_only=True):
+    """A new name for a conversation, or a request to generate one."""
+
     name: str = ""
     auto_generate: bool = False
 
 
 class VariableInput(UserInput, frozen=True, kw_only=True):
+    """A new value for a conversation variable."""
+
     value: Any
 
 
 class FilledFormInput(UserInput, frozen=True, kw_only=True):
+    """A submitted human-input form."""
+
     action: str
     inputs: dict[str, Any] = {}
 
 
 class SpeechInput(UserInput, frozen=True, kw_only=True):
+    """A text, or a message, to convert to speech."""
+
     text: str = ""
     message_id: str = ""
     voice: str = ""
     streaming: bool = False
-    """Whether it is or not: speech comes as it is made."""
+    """Ignored: speech is always streamed as it is generated."""
 
 
 class AnnotationInput(msgspec.Struct, frozen=True, kw_only=True):
+    """A prepared answer to a question."""
+
     question: str
     answer: str
 
 
 class AnnotationReplyInput(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the annotation reply; omitted ones keep their value."""
+
     score_threshold: float | None = None
     embedding_provider_name: str = ""
     embedding_model_name: str = ""
 
 
-# ------------------------------------------------------------------------------------------------ answers of runs
+# ------------------------------------------------------------ results of runs
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What models used. Prices are decimal numbers in words."""
+    """What the run's models used. Prices are decimal numbers as text."""
 
     prompt_tokens: int
     prompt_unit_price: str
@@ -121,15 +149,19 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerMetadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Details of how an answer was produced."""
+
     usage: Usage
     retriever_resources: list[dict[str, Any]]
-    """The segments that the answer was made of."""
+    """The retrieved segments that the answer is based on."""
     annotation_reply: dict[str, Any] = {}
     """The annotation that answered instead of the model."""
     reasoning: dict[str, str] = {}
 
 
 class CompletionAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The complete answer of a completion app."""
+
     event: str
     task_id: str
     id: str
@@ -141,10 +173,14 @@ class CompletionAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatAnswer(CompletionAnswer, frozen=True, kw_only=True):
+    """The complete answer of a chat app."""
+
     conversation_id: str
 
 
 class FinishedWorkflow(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a workflow run."""
+
     id: str
     workflow_id: str | None
     status: str
@@ -161,21 +197,27 @@ class FinishedWorkflow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkflowAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The complete response of a workflow app."""
+
     task_id: str
     workflow_run_id: str
     data: FinishedWorkflow
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """Confirmation of a request without other content."""
+
     result: str = "success"
 
 
 class RunShown(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a workflow or chatflow."""
+
     id: str
     workflow_id: str | None
     status: str
     inputs: str
-    """As JSON."""
+    """The inputs as JSON text."""
     outputs: dict[str, Any]
     error: str | None
     total_steps: int
@@ -186,6 +228,8 @@ class RunShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as the log lists it."""
+
     id: str
     version: str
     status: str
@@ -200,15 +244,17 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndUserSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The end user that a run was started for."""
+
     id: str
     type: str
     is_anonymous: bool
     session_id: str
-    """The name by which the app's caller knows the user."""
+    """The name under which the app's caller knows the user."""
 
 
 class LogShown(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a workflow, as the log has it."""
+    """One entry of the log of workflow runs."""
 
     id: str
     workflow_run: RunSummary
@@ -221,7 +267,7 @@ class LogShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FormShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A form that a run waits for."""
+    """A human-input form that a run waits for."""
 
     form_content: str
     inputs: list[dict[str, Any]]
@@ -230,10 +276,12 @@ class FormShown(msgspec.Struct, frozen=True, kw_only=True):
     expiration_time: int
 
 
-# ------------------------------------------------------------------------------------------------ what is kept
+# ------------------------------------------------------------ stored records
 
 
 class MessageFileShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of a message."""
+
     id: str
     filename: str | None
     type: str | None
@@ -246,10 +294,14 @@ class MessageFileShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rating(msgspec.Struct, frozen=True, kw_only=True):
+    """The rating of a message: like or dislike."""
+
     rating: str
 
 
 class MessageShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A question with its answer."""
+
     id: str
     conversation_id: str
     parent_message_id: str
@@ -273,6 +325,8 @@ class MessageShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeedbackShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A rating with the user's comment."""
+
     id: str
     app_id: str
     conversation_id: str
@@ -283,16 +337,20 @@ class FeedbackShown(msgspec.Struct, frozen=True, kw_only=True):
     from_end_user_id: str
     from_account_id: None
     created_at: str | None
-    """In the words of ISO 8601, as is the next."""
+    """ISO 8601, as is `updated_at`."""
     updated_at: str | None
 
 
 class SuggestedQuestions(msgspec.Struct, frozen=True, kw_only=True):
+    """Questions that the user may ask next."""
+
     data: list[str]
     result: str = "success"
 
 
 class ConversationShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation of one user."""
+
     id: str
     name: str
     inputs: dict[str, Any]
@@ -303,17 +361,21 @@ class ConversationShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariableShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A variable of a conversation."""
+
     id: str | None
     name: str
     value_type: str | None
     value: str
-    """As it is where it is text, else as JSON."""
+    """Text as it is; any other value as JSON."""
     description: str
     created_at: int
     updated_at: int
 
 
 class AnnotationShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A prepared answer, with the number of times it was used."""
+
     id: str
     question: str
     answer: str
@@ -322,18 +384,24 @@ class AnnotationShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A background job and its status."""
+
     job_id: str
     job_status: str
 
 
 class JobStatus(Job, frozen=True, kw_only=True):
+    """A job with its error message; empty if it succeeded."""
+
     error_msg: str
 
 
-# ------------------------------------------------------------------------------------------------ the app itself
+# ------------------------------------------------------------ the app itself
 
 
 class FileShown(msgspec.Struct, frozen=True, kw_only=True):
+    """An uploaded file."""
+
     id: str
     reference: str
     name: str
@@ -352,6 +420,8 @@ class FileShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndUserShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A user of the app."""
+
     id: str
     tenant_id: str
     app_id: str
@@ -361,11 +431,13 @@ class EndUserShown(msgspec.Struct, frozen=True, kw_only=True):
     is_anonymous: bool
     session_id: str
     created_at: str | None
-    """In the words of ISO 8601, as is the next."""
+    """ISO 8601, as is `updated_at`."""
     updated_at: str | None
 
 
 class AppInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Name and kind of an app."""
+
     name: str
     description: str
     tags: list[str]
@@ -374,7 +446,7 @@ class AppInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SystemParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """The most that a file may have, in MB, and the most files."""
+    """Limits of uploads: file sizes in MB, and the number of files."""
 
     file_size_limit: int
     image_file_size_limit: int
@@ -384,7 +456,7 @@ class SystemParameters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AppParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """The features of an app as its file has them, and its form."""
+    """An app's features as its file configures them, and its input form."""
 
     opening_statement: str
     suggested_questions: list[str]
@@ -397,15 +469,19 @@ class AppParameters(msgspec.Struct, frozen=True, kw_only=True):
     sensitive_word_avoidance: dict[str, Any]
     file_upload: dict[str, Any]
     user_input_form: list[dict[str, Any]]
-    """Each control under the name of its type."""
+    """One object per control, keyed by the control's type."""
     system_parameters: SystemParameters
 
 
 class AppMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """Presentation data of the app's tools."""
+
     tool_icons: dict[str, Any]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """Appearance of the app's page."""
+
     title: str
     chat_color_theme: None
     chat_color_theme_inverted: bool
@@ -424,4 +500,6 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transcript(msgspec.Struct, frozen=True, kw_only=True):
+    """The text of a recording."""
+
     text: str

@@ -1,4 +1,4 @@
-"""Speech to text and back, with the tenant's default models."""
+"""Handlers for speech to text and text to speech, with the tenant's default models."""
 
 import mimetypes
 from collections.abc import AsyncGenerator
@@ -20,37 +20,57 @@ from modelyard.tenancy.caller import Caller
 from modelyard.workflow.conversations import Conversations
 from modelyard.workflow.services import file_kind
 
-_MOST_AUDIO_MB = 30
+_MAX_AUDIO_MB = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """Speaks messages and other texts, and writes down recordings."""
+    """Transcribes recordings and converts messages or texts to speech."""
 
     models: ModelManager
     conversations: Conversations
 
     async def transcribe(self, call: Call) -> Reply:
         """POST /v1/audio-to-text."""
-        call.must_have("speech_to_text", "speech_to_text_disabled", "Speech to text is not enabled for this app.")
-        asked = await _recording(call)
-        model = self.models.find(Caller(tenant=call.tenant), "default-speech2text", ModelType.SPEECH2TEXT)
-        result = await call.request.while_here(model.invoke_speech2text(asked))
+        call.require_feature(
+            "speech_to_text",
+            "speech_to_text_disabled",
+            "Speech to text is not enabled for this app.",
+        )
+        recording = await _recording(call)
+        model = self.models.find(
+            Caller(tenant=call.tenant), "default-speech2text", ModelType.SPEECH2TEXT
+        )
+        # Nobody else needs the transcript: the model call is cancelled if the client
+        # disconnects.
+        result = await call.request.cancel_on_disconnect(
+            model.invoke_speech2text(recording)
+        )
         return json_reply(Transcript(text=result.text))
 
     async def speak(self, call: Call) -> StreamReply:
         """POST /v1/text-to-audio."""
         text = await self._text(call)
         feature = call.app.features.get("text_to_speech") or {}
+        # The request's voice overrides the app's, which overrides the model's default.
         voice = str(call.body.get("voice") or feature.get("voice") or "default")
-        model = self.models.find(Caller(tenant=call.tenant), "default-tts", ModelType.TTS)
-        return audio_reply(_spoken(model, TTSRequest(text=text, voice=voice, format="mp3")), "audio/mpeg")
+        model = self.models.find(
+            Caller(tenant=call.tenant), "default-tts", ModelType.TTS
+        )
+        return audio_reply(
+            _audio_chunks(model, TTSRequest(text=text, voice=voice, format="mp3")),
+            "audio/mpeg",
+        )
 
     async def _text(self, call: Call) -> str:
-        """What is to be spoken. Raises NotFoundError for another user's message, ServiceError where there is none."""
+        """Return the text to speak. Raises NotFoundError for another user's message and
+        ServiceError if there is no text."""
         text = call.body.get("text")
+        # A message takes precedence over a text in the same request.
         if name := call.body.get("message_id"):
-            message = await self.conversations.message(call.tenant, call.found.id, str(name))
+            message = await self.conversations.get_message(
+                call.tenant, call.found.id, str(name)
+            )
             if message.user != call.named_user:
                 raise NotFoundError("Message Not Exists.")
             text = message.answer
@@ -60,23 +80,37 @@ class Speech:
 
 
 async def _recording(call: Call) -> Speech2TextRequest:
-    """What was sent. Raises InvokeBadRequestError, ServiceError for what is no recording."""
+    """Return the uploaded recording. Raises InvokeBadRequestError or ServiceError if it
+    is not a valid one."""
     form = parse_form(
-        call.request.header(b"content-type") or "", await call.request.body(),
-        wanted="send the recording as multipart/form-data, in the field 'file'",
-    )  # fmt: skip
+        call.request.header(b"content-type") or "",
+        await call.request.body(),
+        error_message="send the recording as multipart/form-data, in the field 'file'",
+    )
     if form.file is None:
         raise ServiceError(400, "no_audio_uploaded", "Please upload your audio.")
-    if len(form.file) > _MOST_AUDIO_MB << 20:
-        raise ServiceError(413, "audio_too_large", f"Audio size larger than {_MOST_AUDIO_MB} mb.")
+    if len(form.file) > _MAX_AUDIO_MB << 20:
+        raise ServiceError(
+            413, "audio_too_large", f"Audio size larger than {_MAX_AUDIO_MB} mb."
+        )
     name = form.filename or "audio"
+    # Without a file extension the model decides whether it can read the recording.
+    # Videos are accepted for their sound.
     ending = PurePosixPath(form.filename or "").suffix.lower()
-    if ending and file_kind(ending, mimetypes.guess_type(name)[0] or "") not in ("audio", "video"):
-        raise ServiceError(415, "unsupported_audio_type", f"{name[:80]!r} is no recording.")
+    if ending and file_kind(ending, mimetypes.guess_type(name)[0] or "") not in (
+        "audio",
+        "video",
+    ):
+        raise ServiceError(
+            415, "unsupported_audio_type", f"{name[:80]!r} is no recording."
+        )
     return Speech2TextRequest(audio=form.file, filename=name)
 
 
-async def _spoken(model: ModelInstance, request: TTSRequest) -> AsyncGenerator[bytes, None]:
+async def _audio_chunks(
+    model: ModelInstance, request: TTSRequest
+) -> AsyncGenerator[bytes, None]:
+    """Yield the audio of a model's chunks."""
     async with aclosing(model.invoke_tts(request)) as chunks:
         async for chunk in chunks:
             if chunk.audio:

@@ -1,38 +1,56 @@
-"""The service API: apps as their callers know them, each with keys of its own (`app-…`).
+"""Route table of the service API: apps for their callers, each with its own keys
+(`app-…`).
 
-Paths are those that Dify's clients know; `/v1/messages/ID/more-like-this` and `/v1/ag-ui` stand beside them.
+Paths are those of Dify's API, plus `/v1/messages/ID/more-like-this` and `/v1/ag-ui`.
 """
 
 from dataclasses import dataclass
 
 from modelyard.gateway.schemas import FLAG, INTEGER, OBJECT
 from modelyard.gateway.service import shapes
-from modelyard.gateway.service.about import AboutApp
+from modelyard.gateway.service.about import AppInfoHandlers
 from modelyard.gateway.service.agui import AgUiRuns
-from modelyard.gateway.service.annotations import AnnotationCalls
-from modelyard.gateway.service.calls import PROBLEM
-from modelyard.gateway.service.conversations import ConversationCalls
-from modelyard.gateway.service.entrance import Entrance
+from modelyard.gateway.service.annotations import AnnotationHandlers
+from modelyard.gateway.service.calls import ERROR_SHAPE
+from modelyard.gateway.service.conversations import ConversationHandlers
+from modelyard.gateway.service.entrance import AppAuthenticator
 from modelyard.gateway.service.forms import Forms
 from modelyard.gateway.service.messages import Messages
-from modelyard.gateway.service.parts import ServiceParts
+from modelyard.gateway.service.parts import ServiceDependencies
 from modelyard.gateway.service.questions import Questions
 from modelyard.gateway.service.runs import AppRuns
 from modelyard.gateway.service.speech import Speech
 from modelyard.gateway.service.uploads import Uploads
 from modelyard.gateway.service.versions import Versions
-from modelyard.gateway.service.workflows import WorkflowCalls
-from modelyard.gateway.table import APP_KEY, EVENTS, Api, Content, Listed, OneOf, Query, Row, Schema
+from modelyard.gateway.service.workflows import WorkflowHandlers
+from modelyard.gateway.table import (
+    APP_KEY,
+    EVENTS,
+    Api,
+    Content,
+    Listed,
+    OneOf,
+    Query,
+    Row,
+    Schema,
+)
 
+# Used only to choose the error format for requests that reach no route.
 _PREFIXES = (
-    "/v1/chat-messages", "/v1/completion-messages", "/v1/workflows", "/v1/workflow", "/v1/form", "/v1/app", "/v1/apps",
-    "/v1/info", "/v1/parameters", "/v1/meta", "/v1/site", "/v1/end-users", "/v1/audio-to-text", "/v1/text-to-audio",
-    "/v1/ag-ui",
+    "/v1/chat-messages", "/v1/completion-messages", "/v1/workflows", "/v1/workflow", "/v1/form",
+    "/v1/app", "/v1/apps", "/v1/info", "/v1/parameters", "/v1/meta", "/v1/site", "/v1/end-users",
+    "/v1/audio-to-text", "/v1/text-to-audio", "/v1/ag-ui",
 )  # fmt: skip
-"""No other vendor's clients ask here. Messages, conversations and files are Anthropic's and OpenAI's words too: there
-the shown key says whose client it is."""
+"""Prefixes used by no other vendor's clients.
+
+Messages, conversations and files are also paths of Anthropic's and OpenAI's APIs; for
+those the kind of key decides.
+"""
 _USER = Query("user", "For whom the app is called.")
-_PAGE = (Query("page", "From 1.", "integer"), Query("limit", "The most that are listed, of 100.", "integer"))
+_PAGE = (
+    Query("page", "From 1.", "integer"),
+    Query("limit", "The most that are listed, of 100.", "integer"),
+)
 _LIMIT = Query("limit", "The most that are listed, of 100.", "integer")
 _LIMITED = {"limit": INTEGER, "has_more": FLAG}
 _PAGED = {**_LIMITED, "page": INTEGER, "total": INTEGER}
@@ -44,100 +62,111 @@ _WORKFLOW = OneOf((shapes.WorkflowAnswer, EVENTS))
 
 @dataclass(frozen=True, slots=True)
 class AppRows:
-    """The rows, by who may call them."""
+    """The routes, grouped by who may call them."""
 
     for_visitors: tuple[Row, ...]
-    """Callers with a key, and visitors of the app's page, each for themselves alone."""
+    """For callers with an app key and for visitors of the app's page. Each user sees
+    only their own data."""
     for_callers: tuple[Row, ...]
-    """Callers with a key alone: what they show is of all users, or of the app's inside."""
+    """For callers with an app key only: these return data of all users, or internals of
+    the app."""
 
 
-def rows(parts: ServiceParts) -> AppRows:
-    """Every row, with its handler on these parts."""
+def rows(parts: ServiceDependencies) -> AppRows:
+    """Return all routes, with handlers built on these services."""
+    # Shared between handler groups, so they are built once.
     runs, versions = AppRuns(parts.runs), Versions(parts.apps)
     agui = AgUiRuns(parts.chats, runs, parts.conversations)
     questions = Questions(parts.chats, runs, versions, parts.conversations)
-    workflows = WorkflowCalls(parts.chats, runs, versions, agui, parts.runs.journal)
+    workflows = WorkflowHandlers(parts.chats, runs, versions, agui, parts.runs.journal)
     messages = Messages(parts.conversations, parts.chats, parts.models)
     uploads = Uploads(parts.files, parts.content_origin)
-    about = AboutApp(parts.runs.journal)
-    return AppRows(
-        for_visitors=(
-            *_questions(questions), *_own_runs(workflows), *_forms(Forms(parts.runs, runs)), *_messages(messages),
-            *_conversations(ConversationCalls(parts.conversations, parts.features)), *_uploads(uploads),
-            *_speech(Speech(parts.models, parts.conversations)), *_about_app(about),
-        ),
-        for_callers=(
-            *_all_runs(workflows), *_ag_ui(agui), *_annotations(AnnotationCalls(parts.features)),
-            *_about_users(about, messages),
-        ),
-    )  # fmt: skip
+    app_info = AppInfoHandlers(parts.runs.journal)
+    return AppRows(for_visitors=( *_questions(questions), *_own_runs(workflows), *_forms(Forms(parts.runs, runs)), *_messages(messages), *_conversations(ConversationHandlers(parts.conversations, parts.features)), *_uploads(uploads), *_speech(Speech(parts.models, parts.conversations)), *_app_info(app_info), ),  # noqa: E501
+                   for_callers=( *_all_runs(workflows), *_ag_ui(agui), *_annotations(AnnotationHandlers(parts.features)), *_about_users(app_info, messages), ))  # fmt: skip  # noqa: E501
 
 
-def api(app_rows: AppRows, entrance: Entrance) -> Api:
-    """The API of these rows, for whoever shows an app's key."""
-    return Api(
-        name="service", title="The service API", about="Apps, for their callers.", prefixes=_PREFIXES, errors=PROBLEM,
-        rows=(*app_rows.for_visitors, *app_rows.for_callers), enter=entrance.enter,
-    )  # fmt: skip
+def api(app_rows: AppRows, entrance: AppAuthenticator) -> Api:
+    """Return the service API with these routes, authenticated by app keys."""
+    return Api(name="service", title="The service API", about="Apps, for their callers.",
+               prefixes=_PREFIXES, errors=ERROR_SHAPE,
+               rows=(*app_rows.for_visitors, *app_rows.for_callers),
+               enter=entrance.enter)  # fmt: skip
 
 
 def _questions(questions: Questions) -> list[Row]:
     return [
-        Row(method="POST", path="/v1/chat-messages", auth=APP_KEY, handler=questions.chat, takes=shapes.ChatInput,
-            answer=_CHAT, errors=(403, 404, 429), summary="Ask a chat app."),
-        Row(method="POST", path="/v1/chat-messages/{task_id}/stop", auth=APP_KEY, handler=questions.stop_chat,
-            takes=shapes.UserInput, answer=shapes.Result, summary="End an answer of a chat app."),
-        Row(method="POST", path="/v1/completion-messages", auth=APP_KEY, handler=questions.complete,
-            takes=shapes.CompletionInput, answer=_COMPLETION, errors=(429,), summary="Ask a completion app."),
-        Row(method="POST", path="/v1/completion-messages/{task_id}/stop", auth=APP_KEY, answer=shapes.Result,
-            handler=questions.stop_completion, takes=shapes.UserInput, summary="End an answer of a completion app."),
-        Row(method="POST", path="/v1/messages/{message_id}/more-like-this", auth=APP_KEY, answer=_COMPLETION,
-            handler=questions.more_like_this, takes=shapes.AnotherAnswerInput, errors=(404, 429),
-            summary="Ask a completion app for another answer to the same."),
+        Row(method="POST", path="/v1/chat-messages", auth=APP_KEY, handler=questions.chat,
+            takes=shapes.ChatInput, answer=_CHAT, errors=(403, 404, 429),
+            summary="Ask a chat app."),
+        Row(method="POST", path="/v1/chat-messages/{task_id}/stop", auth=APP_KEY,
+            handler=questions.stop_chat, takes=shapes.UserInput, answer=shapes.Result,
+            summary="End an answer of a chat app."),
+        Row(method="POST", path="/v1/completion-messages", auth=APP_KEY,
+            handler=questions.complete, takes=shapes.CompletionInput, answer=_COMPLETION,
+            errors=(429,), summary="Ask a completion app."),
+        Row(method="POST", path="/v1/completion-messages/{task_id}/stop", auth=APP_KEY,
+            answer=shapes.Result, handler=questions.stop_completion, takes=shapes.UserInput,
+            summary="End an answer of a completion app."),
+        Row(method="POST", path="/v1/messages/{message_id}/more-like-this", auth=APP_KEY,
+            answer=_COMPLETION, handler=questions.more_like_this, takes=shapes.AnotherAnswerInput,
+            errors=(404, 429), summary="Ask a completion app for another answer to the same."),
     ]  # fmt: skip
 
 
-def _own_runs(workflows: WorkflowCalls) -> list[Row]:
+def _own_runs(workflows: WorkflowHandlers) -> list[Row]:
     watched = (
-        _USER, Query("after", "The number of the last event that is known; `Last-Event-ID` says the same.", "integer"),
-        Query("continue_on_pause", "Whether to wait where the run waits for somebody.", "boolean"),
+        _USER,
+        Query("after",
+            "The number of the last event that is known; `Last-Event-ID` says the same.",
+            "integer"),
+        Query("continue_on_pause", "Whether to wait where the run waits for somebody.",
+            "boolean"),
         Query("format", "`ag-ui` for AG-UI's events."),
     )  # fmt: skip
     return [
-        Row(method="POST", path="/v1/workflows/run", auth=APP_KEY, handler=workflows.run, takes=shapes.WorkflowInput,
-            answer=_WORKFLOW, errors=(429,), summary="Run a workflow app."),
-        Row(method="POST", path="/v1/workflows/tasks/{task_id}/stop", auth=APP_KEY, handler=workflows.stop,
-            takes=shapes.UserInput, answer=shapes.Result, summary="End a run of a workflow app."),
-        Row(method="GET", path="/v1/workflow/{workflow_run_id}/events", auth=APP_KEY, handler=workflows.watch,
-            query=watched, answer=EVENTS, errors=(404,), summary="Watch a run again, from its beginning or later."),
+        Row(method="POST", path="/v1/workflows/run", auth=APP_KEY, handler=workflows.run,
+            takes=shapes.WorkflowInput, answer=_WORKFLOW, errors=(429,),
+            summary="Run a workflow app."),
+        Row(method="POST", path="/v1/workflows/tasks/{task_id}/stop", auth=APP_KEY,
+            handler=workflows.stop, takes=shapes.UserInput, answer=shapes.Result,
+            summary="End a run of a workflow app."),
+        Row(method="GET", path="/v1/workflow/{workflow_run_id}/events", auth=APP_KEY,
+            handler=workflows.watch, query=watched, answer=EVENTS, errors=(404,),
+            summary="Watch a run again, from its beginning or later."),
     ]  # fmt: skip
 
 
-def _all_runs(workflows: WorkflowCalls) -> list[Row]:
-    wanted = (
-        *_PAGE, Query("status", "`succeeded`, `failed`, `stopped`, `partial-succeeded`, `running` or `paused`."),
-        Query("created_at__before", "ISO 8601."), Query("created_at__after", "ISO 8601."),
+def _all_runs(workflows: WorkflowHandlers) -> list[Row]:
+    log_query = (
+        *_PAGE,
+        Query("status",
+            "`succeeded`, `failed`, `stopped`, `partial-succeeded`, `running` or `paused`."),
+        Query("created_at__before", "ISO 8601."),
+        Query("created_at__after", "ISO 8601."),
         Query("created_by_end_user_session_id", "Of this user's alone."),
     )  # fmt: skip
     return [
-        Row(method="POST", path="/v1/workflows/{workflow_id}/run", auth=APP_KEY, handler=workflows.run_version,
-            takes=shapes.WorkflowInput, answer=_WORKFLOW, errors=(403, 404, 429),
-            summary="Run a version of a workflow app."),
-        Row(method="GET", path="/v1/workflows/run/{workflow_run_id}", auth=APP_KEY, handler=workflows.detail,
-            answer=shapes.RunShown, errors=(404,), summary="Get one run."),
-        Row(method="GET", path="/v1/workflows/logs", auth=APP_KEY, handler=workflows.logs, query=wanted,
-            answer=Listed(shapes.LogShown, _PAGED), summary="List the app's runs, newest first."),
+        Row(method="POST", path="/v1/workflows/{workflow_id}/run", auth=APP_KEY,
+            handler=workflows.run_version, takes=shapes.WorkflowInput, answer=_WORKFLOW,
+            errors=(403, 404, 429), summary="Run a version of a workflow app."),
+        Row(method="GET", path="/v1/workflows/run/{workflow_run_id}", auth=APP_KEY,
+            handler=workflows.detail, answer=shapes.RunShown, errors=(404,),
+            summary="Get one run."),
+        Row(method="GET", path="/v1/workflows/logs", auth=APP_KEY, handler=workflows.logs,
+            query=log_query, answer=Listed(shapes.LogShown, _PAGED),
+            summary="List the app's runs, newest first."),
     ]  # fmt: skip
 
 
 def _forms(forms: Forms) -> list[Row]:
     path = "/v1/form/human_input/{form_token}"
     return [
-        Row(method="GET", path=path, auth=APP_KEY, handler=forms.show, answer=shapes.FormShown, errors=(404, 412),
-            summary="Get a form that a run waits for."),
-        Row(method="POST", path=path, auth=APP_KEY, handler=forms.fill, takes=shapes.FilledFormInput,
-            answer=Schema(OBJECT), errors=(404, 412), summary="Fill in a form; its run goes on."),
+        Row(method="GET", path=path, auth=APP_KEY, handler=forms.show, answer=shapes.FormShown,
+            errors=(404, 412), summary="Get a form that a run waits for."),
+        Row(method="POST", path=path, auth=APP_KEY, handler=forms.fill,
+            takes=shapes.FilledFormInput, answer=Schema(OBJECT), errors=(404, 412),
+            summary="Fill in a form; its run goes on."),
     ]  # fmt: skip
 
 
@@ -147,100 +176,130 @@ def _messages(messages: Messages) -> list[Row]:
         Query("first_id", "Before this message."), _LIMIT,
     )  # fmt: skip
     return [
-        Row(method="GET", path="/v1/messages", auth=APP_KEY, handler=messages.list, query=thread, errors=(404,),
-            answer=Listed(shapes.MessageShown, _LIMITED), summary="List a conversation's messages."),
-        Row(method="GET", path="/v1/messages/{message_id}/suggested", auth=APP_KEY, handler=messages.suggested,
-            query=(_USER,), answer=shapes.SuggestedQuestions, errors=(404,),
-            summary="Suggest what to ask after a message."),
-        Row(method="POST", path="/v1/messages/{message_id}/feedbacks", auth=APP_KEY, handler=messages.rate,
-            takes=shapes.FeedbackInput, answer=shapes.Result, errors=(404,), summary="Rate a message."),
+        Row(method="GET", path="/v1/messages", auth=APP_KEY, handler=messages.list, query=thread,
+            errors=(404,), answer=Listed(shapes.MessageShown, _LIMITED),
+            summary="List a conversation's messages."),
+        Row(method="GET", path="/v1/messages/{message_id}/suggested", auth=APP_KEY,
+            handler=messages.suggested, query=(_USER,), answer=shapes.SuggestedQuestions,
+            errors=(404,), summary="Suggest what to ask after a message."),
+        Row(method="POST", path="/v1/messages/{message_id}/feedbacks", auth=APP_KEY,
+            handler=messages.rate, takes=shapes.FeedbackInput, answer=shapes.Result,
+            errors=(404,), summary="Rate a message."),
     ]  # fmt: skip
 
 
-def _conversations(conversations: ConversationCalls) -> list[Row]:
-    order = Query("sort_by", "`created_at` or `updated_at`, with `-` before it for the newest first.")
+def _conversations(conversations: ConversationHandlers) -> list[Row]:
+    order = Query(
+        "sort_by",
+        "`created_at` or `updated_at`, with `-` before it for the newest first.",
+    )
     last, limit = Query("last_id", "After this one."), _LIMIT
     path = "/v1/conversations/{conversation_id}"
     return [
-        Row(method="GET", path="/v1/conversations", auth=APP_KEY, handler=conversations.list, errors=(404,),
-            query=(_USER, last, limit, order), answer=Listed(shapes.ConversationShown, _LIMITED),
+        Row(method="GET", path="/v1/conversations", auth=APP_KEY, handler=conversations.list,
+            errors=(404,), query=(_USER, last, limit, order),
+            answer=Listed(shapes.ConversationShown, _LIMITED),
             summary="List a user's conversations."),
-        Row(method="DELETE", path=path, auth=APP_KEY, handler=conversations.remove, takes=shapes.UserInput,
-            needs_body=False, query=(_USER,), status=204, errors=(404,), summary="Remove a conversation."),
-        Row(method="POST", path=f"{path}/name", auth=APP_KEY, handler=conversations.rename, takes=shapes.RenameInput,
-            answer=shapes.ConversationShown, errors=(404,), summary="Name a conversation."),
-        Row(method="GET", path=f"{path}/variables", auth=APP_KEY, handler=conversations.variables, errors=(404,),
-            query=(_USER, last, limit, Query("variable_name", "This one alone.")),
-            answer=Listed(shapes.VariableShown, _LIMITED), summary="List what a conversation remembers."),
-        Row(method="PUT", path=f"{path}/variables/{{variable_id}}", auth=APP_KEY, takes=shapes.VariableInput,
-            handler=conversations.change_variable, answer=shapes.VariableShown, errors=(404,),
+        Row(method="DELETE", path=path, auth=APP_KEY, handler=conversations.remove,
+            takes=shapes.UserInput, needs_body=False, query=(_USER,), status=204, errors=(404,),
+            summary="Remove a conversation."),
+        Row(method="POST", path=f"{path}/name", auth=APP_KEY, handler=conversations.rename,
+            takes=shapes.RenameInput, answer=shapes.ConversationShown, errors=(404,),
+            summary="Name a conversation."),
+        Row(method="GET", path=f"{path}/variables", auth=APP_KEY, handler=conversations.variables,
+            errors=(404,), query=(_USER, last, limit, Query("variable_name", "This one alone.")),
+            answer=Listed(shapes.VariableShown, _LIMITED),
+            summary="List what a conversation remembers."),
+        Row(method="PUT", path=f"{path}/variables/{{variable_id}}", auth=APP_KEY,
+            takes=shapes.VariableInput, handler=conversations.change_variable,
+            answer=shapes.VariableShown, errors=(404,),
             summary="Change what a conversation remembers."),
     ]  # fmt: skip
 
 
 def _uploads(uploads: Uploads) -> list[Row]:
-    shown = (_USER, Query("as_attachment", "Whether a browser keeps it instead of showing it.", "boolean"))
+    preview_query = (
+        _USER,
+        Query(
+            "as_attachment",
+            "Whether a browser keeps it instead of showing it.",
+            "boolean",
+        ),
+    )
     return [
-        Row(method="POST", path="/v1/files/upload", auth=APP_KEY, handler=uploads.add, takes=_FORM,
-            answer=shapes.FileShown, status=201, errors=(413, 415), summary="Hand in a file."),
-        Row(method="GET", path="/v1/files/{file_id}/preview", auth=APP_KEY, handler=uploads.preview, query=shown,
-            answer=Content("*/*"), errors=(403, 404), summary="Get a file that was handed in."),
+        Row(method="POST", path="/v1/files/upload", auth=APP_KEY, handler=uploads.add,
+            takes=_FORM, answer=shapes.FileShown, status=201, errors=(413, 415),
+            summary="Hand in a file."),
+        Row(method="GET", path="/v1/files/{file_id}/preview", auth=APP_KEY,
+            handler=uploads.preview, query=preview_query, answer=Content("*/*"),
+            errors=(403, 404), summary="Get a file that was handed in."),
     ]  # fmt: skip
 
 
 def _speech(speech: Speech) -> list[Row]:
     return [
-        Row(method="POST", path="/v1/audio-to-text", auth=APP_KEY, handler=speech.transcribe, takes=_FORM,
-            answer=shapes.Transcript, errors=(413, 415), changes_nothing=True, summary="Write down what is spoken."),
-        Row(method="POST", path="/v1/text-to-audio", auth=APP_KEY, handler=speech.speak, takes=shapes.SpeechInput,
-            answer=Content("audio/mpeg"), errors=(404,), changes_nothing=True, summary="Speak a message, or a text."),
+        Row(method="POST", path="/v1/audio-to-text", auth=APP_KEY, handler=speech.transcribe,
+            takes=_FORM, answer=shapes.Transcript, errors=(413, 415), changes_nothing=True,
+            summary="Write down what is spoken."),
+        Row(method="POST", path="/v1/text-to-audio", auth=APP_KEY, handler=speech.speak,
+            takes=shapes.SpeechInput, answer=Content("audio/mpeg"), errors=(404,),
+            changes_nothing=True, summary="Speak a message, or a text."),
     ]  # fmt: skip
 
 
-def _about_app(about: AboutApp) -> list[Row]:
+def _app_info(app_info: AppInfoHandlers) -> list[Row]:
     return [
-        Row(method="GET", path="/v1/info", auth=APP_KEY, handler=about.info, answer=shapes.AppInfo,
-            summary="Get the app's name and mode."),
-        Row(method="GET", path="/v1/parameters", auth=APP_KEY, handler=about.parameters, answer=shapes.AppParameters,
+        Row(method="GET", path="/v1/info", auth=APP_KEY, handler=app_info.info,
+            answer=shapes.AppInfo, summary="Get the app's name and mode."),
+        Row(method="GET", path="/v1/parameters", auth=APP_KEY, handler=app_info.parameters,
+            answer=shapes.AppParameters,
             summary="Get the app's features, and the form of its inputs."),
-        Row(method="GET", path="/v1/site", auth=APP_KEY, handler=about.site, answer=shapes.Site, errors=(403,),
-            summary="Get how the app's page looks."),
+        Row(method="GET", path="/v1/site", auth=APP_KEY, handler=app_info.site,
+            answer=shapes.Site, errors=(403,), summary="Get how the app's page looks."),
     ]  # fmt: skip
 
 
-def _about_users(about: AboutApp, messages: Messages) -> list[Row]:
+def _about_users(app_info: AppInfoHandlers, messages: Messages) -> list[Row]:
     return [
-        Row(method="GET", path="/v1/meta", auth=APP_KEY, handler=about.meta, answer=shapes.AppMeta,
-            summary="Get the icons of the app's tools."),
-        Row(method="GET", path="/v1/end-users/{end_user_id}", auth=APP_KEY, handler=about.end_user,
-            answer=shapes.EndUserShown, errors=(404,), summary="Get one of the app's users."),
-        Row(method="GET", path="/v1/app/feedbacks", auth=APP_KEY, handler=messages.feedbacks, query=_PAGE,
-            answer=Listed(shapes.FeedbackShown), summary="List what users said of answers."),
+        Row(method="GET", path="/v1/meta", auth=APP_KEY, handler=app_info.meta,
+            answer=shapes.AppMeta, summary="Get the icons of the app's tools."),
+        Row(method="GET", path="/v1/end-users/{end_user_id}", auth=APP_KEY,
+            handler=app_info.end_user, answer=shapes.EndUserShown, errors=(404,),
+            summary="Get one of the app's users."),
+        Row(method="GET", path="/v1/app/feedbacks", auth=APP_KEY, handler=messages.feedbacks,
+            query=_PAGE, answer=Listed(shapes.FeedbackShown),
+            summary="List what users said of answers."),
     ]  # fmt: skip
 
 
 def _ag_ui(agui: AgUiRuns) -> list[Row]:
     return [
-        Row(method="POST", path="/v1/ag-ui", auth=APP_KEY, handler=agui.begin, takes=shapes.AgUiInput, query=(_USER,),
-            answer=EVENTS, errors=(429,), summary="Run the app for a front end that speaks AG-UI."),
+        Row(method="POST", path="/v1/ag-ui", auth=APP_KEY, handler=agui.start,
+            takes=shapes.AgUiInput, query=(_USER,), answer=EVENTS, errors=(429,),
+            summary="Run the app for a front end that speaks AG-UI."),
     ]  # fmt: skip
 
 
-def _annotations(annotations: AnnotationCalls) -> list[Row]:
+def _annotations(annotations: AnnotationHandlers) -> list[Row]:
     path, reply = "/v1/apps/annotations", "/v1/apps/annotation-reply/{action}"
     keyword = Query("keyword", "In the question or the answer.")
     return [
-        Row(method="GET", path=path, auth=APP_KEY, handler=annotations.list, query=(*_PAGE, keyword),
-            answer=Listed(shapes.AnnotationShown, _PAGED), summary="List annotations."),
-        Row(method="POST", path=path, auth=APP_KEY, handler=annotations.add, takes=shapes.AnnotationInput,
-            answer=shapes.AnnotationShown, status=201, summary="Write an answer beforehand."),
-        Row(method="PUT", path=f"{path}/{{annotation_id}}", auth=APP_KEY, handler=annotations.change,
-            takes=shapes.AnnotationInput, answer=shapes.AnnotationShown, errors=(404,),
-            summary="Change an annotation."),
-        Row(method="DELETE", path=f"{path}/{{annotation_id}}", auth=APP_KEY, handler=annotations.remove, status=204,
-            errors=(404,), summary="Remove an annotation."),
-        Row(method="POST", path=reply, auth=APP_KEY, handler=annotations.configure, answer=shapes.Job,
-            takes=shapes.AnnotationReplyInput, summary="Turn annotations on or off (`enable`, `disable`)."),
-        Row(method="GET", path=f"{reply}/status/{{job_id}}", auth=APP_KEY, handler=annotations.status,
-            answer=shapes.JobStatus, errors=(404,), summary="Say whether annotations were turned on or off."),
+        Row(method="GET", path=path, auth=APP_KEY, handler=annotations.list,
+            query=(*_PAGE, keyword), answer=Listed(shapes.AnnotationShown, _PAGED),
+            summary="List annotations."),
+        Row(method="POST", path=path, auth=APP_KEY, handler=annotations.add,
+            takes=shapes.AnnotationInput, answer=shapes.AnnotationShown, status=201,
+            summary="Write an answer beforehand."),
+        Row(method="PUT", path=f"{path}/{{annotation_id}}", auth=APP_KEY,
+            handler=annotations.change, takes=shapes.AnnotationInput,
+            answer=shapes.AnnotationShown, errors=(404,), summary="Change an annotation."),
+        Row(method="DELETE", path=f"{path}/{{annotation_id}}", auth=APP_KEY,
+            handler=annotations.remove, status=204, errors=(404,),
+            summary="Remove an annotation."),
+        Row(method="POST", path=reply, auth=APP_KEY, handler=annotations.configure,
+            answer=shapes.Job, takes=shapes.AnnotationReplyInput,
+            summary="Turn annotations on or off (`enable`, `disable`)."),
+        Row(method="GET", path=f"{reply}/status/{{job_id}}", auth=APP_KEY,
+            handler=annotations.status, answer=shapes.JobStatus, errors=(404,),
+            summary="Say whether annotations were turned on or off."),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Files that callers of an app hand in, and get back."""
+"""Handlers for files that an app's callers upload and download."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -7,21 +7,28 @@ from dataclasses import dataclass
 from modelyard.base.errors import NotFoundError
 from modelyard.gateway.forms import parse_form
 from modelyard.gateway.http import Reply, json_reply
-from modelyard.gateway.service.calls import Call, ServiceError, end_user_id, made_id
+from modelyard.gateway.service.calls import Call, ServiceError, derived_id, end_user_id
 from modelyard.gateway.service.shapes import FileShown
-from modelyard.gateway.tenant_content import FILE, disposition, media_type
+from modelyard.gateway.tenant_content import FILE_HEADERS, disposition, media_type
 from modelyard.storage.files import FileStore, StoredFile
 from modelyard.workflow.services import file_kind, stored_id, upload_id
 
-MOST_MB: Mapping[str, int] = {"image": 10, "video": 100, "audio": 50, "document": 15, "custom": 15}
-"""Kind of file → the most that one may have."""
+MAX_MB: Mapping[str, int] = {
+    "image": 10,
+    "video": 100,
+    "audio": 50,
+    "document": 15,
+    "custom": 15,
+}
+"""Kind of file → maximum size in MB."""
 _LINK_SECONDS = 300.0
-"""For how long an upload's address holds."""
+"""Seconds for which the signed address of an upload is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Uploads:
-    """A file belongs to the app, and to the user for whom it was handed in."""
+    """Handlers for uploads. A file belongs to the app and to the user for whom it was
+    uploaded."""
 
     files: FileStore
     content_origin: Callable[[], str]
@@ -29,59 +36,112 @@ class Uploads:
     async def add(self, call: Call) -> Reply:
         """POST /v1/files/upload."""
         form = parse_form(
-            call.request.header(b"content-type") or "", await call.request.body(),
-            wanted="send the file as multipart/form-data, in the field 'file'",
-        )  # fmt: skip
+            call.request.header(b"content-type") or "",
+            await call.request.body(),
+            error_message="send the file as multipart/form-data, in the field 'file'",
+        )
         if form.file is None:
             raise ServiceError(400, "no_file_uploaded", "Please upload your file.")
         if not form.filename:
-            raise ServiceError(400, "filename_not_exists_error", "The specified filename does not exist.")
+            raise ServiceError(
+                400,
+                "filename_not_exists_error",
+                "The specified filename does not exist.",
+            )
+        # Visitors cannot upload in another user's name.
         user = call.visitor or form.fields.get("user") or ""
-        stored = await asyncio.to_thread(
-            self.files.add, call.tenant, form.filename, form.file, owner=user, app=call.found.id
+        stored_file = await asyncio.to_thread(
+            self.files.add,
+            call.tenant,
+            form.filename,
+            form.file,
+            owner=user,
+            app=call.found.id,
         )
-        most = MOST_MB[file_kind(stored.extension, stored.mime_type)]
-        if stored.size > most << 20:
-            await asyncio.to_thread(self.files.remove, call.tenant, stored.id)
-            raise ServiceError(413, "file_too_large", f"File size exceeded: {most} MB is the most for such a file.")
-        return json_reply(self._shown(stored, call, user), status=201)
+        # The kind, and with it the limit, is known only after the store has detected
+        # the type.
+        max_mb = MAX_MB[file_kind(stored_file.extension, stored_file.mime_type)]
+        if stored_file.size > max_mb << 20:
+            await asyncio.to_thread(self.files.remove, call.tenant, stored_file.id)
+            raise ServiceError(
+                413,
+                "file_too_large",
+                f"File size exceeded: {max_mb} MB is the most for such a file.",
+            )
+        return json_reply(self._file_view(stored_file, call, user), status=201)
 
-    def _shown(self, stored: StoredFile, call: Call, user: str) -> FileShown:
+    def _file_view(self, stored_file: StoredFile, call: Call, user: str) -> FileShown:
+        """Return an uploaded file as the API's clients read it, with a temporary signed
+        address."""
         end_user = end_user_id(call.tenant, call.found.id, user)
-        signature = self.files.sign("read", call.tenant, stored.id, seconds=_LINK_SECONDS)
+        signature = self.files.sign(
+            "read", call.tenant, stored_file.id, seconds=_LINK_SECONDS
+        )
         return FileShown(
-            id=upload_id(stored.id), reference=upload_id(stored.id), name=stored.name, size=stored.size,
-            extension=stored.extension.lstrip("."), mime_type=stored.mime_type, created_by=end_user,
-            created_at=int(stored.created_at), preview_url=None,
-            source_url=f"{self.content_origin()}/files/{stored.id}?{signature}", user_id=end_user,
-            tenant_id=made_id(call.tenant), conversation_id=None, file_key=None, original_url=None,
-        )  # fmt: skip
+            id=upload_id(stored_file.id),
+            reference=upload_id(stored_file.id),
+            name=stored_file.name,
+            size=stored_file.size,
+            extension=stored_file.extension.lstrip("."),
+            mime_type=stored_file.mime_type,
+            created_by=end_user,
+            created_at=int(stored_file.created_at),
+            preview_url=None,
+            source_url=f"{self.content_origin()}/files/{stored_file.id}?{signature}",
+            user_id=end_user,
+            tenant_id=derived_id(call.tenant),
+            conversation_id=None,
+            file_key=None,
+            original_url=None,
+        )
 
     async def preview(self, call: Call) -> Reply:
         """GET /v1/files/ID/preview."""
-        stored, content = await self._readable(call)
+        stored_file, content = await self._read_authorised(call)
         as_file = (call.request.query("as_attachment") or "").lower() == "true"
-        how = "attachment" if as_file or not _is_safe_to_show(stored.mime_type) else "inline"
-        headers = {**FILE, "content-disposition": disposition(how, f"{stored.id}{stored.extension}")}
-        return Reply(content, content_type=media_type(stored.mime_type), headers=headers)
+        disposition_type = (
+            "attachment"
+            if as_file or not _is_safe_to_show(stored_file.mime_type)
+            else "inline"
+        )
+        headers = {
+            **FILE_HEADERS,
+            "content-disposition": disposition(
+                disposition_type, f"{stored_file.id}{stored_file.extension}"
+            ),
+        }
+        return Reply(
+            content, content_type=media_type(stored_file.mime_type), headers=headers
+        )
 
-    async def _readable(self, call: Call) -> tuple[StoredFile, bytes]:
-        """The file that the address names. Raises ServiceError where the caller may not have it."""
+    async def _read_authorised(self, call: Call) -> tuple[StoredFile, bytes]:
+        """Return the file in the path with its content. Raises ServiceError if the
+        caller may not read it."""
         user = call.visitor or call.request.query("user") or ""
-        missing = ServiceError(404, "file_not_found", "The requested file was not found.")
+        missing = ServiceError(
+            404, "file_not_found", "The requested file was not found."
+        )
         try:
-            stored, content = await asyncio.to_thread(self.files.get, call.tenant, stored_id(call.names["file_id"]))
+            stored_file, content = await asyncio.to_thread(
+                self.files.get, call.tenant, stored_id(call.names["file_id"])
+            )
         except NotFoundError:
             raise missing from None
-        # An app's key reaches what was handed to that app: what has an owner by its owner's name alone.
-        apps = ("", call.found.id) if stored.owner else (call.found.id,)
-        if stored.app not in apps or (stored.owner and not user):
+        # An app's key reads files uploaded to that app. Files with an owner also
+        # require the owner's name.
+        apps = ("", call.found.id) if stored_file.owner else (call.found.id,)
+        if stored_file.app not in apps or (stored_file.owner and not user):
             raise missing
-        if stored.owner and stored.owner != user:
-            raise ServiceError(403, "file_access_denied", "Access to the requested file is denied.")
-        return stored, content
+        if stored_file.owner and stored_file.owner != user:
+            raise ServiceError(
+                403, "file_access_denied", "Access to the requested file is denied."
+            )
+        return stored_file, content
 
 
 def _is_safe_to_show(mime_type: str) -> bool:
-    """What a browser could run is handed over, never shown."""
-    return mime_type.startswith(("image/", "audio/", "video/")) and "svg" not in mime_type
+    """Tell whether a browser may display the type inline. Types that can contain
+    scripts are always downloads."""
+    return (
+        mime_type.startswith(("image/", "audio/", "video/")) and "svg" not in mime_type
+    )

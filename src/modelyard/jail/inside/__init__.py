@@ -1,1 +1,2 @@
-"""What runs on the other side: programs of their own, which import nothing of ours but each other."""
+"""Programs that run inside the sandbox processes. They import only each other, nothing
+else from modelyard."""

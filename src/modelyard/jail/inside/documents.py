@@ -1,4 +1,5 @@
-"""The text of documents. Runs in the jail alone: parsers read what strangers wrote."""
+"""Extract the text of documents. Runs only inside the sandbox, because the parsers read
+untrusted files."""
 
 import codecs
 import io
@@ -6,7 +7,7 @@ import json
 import re
 from typing import Any
 
-_TEXTS = frozenset(
+_TEXT_EXTENSIONS = frozenset(
     [
         ".txt",
         ".md",
@@ -80,36 +81,62 @@ _TEXTS = frozenset(
         ".svg",
     ]
 )
-_MIMES = {
-    "text/plain": ".txt", "application/pdf": ".pdf", "text/csv": ".csv", "application/json": ".json",
-    "text/html": ".html", "text/markdown": ".md",
-}  # fmt: skip
-_MOST = 20_000_000
-_CHARSETS = (
-    "utf-8", "utf-16", "ascii", "iso8859", "cp125", "cp874", "cp866", "cp932", "cp949", "koi8", "mac-", "gb", "big5",
-    "euc-", "shift-jis", "iso2022-jp",
-)  # fmt: skip
+_EXTENSION_BY_MEDIA_TYPE = {
+    "text/plain": ".txt",
+    "application/pdf": ".pdf",
+    "text/csv": ".csv",
+    "application/json": ".json",
+    "text/html": ".html",
+    "text/markdown": ".md",
+}
+# Limit in characters for the text, and in bytes for one file inside an archive.
+_MAX_SIZE = 20_000_000
+# Prefixes of the codec names that are allowed in messages.
+_SAFE_CHARSETS = (
+    "utf-8",
+    "utf-16",
+    "ascii",
+    "iso8859",
+    "cp125",
+    "cp874",
+    "cp866",
+    "cp932",
+    "cp949",
+    "koi8",
+    "mac-",
+    "gb",
+    "big5",
+    "euc-",
+    "shift-jis",
+    "iso2022-jp",
+)
 
 
 class Unsupported(Exception):
+    """The document cannot be read; the message says why."""
+
     pass
 
 
 def extract(extension: Any, data: Any) -> Any:
-    """Text; Unsupported for what cannot be read."""
-    extension = _MIMES.get(extension, extension)
+    """Return a document's text, by file extension or media type. Raises Unsupported."""
+    extension = _EXTENSION_BY_MEDIA_TYPE.get(extension, extension)
     reader = _READERS.get(extension)
-    if reader is None and extension in _TEXTS:
+    if reader is None and extension in _TEXT_EXTENSIONS:
         reader = text
     if reader is None:
         raise Unsupported("Unsupported Extension Type: %s" % (extension or "(none)"))
     result = reader(data)
-    if len(result) > _MOST:
-        raise Unsupported("the document's text is longer than %d characters" % _MOST)
+    if len(result) > _MAX_SIZE:
+        raise Unsupported(
+            "the document's text is longer than %d characters" % _MAX_SIZE
+        )
     return result
 
 
 def text(data: Any) -> Any:
+    """Decode bytes as text: UTF-8, UTF-16 with a byte order mark, a detected encoding,
+    or GB 18030. Never fails."""
     for encoding in ("utf-8-sig",):
         try:
             return data.decode(encoding)
@@ -117,14 +144,17 @@ def text(data: Any) -> Any:
             pass
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
+    # The detector is optional; it only looks at the start because its time grows with
+    # the length.
     try:
         from charset_normalizer import from_bytes
 
-        best = from_bytes(data[:200_000]).best()
-        if best is not None:
-            return data.decode(best.encoding, "replace")
+        detected = from_bytes(data[:200_000]).best()
+        if detected is not None:
+            return data.decode(detected.encoding, "replace")
     except ImportError:
         pass
+    # Latin-1 decodes any bytes, so the loop always succeeds.
     for encoding in ("gb18030", "latin-1"):
         try:
             return data.decode(encoding)
@@ -147,6 +177,7 @@ def _pdf(data: Any) -> Any:
     import pypdfium2
 
     document = pypdfium2.PdfDocument(data, autoclose=True)
+    # PDFium objects hold native memory and are closed at once.
     pages = []
     for page in document:
         reader = page.get_textpage()
@@ -162,70 +193,98 @@ def _docx(data: Any) -> Any:
     from docx.text.paragraph import Paragraph
 
     document = docx.Document(io.BytesIO(data))
-    pieces = []
+    blocks = []
+    # Iterating over the body keeps paragraphs and tables in their order; python-docx
+    # lists them separately.
     for part in document.element.body.iterchildren():
         if part.tag.endswith("}p"):
-            pieces.append(Paragraph(part, document).text)
+            blocks.append(Paragraph(part, document).text)
         elif part.tag.endswith("}tbl"):
-            table = _rows([[cell.text for cell in row.cells] for row in Table(part, document).rows])
+            table = _markdown_table(
+                [
+                    [cell.text for cell in row.cells]
+                    for row in Table(part, document).rows
+                ]
+            )
             if table:
-                pieces.append(table)
-    return "\n".join(pieces)
+                blocks.append(table)
+    return "\n".join(blocks)
 
 
 def _cell(value: Any) -> Any:
     if value is None:
         return ""
+    # Spreadsheets store integers as floats.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).replace("\n", "<br>").replace("|", "\\|")
 
 
-def _rows(rows: Any) -> Any:
-    """A table in Markdown: its first row is the head; empty rows are left out."""
-    rows = [[_cell(one) for one in row] for row in rows]
-    rows = [row for row in rows if any(one.strip() for one in row)]
+def _markdown_table(rows: Any) -> Any:
+    """Return rows as a Markdown table with the first row as the header; empty rows are
+    dropped."""
+    rows = [[_cell(value) for value in row] for row in rows]
+    rows = [row for row in rows if any(cell.strip() for cell in row)]
     if not rows:
         return ""
     width = max(len(row) for row in rows)
-    lines = ["| {} |".format(" | ".join(row + [""] * (width - len(row)))) for row in rows]
-    return "\n".join([lines[0], "| {} |".format(" | ".join(["---"] * width)), *lines[1:]])
+    lines = [
+        "| {} |".format(" | ".join(row + [""] * (width - len(row)))) for row in rows
+    ]
+    return "\n".join(
+        [lines[0], "| {} |".format(" | ".join(["---"] * width)), *lines[1:]]
+    )
 
 
 def _csv(data: Any) -> Any:
     import csv
 
-    return _rows(list(csv.reader(io.StringIO(text(data)))))
+    return _markdown_table(list(csv.reader(io.StringIO(text(data)))))
 
 
 def _excel(data: Any) -> Any:
     from python_calamine import CalamineWorkbook
 
     book = CalamineWorkbook.from_filelike(io.BytesIO(data))
-    tables = [_rows(book.get_sheet_by_name(name).to_python()) for name in book.sheet_names]
-    return "".join(f"{one}\n\n" for one in tables if one)
+    tables = [
+        _markdown_table(book.get_sheet_by_name(name).to_python())
+        for name in book.sheet_names
+    ]
+    return "".join(f"{table}\n\n" for table in tables if table)
 
 
 def is_charset(name: Any) -> Any:
-    """Whether it names an encoding of text that is read in the time it takes to look at it. Others take hours for a
-    small message, or are none."""
+    """Return whether the name is a text encoding that decodes in linear time.
+
+    Other codecs (compression, punycode, idna) can take hours for a small message, or
+    are not text encodings at all.
+    """
     try:
-        return codecs.lookup(name).name.replace("_", "-").startswith(_CHARSETS)
+        return codecs.lookup(name).name.replace("_", "-").startswith(_SAFE_CHARSETS)
     except (LookupError, ValueError):
         return False
 
 
-def safe_words(data: Any) -> Any:
-    """A message whose headers name such encodings alone."""
+def with_safe_charsets(data: Any) -> Any:
+    """Replace unsafe charset names in the encoded words of a message's headers by
+    UTF-8."""
 
-    def mended(found: Any) -> Any:
-        return found[0] if is_charset(found[1].decode("latin-1")) else b"=?utf-8" + found[2]
+    def mended(match: Any) -> Any:
+        """Return the encoded word unchanged if its charset is safe, else with UTF-8 as
+        its charset."""
+        return (
+            match[0]
+            if is_charset(match[1].decode("latin-1"))
+            else b"=?utf-8" + match[2]
+        )
 
     return re.sub(rb"=\?([^?*\s]{1,60})((?:\*[^?\s]{0,20})?\?[bBqQ]\?)", mended, data)
 
 
-def said(body: Any) -> Any:
-    """What a part of a message says."""
+def part_text(body: Any) -> Any:
+    """Return the text of a message part."""
+    # An unsafe charset would be looked up by the email package while it decodes the
+    # content.
     if not is_charset(body.get_content_charset("utf-8")):
         body.set_param("charset", "utf-8")
     return body.get_content()
@@ -235,34 +294,44 @@ def _eml(data: Any) -> Any:
     import email
     import email.policy
 
-    message = email.message_from_bytes(safe_words(data), policy=email.policy.default)
-    lines = [f"{name}: {message[name]}" for name in ("From", "To", "Subject", "Date") if message[name]]
+    message = email.message_from_bytes(
+        with_safe_charsets(data), policy=email.policy.default
+    )
+    lines = [
+        f"{name}: {message[name]}"
+        for name in ("From", "To", "Subject", "Date")
+        if message[name]
+    ]
     body = message.get_body(preferencelist=("plain", "html"))
-    return "\n".join([*lines, "", said(body) if body is not None else ""])
+    return "\n".join([*lines, "", part_text(body) if body is not None else ""])
 
 
 def _vtt(data: Any) -> Any:
-    """`Speaker "what was said"`, one line as long as the same one speaks."""
+    """Return the cues of a WebVTT file as `speaker "text"`, with consecutive cues of
+    one speaker joined."""
 
-    found = []
+    cues = []
     for line in text(data).splitlines():
+        # Cues with a voice tag name the speaker; others are plain text.
         match = re.match(r"<v ([^>]+)>(.*?)(?:</v>)?$", line.strip())
         if match:
-            found.append([match[1], match[2]])
+            cues.append([match[1], match[2]])
         elif (
             line.strip()
             and "-->" not in line
             and not line.startswith(("WEBVTT", "NOTE"))
             and not line.strip().isdigit()
         ):
-            found.append(["", line.strip()])
+            cues.append(["", line.strip()])
     merged = []
-    for speaker, said in found:
+    for speaker, utterance in cues:
         if merged and merged[-1][0] == speaker:
-            merged[-1][1] += " " + said
+            merged[-1][1] += " " + utterance
         else:
-            merged.append([speaker, said])
-    return "\n".join((f'{speaker} "{said}"').strip() for speaker, said in merged)
+            merged.append([speaker, utterance])
+    return "\n".join(
+        (f'{speaker} "{utterance}"').strip() for speaker, utterance in merged
+    )
 
 
 def _properties(data: Any) -> Any:
@@ -272,8 +341,11 @@ def _properties(data: Any) -> Any:
         if not line or line.startswith(("#", "!")):
             lines.append(line)
             continue
-        places = [place for place in (line.find("="), line.find(":")) if place >= 0]
-        cut = min(places) if places else len(line)
+        # The first of the two separators ends the key.
+        separator_indexes = [
+            index for index in (line.find("="), line.find(":")) if index >= 0
+        ]
+        cut = min(separator_indexes) if separator_indexes else len(line)
         lines.append(f"{line[:cut].strip()}: {line[cut + 1 :].strip()}")
     return "\n".join(lines)
 
@@ -282,51 +354,85 @@ def _epub(data: Any) -> Any:
     import zipfile
 
     with zipfile.ZipFile(io.BytesIO(data)) as book:
-        names = [one for one in book.namelist() if one.lower().endswith((".xhtml", ".html", ".htm"))]
+        names = [
+            entry_name
+            for entry_name in book.namelist()
+            if entry_name.lower().endswith((".xhtml", ".html", ".htm"))
+        ]
         pages = []
         for name in names:
-            if book.getinfo(name).file_size > _MOST:
-                raise Unsupported("a page of the book is larger than %d bytes" % _MOST)
-            pages.append(_bare(text(book.read(name)), re))
-    return "\n\n".join(one for one in pages if one)
+            # The size is checked before reading, because a small archive can hold huge
+            # files.
+            if book.getinfo(name).file_size > _MAX_SIZE:
+                raise Unsupported(
+                    "a page of the book is larger than %d bytes" % _MAX_SIZE
+                )
+            pages.append(_html_to_text(text(book.read(name)), re))
+    return "\n\n".join(page for page in pages if page)
 
 
-def _bare(markup: Any, re: Any) -> Any:
+def _html_to_text(markup: Any, re: Any) -> Any:
     import html
 
     markup = re.sub(r"(?is)<(script|style|head)[^>]*>.*?</\1>", "", markup)
     markup = re.sub(r"(?i)</(p|div|h\d|li|tr)>|<br[^>]*>", "\n", markup)
-    lines = [one.strip() for one in html.unescape(re.sub(r"<[^>]*>", "", markup)).splitlines()]
-    return "\n".join(one for one in lines if one)
+    lines = [
+        line.strip()
+        for line in html.unescape(re.sub(r"<[^>]*>", "", markup)).splitlines()
+    ]
+    return "\n".join(line for line in lines if line)
 
 
 def _pptx(data: Any) -> Any:
-    """Slides' texts, in order."""
+    """Return the text of the slides in order."""
     import zipfile
 
     slides = []
     with zipfile.ZipFile(io.BytesIO(data)) as deck:
-        names = [one for one in deck.namelist() if re.fullmatch(r"ppt/slides/slide\d+\.xml", one)]
-        for name in sorted(names, key=lambda one: int(re.findall(r"\d+", one)[0])):
-            if deck.getinfo(name).file_size > _MOST:
-                raise Unsupported("a slide is larger than %d bytes" % _MOST)
+        names = [
+            entry_name
+            for entry_name in deck.namelist()
+            if re.fullmatch(r"ppt/slides/slide\d+\.xml", entry_name)
+        ]
+        # Numeric order: `slide10` comes after `slide9`.
+        for name in sorted(
+            names, key=lambda entry_name: int(re.findall(r"\d+", entry_name)[0])
+        ):
+            if deck.getinfo(name).file_size > _MAX_SIZE:
+                raise Unsupported("a slide is larger than %d bytes" % _MAX_SIZE)
             xml = text(deck.read(name))
             lines = [
-                "".join(_unescaped(one) for one in re.findall(r"<a:t>([^<]*)</a:t>", line))
+                # Text runs are matched by regular expression, so no XML entities are
+                # expanded.
+                "".join(
+                    _unescaped(run_text)
+                    for run_text in re.findall(r"<a:t>([^<]*)</a:t>", line)
+                )
                 for line in re.split(r"</a:p>", xml)
             ]
-            slides.append("\n".join(one for one in lines if one.strip()))
+            slides.append("\n".join(line for line in lines if line.strip()))
     return "\n\n".join(slides)
 
 
-def _unescaped(one: Any) -> Any:
+def _unescaped(escaped_text: Any) -> Any:
     import html
 
-    return html.unescape(one)
+    return html.unescape(escaped_text)
 
 
 _READERS = {
-    ".json": _json, ".yaml": _yaml, ".yml": _yaml, ".pdf": _pdf, ".docx": _docx, ".csv": _csv, ".xlsx": _excel,
-    ".xls": _excel, ".ods": _excel, ".eml": _eml, ".vtt": _vtt, ".properties": _properties, ".epub": _epub,
+    ".json": _json,
+    ".yaml": _yaml,
+    ".yml": _yaml,
+    ".pdf": _pdf,
+    ".docx": _docx,
+    ".csv": _csv,
+    ".xlsx": _excel,
+    ".xls": _excel,
+    ".ods": _excel,
+    ".eml": _eml,
+    ".vtt": _vtt,
+    ".properties": _properties,
+    ".epub": _epub,
     ".pptx": _pptx,
-}  # fmt: skip
+}

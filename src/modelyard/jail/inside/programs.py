@@ -1,26 +1,34 @@
-"""What the jailed process does, by kind: code in two languages, a template, a document. Data in, data out; text that
-others wrote is never put into a program of ours."""
+"""What a sandboxed process executes: Python or JavaScript code, a template, a document
+parser. Data in, data out.
+
+Untrusted text is never inserted into source code of ours.
+"""
 
 import json
 import sys
 from typing import Any
 
-_MOST_TRACE = 4000
+_MAX_TRACE_CHARS = 4000
 
 
-class Failed(Exception):
-    """The other side's own mistake, in its own words."""
+class ProgramError(Exception):
+    """The program failed through its own fault; the message is shown to its author."""
 
 
-# ------------------------------------------------------------------------------------------------ Python
+# ------------------------------------------------------------------------------- Python
 
 
 def python(task: Any) -> Any:
-    """`def main(a, b)` with keyword arguments; one that takes a single other name gets them as one object."""
+    """Run Python code and return the result of `main`.
+
+    `main` gets the inputs as keyword arguments; if its only parameter has another name,
+    it gets them as one dict. Raises Failed.
+    """
     import inspect
     import types
 
     source, inputs = task["code"], task["inputs"]
+    # A module object of its own, so that the code sees itself as `__main__`.
     module = types.ModuleType("__main__")
     module.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = module
@@ -28,37 +36,55 @@ def python(task: Any) -> Any:
         exec(compile(source, "<code>", "exec"), module.__dict__)
         main = module.__dict__.get("main")
         if not callable(main):
-            raise Failed("the code defines no function main")
-        arguments, named = _arguments(inspect, main, inputs)
-        result = main(*arguments, **named)
+            raise ProgramError("the code defines no function main")
+        arguments, keyword_arguments = _arguments(inspect, main, inputs)
+        result = main(*arguments, **keyword_arguments)
         if inspect.isawaitable(result):
             import asyncio
 
-            result = asyncio.run(_awaited(result))
-    except Failed:
+            result = asyncio.run(_await_result(result))
+    except ProgramError:
         raise
+    # Even SystemExit and KeyboardInterrupt from the code are its own failure, not ours.
     except BaseException as error:
-        raise Failed(_trace(error)) from None
-    return _plain(result)
+        raise ProgramError(_trace(error)) from None
+    return _to_json_types(result)
 
 
-async def _awaited(result: Any) -> Any:
+async def _await_result(result: Any) -> Any:
     return await result
 
 
 def _arguments(inspect: Any, main: Any, inputs: Any) -> Any:
-    """By name; a function of one other name gets all of them as one object, and what nobody gave is None."""
+    """Return (positional, keyword) arguments for `main`. Missing arguments without a
+    default become None."""
     try:
         signature = inspect.signature(main)
     except (TypeError, ValueError):
         return (), inputs
+    # If the names match, the inputs are passed by name; otherwise the signature
+    # decides.
     try:
         signature.bind(**inputs)
     except TypeError:
-        parameters = [one for one in signature.parameters.values() if one.kind in (0, 1, 3)]
-        if inputs and len(parameters) == 1 and parameters[0].name not in inputs and parameters[0].kind != 3:
+        # Kinds 0, 1 and 3: positional, positional-or-keyword, keyword-only.
+        parameters = [
+            parameter
+            for parameter in signature.parameters.values()
+            if parameter.kind in (0, 1, 3)
+        ]
+        if (
+            inputs
+            and len(parameters) == 1
+            and parameters[0].name not in inputs
+            and parameters[0].kind != 3
+        ):
             return (inputs,), {}
-        missing = {one.name: None for one in parameters if one.default is one.empty and one.name not in inputs}
+        missing = {
+            parameter.name: None
+            for parameter in parameters
+            if parameter.default is parameter.empty and parameter.name not in inputs
+        }
         return (), {**inputs, **missing}
     return (), inputs
 
@@ -69,40 +95,57 @@ def _trace(error: Any) -> Any:
     if isinstance(error, MemoryError):
         return "MemoryError: the code took more memory than it may"
     lines = traceback.format_exception_only(type(error), error)
-    steps = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == "<code>"]
-    where = "".join("  line %d, in %s\n" % (one.lineno, one.name) for one in steps[-12:])
-    return (where + "".join(lines)).strip()[-_MOST_TRACE:]
+    # Only frames of the user's code are shown.
+    steps = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == "<code>"
+    ]
+    where = "".join(
+        "  line %d, in %s\n" % (frame.lineno, frame.name) for frame in steps[-12:]
+    )
+    return (where + "".join(lines)).strip()[-_MAX_TRACE_CHARS:]
 
 
-def _plain(value: Any, depth: Any = 0) -> Any:
-    """As JSON can say it: other numbers and containers as those that it knows."""
+def _to_json_types(value: Any, depth: Any = 0) -> Any:
+    """Convert a result to JSON types; arrays, dates and numbers of libraries are
+    converted by their own methods."""
     if depth > 60:
-        raise Failed("the result is nested too deeply")
+        raise ProgramError("the result is nested too deeply")
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, (int, float)):
         return value
     if isinstance(value, dict):
-        return {_key(key): _plain(one, depth + 1) for key, one in value.items()}
+        return {
+            _key(key): _to_json_types(child, depth + 1) for key, child in value.items()
+        }
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(one, depth + 1) for one in value]
+        return [_to_json_types(element, depth + 1) for element in value]
     if isinstance(value, (bytes, bytearray)):
-        raise Failed("bytes cannot be given back; encode them as text, with base64 perhaps")
+        raise ProgramError(
+            "bytes cannot be given back; encode them as text, with base64 perhaps"
+        )
+    # NumPy arrays and scalars, dates.
     for name in ("tolist", "item", "isoformat"):
         if callable(convert := getattr(value, name, None)):
-            return _plain(convert(), depth + 1)
-    raise Failed(f"a value of type {type(value).__name__} cannot be given back; use JSON's types")
+            return _to_json_types(convert(), depth + 1)
+    raise ProgramError(
+        f"a value of type {type(value).__name__} cannot be given back; use JSON's types"
+    )
 
 
 def _key(key: Any) -> Any:
     if not isinstance(key, str):
-        raise Failed(f"keys of the result must be strings, not {type(key).__name__}")
+        raise ProgramError(
+            f"keys of the result must be strings, not {type(key).__name__}"
+        )
     return key
 
 
-# ------------------------------------------------------------------------------------------------ JavaScript
+# --------------------------------------------------------------------------- JavaScript
 
-_CALL = """
+_CALL_MAIN = """
 (() => {
   const result = main(JSON.parse(globalThis.__inputs));
   delete globalThis.__inputs;
@@ -112,54 +155,76 @@ _CALL = """
   };
   if (result && typeof result.then === "function") { result.then(done, failed); } else { done(result); }
 })()
-"""
+"""  # noqa: E501
 
 
 def javascript(task: Any) -> Any:
+    """Run JavaScript code and return the result of `main(inputs)`; a promise is
+    awaited. Raises Failed."""
     import quickjs
 
     context = quickjs.Context()
+    # JavaScript gets three quarters of the memory; the rest is for Python itself.
     context.set_memory_limit(int(task["limits"]["memory"]) * 3 // 4)
     context.set_max_stack_size(512 * 1024)
     try:
-        context.eval("globalThis.console = {log() {}, info() {}, warn() {}, error() {}, debug() {}};")
+        # QuickJS has no console, and much code logs.
+        context.eval(
+            "globalThis.console = {log() {}, info() {}, warn() {}, error() {}, debug()"
+            " {}};"
+        )
         context.eval(task["code"])
+        # Inputs are passed as a JSON string, never as source code.
         context.set("__inputs", json.dumps(task["inputs"]))
-        context.eval(_CALL)
+        context.eval(_CALL_MAIN)
+        # Bounded, because a promise chain could enqueue jobs without end.
         for _ in range(100_000):
             if not context.execute_pending_job():
                 break
         error, result = context.get("__error"), context.get("__result")
     except quickjs.JSException as error:
-        raise Failed(str(error)[:_MOST_TRACE]) from None
+        raise ProgramError(str(error)[:_MAX_TRACE_CHARS]) from None
     except MemoryError:
-        raise Failed("out of memory") from None
+        raise ProgramError("out of memory") from None
     if error is not None:
-        raise Failed(str(error)[:_MOST_TRACE])
+        raise ProgramError(str(error)[:_MAX_TRACE_CHARS])
     if result is None:
-        raise Failed("main gave back a promise that never ends")
+        raise ProgramError("main gave back a promise that never ends")
     return json.loads(result)
 
 
-# ------------------------------------------------------------------------------------------------ templates
+# ---------------------------------------------------------------------------- templates
 
 
 def template(task: Any) -> Any:
+    """Render a Jinja2 template in Jinja2's sandbox. Raises Failed, also if the output
+    exceeds the limit."""
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    most = int(task["most"])
-    pieces, size = [], 0
+    max_chars = int(task["most"])
+    chunks, size = [], 0
     try:
-        for piece in ImmutableSandboxedEnvironment().from_string(task["template"]).generate(**task["inputs"]):
-            size += len(piece)
-            if size > most:
-                raise Failed("Output length exceeds maximum allowed length of %d characters" % most)
-            pieces.append(piece)
-    except Failed:
+        # Rendering in chunks allows the limit to be enforced before memory runs out.
+        for chunk in (
+            ImmutableSandboxedEnvironment()
+            .from_string(task["template"])
+            .generate(**task["inputs"])
+        ):
+            size += len(chunk)
+            if size > max_chars:
+                raise ProgramError(
+                    "Output length exceeds maximum allowed length of %d characters"
+                    % max_chars
+                )
+            chunks.append(chunk)
+    except ProgramError:
         raise
     except MemoryError:
-        raise Failed("MemoryError: the template took more memory than it may") from None
+        raise ProgramError(
+            "MemoryError: the template took more memory than it may"
+        ) from None
+    # These are the errors that a template itself can cause.
     except (
         TemplateError,
         ArithmeticError,
@@ -169,38 +234,46 @@ def template(task: Any) -> Any:
         AttributeError,
         RecursionError,
     ) as error:
-        raise Failed(f"{type(error).__name__}: {str(error)[:_MOST_TRACE]}") from None
-    return "".join(pieces)
+        raise ProgramError(
+            f"{type(error).__name__}: {str(error)[:_MAX_TRACE_CHARS]}"
+        ) from None
+    return "".join(chunks)
 
 
-# ------------------------------------------------------------------------------------------------ probes
+# ------------------------------------------------------------------------------- probes
 
 
 def probe(task: Any) -> Any:
-    """What the self-test tries; it says what it got away with."""
+    """Run one probe of the self-test and return whether it was blocked."""
     exec(compile(task["code"], "<probe>", "exec"), space := {})
     return space["result"]
 
 
 def document(task: Any, data: Any) -> Any:
+    """Read a document as text, as Markdown parts, or as page images, depending on the
+    task. Raises Failed."""
     import documents  # pyright: ignore[reportMissingImports]
     import reading  # pyright: ignore[reportMissingImports]
 
     try:
+        # The task's fields tell which of the three readings was requested.
         if "pages" in task:
-            return reading.pictures(data, task["pages"])
+            return reading.render_pages(data, task["pages"])
         if "name" in task:
             return reading.read(task["name"], data)
         return documents.extract(task["extension"], data)
     except documents.Unsupported as error:
-        raise Failed(str(error)) from None
+        raise ProgramError(str(error)) from None
     except MemoryError:
-        raise Failed("the document takes more memory than it may") from None
+        raise ProgramError("the document takes more memory than it may") from None
     except Exception as error:
-        raise Failed(f"the document cannot be read: {type(error).__name__}: {str(error)[:500]}") from None
+        raise ProgramError(
+            f"the document cannot be read: {type(error).__name__}: {str(error)[:500]}"
+        ) from None
 
 
 def web(task: Any, data: Any) -> Any:
+    """Parse a web page, sitemap, feed or robots.txt. Raises Failed."""
     import documents  # pyright: ignore[reportMissingImports]
 
     try:
@@ -208,22 +281,33 @@ def web(task: Any, data: Any) -> Any:
 
         return web.read(task, data)
     except documents.Unsupported as error:
-        raise Failed(str(error)) from None
+        raise ProgramError(str(error)) from None
     except ImportError as error:
-        raise Failed("pages cannot be read without %s: pip install 'modelyard[knowledge]'" % error.name) from None
+        raise ProgramError(
+            "pages cannot be read without %s: pip install 'modelyard[knowledge]'"
+            % error.name
+        ) from None
     except MemoryError:
-        raise Failed("it takes more memory than it may") from None
+        raise ProgramError("it takes more memory than it may") from None
     except Exception as error:
-        raise Failed(f"it cannot be read: {type(error).__name__}: {str(error)[:500]}") from None
+        raise ProgramError(
+            f"it cannot be read: {type(error).__name__}: {str(error)[:500]}"
+        ) from None
 
 
-KINDS = {"python3": python, "javascript": javascript, "template": template, "probe": probe}
+KINDS = {
+    "python3": python,
+    "javascript": javascript,
+    "template": template,
+    "probe": probe,
+}
 
 
 def run(task: Any, data: Any) -> Any:
-    kind = task["kind"]
-    if kind == "document":
+    """Run the program that the task's kind selects."""
+    program_kind = task["kind"]
+    if program_kind == "document":
         return document(task, data)
-    if kind == "web":
+    if program_kind == "web":
         return web(task, data)
-    return KINDS[kind](task)
+    return KINDS[program_kind](task)

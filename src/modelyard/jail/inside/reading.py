@@ -1,5 +1,9 @@
-"""Documents as they are taken into datasets: recognised by what they hold, not by their name; as Markdown, so that
-headings, tables and code stay what they are; a part a page, slide, sheet or chapter. Runs in the jail alone."""
+"""Read documents for datasets as Markdown, one part per page, slide, sheet or chapter.
+Runs only inside the sandbox.
+
+The format is recognised by content, not by name. Markdown preserves headings, tables
+and code.
+"""
 
 import io
 import re
@@ -7,63 +11,153 @@ from typing import Any
 
 import documents  # pyright: ignore[reportMissingImports]
 
-_MOST_UNPACKED = 512 << 20
-_MOST_RATIO = 200
-_SMALL = 32 << 20  # what unpacks to less is no bomb, however well it was packed
-_MOST_PARTS = 100_000
-_SKIPPED = frozenset(
-    {"script", "style", "noscript", "template", "svg", "nav", "footer", "aside", "form", "iframe", "button", "head"}
+_MAX_UNPACKED = 512 << 20
+_MAX_RATIO = 200
+_BOMB_THRESHOLD = (
+    32 << 20
+)  # what unpacks to less is no bomb, however well it was packed
+_MAX_PARTS = 100_000
+# HTML elements without content for a reader.
+_SKIPPED_TAGS = frozenset(
+    {
+        "script",
+        "style",
+        "noscript",
+        "template",
+        "svg",
+        "nav",
+        "footer",
+        "aside",
+        "form",
+        "iframe",
+        "button",
+        "head",
+    }
 )
-_CODE = frozenset({
-    ".py", ".js", ".ts", ".jsx", ".tsx", ".go", ".rs", ".java", ".kt", ".kts", ".scala", ".c", ".h", ".cc", ".cpp",
-    ".hpp", ".cs", ".rb", ".php", ".sh", ".sql", ".swift", ".lua", ".r", ".pl", ".css", ".scss", ".vue", ".toml",
-    ".ini", ".yaml", ".yml", ".dart", ".ex", ".exs", ".hs", ".jl", ".proto",
-})  # fmt: skip
+# Extensions of source code, which becomes a fenced code block.
+_CODE_EXTENSIONS = frozenset(
+    {
+        ".py",
+        ".js",
+        ".ts",
+        ".jsx",
+        ".tsx",
+        ".go",
+        ".rs",
+        ".java",
+        ".kt",
+        ".kts",
+        ".scala",
+        ".c",
+        ".h",
+        ".cc",
+        ".cpp",
+        ".hpp",
+        ".cs",
+        ".rb",
+        ".php",
+        ".sh",
+        ".sql",
+        ".swift",
+        ".lua",
+        ".r",
+        ".pl",
+        ".css",
+        ".scss",
+        ".vue",
+        ".toml",
+        ".ini",
+        ".yaml",
+        ".yml",
+        ".dart",
+        ".ex",
+        ".exs",
+        ".hs",
+        ".jl",
+        ".proto",
+    }
+)
+# Magic bytes of archive formats.
 _ARCHIVES = (
-    (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"7z\xbc\xaf", "7z"), (b"Rar!", "rar"),
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"7z\xbc\xaf", "7z"),
+    (b"Rar!", "rar"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
-)  # fmt: skip
+)
 _IMAGES = (
-    (b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"II*\0", ".tiff"), (b"MM\0*", ".tiff"),
-)  # fmt: skip
-PICTURES = frozenset([kind for _, kind in _IMAGES])
-_DOTS, _LONGEST = 200, 2400  # an inch; pixels of the longer side, whatever size a page claims
+    (b"\x89PNG", ".png"),
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"GIF8", ".gif"),
+    (b"II*\0", ".tiff"),
+    (b"MM\0*", ".tiff"),
+)
+IMAGE_EXTENSIONS = frozenset([extension for _, extension in _IMAGES])
+_DPI, _MAX_IMAGE_SIDE = (
+    200,
+    2400,
+)  # an inch; pixels of the longer side, whatever size a page claims
 
 
 def read(name: Any, data: Any) -> Any:
-    """{"kind", "title", "parts": [{"text", "page"}], "scanned": pages that are pictures}. Raises
-    documents.Unsupported."""
-    kind = recognise(name, data)
-    if kind in PICTURES:
-        return {"kind": kind, "title": "", "parts": [], "scanned": [1]}
-    reader = _READERS.get(kind)
+    """Return {"kind", "title", "parts": [{"text", "page"}], "scanned": pages that are
+    images}.
+
+    Raises documents.Unsupported.
+    """
+    extension = recognise(name, data)
+    # An image has no text; the caller recognises its text from the picture.
+    if extension in IMAGE_EXTENSIONS:
+        return {"kind": extension, "title": "", "parts": [], "scanned": [1]}
+    reader = _READERS.get(extension)
     if reader is not None:
         title, parts = reader(data)
-    elif kind in _CODE:
-        title, parts = "", [(0, "```%s\n%s\n```" % (kind[1:], documents.text(data).rstrip("\n")))]
+    elif extension in _CODE_EXTENSIONS:
+        title, parts = (
+            "",
+            [
+                (
+                    0,
+                    "```%s\n%s\n```"
+                    % (extension[1:], documents.text(data).rstrip("\n")),
+                )
+            ],
+        )
     else:
         title, parts = "", [(0, documents.text(data))]
-    if len(parts) > _MOST_PARTS:
-        raise documents.Unsupported("the document has more than %d pages" % _MOST_PARTS)
-    found = [{"text": text, "page": page} for page, text in parts if text is not None and text.strip()]
+    if len(parts) > _MAX_PARTS:
+        raise documents.Unsupported("the document has more than %d pages" % _MAX_PARTS)
+    text_parts = [
+        {"text": text, "page": page}
+        for page, text in parts
+        if text is not None and text.strip()
+    ]
+    # A part without text (None) is a scanned page.
     scanned = [page for page, text in parts if text is None]
-    return {"kind": kind, "title": title, "parts": found, "scanned": scanned}
+    return {"kind": extension, "title": title, "parts": text_parts, "scanned": scanned}
 
 
-def pictures(data: Any, pages: Any) -> Any:
-    """Pages of a PDF as PNG in base64, in grey, sharp enough to be read."""
+def render_pages(data: Any, pages: Any) -> Any:
+    """Render pages of a PDF as base64 PNG in greyscale, sharp enough for text
+    recognition. Pages count from 1."""
     import base64
 
     import pypdfium2
 
     with pypdfium2.PdfDocument(data) as document:
-        found = []
+        images = []
         for number in pages:
             page = document[number - 1]
-            bitmap = page.render(scale=min(_DOTS / 72, _LONGEST / max(*page.get_size(), 1.0)), grayscale=True)
-            found.append(base64.b64encode(_png(bitmap)).decode())
+            # The scale is limited by the longer side, so that a huge page size cannot
+            # exhaust memory.
+            bitmap = page.render(
+                scale=min(_DPI / 72, _MAX_IMAGE_SIDE / max(*page.get_size(), 1.0)),
+                grayscale=True,
+            )
+            images.append(base64.b64encode(_png(bitmap)).decode())
             page.close()
-        return found
+        return images
 
 
 def _png(bitmap: Any) -> Any:
@@ -72,91 +166,139 @@ def _png(bitmap: Any) -> Any:
 
     wide, high, step = bitmap.width, bitmap.height, bitmap.stride
     rows = bytes(bitmap.buffer)
-    plain = b"".join([b"\0" + rows[at * step : at * step + wide] for at in range(high)])
+    # PNG rows start with a filter byte; bitmap rows may be padded to the stride.
+    plain = b"".join(
+        [
+            b"\0" + rows[row_index * step : row_index * step + wide]
+            for row_index in range(high)
+        ]
+    )
     chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", wide, high, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(plain, 1)),
+        (b"IHDR", struct.pack(">IIBBBBB", wide, high, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(plain, 1)),
         (b"IEND", b""),
-    )  # fmt: skip
-    return b"\x89PNG\r\n\x1a\n" + b"".join([
-        struct.pack(">I", len(one)) + name + one + struct.pack(">I", zlib.crc32(name + one)) for name, one in chunks
-    ])  # fmt: skip
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [
+            struct.pack(">I", len(payload))
+            + name
+            + payload
+            + struct.pack(">I", zlib.crc32(name + payload))
+            for name, payload in chunks
+        ]
+    )
 
 
 def recognise(name: Any, data: Any) -> Any:
-    """The extension that its content has, whatever it is called."""
+    """Return the extension that fits the content, whatever the file is called. Raises
+    documents.Unsupported."""
     declared = name[name.rfind(".") :].lower() if "." in name else ""
     head = data[:4096]
+    # The PDF header may be preceded by other bytes.
     if b"%PDF-" in head[:1024]:
         return ".pdf"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return _zipped(data)
+        return _recognise_zip(data)
     if head[:8] == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
-        return _compound(data)
-    for magic, what in _ARCHIVES:
+        return _recognise_ole(data)
+    for magic, file_type in _ARCHIVES:
         if head.startswith(magic):
-            raise documents.Unsupported("a %s archive holds other files; unpack it, and add those" % what)
-    for magic, what in _IMAGES:
+            raise documents.Unsupported(
+                "a %s archive holds other files; unpack it, and add those" % file_type
+            )
+    for magic, file_type in _IMAGES:
         if head.startswith(magic):
-            return what
+            return file_type
+    # UTF-16 text contains zero bytes, but starts with a byte order mark.
     if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
-        raise documents.Unsupported("the file is neither text nor a document of a known format")
+        raise documents.Unsupported(
+            "the file is neither text nor a document of a known format"
+        )
     if data[257:262] == b"ustar":
-        raise documents.Unsupported("a tar archive holds other files; unpack it, and add those")
-    return _textual(declared, head)
+        raise documents.Unsupported(
+            "a tar archive holds other files; unpack it, and add those"
+        )
+    return _recognise_text(declared, head)
 
 
-def _textual(declared: Any, head: Any) -> Any:
+def _recognise_text(declared: Any, head: Any) -> Any:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return ".html"
-    if declared in _TEXTUAL or declared in _CODE:
+    # Text formats cannot be told apart reliably, so the declared extension counts.
+    if declared in _TEXTUAL or declared in _CODE_EXTENSIONS:
         return declared
     if start.startswith(b"<?xml"):
         return ".xml"
-    if re.match(rb"(?i)(return-path|received|from|mime-version|date|subject|to|message-id|delivered-to): ", start):
+    if re.match(
+        rb"(?i)(return-path|received|from|mime-version|date|subject|to|message-id|delivered-to): ",
+        start,
+    ):
         return ".eml"
-    return ".json" if start[:1] in (b"{", b"[") and declared not in (".txt", ".md") else ".txt"
+    return (
+        ".json"
+        if start[:1] in (b"{", b"[") and declared not in (".txt", ".md")
+        else ".txt"
+    )
 
 
-def _zipped(data: Any) -> Any:
+def _recognise_zip(data: Any) -> Any:
     import zipfile
 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as package:
             entries = package.infolist()
-            names = {one.filename for one in entries}
-            whole = sum(one.file_size for one in entries)
-            if whole > _MOST_UNPACKED or (whole > _SMALL and whole > _MOST_RATIO * len(data)):
-                raise documents.Unsupported("it unpacks to %d MB: more than a document may" % (whole >> 20))
+            names = {entry.filename for entry in entries}
+            total_size = sum(entry.file_size for entry in entries)
+            # A decompression bomb is large both absolutely and in proportion to its
+            # packed size.
+            if total_size > _MAX_UNPACKED or (
+                total_size > _BOMB_THRESHOLD and total_size > _MAX_RATIO * len(data)
+            ):
+                raise documents.Unsupported(
+                    "it unpacks to %d MB: more than a document may" % (total_size >> 20)
+                )
             mime = package.read("mimetype")[:80] if "mimetype" in names else b""
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise documents.Unsupported("the file is broken: %s" % error) from None
-    for marker, kind in (
-        ("word/document.xml", ".docx"), ("ppt/presentation.xml", ".pptx"), ("xl/workbook.xml", ".xlsx"),
+    # Office formats are zip files that differ in one entry.
+    for marker, extension in (
+        ("word/document.xml", ".docx"),
+        ("ppt/presentation.xml", ".pptx"),
+        ("xl/workbook.xml", ".xlsx"),
         ("xl/workbook.bin", ".xlsb"),
-    ):  # fmt: skip
+    ):
         if marker in names:
-            return kind
+            return extension
     if b"epub" in mime:
         return ".epub"
     if b"spreadsheet" in mime:
         return ".ods"
-    raise documents.Unsupported("a zip archive holds other files; unpack it, and add those")
+    raise documents.Unsupported(
+        "a zip archive holds other files; unpack it, and add those"
+    )
 
 
-def _compound(data: Any) -> Any:
+def _recognise_ole(data: Any) -> Any:
     import olefile
 
     with olefile.OleFileIO(io.BytesIO(data)) as file:
-        for stream, kind in (("Workbook", ".xls"), ("Book", ".xls"), ("__properties_version1.0", ".msg")):
+        # Legacy Office files are OLE compound files that differ in one stream.
+        for stream, extension in (
+            ("Workbook", ".xls"),
+            ("Book", ".xls"),
+            ("__properties_version1.0", ".msg"),
+        ):
             if file.exists(stream):
-                return kind
+                return extension
         if file.exists("EncryptedPackage"):
             raise documents.Unsupported("the document is encrypted")
-    raise documents.Unsupported("an old Office file of this kind cannot be read; save it as DOCX or PPTX")
+    raise documents.Unsupported(
+        "an old Office file of this kind cannot be read; save it as DOCX or PPTX"
+    )
 
 
-# ------------------------------------------------------------------------------------------------ formats
+# ------------------------------------------------------------------------------ formats
 
 
 def _pdf(data: Any) -> Any:
@@ -165,9 +307,11 @@ def _pdf(data: Any) -> Any:
     try:
         document = pypdfium2.PdfDocument(data, autoclose=True)
     except pypdfium2.PdfiumError as error:
-        told = str(error).lower()
-        if "password" in told or "security" in told:
-            raise documents.Unsupported("the PDF is encrypted: it needs a password") from None
+        error_text = str(error).lower()
+        if "password" in error_text or "security" in error_text:
+            raise documents.Unsupported(
+                "the PDF is encrypted: it needs a password"
+            ) from None
         raise documents.Unsupported("the PDF is broken: %s" % error) from None
     title = ""
     try:
@@ -177,8 +321,12 @@ def _pdf(data: Any) -> Any:
     parts = []
     for number, page in enumerate(document, 1):
         reader = page.get_textpage()
+        # PDFium marks hyphens at line ends with U+FFFE.
         text = reader.get_text_range().replace("\r\n", "\n").replace("\ufffe", "-")
-        is_scanned = not text.strip() and next(page.get_objects(max_depth=1), None) is not None
+        # No text but some object: the page is an image of text.
+        is_scanned = (
+            not text.strip() and next(page.get_objects(max_depth=1), None) is not None
+        )
         parts.append((number, None if is_scanned else text))
         reader.close()
         page.close()
@@ -191,22 +339,25 @@ def _docx(data: Any) -> Any:
     from docx.text.paragraph import Paragraph
 
     document = docx.Document(io.BytesIO(data))
-    pieces = []
+    blocks = []
     for part in document.element.body.iterchildren():
         if part.tag.endswith("}p"):
-            pieces.append(_paragraph(Paragraph(part, document)))
+            blocks.append(_paragraph(Paragraph(part, document)))
         elif part.tag.endswith("}tbl"):
-            rows = [[cell.text for cell in row.cells] for row in Table(part, document).rows]
-            pieces.append("\n%s\n" % documents._rows(rows))
+            rows = [
+                [cell.text for cell in row.cells] for row in Table(part, document).rows
+            ]
+            blocks.append("\n%s\n" % documents._markdown_table(rows))
+        # Content controls hold text that is neither paragraph nor table.
         elif part.tag.endswith("}sdt"):
-            pieces.append("".join(part.itertext()))
+            blocks.append("".join(part.itertext()))
     title = document.core_properties.title or ""
-    return title, [(0, "\n".join(pieces))]
+    return title, [(0, "\n".join(blocks))]
 
 
-def _paragraph(one: Any) -> Any:
-    text = one.text
-    style = (one.style.name or "") if one.style is not None else ""
+def _paragraph(paragraph: Any) -> Any:
+    text = paragraph.text
+    style = (paragraph.style.name or "") if paragraph.style is not None else ""
     if text.strip():
         if style == "Title":
             return "\n# %s\n" % text
@@ -225,7 +376,7 @@ def _sheets(data: Any) -> Any:
     parts = []
     for number, name in enumerate(book.sheet_names, 1):
         rows = book.get_sheet_by_name(name).to_python(skip_empty_area=True)
-        table = documents._rows(rows)
+        table = documents._markdown_table(rows)
         if table:
             parts.append((number, "# %s\n\n%s" % (name, table)))
     return "", parts
@@ -237,28 +388,40 @@ def _csv(data: Any) -> Any:
     body = documents.text(data)
     csv.field_size_limit(10_000_000)
     try:
+        # The delimiter is guessed from the beginning; common ones only.
         dialect = csv.Sniffer().sniff(body[:20_000], ",;\t|")
     except csv.Error:
         dialect = csv.excel
-    return "", [(0, documents._rows(csv.reader(io.StringIO(body), dialect)))]
+    return "", [(0, documents._markdown_table(csv.reader(io.StringIO(body), dialect)))]
 
 
 def _html(data: Any) -> Any:
     import lxml.html
 
-    parser = lxml.html.HTMLParser(huge_tree=False, remove_comments=True, encoding="utf-8")
-    tree = lxml.html.document_fromstring(documents.text(data).encode("utf-8", "replace"), parser=parser)
+    parser = lxml.html.HTMLParser(
+        huge_tree=False, remove_comments=True, encoding="utf-8"
+    )
+    tree = lxml.html.document_fromstring(
+        documents.text(data).encode("utf-8", "replace"), parser=parser
+    )
     title = (tree.findtext(".//title") or "").strip()
     body = tree.find("body")
     body = tree if body is None else body
+    # Prefer the main content, if it is unambiguous and not trivial.
     for name in ("main", "article"):
-        found = body.findall(".//%s" % name)
-        if len(found) == 1 and len(found[0].text_content().strip()) > 200:
-            body = found[0]
+        candidates = body.findall(".//%s" % name)
+        if len(candidates) == 1 and len(candidates[0].text_content().strip()) > 200:
+            body = candidates[0]
             break
     lines = []
-    _markup(body, lines)
-    text = re.sub(r"[ \t]*\n[ \t]*", "\n", "".join(lines)) if "```" not in "".join(lines) else "".join(lines)
+    _append_markdown(body, lines)
+    # White space is significant inside code blocks, so it is only cleaned up in pages
+    # without them.
+    text = (
+        re.sub(r"[ \t]*\n[ \t]*", "\n", "".join(lines))
+        if "```" not in "".join(lines)
+        else "".join(lines)
+    )
     text = re.sub(r"\n{3,}", "\n\n", text).strip()
     if title and not text.startswith("# "):
         text = "# %s\n\n%s" % (title, text)
@@ -289,83 +452,113 @@ _BLOCKS = frozenset(
 )
 
 
-def _markup(node: Any, out: Any, depth: Any = 0) -> Any:
-    """What a page says, as Markdown."""
+def _append_markdown(node: Any, fragments: Any, depth: Any = 0) -> Any:
+    """Append a node's content to `fragments` as Markdown."""
     tag = node.tag if isinstance(node.tag, str) else ""
-    if tag in _SKIPPED or not tag or depth > 200:
+    if tag in _SKIPPED_TAGS or not tag or depth > 200:
         return
     if re.fullmatch(r"h[1-6]", tag):
-        words = " ".join(node.text_content().split())
-        if words:
-            out.append("\n\n%s %s\n\n" % ("#" * int(tag[1]), words))
+        heading = " ".join(node.text_content().split())
+        if heading:
+            fragments.append("\n\n%s %s\n\n" % ("#" * int(tag[1]), heading))
         return
     if tag == "pre":
-        out.append("\n\n```\n%s\n```\n\n" % node.text_content().strip("\n"))
+        fragments.append("\n\n```\n%s\n```\n\n" % node.text_content().strip("\n"))
         return
+    # Nested tables are used for layout, so only innermost ones become Markdown tables.
     if tag == "table" and not node.findall(".//table"):
-        rows = [[" ".join(cell.text_content().split()) for cell in row.iter("td", "th")] for row in node.iter("tr")]
-        out.append("\n\n%s\n\n" % documents._rows(rows))
+        rows = [
+            [" ".join(cell.text_content().split()) for cell in row.iter("td", "th")]
+            for row in node.iter("tr")
+        ]
+        fragments.append("\n\n%s\n\n" % documents._markdown_table(rows))
         return
     if tag == "br":
-        out.append("\n")
+        fragments.append("\n")
     elif tag == "li":
-        out.append("\n- ")
+        fragments.append("\n- ")
     elif tag in _BLOCKS:
-        out.append("\n\n" if tag == "p" else "\n")
+        fragments.append("\n\n" if tag == "p" else "\n")
     if node.text:
-        out.append(re.sub(r"\s+", " ", node.text))
+        fragments.append(re.sub(r"\s+", " ", node.text))
+    # Text between child elements is in their tails.
     for child in node:
-        _markup(child, out, depth + 1)
+        _append_markdown(child, fragments, depth + 1)
         if child.tail:
-            out.append(re.sub(r"\s+", " ", child.tail))
+            fragments.append(re.sub(r"\s+", " ", child.tail))
     if tag in _BLOCKS or tag == "li":
-        out.append("\n\n" if tag == "p" else "\n")
+        fragments.append("\n\n" if tag == "p" else "\n")
 
 
 def _epub(data: Any) -> Any:
-    """Its chapters in the order in which they are read."""
+    """Return the book's chapters in reading order."""
     import posixpath
     import zipfile
     from urllib.parse import unquote
 
     with zipfile.ZipFile(io.BytesIO(data)) as book:
         names = set(book.namelist())
-        package = _xml(book.read("META-INF/container.xml")).find(".//{*}rootfile").get("full-path")
+        # The container names the package file, which lists the files and their order.
+        package = (
+            _xml(book.read("META-INF/container.xml"))
+            .find(".//{*}rootfile")
+            .get("full-path")
+        )
         opf = _xml(book.read(package))
-        files = {one.get("id"): one.get("href") for one in opf.iterfind(".//{*}manifest/{*}item")}
+        files = {
+            manifest_item.get("id"): manifest_item.get("href")
+            for manifest_item in opf.iterfind(".//{*}manifest/{*}item")
+        }
         title = (opf.findtext(".//{*}title") or "").strip()
         parts = []
         for item in opf.iterfind(".//{*}spine/{*}itemref"):
-            place = posixpath.normpath(
-                posixpath.join(posixpath.dirname(package), unquote(files.get(item.get("idref")) or ""))
+            chapter_path = posixpath.normpath(
+                posixpath.join(
+                    posixpath.dirname(package),
+                    unquote(files.get(item.get("idref")) or ""),
+                )
             )
-            if place in names:
-                parts.append((len(parts) + 1, _html(book.read(place))[1][0][1]))
+            if chapter_path in names:
+                parts.append((len(parts) + 1, _html(book.read(chapter_path))[1][0][1]))
     return title, parts
 
 
 def _xml(data: Any) -> Any:
     import lxml.etree as etree
 
-    # Entities stay what they are: a few lines of them can stand for gigabytes.
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, load_dtd=False)
+    # Entities are not expanded: a few lines of them can stand for gigabytes ("billion
+    # laughs").
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, huge_tree=False, load_dtd=False
+    )
     return etree.fromstring(data, parser)
 
 
 def _plain_xml(data: Any) -> Any:
-    """Each element that says something on a line of its own, below the names of those around it."""
+    """Return each element with text or attributes on its own line."""
     root = _xml(data)
     lines = []
+    # An explicit stack instead of recursion: documents may be nested deeply.
     stack = [(root, 0)]
     while stack:
         node, depth = stack.pop()
         if not isinstance(node.tag, str):
             continue
         name = node.tag.rpartition("}")[2]
-        words = " ".join((node.text or "").split())
-        given = " ".join("%s=%s" % (key.rpartition("}")[2], value) for key, value in node.attrib.items())
-        if words or given:
-            lines.append("%s%s%s" % (name, " (%s)" % given if given else "", ": %s" % words if words else ""))
+        text = " ".join((node.text or "").split())
+        attributes = " ".join(
+            "%s=%s" % (key.rpartition("}")[2], value)
+            for key, value in node.attrib.items()
+        )
+        if text or attributes:
+            lines.append(
+                "%s%s%s"
+                % (
+                    name,
+                    " (%s)" % attributes if attributes else "",
+                    ": %s" % text if text else "",
+                )
+            )
         tail = " ".join((node.tail or "").split())
         if tail:
             lines.append(tail)
@@ -374,7 +567,7 @@ def _plain_xml(data: Any) -> Any:
 
 
 def _pptx(data: Any) -> Any:
-    """A part a slide: its title, texts, tables and notes."""
+    """Return one part per slide: its title, texts, tables and notes."""
     import posixpath
     import zipfile
 
@@ -386,25 +579,49 @@ def _pptx(data: Any) -> Any:
     parts = []
     with zipfile.ZipFile(io.BytesIO(data)) as deck:
         names = set(deck.namelist())
-        links = {one.get("Id"): one.get("Target") for one in _xml(deck.read("ppt/_rels/presentation.xml.rels"))}
-        listed = _xml(deck.read("ppt/presentation.xml")).iterfind(".//p:sldIdLst/p:sldId", space)
-        for number, one in enumerate(listed, 1):
-            place = posixpath.normpath(posixpath.join("ppt", links.get(one.get(relation)) or ""))
-            if place not in names:
+        links = {
+            relationship.get("Id"): relationship.get("Target")
+            for relationship in _xml(deck.read("ppt/_rels/presentation.xml.rels"))
+        }
+        # Slide order is in the presentation, not in the file names.
+        listed = _xml(deck.read("ppt/presentation.xml")).iterfind(
+            ".//p:sldIdLst/p:sldId", space
+        )
+        for number, slide_reference in enumerate(listed, 1):
+            slide_path = posixpath.normpath(
+                posixpath.join("ppt", links.get(slide_reference.get(relation)) or "")
+            )
+            if slide_path not in names:
                 continue
-            lines = _slide(_xml(deck.read(place)), space)
-            rels = "%s/_rels/%s.rels" % (posixpath.dirname(place), posixpath.basename(place))
+            lines = _slide(_xml(deck.read(slide_path)), space)
+            rels = "%s/_rels/%s.rels" % (
+                posixpath.dirname(slide_path),
+                posixpath.basename(slide_path),
+            )
             if rels in names:
+                # Speaker notes are linked from the slide's relationships.
                 for link in _xml(deck.read(rels)):
-                    notes = posixpath.normpath(posixpath.join(posixpath.dirname(place), link.get("Target") or ""))
-                    if (link.get("Type") or "").endswith("/notesSlide") and notes in names:
-                        said = [
-                            _words(each, space)
-                            for each in _xml(deck.read(notes)).iterfind(".//p:sp", space)
-                            if _role(each, space) == "body"
+                    notes = posixpath.normpath(
+                        posixpath.join(
+                            posixpath.dirname(slide_path), link.get("Target") or ""
+                        )
+                    )
+                    if (link.get("Type") or "").endswith(
+                        "/notesSlide"
+                    ) and notes in names:
+                        note_texts = [
+                            _shape_text(shape, space)
+                            for shape in _xml(deck.read(notes)).iterfind(
+                                ".//p:sp", space
+                            )
+                            if _role(shape, space) == "body"
                         ]
-                        lines += ["Notes: %s" % "\n".join(x for x in said if x)] if any(said) else []
-            parts.append((number, "\n\n".join(one for one in lines if one)))
+                        lines += (
+                            ["Notes: %s" % "\n".join(x for x in note_texts if x)]
+                            if any(note_texts)
+                            else []
+                        )
+            parts.append((number, "\n\n".join(block for block in lines if block)))
     return "", parts
 
 
@@ -412,73 +629,102 @@ def _slide(tree: Any, space: Any) -> Any:
     lines = []
     for shape in tree.iter("{%s}sp" % space["p"], "{%s}graphicFrame" % space["p"]):
         if shape.tag.endswith("}sp"):
-            words = _words(shape, space)
-            if words:
+            text = _shape_text(shape, space)
+            if text:
                 lines.append(
-                    "# %s" % " ".join(words.split()) if _role(shape, space) in ("title", "ctrTitle") else words
+                    "# %s" % " ".join(text.split())
+                    if _role(shape, space) in ("title", "ctrTitle")
+                    else text
                 )
             continue
         for table in shape.iterfind(".//a:tbl", space):
             rows = [
-                [_words(cell, space) for cell in row.iterfind("a:tc", space)] for row in table.iterfind("a:tr", space)
+                [_shape_text(cell, space) for cell in row.iterfind("a:tc", space)]
+                for row in table.iterfind("a:tr", space)
             ]
-            lines.append(documents._rows(rows))
+            lines.append(documents._markdown_table(rows))
     return lines
 
 
 def _role(shape: Any, space: Any) -> Any:
-    found = shape.find("./p:nvSpPr/p:nvPr/p:ph", space)
-    return "" if found is None else found.get("type") or "body"
+    placeholder = shape.find("./p:nvSpPr/p:nvPr/p:ph", space)
+    return "" if placeholder is None else placeholder.get("type") or "body"
 
 
-def _words(node: Any, space: Any) -> Any:
+def _shape_text(node: Any, space: Any) -> Any:
     lines = [
-        "".join(run.text or "" for run in line.iter("{%s}t" % space["a"])) for line in node.iter("{%s}p" % space["a"])
+        "".join(run.text or "" for run in line.iter("{%s}t" % space["a"]))
+        for line in node.iter("{%s}p" % space["a"])
     ]
-    return "\n".join(one for one in lines if one.strip())
+    return "\n".join(paragraph for paragraph in lines if paragraph.strip())
 
 
 def _eml(data: Any) -> Any:
     import email
     import email.policy
 
-    message = email.message_from_bytes(documents.safe_words(data), policy=email.policy.default)
-    lines = ["%s: %s" % (name, message[name]) for name in ("From", "To", "Cc", "Subject", "Date") if message[name]]
+    message = email.message_from_bytes(
+        documents.with_safe_charsets(data), policy=email.policy.default
+    )
+    lines = [
+        "%s: %s" % (name, message[name])
+        for name in ("From", "To", "Cc", "Subject", "Date")
+        if message[name]
+    ]
     body = message.get_body(preferencelist=("plain", "html"))
-    said = documents.said(body) if body is not None else ""
+    body_text = documents.part_text(body) if body is not None else ""
     if body is not None and body.get_content_type() == "text/html":
-        said = _html(said.encode("utf-8"))[1][0][1]
-    names = [one.get_filename() or "" for one in message.iter_attachments()]
+        body_text = _html(body_text.encode("utf-8"))[1][0][1]
+    names = [
+        attachment.get_filename() or "" for attachment in message.iter_attachments()
+    ]
     if any(names):
-        lines.append("Attachments: %s" % ", ".join(one for one in names if one))
-    return str(message["Subject"] or ""), [(0, "\n".join([*lines, "", said]))]
+        lines.append("Attachments: %s" % ", ".join(name for name in names if name))
+    return str(message["Subject"] or ""), [(0, "\n".join([*lines, "", body_text]))]
 
 
 def _msg(data: Any) -> Any:
-    """An Outlook message: its properties are streams of a compound file."""
+    """Return an Outlook message. Its properties are streams of an OLE compound file."""
     import olefile
 
     with olefile.OleFileIO(io.BytesIO(data)) as file:
 
         def property_of(number: Any) -> Any:
-            for kind, encoding in (("001F", "utf-16-le"), ("001E", "cp1252")):
-                name = "__substg1.0_%s%s" % (number, kind)
+            """Return a property's text by its MAPI tag; "" if it is missing."""
+            for type_code, encoding in (("001F", "utf-16-le"), ("001E", "cp1252")):
+                # Strings are stored as UTF-16 or in the ANSI code page, depending on
+                # the property type.
+                name = "__substg1.0_%s%s" % (number, type_code)
                 if file.exists(name):
-                    return file.openstream(name).read().decode(encoding, "replace").rstrip("\0")
+                    return (
+                        file.openstream(name)
+                        .read()
+                        .decode(encoding, "replace")
+                        .rstrip("\0")
+                    )
             return ""
 
         subject = property_of("0037")
-        sender = " ".join(one for one in (property_of("0C1A"), property_of("0C1F")) if one)
-        head = [("From", sender), ("To", property_of("0E04")), ("Cc", property_of("0E03")), ("Subject", subject)]
+        sender = " ".join(
+            part for part in (property_of("0C1A"), property_of("0C1F")) if part
+        )
+        head = [
+            ("From", sender),
+            ("To", property_of("0E04")),
+            ("Cc", property_of("0E03")),
+            ("Subject", subject),
+        ]
         body = property_of("1000")
+        # 0x1013 is the HTML body.
         if not body and file.exists("__substg1.0_10130102"):
             body = _html(file.openstream("__substg1.0_10130102").read())[1][0][1]
-    lines = ["%s: %s" % one for one in head if one[1]]
+    lines = ["%s: %s" % header for header in head if header[1]]
     return subject, [(0, "\n".join([*lines, "", body]))]
 
 
 def _json(data: Any) -> Any:
-    """As it is, with a line a value; what is no JSON is text."""
+    """Return JSON with one value per line; anything that is not JSON is returned as
+    text."""
     import json
 
     body = documents.text(data)
@@ -488,7 +734,9 @@ def _json(data: Any) -> Any:
         pass
     try:  # a value a line
         values = [json.loads(line) for line in body.splitlines() if line.strip()]
-        return "", [(0, "\n".join(json.dumps(one, ensure_ascii=False) for one in values))]
+        return "", [
+            (0, "\n".join(json.dumps(value, ensure_ascii=False) for value in values))
+        ]
     except (ValueError, RecursionError):
         return "", [(0, body)]
 
@@ -498,11 +746,49 @@ def _vtt(data: Any) -> Any:
 
 
 _READERS = {
-    ".pdf": _pdf, ".docx": _docx, ".xlsx": _sheets, ".xls": _sheets, ".xlsb": _sheets, ".ods": _sheets, ".csv": _csv,
-    ".tsv": _csv, ".html": _html, ".htm": _html, ".xhtml": _html, ".epub": _epub, ".xml": _plain_xml,
-    ".pptx": _pptx, ".eml": _eml, ".msg": _msg, ".json": _json, ".jsonl": _json, ".vtt": _vtt,
-}  # fmt: skip
-_TEXTUAL = frozenset({
-    ".txt", ".md", ".markdown", ".mdx", ".rst", ".log", ".csv", ".tsv", ".html", ".htm", ".xhtml", ".xml", ".json",
-    ".jsonl", ".eml", ".vtt", ".srt", ".tex", ".org", ".adoc", ".properties", ".svg",
-})  # fmt: skip
+    ".pdf": _pdf,
+    ".docx": _docx,
+    ".xlsx": _sheets,
+    ".xls": _sheets,
+    ".xlsb": _sheets,
+    ".ods": _sheets,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".html": _html,
+    ".htm": _html,
+    ".xhtml": _html,
+    ".epub": _epub,
+    ".xml": _plain_xml,
+    ".pptx": _pptx,
+    ".eml": _eml,
+    ".msg": _msg,
+    ".json": _json,
+    ".jsonl": _json,
+    ".vtt": _vtt,
+}
+_TEXTUAL = frozenset(
+    {
+        ".txt",
+        ".md",
+        ".markdown",
+        ".mdx",
+        ".rst",
+        ".log",
+        ".csv",
+        ".tsv",
+        ".html",
+        ".htm",
+        ".xhtml",
+        ".xml",
+        ".json",
+        ".jsonl",
+        ".eml",
+        ".vtt",
+        ".srt",
+        ".tex",
+        ".org",
+        ".adoc",
+        ".properties",
+        ".svg",
+    }
+)

@@ -1,8 +1,9 @@
-"""What pages, sitemaps, feeds and robots.txt files say to a crawler. Runs in the jail alone: strangers wrote them.
+"""Parse pages, sitemaps, feeds and robots.txt files for a crawler. Runs only inside the
+sandbox: the input is untrusted.
 
-Addresses are given back as they were written; where they lead is worked out outside. Feeds are read with lxml too:
-feedparser took 9 s for 8 MB where lxml takes 0.3 s, and time with the square of what a hostile feed leaves open
-(November 2026).
+URLs are returned as written and resolved outside. Feeds are read with lxml too:
+feedparser took 9 s for 8 MB where lxml takes 0.3 s, and quadratic time for unclosed
+elements in a hostile feed (November 2026).
 """
 
 import re
@@ -15,12 +16,17 @@ import lxml.etree as etree
 import lxml.html
 import protego
 
-_MOST_UNPACKED = 50 << 20  # of a sitemap, as its protocol has it
-MOST_ENTRIES = 50_000  # of a sitemap, likewise
-_MOST_LINKS = 20_000
-_MOST_ROBOTS = 500 << 10  # RFC 9309, 2.5: a reader takes so much at least
-_LONGEST = 8192  # characters of an address
-_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_MAX_UNPACKED = 50 << 20  # of a sitemap, as its protocol has it
+MAX_ENTRIES = 50_000  # of a sitemap, likewise
+_MAX_LINKS = 20_000
+_MAX_ROBOTS_BYTES = 500 << 10  # RFC 9309, 2.5: a reader takes so much at least
+_MAX_URL_CHARS = 8192  # characters of an address
+# Byte order marks.
+_BYTE_ORDER_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
 _XML_NAMES = frozenset({"amp", "lt", "gt", "quot", "apos"})
 _BASE = "{http://www.w3.org/XML/1998/namespace}base"
 _RDF_ABOUT = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}about"
@@ -29,42 +35,65 @@ _RELATION = "http://www.iana.org/assignments/relation/"
 
 
 def read(task: Any, data: Any) -> Any:
-    """By `task["of"]`. Raises documents.Unsupported."""
+    """Parse the data as the format that `task["of"]` names. Raises
+    documents.Unsupported."""
     return _READERS[task["of"]](task, data)
 
 
-# ------------------------------------------------------------------------------------------------ HTML
+# --------------------------------------------------------------------------------- HTML
 
 
 def page(task: Any, data: Any) -> Any:
-    """{"links": [[address, relations]], "base", "encoding", "robots": [what meta elements say], "canonical"}."""
+    """Return {"links": [[address, relations]], "base", "encoding", "robots": [contents
+    of meta elements], "canonical"}."""
     root, encoding = _html(data, task["charset"])
-    bases = [one.get("href") for one in root.iter("base") if one.get("href") is not None]
-    said = [one.get("content") or "" for one in root.iter("meta") if _is_for_us(one.get("name"), task["agent"])]
-    canonical = [one.get("href") for one in root.iter("link") if "canonical" in _relations(one) and one.get("href")]
+    bases = [
+        element.get("href")
+        for element in root.iter("base")
+        if element.get("href") is not None
+    ]
+    robots_directives = [
+        element.get("content") or ""
+        for element in root.iter("meta")
+        if _applies_to_agent(element.get("name"), task["agent"])
+    ]
+    canonical = [
+        element.get("href")
+        for element in root.iter("link")
+        if "canonical" in _relations(element) and element.get("href")
+    ]
     links = []
-    for one in root.iter("a", "area"):
-        address = one.get("href")
-        if address is None or len(address) > _LONGEST or _is_inert(one):
+    for anchor in root.iter("a", "area"):
+        # Links in templates are not part of the page; overlong ones are useless.
+        address = anchor.get("href")
+        if address is None or len(address) > _MAX_URL_CHARS or _is_inert(anchor):
             continue
-        links.append([address, _relations(one)])
-        if len(links) == _MOST_LINKS:
+        links.append([address, _relations(anchor)])
+        if len(links) == _MAX_LINKS:
             break
     return {
-        "links": links, "base": bases[0] if bases else "", "encoding": encoding, "robots": said,
+        "links": links,
+        "base": bases[0] if bases else "",
+        "encoding": encoding,
+        "robots": robots_directives,
         "canonical": canonical[0] if canonical else "",
-    }  # fmt: skip
+    }
 
 
 def _html(data: Any, charset: Any) -> Any:
-    """(the root, its encoding): a byte order mark's, the header's, UTF-8 where it is that, else what the page says."""
-    for mark, encoding in _MARKS:
+    """Return (root, encoding) of an HTML page.
+
+    The encoding is that of the byte order mark, else of the HTTP header, else UTF-8 if
+    it is valid, else what the page declares.
+    """
+    for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return _parsed_html(data[len(mark) :].decode(encoding, "replace")), encoding
     if charset:
         return _parsed_html(data.decode(charset, "replace")), charset
     try:
         return _parsed_html(data.decode("utf-8")), "utf-8"
+    # Neither header nor UTF-8: let libxml2 detect the declared encoding.
     except UnicodeDecodeError:
         root = _root_of(data, lxml.html.HTMLParser(huge_tree=False, no_network=True))
         return root, root.getroottree().docinfo.encoding or "utf-8"
@@ -82,7 +111,7 @@ def _root_of(data: Any, parser: Any) -> Any:
         raise documents.Unsupported("the page is empty") from None
 
 
-def _is_for_us(name: Any, agent: Any) -> Any:
+def _applies_to_agent(name: Any, agent: Any) -> Any:
     return (name or "").strip().lower() in ("robots", agent)
 
 
@@ -91,17 +120,22 @@ def _relations(node: Any) -> Any:
 
 
 def _is_inert(node: Any) -> Any:
-    """Whether it is part of a template, which a page does not show."""
+    """Return whether the element is inside a `template`, whose content a browser does
+    not show."""
     return next(node.iterancestors("template"), None) is not None
 
 
-# ------------------------------------------------------------------------------------------------ XML
+# ---------------------------------------------------------------------------------- XML
 
 
 def _xml(data: Any, charset: Any) -> Any:
-    """The root of a document, or None. Entities that it declares stay what they are: a few lines of them can stand for
-    gigabytes, or for a file of this machine."""
-    for attempt in (_as_declared, _as_the_header_says, _as_it_was_meant):
+    """Return the root of an XML document, or None if it cannot be parsed.
+
+    Declared entities are not expanded: they can stand for gigabytes, or for a file of
+    this machine.
+    """
+    # From strict to lenient; the first reading that succeeds counts.
+    for attempt in (_parse_as_declared, _parse_with_header_charset, _parse_leniently):
         try:
             root = attempt(data, charset)
         except (etree.XMLSyntaxError, ValueError, LookupError):
@@ -113,52 +147,73 @@ def _xml(data: Any, charset: Any) -> Any:
 
 def _parser(is_lenient: Any = False) -> Any:
     return etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True,
-        remove_pis=True, recover=is_lenient,
-    )  # fmt: skip
+        # No network, no DTD and no entities: the document must not make the parser load
+        # anything.
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+        recover=is_lenient,
+    )
 
 
-def _as_declared(data: Any, charset: Any) -> Any:
-    """By its byte order mark or its declaration. The header's encoding comes before the declaration (RFC 7303, 3)."""
-    has_mark = any(data.startswith(mark) for mark, _ in _MARKS)
+def _parse_as_declared(data: Any, charset: Any) -> Any:
+    """Parse with the encoding of the byte order mark or the XML declaration.
+
+    Returns None if the HTTP header names one, because that takes precedence (RFC 7303,
+    section 3).
+    """
+    has_mark = any(data.startswith(mark) for mark, _ in _BYTE_ORDER_MARKS)
     if charset and not has_mark:
         return None
     return etree.fromstring(data.lstrip(b" \t\r\n"), _parser())
 
 
-def _as_the_header_says(data: Any, charset: Any) -> Any:
+def _parse_with_header_charset(data: Any, charset: Any) -> Any:
     if not charset:
         return None
-    return etree.fromstring(_undeclared(data.decode(charset)), _parser())
+    return etree.fromstring(_without_declaration(data.decode(charset)), _parser())
 
 
-def _as_it_was_meant(data: Any, charset: Any) -> Any:
-    """What is nearly XML: an encoding that is not the declared one, ampersands that stand for themselves, HTML's
-    entities."""
+def _parse_leniently(data: Any, charset: Any) -> Any:
+    """Parse almost-XML: a wrong encoding declaration, bare ampersands, HTML entities.
+    None if it declares entities."""
     del charset
-    text = documents.text(data) if b"\0" not in data[:4] or data[:2] in (b"\xff\xfe", b"\xfe\xff") else _wide(data)
+    text = (
+        documents.text(data)
+        if b"\0" not in data[:4] or data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        else _decode_utf16(data)
+    )
     if "<!ENTITY" in text:
         return None  # what it declares would be taken for what it says
-    text = re.sub(r"&(#?\w{1,40};)?", _escaped, text)
-    return etree.fromstring(_undeclared(text), _parser(is_lenient=True))
+    text = re.sub(r"&(#?\w{1,40};)?", _escape_entity, text)
+    return etree.fromstring(_without_declaration(text), _parser(is_lenient=True))
 
 
-def _wide(data: Any) -> Any:
-    """UTF-16 that has no byte order mark: what begins with a sign of ASCII has a zero before or behind it."""
+def _decode_utf16(data: Any) -> Any:
+    """Decode UTF-16 without a byte order mark: an ASCII character has a zero byte
+    before or after it."""
     return data.decode("utf-16-be" if data[:1] == b"\0" else "utf-16-le", "replace")
 
 
-def _escaped(found: Any) -> Any:
-    if found[1] is None:
+def _escape_entity(match: Any) -> Any:
+    if match[1] is None:
         return "&amp;"
-    if found[1].startswith("#") or found[1].rstrip(";") in _XML_NAMES:
-        return found[0]
-    return html5.get(found[1], "&amp;" + found[1])
+    # Numeric references and XML's own entities stay; HTML's are replaced by their
+    # characters.
+    if match[1].startswith("#") or match[1].rstrip(";") in _XML_NAMES:
+        return match[0]
+    return html5.get(match[1], "&amp;" + match[1])
 
 
-def _undeclared(text: Any) -> Any:
-    """As UTF-8, without the declaration, which names another encoding."""
-    return re.sub(r"^[\ufeff\s]*(<\?xml\b[^>]{0,500}\?>)?\s*", "", text).encode("utf-8", "replace")
+def _without_declaration(text: Any) -> Any:
+    """Return the text as UTF-8 without its XML declaration, which names another
+    encoding."""
+    return re.sub(r"^[\ufeff\s]*(<\?xml\b[^>]{0,500}\?>)?\s*", "", text).encode(
+        "utf-8", "replace"
+    )
 
 
 def _name(node: Any) -> Any:
@@ -169,80 +224,109 @@ def _namespace(node: Any) -> Any:
     return node.tag[1:].partition("}")[0] if node.tag.startswith("{") else ""
 
 
-def _words(node: Any) -> Any:
-    """What an element says; nothing where an entity stands in it that only its document knows."""
-    if node is None or any(isinstance(one, etree._Entity) for one in node):
+def _element_text(node: Any) -> Any:
+    """Return an element's text; "" if it contains an entity that only the document
+    defines."""
+    if node is None or any(isinstance(child, etree._Entity) for child in node):
         return ""
-    return (node.text or "").strip()[:_LONGEST]
+    return (node.text or "").strip()[:_MAX_URL_CHARS]
 
 
 def _child(node: Any, name: Any) -> Any:
-    """The first child of that name which the node's own vocabulary has, and not an extension's."""
-    for one in node:
-        if _name(one) == name and _namespace(one) == _namespace(node):
-            return one
+    """Return the first child of that name in the node's own namespace, or None.
+    Extensions may reuse the name."""
+    for child in node:
+        if _name(child) == name and _namespace(child) == _namespace(node):
+            return child
     return None
 
 
-# ------------------------------------------------------------------------------------------------ sitemaps
+# ----------------------------------------------------------------------------- sitemaps
 
 
 def sitemap(task: Any, data: Any) -> Any:
-    """{"is_index", "entries": [[address, lastmod]], "is_cut": whether there are more than may be}. A sitemap may be a
-    feed, or addresses in lines of text, too."""
-    data = _unpacked(data)
-    if not data.lstrip(b"\xef\xbb\xbf \t\r\n\0").startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
-        return _lines(data, task["charset"])
+    """Return {"is_index", "entries": [[address, lastmod]], "is_cut": whether entries
+    were left out}.
+
+    A sitemap may also be a feed, or a text file with one URL per line.
+    """
+    data = _decompress(data)
+    # Anything that does not start like XML is taken as a list of URLs.
+    if not data.lstrip(b"\xef\xbb\xbf \t\r\n\0").startswith(
+        (b"<", b"\xff\xfe", b"\xfe\xff")
+    ):
+        return _parse_url_list(data, task["charset"])
     root = _xml(data, task["charset"])
     if root is None:
         raise documents.Unsupported("it is no sitemap")
-    kind = _name(root)
-    if kind in ("rss", "feed", "rdf"):
+    root_name = _name(root)
+    if root_name in ("rss", "feed", "rdf"):
         links = [[address, ""] for address, _ in _feed_entries(root) if address]
-        return _cut(links, is_index=False)
-    if kind not in ("urlset", "sitemapindex"):
+        return _sitemap_result(links, is_index=False)
+    if root_name not in ("urlset", "sitemapindex"):
         raise documents.Unsupported("it is no sitemap")
     entries = []
-    for one in root:
-        address = _words(_child(one, "loc")) if _name(one) in ("url", "sitemap") else ""
+    for element in root:
+        # Unknown elements may be extensions and are skipped.
+        address = (
+            _element_text(_child(element, "loc"))
+            if _name(element) in ("url", "sitemap")
+            else ""
+        )
         if address:
-            entries.append([address, _words(_child(one, "lastmod"))[:40]])
-        if len(entries) > MOST_ENTRIES:
+            entries.append([address, _element_text(_child(element, "lastmod"))[:40]])
+        # One more than the limit is collected, so that truncation can be reported.
+        if len(entries) > MAX_ENTRIES:
             break
-    return _cut(entries, is_index=kind == "sitemapindex")
+    return _sitemap_result(entries, is_index=root_name == "sitemapindex")
 
 
-def _cut(entries: Any, is_index: Any) -> Any:
-    return {"is_index": is_index, "entries": entries[:MOST_ENTRIES], "is_cut": len(entries) > MOST_ENTRIES}
+def _sitemap_result(entries: Any, is_index: Any) -> Any:
+    return {
+        "is_index": is_index,
+        "entries": entries[:MAX_ENTRIES],
+        "is_cut": len(entries) > MAX_ENTRIES,
+    }
 
 
-def _unpacked(data: Any) -> Any:
+def _decompress(data: Any) -> Any:
     if data[:2] != b"\x1f\x8b":
         return data
+    # 31: gzip format with its header.
     inflate = zlib.decompressobj(wbits=31)
     try:
-        plain = inflate.decompress(data, _MOST_UNPACKED + 1)
+        # The limit on the output stops decompression bombs.
+        plain = inflate.decompress(data, _MAX_UNPACKED + 1)
     except zlib.error as error:
         raise documents.Unsupported("it cannot be unpacked: %s" % error) from None
-    if len(plain) > _MOST_UNPACKED:
-        raise documents.Unsupported("it unpacks to more than %d MB" % (_MOST_UNPACKED >> 20))
+    if len(plain) > _MAX_UNPACKED:
+        raise documents.Unsupported(
+            "it unpacks to more than %d MB" % (_MAX_UNPACKED >> 20)
+        )
     return plain
 
 
-def _lines(data: Any, charset: Any) -> Any:
+def _parse_url_list(data: Any, charset: Any) -> Any:
     text = data.decode(charset, "replace") if charset else documents.text(data)
-    entries = [[one.strip()[:_LONGEST], ""] for one in text.split("\n") if re.match(r"\s*https?://\S+\s*$", one)]
+    entries = [
+        [line.strip()[:_MAX_URL_CHARS], ""]
+        for line in text.split("\n")
+        if re.match(r"\s*https?://\S+\s*$", line)
+    ]
     if not entries:
         raise documents.Unsupported("it is no sitemap")
-    return _cut(entries, is_index=False)
+    return _sitemap_result(entries, is_index=False)
 
 
-# ------------------------------------------------------------------------------------------------ feeds
+# -------------------------------------------------------------------------------- feeds
 
 
 def feed(task: Any, data: Any) -> Any:
-    """{"entries": [[address, bases]]}: an address is empty where an entry leads nowhere; `bases` are those that hold
-    for it, outermost first."""
+    """Return {"entries": [[address, bases]]}.
+
+    The address is "" if an entry has no link; `bases` are the base URLs that apply to
+    it, outermost first.
+    """
     root = _xml(data, task["charset"])
     if root is None or _name(root) not in ("rss", "feed", "rdf"):
         raise documents.Unsupported("it is no RSS or Atom feed")
@@ -253,34 +337,50 @@ def feed(task: Any, data: Any) -> Any:
 
 
 def _feed_entries(root: Any) -> Any:
-    wanted = "entry" if _name(root) == "feed" else "item"
-    found = []
-    for one in root.iter():
-        if _name(one) == wanted and len(found) < MOST_ENTRIES:
-            found.append(_atom_link(one) if wanted == "entry" else _rss_link(one))
-    return found
+    entry_name = "entry" if _name(root) == "feed" else "item"
+    entries = []
+    for element in root.iter():
+        if _name(element) == entry_name and len(entries) < MAX_ENTRIES:
+            entries.append(
+                _atom_link(element) if entry_name == "entry" else _rss_link(element)
+            )
+    return entries
 
 
 def _rss_link(item: Any) -> Any:
-    """RSS 2.0: its link, else a guid that is a permanent address; RSS 1.0: its link, else what it is about."""
+    """Return [address, bases]: in RSS 2.0 the link, else a permanent guid; in RSS 1.0
+    the link, else `rdf:about`."""
     link, guid = _child(item, "link"), _child(item, "guid")
-    if address := _words(link):
+    if address := _element_text(link):
         return [address, _bases(link)]
-    is_permanent = guid is not None and (guid.get("isPermaLink") or "true").strip().lower() == "true"
-    if is_permanent and re.match(r"(?i)https?://", _words(guid)):
-        return [_words(guid), _bases(guid)]
-    if about := item.get(_RDF_ABOUT):
-        return [about[:_LONGEST], _bases(item)]
+    is_permanent = (
+        guid is not None
+        and (guid.get("isPermaLink") or "true").strip().lower() == "true"
+    )
+    if is_permanent and re.match(r"(?i)https?://", _element_text(guid)):
+        return [_element_text(guid), _bases(guid)]
+    if about_url := item.get(_RDF_ABOUT):
+        return [about_url[:_MAX_URL_CHARS], _bases(item)]
     return _atom_link(item)
 
 
 def _atom_link(entry: Any) -> Any:
-    """RFC 4287, 4.2.7: the alternate, which is what a link is that does not say what it is. A page comes first."""
-    links = [one for one in entry if _name(one) == "link" and _namespace(one) in (_namespace(entry), *_ATOM)]
-    alternates = [one for one in links if _relation(one) == "alternate" and one.get("href")]
-    pages = [one for one in alternates if "html" in (one.get("type") or "html").lower()]
-    for one in (*pages, *alternates):
-        return [one.get("href")[:_LONGEST], _bases(one)]
+    """Return [address, bases] of the alternate link, HTML preferred (RFC 4287, 4.2.7).
+    A link without `rel` is alternate."""
+    # Old Atom elements are also used inside RSS.
+    links = [
+        child
+        for child in entry
+        if _name(child) == "link" and _namespace(child) in (_namespace(entry), *_ATOM)
+    ]
+    alternates = [
+        link for link in links if _relation(link) == "alternate" and link.get("href")
+    ]
+    pages = [
+        link for link in alternates if "html" in (link.get("type") or "html").lower()
+    ]
+    for link in (*pages, *alternates):
+        return [link.get("href")[:_MAX_URL_CHARS], _bases(link)]
     return ["", []]
 
 
@@ -289,34 +389,54 @@ def _relation(link: Any) -> Any:
 
 
 def _bases(node: Any) -> Any:
-    found = [one.get(_BASE) for one in (node, *node.iterancestors()) if one.get(_BASE)]
-    return found[::-1]
+    bases = [
+        ancestor.get(_BASE)
+        for ancestor in (node, *node.iterancestors())
+        if ancestor.get(_BASE)
+    ]
+    # The closest base comes first in the ancestors, but is applied last.
+    return bases[::-1]
 
 
-# ------------------------------------------------------------------------------------------------ robots.txt
+# --------------------------------------------------------------------------- robots.txt
 
 
 def robots(task: Any, data: Any) -> Any:
-    """{"allowed": for each of `task["addresses"]`, "delay": seconds that it asks for between two requests, or None}."""
-    if len(data) > _MOST_ROBOTS:
-        data = data[:_MOST_ROBOTS].rpartition(b"\n")[0]  # half a rule would be another rule
+    """Return {"allowed": one bool per `task["addresses"]`, "delay": requested seconds
+    between requests, or None}."""
+    if len(data) > _MAX_ROBOTS_BYTES:
+        data = data[:_MAX_ROBOTS_BYTES].rpartition(b"\n")[
+            0
+        ]  # half a rule would be another rule
     text = data.decode("utf-8-sig", "replace")
-    rules = protego.Protego.parse(_named_exactly(text, task["agent"]))
+    rules = protego.Protego.parse(_with_exact_agents(text, task["agent"]))
     return {
-        "allowed": [bool(rules.can_fetch(one, task["agent"])) for one in task["addresses"]],
+        "allowed": [
+            bool(rules.can_fetch(address, task["agent"]))
+            for address in task["addresses"]
+        ],
         "delay": rules.crawl_delay(task["agent"]),
     }
 
 
-def _named_exactly(text: Any, agent: Any) -> Any:
-    """With groups for this crawler, for all, and for others. A group is for whom its product token names (RFC 9309,
-    2.2.1), and protego takes one for `model` as one for `model-reader` too."""
+def _with_exact_agents(text: Any, agent: Any) -> Any:
+    """Rewrite the user-agent lines, so that groups of other crawlers cannot match ours.
 
-    def named(found: Any) -> Any:
-        token = found[2].lower()
-        return found[1] + (token if token in ("*", agent) else "somebody/else")
+    A group applies to the crawler with exactly its product token (RFC 9309, 2.2.1);
+    protego would also apply a group for `model` to `model-reader`.
+    """
 
-    return re.sub(r"(?im)^([ \t]*user-?[ \t]?agent[ \t]*:[ \t]*)([a-z_-]+|\*)[^\r\n]*", named, text)
+    def normalize_group(match: Any) -> Any:
+        """Return the user-agent line with our token or `*` alone, or with a token that
+        matches nobody."""
+        token = match[2].lower()
+        return match[1] + (token if token in ("*", agent) else "somebody/else")
+
+    return re.sub(
+        r"(?im)^([ \t]*user-?[ \t]?agent[ \t]*:[ \t]*)([a-z_-]+|\*)[^\r\n]*",
+        normalize_group,
+        text,
+    )
 
 
 _READERS = {"page": page, "sitemap": sitemap, "feed": feed, "robots": robots}

@@ -1,1 +1,1 @@
-"""Where vectors and words are searched: one Protocol, several homes."""
+"""Indexes for vector and full-text search: one Protocol and its implementations."""

@@ -1,4 +1,5 @@
-"""What every home of vectors and words offers. The rows of `index_entries` are the truth; an index follows them."""
+"""The interface of all indexes. The rows of `index_entries` are the source of truth; an
+index is derived from them."""
 
 from __future__ import annotations
 
@@ -6,117 +7,160 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from modelyard.base.lazy import lazy
-from modelyard.knowledge.rows import Changes
+from modelyard.base.lazy import lazy_module
+from modelyard.knowledge.rows import IndexDelta
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy("numpy", extra="knowledge")
+    np = lazy_module("numpy", extra="knowledge")
 
-ReadChanges = Callable[[str, int, int, int], Awaitable[Changes]]
-"""(dataset, space, since which generation, until which)"""
-_RRF = 60  # Cormack, Clarke, Büttcher 2009
+ReadChanges = Callable[[str, int, int, int], Awaitable[IndexDelta]]
+"""Reads index changes: (dataset, space, after which generation, up to which
+generation)."""
+# Cormack, Clarke, Büttcher 2009
+_RRF_CONSTANT = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
-    """One index of one dataset: vectors of one model."""
+class IndexKey:
+    """One index of a dataset: the vectors of one embedding model."""
 
     tenant: str
     dataset: str
     number: int
     dimensions: int
-    """0 where there are words alone."""
+    """Length of the vectors; 0 if the index has full-text terms only."""
     generation: int
-    """How far an index must have come before it may be asked."""
+    """The generation that an index must have reached before it is searched."""
 
     @property
     def key(self) -> tuple[str, int]:
+        """The dataset and the number of the index, which together identify it."""
         return self.dataset, self.number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is looked for: by meaning, by words, or by both."""
+class IndexQuery:
+    """A query for an index: by vector, by text, or both."""
 
     vector: np.ndarray | None = None
-    """float32, of length 1."""
+    """float32, normalised to length 1."""
     text: str | None = None
-    meaning: float = 0.5
-    """How much meaning counts where both are asked for; words count the rest."""
+    semantic_weight: float = 0.5
+    """Weight of the vector search if both are used, 0 to 1; the full-text search has
+    the remainder."""
     fusion: Literal["weights", "ranks"] = "weights"
-    most: int = 10
+    limit: int = 10
     candidates: int = 100
     documents: Collection[str] | None = None
-    """Look in these alone."""
+    """Restrict the search to these documents; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class IndexHit:
+    """An index entry that matches a query."""
+
     entry: int
     score: float
-    """0 to 1: `semantic`, `words`, or the two by their shares."""
+    """0 to 1: the semantic score, the full-text score, or their weighted sum."""
     semantic: float | None = None
-    """Cosine; below 0 it is 0."""
-    words: float | None = None
-    """How much of the question's words is there, rare ones counting more: 1 is all, as often as is usual."""
+    """Cosine similarity; negative values become 0."""
+    keyword_score: float | None = None
+    """Share of the query's terms that the entry contains, weighted by rarity: 1 means
+    all terms, at normal frequency."""
 
 
 class Index(Protocol):
+    """A search index that is derived from the database's rows."""
+
     @property
-    def name(self) -> str: ...
-
-    async def follow(self, space: Space) -> None:
-        """Come to the space's generation. Raises StorageUnavailableError where the store cannot be reached."""
+    def name(self) -> str:
+        """The index's name in the settings."""
         ...
 
-    async def search(self, space: Space, asked: Question) -> Sequence[Found]:
-        """Best first. What it gives may be gone meanwhile: look it up."""
+    async def sync_to_generation(self, space: IndexKey) -> None:
+        """Bring the index up to the required generation. Raises StorageUnavailableError
+        if the store cannot be reached."""
         ...
 
-    async def count(self, space: Space) -> int: ...
+    async def search(
+        self, space: IndexKey, search_request: IndexQuery
+    ) -> Sequence[IndexHit]:
+        """Return the hits, best first. An entry may have been deleted meanwhile, so
+        callers must look it up."""
+        ...
+
+    async def count(self, space: IndexKey) -> int:
+        """Return the number of entries in the index."""
+        ...
 
     async def drop(self, dataset: str, number: int | None = None) -> None:
-        """Forget a space, or all of a dataset's."""
+        """Delete one index of a dataset, or all of them if `number` is None."""
         ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Release the index's connections and memory."""
+        ...
 
 
-def fused(semantic: Mapping[int, float], words: Mapping[int, float], question: Question) -> list[Found]:
-    """Both legs' scores of every candidate as one list, best first.
+def fuse_scores(
+    semantic: Mapping[int, float],
+    keyword_scores: Mapping[int, float],
+    question: IndexQuery,
+) -> list[IndexHit]:
+    """Combine the scores of both legs into one list, best first.
 
-    By weights: the sum of both, each 0 to 1 by itself, so that a share means what it says. By ranks: reciprocal rank
-    fusion; then the order comes from the ranks, and the score, which thresholds are held against, is still that sum.
+    By weights: the weighted sum of both scores, each 0 to 1. By ranks: reciprocal rank
+    fusion determines the order, while the score, to which thresholds apply, is still
+    the weighted sum.
     """
-    share = question.meaning
-    every = {*semantic, *words}
+    semantic_weight = question.semantic_weight
+    candidates = {*semantic, *keyword_scores}
 
     def score(entry: int) -> float:
-        return share * max(0.0, semantic.get(entry, 0.0)) + (1 - share) * min(1.0, words.get(entry, 0.0))
+        """Return the weighted sum of an entry's scores."""
+        return semantic_weight * max(0.0, semantic.get(entry, 0.0)) + (
+            1 - semantic_weight
+        ) * min(1.0, keyword_scores.get(entry, 0.0))
 
     order: Callable[[int], float] = score
     if question.fusion == "ranks":
-        ranks = (_ranks(semantic, question.candidates), _ranks(words, question.candidates))
+        ranks = (
+            _ranks(semantic, question.candidates),
+            _ranks(keyword_scores, question.candidates),
+        )
 
         def by_ranks(entry: int) -> float:
+            """Return the reciprocal rank fusion value of an entry."""
             return sum(
-                part / (_RRF + places[entry])
-                for part, places in zip((share, 1 - share), ranks, strict=True)
-                if entry in places
+                part / (_RRF_CONSTANT + rank_by_entry[entry])
+                for part, rank_by_entry in zip(
+                    (semantic_weight, 1 - semantic_weight), ranks, strict=True
+                )
+                if entry in rank_by_entry
             )
 
         order = by_ranks
-    found = sorted(every, key=lambda entry: (-order(entry), entry))[: question.most]
+    # Ties are broken by the entry id, so that the order is deterministic.
+    best_entries = sorted(candidates, key=lambda entry: (-order(entry), entry))[
+        : question.limit
+    ]
     return [
-        Found(
-            entry, min(1.0, score(entry)), max(0.0, semantic.get(entry, 0.0)), min(1.0, words.get(entry, 0.0))
+        IndexHit(
+            entry,
+            min(1.0, score(entry)),
+            max(0.0, semantic.get(entry, 0.0)),
+            min(1.0, keyword_scores.get(entry, 0.0)),
         )
-        for entry in found
-    ]  # fmt: skip
+        for entry in best_entries
+    ]
 
 
-def _ranks(scores: Mapping[int, float], most: int) -> dict[int, int]:
-    best = sorted((one for one in scores if scores[one] > 0), key=lambda one: (-scores[one], one))[:most]
-    return {entry: place + 1 for place, entry in enumerate(best)}
+def _ranks(scores: Mapping[int, float], limit: int) -> dict[int, int]:
+    """Return the ranks of the best `limit` entries with a positive score, from 1."""
+    best_entries = sorted(
+        (entry for entry in scores if scores[entry] > 0),
+        key=lambda entry: (-scores[entry], entry),
+    )[:limit]
+    return {entry: index + 1 for index, entry in enumerate(best_entries)}

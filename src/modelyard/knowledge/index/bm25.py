@@ -1,7 +1,8 @@
-"""BM25 over hashed terms, as NumPy arrays: what is searched of the words of one space.
+"""BM25 over hashed terms in NumPy arrays: the full-text part of an in-memory index.
 
-Lucene's formula with k1 = 1.2 and b = 0.75. A posting's share is worked out once, when the arrays are made: a question
-is then a few sums over slices. Additions go to a small part of their own until there are enough to merge.
+Lucene's formula with k1 = 1.2 and b = 0.75. The term-frequency share of each posting is
+computed once per array, so that a query is a few sums over slices. New entries go to a
+small block of their own until merging pays off.
 """
 
 from __future__ import annotations
@@ -12,102 +13,138 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from modelyard.base.lazy import lazy
-from modelyard.knowledge.analysis import split_counted, terms
+from modelyard.base.lazy import lazy_module
+from modelyard.knowledge.analysis import decode_term_counts, terms
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy("numpy", extra="knowledge")
+    np = lazy_module("numpy", extra="knowledge")
 
 K1, B = 1.2, 0.75
-_SAMPLED, _STRIDE = 20_000, 16
-_MOST_TERMS = 512  # of a question: more is a document, and its rarest words say enough
+_SAMPLE_FROM, _STRIDE = 20_000, 16
+# Longer queries are documents: their first distinct terms suffice.
+_MAX_QUERY_TERMS = 512
 
 
-class Part:
-    """Postings of entries `first` to `first + count`, by term."""
+class PostingBlock:
+    """The postings, sorted by term, of the entries `first` to `first + count`."""
 
-    def __init__(self, first: int, stored: Sequence[bytes], lengths: np.ndarray) -> None:
+    def __init__(
+        self, first: int, encoded_terms: Sequence[bytes], lengths: np.ndarray
+    ) -> None:
         self.first = first
-        self.count = len(stored)
-        every, counts, sizes = split_counted(stored)
+        self.count = len(encoded_terms)
+        all_terms, counts, sizes = decode_term_counts(encoded_terms)
         slots = np.repeat(np.arange(self.count, dtype=np.int32), sizes)
-        order = np.argsort(every, kind="stable")
-        ordered = every[order]
+        # A stable sort keeps the entries of each term in order.
+        order = np.argsort(all_terms, kind="stable")
+        ordered = all_terms[order]
         self.slots = slots[order]
         self.counts = counts[order]
         self.terms, starts = np.unique(ordered, return_index=True)
         self.starts = np.append(starts, len(ordered)).astype(np.int64)
         self.lengths = lengths.astype(np.float32)
-        self.forget_shares()
+        self.reset_shares()
 
-    def forget_shares(self) -> None:
+    def reset_shares(self) -> None:
+        """Discard the cached shares; the next query computes them again."""
         self._average = 0.0
         self._shares = np.zeros(0, np.float32)
 
-    def shares(self, average: float) -> np.ndarray:
-        """What each posting is worth before the term's own weight."""
-        if abs(average - self._average) > 0.01 * average or len(self._shares) != len(self.slots):
+    def term_frequency_shares(self, average: float) -> np.ndarray:
+        """Return the term-frequency share of each posting, before its term's own
+        weight."""
+        # Recompute only if the mean length has moved by more than 1 %: its effect on
+        # the scores is tiny.
+        if abs(average - self._average) > 0.01 * average or len(self._shares) != len(
+            self.slots
+        ):
             counts = self.counts.astype(np.float32)
             norm = K1 * (1 - B + B * self.lengths / max(average, 1e-9))
             self._shares = counts * (K1 + 1) / (counts + norm[self.slots])
             self._average = average
         return self._shares
 
-    def slice(self, term: int) -> tuple[int, int]:
-        place = int(np.searchsorted(self.terms, np.uint32(term)))
-        if place == len(self.terms) or self.terms[place] != term:
+    def term_range(self, term: int) -> tuple[int, int]:
+        """Return the range of a term's postings; (0, 0) if no entry contains it."""
+        index = int(np.searchsorted(self.terms, np.uint32(term)))
+        if index == len(self.terms) or self.terms[index] != term:
             return 0, 0
-        return int(self.starts[place]), int(self.starts[place + 1])
+        return int(self.starts[index]), int(self.starts[index + 1])
 
 
-def question(text: str) -> dict[int, int]:
-    """The different terms of a question, and how often each is there."""
+def query_term_counts(text: str) -> dict[int, int]:
+    """Return the distinct terms of a query and how often each occurs."""
     counts = Counter(terms(text))
-    return dict(islice(counts.items(), _MOST_TERMS))
+    return dict(islice(counts.items(), _MAX_QUERY_TERMS))
 
 
 def idf(holding: int, alive: int) -> float:
-    """What a term weighs that so many entries hold. One that none holds weighs as if one did: it counts as missing."""
+    """Return the inverse document frequency of a term.
+
+    A term that no entry contains is weighted as if one did, so that it lowers the
+    scores as a missing term.
+    """
     holding = max(1, min(holding, alive))
     return math.log(1 + (max(alive, 1) - holding + 0.5) / (holding + 0.5))
 
 
-def scored(parts: Sequence[Part], wanted: Mapping[int, int], total: int, alive: int, average: float) -> np.ndarray:
-    """How much of the question's words each of `total` entries holds: 0 to 1, shape (total,)."""
-    best = 0.0
+def score_entries(
+    parts: Sequence[PostingBlock],
+    query_terms: Mapping[int, int],
+    total: int,
+    alive: int,
+    average: float,
+) -> np.ndarray:
+    """Return the share of the query's terms that each of `total` entries contains: 0 to
+    1, shape (total,)."""
+    max_score = 0.0
     slots: list[np.ndarray] = []
     worth: list[np.ndarray] = []
-    for term, times in wanted.items():
-        found = [(part, *part.slice(term)) for part in parts]
-        holding = sum(stop - start for _, start, stop in found)
+    for term, times in query_terms.items():
+        postings = [(part, *part.term_range(term)) for part in parts]
+        # Document frequencies are summed over all blocks.
+        holding = sum(stop - start for _, start, stop in postings)
         weight = times * idf(holding, alive)
-        best += weight
-        for part, start, stop in found:
+        max_score += weight
+        for part, start, stop in postings:
             if start < stop:
-                some = part.slots[start:stop]
-                slots.append(some if part.first == 0 else some + part.first)
-                worth.append(part.shares(average)[start:stop] * np.float32(weight))
+                posting_slots = part.slots[start:stop]
+                slots.append(
+                    posting_slots if part.first == 0 else posting_slots + part.first
+                )
+                worth.append(
+                    part.term_frequency_shares(average)[start:stop] * np.float32(weight)
+                )
     if not slots:
         return np.zeros(total, np.float32)
-    # One pass over all postings: adding term by term reads and writes the scores at random for each.
+    # One pass over all postings: adding term by term would access the scores at random
+    # once per term.
     scores = np.bincount(np.concatenate(slots), np.concatenate(worth), total)
-    return (scores / best).astype(np.float32)
+    # The score that an entry with all terms at normal frequency would have becomes 1.
+    return (scores / max_score).astype(np.float32)
 
 
-def top(scores: np.ndarray, most: int, *, above: float = 0.0) -> np.ndarray:
-    """Places of the highest scores, best first; of equal ones the earlier first."""
+def top_indexes(
+    scores: np.ndarray, limit: int, *, threshold: float = 0.0
+) -> np.ndarray:
+    """Return the indexes of the highest scores above `threshold`, best first; equal
+    scores in index order."""
     count = len(scores)
-    places = np.arange(count)
-    if count > _SAMPLED and most * 8 < count:
-        # What is above the best of a sample's is few; the rest need not be ordered.
+    indexes = np.arange(count)
+    if count > _SAMPLE_FROM and limit * 8 < count:
+        # A sampled threshold leaves few candidates, so that only these need to be
+        # sorted.
         sample = scores[::_STRIDE]
-        rank = min(len(sample) - 1, most // _STRIDE * 2 + 16)
+        rank = min(len(sample) - 1, limit // _STRIDE * 2 + 16)
         cut = np.partition(sample, len(sample) - 1 - rank)[len(sample) - 1 - rank]
-        few = np.flatnonzero(scores >= cut)
-        places = few if len(few) >= most else places
-    if most < len(places):
-        places = places[np.argpartition(scores[places], len(places) - most)[-most:]]
-    places = places[scores[places] > above]
-    return places[np.lexsort((places, -scores[places]))]
+        candidates = np.flatnonzero(scores >= cut)
+        # If the sample was unrepresentative, fall back to all entries.
+        indexes = candidates if len(candidates) >= limit else indexes
+    if limit < len(indexes):
+        indexes = indexes[
+            np.argpartition(scores[indexes], len(indexes) - limit)[-limit:]
+        ]
+    indexes = indexes[scores[indexes] > threshold]
+    return indexes[np.lexsort((indexes, -scores[indexes]))]

@@ -1,5 +1,9 @@
-"""Indexes that live outside of this process: brought up to the database's generation before each search, by steps that
-may be done twice. What such a store holds beyond that is looked up in the database and found to be gone."""
+"""Indexes in external stores. Each is brought up to the database's generation before a
+search, by idempotent steps.
+
+Surplus entries in such a store do no harm: they are looked up in the database and found
+to be deleted.
+"""
 
 from __future__ import annotations
 
@@ -9,162 +13,299 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from modelyard.base.lazy import lazy
-from modelyard.knowledge.analysis import split_counted
-from modelyard.knowledge.index.base import Found, Question, ReadChanges, Space, fused
-from modelyard.knowledge.index.bm25 import idf, question
-from modelyard.knowledge.rows import Changes
-from modelyard.knowledge.stored.followers import Followers
+from modelyard.base.lazy import lazy_module
+from modelyard.knowledge.analysis import decode_term_counts
+from modelyard.knowledge.index.base import (
+    IndexHit,
+    IndexKey,
+    IndexQuery,
+    ReadChanges,
+    fuse_scores,
+)
+from modelyard.knowledge.index.bm25 import idf, query_term_counts
+from modelyard.knowledge.rows import IndexDelta
+from modelyard.knowledge.stored.followers import IndexProgress
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy("numpy", extra="knowledge")
+    np = lazy_module("numpy", extra="knowledge")
 
-_ENTRIES, _LENGTH = 0, -1
+# Pseudo-terms under which the number of entries and their total length are stored.
+_ENTRY_COUNT_TERM, _TOTAL_LENGTH_TERM = 0, -1
 
 
-class Follower(ABC):
-    """What differs between stores is how points are put and deleted, and how each leg is asked."""
+class ExternalIndex(ABC):
+    """Common part of external indexes; stores differ in how they write points and run
+    each leg of a search."""
 
     name: str
 
-    def __init__(self, read: ReadChanges, followers: Followers) -> None:
+    def __init__(self, read: ReadChanges, followers: IndexProgress) -> None:
         self._read = read
-        self._followers = followers
-        self._at: dict[tuple[str, int], int] = {}
+        self._index_progress = followers
+        self._generations: dict[tuple[str, int], int] = {}
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
 
-    # what stores do
+    # Implemented by each store
 
     @abstractmethod
-    async def put(self, space: Space, changes: Changes) -> None:
-        """Have all of these; where `is_whole`, these alone."""
+    async def apply_changes(self, space: IndexKey, changes: IndexDelta) -> None:
+        """Write the changed entries and delete removed ones. A full snapshot replaces
+        all entries of the space."""
 
     @abstractmethod
     async def nearest(
-        self, space: Space, vector: np.ndarray, most: int, documents: Collection[str] | None
+        self,
+        space: IndexKey,
+        vector: np.ndarray,
+        limit: int,
+        documents: Collection[str] | None,
     ) -> Mapping[int, float]:
-        """Entry → cosine."""
+        """Return the nearest entries with their cosine similarity."""
 
     @abstractmethod
     async def matching(
-        self, space: Space, weights: Mapping[int, float], average: float, most: int, documents: Collection[str] | None
+        self,
+        space: IndexKey,
+        weights: Mapping[int, float],
+        average: float,
+        limit: int,
+        documents: Collection[str] | None,
     ) -> Mapping[int, float]:
-        """Entry → sum of the weights of the terms that it holds, each times its share (`bm25.Part.shares`)."""
+        """Return the entries with the highest sum of term weights, each multiplied by
+        its share (`bm25.Part.shares`)."""
 
     @abstractmethod
-    async def cosines(self, space: Space, vector: np.ndarray, entries: Sequence[int]) -> Mapping[int, float]:
-        """Of these alone."""
+    async def cosines(
+        self, space: IndexKey, vector: np.ndarray, entries: Sequence[int]
+    ) -> Mapping[int, float]:
+        """Return the cosine similarity of the given entries."""
 
     @abstractmethod
     async def sums(
-        self, space: Space, weights: Mapping[int, float], average: float, entries: Sequence[int]
+        self,
+        space: IndexKey,
+        weights: Mapping[int, float],
+        average: float,
+        entries: Sequence[int],
     ) -> Mapping[int, float]:
-        """Of these alone."""
+        """Return the weighted term sums of the given entries."""
 
-    # what all do
+    # Common to all stores
 
-    async def follow(self, space: Space) -> None:
-        if self._at.get(space.key, -1) >= space.generation:
+    async def sync_to_generation(self, space: IndexKey) -> None:
+        """Bring the store up to the required generation. Does nothing if it is already
+        there."""
+        if self._generations.get(space.key, -1) >= space.generation:
             return
+        # One synchronisation per space at a time; the second check is for those that
+        # waited.
         async with self._locks.setdefault(space.key, asyncio.Lock()):
-            if self._at.get(space.key, -1) >= space.generation:
+            if self._generations.get(space.key, -1) >= space.generation:
                 return
-            since = await self._followers.followed(self.name, space.dataset, space.number)
+            # Other processes share the store, so its recorded generation counts, not
+            # this process's memory.
+            since = await self._index_progress.synced_generation(
+                self.name, space.dataset, space.number
+            )
             if since < space.generation:
-                changes = await self._read(space.dataset, space.number, since, space.generation)
-                await self.put(space, changes)
-                await self._followers.set_followed(
-                    self.name, space.dataset, space.number, since, space.generation, _counted(changes),
-                    is_whole=changes.is_whole,
-                )  # fmt: skip
-            self._at[space.key] = space.generation
+                changes = await self._read(
+                    space.dataset, space.number, since, space.generation
+                )
+                # Write the points before recording the generation: after a crash the
+                # same changes are applied again.
+                await self.apply_changes(space, changes)
+                await self._index_progress.record_sync(
+                    self.name,
+                    space.dataset,
+                    space.number,
+                    since,
+                    space.generation,
+                    _term_count_changes(changes),
+                    is_snapshot=changes.is_snapshot,
+                )
+            self._generations[space.key] = space.generation
 
-    async def search(self, space: Space, asked: Question) -> Sequence[Found]:
-        await self.follow(space)
+    async def search(
+        self, space: IndexKey, search_request: IndexQuery
+    ) -> Sequence[IndexHit]:
+        """Return the hits for a query, best first, after synchronising the store."""
+        await self.sync_to_generation(space)
         semantic: dict[int, float] = {}
-        words: dict[int, float] = {}
-        most = asked.most if asked.text is None or asked.vector is None else max(asked.most, asked.candidates)
-        if asked.vector is not None:
-            semantic.update(await self.nearest(space, asked.vector, most, asked.documents))
-        if asked.text is None:
-            return _one_leg(semantic, asked.most, is_semantic=True)
-        weights, average, best = await self._weights(space, asked.text)
+        keyword_scores: dict[int, float] = {}
+        # Fusion needs more candidates of each leg than the final result has hits.
+        leg_limit = (
+            search_request.limit
+            if search_request.text is None or search_request.vector is None
+            else max(search_request.limit, search_request.candidates)
+        )
+        if search_request.vector is not None:
+            semantic.update(
+                await self.nearest(
+                    space, search_request.vector, leg_limit, search_request.documents
+                )
+            )
+        if search_request.text is None:
+            return _single_leg_hits(semantic, search_request.limit, is_semantic=True)
+        weights, average, max_score = await self._weights(space, search_request.text)
         if weights:
-            found = await self.matching(space, weights, average, most, asked.documents)
-            words.update((entry, score / best) for entry, score in found.items())
-        if asked.vector is None:
-            return _one_leg(words, asked.most, is_semantic=False)
-        if missing := [one for one in words if one not in semantic]:
-            semantic.update(await self.cosines(space, asked.vector, missing))
-        if weights and (missing := [one for one in semantic if one not in words]):
-            found = await self.sums(space, weights, average, missing)
-            words.update((entry, score / best) for entry, score in found.items())
-        return fused(semantic, words, asked)
+            matched_scores = await self.matching(
+                space, weights, average, leg_limit, search_request.documents
+            )
+            keyword_scores.update(
+                (entry, score / max_score) for entry, score in matched_scores.items()
+            )
+        if search_request.vector is None:
+            return _single_leg_hits(
+                keyword_scores, search_request.limit, is_semantic=False
+            )
+        # Complete the scores: an entry found by one leg may simply be below the other
+        # leg's limit.
+        if missing := [entry for entry in keyword_scores if entry not in semantic]:
+            semantic.update(await self.cosines(space, search_request.vector, missing))
+        if weights and (
+            missing := [entry for entry in semantic if entry not in keyword_scores]
+        ):
+            matched_scores = await self.sums(space, weights, average, missing)
+            keyword_scores.update(
+                (entry, score / max_score) for entry, score in matched_scores.items()
+            )
+        return fuse_scores(semantic, keyword_scores, search_request)
 
-    async def _weights(self, space: Space, text: str) -> tuple[dict[int, float], float, float]:
-        """Of the question's terms; entries' mean length; what an entry with all of the terms would have."""
-        wanted = question(text)
-        holding = await self._followers.holding(self.name, space.dataset, space.number, [*wanted, _ENTRIES, _LENGTH])
-        entries = max(1, holding.get(_ENTRIES, 0))
-        weights = {term: times * idf(holding.get(term, 0), entries) for term, times in wanted.items()}
-        known = {term: weight for term, weight in weights.items() if holding.get(term, 0) > 0}
-        return known, max(1.0, holding.get(_LENGTH, 0) / entries), sum(weights.values()) or 1.0
+    async def _weights(
+        self, space: IndexKey, text: str
+    ) -> tuple[dict[int, float], float, float]:
+        """Return the weights of the query's terms, the entries' mean length, and the
+        score of an entry with all terms."""
+        query_terms = query_term_counts(text)
+        holding = await self._index_progress.term_counts(
+            self.name,
+            space.dataset,
+            space.number,
+            [*query_terms, _ENTRY_COUNT_TERM, _TOTAL_LENGTH_TERM],
+        )
+        entries = max(1, holding.get(_ENTRY_COUNT_TERM, 0))
+        weights = {
+            term: times * idf(holding.get(term, 0), entries)
+            for term, times in query_terms.items()
+        }
+        # Terms that no entry contains need not be queried, but they count for the
+        # maximum.
+        present_weights = {
+            term: weight for term, weight in weights.items() if holding.get(term, 0) > 0
+        }
+        return (
+            present_weights,
+            max(1.0, holding.get(_TOTAL_LENGTH_TERM, 0) / entries),
+            sum(weights.values()) or 1.0,
+        )
 
-    async def average(self, space: Space, changes: Changes) -> float:
-        """Entries' mean length once these changes are made."""
-        known = {} if changes.is_whole else await self._followers.holding(
-            self.name, space.dataset, space.number, [_ENTRIES, _LENGTH]
-        )  # fmt: skip
-        more = _counted(changes)
-        entries = known.get(_ENTRIES, 0) + more[_ENTRIES]
-        return max(1.0, (known.get(_LENGTH, 0) + more[_LENGTH]) / max(1, entries))
+    async def mean_length_after(self, space: IndexKey, changes: IndexDelta) -> float:
+        """Return the entries' mean length after the changes are applied."""
+        stored_counts = (
+            {}
+            if changes.is_snapshot
+            else await self._index_progress.term_counts(
+                self.name,
+                space.dataset,
+                space.number,
+                [_ENTRY_COUNT_TERM, _TOTAL_LENGTH_TERM],
+            )
+        )
+        added_counts = _term_count_changes(changes)
+        entries = (
+            stored_counts.get(_ENTRY_COUNT_TERM, 0) + added_counts[_ENTRY_COUNT_TERM]
+        )
+        return max(
+            1.0,
+            (
+                stored_counts.get(_TOTAL_LENGTH_TERM, 0)
+                + added_counts[_TOTAL_LENGTH_TERM]
+            )
+            / max(1, entries),
+        )
 
-    async def count(self, space: Space) -> int:
-        await self.follow(space)
-        return await self.points(space)
+    async def count(self, space: IndexKey) -> int:
+        """Return the number of entries in the store after synchronising it."""
+        await self.sync_to_generation(space)
+        return await self.count_points(space)
 
     @abstractmethod
-    async def points(self, space: Space) -> int: ...
+    async def count_points(self, space: IndexKey) -> int:
+        """Return the number of entries that the store holds for the space."""
+        ...
 
     async def drop(self, dataset: str, number: int | None = None) -> None:
-        for key in [one for one in self._at if one[0] == dataset and number in (None, one[1])]:
-            del self._at[key]
+        """Delete one index of a dataset, or all of them if `number` is None."""
+        for key in [
+            space_key
+            for space_key in self._generations
+            if space_key[0] == dataset and number in (None, space_key[1])
+        ]:
+            del self._generations[key]
             self._locks.pop(key, None)
         await self.delete(dataset, number)
-        await self._followers.unfollow(self.name, dataset)
+        await self._index_progress.forget_store(self.name, dataset)
 
     @abstractmethod
-    async def delete(self, dataset: str, number: int | None) -> None: ...
+    async def delete(self, dataset: str, number: int | None) -> None:
+        """Delete the entries of one space from the store, or of all spaces if `number`
+        is None."""
+        ...
 
     @abstractmethod
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Close the store's connections."""
+        ...
 
 
-def _counted(changes: Changes) -> dict[int, int]:
-    """How many more entries hold each term."""
-    found: Counter[int] = Counter()
+def _term_count_changes(changes: IndexDelta) -> dict[int, int]:
+    """Return how the changes alter the number of entries per term, including the
+    pseudo-terms."""
+    term_counts: Counter[int] = Counter()
     if changes.terms:
-        every, _, _ = split_counted(changes.terms)
-        unique, counts = np.unique(every, return_counts=True)
-        found.update(dict(zip(unique.tolist(), counts.tolist(), strict=True)))
-    found[_ENTRIES] = len(changes.ids)
-    found[_LENGTH] = sum(changes.lengths)
-    if changes.gone:
-        every, _, _ = split_counted([terms for terms, _ in changes.gone])
-        unique, counts = np.unique(every, return_counts=True)
-        found.subtract(dict(zip(unique.tolist(), counts.tolist(), strict=True)))
-        found[_ENTRIES] -= len(changes.gone)
-        found[_LENGTH] -= sum(length for _, length in changes.gone)
-    return dict(found)
+        all_terms, _, _ = decode_term_counts(changes.terms)
+        unique, counts = np.unique(all_terms, return_counts=True)
+        term_counts.update(dict(zip(unique.tolist(), counts.tolist(), strict=True)))
+    term_counts[_ENTRY_COUNT_TERM] = len(changes.ids)
+    term_counts[_TOTAL_LENGTH_TERM] = sum(changes.lengths)
+    if changes.removed_terms:
+        all_terms, _, _ = decode_term_counts(
+            [terms for terms, _ in changes.removed_terms]
+        )
+        unique, counts = np.unique(all_terms, return_counts=True)
+        term_counts.subtract(dict(zip(unique.tolist(), counts.tolist(), strict=True)))
+        term_counts[_ENTRY_COUNT_TERM] -= len(changes.removed_terms)
+        term_counts[_TOTAL_LENGTH_TERM] -= sum(
+            length for _, length in changes.removed_terms
+        )
+    return dict(term_counts)
 
 
-def _one_leg(scores: Mapping[int, float], most: int, *, is_semantic: bool) -> list[Found]:
-    kept = scores if is_semantic else {one: score for one, score in scores.items() if score > 0}
-    order = sorted(kept, key=lambda one: (-kept[one], one))[:most]
-    found: list[Found] = []
-    for one in order:
-        score = min(1.0, max(0.0, scores[one]))
-        found.append(Found(one, score, score if is_semantic else None, None if is_semantic else score))
-    return found
+def _single_leg_hits(
+    scores: Mapping[int, float], limit: int, *, is_semantic: bool
+) -> list[IndexHit]:
+    """Return the hits of a search with one leg only, best first."""
+    # Without a matching term an entry is no full-text hit; a cosine of 0 still is a
+    # result.
+    eligible_scores = (
+        scores
+        if is_semantic
+        else {entry: score for entry, score in scores.items() if score > 0}
+    )
+    order = sorted(eligible_scores, key=lambda entry: (-eligible_scores[entry], entry))[
+        :limit
+    ]
+    hits: list[IndexHit] = []
+    for entry in order:
+        score = min(1.0, max(0.0, scores[entry]))
+        hits.append(
+            IndexHit(
+                entry,
+                score,
+                score if is_semantic else None,
+                None if is_semantic else score,
+            )
+        )
+    return hits

@@ -1,8 +1,11 @@
-"""The index that needs no server: arrays in memory, read from the database's rows and kept up with them.
+"""The index without a server: arrays in memory, loaded from the database's rows and
+kept up to date with them.
 
-Vectors are compared exactly up to 20,000 entries, one product of a matrix and a vector; above, by a graph (HNSW) that
-is built beside, with exact search meanwhile. Words are BM25 over arrays. Each process has its own, and reads what it
-has not seen when the dataset's generation says so; nothing here is stored, so nothing here can be wrong after a crash.
+Up to 20,000 entries vectors are compared exactly, by one product of a matrix and a
+vector. Above that a graph (HNSW) is built in the background, with exact search
+meanwhile. Full-text search is BM25 over arrays. Each process has its own index and
+reads what it lacks when the dataset's generation has changed. Nothing is stored here,
+so a crash cannot corrupt anything.
 """
 
 from __future__ import annotations
@@ -15,64 +18,91 @@ from collections.abc import Collection, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from modelyard.base.lazy import lazy
-from modelyard.knowledge.index.base import Found, Question, ReadChanges, Space, fused
-from modelyard.knowledge.index.bm25 import Part, question, scored, top
-from modelyard.knowledge.rows import Changes
+from modelyard.base.lazy import lazy_module
+from modelyard.knowledge.index.base import (
+    IndexHit,
+    IndexKey,
+    IndexQuery,
+    ReadChanges,
+    fuse_scores,
+)
+from modelyard.knowledge.index.bm25 import (
+    PostingBlock,
+    query_term_counts,
+    score_entries,
+    top_indexes,
+)
+from modelyard.knowledge.rows import IndexDelta
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy("numpy", extra="knowledge")
+    np = lazy_module("numpy", extra="knowledge")
 
 logger = logging.getLogger("modelyard.knowledge")
 
 GRAPH_FROM = 20_000
-_THREAD_FROM = 4_000_000  # numbers to multiply: below, a thread costs more than the product
-_MERGE_SHARE = 8  # additions are merged when they are an eighth of the whole
-_TRIALS, _RECALL, _FAR = 100, 0.995, (64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768)
-_NEVER = -4.0  # the score of what must not be found: lower than any cosine
-_FEW = 16  # where one in so many is asked for, they are compared exactly
+# Multiplications per query; below this, starting a thread costs more than the product.
+_MIN_THREAD_SIZE = 4_000_000
+# New entries are merged once they are an eighth of all entries.
+_MERGE_SHARE = 8
+_TUNING_QUERIES, _TARGET_RECALL, _EXPANSION_STEPS = (
+    100,
+    0.995,
+    (64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768),
+)
+# Score of excluded entries: lower than any cosine.
+_EXCLUDED_SCORE = -4.0
+# If at most one entry in so many is allowed, the allowed ones are compared exactly.
+_EXACT_SEARCH_RATIO = 16
 
 
 class SpaceIndex:
-    """One space. Read by many threads, changed by one at a time."""
+    """The arrays of one space. Many threads read them; changes are applied one at a
+    time."""
 
     def __init__(self, dimensions: int, *, graph_from: int = GRAPH_FROM) -> None:
         self.generation = 0
         self.dimensions = dimensions
         self.size = 0
-        self.alive = 0
+        self.alive_count = 0
         self._graph_from = graph_from
         self._ids = np.zeros(0, np.int64)
         self._documents = np.zeros(0, np.int32)
         self._is_alive = np.zeros(0, np.bool_)
         self._lengths = np.zeros(0, np.int64)
         self._matrix = np.zeros((0, dimensions), np.float32)
-        self._numbers: dict[str, int] = {}
-        self._parts: list[Part] = []
+        self._document_numbers: dict[str, int] = {}
+        self._parts: list[PostingBlock] = []
         self._terms: list[bytes] = []
-        """Of entries that are in no large part yet."""
+        """Encoded terms of the entries that are not yet part of a merged block."""
         self._merged = 0
-        self._average = 0.0
-        """Terms of an entry, in the mean."""
+        self._mean_length = 0.0
+        """Mean number of terms of an entry."""
         self._graph: Any = None
-        self._graphed = 0
+        self._graph_size = 0
         self._is_building = False
         self._lock = threading.Lock()
 
     @property
     def bytes(self) -> int:
-        return self._matrix.nbytes + sum(part.slots.nbytes * 2 + part.counts.nbytes for part in self._parts)
+        """The approximate memory use in bytes, without the graph."""
+        return self._matrix.nbytes + sum(
+            part.slots.nbytes * 2 + part.counts.nbytes for part in self._parts
+        )
 
     @property
     def has_graph(self) -> bool:
+        """Whether the approximate search graph is available."""
         return self._graph is not None
 
-    # changes
+    # Changes
 
-    def apply(self, changes: Changes, generation: int) -> None:
+    def apply(self, changes: IndexDelta, generation: int) -> None:
+        """Apply changes from the database and move to their generation."""
         with self._lock:
+            # A replaced entry appears twice: as a removal, and as an addition with a
+            # new id.
             if changes.removed and self.size:
                 self._remove(changes.removed)
             if changes.ids:
@@ -81,78 +111,109 @@ class SpaceIndex:
 
     def _remove(self, entries: Sequence[int]) -> None:
         ids = self._ids[: self.size]
-        wanted = np.array(entries, np.int64)
-        places = np.searchsorted(ids, wanted)
-        places = places[(places < self.size)]
-        wanted_there = ids[places]
-        hit = places[np.isin(wanted_there, wanted)]
+        removed_ids = np.array(entries, np.int64)
+        # Entry ids ascend, so that a binary search finds them.
+        positions = np.searchsorted(ids, removed_ids)
+        positions = positions[(positions < self.size)]
+        ids_at_positions = ids[positions]
+        hit = positions[np.isin(ids_at_positions, removed_ids)]
+        # Removed entries stay as gaps until the index is rebuilt.
         self._is_alive[hit] = False
-        self.alive = int(self._is_alive[: self.size].sum())
+        self.alive_count = int(self._is_alive[: self.size].sum())
 
-    def _add(self, changes: Changes) -> None:
+    def _add(self, changes: IndexDelta) -> None:
         count = len(changes.ids)
-        begin, end = self.size, self.size + count
+        start, end = self.size, self.size + count
+        # Writing beyond `size` is safe while others search: they only read up to the
+        # old size.
         self._grow(end)
-        self._ids[begin:end] = changes.ids
-        numbers = self._numbers
-        self._documents[begin:end] = [numbers.setdefault(one, len(numbers)) for one in changes.documents]
-        self._is_alive[begin:end] = True
-        self._lengths[begin:end] = changes.lengths
+        self._ids[start:end] = changes.ids
+        numbers = self._document_numbers
+        self._documents[start:end] = [
+            numbers.setdefault(document, len(numbers)) for document in changes.documents
+        ]
+        self._is_alive[start:end] = True
+        self._lengths[start:end] = changes.lengths
         if self.dimensions:
             width = self.dimensions * 4
-            data = b"".join([one if len(one) == width else bytes(width) for one in changes.vectors])
-            self._matrix[begin:end] = np.frombuffer(data, np.float32).reshape(count, self.dimensions)
+            # An entry without a vector gets zeros, which are similar to nothing.
+            data = b"".join(
+                [
+                    vector_bytes if len(vector_bytes) == width else bytes(width)
+                    for vector_bytes in changes.vectors
+                ]
+            )
+            self._matrix[start:end] = np.frombuffer(data, np.float32).reshape(
+                count, self.dimensions
+            )
         self._terms += changes.terms
         waiting = end - self._merged
         if waiting * _MERGE_SHARE >= end or waiting > 4096:
-            # All of it anew: the terms of what was merged are taken out of the parts again.
-            self._parts = [_joined([*self._large(), self._small(end)])]
+            # Merge everything into one block; the terms need not be decoded again.
+            self._parts = [
+                _merge_parts([*self._merged_parts(), self._pending_part(end)])
+            ]
             self._terms, self._merged = [], end
         else:
-            self._parts = [*self._large(), self._small(end)]
+            self._parts = [*self._merged_parts(), self._pending_part(end)]
+        # Publish the new size only after the arrays are complete.
         self.size = end
-        self._average = float(self._lengths[:end].sum()) / end
-        self.alive = int(self._is_alive[:end].sum())
+        self._mean_length = float(self._lengths[:end].sum()) / end
+        self.alive_count = int(self._is_alive[:end].sum())
 
-    def _large(self) -> list[Part]:
+    def _merged_parts(self) -> list[PostingBlock]:
         return [part for part in self._parts if part.first + part.count <= self._merged]
 
-    def _small(self, end: int) -> Part:
-        return Part(self._merged, self._terms, self._lengths[self._merged : end])
+    def _pending_part(self, end: int) -> PostingBlock:
+        return PostingBlock(
+            self._merged, self._terms, self._lengths[self._merged : end]
+        )
 
     def _grow(self, size: int) -> None:
         room = len(self._ids)
         if size <= room:
             return
+        # Grow by half, so that repeated additions copy each entry only a few times.
         room = size if not room else max(size, room + room // 2)
         for name in ("_ids", "_documents", "_is_alive", "_lengths", "_matrix"):
             old: np.ndarray = getattr(self, name)
+            # New arrays instead of resizing: concurrent searches keep using the old
+            # ones.
             new = np.zeros((room, *old.shape[1:]), old.dtype)
             new[: self.size] = old[: self.size]
             setattr(self, name, new)
 
-    # the graph
+    # The graph
 
     @property
-    def wants_graph(self) -> bool:
+    def needs_graph(self) -> bool:
+        """Whether the graph should be built or extended. It is extended when it lacks a
+        tenth of the entries."""
         return (
             self.dimensions > 0
             and self.size >= self._graph_from
             and not self._is_building
-            and (self._graph is None or self.size - self._graphed > self.size // 10)
+            and (self._graph is None or self.size - self._graph_size > self.size // 10)
         )
 
     def build_graph(self) -> None:
-        """Takes seconds; others go on searching meanwhile. Without its package, search stays exact."""
+        """Build or extend the graph, which takes seconds; searches continue meanwhile.
+
+        Without the usearch package the search stays exact.
+        """
         self._is_building = True
         try:
-            made = import_module("usearch.index").Index
+            graph_class = import_module("usearch.index").Index
         except ImportError:
-            return  # for good: it will not come while we run
+            # `_is_building` stays set: the package will not appear while the process
+            # runs.
+            return
         size, matrix = self.size, self._matrix
-        graph, begin = (self._graph, self._graphed) if self._graph is not None else (None, 0)
+        graph, start = (
+            (self._graph, self._graph_size) if self._graph is not None else (None, 0)
+        )
         if graph is None:
-            graph = made(
+            graph = graph_class(
                 ndim=self.dimensions,
                 metric="cos",
                 dtype="bf16",
@@ -160,232 +221,380 @@ class SpaceIndex:
                 expansion_add=128,
                 expansion_search=64,
             )
-        graph.add(np.arange(begin, size, dtype=np.uint64), matrix[begin:size], threads=0)
+        graph.add(
+            np.arange(start, size, dtype=np.uint64), matrix[start:size], threads=0
+        )
         _tune(graph, matrix[:size])
-        self._graph, self._graphed = graph, size
+        # Publish the finished graph in one assignment.
+        self._graph, self._graph_size = graph, size
         self._is_building = False
 
-    # search
+    # Search
 
-    def search(self, asked: Question) -> list[Found]:
+    def search(self, search_request: IndexQuery) -> list[IndexHit]:
+        """Return the hits for a query, best first."""
+        # Take a consistent snapshot; the search itself runs without the lock.
         with self._lock:
-            size, parts, graph, graphed = self.size, self._parts, self._graph, self._graphed
+            size, parts, graph, graphed = (
+                self.size,
+                self._parts,
+                self._graph,
+                self._graph_size,
+            )
         if not size:
             return []
-        mask = self._mask(asked.documents, size)
-        words = self._words(asked.text, parts, size, mask) if asked.text is not None else None
-        if asked.vector is None:
-            return [] if words is None else self._by_words(words, asked.most)
-        slots, cosines = self._near(asked, size, mask, graph, graphed)
+        mask = self._mask(search_request.documents, size)
+        keyword_scores = (
+            self._keyword_scores(search_request.text, parts, size, mask)
+            if search_request.text is not None
+            else None
+        )
+        if search_request.vector is None:
+            return (
+                []
+                if keyword_scores is None
+                else self._keyword_hits(keyword_scores, search_request.limit)
+            )
+        slots, cosines = self._vector_search(search_request, size, mask, graph, graphed)
         ids = self._ids
-        if words is None:
-            order = top(cosines, asked.most, above=_NEVER / 2)
+        if keyword_scores is None:
+            order = top_indexes(
+                cosines, search_request.limit, threshold=_EXCLUDED_SCORE / 2
+            )
             return [
-                _semantic(int(ids[slots[at]]), float(cosines[at]))
-                for at in order
-            ]  # fmt: skip
-        return self._both(asked, slots, cosines, words)
+                _semantic_hit(int(ids[slots[index]]), float(cosines[index]))
+                for index in order
+            ]
+        return self._hybrid_hits(search_request, slots, cosines, keyword_scores)
 
     def _mask(self, documents: Collection[str] | None, size: int) -> np.ndarray | None:
-        """Which entries may be found; None for all."""
+        """Return a mask of the entries that may be found; None if all may."""
         alive = self._is_alive[:size]
         if documents is None:
-            return None if self.alive >= size else alive
-        wanted = np.zeros(len(self._numbers) + 1, np.bool_)
-        numbers = self._numbers
-        wanted[[numbers[one] for one in documents if one in numbers]] = True
-        return wanted[self._documents[:size]] & alive
+            return None if self.alive_count >= size else alive
+        # Map the allowed documents to a table by number, then look up all entries at
+        # once.
+        is_allowed = np.zeros(len(self._document_numbers) + 1, np.bool_)
+        numbers = self._document_numbers
+        is_allowed[
+            [numbers[document] for document in documents if document in numbers]
+        ] = True
+        return is_allowed[self._documents[:size]] & alive
 
-    def _words(self, text: str, parts: Sequence[Part], size: int, mask: np.ndarray | None) -> np.ndarray:
-        total = max(1, self.alive)
-        scores = scored(parts, question(text), size, total, self._average)
+    def _keyword_scores(
+        self,
+        text: str,
+        parts: Sequence[PostingBlock],
+        size: int,
+        mask: np.ndarray | None,
+    ) -> np.ndarray:
+        total = max(1, self.alive_count)
+        scores = score_entries(
+            parts, query_term_counts(text), size, total, self._mean_length
+        )
         if mask is not None:
             scores[~mask] = 0
         return scores
 
-    def _by_words(self, words: np.ndarray, most: int) -> list[Found]:
-        found: list[Found] = []
-        for at in top(words, most):
-            score = min(1.0, float(words[at]))
-            found.append(Found(int(self._ids[at]), score, None, score))
-        return found
+    def _keyword_hits(self, keyword_scores: np.ndarray, limit: int) -> list[IndexHit]:
+        hits: list[IndexHit] = []
+        for slot in top_indexes(keyword_scores, limit):
+            score = min(1.0, float(keyword_scores[slot]))
+            hits.append(IndexHit(int(self._ids[slot]), score, None, score))
+        return hits
 
-    def _near(
-        self, asked: Question, size: int, mask: np.ndarray | None, graph: Any, graphed: int
+    def _vector_search(
+        self,
+        search_request: IndexQuery,
+        size: int,
+        mask: np.ndarray | None,
+        graph: Any,
+        graphed: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Places and cosines: of all that may be found, or of the nearest where there is a graph."""
-        vector: Any = asked.vector
+        """Return slots and cosines of all allowed entries, or of the nearest ones if
+        there is a graph."""
+        vector: Any = search_request.vector
         if mask is not None:
             allowed = int(mask.sum())
-            if allowed * _FEW <= size or (graph is None and allowed * 2 < size):
+            # A selective filter: comparing the few allowed entries is exact and faster
+            # than the graph.
+            if allowed * _EXACT_SEARCH_RATIO <= size or (
+                graph is None and allowed * 2 < size
+            ):
                 slots = np.flatnonzero(mask)
                 return slots, self._matrix[slots] @ vector
         if graph is not None:
-            slots = self._graph_slots(asked, size, mask, graph, graphed)
+            slots = self._graph_slots(search_request, size, mask, graph, graphed)
+            # The graph is approximate only in its choice; the cosines themselves are
+            # exact.
             if slots is not None:
                 return slots, self._matrix[slots] @ vector
         cosines = self._matrix[:size] @ vector
         if mask is not None:
-            cosines[~mask] = _NEVER
+            cosines[~mask] = _EXCLUDED_SCORE
         return np.arange(size), cosines
 
     def _graph_slots(
-        self, asked: Question, size: int, mask: np.ndarray | None, graph: Any, graphed: int
+        self,
+        search_request: IndexQuery,
+        size: int,
+        mask: np.ndarray | None,
+        graph: Any,
+        graphed: int,
     ) -> np.ndarray | None:
-        """The nearest by the graph, and all that it does not have yet; None where too few of them may be found."""
-        wanted = max(asked.most, asked.candidates if asked.text is not None else 0)
-        slots = graph.search(asked.vector, max(wanted, 40)).keys.astype(np.int64)
+        """Return the nearest slots by the graph, and all slots the graph does not
+        contain yet.
+
+        None if the filter leaves too few of them; the caller then searches exactly.
+        """
+        required_count = max(
+            search_request.limit,
+            search_request.candidates if search_request.text is not None else 0,
+        )
+        slots = graph.search(
+            search_request.vector, max(required_count, 40)
+        ).keys.astype(np.int64)
         if mask is not None:
             slots = slots[mask[slots]]
-            if len(slots) < wanted and len(slots) < mask.sum():
+            if len(slots) < required_count and len(slots) < mask.sum():
                 return None
         if graphed < size:
-            rest = np.arange(graphed, size)
-            slots = np.concatenate([slots, rest if mask is None else rest[mask[graphed:size]]])
+            unindexed_slots = np.arange(graphed, size)
+            slots = np.concatenate(
+                [
+                    slots,
+                    unindexed_slots
+                    if mask is None
+                    else unindexed_slots[mask[graphed:size]],
+                ]
+            )
         return slots
 
-    def _both(self, asked: Question, slots: np.ndarray, cosines: np.ndarray, words: np.ndarray) -> list[Found]:
-        if len(slots) == len(words) and asked.fusion == "weights":
-            share = asked.meaning
-            sums = share * np.maximum(cosines, 0) + (1 - share) * np.minimum(words, 1)
-            sums[cosines < _NEVER / 2] = _NEVER
+    def _hybrid_hits(
+        self,
+        search_request: IndexQuery,
+        slots: np.ndarray,
+        cosines: np.ndarray,
+        keyword_scores: np.ndarray,
+    ) -> list[IndexHit]:
+        # All entries have both scores: the weighted sum can be computed over whole
+        # arrays.
+        if len(slots) == len(keyword_scores) and search_request.fusion == "weights":
+            semantic_weight = search_request.semantic_weight
+            sums = semantic_weight * np.maximum(cosines, 0) + (
+                1 - semantic_weight
+            ) * np.minimum(keyword_scores, 1)
+            sums[cosines < _EXCLUDED_SCORE / 2] = _EXCLUDED_SCORE
             return [
-                Found(
-                    int(self._ids[at]), min(1.0, float(sums[at])), max(0.0, float(cosines[at])),
-                    min(1.0, float(words[at])),
+                IndexHit(
+                    int(self._ids[slot]),
+                    min(1.0, float(sums[slot])),
+                    max(0.0, float(cosines[slot])),
+                    min(1.0, float(keyword_scores[slot])),
                 )
-                for at in top(sums, asked.most, above=_NEVER / 2)
-            ]  # fmt: skip
-        near = top(cosines, asked.candidates, above=_NEVER / 2)
-        places = np.union1d(slots[near], top(words, asked.candidates))
-        vector: Any = asked.vector
-        exact = self._matrix[places] @ vector
-        ids = [int(one) for one in self._ids[places]]
-        return fused(
-            dict(zip(ids, exact.tolist(), strict=True)), dict(zip(ids, words[places].tolist(), strict=True)), asked
+                for slot in top_indexes(
+                    sums, search_request.limit, threshold=_EXCLUDED_SCORE / 2
+                )
+            ]
+        # Otherwise fuse the best candidates of each leg.
+        nearest_order = top_indexes(
+            cosines, search_request.candidates, threshold=_EXCLUDED_SCORE / 2
+        )
+        candidate_slots = np.union1d(
+            slots[nearest_order], top_indexes(keyword_scores, search_request.candidates)
+        )
+        vector: Any = search_request.vector
+        # Candidates of the full-text leg may lack a cosine, so all are computed
+        # exactly.
+        exact = self._matrix[candidate_slots] @ vector
+        ids = [int(entry) for entry in self._ids[candidate_slots]]
+        return fuse_scores(
+            dict(zip(ids, exact.tolist(), strict=True)),
+            dict(zip(ids, keyword_scores[candidate_slots].tolist(), strict=True)),
+            search_request,
         )
 
 
 def _tune(graph: Any, matrix: np.ndarray) -> None:
-    """Have the graph look as far as it must to find what exact search finds: measured on questions made of two vectors
-    each, which are harder than the vectors themselves."""
+    """Set the graph's search expansion so that it finds what exact search finds.
+
+    It is measured on queries that are mixtures of two vectors, which are harder than
+    the vectors themselves.
+    """
+    # A fixed seed keeps the result reproducible.
     chance = np.random.default_rng(7)
-    pairs = chance.integers(0, len(matrix), (_TRIALS, 2))
-    asked = 0.6 * matrix[pairs[:, 0]] + 0.4 * matrix[pairs[:, 1]]
-    asked /= np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-9)
-    exact = [np.partition(matrix @ one, len(matrix) - 10)[-10:].min() for one in asked]
-    for at, far in enumerate(_FAR):
-        graph.expansion_search = far
+    pairs = chance.integers(0, len(matrix), (_TUNING_QUERIES, 2))
+    queries = 0.6 * matrix[pairs[:, 0]] + 0.4 * matrix[pairs[:, 1]]
+    queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-9)
+    exact = [
+        np.partition(matrix @ query, len(matrix) - 10)[-10:].min() for query in queries
+    ]
+    for index, expansion in enumerate(_EXPANSION_STEPS):
+        graph.expansion_search = expansion
         hits = 0
-        for one, least in zip(asked, exact, strict=True):
-            near = graph.search(one, 40).keys.astype(np.int64)
-            hits += min(10, int((matrix[near] @ one >= least - 1e-6).sum()))
-        if hits >= _RECALL * 10 * _TRIALS:
-            # One step beyond what sufficed: the questions that were tried are few.
-            graph.expansion_search = _FAR[min(at + 1, len(_FAR) - 1)]
+        for query, min_cosine in zip(queries, exact, strict=True):
+            neighbor_slots = graph.search(query, 40).keys.astype(np.int64)
+            # The tolerance allows for the graph's lower precision.
+            hits += min(
+                10, int((matrix[neighbor_slots] @ query >= min_cosine - 1e-6).sum())
+            )
+        if hits >= _TARGET_RECALL * 10 * _TUNING_QUERIES:
+            # Go one step further than measured, since the sample is small.
+            graph.expansion_search = _EXPANSION_STEPS[
+                min(index + 1, len(_EXPANSION_STEPS) - 1)
+            ]
             return
 
 
-def _semantic(entry: int, cosine: float) -> Found:
+def _semantic_hit(entry: int, cosine: float) -> IndexHit:
     score = min(1.0, max(0.0, cosine))
-    return Found(entry, score, score)
+    return IndexHit(entry, score, score)
 
 
-def _joined(parts: Sequence[Part]) -> Part:
-    """Neighbouring parts as one."""
+def _merge_parts(parts: Sequence[PostingBlock]) -> PostingBlock:
+    """Merge adjacent posting blocks into one."""
     if len(parts) == 1:
         return parts[0]
-    one = Part.__new__(Part)
-    one.first = parts[0].first
-    one.count = sum(part.count for part in parts)
-    every = np.concatenate([np.repeat(part.terms, np.diff(part.starts)) for part in parts])
-    slots = np.concatenate([part.slots + (part.first - one.first) for part in parts]).astype(np.int32)
-    order = np.argsort(every, kind="stable")
-    ordered = every[order]
-    one.slots = slots[order]
-    one.counts = np.concatenate([part.counts for part in parts])[order]
-    one.terms, starts = np.unique(ordered, return_index=True)
-    one.starts = np.append(starts, len(ordered)).astype(np.int64)
-    one.lengths = np.concatenate([part.lengths for part in parts])
-    one.forget_shares()
-    return one
+    # Bypass the constructor, which would decode terms; the arrays are already
+    # available.
+    merged = PostingBlock.__new__(PostingBlock)
+    merged.first = parts[0].first
+    merged.count = sum(part.count for part in parts)
+    all_terms = np.concatenate(
+        [np.repeat(part.terms, np.diff(part.starts)) for part in parts]
+    )
+    slots = np.concatenate(
+        [part.slots + (part.first - merged.first) for part in parts]
+    ).astype(np.int32)
+    order = np.argsort(all_terms, kind="stable")
+    ordered = all_terms[order]
+    merged.slots = slots[order]
+    merged.counts = np.concatenate([part.counts for part in parts])[order]
+    merged.terms, starts = np.unique(ordered, return_index=True)
+    merged.starts = np.append(starts, len(ordered)).astype(np.int64)
+    merged.lengths = np.concatenate([part.lengths for part in parts])
+    merged.reset_shares()
+    return merged
 
 
 class MemoryIndex:
+    """The in-memory index of all datasets, bounded in size."""
+
     name = "memory"
 
-    def __init__(self, read: ReadChanges, *, megabytes: int = 2048, graph_from: int = GRAPH_FROM) -> None:
+    def __init__(
+        self, read: ReadChanges, *, megabytes: int = 2048, graph_from: int = GRAPH_FROM
+    ) -> None:
         self._read = read
-        self._most_bytes = megabytes << 20
+        self._max_bytes = megabytes << 20
         self._graph_from = graph_from
         self._spaces: OrderedDict[tuple[str, int], SpaceIndex] = OrderedDict()
         self._locks: dict[tuple[str, int], asyncio.Lock] = {}
         self._building: set[asyncio.Future[None]] = set()
 
-    async def follow(self, space: Space) -> None:
-        known = self._spaces.get(space.key)
-        if known is not None and known.generation >= space.generation and known.dimensions == space.dimensions:
+    async def sync_to_generation(self, space: IndexKey) -> None:
+        """Load or update the space's arrays, and start to build its graph if necessary."""
+        space_index = self._spaces.get(space.key)
+        if (
+            space_index is not None
+            and space_index.generation >= space.generation
+            and space_index.dimensions == space.dimensions
+        ):
             self._spaces.move_to_end(space.key)
             return
+        # One load per space at a time; the second check is for those that waited.
         async with self._locks.setdefault(space.key, asyncio.Lock()):
-            known = self._spaces.get(space.key)
-            if known is not None and known.generation >= space.generation and known.dimensions == space.dimensions:
+            space_index = self._spaces.get(space.key)
+            if (
+                space_index is not None
+                and space_index.generation >= space.generation
+                and space_index.dimensions == space.dimensions
+            ):
                 return
-            known = await self._followed(known, space)
-            self._spaces[space.key] = known
+            space_index = await self._synchronised(space_index, space)
+            self._spaces[space.key] = space_index
             self._spaces.move_to_end(space.key)
-            self._make_room()
-        if known.wants_graph:
-            task = asyncio.ensure_future(asyncio.to_thread(known.build_graph))
+            self._evict()
+        if space_index.needs_graph:
+            # The graph is built in a thread, and the search stays exact until it is
+            # finished.
+            task = asyncio.ensure_future(asyncio.to_thread(space_index.build_graph))
             self._building.add(task)
-            task.add_done_callback(self._built)
+            task.add_done_callback(self._graph_built)
 
-    def _built(self, task: asyncio.Future[None]) -> None:
+    def _graph_built(self, task: asyncio.Future[None]) -> None:
         self._building.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a graph could not be built", extra={"fields": {"error": str(error)}})
+            logger.error(
+                "a graph could not be built", extra={"fields": {"error": str(error)}}
+            )
 
-    async def _followed(self, known: SpaceIndex | None, space: Space) -> SpaceIndex:
-        if known is None or known.dimensions != space.dimensions:
-            known = SpaceIndex(space.dimensions, graph_from=self._graph_from)
-        changes = await self._read(space.dataset, space.number, known.generation, space.generation)
-        if changes.is_whole and known.size:
-            known = SpaceIndex(space.dimensions, graph_from=self._graph_from)
-        if known.size > 1000 and known.alive - len(changes.removed) < known.size // 2:
-            known = SpaceIndex(space.dimensions, graph_from=self._graph_from)  # mostly gaps: anew
+    async def _synchronised(
+        self, space_index: SpaceIndex | None, space: IndexKey
+    ) -> SpaceIndex:
+        if space_index is None or space_index.dimensions != space.dimensions:
+            space_index = SpaceIndex(space.dimensions, graph_from=self._graph_from)
+        changes = await self._read(
+            space.dataset, space.number, space_index.generation, space.generation
+        )
+        # A full snapshot replaces everything.
+        if changes.is_snapshot and space_index.size:
+            space_index = SpaceIndex(space.dimensions, graph_from=self._graph_from)
+        if (
+            space_index.size > 1000
+            and space_index.alive_count - len(changes.removed) < space_index.size // 2
+        ):
+            # Mostly gaps: rebuild the index from scratch.
+            space_index = SpaceIndex(space.dimensions, graph_from=self._graph_from)
             changes = await self._read(space.dataset, space.number, 0, space.generation)
-        await asyncio.to_thread(known.apply, changes, space.generation)
-        return known
+        # Building the arrays takes long for large changes.
+        await asyncio.to_thread(space_index.apply, changes, space.generation)
+        return space_index
 
-    def _make_room(self) -> None:
-        """Spaces that were not asked for longest go first; the newest stays, however large."""
-        used = sum(one.bytes for one in self._spaces.values())
-        while used > self._most_bytes and len(self._spaces) > 1:
-            key, gone = self._spaces.popitem(last=False)
+    def _evict(self) -> None:
+        """Evict the least recently used spaces until the limit is met; the newest one
+        stays, however large it is."""
+        used = sum(space_index.bytes for space_index in self._spaces.values())
+        while used > self._max_bytes and len(self._spaces) > 1:
+            key, evicted = self._spaces.popitem(last=False)
             self._locks.pop(key, None)
-            used -= gone.bytes
+            used -= evicted.bytes
 
-    async def search(self, space: Space, asked: Question) -> Sequence[Found]:
-        await self.follow(space)
-        known = self._spaces[space.key]
-        if known.size * max(known.dimensions, 32) > _THREAD_FROM and not known.has_graph:
-            return await asyncio.to_thread(known.search, asked)
-        return known.search(asked)
+    async def search(
+        self, space: IndexKey, search_request: IndexQuery
+    ) -> Sequence[IndexHit]:
+        """Return the hits for a query, best first, after updating the arrays."""
+        await self.sync_to_generation(space)
+        space_index = self._spaces[space.key]
+        # Large products run in a thread, so that they do not block the event loop.
+        if (
+            space_index.size * max(space_index.dimensions, 32) > _MIN_THREAD_SIZE
+            and not space_index.has_graph
+        ):
+            return await asyncio.to_thread(space_index.search, search_request)
+        return space_index.search(search_request)
 
-    async def count(self, space: Space) -> int:
-        await self.follow(space)
-        return self._spaces[space.key].alive
+    async def count(self, space: IndexKey) -> int:
+        """Return the number of entries that are not deleted."""
+        await self.sync_to_generation(space)
+        return self._spaces[space.key].alive_count
 
-    async def ready(self) -> None:
-        """Once graphs that are being built are there."""
+    async def wait_for_graphs(self) -> None:
+        """Wait until all graphs under construction are finished."""
         while self._building:
             await asyncio.wait(set(self._building))
 
     async def drop(self, dataset: str, number: int | None = None) -> None:
-        for key in [one for one in self._spaces if one[0] == dataset and number in (None, one[1])]:
+        """Discard one space of a dataset, or all of them if `number` is None."""
+        for key in [
+            space_key
+            for space_key in self._spaces
+            if space_key[0] == dataset and number in (None, space_key[1])
+        ]:
             del self._spaces[key]
             self._locks.pop(key, None)
 
     async def aclose(self) -> None:
-        await self.ready()
+        """Wait for graphs under construction and release all arrays."""
+        await self.wait_for_graphs()
         self._spaces.clear()

@@ -1,86 +1,140 @@
-"""Vectors and words in the PostgreSQL database itself: pgvector's HNSW, and BM25 over rows of postings."""
+"""Index in the PostgreSQL database itself: pgvector's HNSW for vectors, and BM25 over
+posting rows."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from modelyard.base.lazy import lazy
-from modelyard.knowledge.analysis import split_counted
-from modelyard.knowledge.index.base import ReadChanges, Space
+from modelyard.base.lazy import lazy_module
+from modelyard.knowledge.analysis import decode_term_counts
+from modelyard.knowledge.index.base import IndexKey, ReadChanges
 from modelyard.knowledge.index.bm25 import K1, B
-from modelyard.knowledge.index.follower import Follower
-from modelyard.knowledge.rows import Changes
-from modelyard.knowledge.stored.followers import Followers
-from modelyard.storage.vectors import VectorRows, VectorSpace, VectorTables, Wanted
+from modelyard.knowledge.index.follower import ExternalIndex
+from modelyard.knowledge.rows import IndexDelta
+from modelyard.knowledge.stored.followers import IndexProgress
+from modelyard.storage.vectors import (
+    KeywordQuery,
+    VectorRows,
+    VectorSpace,
+    VectorTables,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 else:
-    np = lazy("numpy", extra="knowledge")
+    np = lazy_module("numpy", extra="knowledge")
 
-_ROWS = 500
+_BATCH_ROWS = 500
 
 
-class PgVectorIndex(Follower):
+class PgVectorIndex(ExternalIndex):
+    """Vector and full-text index in PostgreSQL with pgvector."""
+
     name = "pgvector"
 
-    def __init__(self, read: ReadChanges, followers: Followers, tables: VectorTables) -> None:
+    def __init__(
+        self, read: ReadChanges, followers: IndexProgress, tables: VectorTables
+    ) -> None:
         super().__init__(read, followers)
         self._tables = tables
 
-    async def put(self, space: Space, changes: Changes) -> None:
-        batches = [_rows(changes, slice(begin, begin + _ROWS)) for begin in range(0, len(changes.ids), _ROWS)]
-        await self._tables.put(_place(space), changes.removed, batches, is_whole=changes.is_whole)
+    async def apply_changes(self, space: IndexKey, changes: IndexDelta) -> None:
+        """Write the changed entries in batches and delete removed ones."""
+        batches = [
+            _batch_rows(changes, slice(start, start + _BATCH_ROWS))
+            for start in range(0, len(changes.ids), _BATCH_ROWS)
+        ]
+        await self._tables.put(
+            _vector_space(space),
+            changes.removed,
+            batches,
+            replace_all=changes.is_snapshot,
+        )
 
     async def nearest(
-        self, space: Space, vector: np.ndarray, most: int, documents: Collection[str] | None
+        self,
+        space: IndexKey,
+        vector: np.ndarray,
+        limit: int,
+        documents: Collection[str] | None,
     ) -> Mapping[int, float]:
-        return await self._tables.nearest(_place(space), _literal(vector), most, documents)
+        """Return the nearest entries with their cosine similarity."""
+        return await self._tables.nearest(
+            _vector_space(space), _vector_literal(vector), limit, documents
+        )
 
-    async def cosines(self, space: Space, vector: np.ndarray, entries: Sequence[int]) -> Mapping[int, float]:
-        return await self._tables.cosines(_place(space), _literal(vector), entries)
+    async def cosines(
+        self, space: IndexKey, vector: np.ndarray, entries: Sequence[int]
+    ) -> Mapping[int, float]:
+        """Return the cosine similarity of the given entries."""
+        return await self._tables.cosines(
+            _vector_space(space), _vector_literal(vector), entries
+        )
 
     async def matching(
-        self, space: Space, weights: Mapping[int, float], average: float, most: int, documents: Collection[str] | None
+        self,
+        space: IndexKey,
+        weights: Mapping[int, float],
+        average: float,
+        limit: int,
+        documents: Collection[str] | None,
     ) -> Mapping[int, float]:
-        wanted = Wanted(k1=K1, b=B, average=average, weights=weights)
-        return await self._tables.matching(_place(space), wanted, most, documents)
+        """Return the entries with the highest BM25 sums."""
+        # The formula is evaluated in SQL with the dataset's current mean length.
+        keyword_query = KeywordQuery(k1=K1, b=B, average=average, weights=weights)
+        return await self._tables.keyword_search(
+            _vector_space(space), keyword_query, limit, documents
+        )
 
     async def sums(
-        self, space: Space, weights: Mapping[int, float], average: float, entries: Sequence[int]
+        self,
+        space: IndexKey,
+        weights: Mapping[int, float],
+        average: float,
+        entries: Sequence[int],
     ) -> Mapping[int, float]:
-        wanted = Wanted(k1=K1, b=B, average=average, weights=weights)
-        return await self._tables.sums(_place(space), wanted, entries)
+        """Return the BM25 sums of the given entries."""
+        keyword_query = KeywordQuery(k1=K1, b=B, average=average, weights=weights)
+        return await self._tables.sums(_vector_space(space), keyword_query, entries)
 
-    async def points(self, space: Space) -> int:
-        return await self._tables.count(_place(space))
+    async def count_points(self, space: IndexKey) -> int:
+        """Return the number of entries in the space."""
+        return await self._tables.count(_vector_space(space))
 
     async def delete(self, dataset: str, number: int | None) -> None:
+        """Delete the rows of one space, or of all spaces of the dataset if `number` is
+        None."""
         await self._tables.delete(dataset, number)
 
     async def aclose(self) -> None:
+        """Close the connections to the vector database."""
         await self._tables.aclose()
 
 
-def _place(space: Space) -> VectorSpace:
+def _vector_space(space: IndexKey) -> VectorSpace:
     return VectorSpace(space.dataset, space.number, space.dimensions)
 
 
-def _rows(changes: Changes, some: slice) -> VectorRows:
-    ids, documents = changes.ids[some], changes.documents[some]
-    terms, counts, sizes = split_counted(changes.terms[some])
+def _batch_rows(changes: IndexDelta, batch: slice) -> VectorRows:
+    ids, documents = changes.ids[batch], changes.documents[batch]
+    terms, counts, sizes = decode_term_counts(changes.terms[batch])
+    # Postings are one row per entry and term, hence the repeated entry columns.
     return VectorRows(
         entries=ids,
         documents=documents,
-        vectors=[_literal(np.frombuffer(each, np.float32)) if each else None for each in changes.vectors[some]],
+        vectors=[
+            _vector_literal(np.frombuffer(vector, np.float32)) if vector else None
+            for vector in changes.vectors[batch]
+        ],
         terms=terms.tolist(),
         counts=counts.tolist(),
         posting_entries=np.repeat(ids, sizes).tolist(),
-        posting_lengths=np.repeat(changes.lengths[some], sizes).tolist(),
+        posting_lengths=np.repeat(changes.lengths[batch], sizes).tolist(),
         posting_documents=np.repeat(documents, sizes).tolist(),
     )
 
 
-def _literal(vector: np.ndarray) -> str:
+def _vector_literal(vector: np.ndarray) -> str:
+    """Return a vector as pgvector's text format. Seven digits preserve a float32."""
     return "[" + ",".join(f"{number:.7g}" for number in vector.tolist()) + "]"

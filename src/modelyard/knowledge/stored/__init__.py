@@ -1,1 +1,2 @@
-"""What knowledge keeps in the database: a repository for each noun, and what several of them do in one transaction."""
+"""Database repositories of the knowledge package: one for each table, and transactions
+that span several of them."""

@@ -1,93 +1,167 @@
-"""Which process works on which document: the columns `owner`, `lease_until`, `command` and `turn` of its row."""
+"""Leases of documents: which process indexes which document. Columns `owner`,
+`lease_until`, `command` and `turn`."""
 
 from collections.abc import Callable, Iterable, Sequence
 
-from modelyard.base.owners import is_gone, owner_name
+from modelyard.base.owners import has_exited, owner_name
 from modelyard.knowledge.entities import Document, Status
-from modelyard.knowledge.rows import Ready, dump, finished, read_document
+from modelyard.knowledge.rows import (
+    PreparedDocument,
+    finished_row,
+    read_document,
+    to_json,
+)
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository
 
 LEASE_SECONDS = 15.0
 
 
-class Claims(Repository):
-    def __init__(self, database: Database, now: Callable[[], float], *, owner: str = "") -> None:
-        """`owner` is this process, unless another is named."""
+class DocumentClaims(Repository):
+    """Claims documents for this process and records their progress."""
+
+    def __init__(
+        self, database: Database, clock: Callable[[], float], *, owner: str = ""
+    ) -> None:
+        """`owner` identifies this process unless another name is given."""
         super().__init__(database, "documents")
-        self._now = now
+        self._clock = clock
         self.owner = owner or owner_name()
 
     @property
-    def until(self) -> float:
-        """When what is claimed now would be anybody's again."""
-        return self._now() + LEASE_SECONDS
+    def lease_end(self) -> float:
+        """The end of a lease that starts now."""
+        return self._clock() + LEASE_SECONDS
 
-    async def claim(self, most: int) -> list[tuple[Document, int]]:
-        """Documents that nobody has, as this process's own, each with its turn."""
-        now = self._now()
+    async def claim(self, limit: int) -> list[tuple[Document, int]]:
+        """Claim unowned documents for this process. Returns each with its revision."""
+        current_time = self._clock()
 
         def look(connection: Connection) -> tuple[list[Row], list[Row]]:
+            """Read the current owners and the unowned documents."""
             owned = connection.execute(self._sql["owned"])
-            return owned, connection.execute(self._sql["to_do"], {"now": now, "most": most})
+            return owned, connection.execute(
+                self._sql["to_do"], {"now": current_time, "most": limit}
+            )
 
-        owned, to_do = await self._database.at_once(look)
-        gone = [row["owner"] for row in owned if row["owner"] != self.owner and is_gone(row["owner"])]
-        if gone:
-            await self._release(gone)
-            to_do = await self._rows("to_do", now=now, most=most)
+        owned, to_do = await self._database.read_together(look)
+        # Documents of a process that has exited are freed at once, without waiting for
+        # the lease to expire.
+        exited_owners = [
+            row["owner"]
+            for row in owned
+            if row["owner"] != self.owner and has_exited(row["owner"])
+        ]
+        if exited_owners:
+            await self._release(exited_owners)
+            # The released documents are now among those without an owner.
+            to_do = await self._rows("to_do", now=current_time, most=limit)
         if not to_do:
             return []
 
         def work(connection: Connection) -> list[Row]:
+            """Claim the documents. One that another process claimed meanwhile yields no
+            row."""
             rows: list[Row] = []
             for row in to_do:
-                rows += self._step(connection, "claim", self.owner, now + LEASE_SECONDS, row["id"], now)
+                rows += self._step(
+                    connection,
+                    "claim",
+                    self.owner,
+                    current_time + LEASE_SECONDS,
+                    row["id"],
+                    current_time,
+                )
             return rows
 
-        return [(read_document(row), row["turn"]) for row in await self._database.transact(work)]
+        return [
+            (read_document(row), row["turn"])
+            for row in await self._database.transact(work)
+        ]
 
     async def _release(self, owners: Sequence[str]) -> None:
-        """What these had is free."""
+        """Release all documents of the given owners."""
         rows = [(owner,) for owner in owners]
-        await self._database.transact(lambda connection: connection.execute_many(self._sql["release"], rows))
+        await self._database.transact(
+            lambda connection: connection.execute_many(self._sql["release"], rows)
+        )
 
     async def renew(self) -> None:
-        await self._do("renew", self.until, self.owner)
+        """Extend the leases of all documents of this process."""
+        await self._execute("renew", self.lease_end, self.owner)
 
-    async def give_back(self, ids: Sequence[str]) -> None:
-        """Somebody else may have these; told until the database takes it."""
+    async def release(self, ids: Sequence[str]) -> None:
+        """Release documents for other processes. Retried until the database accepts it."""
         rows = [(id, self.owner) for id in ids]  # noqa: A001
         await self._database.transact(
-            lambda connection: connection.execute_many(self._sql["give_back"], rows), is_kept=True, may_gather=True
+            lambda connection: connection.execute_many(self._sql["give_back"], rows),
+            is_retried=True,
+            may_gather=True,
         )
 
     async def commands(self) -> dict[str, str]:
-        """What is wanted of documents that this process has."""
-        return {row["id"]: row["command"] for row in await self._rows("commands", owner=self.owner)}
+        """Return the pending commands for documents of this process, by document id."""
+        return {
+            row["id"]: row["command"]
+            for row in await self._rows("commands", owner=self.owner)
+        }
 
     async def progress(self, documents: Iterable[tuple[Document, int]]) -> None:
-        """How far documents are, each in its turn."""
+        """Record the progress of documents. A document that was changed meanwhile has a
+        newer revision, and is left alone."""
         rows = [
-            (each.status.value, each.segments, each.done, dump(each.times), each.id, self.owner, turn)
-            for each, turn in documents
+            (
+                document.status.value,
+                document.segments,
+                document.done,
+                to_json(document.times),
+                document.id,
+                self.owner,
+                revision,
+            )
+            for document, revision in documents
         ]
-        await self._database.transact(lambda connection: connection.execute_many(self._sql["progress"], rows))
+        await self._database.transact(
+            lambda connection: connection.execute_many(self._sql["progress"], rows)
+        )
 
-    async def failed(self, document: Document, turn: int, status: Status, error: str) -> None:
-        times = dump(document.times)
-        await self._do("failed", status.value, error, times, self._now(), document.id, self.owner, turn)
+    async def record_failure(
+        self, document: Document, revision: int, status: Status, error: str
+    ) -> None:
+        """Record that a document failed or was paused, unless it has a newer revision."""
+        times = to_json(document.times)
+        await self._execute(
+            "failed",
+            status.value,
+            error,
+            times,
+            self._clock(),
+            document.id,
+            self.owner,
+            revision,
+        )
 
-    # steps of transactions
+    # Steps of transactions
 
-    def ours(self, connection: Connection, dataset: str, ready: Sequence[Ready]) -> list[Ready]:
-        """Those that this process still has, in the turn that it worked on."""
-        ids = [each.document.id for each in ready]
-        rows = self._listed(connection, "turns", ids, dataset, self.owner)
+    def still_owned(
+        self, connection: Connection, dataset: str, ready: Sequence[PreparedDocument]
+    ) -> list[PreparedDocument]:
+        """Return the documents that this process still owns, in the revision it worked
+        on."""
+        ids = [prepared.document.id for prepared in ready]
+        # Reading within the transaction makes the check and the publication atomic.
+        rows = self._with_list(connection, "turns", ids, dataset, self.owner)
         turns = {row["id"]: row["turn"] for row in rows}
-        return [each for each in ready if turns.get(each.document.id) == each.turn]
+        return [
+            prepared
+            for prepared in ready
+            if turns.get(prepared.document.id) == prepared.attempt
+        ]
 
-    def finish(self, connection: Connection, ready: Sequence[Ready]) -> None:
-        """They can be searched, and are nobody's."""
-        now = self._now()
-        connection.execute_many(self._sql["finished"], [finished(each, now) for each in ready])
+    def finish(self, connection: Connection, ready: Sequence[PreparedDocument]) -> None:
+        """Mark documents as completed and release them."""
+        current_time = self._clock()
+        connection.execute_many(
+            self._sql["finished"],
+            [finished_row(prepared, current_time) for prepared in ready],
+        )

@@ -1,4 +1,5 @@
-"""Documents as rows: what callers see of them. Who works on them is `Claims`' part of the same table."""
+"""The table of documents, as callers see them. Leases are the part of `Claims` in the
+same table."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,152 +7,262 @@ import msgspec
 
 from modelyard.base.errors import NotFoundError
 from modelyard.knowledge.entities import Document
-from modelyard.knowledge.rows import document_row, dump, like, read_document
+from modelyard.knowledge.rows import document_row, like_pattern, read_document, to_json
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository, by_name
 from modelyard.storage.statements import insert
 
-_ALL = 10_000_000
+_NO_LIMIT = 10_000_000
 
 
 class StoredDocuments(Repository):
-    def __init__(self, database: Database, now: Callable[[], float]) -> None:
-        super().__init__(database, "documents")
-        self._now = now
+    """Repository of documents."""
 
-    async def get(self, tenant: str, dataset: str, id: str) -> Document:  # noqa: A002
-        """Raises NotFoundError."""
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        super().__init__(database, "documents")
+        self._clock = clock
+
+    async def get(self, tenant: str, dataset: str, id: str) -> Document:
+        """Return a document. Raises NotFoundError."""
         rows = await self._rows("get", tenant=tenant, dataset=dataset, id=id)
         if not rows:
-            raise _missing(id)
+            raise _not_found(id)
         return read_document(rows[0])
 
-    async def listed(
-        self, tenant: str, dataset: str, *, keyword: str = "", state: str = "", batch: str = "", most: int = 100,
+    async def list_page(
+        self,
+        tenant: str,
+        dataset: str,
+        *,
+        keyword: str = "",
+        state: str = "",
+        batch: str = "",
+        limit: int = 100,
         skip: int = 0,
-    ) -> tuple[list[Document], int]:  # fmt: skip
-        """Newest first, and how many there are in all."""
-        where = {"tenant": tenant, "dataset": dataset, "keyword": like(keyword), "state": state, "batch": batch}
+    ) -> tuple[list[Document], int]:
+        """Return one page of a dataset's documents, newest first, and the total number
+        of matches."""
+        where = {
+            "tenant": tenant,
+            "dataset": dataset,
+            "keyword": like_pattern(keyword),
+            "state": state,
+            "batch": batch,
+        }
 
         def work(connection: Connection) -> tuple[list[Document], int]:
-            rows = by_name(connection.execute(self._sql["listed"], {**where, "most": most, "skip": skip}))
+            """Read the page and the total in one trip."""
+            rows = by_name(
+                connection.execute(
+                    self._sql["listed"], {**where, "most": limit, "skip": skip}
+                )
+            )
             documents = [read_document(row) for row in rows]
-            if skip == 0 and len(rows) < most:
+            # A first page that is not full is the complete result: the count is known.
+            if skip == 0 and len(rows) < limit:
                 return documents, len(rows)
-            return documents, int(connection.execute(self._sql["count"], where)[0]["count"])
+            return documents, int(
+                connection.execute(self._sql["count"], where)[0]["count"]
+            )
 
-        return await self._database.at_once(work, is_long=bool(keyword) or most > 1000)
+        # Keyword filters scan the table, and large pages take long.
+        return await self._database.read_together(
+            work, is_long=bool(keyword) or limit > 1000
+        )
 
-    async def every(self, tenant: str, dataset: str) -> list[Document]:
-        """All of a dataset's, newest first."""
-        documents, _ = await self.listed(tenant, dataset, most=_ALL)
+    async def list_all(self, tenant: str, dataset: str) -> list[Document]:
+        """Return all documents of a dataset, newest first."""
+        documents, _ = await self.list_page(tenant, dataset, limit=_NO_LIMIT)
         return documents
 
-    async def of(self, tenant: str, ids: Sequence[str]) -> dict[str, Document]:
-        """Those of the tenant's that are there, by id."""
-        return await self._database.at_once(lambda connection: self.read(connection, tenant, ids))
+    async def get_many(self, tenant: str, ids: Sequence[str]) -> dict[str, Document]:
+        """Return the tenant's documents with these ids, by id. Unknown ids are left
+        out."""
+        return await self._database.read_together(
+            lambda connection: self.read(connection, tenant, ids)
+        )
 
     async def counts(self, tenant: str, dataset: str = "") -> dict[str, Row]:
-        """Dataset → {documents, words, available}."""
-        return {row["dataset"]: row for row in await self._rows("counts", tenant=tenant, dataset=dataset)}
+        """Return {documents, words, available} by dataset."""
+        return {
+            row["dataset"]: row
+            for row in await self._rows("counts", tenant=tenant, dataset=dataset)
+        }
 
     async def unfinished(self, tenant: str, dataset: str, batch: str) -> int:
-        """How many of a batch are still on their way."""
-        rows = await self._rows("unfinished", tenant=tenant, dataset=dataset, batch=batch)
+        """Return how many documents of a batch are still being indexed."""
+        rows = await self._rows(
+            "unfinished", tenant=tenant, dataset=dataset, batch=batch
+        )
         return int(rows[0]["count"])
 
-    async def about(self, tenant: str, dataset: str) -> list[Row]:
-        """What filters look at, of all that may be found."""
+    async def filter_metadata(self, tenant: str, dataset: str) -> list[Row]:
+        """Return the columns that metadata filters use, for all documents that may be
+        found."""
         return await self._rows("about", tenant=tenant, dataset=dataset)
 
     async def sources(self, tenant: str, dataset: str) -> list[Row]:
-        """What came from where."""
+        """Return id, source, digest and status of a dataset's documents."""
         return await self._rows("sources", tenant=tenant, dataset=dataset)
 
-    async def retry(self, tenant: str, dataset: str, id: str) -> bool:  # noqa: A002
-        """False where there is nothing to try again."""
-        return bool(await self._do("retry", self._now(), tenant, dataset, id))
+    async def retry(self, tenant: str, dataset: str, id: str) -> bool:
+        """Queue a failed document again. Returns False if there is nothing to retry."""
+        return bool(await self._execute("retry", self._clock(), tenant, dataset, id))
 
-    async def command(self, tenant: str, dataset: str, id: str, command: str) -> bool:  # noqa: A002
-        """Have it pause or stop, whichever process has it; False where it is not being worked on."""
+    async def command(self, tenant: str, dataset: str, id: str, command: str) -> bool:
+        """Pause or cancel the indexing of a document. Returns False if it is not being
+        indexed.
+
+        A process that owns the document reads the command with its next poll.
+        """
         status, error = ("paused", "") if command == "pause" else ("error", "cancelled")
 
         def work(connection: Connection) -> bool:
-            rows = self._step(connection, "command", command, self._now(), tenant, dataset, id)
+            """Store the command, and apply it at once to a document that no process
+            owns."""
+            rows = self._step(
+                connection, "command", command, self._clock(), tenant, dataset, id
+            )
             self._step(connection, "obey", status, error, id, tenant)
             return bool(rows)
 
         return await self._database.transact(work)
 
-    # steps of transactions, and of trips to a reader
+    # Steps of transactions and of combined reads
 
-    def read(self, connection: Connection, tenant: str, ids: Sequence[str]) -> dict[str, Document]:
-        rows = by_name(self._listed(connection, "of_ids", ids, tenant))
+    def read(
+        self, connection: Connection, tenant: str, ids: Sequence[str]
+    ) -> dict[str, Document]:
+        """Return the tenant's documents with these ids, by id."""
+        rows = by_name(self._with_list(connection, "of_ids", ids, tenant))
         return {row["id"]: read_document(row) for row in rows}
 
-    def has_exceptions(self, connection: Connection, dataset: str) -> bool:
-        """Whether there is a document that not everybody finds."""
-        return bool(connection.execute(self._sql["has_exceptions"], {"dataset": dataset}))
+    def has_restricted(self, connection: Connection, dataset: str) -> bool:
+        """Return whether any document is hidden from some users or not searchable."""
+        return bool(
+            connection.execute(self._sql["has_exceptions"], {"dataset": dataset})
+        )
 
-    def sizes(self, connection: Connection, dataset: str) -> dict[str, int]:
-        """How many segments each finished one says that it has."""
+    def segment_counts(self, connection: Connection, dataset: str) -> dict[str, int]:
+        """Return the recorded number of segments of each completed document."""
         rows = connection.execute(self._sql["sizes"], {"dataset": dataset})
         return {row["id"]: int(row["segments"]) for row in rows}
 
-    def require(self, connection: Connection, tenant: str, id: str) -> None:  # noqa: A002
-        """Raises NotFoundError."""
+    def require(self, connection: Connection, tenant: str, id: str) -> None:
+        """Raise NotFoundError if the document does not exist."""
         if not self._step(connection, "exists", id, tenant):
-            raise _missing(id)
+            raise _not_found(id)
 
-    def place(self, connection: Connection, documents: Sequence[Document], owner: str, until: float) -> list[Document]:
-        """After the last of the first one's dataset, in order; `owner` has them until then."""
+    def append(
+        self,
+        connection: Connection,
+        documents: Sequence[Document],
+        owner: str,
+        until: float,
+    ) -> list[Document]:
+        """Insert documents at the end of their dataset, in order, leased to `owner`
+        until the given time."""
         first = documents[0]
-        last = int(self._step(connection, "last_position", first.tenant, first.dataset)[0]["position"])
-        placed = [msgspec.structs.replace(each, position=last + at + 1) for at, each in enumerate(documents)]
-        insert(connection, self._sql["add"], [document_row(each, owner, until) for each in placed])
+        # All documents belong to the dataset of the first one.
+        last = int(
+            self._step(connection, "last_position", first.tenant, first.dataset)[0][
+                "position"
+            ]
+        )
+        placed = [
+            msgspec.structs.replace(document, position=last + index + 1)
+            for index, document in enumerate(documents)
+        ]
+        insert(
+            connection,
+            self._sql["add"],
+            [document_row(document, owner, until) for document in placed],
+        )
         return placed
 
     def describe(self, connection: Connection, document: Document) -> None:
-        """Name, metadata and readers as they are here. Raises NotFoundError."""
+        """Update name, metadata and readers. Raises NotFoundError."""
         values = (
-            document.name, dump(document.metadata), dump(document.readers), self._now(), document.tenant,
-            document.dataset, document.id,
-        )  # fmt: skip
-        if not self._step(connection, "describe", *values):
-            raise _missing(document.id)
-
-    def begin_again(self, connection: Connection, document: Document) -> None:
-        """It waits to be indexed, from its source, rule and form as they are here. Raises NotFoundError."""
-        values = (
-            document.name, dump(document.source), document.form.value, document.language, dump(document.rule),
-            dump(document.metadata), document.digest, document.batch, self._now(), document.tenant, document.dataset,
+            document.name,
+            to_json(document.metadata),
+            to_json(document.readers),
+            self._clock(),
+            document.tenant,
+            document.dataset,
             document.id,
-        )  # fmt: skip
+        )
+        if not self._step(connection, "describe", *values):
+            raise _not_found(document.id)
+
+    def reset_for_indexing(self, connection: Connection, document: Document) -> None:
+        """Queue the document for indexing with its current source, rule and form.
+        Raises NotFoundError."""
+        values = (
+            document.name,
+            to_json(document.source),
+            document.form.value,
+            document.language,
+            to_json(document.rule),
+            to_json(document.metadata),
+            document.digest,
+            document.batch,
+            self._clock(),
+            document.tenant,
+            document.dataset,
+            document.id,
+        )
         if not self._step(connection, "again", *values):
-            raise _missing(document.id)
+            raise _not_found(document.id)
 
-    def flag(self, connection: Connection, document: Document) -> None:
-        """Whether it is on, and put away, as it is here."""
+    def set_flags(self, connection: Connection, document: Document) -> None:
+        """Update the enabled and archived flags."""
         flags = (int(document.is_enabled), int(document.is_archived))
-        self._step(connection, "flags", *flags, self._now(), document.tenant, document.dataset, document.id)
+        self._step(
+            connection,
+            "flags",
+            *flags,
+            self._clock(),
+            document.tenant,
+            document.dataset,
+            document.id,
+        )
 
-    def recount(self, connection: Connection, id: str, totals: Mapping[str, int]) -> None:  # noqa: A002
-        """Its segments were changed by hand: {count, words, tokens} of all that it has."""
-        values = (totals["count"], totals["count"], totals["words"], totals["tokens"], self._now())
+    def recount(
+        self, connection: Connection, id: str, totals: Mapping[str, int]
+    ) -> None:
+        """Update the totals after segments were changed by hand. `totals` has count,
+        words and tokens."""
+        # Edited segments are searchable at once, so both counts are equal.
+        values = (
+            totals["count"],
+            totals["count"],
+            totals["words"],
+            totals["tokens"],
+            self._clock(),
+        )
         self._step(connection, "recount", *values, id)
 
-    def hit(self, connection: Connection, ids: Sequence[str]) -> None:
-        """Something of each was found once more."""
-        self._listed(connection, "hit", ids)
+    def count_hits(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Increment the hit counters of documents."""
+        self._with_list(connection, "hit", ids)
 
-    def remove(self, connection: Connection, tenant: str, dataset: str, id: str) -> bool:  # noqa: A002
-        """False where it was not there."""
+    def delete(
+        self, connection: Connection, tenant: str, dataset: str, id: str
+    ) -> bool:
+        """Delete a document. Returns False if it did not exist."""
         return bool(self._step(connection, "delete", tenant, dataset, id))
 
-    def remove_all(self, connection: Connection, tenant: str, dataset: str) -> list[str]:
-        """Those that the dataset had."""
-        return [row["id"] for row in self._step(connection, "delete_of_dataset", tenant, dataset)]
+    def delete_all(
+        self, connection: Connection, tenant: str, dataset: str
+    ) -> list[str]:
+        """Delete all documents of a dataset and return their ids."""
+        return [
+            row["id"]
+            for row in self._step(connection, "delete_of_dataset", tenant, dataset)
+        ]
 
 
-def _missing(id: str) -> NotFoundError:  # noqa: A002
-    return NotFoundError(f"document {id[:80]!r} does not exist", code="document_not_found")
+def _not_found(id: str) -> NotFoundError:
+    return NotFoundError(
+        f"document {id[:80]!r} does not exist", code="document_not_found"
+    )

@@ -1,136 +1,232 @@
-"""What is searched, as rows: the truth that every index follows; what is gone of it, and vectors that wait for their
-documents."""
+"""The table of index entries, which is the source of truth for every index; its log of
+removals; and staged vectors of documents that are being indexed."""
 
 from collections.abc import Iterable, Sequence
 
-from modelyard.knowledge.rows import Changes, Entry
-from modelyard.knowledge.stored.followers import Followers
+from modelyard.knowledge.rows import Entry, IndexDelta
+from modelyard.knowledge.stored.followers import IndexProgress
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository
 from modelyard.storage.statements import insert
 
-_MOST_TOLD = 200_000
-"""Gone entries that are kept for indexes which have not heard of them."""
+_MAX_REMOVAL_LOG = 200_000
+"""Maximum number of logged removals of a dataset. Indexes that are further behind are
+rebuilt."""
 
 
 class StoredEntries(Repository):
-    def __init__(self, database: Database, followers: Followers) -> None:
+    """Repository of index entries."""
+
+    def __init__(self, database: Database, followers: IndexProgress) -> None:
         super().__init__(database, "index_entries")
         self._followers = followers
 
-    async def changes(self, dataset: str, space: int, since: int, until: int) -> Changes:
-        """What an index at a generation has not heard of until another: all there is where it is too far behind."""
+    async def changes(
+        self, dataset: str, space: int, since: int, until: int
+    ) -> IndexDelta:
+        """Return the changes between two generations; a full snapshot if the log no
+        longer reaches back far enough."""
         names = {"dataset": dataset, "space": space}
 
-        def work(connection: Connection) -> Changes:
-            is_whole = since == 0 or self._followers.forgotten(connection, dataset, space) > since
-            between = {**names, "since": 0 if is_whole else since, "until": until}
-            removed = [] if is_whole else connection.execute(self._sql["removed_since"], between)
-            rows = connection.execute(self._sql["since"], between)
-            return Changes(
-                is_whole,
+        def work(connection: Connection) -> IndexDelta:
+            """Read removals and additions in one consistent view."""
+            is_snapshot = (
+                since == 0
+                or self._followers.log_start_generation(connection, dataset, space)
+                > since
+            )
+            generation_range = {
+                **names,
+                "since": 0 if is_snapshot else since,
+                "until": until,
+            }
+            # A snapshot needs no removals: the index is rebuilt.
+            removed = (
+                []
+                if is_snapshot
+                else connection.execute(self._sql["removed_since"], generation_range)
+            )
+            rows = connection.execute(self._sql["since"], generation_range)
+            return IndexDelta(
+                is_snapshot,
                 [row["id"] for row in rows],
                 [row["document"] for row in rows],
                 [row["vector"] for row in rows],
                 [row["terms"] for row in rows],
                 [row["length"] for row in rows],
                 [row["entry"] for row in removed],
-                [(row["terms"], row["length"]) for row in removed if row["born"] <= since],
+                # Only removed entries that the index had already seen affect its
+                # statistics.
+                [
+                    (row["terms"], row["length"])
+                    for row in removed
+                    if row["born"] <= since
+                ],
             )
 
-        return await self._database.at_once(work, is_long=True)
+        return await self._database.read_together(work, is_long=True)
 
     async def count(self, dataset: str, space: int) -> int:
-        return int((await self._rows("count", dataset=dataset, space=space))[0]["count"])
+        """Return the number of entries in an index."""
+        return int(
+            (await self._rows("count", dataset=dataset, space=space))[0]["count"]
+        )
 
-    async def of(self, document: str, space: int) -> list[Row]:
-        """A document's, in order."""
+    async def list_of_document(self, document: str, space: int) -> list[Row]:
+        """Return a document's entries in order."""
         return await self._rows("of_document", document=document, space=space)
 
     async def vectors(self, ids: Sequence[int]) -> dict[int, bytes]:
+        """Return the vectors of entries by id."""
+
         def work(connection: Connection) -> dict[int, bytes]:
-            return {row["id"]: row["vector"] for row in self._listed(connection, "vectors", ids)}
+            """Read the vectors."""
+            return {
+                row["id"]: row["vector"]
+                for row in self._with_list(connection, "vectors", ids)
+            }
 
-        return await self._database.at_once(work)
+        return await self._database.read_together(work)
 
-    async def known_vectors(self, document: str, space: int, model: str) -> dict[str, bytes]:
-        """By digest of what they were made of: those it has, and those that were made before it was finished."""
+    async def existing_vectors(
+        self, document: str, space: int, model: str
+    ) -> dict[str, bytes]:
+        """Return a document's existing vectors by the digest of their text, including
+        staged ones."""
 
         def work(connection: Connection) -> dict[str, bytes]:
-            staged = connection.execute(self._sql["staged"], {"document": document, "model": model})
-            indexed = connection.execute(self._sql["vectors_of"], {"document": document, "space": space})
-            return {row["digest"]: row["vector"] for row in [*staged, *indexed] if row["vector"]}
+            """Read staged and indexed vectors; the indexed ones win."""
+            staged = connection.execute(
+                self._sql["staged"], {"document": document, "model": model}
+            )
+            indexed = connection.execute(
+                self._sql["vectors_of"], {"document": document, "space": space}
+            )
+            return {
+                row["digest"]: row["vector"]
+                for row in [*staged, *indexed]
+                if row["vector"]
+            }
 
-        return await self._database.at_once(work)
+        return await self._database.read_together(work)
 
-    async def stage(self, rows: Sequence[tuple[str, str, str, bytes]]) -> None:
-        """(document, model, digest, vector) each, until the document is finished."""
-        await self._database.transact(lambda connection: insert(connection, self._sql["stage"], rows))
+    async def stage_entries(self, rows: Sequence[tuple[str, str, str, bytes]]) -> None:
+        """Store vectors (document, model, digest, vector) until their document is
+        finished."""
+        await self._database.transact(
+            lambda connection: insert(connection, self._sql["stage"], rows)
+        )
 
-    # steps of transactions, and of trips to a reader
+    # Steps of transactions and of combined reads
 
-    def standing_for(self, connection: Connection, dataset: str, ids: Sequence[int]) -> list[Row]:
-        """{id, segment, child} of those that are there."""
-        return self._listed(connection, "standing_for", ids, dataset)
+    def entry_targets(
+        self, connection: Connection, dataset: str, ids: Sequence[int]
+    ) -> list[Row]:
+        """Return {id, segment, child} of the entries that exist."""
+        return self._with_list(connection, "entry_targets", ids, dataset)
 
     def segments(self, connection: Connection, dataset: str) -> dict[str, int]:
-        """Segment → how many entries stand for it."""
+        """Return the number of entries by segment."""
         rows = connection.execute(self._sql["segments"], {"dataset": dataset})
         return {row["segment"]: int(row["count"]) for row in rows}
 
     def add(
-        self, connection: Connection, dataset: str, space: int, generation: int,
+        self,
+        connection: Connection,
+        dataset: str,
+        space: int,
+        generation: int,
         entries: Iterable[tuple[str, Entry]],
-    ) -> None:  # fmt: skip
-        """Each with its document."""
+    ) -> None:
+        """Insert entries, each with the id of its document."""
         rows = [
-            (dataset, space, generation, document, each.segment, each.child, each.digest, each.vector, each.terms,
-             each.length)
-            for document, each in entries
-        ]  # fmt: skip
+            (
+                dataset,
+                space,
+                generation,
+                document,
+                entry.segment,
+                entry.child,
+                entry.digest,
+                entry.vector,
+                entry.terms,
+                entry.length,
+            )
+            for document, entry in entries
+        ]
         insert(connection, self._sql["add"], rows)
 
     def unstage(self, connection: Connection, documents: Sequence[str]) -> None:
-        self._listed(connection, "unstage", documents)
+        """Delete the staged vectors of documents."""
+        self._with_list(connection, "unstage", documents)
 
-    def remove_of(self, connection: Connection, document: str, generation: int) -> None:
-        """All of a document's; indexes are told."""
+    def delete_of_document(
+        self, connection: Connection, document: str, generation: int
+    ) -> None:
+        """Delete all entries of a document and log the removals for the indexes."""
+        # The log is written from the rows, so it comes before the deletion.
         self._step(connection, "remove_of_document", generation, document)
         self._step(connection, "delete_of_document", document)
 
-    def remove_of_segment(self, connection: Connection, document: str, segment: str, generation: int) -> None:
-        self._step(connection, "remove_of_segment", generation, document, segment)
+    def delete_of_segment(
+        self, connection: Connection, document: str, segment: str, generation: int
+    ) -> None:
+        """Delete all entries of a segment and log the removals for the indexes."""
+        self._step(connection, "delete_of_segment", generation, document, segment)
         self._step(connection, "delete_of_segment", document, segment)
 
-    def forget(self, connection: Connection, dataset: str, row: Row) -> None:
-        """What is gone is not told of for ever: whoever is too far behind begins anew. `row` is what `bump` gave."""
-        if int(self._step(connection, "many_removed", dataset)[0]["count"]) > _MOST_TOLD:
-            self._step(connection, "forget_removed", dataset)
-            self._followers.set_forgotten(connection, dataset, row["space"], row["generation"])
+    def trim_removal_log(self, connection: Connection, dataset: str, row: Row) -> None:
+        """Bound the removal log: if it is too long, discard it. `row` is the result of
+        `bump`.
 
-    def remove_all(self, connection: Connection, dataset: str) -> None:
-        """All of a dataset's."""
+        Indexes that are behind then get a full snapshot.
+        """
+        if (
+            int(self._step(connection, "many_removed", dataset)[0]["count"])
+            > _MAX_REMOVAL_LOG
+        ):
+            self._step(connection, "forget_removed", dataset)
+            self._followers.set_log_start(
+                connection, dataset, row["space"], row["generation"]
+            )
+
+    def delete_all(self, connection: Connection, dataset: str) -> None:
+        """Delete all entries of a dataset, with the removal log."""
         self._step(connection, "delete_of_dataset", dataset)
         self._step(connection, "forget_removed", dataset)
 
-    # another space, beside the one in use
+    # A shadow index beside the one in use
 
-    def put_beside(
-        self, connection: Connection, dataset: str, space: int, document: str, entries: Sequence[Entry]
+    def write_shadow_index(
+        self,
+        connection: Connection,
+        dataset: str,
+        space: int,
+        document: str,
+        entries: Sequence[Entry],
     ) -> None:
-        """A document's in a space that is not in use yet."""
+        """Replace a document's entries in an index that is not in use yet."""
+        # A repeated pass must not add entries twice.
         self._step(connection, "clear", document, space)
-        self.add(connection, dataset, space, 1, [(document, each) for each in entries])
+        self.add(
+            connection, dataset, space, 1, [(document, entry) for entry in entries]
+        )
 
-    def replace_space(self, connection: Connection, dataset: str, row: Row, space: int) -> bool:
-        """Keep one space alone, which is to be used from now on; False where it lacks what the one in use has. `row`
-        is what `bump` gave."""
+    def swap_index(
+        self, connection: Connection, dataset: str, row: Row, space: int
+    ) -> bool:
+        """Put a shadow index in use and delete all others. `row` is the result of
+        `bump`.
+
+        Returns False if the shadow index lacks entries of the one in use.
+        """
         old = row["space"]
         if self._step(connection, "behind", dataset, old, dataset, space):
             return False
-        # What was taken out of the old one meanwhile must not come back.
+        # Entries that were removed from the old index meanwhile must not reappear.
         self._step(connection, "take_out", dataset, space, dataset, old)
         self._step(connection, "delete_others", dataset, space)
+        # The log belongs to the old index.
         self._step(connection, "forget_removed", dataset)
         self._step(connection, "renumber", row["generation"], dataset, space)
         return True

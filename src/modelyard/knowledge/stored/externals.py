@@ -1,24 +1,29 @@
-"""Other people's servers that are asked, with their keys encrypted."""
+"""The table of external knowledge APIs, with their keys encrypted."""
 
 from modelyard.storage.database import Database, Row
 from modelyard.storage.repository import Repository
 
 
 class StoredExternals(Repository):
+    """Repository of external knowledge APIs."""
+
     def __init__(self, database: Database) -> None:
         super().__init__(database, "external_knowledge")
 
-    async def add(self, tenant: str, id: str, name: str, endpoint: str, secret: str) -> None:  # noqa: A002
-        await self._do("add", tenant, id, name, endpoint, secret)
+    async def add(
+        self, tenant: str, id: str, name: str, endpoint: str, secret: str
+    ) -> None:
+        """Add an external API with its encrypted key."""
+        await self._execute("add", tenant, id, name, endpoint, secret)
 
-    async def of(self, tenant: str) -> list[Row]:
-        """By name."""
+    async def list(self, tenant: str) -> list[Row]:
+        """Return the tenant's external APIs, ordered by name."""
         return await self._rows("of_tenant", tenant=tenant)
 
-    async def reseal(self, tenant: str, id: str, secret: str, before: str) -> bool:  # noqa: A002
-        """False where somebody else changed it meanwhile."""
-        return bool(await self._do("reseal", secret, tenant, id, before))
+    async def reseal(self, tenant: str, id: str, secret: str, old_secret: str) -> bool:
+        """Replace the encrypted key. Returns False if it has been changed meanwhile."""
+        return bool(await self._execute("reseal", secret, tenant, id, old_secret))
 
-    async def delete(self, tenant: str, id: str) -> bool:  # noqa: A002
-        """False where it was not there."""
-        return bool(await self._do("delete", tenant, id))
+    async def delete(self, tenant: str, id: str) -> bool:
+        """Delete an external API. Returns False if it did not exist."""
+        return bool(await self._execute("delete", tenant, id))

@@ -1,4 +1,5 @@
-"""How far indexes outside of this process have come, and how many entries of theirs hold each term."""
+"""The progress of external indexes: the generation each has reached, and how many of
+its entries contain each term."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,69 +7,109 @@ from modelyard.storage.database import Connection, Database
 from modelyard.storage.repository import Repository
 from modelyard.storage.statements import insert
 
-_NOBODY = ""
-"""In the place of a store: up to which generation it was forgotten what is gone."""
+_REMOVAL_LOG = ""
+"""Pseudo-store whose generation is the one up to which the removal log was discarded.
+"""
 
 
-class Followers(Repository):
+class IndexProgress(Repository):
+    """Repository of the external indexes' progress and term statistics."""
+
     def __init__(self, database: Database) -> None:
         super().__init__(database, "index_followers")
 
-    async def followed(self, store: str, dataset: str, space: int) -> int:
-        """How far another store has come."""
-        return await self._database.at_once(lambda connection: self._followed(connection, store, dataset, space))
+    async def synced_generation(self, store: str, dataset: str, space: int) -> int:
+        """Return the generation that a store has reached; 0 for an unknown one."""
+        return await self._database.read_together(
+            lambda connection: self._followed(connection, store, dataset, space)
+        )
 
-    def _followed(self, connection: Connection, store: str, dataset: str, space: int) -> int:
+    def _followed(
+        self, connection: Connection, store: str, dataset: str, space: int
+    ) -> int:
         names = {"store": store, "dataset": dataset, "space": space}
         rows = connection.execute(self._sql["followed"], names)
         return int(rows[0]["generation"]) if rows else 0
 
-    async def set_followed(
-        self, store: str, dataset: str, space: int, since: int, until: int, terms: Mapping[int, int], *, is_whole: bool
+    async def record_sync(
+        self,
+        store: str,
+        dataset: str,
+        space: int,
+        since: int,
+        until: int,
+        terms: Mapping[int, int],
+        *,
+        is_snapshot: bool,
     ) -> None:
-        """It has come so far, and so many more entries hold these terms; unless another process was there first."""
-        rows = [(store, dataset, space, term, count) for term, count in terms.items() if count]
+        """Record that a store has reached `until`, with the changes of its term counts.
+
+        Does nothing if another process has recorded the same step before.
+        """
+        rows = [
+            (store, dataset, space, term, count)
+            for term, count in terms.items()
+            if count
+        ]
 
         def work(connection: Connection) -> None:
+            """Record the progress if it still starts at `since`."""
+            # Counting the same changes twice would corrupt the statistics.
             if self._followed(connection, store, dataset, space) != since:
                 return
-            if is_whole:
+            # A full snapshot replaces the earlier counts.
+            if is_snapshot:
                 self._step(connection, "forget_terms", store, dataset, space)
             insert(connection, self._sql["add_term"], rows)
-            self._step(connection, "set_followed", store, dataset, space, until)
+            self._step(connection, "record_sync", store, dataset, space, until)
 
         await self._database.transact(work)
 
-    async def holding(self, store: str, dataset: str, space: int, terms: Sequence[int]) -> dict[int, int]:
-        """How many entries hold each of these terms."""
+    async def term_counts(
+        self, store: str, dataset: str, space: int, terms: Sequence[int]
+    ) -> dict[int, int]:
+        """Return how many entries contain each of the terms. Terms without entries are
+        left out."""
 
         def work(connection: Connection) -> dict[int, int]:
-            rows = self._listed(connection, "holding", terms, store, dataset, space)
+            """Read the counts."""
+            rows = self._with_list(connection, "holding", terms, store, dataset, space)
             return {row["term"]: row["holding"] for row in rows}
 
-        return await self._database.at_once(work)
+        return await self._database.read_together(work)
 
     async def spaces(self, store: str, dataset: str) -> list[int]:
-        """Those that another store has followed."""
-        return [row["space"] for row in await self._rows("spaces", store=store, dataset=dataset)]
+        """Return the numbers of the spaces that a store has indexed."""
+        return [
+            row["space"]
+            for row in await self._rows("spaces", store=store, dataset=dataset)
+        ]
 
-    async def unfollow(self, store: str, dataset: str) -> None:
+    async def forget_store(self, store: str, dataset: str) -> None:
+        """Delete the progress and the statistics of a dataset in a store."""
+
         def work(connection: Connection) -> None:
+            """Delete both tables' rows."""
             self._step(connection, "unfollow", store, dataset)
             self._step(connection, "unfollow_terms", store, dataset)
 
         await self._database.transact(work)
 
-    # steps of transactions, and of trips to a reader
+    # Steps of transactions and of combined reads
 
-    def forgotten(self, connection: Connection, dataset: str, space: int) -> int:
-        """Up to which generation what went is no longer told apart."""
-        return self._followed(connection, _NOBODY, dataset, space)
+    def log_start_generation(
+        self, connection: Connection, dataset: str, space: int
+    ) -> int:
+        """Return the generation up to which the removal log was discarded."""
+        return self._followed(connection, _REMOVAL_LOG, dataset, space)
 
-    def set_forgotten(self, connection: Connection, dataset: str, space: int, generation: int) -> None:
-        self._step(connection, "set_followed", _NOBODY, dataset, space, generation)
+    def set_log_start(
+        self, connection: Connection, dataset: str, space: int, generation: int
+    ) -> None:
+        """Record the generation up to which the removal log was discarded."""
+        self._step(connection, "record_sync", _REMOVAL_LOG, dataset, space, generation)
 
-    def remove_all(self, connection: Connection, dataset: str) -> None:
-        """The dataset is gone."""
+    def delete_all(self, connection: Connection, dataset: str) -> None:
+        """Delete the progress and statistics of a deleted dataset in all stores."""
         self._step(connection, "delete_of_dataset", dataset)
         self._step(connection, "delete_terms_of_dataset", dataset)

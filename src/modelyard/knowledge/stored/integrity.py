@@ -1,4 +1,4 @@
-"""Whether what several tables say of a dataset fits together."""
+"""Consistency check of a dataset across several tables."""
 
 from collections import Counter
 
@@ -9,11 +9,18 @@ from modelyard.knowledge.stored.segments import StoredSegments
 from modelyard.storage.database import Connection, Database
 
 
-class Integrity:
+class IntegrityCheck:
+    """Checks a dataset's rows for contradictions."""
+
     def __init__(
-        self, database: Database, *, datasets: StoredDatasets, documents: StoredDocuments, segments: StoredSegments,
+        self,
+        database: Database,
+        *,
+        datasets: StoredDatasets,
+        documents: StoredDocuments,
+        segments: StoredSegments,
         entries: StoredEntries,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database = database
         self._datasets = datasets
         self._documents = documents
@@ -21,22 +28,31 @@ class Integrity:
         self._entries = entries
 
     async def problems(self, tenant: str, dataset: str) -> list[str]:
-        """What does not fit together; nothing, unless something is wrong. Raises NotFoundError."""
+        """Return the inconsistencies of a dataset; an empty list if there are none.
+        Raises NotFoundError."""
 
         def work(connection: Connection) -> list[str]:
+            """Run all checks on one connection."""
+            # This only verifies that the dataset exists.
             self._datasets.read(connection, tenant, dataset)
             return self._problems(connection, dataset)
 
-        return await self._database.at_once(work, is_long=True)
+        return await self._database.read_together(work, is_long=True)
 
     def _problems(self, connection: Connection, dataset: str) -> list[str]:
-        sizes = self._documents.sizes(connection, dataset)
+        sizes = self._documents.segment_counts(connection, dataset)
         segments = self._segments.of_dataset(connection, dataset)
         entries = self._entries.segments(connection, dataset)
         counts = Counter(row["document"] for row in segments)
-        known = {row["id"] for row in segments}
-        stray = sum(count for segment, count in entries.items() if segment not in known)
-        silent = sum(1 for row in segments if row["is_enabled"] and row["id"] not in entries)
+        segment_ids = {row["id"] for row in segments}
+        # Entries without a segment, and enabled segments without an entry, point to an
+        # interrupted change.
+        stray = sum(
+            count for segment, count in entries.items() if segment not in segment_ids
+        )
+        silent = sum(
+            1 for row in segments if row["is_enabled"] and row["id"] not in entries
+        )
         problems = [
             f"document {document} has other segments than it says"
             for document, size in sizes.items()

@@ -1,4 +1,4 @@
-"""Documents that come, change and go, with all that is theirs: each is one transaction of several nouns."""
+"""Changes to documents that span several tables, each in one transaction."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,11 +6,11 @@ import msgspec
 
 from modelyard.knowledge.entities import Document
 from modelyard.knowledge.rows import DocumentPart
-from modelyard.knowledge.stored.claims import Claims
+from modelyard.knowledge.stored.claims import DocumentClaims
 from modelyard.knowledge.stored.datasets import StoredDatasets
 from modelyard.knowledge.stored.documents import StoredDocuments
 from modelyard.knowledge.stored.entries import StoredEntries
-from modelyard.knowledge.stored.followers import Followers
+from modelyard.knowledge.stored.followers import IndexProgress
 from modelyard.knowledge.stored.queries import StoredQueries
 from modelyard.knowledge.stored.segments import StoredSegments
 from modelyard.knowledge.stored.tags import StoredTags
@@ -18,12 +18,23 @@ from modelyard.knowledge.stored.texts import StoredTexts
 from modelyard.storage.database import Connection, Database
 
 
-class Library:
+class DocumentLibrary:
+    """Adds, changes and deletes documents and datasets with all their rows."""
+
     def __init__(
-        self, database: Database, *, datasets: StoredDatasets, documents: StoredDocuments, claims: Claims,
-        texts: StoredTexts, segments: StoredSegments, entries: StoredEntries, followers: Followers, tags: StoredTags,
+        self,
+        database: Database,
+        *,
+        datasets: StoredDatasets,
+        documents: StoredDocuments,
+        claims: DocumentClaims,
+        texts: StoredTexts,
+        segments: StoredSegments,
+        entries: StoredEntries,
+        followers: IndexProgress,
+        tags: StoredTags,
         queries: StoredQueries,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database = database
         self._datasets = datasets
         self._documents = documents
@@ -36,110 +47,165 @@ class Library:
         self._queries = queries
 
     async def add(
-        self, documents: Sequence[Document], texts: Mapping[str, str] | None = None, *, is_ours: bool = False
+        self,
+        documents: Sequence[Document],
+        texts: Mapping[str, str] | None = None,
+        *,
+        is_ours: bool = False,
     ) -> list[Document]:
-        """Into the dataset of the first, in order, with their texts where they are known; with `is_ours` for this
-        process to index. Raises NotFoundError."""
+        """Add documents to the dataset of the first one, in order, with texts by
+        document id if they are known.
+
+        With `is_ours` they are leased to this process for indexing. Raises
+        NotFoundError.
+        """
         first = documents[0]
-        owner, until = (self._claims.owner, self._claims.until) if is_ours else ("", 0.0)
+        owner, until = (
+            (self._claims.owner, self._claims.lease_end) if is_ours else ("", 0.0)
+        )
 
         def work(connection: Connection) -> list[Document]:
+            """Insert the documents and their texts."""
             self._datasets.require(connection, first.tenant, first.dataset)
-            placed = self._documents.place(connection, documents, owner, until)
+            placed = self._documents.append(connection, documents, owner, until)
             self._texts.add(connection, texts or {})
             return placed
 
         return await self._database.transact(work)
 
-    async def describe(self, document: Document) -> None:
-        """Name, metadata and readers as they are here. Raises NotFoundError."""
+    async def update_description(self, document: Document) -> None:
+        """Update name, metadata and readers. Raises NotFoundError."""
 
         def work(connection: Connection) -> None:
-            # What filters remember of the dataset is old now.
-            self._datasets.bumped(connection, document.tenant, document.dataset)
+            """Invalidate cached filters and update the document."""
+            # The new generation invalidates the metadata that filters have cached.
+            self._datasets.require_incremented(
+                connection, document.tenant, document.dataset
+            )
             self._documents.describe(connection, document)
 
         await self._database.transact(work)
 
     async def index_again(
-        self, document: Document, parts: Sequence[DocumentPart] | None = None, *, reads_anew: bool = False
+        self,
+        document: Document,
+        parts: Sequence[DocumentPart] | None = None,
+        *,
+        reads_anew: bool = False,
     ) -> None:
-        """From its source, rule and form as they are here, and from `parts`, where its text is another. What is found
-        of it stays until the new is ready. Raises NotFoundError."""
+        """Queue a document for indexing with its current source, rule and form; `parts`
+        replaces its text.
+
+        The old content is found until the new one is ready. Raises NotFoundError.
+        """
 
         def work(connection: Connection) -> None:
-            self._documents.begin_again(connection, document)
+            """Reset the document and replace or discard its stored text."""
+            self._documents.reset_for_indexing(connection, document)
             if parts is not None:
-                self._texts.put(connection, document.id, parts)
+                self._texts.replace(connection, document.id, parts)
             elif reads_anew:
-                self._texts.forget(connection, [document.id])
+                # Without a stored text the source is read again.
+                self._texts.delete(connection, [document.id])
 
         await self._database.transact(work)
 
     async def set_flags(
-        self, tenant: str, dataset: str, ids: Sequence[str], *, enabled: bool | None = None,
+        self,
+        tenant: str,
+        dataset: str,
+        ids: Sequence[str],
+        *,
+        enabled: bool | None = None,
         archived: bool | None = None,
-    ) -> None:  # fmt: skip
-        """What is off or put away is not found. Raises NotFoundError for a document that is not there."""
-        known = [await self._documents.get(tenant, dataset, each) for each in ids]
+    ) -> None:
+        """Enable, disable, archive or restore documents; None leaves a flag unchanged.
+        Raises NotFoundError.
+
+        Disabled and archived documents are not found.
+        """
+        documents = [
+            await self._documents.get(tenant, dataset, document_id)
+            for document_id in ids
+        ]
         changed = [
             msgspec.structs.replace(
-                each,
-                is_enabled=each.is_enabled if enabled is None else enabled,
-                is_archived=each.is_archived if archived is None else archived,
+                document,
+                is_enabled=document.is_enabled if enabled is None else enabled,
+                is_archived=document.is_archived if archived is None else archived,
             )
-            for each in known
+            for document in documents
         ]
 
         def work(connection: Connection) -> None:
-            self._datasets.bumped(connection, tenant, dataset)
-            for each in changed:
-                self._documents.flag(connection, each)
+            """Invalidate cached filters and update the flags."""
+            self._datasets.require_incremented(connection, tenant, dataset)
+            for document in changed:
+                self._documents.set_flags(connection, document)
 
         await self._database.transact(work)
 
-    async def delete_documents(self, tenant: str, dataset: str, ids: Sequence[str]) -> None:
-        """Those that are there; all that they had goes with them. Raises NotFoundError."""
+    async def delete_documents(
+        self, tenant: str, dataset: str, ids: Sequence[str]
+    ) -> None:
+        """Delete the existing ones of these documents, with everything that belongs to
+        them. Raises NotFoundError."""
 
         def work(connection: Connection) -> None:
-            row = self._datasets.bumped(connection, tenant, dataset)
-            gone = [each for each in ids if self._documents.remove(connection, tenant, dataset, each)]
-            for each in gone:
-                self._entries.remove_of(connection, each, row["generation"])
-                self._segments.remove_of(connection, each)
-            self._texts.forget(connection, gone)
-            self._entries.unstage(connection, gone)
-            self._entries.forget(connection, dataset, row)
+            """Delete the documents with their entries, segments, texts and staged
+            vectors."""
+            # Indexes learn of the removals by the new generation.
+            row = self._datasets.require_incremented(connection, tenant, dataset)
+            deleted_ids = [
+                document_id
+                for document_id in ids
+                if self._documents.delete(connection, tenant, dataset, document_id)
+            ]
+            for document_id in deleted_ids:
+                self._entries.delete_of_document(
+                    connection, document_id, row["generation"]
+                )
+                self._segments.delete_of_document(connection, document_id)
+            self._texts.delete(connection, deleted_ids)
+            self._entries.unstage(connection, deleted_ids)
+            self._entries.trim_removal_log(connection, dataset, row)
 
         await self._database.transact(work)
 
     async def delete(self, tenant: str, dataset: str) -> list[Document]:
-        """A dataset and all of it. Gives the documents that it had; raises NotFoundError."""
+        """Delete a dataset with all its rows and return its documents. Raises
+        NotFoundError."""
         await self._datasets.get(tenant, dataset)
-        documents = await self._documents.every(tenant, dataset)
+        # The caller needs the documents afterwards, to delete their files.
+        documents = await self._documents.list_all(tenant, dataset)
 
         def work(connection: Connection) -> None:
-            self._datasets.remove(connection, tenant, dataset)
-            gone = self._documents.remove_all(connection, tenant, dataset)
-            self._texts.forget(connection, gone)
-            self._entries.unstage(connection, gone)
-            self._entries.remove_all(connection, dataset)
-            self._followers.remove_all(connection, dataset)
-            self._segments.remove_all(connection, dataset)
-            self._tags.remove_all(connection, dataset)
-            self._queries.remove_all(connection, dataset)
+            """Delete the rows of all tables."""
+            self._datasets.delete(connection, tenant, dataset)
+            deleted_ids = self._documents.delete_all(connection, tenant, dataset)
+            self._texts.delete(connection, deleted_ids)
+            self._entries.unstage(connection, deleted_ids)
+            self._entries.delete_all(connection, dataset)
+            self._followers.delete_all(connection, dataset)
+            self._segments.delete_all(connection, dataset)
+            self._tags.delete_all(connection, dataset)
+            self._queries.delete_all(connection, dataset)
 
         await self._database.transact(work)
         return documents
 
     def count_hits(self, hits: Mapping[str, str]) -> None:
-        """Segment → document: each was found once more. Soon, and not waited for."""
+        """Increment the hit counters of segments and their documents, in the
+        background. `hits` maps segment to document."""
         if not hits:
             return
+        # A fixed order prevents deadlocks between transactions that update the same
+        # rows.
         segments, documents = sorted(hits), sorted(set(hits.values()))
 
         def work(connection: Connection) -> None:
-            self._segments.hit(connection, segments)
-            self._documents.hit(connection, documents)
+            """Increment both counters."""
+            self._segments.count_hits(connection, segments)
+            self._documents.count_hits(connection, documents)
 
         self._database.submit(work, may_gather=True)

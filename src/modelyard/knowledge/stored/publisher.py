@@ -1,11 +1,11 @@
-"""What is found from now on: segments, and the entries that stand for them, change in one transaction, so the two never
-disagree, whatever is killed when."""
+"""Publishing: segments and their index entries change in one transaction, so that they
+never contradict each other, even if a process is killed."""
 
 from collections.abc import Sequence
 
 from modelyard.knowledge.entities import Dataset, Document, Segment
-from modelyard.knowledge.rows import Entry, Indexed, Ready
-from modelyard.knowledge.stored.claims import Claims
+from modelyard.knowledge.rows import Entry, IndexContent, PreparedDocument
+from modelyard.knowledge.stored.claims import DocumentClaims
 from modelyard.knowledge.stored.datasets import StoredDatasets
 from modelyard.knowledge.stored.documents import StoredDocuments
 from modelyard.knowledge.stored.entries import StoredEntries
@@ -14,10 +14,18 @@ from modelyard.storage.database import Connection, Database, Row
 
 
 class Publisher:
+    """Makes segments and their index entries searchable."""
+
     def __init__(
-        self, database: Database, *, datasets: StoredDatasets, documents: StoredDocuments, claims: Claims,
-        segments: StoredSegments, entries: StoredEntries,
-    ) -> None:  # fmt: skip
+        self,
+        database: Database,
+        *,
+        datasets: StoredDatasets,
+        documents: StoredDocuments,
+        claims: DocumentClaims,
+        segments: StoredSegments,
+        entries: StoredEntries,
+    ) -> None:
         self._database = database
         self._datasets = datasets
         self._documents = documents
@@ -25,99 +33,172 @@ class Publisher:
         self._segments = segments
         self._entries = entries
 
-    async def publish(self, ready: Sequence[Ready]) -> list[Document]:
-        """Have documents of one dataset found from now on, each in the place of what was there of it.
+    async def publish(self, ready: Sequence[PreparedDocument]) -> list[Document]:
+        """Publish documents of one dataset, each replacing its previous content.
+        Returns the published ones.
 
-        Gives those that are; not those that somebody else has now, or that are gone. Raises InvokeBadRequestError
-        where their vectors are not like the others of the dataset.
+        Documents that another process owns by now, or that were deleted, are left out.
+        Raises InvokeBadRequestError if their vectors do not match the dataset's index.
         """
         first = ready[0].document
 
         def work(connection: Connection) -> list[Document]:
-            row = self._datasets.bump(connection, first.tenant, first.dataset)
+            """Replace the previous rows by the new ones."""
+            # The generation is incremented first: this locks the dataset's row for the
+            # transaction.
+            row = self._datasets.increment_generation(
+                connection, first.tenant, first.dataset
+            )
             if row is None:
                 return []
-            ours = self._claims.ours(connection, first.dataset, ready)
-            self._make_room(connection, row, first.dataset, ours)
-            self._segments.add(connection, [segment for each in ours for segment in each.indexed.segments])
-            self._segments.add_children(connection, [child for each in ours for child in each.indexed.children])
-            entries = [(each.document.id, entry) for each in ours for entry in each.indexed.entries]
-            self._entries.add(connection, first.dataset, row["space"], row["generation"], entries)
-            self._claims.finish(connection, ours)
-            return [each.document for each in ours]
+            # A lease may have expired during the indexing.
+            owned = self._claims.still_owned(connection, first.dataset, ready)
+            self._remove_previous(connection, row, first.dataset, owned)
+            self._segments.add(
+                connection,
+                [
+                    segment
+                    for prepared in owned
+                    for segment in prepared.indexed.segments
+                ],
+            )
+            self._segments.add_children(
+                connection,
+                [child for prepared in owned for child in prepared.indexed.children],
+            )
+            entries = [
+                (prepared.document.id, entry)
+                for prepared in owned
+                for entry in prepared.indexed.entries
+            ]
+            self._entries.add(
+                connection, first.dataset, row["space"], row["generation"], entries
+            )
+            self._claims.finish(connection, owned)
+            return [prepared.document for prepared in owned]
 
         return await self._database.transact(work, may_gather=True)
 
-    def _make_room(self, connection: Connection, row: Row, dataset: str, ours: Sequence[Ready]) -> None:
-        """What was there of them goes."""
-        for each in ours:
-            row = self._datasets.measure(connection, row, dataset, each.indexed)
-            if each.turn:  # the first time there is nothing to take away
-                self._entries.remove_of(connection, each.document.id, row["generation"])
-                self._segments.remove_of(connection, each.document.id)
-        self._entries.unstage(connection, [each.document.id for each in ours if each.indexed.is_staged])
+    def _remove_previous(
+        self,
+        connection: Connection,
+        row: Row,
+        dataset: str,
+        owned: Sequence[PreparedDocument],
+    ) -> None:
+        """Delete the previous segments and entries of documents."""
+        for prepared in owned:
+            row = self._datasets.check_dimensions(
+                connection, row, dataset, prepared.indexed
+            )
+            # The first revision of a document has nothing to delete.
+            if prepared.attempt:
+                self._entries.delete_of_document(
+                    connection, prepared.document.id, row["generation"]
+                )
+                self._segments.delete_of_document(connection, prepared.document.id)
+        self._entries.unstage(
+            connection,
+            [prepared.document.id for prepared in owned if prepared.indexed.is_staged],
+        )
 
-    async def put_segments(self, document: Document, indexed: Indexed, *, is_new: bool) -> list[Segment]:
-        """Add segments to a document, or have some of it say something else; their entries with them.
-
-        Raises NotFoundError, InvokeBadRequestError.
-        """
+    async def write_segments(
+        self, document: Document, indexed: IndexContent, *, is_new: bool
+    ) -> list[Segment]:
+        """Add or update segments of a document, with their index entries. Raises
+        NotFoundError and InvokeBadRequestError."""
 
         def work(connection: Connection) -> list[Segment]:
-            row = self._datasets.bumped(connection, document.tenant, document.dataset)
+            """Write the segments, children and entries."""
+            row = self._datasets.require_incremented(
+                connection, document.tenant, document.dataset
+            )
             self._documents.require(connection, document.tenant, document.id)
-            self._datasets.measure(connection, row, document.dataset, indexed)
+            self._datasets.check_dimensions(connection, row, document.dataset, indexed)
             if is_new:
-                kept = self._segments.append(connection, document.id, indexed.segments)
+                stored_segments = self._segments.append(
+                    connection, document.id, indexed.segments
+                )
             else:
-                kept = indexed.segments
-                self._change(connection, document.id, kept, row["generation"])
+                stored_segments = indexed.segments
+                # Updating a segment also deletes its previous children and entries.
+                self._replace_segments(
+                    connection, document.id, stored_segments, row["generation"]
+                )
             self._segments.add_children(connection, indexed.children)
-            entries = [(document.id, each) for each in indexed.entries]
-            self._entries.add(connection, document.dataset, row["space"], row["generation"], entries)
+            entries = [(document.id, entry) for entry in indexed.entries]
+            self._entries.add(
+                connection, document.dataset, row["space"], row["generation"], entries
+            )
+            # The document shows totals of its segments.
             self._recount(connection, document.id)
-            return kept
+            return stored_segments
 
         return await self._database.transact(work)
 
-    def _change(self, connection: Connection, document: str, segments: Sequence[Segment], generation: int) -> None:
-        for each in segments:
-            self._segments.change(connection, each)
-            self._entries.remove_of_segment(connection, document, each.id, generation)
+    def _replace_segments(
+        self,
+        connection: Connection,
+        document: str,
+        segments: Sequence[Segment],
+        generation: int,
+    ) -> None:
+        for segment in segments:
+            self._segments.update(connection, segment)
+            self._entries.delete_of_segment(
+                connection, document, segment.id, generation
+            )
 
     def _recount(self, connection: Connection, document: str) -> None:
-        self._documents.recount(connection, document, self._segments.totals(connection, document))
+        self._documents.recount(
+            connection, document, self._segments.totals(connection, document)
+        )
 
     async def delete_segment(self, segment: Segment) -> None:
-        """Raises NotFoundError where its dataset is gone."""
+        """Delete a segment with its entries. Raises NotFoundError if its dataset was
+        deleted."""
 
         def work(connection: Connection) -> None:
-            row = self._datasets.bumped(connection, segment.tenant, segment.dataset)
-            self._segments.remove(connection, segment)
-            self._entries.remove_of_segment(connection, segment.document, segment.id, row["generation"])
+            """Delete the rows and update the document's totals."""
+            row = self._datasets.require_incremented(
+                connection, segment.tenant, segment.dataset
+            )
+            self._segments.delete(connection, segment)
+            self._entries.delete_of_segment(
+                connection, segment.document, segment.id, row["generation"]
+            )
             self._recount(connection, segment.document)
 
         await self._database.transact(work)
 
-    # another model's index, beside the one in use
+    # The shadow index of another model, beside the index in use
 
-    async def put_beside(self, dataset: str, space: int, document: str, entries: Sequence[Entry]) -> None:
-        """Entries of a space that is not in use yet."""
+    async def write_shadow_index(
+        self, dataset: str, space: int, document: str, entries: Sequence[Entry]
+    ) -> None:
+        """Write a document's entries into an index that is not in use yet."""
         await self._database.transact(
-            lambda connection: self._entries.put_beside(connection, dataset, space, document, entries)
+            lambda connection: self._entries.write_shadow_index(
+                connection, dataset, space, document, entries
+            )
         )
 
-    async def switch(self, dataset: Dataset, space: int, dimensions: int, model: str) -> bool:
-        """Use another space from now on, and delete the one that was; False where documents changed meanwhile.
-
-        Raises NotFoundError.
-        """
+    async def swap_index(
+        self, dataset: Dataset, space: int, dimensions: int, model: str
+    ) -> bool:
+        """Put another index in use and delete the old one. Returns False if documents
+        changed meanwhile. Raises NotFoundError."""
 
         def work(connection: Connection) -> bool:
-            row = self._datasets.bumped(connection, dataset.tenant, dataset.id)
-            if not self._entries.replace_space(connection, dataset.id, row, space):
+            """Swap the index if it is complete."""
+            row = self._datasets.require_incremented(
+                connection, dataset.tenant, dataset.id
+            )
+            # Returning without an exception commits the generation only, which is
+            # harmless.
+            if not self._entries.swap_index(connection, dataset.id, row, space):
                 return False
-            self._datasets.switch(connection, dataset, space, dimensions, model)
+            self._datasets.swap_index(connection, dataset, space, dimensions, model)
             return True
 
         return await self._database.transact(work)

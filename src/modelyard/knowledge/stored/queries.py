@@ -1,26 +1,30 @@
-"""What datasets were asked."""
+"""The query history of datasets."""
 
 from collections.abc import Callable
 
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository
 
-_MOST_CHARACTERS = 2000
+_MAX_QUERY_LENGTH = 2000
 
 
 class StoredQueries(Repository):
-    def __init__(self, database: Database, now: Callable[[], float]) -> None:
-        super().__init__(database, "dataset_queries")
-        self._now = now
+    """Repository of past queries."""
 
-    def remember(self, tenant: str, dataset: str, content: str, source: str) -> None:
-        """Soon, and not waited for. Raises StorageUnavailableError where too much waits."""
-        values = (tenant, dataset, content[:_MOST_CHARACTERS], source, self._now())
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        super().__init__(database, "dataset_queries")
+        self._clock = clock
+
+    def record(self, tenant: str, dataset: str, content: str, source: str) -> None:
+        """Record a query in the background. Raises StorageUnavailableError if too many
+        writes are pending."""
+        values = (tenant, dataset, content[:_MAX_QUERY_LENGTH], source, self._clock())
         self._database.write(self._sql["asked"], values)
 
-    async def newest(self, tenant: str, dataset: str, most: int) -> list[Row]:
-        return await self._rows("newest", tenant=tenant, dataset=dataset, most=most)
+    async def newest(self, tenant: str, dataset: str, limit: int) -> list[Row]:
+        """Return the newest queries of a dataset, at most `limit`."""
+        return await self._rows("newest", tenant=tenant, dataset=dataset, most=limit)
 
-    def remove_all(self, connection: Connection, dataset: str) -> None:
-        """A step of a transaction: the dataset is gone."""
+    def delete_all(self, connection: Connection, dataset: str) -> None:
+        """Delete the history of a deleted dataset; a step of a transaction."""
         self._step(connection, "delete_of_dataset", dataset)

@@ -1,42 +1,55 @@
-"""What documents say, as it was read."""
+"""The table of documents' parsed texts."""
 
 from collections.abc import Mapping, Sequence
 
-from modelyard.knowledge.rows import DocumentPart, dump, read_parts
+from modelyard.knowledge.rows import DocumentPart, read_parts, to_json
 from modelyard.storage.database import Connection, Database
 from modelyard.storage.repository import Repository
 from modelyard.storage.statements import insert
 
 
 class StoredTexts(Repository):
+    """Repository of parsed texts."""
+
     def __init__(self, database: Database) -> None:
         super().__init__(database, "document_texts")
 
-    async def keep(self, document: str, parts: Sequence[DocumentPart]) -> None:
-        await self._do("keep", document, dump(parts))
+    async def save(self, document: str, parts: Sequence[DocumentPart]) -> None:
+        """Store a document's parsed parts, replacing earlier ones."""
+        await self._execute("keep", document, to_json(parts))
 
     async def get(self, document: str) -> list[DocumentPart] | None:
+        """Return a document's parsed parts, or None if it has not been parsed."""
         rows = await self._rows("get", document=document)
         return read_parts(rows[0]) if rows else None
 
-    async def of(self, documents: Sequence[str]) -> dict[str, list[DocumentPart]]:
-        """The same of many; those that are known."""
+    async def get_many(self, documents: Sequence[str]) -> dict[str, list[DocumentPart]]:
+        """Return the parsed parts of documents by id. Documents that have not been
+        parsed are left out."""
 
         def work(connection: Connection) -> dict[str, list[DocumentPart]]:
-            rows = self._listed(connection, "of_ids", documents)
+            """Read the texts."""
+            rows = self._with_list(connection, "of_ids", documents)
             return {row["document"]: read_parts(row) for row in rows}
 
-        return await self._database.at_once(work)
+        return await self._database.read_together(work)
 
-    # steps of transactions
+    # Steps of transactions
 
     def add(self, connection: Connection, texts: Mapping[str, str]) -> None:
-        """Of new documents, by id."""
-        rows = [(document, dump([DocumentPart(text=text)])) for document, text in texts.items()]
+        """Insert the texts of new documents, by document id."""
+        rows = [
+            (document, to_json([DocumentPart(text=text)]))
+            for document, text in texts.items()
+        ]
         insert(connection, self._sql["add"], rows)
 
-    def put(self, connection: Connection, document: str, parts: Sequence[DocumentPart]) -> None:
-        self._step(connection, "keep", document, dump(parts))
+    def replace(
+        self, connection: Connection, document: str, parts: Sequence[DocumentPart]
+    ) -> None:
+        """Store a document's parsed parts, replacing earlier ones."""
+        self._step(connection, "keep", document, to_json(parts))
 
-    def forget(self, connection: Connection, documents: Sequence[str]) -> None:
-        self._listed(connection, "forget", documents)
+    def delete(self, connection: Connection, documents: Sequence[str]) -> None:
+        """Delete the parsed texts of documents."""
+        self._with_list(connection, "forget", documents)

@@ -1,1 +1,1 @@
-"""Programs that run on plugins' own Python, and import nothing of ours."""
+"""Programs that run on a plugin's own Python. They import nothing else from modelyard."""

@@ -1,8 +1,10 @@
-"""What shuts plugins in, with nothing but ctypes: a root of their own, Landlock, seccomp, a user of their own.
+"""Confine a plugin's process with a private root file system, Landlock, seccomp and a
+separate user, using only ctypes.
 
-It is used before anything that a plugin brought is loaded: a wheel may run code as soon as its Python starts. Plugins
-do more than code nodes (threads, processes, files, connections), so the list of system calls here says what is refused,
-where the jail's says what is allowed. What each part keeps away: docs/design/0015-plugin-confinement.md.
+It runs before anything of the plugin is loaded, because a wheel may execute code as
+soon as its Python starts. Plugins need threads, processes, files and connections, so
+the system call list here is a deny list, while the sandbox for code has an allow list.
+What each layer prevents: docs/design/0015-plugin-confinement.md.
 """
 
 import ctypes
@@ -19,12 +21,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _MACHINE = platform.machine()
 
 
-def _failed(what: str) -> OSError:
+def _os_error(description: str) -> OSError:
     number = ctypes.get_errno()
-    return OSError(number, f"{what}: {os.strerror(number)}")
+    return OSError(number, f"{description}: {os.strerror(number)}")
 
 
-# ------------------------------------------------------------------------------------------------ Landlock
+# ----------------------------------------------------------------------------- Landlock
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same on every architecture
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
@@ -38,39 +40,48 @@ _RULE_PATH, _RULE_PORT = 1, 2
 
 
 def landlock_abi() -> int:
-    """The kernel's version of Landlock; 0 where there is none."""
+    """Return the kernel's Landlock ABI version; 0 if Landlock is not available."""
     return max(0, _libc.syscall(_CREATE, None, 0, 1))
 
 
-def enter_landlock(read: list[str], write: list[str], devices: list[str], port: int | None) -> None:
-    """Allow these folders to be read and run, those to be written, and nothing else, for good.
+def enter_landlock(
+    read: list[str], write: list[str], devices: list[str], port: int | None
+) -> None:
+    """Restrict file access, irrevocably: `read` folders may be read and executed,
+    `write` folders written, `devices` used.
 
-    With a port, connections may be made to it alone; without, connections are no business of Landlock's.
-    Raises OSError.
+    With `port`, TCP connections are only possible to that port; without it, Landlock
+    does not restrict connections. Raises OSError.
     """
     abi = landlock_abi()
     if not abi:
         raise OSError("this kernel has no Landlock")
+    # Each ABI version adds rights; a ruleset may only name those that the kernel knows.
     handled = (1 << (13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16)) - 1
     net = _BIND | _CONNECT if port is not None and abi >= 4 else 0
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     attributes = struct.pack("=QQQ", handled, net, 3 if abi >= 6 else 0)[:size]
-    rules = _libc.syscall(_CREATE, ctypes.create_string_buffer(attributes, size), size, 0)
+    rules = _libc.syscall(
+        _CREATE, ctypes.create_string_buffer(attributes, size), size, 0
+    )
     if rules < 0:
-        raise _failed("Landlock refused its rules")
+        raise _os_error("Landlock refused its rules")
     try:
         for path in read:
             _allow(rules, path, _READ)
         for path in write:
+            # Writable folders cannot hold programs, devices or sockets: what is written
+            # there is never executed.
             _allow(rules, path, handled & ~(_EXECUTE | _MAKE_DEVICES | _MAKE_SOCKETS))
         for path in devices:
+            # Bit 15 is the right to use ioctl, from ABI 5 on.
             _allow(rules, path, _READ_FILE | _WRITE_FILE | (handled & (1 << 15)))
         if net:
             rule = ctypes.create_string_buffer(struct.pack("=QQ", _CONNECT, port), 16)
             if _libc.syscall(_ADD, rules, _RULE_PORT, rule, 0) < 0:
-                raise _failed("Landlock refused a port")
+                raise _os_error("Landlock refused a port")
         if _libc.syscall(_RESTRICT, rules, 0) != 0:
-            raise _failed("Landlock could not be entered")
+            raise _os_error("Landlock could not be entered")
     finally:
         os.close(rules)
 
@@ -81,49 +92,85 @@ def _allow(rules: int, path: str, rights: int) -> None:
     except OSError:
         return  # what is not there need not be allowed
     try:
+        # Rights for directories are invalid in a rule for a single file.
         if not os.path.isdir(path):
             rights &= _ON_FILES | (1 << 15)
         rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, where), 12)
         if _libc.syscall(_ADD, rules, _RULE_PATH, rule, 0) < 0:
-            raise _failed(f"Landlock refused {path!r}")
+            raise _os_error(f"Landlock refused {path!r}")
     finally:
         os.close(where)
 
 
-# ------------------------------------------------------------------------------------------------ namespaces
+# --------------------------------------------------------------------------- namespaces
 
-_NEW_MOUNTS, _NEW_IPC, _NEW_USERS, _NEW_NETWORK = 0x20000, 0x8000000, 0x10000000, 0x40000000
+_NEW_MOUNTS, _NEW_IPC, _NEW_USERS, _NEW_NETWORK = (
+    0x20000,
+    0x8000000,
+    0x10000000,
+    0x40000000,
+)
 _READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_EXEC, _REMOUNT = 1, 2, 4, 8, 32
-_NO_ATIME, _NO_DIR_ATIME, _BIND_MOUNT, _RECURSIVE, _PRIVATE, _REL_ATIME = 1024, 2048, 4096, 16384, 1 << 18, 1 << 21
+_NO_ATIME, _NO_DIR_ATIME, _BIND_MOUNT, _RECURSIVE, _PRIVATE, _REL_ATIME = (
+    1024,
+    2048,
+    4096,
+    16384,
+    1 << 18,
+    1 << 21,
+)
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_NEW_ROOT = "/sys"  # what it is laid over cannot be read there any more, and no plugin needs it
+_NEW_ROOT = (  # what it is laid over cannot be read there any more, and no plugin needs it
+    "/sys"
+)
 
 
-FILLED_IN = {"/etc/hosts": "127.0.0.1 localhost\n", "/etc/nsswitch.conf": "hosts: files\n"}
-"""Files of a root of its own that say nothing of the machine."""
+SYNTHETIC_FILES = {
+    "/etc/hosts": "127.0.0.1 localhost\n",
+    "/etc/nsswitch.conf": "hosts: files\n",
+}
+"""Files of the private root file system that replace the machine's own."""
 
 
-def own_folders(needed: list[str]) -> list[str]:
-    """What a root of its own has to write to beside what is asked for; not /tmp where the server itself lies in it."""
-    is_taken = any(one == "/tmp" or one.startswith("/tmp/") for one in needed)
-    return ["/dev/shm", *([] if is_taken else ["/tmp"])]
+def extra_writable_folders(needed: list[str]) -> list[str]:
+    """Return the writable folders of the private root in addition to those requested.
+
+    /tmp is left out if needed paths are inside it, because it would hide them.
+    """
+    is_tmp_needed = any(path == "/tmp" or path.startswith("/tmp/") for path in needed)
+    return ["/dev/shm", *([] if is_tmp_needed else ["/tmp"])]
 
 
-def set_apart() -> None:
-    """Mounts, a network and shared memory of its own. Raises OSError where the kernel refuses."""
+def unshare_namespaces() -> None:
+    """Move the process into new mount, IPC and network namespaces. Raises OSError if
+    the kernel refuses."""
+    # Root can create the namespaces directly; other users need a user namespace.
     kinds = _NEW_MOUNTS | _NEW_IPC | _NEW_NETWORK
     user, group = os.geteuid(), os.getegid()
     if user == 0 and _libc.unshare(kinds) == 0:
         return
     if _libc.unshare(kinds | _NEW_USERS) != 0:
-        raise _failed("namespaces are refused")
-    for name, content in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        raise _os_error("namespaces are refused")
+    # Map the user to itself; `setgroups` must be denied before an unprivileged gid map
+    # is accepted.
+    for name, content in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{user} {user} 1"),
+        ("gid_map", f"{group} {group} 1"),
+    ):
         with open("/proc/self/" + name, "w") as file:
             file.write(content)
 
 
-def enclose(read: list[str], write: list[str], devices: list[str], tmp: str) -> None:
-    """A root that holds these and nothing else, for good; `tmp` lies at /tmp. Raises OSError."""
+def build_root_filesystem(
+    read: list[str], write: list[str], devices: list[str], tmp: str
+) -> None:
+    """Replace the root file system, irrevocably, by one with only these paths; the
+    folder `tmp` becomes /tmp.
+
+    Raises OSError.
+    """
+    # Private propagation: mounts made here must not appear on the host.
     _mount(None, "/", _RECURSIVE | _PRIVATE)
     _mount("tmpfs", _NEW_ROOT, _NO_SUID | _NO_DEVICES, "tmpfs", "mode=755,size=1m")
     for path in read:
@@ -132,36 +179,60 @@ def enclose(read: list[str], write: list[str], devices: list[str], tmp: str) -> 
         _bind(path, path, is_writable=True)
     for path in devices:
         _bind(path, path, is_device=True)
-    if "/tmp" in own_folders(read + write):
+    if "/tmp" in extra_writable_folders(read + write):
         _bind(tmp, "/tmp", is_writable=True)
+    # Shared memory is private and limited in size; multiprocessing needs it.
     os.makedirs(_NEW_ROOT + "/dev/shm", exist_ok=True)
-    _mount("tmpfs", _NEW_ROOT + "/dev/shm", _NO_SUID | _NO_DEVICES | _NO_EXEC, "tmpfs", "mode=1777,size=64m")
-    for path, text in FILLED_IN.items():
-        _fill_in(path, text)
+    _mount(
+        "tmpfs",
+        _NEW_ROOT + "/dev/shm",
+        _NO_SUID | _NO_DEVICES | _NO_EXEC,
+        "tmpfs",
+        "mode=1777,size=64m",
+    )
+    for path, text in SYNTHETIC_FILES.items():
+        _write_synthetic_file(path, text)
+    # Only now can the root be made read-only: the bind mounts needed their mount
+    # points.
     _mount(None, _NEW_ROOT, _REMOUNT | _READ_ONLY | _NO_SUID | _NO_DEVICES)
     os.chdir(_NEW_ROOT)
-    # The new root takes the old one's place, which lies on top of it for a moment, and is let go of.
-    if _libc.syscall(_PIVOT_ROOT[_MACHINE], b".", b".") != 0 or _libc.umount2(b".", 2) != 0:
-        raise _failed("the root could not be changed")
+    # Pivot onto the current directory: the old root is stacked on the new one for a
+    # moment and is then detached.
+    if (
+        _libc.syscall(_PIVOT_ROOT[_MACHINE], b".", b".") != 0
+        or _libc.umount2(b".", 2) != 0
+    ):
+        raise _os_error("the root could not be changed")
     os.chdir("/")
 
 
-def _fill_in(path: str, text: str) -> None:
+def _write_synthetic_file(path: str, text: str) -> None:
     target = _NEW_ROOT + path
     os.makedirs(os.path.dirname(target), exist_ok=True)
     with open(target, "w") as file:
         file.write(text)
 
 
-def _mount(source: str | None, target: str, flags: int, kind: str | None = None, options: str | None = None) -> None:
-    encoded = [os.fsencode(one) if one else None for one in (source, target, kind)]
+def _mount(
+    source: str | None,
+    target: str,
+    flags: int,
+    fs_type: str | None = None,
+    options: str | None = None,
+) -> None:
+    encoded = [
+        os.fsencode(argument) if argument else None
+        for argument in (source, target, fs_type)
+    ]
     data = options.encode() if options else None
     if _libc.mount(*encoded, ctypes.c_ulong(flags), data) != 0:
-        raise _failed(f"{source or target!r} could not be mounted")
+        raise _os_error(f"{source or target!r} could not be mounted")
 
 
-def _bind(path: str, there: str, *, is_writable: bool = False, is_device: bool = False) -> None:
-    target = _NEW_ROOT + there
+def _bind(
+    path: str, inner_path: str, *, is_writable: bool = False, is_device: bool = False
+) -> None:
+    target = _NEW_ROOT + inner_path
     try:
         if os.path.isdir(path):
             os.makedirs(target, exist_ok=True)
@@ -171,240 +242,496 @@ def _bind(path: str, there: str, *, is_writable: bool = False, is_device: bool =
             if not os.path.exists(target):
                 os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     except OSError:
-        return  # what is not there need not be seen; what lies within another folder is there already
+        # what is not there need not be seen; what lies within another folder is there
+        # already
+        return
     _mount(path, target, _BIND_MOUNT)
     if is_device:
         return
-    # What a mount forbids already has to be said again, or the kernel refuses.
-    has = os.statvfs(path).f_flag
-    more = has & (_NO_SUID | _NO_DEVICES | _NO_EXEC | _NO_ATIME | _NO_DIR_ATIME) | (_REL_ATIME if has & 4096 else 0)
-    more |= 0 if is_writable else _READ_ONLY
-    _mount(None, target, _BIND_MOUNT | _REMOUNT | _NO_SUID | _NO_DEVICES | more)
+    # The kernel refuses a remount that clears restrictive flags of the original mount,
+    # so they are repeated.
+    mount_flags = os.statvfs(path).f_flag
+    remount_flags = mount_flags & (
+        _NO_SUID | _NO_DEVICES | _NO_EXEC | _NO_ATIME | _NO_DIR_ATIME
+    ) | (_REL_ATIME if mount_flags & 4096 else 0)
+    remount_flags |= 0 if is_writable else _READ_ONLY
+    _mount(
+        None, target, _BIND_MOUNT | _REMOUNT | _NO_SUID | _NO_DEVICES | remount_flags
+    )
 
 
 def raise_loopback() -> None:
-    """Switch on `lo` of a network that was just made."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as one:
-        fcntl.ioctl(one, 0x8914, struct.pack("16sH22x", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: up, running
+    """Enable the loopback interface of a new network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as control_socket:
+        fcntl.ioctl(
+            control_socket, 0x8914, struct.pack("16sH22x", b"lo", 0x1 | 0x40)
+        )  # SIOCSIFFLAGS: up, running
 
 
-# ------------------------------------------------------------------------------------------------ seccomp
+# ------------------------------------------------------------------------------ seccomp
 
-_REFUSED = {
+# Introspection of other processes, kernel interfaces, mounting, System V IPC, changes
+# of user.
+_REFUSED_CALLS = {
     # name: (x86_64, aarch64); None where an architecture has no such call.
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
-    "pidfd_getfd": (438, 438), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
-    "process_madvise": (440, 440), "process_mrelease": (448, 448), "migrate_pages": (256, 238),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "kcmp": (312, 272),
+    "pidfd_getfd": (438, 438),
+    "pidfd_open": (434, 434),
+    "pidfd_send_signal": (424, 424),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "migrate_pages": (256, 238),
     "move_pages": (279, 239),
-    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "keyctl": (250, 219),
-    "add_key": (248, 217), "request_key": (249, 218), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427), "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40),
-    "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428),
-    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
-    "fspick": (433, 433), "mount_setattr": (442, 442), "statmount": (457, 457), "listmount": (458, 458),
-    "swapon": (167, 224), "swapoff": (168, 225), "reboot": (169, 142), "sethostname": (170, 161),
-    "setdomainname": (171, 162), "iopl": (172, None), "ioperm": (173, None), "init_module": (175, 105),
-    "delete_module": (176, 106), "finit_module": (313, 273), "kexec_load": (246, 104), "kexec_file_load": (320, 294),
-    "quotactl": (179, 60), "quotactl_fd": (443, 443), "acct": (163, 89), "settimeofday": (164, 170),
-    "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266), "syslog": (103, 116),
-    "vhangup": (153, 58), "modify_ldt": (154, None), "personality": (135, 92), "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265), "fanotify_init": (300, 262), "fanotify_mark": (301, 263),
-    "lookup_dcookie": (212, 18), "mknod": (133, None), "mknodat": (259, 33), "shmget": (29, 194), "shmat": (30, 196),
-    "shmctl": (31, 195), "shmdt": (67, 197), "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191),
-    "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "mq_open": (240, 180),
-    "mq_unlink": (241, 181), "setuid": (105, 146), "setgid": (106, 144), "setreuid": (113, 145),
-    "setregid": (114, 143), "setresuid": (117, 147), "setresgid": (119, 149), "setfsuid": (122, 151),
-    "setfsgid": (123, 152), "setgroups": (116, 159), "capset": (126, 91), "nfsservctl": (180, 42),
-    "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "sysfs": (139, None), "ustat": (136, None),
-    "uselib": (134, None), "vmsplice": (278, 75), "seccomp": (317, 277), "ioprio_set": (251, 30),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "reboot": (169, 142),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "init_module": (175, 105),
+    "delete_module": (176, 106),
+    "finit_module": (313, 273),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "acct": (163, 89),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "syslog": (103, 116),
+    "vhangup": (153, 58),
+    "modify_ldt": (154, None),
+    "personality": (135, 92),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    "lookup_dcookie": (212, 18),
+    "mknod": (133, None),
+    "mknodat": (259, 33),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "shmdt": (67, 197),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "setuid": (105, 146),
+    "setgid": (106, 144),
+    "setreuid": (113, 145),
+    "setregid": (114, 143),
+    "setresuid": (117, 147),
+    "setresgid": (119, 149),
+    "setfsuid": (122, 151),
+    "setfsgid": (123, 152),
+    "setgroups": (116, 159),
+    "capset": (126, 91),
+    "nfsservctl": (180, 42),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "sysfs": (139, None),
+    "ustat": (136, None),
+    "uselib": (134, None),
+    "vmsplice": (278, 75),
+    "seccomp": (317, 277),
+    "ioprio_set": (251, 30),
     "memfd_secret": (447, 447),
-}  # fmt: skip
-_BY_PATH = {
-    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
-    "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None),
-    "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
-}  # fmt: skip
-"""What Landlock does not see: other files of the same user have to be kept from it in another way."""
-_CALLS = {
-    "socket": (41, 198), "socketpair": (53, 199), "clone": (56, 220), "clone3": (435, 435), "ioctl": (16, 29),
-    "fcntl": (72, 25), "prctl": (157, 167), "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131),
-    "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269), "prlimit64": (302, 261),
-    "setpriority": (141, 140), "sched_setaffinity": (203, 122), "sched_setscheduler": (144, 119),
-    "sched_setparam": (142, 118), "sched_setattr": (314, 274),
-}  # fmt: skip
+}
+_ATTRIBUTE_CALLS = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+}
+"""Calls that Landlock does not restrict. They would let a plugin change other files of
+the same user."""
+_CHECKED_CALLS = {
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "ioctl": (16, 29),
+    "fcntl": (72, 25),
+    "prctl": (157, 167),
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "sendto": (44, 206),
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
+    "prlimit64": (302, 261),
+    "setpriority": (141, 140),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+}
 _ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_SPACES = 0x02000000 | 0x20000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x80
+_NAMESPACE_FLAGS = (
+    0x02000000
+    | 0x20000
+    | 0x4000000
+    | 0x8000000
+    | 0x10000000
+    | 0x20000000
+    | 0x40000000
+    | 0x80
+)
 _FCNTL_OWNERS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: who gets signals
-_IOCTL_REFUSED = (0x5412, 0x541C, 0x8901, 0x8902)  # TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP
-_PRCTL_REFUSED = (35, 0x59616D61, 8, 22, 24, 28, 47)  # memory map, ptracer, keep/drop capabilities, seccomp, ambient
+_IOCTL_REFUSED = (
+    0x5412,
+    0x541C,
+    0x8901,
+    0x8902,
+)  # TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP
+_PRCTL_REFUSED = (
+    35,
+    0x59616D61,
+    8,
+    22,
+    24,
+    28,
+    47,
+)  # memory map, ptracer, keep/drop capabilities, seccomp, ambient
 _FAST_OPEN = 0x20000000
 _ALLOW, _ERRNO, _EPERM, _ENOSYS = 0x7FFF0000, 0x00050000, 1, 38
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _LOAD_NUMBER = 0
 
 
-def _step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+def _instruction(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+    # struct sock_filter: opcode, jump if true, jump if false, operand.
     return struct.pack("=HBBI", code, yes, no, value & 0xFFFFFFFF)
 
 
-def _number(calls: Any) -> int | None:
+def _syscall_number(calls: Any) -> int | None:
     return calls[0 if _MACHINE == "x86_64" else 1]
 
 
-def _answer(number: int | None, errno: int = _EPERM) -> list[bytes]:
-    """Refuse a call, with `errno`; 0 lets it seem to work, and does nothing."""
+def _refuse_call(number: int | None, errno: int = _EPERM) -> list[bytes]:
+    """Return BPF code that lets a call fail with `errno`. With 0 the call has no effect
+    but seems to succeed."""
     if number is None:
         return []
-    return [_step(_EQUAL, number, 0, 1), _step(_RETURN, _ERRNO | errno)]
+    return [_instruction(_EQUAL, number, 0, 1), _instruction(_RETURN, _ERRNO | errno)]
 
 
-def _checked(name: str, body: list[bytes]) -> list[bytes]:
-    """Steps that decide on one call, each way ending in an answer."""
-    return [_step(_EQUAL, _number(_CALLS[name]) or 0, 0, len(body)), *body]
+def _check_call(name: str, body: list[bytes]) -> list[bytes]:
+    """Return BPF code that applies `body` to one call; every path through `body` must
+    return."""
+    return [
+        _instruction(_EQUAL, _syscall_number(_CHECKED_CALLS[name]) or 0, 0, len(body)),
+        *body,
+    ]
 
 
-def _argument(place: int) -> bytes:
-    return _step(_LOAD, 16 + 8 * place)  # its lower half, on little-endian machines
+def _load_argument(index: int) -> bytes:
+    return _instruction(
+        _LOAD, 16 + 8 * index
+    )  # its lower half, on little-endian machines
 
 
-def _none_of(name: str, place: int, values: tuple[int, ...]) -> list[bytes]:
-    """Refuse a call where an argument is one of some values."""
-    body = [_argument(place)]
+def _refuse_values(name: str, index: int, values: tuple[int, ...]) -> list[bytes]:
+    """Return BPF code that refuses a call if an argument equals one of the values."""
+    body = [_load_argument(index)]
     for n, value in enumerate(values):
-        body.append(_step(_EQUAL, value, len(values) - n, 0))
-    return _checked(name, [*body, _step(_RETURN, _ALLOW), _step(_RETURN, _ERRNO | _EPERM)])
+        body.append(_instruction(_EQUAL, value, len(values) - n, 0))
+    return _check_call(
+        name,
+        [*body, _instruction(_RETURN, _ALLOW), _instruction(_RETURN, _ERRNO | _EPERM)],
+    )
 
 
-def _one_of(name: str, place: int, values: tuple[int, ...]) -> list[bytes]:
-    """Refuse a call unless an argument is one of some values."""
-    body = [_argument(place)]
+def _allow_values(name: str, index: int, values: tuple[int, ...]) -> list[bytes]:
+    """Return BPF code that refuses a call unless an argument equals one of the values."""
+    body = [_load_argument(index)]
     for n, value in enumerate(values):
-        body.append(_step(_EQUAL, value, len(values) - n, 0))
-    return _checked(name, [*body, _step(_RETURN, _ERRNO | _EPERM), _step(_RETURN, _ALLOW)])
+        body.append(_instruction(_EQUAL, value, len(values) - n, 0))
+    return _check_call(
+        name,
+        [*body, _instruction(_RETURN, _ERRNO | _EPERM), _instruction(_RETURN, _ALLOW)],
+    )
 
 
-def _no_bit(name: str, place: int, bits: int) -> list[bytes]:
-    body = [_argument(place), _step(_ANY_BIT, bits, 1, 0), _step(_RETURN, _ALLOW), _step(_RETURN, _ERRNO | _EPERM)]
-    return _checked(name, body)
+def _refuse_bits(name: str, index: int, bits: int) -> list[bytes]:
+    body = [
+        _load_argument(index),
+        _instruction(_ANY_BIT, bits, 1, 0),
+        _instruction(_RETURN, _ALLOW),
+        _instruction(_RETURN, _ERRNO | _EPERM),
+    ]
+    return _check_call(name, body)
 
 
-def _sockets(*, has_network: bool) -> list[bytes]:
-    """TCP by sockets; pairs of streams for what threads and processes of a plugin say to each other."""
-    refuse, allow = _step(_RETURN, _ERRNO | _EPERM), _step(_RETURN, _ALLOW)
+def _restrict_sockets(*, has_network: bool) -> list[bytes]:
+    """Return BPF code that allows TCP sockets (with network) and stream socket pairs
+    only."""
+    refuse, allow = (
+        _instruction(_RETURN, _ERRNO | _EPERM),
+        _instruction(_RETURN, _ALLOW),
+    )
     if has_network:
         body = [
-            _argument(0), _step(_EQUAL, 2, 2, 0), _step(_EQUAL, 10, 1, 0), refuse,  # IPv4, IPv6
-            _argument(1), _step(_AND, 0xF), _step(_EQUAL, 1, 1, 0), refuse,  # streams
-            _argument(2), _step(_EQUAL, 0, 2, 0), _step(_EQUAL, 6, 1, 0), refuse, allow,  # TCP
-        ]  # fmt: skip
+            _load_argument(0),
+            _instruction(_EQUAL, 2, 2, 0),
+            _instruction(_EQUAL, 10, 1, 0),
+            refuse,  # IPv4, IPv6
+            # The type's upper bits hold SOCK_NONBLOCK and SOCK_CLOEXEC, hence the mask.
+            _load_argument(1),
+            _instruction(_AND, 0xF),
+            _instruction(_EQUAL, 1, 1, 0),
+            refuse,  # streams
+            _load_argument(2),
+            _instruction(_EQUAL, 0, 2, 0),
+            _instruction(_EQUAL, 6, 1, 0),
+            refuse,
+            allow,  # TCP
+        ]
     else:
         body = [refuse]
     pair = [
-        _argument(0), _step(_EQUAL, 1, 1, 0), refuse,  # within the machine
-        _argument(1), _step(_AND, 0xF), _step(_EQUAL, 1, 2, 0), _step(_EQUAL, 5, 1, 0), refuse, allow,
-    ]  # fmt: skip
-    return [*_checked("socket", body), *_checked("socketpair", pair)]
+        _load_argument(0),
+        _instruction(_EQUAL, 1, 1, 0),
+        refuse,  # within the machine
+        _load_argument(1),
+        _instruction(_AND, 0xF),
+        _instruction(_EQUAL, 1, 2, 0),
+        _instruction(_EQUAL, 5, 1, 0),
+        refuse,
+        allow,
+    ]
+    return [*_check_call("socket", body), *_check_call("socketpair", pair)]
 
 
 def enter_seccomp(*, is_apart: bool, has_network: bool, has_scopes: bool) -> None:
-    """Refuse what no plugin needs, in this process and all that it starts, for good. Raises OSError."""
+    """Refuse system calls that no plugin needs, irrevocably, for this process and its
+    children. Raises OSError."""
     if _MACHINE not in _ARCH:
         raise OSError(f"no list of system calls for {_MACHINE}")
     program = [
-        _step(_LOAD, 4), _step(_EQUAL, _ARCH[_MACHINE], 1, 0), _step(_RETURN, _ERRNO | _EPERM),
-        _step(_LOAD, _LOAD_NUMBER), _step(_AT_LEAST, 0x40000000, 0, 1), _step(_RETURN, _ERRNO | _EPERM),  # x32
-    ]  # fmt: skip
-    for calls in _REFUSED.values():
-        program += _answer(_number(calls))
+        # A process that switches the architecture would use other call numbers, so that
+        # is refused first.
+        _instruction(_LOAD, 4),
+        _instruction(_EQUAL, _ARCH[_MACHINE], 1, 0),
+        _instruction(_RETURN, _ERRNO | _EPERM),
+        _instruction(_LOAD, _LOAD_NUMBER),
+        _instruction(_AT_LEAST, 0x40000000, 0, 1),
+        _instruction(_RETURN, _ERRNO | _EPERM),  # x32
+    ]
+    for calls in _REFUSED_CALLS.values():
+        program += _refuse_call(_syscall_number(calls))
+    # In a private root, other users' files are not visible, so changing attributes is
+    # harmless.
     if not is_apart:
-        for calls in _BY_PATH.values():
-            program += _answer(_number(calls), 0)
-    program += _answer(_number(_CALLS["clone3"]), _ENOSYS)  # libc then takes clone, whose flags can be read
-    program += _no_bit("clone", 0, _SPACES)
-    program += _sockets(has_network=has_network)
-    program += _none_of("fcntl", 1, _FCNTL_OWNERS)
-    program += _none_of("ioctl", 1, _IOCTL_REFUSED)
-    program += _none_of("prctl", 0, _PRCTL_REFUSED)
-    for name in ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
-        program += _one_of(name, 0, (0,))  # its own: another process of the same user may be the server
-    own = [_argument(0), _step(_EQUAL, 0, 0, 3), _argument(1), _step(_EQUAL, 0, 0, 1), _step(_RETURN, _ALLOW)]
-    program += _checked("setpriority", [*own, _step(_RETURN, _ERRNO | _EPERM)])
-    for name, place in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
-        program += _no_bit(name, place, _FAST_OPEN)  # connects without asking Landlock
+        for calls in _ATTRIBUTE_CALLS.values():
+            program += _refuse_call(_syscall_number(calls), 0)
+    program += _refuse_call(
+        _syscall_number(_CHECKED_CALLS["clone3"]), _ENOSYS
+    )  # libc then takes clone, whose flags can be read
+    # No new namespaces through clone.
+    program += _refuse_bits("clone", 0, _NAMESPACE_FLAGS)
+    program += _restrict_sockets(has_network=has_network)
+    program += _refuse_values("fcntl", 1, _FCNTL_OWNERS)
+    program += _refuse_values("ioctl", 1, _IOCTL_REFUSED)
+    program += _refuse_values("prctl", 0, _PRCTL_REFUSED)
+    for name in (
+        "prlimit64",
+        "sched_setaffinity",
+        "sched_setscheduler",
+        "sched_setparam",
+        "sched_setattr",
+    ):
+        program += _allow_values(
+            name, 0, (0,)
+        )  # its own: another process of the same user may be the server
+    # Only PRIO_PROCESS with pid 0: the process may change its own priority.
+    own_process = [
+        _load_argument(0),
+        _instruction(_EQUAL, 0, 0, 3),
+        _load_argument(1),
+        _instruction(_EQUAL, 0, 0, 1),
+        _instruction(_RETURN, _ALLOW),
+    ]
+    program += _check_call(
+        "setpriority", [*own_process, _instruction(_RETURN, _ERRNO | _EPERM)]
+    )
+    for name, index in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
+        program += _refuse_bits(
+            name, index, _FAST_OPEN
+        )  # connects without asking Landlock
     if not has_scopes:
-        # Whose signal it is cannot be seen here, so the server could be killed: a plugin's own group is all there is.
-        program += _one_of("kill", 0, (0,))
+        # Without Landlock's signal scope, seccomp cannot see whose process is the
+        # target, and the server could be killed. So signals are limited to the plugin's
+        # own process group.
+        program += _allow_values("kill", 0, (0,))
         for name in ("tkill", "tgkill"):
-            program += _answer(_number(_CALLS[name]))
-    program.append(_step(_RETURN, _ALLOW))
+            program += _refuse_call(_syscall_number(_CHECKED_CALLS[name]))
+    program.append(_instruction(_RETURN, _ALLOW))
     code = b"".join(program)
     buffer = ctypes.create_string_buffer(code, len(code))
     filled = _Program(len(code) // 8, ctypes.addressof(buffer))
     zero = ctypes.c_ulong(0)
     if _libc.prctl(22, ctypes.c_ulong(2), ctypes.byref(filled), zero, zero) != 0:
-        raise _failed("seccomp refused its program")
+        raise _os_error("seccomp refused its program")
 
 
 class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-# ------------------------------------------------------------------------------------------------ rights and limits
+# -------------------------------------------------------------------- rights and limits
 
 
 def _prctl(*arguments: int) -> None:
-    padded = [ctypes.c_ulong(one) for one in (*arguments, 0, 0, 0, 0)[:5]]
+    padded = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:5]]
     if _libc.prctl(*padded) != 0:
-        raise _failed(f"prctl {arguments[0]} was refused")
+        raise _os_error(f"prctl {arguments[0]} was refused")
 
 
 def drop_rights(user: int | None) -> bool:
-    """Become a user of its own, where this one may; whether it did. Nothing can be got back afterwards."""
-    is_other = False
+    """Become another user if possible, and drop all capabilities, irrevocably. Returns
+    whether the user was changed.
+
+    Raises OSError if capabilities cannot be dropped.
+    """
+    has_changed_user = False
+    # Capabilities first, while the process still has the right to drop them.
     for number in range(64):
-        if _libc.prctl(*[ctypes.c_ulong(one) for one in (24, number, 0, 0, 0)]) != 0:  # the bounding set
+        if (
+            _libc.prctl(
+                *[ctypes.c_ulong(argument) for argument in (24, number, 0, 0, 0)]
+            )
+            != 0
+        ):  # the bounding set
             break
     if user is not None and os.geteuid() == 0:
         try:
+            # Groups before users: afterwards the right to change groups is gone.
             os.setgroups([])
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
-            is_other = True
+            has_changed_user = True
         except OSError:
-            is_other = False  # a container that may not change users: Landlock holds alone
+            has_changed_user = (
+                False  # a container that may not change users: Landlock holds alone
+            )
     header = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0), 8)
-    if _libc.syscall(126 if _MACHINE == "x86_64" else 91, header, ctypes.create_string_buffer(24)) != 0:
-        raise _failed("capabilities could not be dropped")
+    if (
+        _libc.syscall(
+            126 if _MACHINE == "x86_64" else 91, header, ctypes.create_string_buffer(24)
+        )
+        != 0
+    ):
+        raise _os_error("capabilities could not be dropped")
     _prctl(38, 1)  # no new privileges
-    return is_other
+    return has_changed_user
 
 
-def not_dumpable() -> None:
+def set_not_dumpable() -> None:
+    """Prevent other processes of the same user from reading this one's memory through
+    /proc."""
     _prctl(4, 0)
 
 
 def limit(limits: dict[str, int]) -> None:
-    """Resource limits by their names; never more than there is already."""
+    """Set resource limits by name; a limit is never raised above its present hard
+    limit."""
     for name, value in limits.items():
-        kind = getattr(resource, f"RLIMIT_{name.upper()}")
-        hard = resource.getrlimit(kind)[1]
-        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (most, most))
+        resource_id = getattr(resource, f"RLIMIT_{name.upper()}")
+        hard = resource.getrlimit(resource_id)[1]
+        # Raising a hard limit would need privileges.
+        new_limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(resource_id, (new_limit, new_limit))
 
 
 DEVICES = ["/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"]
 
 
 def system_folders() -> list[str]:
-    """What programs of this machine need to read: libraries, programs, certificates, time zones; nobody's data."""
-    found = [
-        "/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64", "/usr/libexec",
-        "/usr/share", "/usr/local/bin", "/usr/local/lib", "/usr/local/share", "/etc/ssl/certs", "/etc/ssl/openssl.cnf",
-        "/etc/pki/tls", "/etc/pki/ca-trust", "/etc/ca-certificates", "/etc/localtime", "/etc/timezone",
-        "/etc/mime.types", "/etc/fonts", "/etc/alternatives", "/etc/ld.so.cache", "/etc/magic",
-    ]  # fmt: skip
+    """Return the system paths that programs need to read: libraries, programs,
+    certificates, time zones. No user data."""
+    folders = [
+        "/bin",
+        "/sbin",
+        "/lib",
+        "/lib64",
+        "/usr/bin",
+        "/usr/sbin",
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/libexec",
+        "/usr/share",
+        "/usr/local/bin",
+        "/usr/local/lib",
+        "/usr/local/share",
+        "/etc/ssl/certs",
+        "/etc/ssl/openssl.cnf",
+        "/etc/pki/tls",
+        "/etc/pki/ca-trust",
+        "/etc/ca-certificates",
+        "/etc/localtime",
+        "/etc/timezone",
+        "/etc/mime.types",
+        "/etc/fonts",
+        "/etc/alternatives",
+        "/etc/ld.so.cache",
+        "/etc/magic",
+    ]
+    # The base interpreter may be outside the system folders, for example below /opt.
     for prefix in (sys.base_prefix, sys.base_exec_prefix):
         for folder in (prefix, os.path.realpath(prefix)):
-            found += [os.path.join(folder, part) for part in ("bin", "lib", "lib64", "include", "share")]
-    return [one for one in dict.fromkeys(found) if os.path.exists(one)]
+            folders += [
+                os.path.join(folder, part)
+                for part in ("bin", "lib", "lib64", "include", "share")
+            ]
+    return [path for path in dict.fromkeys(folders) if os.path.exists(path)]

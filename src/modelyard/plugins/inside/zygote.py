@@ -1,15 +1,18 @@
-"""Loads the SDK and forks plugins, shut in already by the warden that started it.
+"""Imports the plugin SDK and forks plugins. The supervisor (`warden.py`) has already
+confined this process.
 
     python zygote.py CONTROL_FD [--fork]
 
-It runs on the environment's own Python, whose packages may run code as soon as it starts: so nothing that this process
-does or says is trusted. It serves one tenant. Messages are JSON, one a packet. Warden → zygote: `{"op": "spawn", "id",
-"cwd", "module", "env", "limits", "read", "write", "port", "private"}` with three descriptors for stdin, stdout, stderr.
-Zygote → warden: `{"event": "ready", "forks", "error"}`, `{"event": "spawned", "id", "pid"}`, `{"event": "exited", "id",
-"status"}`.
+It runs on the environment's own Python, whose packages may execute code at startup, so
+nothing that this process does or says is trusted. It serves one tenant. Messages are
+JSON, one per packet. Supervisor → zygote: `{"op": "spawn", "id", "cwd", "module",
+"env", "limits", "read", "write", "port", "private"}` with three descriptors for stdin,
+stdout, stderr. Zygote → supervisor: `{"event": "ready", "forks", "error"}`, `{"event":
+"spawned", "id", "pid"}`, `{"event": "exited", "id", "status"}`.
 """
 
-# The SDK patches the standard library for gevent when it is imported. Everything that is used afterwards is taken here.
+# Importing the SDK patches the standard library for gevent, so the original functions
+# are saved here.
 import ctypes
 import gc
 import json
@@ -24,40 +27,48 @@ from typing import Any, NoReturn
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import confine  # pyright: ignore[reportMissingImports]  beside this file, which is no package here
 
-sys.path[:] = [one for one in sys.path if os.path.abspath(one) != os.path.dirname(os.path.abspath(__file__))]
+# Plugins must not be able to import the modules next to this file.
+sys.path[:] = [
+    path
+    for path in sys.path
+    if os.path.abspath(path) != os.path.dirname(os.path.abspath(__file__))
+]
 
 _fork, _waitpid, _read, _getppid = os.fork, os.waitpid, os.read, os.getppid
 _Socket, _poll = socket.socket, select.poll
 _recv_fds = socket.recv_fds
 _PR_SET_PDEATHSIG = 1
-_MOST_MESSAGE = 1 << 20
+_MAX_MESSAGE_BYTES = 1 << 20
 
 
 class Zygote:
+    """Forks plugins on request of the supervisor."""
+
     def __init__(self, control: Any, wakeup: int, *, forks: bool) -> None:
         self._control = control
         self._wakeup = wakeup
         self._forks = forks
         self._plugins: dict[int, int] = {}
-        """Process → the host's number for it."""
+        """Process id → the host's id of the plugin."""
 
     def run(self) -> None:
-        """Until the warden is gone."""
+        """Handle requests and exits until the supervisor is gone."""
         watch = _poll()
         watch.register(self._control.fileno(), select.POLLIN)
         watch.register(self._wakeup, select.POLLIN)
         while True:
             ready = watch.poll()
+            # Children are collected first: a packet and an exit may arrive together.
             self._reap()
             for descriptor, _ in ready:
                 if descriptor == self._wakeup:
                     _read(self._wakeup, 4096)
-                elif not self._heed():
+                elif not self._handle_command():
                     return
 
-    def _heed(self) -> bool:
+    def _handle_command(self) -> bool:
         try:
-            data, descriptors, _, _ = _recv_fds(self._control, _MOST_MESSAGE, 3)
+            data, descriptors, _, _ = _recv_fds(self._control, _MAX_MESSAGE_BYTES, 3)
         except OSError:
             return False
         if not data:
@@ -65,39 +76,57 @@ class Zygote:
         message = json.loads(data)
         pid = _fork()
         if pid == 0:
-            self._become(message, descriptors)
+            self._run_plugin(message, descriptors)
+        # The child has its own copies of the descriptors.
         for descriptor in descriptors:
             os.close(descriptor)
         self._plugins[pid] = message["id"]
         self.say({"event": "spawned", "id": message["id"], "pid": pid})
         return True
 
-    def _become(self, message: dict[str, Any], descriptors: list[int]) -> NoReturn:
-        """In the child: be the plugin."""
+    def _run_plugin(self, message: dict[str, Any], descriptors: list[int]) -> NoReturn:
+        """Run the plugin in the forked child. Never returns."""
         zygote = os.getppid()
         try:
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            ctypes.CDLL(None, use_errno=True).prctl(
+                _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0
+            )
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()
             os.close(self._wakeup)
+            # Each plugin leads a session, by which the supervisor finds all its
+            # descendants.
             os.setsid()
-            for place, descriptor in enumerate(descriptors):
-                os.dup2(descriptor, place)
+            for index, descriptor in enumerate(descriptors):
+                os.dup2(descriptor, index)
                 os.close(descriptor)
             if _getppid() != zygote:
                 os._exit(1)  # it went before its death could be heard of
             confine.limit(message["limits"])
             if message["private"]:
-                confine.not_dumpable()
+                confine.set_not_dumpable()
             if message["read"]:  # of what the zygote may reach, this plugin's part
-                read = [*confine.system_folders(), *confine.FILLED_IN, *message["read"]]
-                confine.enter_landlock(read, message["write"], confine.DEVICES, message["port"])
+                read = [
+                    *confine.system_folders(),
+                    *confine.SYNTHETIC_FILES,
+                    *message["read"],
+                ]
+                confine.enter_landlock(
+                    read, message["write"], confine.DEVICES, message["port"]
+                )
             os.chdir(message["cwd"])
+            # Without a preloaded SDK the child executes a fresh interpreter instead.
             if not self._forks:
-                os.execve(sys.executable, [sys.executable, "-m", message["module"]], message["env"])
-            _run_here(message["module"], message["env"])
-        except BaseException as error:  # whatever a plugin's module raises is its end, and is told on stderr
+                os.execve(
+                    sys.executable,
+                    [sys.executable, "-m", message["module"]],
+                    message["env"],
+                )
+            _run_module(message["module"], message["env"])
+        except BaseException as error:
+            # whatever a plugin's module raises is its end, and is told on stderr
+            # The exit code follows the interpreter's own rules for SystemExit.
             code = 1
             if not isinstance(error, SystemExit):
                 sys.excepthook(type(error), error, error.__traceback__)
@@ -110,6 +139,7 @@ class Zygote:
         os._exit(0)
 
     def say(self, message: dict[str, Any]) -> None:
+        """Send a message to the supervisor."""
         try:
             self._control.send(json.dumps(message).encode())
         except OSError:
@@ -124,11 +154,18 @@ class Zygote:
             if pid == 0:
                 return
             if pid in self._plugins:
-                self.say({"event": "exited", "id": self._plugins.pop(pid), "pid": pid, "status": status})
+                self.say(
+                    {
+                        "event": "exited",
+                        "id": self._plugins.pop(pid),
+                        "pid": pid,
+                        "status": status,
+                    }
+                )
 
 
-def _run_here(module: str, env: dict[str, str]) -> None:
-    """The plugin's module in this process, as `python -m` would run it."""
+def _run_module(module: str, env: dict[str, str]) -> None:
+    """Run the plugin's module in this process, as `python -m` would."""
     os.environ.clear()
     os.environ.update(env)
     sys.stdin, sys.stdout, sys.stderr = (
@@ -138,6 +175,7 @@ def _run_here(module: str, env: dict[str, str]) -> None:
     )
     sys.argv = [module]
     sys.path.insert(0, os.getcwd())
+    # gevent's event loop does not survive a fork.
     if "gevent" in sys.modules:
         import gevent  # pyright: ignore[reportMissingModuleSource]  the environment's
 
@@ -145,40 +183,51 @@ def _run_here(module: str, env: dict[str, str]) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _load() -> str:
-    """Import what every plugin imports; why that cannot be, or nothing."""
+def _preload() -> str:
+    """Import the SDK, and freeze its objects. Returns an error text, or "" on success."""
     try:
         __import__("dify_plugin")
     except BaseException as error:
         return f"{type(error).__name__}: {error}"
+    # Collect garbage before freezing, so that only live objects become immortal.
     gc.collect()
-    _immortalise()
+    _freeze_objects()
     gc.freeze()
     return ""
 
 
-def _immortalise() -> None:
-    """Have Python leave the reference counts of all that is loaded alone: each that is written to after a fork takes a
-    page of memory from what the plugins share. All of it lives as long as this process anyway.
+def _freeze_objects() -> None:
+    """Make all loaded objects immortal, so that reference counting after a fork does
+    not copy shared memory pages.
 
-    A count whose lower half is all ones is immortal in 3.12 and 3.13 (PEP 683); elsewhere nothing is done.
+    All of them live as long as this process anyway. Uses the immortal reference count
+    of Python 3.12 and 3.13 (PEP 683); does nothing on other versions.
     """
-    if sys.version_info[:2] not in ((3, 12), (3, 13)) or sys.maxsize < 1 << 32 or sys.byteorder != "little":
+    if (
+        sys.version_info[:2] not in ((3, 12), (3, 13))
+        or sys.maxsize < 1 << 32
+        or sys.byteorder != "little"
+    ):
         return
     count = ctypes.c_uint32.from_address
+    # Breadth-first over everything reachable from the tracked objects.
     waiting = gc.get_objects()
-    seen = {id(waiting)}
+    visited_ids = {id(waiting)}
     while waiting:
-        found = [one for one in waiting if id(one) not in seen]
-        seen.update(map(id, found))
-        for one in found:
-            count(id(one)).value = 0xFFFFFFFF
-        waiting = gc.get_referents(*found)
+        new_objects = [
+            candidate for candidate in waiting if id(candidate) not in visited_ids
+        ]
+        visited_ids.update(map(id, new_objects))
+        for new_object in new_objects:
+            count(id(new_object)).value = 0xFFFFFFFF
+        waiting = gc.get_referents(*new_objects)
 
 
 def main() -> None:
+    """Start the zygote on the control socket given as the first argument."""
     control = _Socket(fileno=int(sys.argv[1]))
     control.setblocking(True)
+    # A pipe for signals: SIGCHLD wakes the poll in `run`.
     wake, wakeup = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(wakeup, False)
@@ -186,7 +235,9 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda *details: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     forks = "--fork" in sys.argv
-    error = _load() if forks else ""
+    error = _preload() if forks else ""
+    # If the SDK cannot be imported, plugins are executed in fresh interpreters and
+    # report the error themselves.
     zygote = Zygote(control, wake, forks=forks and not error)
     zygote.say({"event": "ready", "forks": forks and not error, "error": error})
     zygote.run()

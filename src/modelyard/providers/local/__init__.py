@@ -1,1 +1,1 @@
-"""Real models of all six types on this machine, each in a process of its own."""
+"""Local models of all six types, each in its own process."""

@@ -1,4 +1,4 @@
-"""The server's side of a model's process: start it, ask it, notice when it dies, stop it."""
+"""The server's side of a model's process: start it, call it, detect its exit, stop it."""
 
 import asyncio
 import os
@@ -11,73 +11,105 @@ from typing import IO, Any
 import msgspec
 
 from modelyard.base import errors
-from modelyard.base.errors import InvokeError, InvokeServerUnavailableError, InvokeTimeoutError
+from modelyard.base.errors import (
+    InvokeError,
+    InvokeServerUnavailableError,
+    InvokeTimeoutError,
+)
 from modelyard.providers.local.messages import (
     HEADER,
     MAX_MESSAGE,
-    Ask,
+    CallEnd,
+    CallRequest,
     Cancel,
-    End,
     Failure,
     FromProcess,
     Load,
-    Piece,
     Ready,
+    ResultChunk,
     pack,
 )
 
 _LOAD_SECONDS = 120.0
-_KINDS: dict[str, type[InvokeError]] = {
-    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, InvokeError)
+# Error classes by name, to raise what the engine raised.
+_ERROR_CLASSES: dict[str, type[InvokeError]] = {
+    name: error_class
+    for name, error_class in vars(errors).items()
+    if isinstance(error_class, type) and issubclass(error_class, InvokeError)
 }
 
 
 class ModelProcess:
-    """One engine, loaded, in a process of its own."""
+    """One loaded engine in its own process. Calls may run concurrently."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.load_seconds = 0.0
-        self._answers: dict[int, asyncio.Queue[Any]] = {}
-        self._last = 0
+        # Response queue of each running call, by call id.
+        self._response_queues: dict[int, asyncio.Queue[Any]] = {}
+        self._last_call_id = 0
         self._decoder = msgspec.msgpack.Decoder(FromProcess)
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._listener_task: asyncio.Task[None] | None = None
         self._log: IO[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def pid(self) -> int | None:
+        """The process id, or None before the start."""
         return self._process.pid if self._process else None
 
     @property
     def is_alive(self) -> bool:
-        return self._process is not None and self._process.returncode is None and self._writer is not None
+        """Whether the process runs and its connection is open."""
+        return (
+            self._process is not None
+            and self._process.returncode is None
+            and self._writer is not None
+        )
 
     async def start(self, load: Load) -> None:
-        """Raises InvokeServerUnavailableError where the engine does not load; nothing is left running then."""
+        """Start the process and load its engine.
+
+        Raises InvokeServerUnavailableError if that fails; no process is left behind
+        then.
+        """
         try:
             reader = await self._spawn(load)
-            self.load_seconds = await self._loaded(reader)
+            self.load_seconds = await self._wait_until_loaded(reader)
         except BaseException:
             await self.stop()
             raise
-        self._listening = asyncio.create_task(self._listen(reader), name=f"listen to {self.name}")
+        self._listener_task = asyncio.create_task(
+            self._listen(reader), name=f"listen to {self.name}"
+        )
 
     async def _spawn(self, load: Load) -> asyncio.StreamReader:
-        """Start the process and tell it what to load."""
-        # Ours to clean up: the process may be killed at any time.
+        """Start the process and send it what to load."""
+        # Created here, because the process may be killed and could not delete its own
+        # folder.
         self._folder = tempfile.TemporaryDirectory(prefix="modelyard-")
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
-        load = msgspec.structs.replace(load, options={**load.options, "folder": self._folder.name})
-        ours, theirs = socket.socketpair()
-        with theirs:
-            ours.setblocking(False)
-            reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 20)  # noqa: TID251
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        load = msgspec.structs.replace(
+            load, options={**load.options, "folder": self._folder.name}
+        )
+        # A socket pair needs no address, so nobody else can connect.
+        server_socket, worker_socket = socket.socketpair()
+        # The worker's end is closed here; otherwise its exit would not be noticed.
+        with worker_socket:
+            server_socket.setblocking(False)
+            reader, self._writer = await asyncio.open_connection(  # noqa: TID251
+                sock=server_socket, limit=1 << 20
+            )
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "modelyard.providers.local.worker", str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
+                *(
+                    sys.executable,
+                    "-m",
+                    "modelyard.providers.local.worker",
+                    str(worker_socket.fileno()),
+                ),
+                pass_fds=[worker_socket.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -86,61 +118,80 @@ class ModelProcess:
         self._writer.write(pack(load))
         return reader
 
-    async def _loaded(self, reader: asyncio.StreamReader) -> float:
-        """Seconds that the engine took to load. Raises InvokeServerUnavailableError where it did not."""
+    async def _wait_until_loaded(self, reader: asyncio.StreamReader) -> float:
+        """Wait until the engine is loaded and return the seconds that it took.
+
+        Raises InvokeServerUnavailableError if it fails, InvokeTimeoutError after two
+        minutes.
+        """
         try:
             async with asyncio.timeout(_LOAD_SECONDS):
                 message = await self._receive(reader)
         except TimeoutError:
-            said = f"model {self.name!r} did not load within {_LOAD_SECONDS:.0f} s"
-            raise InvokeTimeoutError(said, provider="local") from None
+            reason = f"model {self.name!r} did not load within {_LOAD_SECONDS:.0f} s"
+            raise InvokeTimeoutError(reason, provider="local") from None
         if isinstance(message, Ready):
             return message.seconds
-        said = message.message if isinstance(message, Failure) else await self._end()
-        raise InvokeServerUnavailableError(f"model {self.name!r} does not load: {said}", provider="local")
+        reason = (
+            message.message
+            if isinstance(message, Failure)
+            else await self._exit_reason()
+        )
+        raise InvokeServerUnavailableError(
+            f"model {self.name!r} does not load: {reason}", provider="local"
+        )
 
-    async def ask(self, method: str, payload: Any) -> AsyncGenerator[Any, None]:
-        """The pieces of an answer. Closing the generator cancels the call in the process.
+    async def call(self, method: str, payload: Any) -> AsyncGenerator[Any, None]:
+        """Yield the parts of a call's result. Closing the generator cancels the call in
+        the process.
 
-        Raises the InvokeError that the engine raised, or InvokeServerUnavailableError where the process dies.
+        Raises the InvokeError that the engine raised, or InvokeServerUnavailableError
+        if the process exits.
         """
         if not self.is_alive or self._writer is None:
-            raise await self._death()
-        self._last += 1
-        number = self._last
+            raise await self._exit_error()
+        self._last_call_id += 1
+        number = self._last_call_id
         answers: asyncio.Queue[Any] = asyncio.Queue()
-        self._answers[number] = answers
+        self._response_queues[number] = answers
         is_over = False
         try:
-            self._writer.write(pack(Ask(id=number, method=method, payload=payload)))
+            self._writer.write(
+                pack(CallRequest(id=number, method=method, payload=payload))
+            )
             while True:
                 match await answers.get():
-                    case Piece(data=data):
+                    case ResultChunk(data=data):
                         yield data
-                    case End():
+                    case CallEnd():
                         is_over = True
                         return
                     case Failure() as failure:
                         is_over = True
-                        raise _KINDS.get(failure.kind, InvokeServerUnavailableError)(failure.message, provider="local")
+                        raise _ERROR_CLASSES.get(
+                            failure.kind, InvokeServerUnavailableError
+                        )(failure.message, provider="local")
+                    # None in the queue means that the process has exited.
                     case _:
                         is_over = True
-                        raise await self._death()
+                        raise await self._exit_error()
         finally:
-            del self._answers[number]
+            del self._response_queues[number]
+            # The consumer stopped early, so the engine need not finish.
             if not is_over and self.is_alive:
                 self._writer.write(pack(Cancel(id=number)))
 
     async def stop(self) -> None:
-        """End the process and wait for it."""
+        """Kill the process and wait for its exit."""
         if self._writer is not None:
             self._writer.close()
         if self._process is not None:
             if self._process.returncode is None:
                 self._process.kill()
             await self._process.wait()
-        if self._listening is not None:
-            await self._listening
+        # The listener ends by itself, because the connection is closed.
+        if self._listener_task is not None:
+            await self._listener_task
         if self._log is not None:
             self._log.close()
         if self._folder is not None:
@@ -149,37 +200,47 @@ class ModelProcess:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
             while (message := await self._receive(reader)) is not None:
-                if isinstance(message, Piece | End | Failure) and (waiting := self._answers.get(message.id)):
+                if isinstance(message, ResultChunk | CallEnd | Failure) and (
+                    waiting := self._response_queues.get(message.id)
+                ):
                     waiting.put_nowait(message)
         except (OSError, msgspec.DecodeError):
             pass
         finally:
+            # Without a writer `is_alive` is false, so new calls fail at once.
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
-            for waiting in self._answers.values():
+            # Wakes all calls that still wait for a result.
+            for waiting in self._response_queues.values():
                 waiting.put_nowait(None)
 
     async def _receive(self, reader: asyncio.StreamReader) -> FromProcess | None:
         try:
             (size,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+            # Such a length means that the stream is out of step.
             if size > MAX_MESSAGE:
                 return None
             return self._decoder.decode(await reader.readexactly(size))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
-    async def _end(self) -> str:
-        """How the process ended, in words."""
+    async def _exit_reason(self) -> str:
+        """Describe how the process ended."""
         if self._process is None:
             return "it was never started"
         code = await self._process.wait()
-        how = f"it was killed by signal {-code}" if code < 0 else f"it ended with status {code}"
-        return f"{how}{self._last_line()}"
+        exit_description = (
+            f"it was killed by signal {-code}"
+            if code < 0
+            else f"it ended with status {code}"
+        )
+        return f"{exit_description}{self._last_line()}"
 
-    async def _death(self) -> InvokeServerUnavailableError:
+    async def _exit_error(self) -> InvokeServerUnavailableError:
         return InvokeServerUnavailableError(
-            f"the process of model {self.name!r} is gone: {await self._end()}", provider="local"
+            f"the process of model {self.name!r} is gone: {await self._exit_reason()}",
+            provider="local",
         )
 
     def _last_line(self) -> str:
@@ -191,18 +252,45 @@ class ModelProcess:
 
 
 def _environment(options: dict[str, Any]) -> dict[str, str]:
-    """An allow-list: an engine needs no key of anybody's. Thread pools of numpy and its kin are held down too."""
-    kept = {
+    """Return the environment of the process: only listed variables, since an engine
+    needs no keys.
+
+    It also limits the thread pools of numpy and similar libraries.
+    """
+    environment = {
         name: os.environ[name]
-        for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH")
+        for name in (
+            "PATH",
+            "HOME",
+            "LANG",
+            "LC_ALL",
+            "TMPDIR",
+            "LD_LIBRARY_PATH",
+            "VIRTUAL_ENV",
+            "PYTHONPATH",
+        )
         if name in os.environ
     }
     threads = str(options.get("threads", 1))
     pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return {**kept, **dict.fromkeys(pools, threads), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    # Weights come from the store only; Hugging Face libraries must not download any.
+    return {
+        **environment,
+        **dict.fromkeys(pools, threads),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def default_threads() -> int:
-    """Half the cores we may use: llama.cpp's threads wait for each other, and one without a core stops them all."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    """Return half of the available cores.
+
+    llama.cpp's threads wait for each other, so a single thread without a core stops all
+    of them.
+    """
+    available = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 2
+    )
     return max(1, available // 2)

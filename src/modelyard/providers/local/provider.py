@@ -1,4 +1,4 @@
-"""The six model types of this machine, each over the process that runs its model."""
+"""The six types of local models, each calling the process that runs its model."""
 
 import base64
 import binascii
@@ -20,7 +20,11 @@ from modelyard.models.base import (
     TextEmbeddingModel,
     TTSModel,
 )
-from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.embedding import (
+    EmbeddingUsage,
+    TextEmbeddingRequest,
+    TextEmbeddingResult,
+)
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMResultChunkDelta
 from modelyard.models.messages import (
     AnyPromptMessage,
@@ -29,8 +33,18 @@ from modelyard.models.messages import (
     MultiModalPromptMessageContent,
     OpaquePromptMessageContent,
 )
-from modelyard.models.moderation import ModerationRequest, ModerationResult, ModerationUsage, ModerationVerdict
-from modelyard.models.rerank import RerankDocument, RerankRequest, RerankResult, RerankUsage
+from modelyard.models.moderation import (
+    ModerationRequest,
+    ModerationResult,
+    ModerationUsage,
+    ModerationVerdict,
+)
+from modelyard.models.rerank import (
+    RerankDocument,
+    RerankRequest,
+    RerankResult,
+    RerankUsage,
+)
 from modelyard.models.speech2text import (
     Speech2TextRequest,
     Speech2TextResult,
@@ -44,10 +58,11 @@ from modelyard.providers.local import hybrid, tool_calls
 from modelyard.providers.local.runtime import LocalRuntime
 from modelyard.wire import openai_chat
 
-_LONGEST_TOKEN = 128  # characters; longer tokens hardly exist, so this refuses nothing that would have fit
-_LONGEST_TEXT = 50_000  # characters
+# characters; longer tokens hardly exist, so this refuses nothing that would have fit
+_MAX_TOKEN_CHARS = 128
+_MAX_TEXT_CHARS = 50_000  # characters
 OCR = "pp-ocrv6"
-_ENCODER = "use-multilingual-v3"
+_SENTENCE_ENCODER = "use-multilingual-v3"
 _CATEGORIES = {
     "harassment": ("harassment",),
     "hate": ("hate",),
@@ -56,48 +71,82 @@ _CATEGORIES = {
     "sexual": ("sexual",),
     "illicit": ("illicit",),
 }
-"""The classes that the moderation head tells apart, and the categories that each stands for."""
+"""Classes of the moderation classifier, and the OpenAI categories that each stands for.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalLargeLanguageModel(LargeLanguageModel):
+    """Local chat models."""
+
     runtime: LocalRuntime
 
     async def invoke(
         self, model: str, credentials: Credentials, request: LLMRequest
     ) -> AsyncGenerator[LLMResultChunk, None]:
+        """Call the model and yield its response as chunks.
+
+        Raises InvokeBadRequestError for `n` above 1 or files that it cannot read,
+        ContextTooLongError for a too long request.
+        """
         if (request.model_parameters.get("n") or 1) > 1:
-            raise InvokeBadRequestError("local models give one answer at a time; leave 'n' out", param="n")
+            raise InvokeBadRequestError(
+                "local models give one answer at a time; leave 'n' out", param="n"
+            )
         names = {tool.name for tool in request.tools}
-        reader = tool_calls.ToolCallReader(names) if names and request.tool_choice != "none" else None
+        # Small models write calls as text, so the reader looks for them there.
+        reader = (
+            tool_calls.ToolCallParser(names)
+            if names and request.tool_choice != "none"
+            else None
+        )
         body = await self._body(model, request)
+        # llama.cpp answers in OpenAI's format.
         parser = openai_chat.StreamParser()
         async with aclosing(
-            self.runtime.ask(model, "chat", {**body, "stream": True, "stream_options": _USAGE})
+            self.runtime.call(
+                model,
+                "chat",
+                {**body, "stream": True, "stream_options": _STREAM_OPTIONS},
+            )
         ) as events:
             async for event in events:
                 for chunk in parser.feed({**event, "model": model}):
-                    for shown in _read(chunk, reader):
-                        yield shown
-        parser.finish(done=False)
+                    for visible_chunk in _with_tool_calls(chunk, reader):
+                        yield visible_chunk
+        # Raises if the stream ended without a finish reason.
+        parser.finish(end_marker_seen=False)
 
-    async def count_tokens(self, model: str, credentials: Credentials, request: LLMRequest) -> TokenCount:
-        """By the model's own template and vocabulary."""
+    async def count_tokens(
+        self, model: str, credentials: Credentials, request: LLMRequest
+    ) -> TokenCount:
+        """Count the tokens with the model's own chat template and vocabulary."""
         body = await self._body(model, request)
-        return TokenCount(await self.runtime.only(model, "count", body), estimated=False)
+        return TokenCount(
+            await self.runtime.call_once(model, "count", body), estimated=False
+        )
 
     async def _body(self, model: str, request: LLMRequest) -> dict[str, Any]:
         self._check_length(request)
-        messages = [await self._with_text_of_images(message) for message in request.messages]
-        ready = tool_calls.prepared(msgspec.structs.replace(request, messages=messages, extra={}))
-        return openai_chat.dump_request(msgspec.structs.replace(ready, stream=False), model, {})
+        messages = [
+            await self._with_text_of_images(message) for message in request.messages
+        ]
+        # Fields of other vendors have no meaning for llama.cpp.
+        ready = tool_calls.prepare_request(
+            msgspec.structs.replace(request, messages=messages, extra={})
+        )
+        return openai_chat.dump_request(
+            msgspec.structs.replace(ready, stream=False), model, {}
+        )
 
     def _check_length(self, request: LLMRequest) -> None:
-        """Refuse what cannot fit before anybody spends a minute on cutting 20 MB into tokens."""
+        """Raise ContextTooLongError if the request cannot fit, before much time is
+        spent on tokenizing it."""
         length = sum(len(message.text) for message in request.messages)
-        if length > self.runtime.context * _LONGEST_TOKEN:
+        if length > self.runtime.context * _MAX_TOKEN_CHARS:
             raise ContextTooLongError(
-                f"the request has {length:,} characters; the model's context holds {self.runtime.context:,} tokens",
+                f"the request has {length:,} characters; the model's context holds"
+                f" {self.runtime.context:,} tokens",
                 provider="local",
             )
 
@@ -105,85 +154,131 @@ class LocalLargeLanguageModel(LargeLanguageModel):
         if not isinstance(message.content, list):
             return message
         for part in message.content:
-            if isinstance(part, OpaquePromptMessageContent) and not isinstance(message, AssistantPromptMessage):
-                raise InvokeBadRequestError(f"local chat models cannot read parts of type {part.data.get('type')!r}")
+            if isinstance(part, OpaquePromptMessageContent) and not isinstance(
+                message, AssistantPromptMessage
+            ):
+                raise InvokeBadRequestError(
+                    "local chat models cannot read parts of type"
+                    f" {part.data.get('type')!r}"
+                )
+        # The model reads no images, so the text in them is appended.
         texts = [message.text, *[await self._read_file(file) for file in message.files]]
-        return msgspec.structs.replace(message, content="\n\n".join(text for text in texts if text))
+        return msgspec.structs.replace(
+            message, content="\n\n".join(text for text in texts if text)
+        )
 
     async def _read_file(self, file: MultiModalPromptMessageContent) -> str:
         if not isinstance(file, ImagePromptMessageContent):
-            raise InvokeBadRequestError("local chat models read text, and the text in pictures; no other files")
+            raise InvokeBadRequestError(
+                "local chat models read text, and the text in pictures; no other files"
+            )
         if not file.base64_data:
-            raise InvokeBadRequestError("local models read pictures sent as data: addresses, not by link")
+            raise InvokeBadRequestError(
+                "local models read pictures sent as data: addresses, not by link"
+            )
         try:
             image = base64.b64decode(file.base64_data, validate=True)
         except (binascii.Error, ValueError) as error:
             raise InvokeBadRequestError("the picture is not base64") from error
-        lines = await self.runtime.only(OCR, "read", {"image": image})
-        # The model does not see the picture, and must not sound as if it did.
-        return "[Text found in an attached picture by OCR:\n" + ("\n".join(lines) or "none") + "\n]"
+        lines = await self.runtime.call_once(OCR, "read", {"image": image})
+        # The note keeps the model from answering as if it saw the image.
+        return (
+            "[Text found in an attached picture by OCR:\n"
+            + ("\n".join(lines) or "none")
+            + "\n]"
+        )
 
 
-_USAGE = {"include_usage": True}
+_STREAM_OPTIONS = {"include_usage": True}
 
 
-def _read(chunk: LLMResultChunk, reader: tool_calls.ToolCallReader | None) -> list[LLMResultChunk]:
-    """A chunk as the caller should see it: a call that is written out in the text becomes a call."""
+def _with_tool_calls(
+    chunk: LLMResultChunk, reader: tool_calls.ToolCallParser | None
+) -> list[LLMResultChunk]:
+    """Return the chunks that the caller sees: a tool call written as text becomes a
+    ToolCall."""
     delta = chunk.delta
     if delta.usage is not None:
-        delta = msgspec.structs.replace(delta, usage=msgspec.structs.replace(delta.usage, extra={}))
-    chunk = msgspec.structs.replace(chunk, delta=delta, extra={})  # llama.cpp's timings are its own affair
+        delta = msgspec.structs.replace(
+            delta, usage=msgspec.structs.replace(delta.usage, extra={})
+        )
+    chunk = msgspec.structs.replace(
+        chunk, delta=delta, extra={}
+    )  # llama.cpp's timings are its own affair
+    # A call that llama.cpp already recognised needs no second parser.
     if reader is None or delta.message.tool_calls:
         return [chunk]
     text, calls = reader.feed(delta.message.text), []
     if delta.finish_reason is not None:
-        rest, calls = reader.finish()
-        text += rest
+        remaining_text, calls = reader.finish()
+        text += remaining_text
+    # The reader holds all text back, so there is nothing to report yet.
     if not (text or calls or delta.finish_reason or delta.usage):
         return []
     message = AssistantPromptMessage(content=text or None, tool_calls=calls)
+    # llama.cpp reports "stop" for a call that it took for text.
     reason = "tool_calls" if calls else delta.finish_reason
-    new = LLMResultChunkDelta(index=delta.index, message=message, finish_reason=reason, usage=delta.usage)
+    new = LLMResultChunkDelta(
+        index=delta.index, message=message, finish_reason=reason, usage=delta.usage
+    )
     return [msgspec.structs.replace(chunk, delta=new)]
 
 
 @dataclass(frozen=True, slots=True)
 class LocalTextEmbeddingModel(TextEmbeddingModel):
+    """Local embedding models."""
+
     runtime: LocalRuntime
 
     async def invoke(
         self, model: str, credentials: Credentials, request: TextEmbeddingRequest
     ) -> AsyncGenerator[TextEmbeddingResult, None]:
+        """Yield the embeddings of all texts as one result; token counts are estimated.
+
+        Raises InvokeBadRequestError if a text is too long or more dimensions are
+        requested than the model has.
+        """
         check_lengths(request.texts, "input")
-        answer = await self.runtime.only(model, "embed", {"texts": request.texts})
+        answer = await self.runtime.call_once(model, "embed", {"texts": request.texts})
         width = answer["dimensions"]
         if request.dimensions is not None and request.dimensions > width:
             raise InvokeBadRequestError(
-                f"'dimensions' must be at most {width} for {model!r}, not {request.dimensions}", param="dimensions"
+                f"'dimensions' must be at most {width} for {model!r}, not"
+                f" {request.dimensions}",
+                param="dimensions",
             )
+        # The process sends all vectors as one block of 32-bit floats.
         numbers = array("f", answer["data"])
-        rows = [numbers[begin : begin + width].tolist() for begin in range(0, len(numbers), width)]
+        rows = [
+            numbers[start : start + width].tolist()
+            for start in range(0, len(numbers), width)
+        ]
         tokens = sum(map(estimate_tokens, request.texts))
         yield TextEmbeddingResult(
             model=model,
-            embeddings=[shortened(row, request.dimensions) for row in rows],
+            embeddings=[truncate_vector(row, request.dimensions) for row in rows],
             usage=EmbeddingUsage(tokens=tokens, total_tokens=tokens, estimated=True),
         )
 
 
 def check_lengths(texts: Sequence[str], param: str) -> None:
-    """Refuse what would keep the encoder from everybody else for many seconds, and says little as one vector."""
+    """Raise InvokeBadRequestError for a text that is too long.
+
+    It would block the encoder for many seconds, and one vector cannot represent so much
+    text.
+    """
     longest = max(map(len, texts), default=0)
-    if longest > _LONGEST_TEXT:
+    if longest > _MAX_TEXT_CHARS:
         raise InvokeBadRequestError(
-            f"a text has {longest:,} characters; local models take {_LONGEST_TEXT:,} at once, so cut it into segments",
+            f"a text has {longest:,} characters; local models take {_MAX_TEXT_CHARS:,}"
+            " at once, so cut it into segments",
             provider="local",
             param=param,
         )
 
 
-def shortened(vector: list[float], dimensions: int | None) -> list[float]:
-    """The first so many numbers, at length 1 again."""
+def truncate_vector(vector: list[float], dimensions: int | None) -> list[float]:
+    """Return the first `dimensions` numbers of a vector, scaled to length 1 again."""
     if dimensions is None or dimensions >= len(vector):
         return vector
     head = vector[:dimensions]
@@ -193,63 +288,100 @@ def shortened(vector: list[float], dimensions: int | None) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class LocalRerankModel(RerankModel):
+    """Local rerank models."""
+
     runtime: LocalRuntime
 
     async def invoke(
         self, model: str, credentials: Credentials, request: RerankRequest
     ) -> AsyncGenerator[RerankResult, None]:
+        """Yield the documents above the score threshold, best first, as one result."""
         check_lengths([request.query, *request.docs], "documents")
-        asked = {"query": request.query, "docs": request.docs}
+        payload = {"query": request.query, "docs": request.docs}
+        # The cross-encoder reads English only; other scripts use the sentence encoder
+        # and keywords.
         if hybrid.needs_hybrid(request.query):
-            similarity = await self.runtime.only(_ENCODER, "similarity", asked)
-            scores = hybrid.blend(similarity, hybrid.bm25(request.query, request.docs))
+            similarity = await self.runtime.call_once(
+                _SENTENCE_ENCODER, "similarity", payload
+            )
+            scores = hybrid.combine_scores(
+                similarity, hybrid.bm25(request.query, request.docs)
+            )
         else:
-            scores = await self.runtime.only(model, "score", asked)
+            scores = await self.runtime.call_once(model, "score", payload)
         docs = [
-            RerankDocument(index=place, text=text, score=score)
-            for place, (text, score) in enumerate(zip(request.docs, scores, strict=True))
+            RerankDocument(index=index, text=text, score=score)
+            for index, (text, score) in enumerate(
+                zip(request.docs, scores, strict=True)
+            )
             if request.score_threshold is None or score >= request.score_threshold
         ]
         docs.sort(key=lambda doc: -doc.score)
-        tokens = sum(estimate_tokens(request.query) + estimate_tokens(doc) for doc in request.docs)
+        tokens = sum(
+            estimate_tokens(request.query) + estimate_tokens(doc)
+            for doc in request.docs
+        )
         yield RerankResult(
-            model=model, docs=docs[: request.top_n], usage=RerankUsage(tokens=tokens, searches=1, estimated=True)
+            model=model,
+            docs=docs[: request.top_n],
+            usage=RerankUsage(tokens=tokens, searches=1, estimated=True),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModerationModel(ModerationModel):
+    """Local moderation models."""
+
     runtime: LocalRuntime
 
     async def invoke(
         self, model: str, credentials: Credentials, request: ModerationRequest
     ) -> AsyncGenerator[ModerationResult, None]:
+        """Yield the verdicts of all texts as one result."""
         check_lengths(request.texts, "input")
-        scores = await self.runtime.only(model, "moderate", {"texts": request.texts})
+        scores = await self.runtime.call_once(
+            model, "moderate", {"texts": request.texts}
+        )
         usage = ModerationUsage(texts=len(request.texts))
-        yield ModerationResult(model=model, verdicts=[verdict_of(one) for one in scores], usage=usage)
+        yield ModerationResult(
+            model=model,
+            verdicts=[verdict_of(class_scores) for class_scores in scores],
+            usage=usage,
+        )
 
 
 def verdict_of(scores: Mapping[str, float]) -> ModerationVerdict:
-    """Flagged where `safe` is not the likeliest class."""
+    """Return the verdict for a text. It is flagged if `safe` is not the most likely
+    class."""
     likeliest = max(scores, key=lambda name: scores[name])
-    by_category = {category: scores.get(name, 0.0) for name, all_of in _CATEGORIES.items() for category in all_of}
-    meant = _CATEGORIES.get(likeliest, ())
+    by_category = {
+        category: scores.get(name, 0.0)
+        for name, all_of in _CATEGORIES.items()
+        for category in all_of
+    }
+    flagged_categories = _CATEGORIES.get(likeliest, ())
     return ModerationVerdict(
         flagged=likeliest != "safe",
-        categories={category: category in meant for category in by_category},
-        category_scores={category: round(score, 6) for category, score in by_category.items()},
+        categories={
+            category: category in flagged_categories for category in by_category
+        },
+        category_scores={
+            category: round(score, 6) for category, score in by_category.items()
+        },
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSpeech2TextModel(Speech2TextModel):
+    """Local transcription models."""
+
     runtime: LocalRuntime
 
     async def invoke(
         self, model: str, credentials: Credentials, request: Speech2TextRequest
     ) -> AsyncGenerator[Speech2TextResult, None]:
-        asked = {
+        """Yield the transcript as one result."""
+        payload = {
             "audio": request.audio,
             "language": request.language,
             "prompt": request.prompt,
@@ -257,44 +389,64 @@ class LocalSpeech2TextModel(Speech2TextModel):
         }
         segments: list[TranscriptSegment] = []
         language, seconds = request.language, 0.0
-        async with aclosing(self.runtime.ask(model, "transcribe", asked)) as windows:
+        async with aclosing(self.runtime.call(model, "transcribe", payload)) as windows:
             async for window in windows:
                 language, seconds = window["language"], window["seconds"]
-                segments.extend(TranscriptSegment(**one) for one in window["segments"])
+                # The process returns one window of 30 seconds after another.
+                segments.extend(
+                    TranscriptSegment(**segment) for segment in window["segments"]
+                )
         yield Speech2TextResult(
             model=model,
-            text=joined([segment.text for segment in segments]),
+            text=join_segments([segment.text for segment in segments]),
             language=language,
             segments=segments,
             usage=Speech2TextUsage(seconds=seconds),
         )
 
 
-def joined(texts: list[str]) -> str:
-    """Segments as one text: Chinese and Japanese do not put spaces between them."""
-    whole = ""
+def join_segments(texts: list[str]) -> str:
+    """Join the texts of segments. No space is written between Chinese or Japanese
+    segments."""
+    full_text = ""
     for text in texts:
-        gap = "" if not whole or hybrid.needs_hybrid(whole[-1]) or hybrid.needs_hybrid(text[0]) else " "
-        whole += gap + text
-    return whole
+        gap = (
+            ""
+            if not full_text
+            or hybrid.needs_hybrid(full_text[-1])
+            or hybrid.needs_hybrid(text[0])
+            else " "
+        )
+        full_text += gap + text
+    return full_text
 
 
 @dataclass(frozen=True, slots=True)
 class LocalTTSModel(TTSModel):
+    """Local speech synthesis models."""
+
     runtime: LocalRuntime
 
     async def invoke(
         self, model: str, credentials: Credentials, request: TTSRequest
     ) -> AsyncGenerator[TTSResultChunk, None]:
-        asked = {"text": request.text, "voice": request.voice, "format": request.format, "speed": request.speed}
-        async with aclosing(self.runtime.ask(model, "speak", asked)) as pieces:
-            async for piece in pieces:
-                if piece:
-                    yield TTSResultChunk(model=model, audio=piece)
+        """Yield the audio in chunks, then the usage."""
+        payload = {
+            "text": request.text,
+            "voice": request.voice,
+            "format": request.format,
+            "speed": request.speed,
+        }
+        async with aclosing(self.runtime.call(model, "speak", payload)) as audio_chunks:
+            async for audio_chunk in audio_chunks:
+                # File formats that cannot be streamed yield empty chunks until the end.
+                if audio_chunk:
+                    yield TTSResultChunk(model=model, audio=audio_chunk)
         yield TTSResultChunk(model=model, usage=TTSUsage(characters=len(request.text)))
 
 
 def local_models(runtime: LocalRuntime) -> Mapping[ModelType, AnyModel]:
+    """Return the callable local models, one per model type."""
     return {
         ModelType.LLM: LocalLargeLanguageModel(runtime),
         ModelType.TEXT_EMBEDDING: LocalTextEmbeddingModel(runtime),

@@ -1,4 +1,5 @@
-"""The processes of the local models: started on first use, shared by all requests, stopped when idle."""
+"""The processes of the local models: started on first use, shared by all requests,
+stopped after an idle time."""
 
 import asyncio
 import logging
@@ -17,6 +18,9 @@ logger = logging.getLogger("modelyard.local")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalOptions:
+    """Settings of local models: threads per model (0: chosen automatically), context
+    size in tokens, concurrent and queued requests, idle time before unloading."""
+
     threads: int = 0
     context: int = 4096
     parallel: int = 2
@@ -25,8 +29,8 @@ class LocalOptions:
 
 
 @dataclass(slots=True)
-class _Place:
-    """Where one engine's process lives, while there is one."""
+class _ProcessSlot:
+    """Holds the process of one engine with its files, if one is running."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     process: ModelProcess | None = None
@@ -35,99 +39,127 @@ class _Place:
 
 
 class LocalRuntime:
-    """Models with the same engine and files share a process."""
+    """Runs local models. Models with the same engine and files share a process."""
 
     def __init__(self, store: WeightStore, options: LocalOptions) -> None:
         self._store = store
         self._options = options
-        self._places: dict[tuple[str, ...], _Place] = {}
+        self._slots: dict[tuple[str, ...], _ProcessSlot] = {}
+        # References keep the stopping tasks from being garbage collected.
         self._stopping: set[asyncio.Task[None]] = set()
 
     @property
     def store(self) -> WeightStore:
+        """The store of the weight files."""
         return self._store
 
     @property
     def context(self) -> int:
+        """Context size of chat models, in tokens."""
         return self._options.context
 
-    async def ask(self, model: str, method: str, payload: Any) -> AsyncGenerator[Any, None]:
-        """The pieces of a model's answer.
+    async def call(
+        self, model: str, method: str, payload: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Yield the parts of a model's result. The process is started if necessary.
 
-        Raises NotReadyError where weights or packages are missing, QueueFullError where too many wait already, and
-        what the engine raises.
+        Raises NotReadyError if weights or packages are missing, QueueFullError if too
+        many requests wait, and whatever the engine raises.
         """
-        place = self._place(model)
-        if place.users >= self._options.queue + self._options.parallel:
+        slot = self._slot(model)
+        # Counted before anything is awaited, so the limit cannot be exceeded.
+        if slot.users >= self._options.queue + self._options.parallel:
             raise QueueFullError(
-                f"{place.users} requests wait for {model!r} already", provider="local", retry_after=1.0
+                f"{slot.users} requests wait for {model!r} already",
+                provider="local",
+                retry_after=1.0,
             )
-        place.users += 1
-        if place.timer:
-            place.timer.cancel()
+        slot.users += 1
+        if slot.timer:
+            slot.timer.cancel()
         try:
-            process = await self._ready(place, model)
-            async with aclosing(process.ask(method, payload)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            process = await self._ensure_process(slot, model)
+            async with aclosing(process.call(method, payload)) as results:
+                async for result in results:
+                    yield result
         finally:
-            place.users -= 1
-            if not place.users:
+            slot.users -= 1
+            # The last user starts the idle timer; the next one cancels it.
+            if not slot.users:
                 loop = asyncio.get_running_loop()
-                place.timer = loop.call_later(self._options.idle_seconds, self._unload, place)
+                slot.timer = loop.call_later(
+                    self._options.idle_seconds, self._unload, slot
+                )
 
-    async def only(self, model: str, method: str, payload: Any) -> Any:
-        """The one piece of an answer that has but one."""
-        async with aclosing(self.ask(model, method, payload)) as pieces:
-            return await anext(pieces)
+    async def call_once(self, model: str, method: str, payload: Any) -> Any:
+        """Return the result of a call that has exactly one part."""
+        async with aclosing(self.call(model, method, payload)) as results:
+            return await anext(results)
 
     def process_of(self, model: str) -> ModelProcess | None:
-        """The model's process, if it is loaded."""
-        return self._place(model).process
+        """Return the model's process, or None if it is not loaded."""
+        return self._slot(model).process
 
-    def _place(self, model: str) -> _Place:
-        known = manifest().models[model]
-        return self._places.setdefault((known.engine, *sorted(known.files.values())), _Place())
+    def _slot(self, model: str) -> _ProcessSlot:
+        model_entry = manifest().models[model]
+        # The key has engine and files, so several names of one model share a process.
+        return self._slots.setdefault(
+            (model_entry.engine, *sorted(model_entry.files.values())), _ProcessSlot()
+        )
 
-    async def _ready(self, place: _Place, model: str) -> ModelProcess:
-        async with place.lock:
-            if place.process is None or not place.process.is_alive:
-                if place.process is not None:
-                    await place.process.stop()
-                place.process = await self._start(model)
-            return place.process
+    async def _ensure_process(self, slot: _ProcessSlot, model: str) -> ModelProcess:
+        # Only one request starts the process; the others wait for it.
+        async with slot.lock:
+            if slot.process is None or not slot.process.is_alive:
+                if slot.process is not None:
+                    # The process has died; its resources are released before a new
+                    # start.
+                    await slot.process.stop()
+                slot.process = await self._start(model)
+            return slot.process
 
     async def _start(self, model: str) -> ModelProcess:
-        known = manifest().models[model]
+        model_entry = manifest().models[model]
         process = ModelProcess(model)
         options = {
             "threads": self._options.threads or default_threads(),
             "context": self._options.context,
             "parallel": self._options.parallel,
         }
-        # Off the loop: files of installed packages are read whole, for their hashes.
+        # In a thread, because files of installed packages are read completely to check
+        # their hashes.
         files = await asyncio.to_thread(self._store.paths, model)
-        await process.start(Load(engine=known.engine, files=files, options=options))
-        fields = {"model": model, "pid": process.pid, "seconds": round(process.load_seconds, 2)}
+        await process.start(
+            Load(engine=model_entry.engine, files=files, options=options)
+        )
+        fields = {
+            "model": model,
+            "pid": process.pid,
+            "seconds": round(process.load_seconds, 2),
+        }
         logger.info("model loaded", extra={"fields": fields})
         return process
 
-    def _unload(self, place: _Place) -> None:
-        process = place.process
-        if process is None or place.users or place.lock.locked():
+    def _unload(self, slot: _ProcessSlot) -> None:
+        process = slot.process
+        # A request may have come in between the timer's start and now.
+        if process is None or slot.users or slot.lock.locked():
             return
-        place.process = None
+        slot.process = None
         logger.info("idle model unloaded", extra={"fields": {"model": process.name}})
         task = asyncio.get_running_loop().create_task(process.stop())
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
     async def aclose(self) -> None:
-        """Stop every process and wait for them."""
-        for place in self._places.values():
-            if place.timer:
-                place.timer.cancel()
-        processes = [place.process for place in self._places.values() if place.process]
-        for place in self._places.values():
-            place.process = None
-        await asyncio.gather(*(process.stop() for process in processes), *self._stopping)
+        """Stop every process and wait for their exit."""
+        for slot in self._slots.values():
+            if slot.timer:
+                slot.timer.cancel()
+        processes = [slot.process for slot in self._slots.values() if slot.process]
+        # Cleared first, so that nobody uses a process that is being stopped.
+        for slot in self._slots.values():
+            slot.process = None
+        await asyncio.gather(
+            *(process.stop() for process in processes), *self._stopping
+        )

@@ -1,8 +1,10 @@
-"""Tool calls with models too small to make them dependably: what to tell them, and how to read what they say. Pure.
+"""Tool calls for models that are too small to make them reliably: how to prompt them,
+and how to parse their output. Pure functions.
 
-Small Qwen models print a call as a JSON object, often inside a code fence, instead of between the marks that their
-template asks for. Read leniently, 0.5B finds the right tool in 11 of 12 tries and 1.5B in 12 of 12. After a tool has
-answered they tend to repeat the call; without tools in the request and with the result put plainly, they answer.
+Small Qwen models write a call as a JSON object, often in a code fence, instead of
+between the marks of their template. With lenient parsing, 0.5B finds the right tool in
+11 of 12 tries and 1.5B in 12 of 12. After a tool result they tend to repeat the call.
+Without tools in the request, and with the result as plain text, they answer.
 """
 
 import json
@@ -24,124 +26,196 @@ from modelyard.models.messages import (
     UserPromptMessage,
 )
 
+# What a call may start with.
 _OPENERS = ("```", "<tool_call>", "{")
 
 
-def prepared(request: LLMRequest) -> LLMRequest:
-    """The request as a small model can cope with it."""
+def prepare_request(request: LLMRequest) -> LLMRequest:
+    """Return the request in a form that a small model can handle."""
     messages = without_tool_turns(request.messages)
     choice = request.tool_choice
-    if not request.tools or choice == "none" or isinstance(request.messages[-1], ToolPromptMessage):
-        return msgspec.structs.replace(request, messages=messages, tools=[], tool_choice=None)
+    # After a tool result the tools are removed, since the model would repeat the call.
+    if (
+        not request.tools
+        or choice == "none"
+        or isinstance(request.messages[-1], ToolPromptMessage)
+    ):
+        return msgspec.structs.replace(
+            request, messages=messages, tools=[], tool_choice=None
+        )
+    # A forced call uses a JSON schema, which llama.cpp enforces while it generates.
     if choice == "required" or isinstance(choice, dict):
-        return _forced(request, messages, choice["name"] if isinstance(choice, dict) and "name" in choice else None)
+        return _with_forced_call(
+            request,
+            messages,
+            choice["name"] if isinstance(choice, dict) and "name" in choice else None,
+        )
     return msgspec.structs.replace(request, messages=messages, tool_choice=None)
 
 
 def without_tool_turns(messages: Iterable[AnyPromptMessage]) -> list[AnyPromptMessage]:
-    """Calls and their results told in plain words, in the place where they happened."""
-    told: list[AnyPromptMessage] = []
+    """Return the messages with tool calls removed and tool results as user messages, in
+    the same order."""
+    plain_messages: list[AnyPromptMessage] = []
     calls: dict[str, ToolCall] = {}
     for message in messages:
         if isinstance(message, AssistantPromptMessage) and message.tool_calls:
             calls.update({call.id: call for call in message.tool_calls})
+            # Text next to a call is kept; a message with only calls is dropped.
             if message.text:
-                told.append(AssistantPromptMessage(content=message.text))
+                plain_messages.append(AssistantPromptMessage(content=message.text))
         elif isinstance(message, ToolPromptMessage):
             call = calls.get(message.tool_call_id)
-            what = f"{call.function.name}({call.function.arguments})" if call else "the tool"
-            note = f"[Result of {what}: {message.text}]\nAnswer my question in a sentence, using this result."
-            told.append(UserPromptMessage(content=note))
+            call_description = (
+                f"{call.function.name}({call.function.arguments})"
+                if call
+                else "the tool"
+            )
+            note = (
+                f"[Result of {call_description}: {message.text}]\nAnswer my question in"
+                " a sentence, using this result."
+            )
+            plain_messages.append(UserPromptMessage(content=note))
         else:
-            told.append(message)
-    return told
+            plain_messages.append(message)
+    return plain_messages
 
 
-def _forced(request: LLMRequest, messages: list[AnyPromptMessage], name: str | None) -> LLMRequest:
+def _with_forced_call(
+    request: LLMRequest, messages: list[AnyPromptMessage], name: str | None
+) -> LLMRequest:
     tools = [tool for tool in request.tools if name in (None, tool.name)]
     listing = "\n".join(
-        f"- {tool.name}: {tool.description} Arguments: {json.dumps(tool.parameters, ensure_ascii=False)}"
+        f"- {tool.name}: {tool.description} Arguments:"
+        f" {json.dumps(tool.parameters, ensure_ascii=False)}"
         for tool in tools
     )
-    told = SystemPromptMessage(
-        content="Choose the tool that serves the user's message and write the call as JSON with "
-        f'"name" and "arguments". The tools:\n{listing}'
+    instruction = SystemPromptMessage(
+        content=(
+            "Choose the tool that serves the user's message and write the call as JSON"
+            " with "
+            f'"name" and "arguments". The tools:\n{listing}'
+        )
     )
-    schema = {"anyOf": [_call_schema(tool) for tool in tools]} if len(tools) != 1 else _call_schema(tools[0])
-    form = {"type": "json_schema", "json_schema": {"name": "call", "schema": schema}}
+    # With one tool the schema needs no alternatives.
+    schema = (
+        {"anyOf": [_call_schema(tool) for tool in tools]}
+        if len(tools) != 1
+        else _call_schema(tools[0])
+    )
+    response_format = {
+        "type": "json_schema",
+        "json_schema": {"name": "call", "schema": schema},
+    }
     return msgspec.structs.replace(
         request,
-        messages=[told, *messages],
+        messages=[instruction, *messages],
         tools=[],
         tool_choice=None,
-        model_parameters={**request.model_parameters, "response_format": form},
+        model_parameters={
+            **request.model_parameters,
+            "response_format": response_format,
+        },
     )
 
 
 def _call_schema(tool: PromptMessageTool) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": tool.parameters or {"type": "object"}},
+        "properties": {
+            "name": {"const": tool.name},
+            "arguments": tool.parameters or {"type": "object"},
+        },
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }
 
 
 def extract(text: str, names: Collection[str]) -> list[ToolCall]:
-    """The calls in a text: each JSON object whose `name` is a known tool's."""
+    """Return the tool calls in a text: every JSON object whose `name` is one of
+    `names`."""
     calls: list[ToolCall] = []
     decoder = json.JSONDecoder()
-    place = text.find("{")
-    while place >= 0:
+    position = text.find("{")
+    # Every opening brace may start a call; invalid JSON is skipped.
+    while position >= 0:
         try:
-            value, end = decoder.raw_decode(text, place)
+            value, end = decoder.raw_decode(text, position)
         except (json.JSONDecodeError, RecursionError):
-            place = text.find("{", place + 1)
+            position = text.find("{", position + 1)
             continue
-        if call := _call_of(value, names):
+        if call := _parse_call(value, names):
             calls.append(call)
-        place = text.find("{", end)
+        # Objects inside an object that was read are not searched again.
+        position = text.find("{", end)
     return calls
 
 
-def _call_of(value: dict[str, Any], names: Collection[str]) -> ToolCall | None:
+def _parse_call(value: dict[str, Any], names: Collection[str]) -> ToolCall | None:
+    # Some models call the arguments `parameters`.
     arguments = value.get("arguments", value.get("parameters"))
     if value.get("name") not in names or not isinstance(arguments, dict | str):
         return None
-    written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(id=new_id("call"), function=ToolCallFunction(name=value["name"], arguments=written))
+    arguments_text = (
+        arguments
+        if isinstance(arguments, str)
+        else json.dumps(arguments, ensure_ascii=False)
+    )
+    return ToolCall(
+        id=new_id("call"),
+        function=ToolCallFunction(name=value["name"], arguments=arguments_text),
+    )
 
 
-class ToolCallReader:
-    """Lets a stream's text through until something begins that may be a call, and holds that back to its end."""
+class ToolCallParser:
+    """Passes streamed text through until something may be a tool call, then holds the
+    rest back until the end."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = names
-        self._held = ""
+        self._buffered = ""
         self._is_holding = False
 
     def feed(self, text: str) -> str:
-        """The text that may go on to the caller now."""
-        self._held += text
+        """Return the text that can be sent to the caller now."""
+        self._buffered += text
         if self._is_holding:
             return ""
-        begin = min((at for opener in _OPENERS if (at := self._held.find(opener)) >= 0), default=-1)
-        self._is_holding = begin >= 0
-        if begin < 0:
-            begin = len(self._held) - _half_opener(self._held)
-        passed, self._held = self._held[:begin], self._held[begin:]
+        # The earliest opener counts.
+        start = min(
+            (
+                position
+                for opener in _OPENERS
+                if (position := self._buffered.find(opener)) >= 0
+            ),
+            default=-1,
+        )
+        self._is_holding = start >= 0
+        if start < 0:
+            # The end of the text may be the start of an opener, so it waits for the
+            # next chunk.
+            start = len(self._buffered) - _partial_opener_length(self._buffered)
+        passed, self._buffered = self._buffered[:start], self._buffered[start:]
         return passed
 
     def finish(self) -> tuple[str, list[ToolCall]]:
-        """What was held: calls where there are any, else text after all."""
+        """Return the text held back, or the calls in it if there are any."""
         calls = [
-            msgspec.structs.replace(call, index=place) for place, call in enumerate(extract(self._held, self._names))
+            msgspec.structs.replace(call, index=index)
+            for index, call in enumerate(extract(self._buffered, self._names))
         ]
-        return ("", calls) if calls else (self._held, [])
+        return ("", calls) if calls else (self._buffered, [])
 
 
-def _half_opener(text: str) -> int:
-    """How many signs at the end may be the beginning of an opener."""
+def _partial_opener_length(text: str) -> int:
+    """Return how many characters at the end may be the start of an opener."""
     longest = max(map(len, _OPENERS)) - 1
     sizes = range(min(longest, len(text)), 0, -1)
-    return next((size for size in sizes if any(one.startswith(text[-size:]) for one in _OPENERS)), 0)
+    return next(
+        (
+            size
+            for size in sizes
+            if any(opener.startswith(text[-size:]) for opener in _OPENERS)
+        ),
+        0,
+    )

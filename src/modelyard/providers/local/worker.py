@@ -1,6 +1,8 @@
-"""A model's own process: loads one engine, answers what comes over its socket, ends with its parent.
+"""The process of a model: loads one engine, serves calls over its socket, exits with
+its parent.
 
-Started as `python -m modelyard.providers.local.worker FD`. Whatever the engine prints goes to standard error.
+Started as `python -m modelyard.providers.local.worker FD`. Anything that the engine
+prints goes to standard error.
 """
 
 import ctypes
@@ -18,81 +20,107 @@ from typing import Any, Protocol
 
 import msgspec
 
-from modelyard.base.errors import InvokeBadRequestError, InvokeError, InvokeServerUnavailableError
+from modelyard.base.errors import (
+    InvokeBadRequestError,
+    InvokeError,
+    InvokeServerUnavailableError,
+)
 from modelyard.providers.local.messages import (
     HEADER,
-    Ask,
+    CallEnd,
+    CallRequest,
     Cancel,
-    End,
     Failure,
     FromProcess,
     Load,
-    Piece,
     Ready,
+    ResultChunk,
     ToProcess,
     pack,
 )
 
 
 class Engine(Protocol):
-    """What runs one kind of model. `parallel` calls of `answer` may run at once."""
+    """Runs one type of model. Up to `parallel` calls of `answer` may run concurrently,
+    in threads."""
 
     parallel: int
 
     def __init__(self, files: dict[str, str], options: dict[str, Any]) -> None: ...
 
-    def answer(self, method: str, payload: Any, is_cancelled: Callable[[], bool]) -> Iterable[Any]:
-        """Yields pieces of an answer. Raises InvokeError for what the caller did wrong."""
+    def answer(
+        self, method: str, payload: Any, is_cancelled: Callable[[], bool]
+    ) -> Iterable[Any]:
+        """Yield the parts of a result. Raises InvokeError for mistakes of the caller."""
         ...
 
 
 class Worker:
+    """Serves one engine over a connection."""
+
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._decoder = msgspec.msgpack.Decoder(ToProcess)
+        # Calls run in several threads, but messages must not be interleaved.
         self._sending = threading.Lock()
         self._cancelled: set[int] = set()
 
     def run(self) -> None:
+        """Load the engine, then serve calls until the connection is closed."""
         load = self._receive()
         if not isinstance(load, Load):
+            # Without a Load message the parent has gone away or is not ours.
             return
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
             engine = engine_class(load.engine)(load.files, load.options)
-        except Exception as error:  # noqa: BLE001  foreign code: whatever an engine says while it loads
-            self._send(Failure(id=0, kind=_kind(error), message=f"{type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001
+            self._send_message(
+                Failure(
+                    id=0,
+                    kind=_error_class_name(error),
+                    message=f"{type(error).__name__}: {error}",
+                )
+            )
             return
-        self._send(Ready(seconds=time.monotonic() - begun))
+        self._send_message(Ready(seconds=time.monotonic() - started_at))
         pool = ThreadPoolExecutor(engine.parallel)
         while (message := self._receive()) is not None:
             match message:
-                case Ask():
+                case CallRequest():
                     pool.submit(self._answer, engine, message)
                 case Cancel():
                     self._cancelled.add(message.id)
                 case Load():
                     pass
 
-    def _answer(self, engine: Engine, ask: Ask) -> None:
+    def _answer(self, engine: Engine, ask: CallRequest) -> None:
         def is_cancelled() -> bool:
+            """Return whether the parent has cancelled this call."""
             return ask.id in self._cancelled
 
         try:
+            # The call may have been cancelled while it waited for a thread.
             if not is_cancelled():
                 for data in engine.answer(ask.method, ask.payload, is_cancelled):
                     if is_cancelled():
                         break
-                    self._send(Piece(id=ask.id, data=data))
-            self._send(End(id=ask.id))
-        except Exception as error:  # noqa: BLE001  foreign code: an engine's own errors are many
+                    self._send_message(ResultChunk(id=ask.id, data=data))
+            self._send_message(CallEnd(id=ask.id))
+        except Exception as error:  # noqa: BLE001
             name = type(error).__name__
-            said = str(error) if isinstance(error, InvokeError) else f"the model failed: {name}: {error}"
-            self._send(Failure(id=ask.id, kind=_kind(error), message=said))
+            error_message = (
+                str(error)
+                if isinstance(error, InvokeError)
+                else f"the model failed: {name}: {error}"
+            )
+            self._send_message(
+                Failure(id=ask.id, kind=_error_class_name(error), message=error_message)
+            )
         finally:
             self._cancelled.discard(ask.id)
 
-    def _send(self, message: FromProcess) -> None:
+    def _send_message(self, message: FromProcess) -> None:
         with self._sending:
             self._connection.sendall(pack(message))
 
@@ -104,39 +132,47 @@ class Worker:
     def _read(self, size: int) -> bytes:
         data = bytearray()
         while len(data) < size:
-            piece = self._connection.recv(min(size - len(data), 1 << 20))
-            if not piece:
+            received = self._connection.recv(min(size - len(data), 1 << 20))
+            if not received:
+                # An empty read means that the parent has closed the connection.
                 return b""
-            data += piece
+            data += received
         return bytes(data)
 
 
 def engine_class(name: str) -> type[Engine]:
+    """Return the engine class of a module in `engines/`. Imported only here, since most
+    engines are large."""
     return import_module(f"modelyard.providers.local.engines.{name}").Engine
 
 
-def _kind(error: Exception) -> str:
+def _error_class_name(error: Exception) -> str:
     if isinstance(error, InvokeError):
         return type(error).__name__
+    # Engines raise these for unusable input.
     if isinstance(error, ValueError | TypeError):
         return InvokeBadRequestError.__name__
     return InvokeServerUnavailableError.__name__
 
 
 def _die_with_parent() -> None:
-    """On Linux the kernel ends us with our parent, however that ends."""
+    """Ask the Linux kernel to kill this process when its parent exits for any reason."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 
 def main() -> None:
+    """Run the worker on the file descriptor in the first argument."""
     _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the server decides when we end
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to the whole group; the server decides when we end
     connection = socket.socket(fileno=int(sys.argv[1]))
+    # The standard output is redirected, since engines print to it.
     os.dup2(2, 1)
     with suppress(BrokenPipeError, ConnectionResetError):
         Worker(connection).run()
-    # Engines keep threads of their own that do not end when asked.
+    # Engines keep threads that would prevent a normal exit.
     os._exit(0)
 
 

@@ -1,1 +1,2 @@
-"""What may happen before, after or instead of a call. One concern a file; the order stands in app.py."""
+"""Policies: steps before, after or instead of a model call, one concern in each module.
+The app package defines their order."""

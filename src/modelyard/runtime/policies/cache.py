@@ -1,7 +1,8 @@
-"""Give an answer again: to the same question where chance plays no part or the caller asked for it, to the same text
-for embeddings, and, where a tenant wants that, to a question that means the same.
+"""Policy that answers from the response cache.
 
-The key holds everything that was asked; whose it is is no part of the key but of the store, which keeps tenants apart.
+Exact matches are answered if the request is deterministic or the caller asked for it;
+embeddings are cached text by text; a tenant may also enable semantic matches. The key
+contains everything that was asked. Tenants are separated by the store, not by the key.
 """
 
 import hashlib
@@ -17,17 +18,21 @@ import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
-from modelyard.models.embedding import EmbeddingUsage, TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.embedding import (
+    EmbeddingUsage,
+    TextEmbeddingRequest,
+    TextEmbeddingResult,
+)
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.messages import UserPromptMessage
 from modelyard.models.moderation import ModerationResult
 from modelyard.models.rerank import RerankResult
 from modelyard.models.types import ZERO, Chunks, ModelType
-from modelyard.models.verbatim import plain
+from modelyard.models.verbatim import to_parsed_request
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call
-from modelyard.storage.answers import Answers
+from modelyard.storage.answers import ResponseCache
 
 logger = logging.getLogger("modelyard.cache")
 
@@ -37,52 +42,68 @@ _KINDS: dict[ModelType, Any] = {
     ModelType.RERANK: RerankResult,
     ModelType.MODERATION: ModerationResult,
 }
-_DECODERS = {kind: msgspec.msgpack.Decoder(list[chunk]) for kind, chunk in _KINDS.items()}
+_DECODERS = {
+    model_type: msgspec.msgpack.Decoder(list[chunk])
+    for model_type, chunk in _KINDS.items()
+}
 _VECTOR = msgspec.msgpack.Decoder(list[float])
-_MOST_CHUNKS = 20_000
+_MAX_CHUNKS = 20_000
 
 
 @dataclass(slots=True)
-class _Meant:
-    """Questions that were answered, as vectors, for one tenant, model and beginning of the conversation."""
+class _SemanticIndex:
+    """Vectors of answered questions for one tenant, model and conversation prefix."""
 
-    entries: OrderedDict[str, list[float]] = field(default_factory=OrderedDict[str, list[float]])
+    entries: OrderedDict[str, list[float]] = field(
+        default_factory=OrderedDict[str, list[float]]
+    )
 
     def nearest(self, vector: Sequence[float]) -> tuple[str, float]:
-        best, score = "", -1.0
-        for name, other in self.entries.items():
-            near = math.fsum(map(float.__mul__, vector, other))
-            if near > score:
-                best, score = name, near
-        return best, score
+        """Return the name and the similarity of the nearest question; ("", -1) if there
+        is none."""
+        nearest_name, score = "", -1.0
+        for name, candidate in self.entries.items():
+            # The vectors have length 1, so the dot product is the cosine similarity.
+            similarity = math.fsum(map(float.__mul__, vector, candidate))
+            if similarity > score:
+                nearest_name, score = name, similarity
+        return nearest_name, score
 
-    def add(self, name: str, vector: list[float], most: int) -> None:
+    def add(self, name: str, vector: list[float], max_entries: int) -> None:
+        """Add a question; the oldest ones are dropped beyond `max_entries`."""
         self.entries[name] = vector
-        while len(self.entries) > most:
+        while len(self.entries) > max_entries:
             self.entries.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Semantic:
-    """Answer questions that mean the same as one that was answered."""
+    """Settings and indexes of the semantic cache, which answers questions with the same
+    meaning."""
 
     embed: Callable[[str, str], Awaitable[Sequence[float]]]
     """(tenant, text) → a vector."""
     threshold: float
-    most: int = 1000
-    _known: dict[tuple[str, str], _Meant] = field(default_factory=dict[tuple[str, str], _Meant])
+    max_entries: int = 1000
+    _indexes: dict[tuple[str, str], _SemanticIndex] = field(
+        default_factory=dict[tuple[str, str], _SemanticIndex]
+    )
 
-    def among(self, tenant: str, place: str) -> _Meant:
-        if len(self._known) > 1000:
-            self._known.clear()
-        return self._known.setdefault((tenant, place), _Meant())
+    def index_for(self, tenant: str, prefix_key: str) -> _SemanticIndex:
+        """Return the index for a tenant and a conversation prefix; create it if needed."""
+        if len(self._indexes) > 1000:
+            self._indexes.clear()
+        return self._indexes.setdefault((tenant, prefix_key), _SemanticIndex())
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    answers: Answers
+    """The caching policy."""
+
+    response_cache: ResponseCache
     seconds: Callable[[Invocation], float]
-    """How long an answer to this call may be given again, 0 for not at all: by settings, route and caller."""
+    """Returns how many seconds an answer to this call may be reused; 0 for not at all.
+    Depends on settings, route and caller."""
     ledger: Ledger
     clock: Clock
     semantic: Semantic | None = None
@@ -92,116 +113,209 @@ class Cache:
             return call_next(invocation)
         if isinstance(invocation.request, TextEmbeddingRequest):
             return self._embeddings(invocation, call_next, seconds)
-        invocation = msgspec.structs.replace(invocation, request=plain(invocation.request))
+        # The key is built from the parsed request, so a passthrough request is parsed
+        # here.
+        invocation = msgspec.structs.replace(
+            invocation, http_request=to_parsed_request(invocation.request)
+        )
         if invocation.model_type not in _KINDS or not _may_repeat(invocation):
             return call_next(invocation)
         return self._exact(invocation, call_next, seconds)
 
-    async def _exact(self, invocation: Invocation, call_next: Call, seconds: float) -> Chunks:
+    async def _exact(
+        self, invocation: Invocation, call_next: Call, seconds: float
+    ) -> Chunks:
+        """Answer from the cache by exact key, then by meaning; otherwise make the call
+        and store the answer."""
         name = _digest(invocation)
-        found = None if invocation.cache == "refresh" else await self._get(invocation, name)
+        cached_chunks = (
+            None if invocation.cache == "refresh" else await self._get(invocation, name)
+        )
         vector: list[float] | None = None
-        meant: _Meant | None = None
-        if found is None and self.semantic is not None and (question := _question(invocation)):
-            meant = self.semantic.among(invocation.tenant, _place(invocation))
+        semantic_index: _SemanticIndex | None = None
+        # Embedding the question costs a call, so it is done only after an exact miss.
+        if (
+            cached_chunks is None
+            and self.semantic is not None
+            and (question := _question(invocation))
+        ):
+            semantic_index = self.semantic.index_for(
+                invocation.tenant, _conversation_prefix_key(invocation)
+            )
             vector = await self._vector(invocation.tenant, question)
             if vector is not None and invocation.cache != "refresh":
-                near, score = meant.nearest(vector)
+                nearest_name, score = semantic_index.nearest(vector)
                 if score >= self.semantic.threshold:
-                    found = await self._get(invocation, near, meaning=round(score, 4))
-        if found is not None:
-            self._book(invocation, found)
-            for chunk in found:
+                    cached_chunks = await self._get(
+                        invocation, nearest_name, meaning=round(score, 4)
+                    )
+        if cached_chunks is not None:
+            self._book(invocation, cached_chunks)
+            for chunk in cached_chunks:
                 yield chunk
             return
-        kept: list[Any] = []
+        # The answer is streamed to the caller while it is collected; a very long one is
+        # not cached.
+        collected: list[Any] = []
         async with aclosing(call_next(invocation)) as chunks:
             async for chunk in chunks:
-                if len(kept) < _MOST_CHUNKS:
-                    kept.append(chunk)
+                if len(collected) < _MAX_CHUNKS:
+                    collected.append(chunk)
                 yield chunk
-        if kept and len(kept) < _MOST_CHUNKS and _is_whole(kept):
-            await self.answers.put(invocation.tenant, name, _encode(kept), seconds)
-            if meant is not None and vector is not None and self.semantic is not None:
-                meant.add(name, vector, self.semantic.most)
+        # Only complete answers are stored; the index entry follows, so that it never
+        # points to a missing answer.
+        if collected and len(collected) < _MAX_CHUNKS and _is_complete(collected):
+            await self.response_cache.put(
+                invocation.tenant, name, _encode(collected), seconds
+            )
+            if (
+                semantic_index is not None
+                and vector is not None
+                and self.semantic is not None
+            ):
+                semantic_index.add(name, vector, self.semantic.max_entries)
 
-    async def _get(self, invocation: Invocation, name: str, **details: Any) -> list[Any] | None:
-        body = await self.answers.get(invocation.tenant, name)
+    async def _get(
+        self, invocation: Invocation, name: str, **details: Any
+    ) -> list[Any] | None:
+        """Return the stored chunks and note the hit; None if nothing is stored or it
+        cannot be decoded."""
+        body = await self.response_cache.get(invocation.tenant, name)
         if body is None:
             return None
         try:
-            found = _DECODERS[invocation.model_type].decode(body)
-        except msgspec.MsgspecError:  # written by another version
+            cached_chunks = _DECODERS[invocation.model_type].decode(body)
+        # Another version of the server has written it.
+        except msgspec.MsgspecError:
             return None
-        invocation.record.note(self.clock.monotonic(), "cached", is_notable=True, **details)
-        return found
+        invocation.record.note(
+            self.clock.monotonic(), "cached", is_notable=True, **details
+        )
+        return cached_chunks
 
     async def _vector(self, tenant: str, question: str) -> list[float] | None:
+        """Return the unit vector of a question; None if the embedding fails."""
         if self.semantic is None:
             return None
         try:
             vector = await self.semantic.embed(tenant, question)
-        except ModelyardError as error:  # without it the model is asked, as it would have been
-            logger.warning("the semantic cache could not embed a question", extra={"fields": {"error": str(error)}})
+        # The cache is only an optimisation: without the vector, the model is called as
+        # usual.
+        except ModelyardError as error:
+            logger.warning(
+                "the semantic cache could not embed a question",
+                extra={"fields": {"error": str(error)}},
+            )
             return None
-        length = math.sqrt(math.fsum(one * one for one in vector)) or 1.0
-        return [one / length for one in vector]
+        length = (
+            math.sqrt(math.fsum(component * component for component in vector)) or 1.0
+        )
+        return [component / length for component in vector]
 
     def _book(self, invocation: Invocation, chunks: Sequence[Any]) -> None:
-        """A row of its own: what was said again, at no cost."""
-        usage = next((chunk.spent for chunk in reversed(chunks) if chunk.spent is not None), None)
+        """Record a ledger row at no cost for an answer from the cache."""
+        usage = next(
+            (chunk.spent for chunk in reversed(chunks) if chunk.spent is not None), None
+        )
         if usage is not None:
-            usage = msgspec.structs.replace(usage, total_price=ZERO, price_source="cache")
-        self.ledger.add(invocation, attempt=0, created_at=self.clock.time(), status="cached", usage=usage, latency=0.0)
+            usage = msgspec.structs.replace(
+                usage, total_price=ZERO, price_source="cache"
+            )
+        self.ledger.add(
+            invocation,
+            attempt=0,
+            created_at=self.clock.time(),
+            status="cached",
+            usage=usage,
+            latency=0.0,
+        )
 
     # embeddings, text by text
 
-    async def _embeddings(self, invocation: Invocation, call_next: Call, seconds: float) -> Chunks:
+    async def _embeddings(
+        self, invocation: Invocation, call_next: Call, seconds: float
+    ) -> Chunks:
+        """Return embeddings, calling the model only for the texts that are not cached."""
         request: TextEmbeddingRequest = invocation.request
         names = [_text_digest(invocation, text) for text in request.texts]
-        found = {} if invocation.cache == "refresh" else await self._vectors(invocation.tenant, names)
-        missing = [place for place, name in enumerate(names) if name not in found]
-        usage, model = EmbeddingUsage(total_price=ZERO, price_source="cache"), invocation.model
+        vectors_by_name = (
+            {}
+            if invocation.cache == "refresh"
+            else await self._vectors(invocation.tenant, names)
+        )
+        missing = [
+            index for index, name in enumerate(names) if name not in vectors_by_name
+        ]
+        usage, model = (
+            EmbeddingUsage(total_price=ZERO, price_source="cache"),
+            invocation.model,
+        )
         if missing:
-            texts = list(dict.fromkeys(request.texts[place] for place in missing))
-            asked = msgspec.structs.replace(request, texts=texts)
-            fresh: dict[str, list[float]] = {}
-            async with aclosing(call_next(msgspec.structs.replace(invocation, request=asked))) as chunks:
+            # Each distinct text is embedded once, even if the request repeats it.
+            texts = list(dict.fromkeys(request.texts[index] for index in missing))
+            missing_request = msgspec.structs.replace(request, texts=texts)
+            fresh_vectors: dict[str, list[float]] = {}
+            async with aclosing(
+                call_next(
+                    msgspec.structs.replace(invocation, http_request=missing_request)
+                )
+            ) as chunks:
                 async for chunk in chunks:
                     usage, model = chunk.usage, chunk.model
-                    fresh |= dict(zip(texts, chunk.embeddings, strict=True))
-            for place in missing:
-                found[names[place]] = fresh[request.texts[place]]
-            for name in {names[place] for place in missing}:
-                await self.answers.put(invocation.tenant, name, _encode(found[name]), seconds)
+                    fresh_vectors |= dict(zip(texts, chunk.embeddings, strict=True))
+            for index in missing:
+                vectors_by_name[names[index]] = fresh_vectors[request.texts[index]]
+            for name in {names[index] for index in missing}:
+                await self.response_cache.put(
+                    invocation.tenant, name, _encode(vectors_by_name[name]), seconds
+                )
         if len(missing) < len(names):
             invocation.record.note(
-                self.clock.monotonic(), "cached", is_notable=True, texts=len(names) - len(missing), of=len(names)
+                self.clock.monotonic(),
+                "cached",
+                is_notable=True,
+                texts=len(names) - len(missing),
+                of=len(names),
             )
+        # If the model was called, the inner policies have recorded the usage already.
         if not missing:
             self.ledger.add(
-                invocation, attempt=0, created_at=self.clock.time(), status="cached", usage=usage, latency=0.0
+                invocation,
+                attempt=0,
+                created_at=self.clock.time(),
+                status="cached",
+                usage=usage,
+                latency=0.0,
             )
-        yield TextEmbeddingResult(model=model, embeddings=[found[name] for name in names], usage=usage)
+        yield TextEmbeddingResult(
+            model=model,
+            embeddings=[vectors_by_name[name] for name in names],
+            usage=usage,
+        )
 
-    async def _vectors(self, tenant: str, names: Sequence[str]) -> dict[str, list[float]]:
-        found: dict[str, list[float]] = {}
+    async def _vectors(
+        self, tenant: str, names: Sequence[str]
+    ) -> dict[str, list[float]]:
+        """Return the cached vectors by name."""
+        vectors: dict[str, list[float]] = {}
         for name in dict.fromkeys(names):
-            if (body := await self.answers.get(tenant, name)) is not None:
-                found[name] = _VECTOR.decode(body)
-        return found
+            if (body := await self.response_cache.get(tenant, name)) is not None:
+                vectors[name] = _VECTOR.decode(body)
+        return vectors
 
 
 def _may_repeat(invocation: Invocation) -> bool:
-    """Whether chance plays no part, or the caller does not mind."""
+    """Return whether the answer may be reused: temperature 0, or the caller allows it
+    explicitly."""
     request = invocation.request
     if not isinstance(request, LLMRequest) or invocation.cache in ("on", "refresh"):
         return True
     return request.model_parameters.get("temperature") == 0
 
 
-def _is_whole(chunks: Sequence[Any]) -> bool:
-    """Answers that were cut, or that a filter ended, are not given again."""
+def _is_complete(chunks: Sequence[Any]) -> bool:
+    """Return whether the answer is complete. Truncated or filtered answers are not
+    cached."""
     if not isinstance(chunks[0], LLMResultChunk):
         return True
     reasons = {chunk.delta.finish_reason for chunk in chunks} - {None}
@@ -209,34 +323,58 @@ def _is_whole(chunks: Sequence[Any]) -> bool:
 
 
 def _digest(invocation: Invocation) -> str:
+    """Return the cache key of a request."""
     request = invocation.request
     if isinstance(request, LLMRequest):
-        # How it is delivered, and for whom, is not what is asked.
-        request = msgspec.structs.replace(request, stream=False, user=None, unsupported="drop")
-    asked = (invocation.provider, invocation.model, invocation.route, invocation.model_type.value, request)
-    return hashlib.blake2b(_encode(asked), digest_size=20).hexdigest()
+        # Streaming, the user's name and the handling of unsupported parameters do not
+        # change the answer.
+        request = msgspec.structs.replace(
+            request, stream=False, user=None, unsupported="drop"
+        )
+    key_fields = (
+        invocation.provider,
+        invocation.model,
+        invocation.route,
+        invocation.model_type.value,
+        request,
+    )
+    return hashlib.blake2b(_encode(key_fields), digest_size=20).hexdigest()
 
 
 def _text_digest(invocation: Invocation, text: str) -> str:
+    """Return the cache key of one text of an embedding request."""
     request: TextEmbeddingRequest = invocation.request
-    asked = (
-        invocation.provider, invocation.model, invocation.route, "text", text, request.dimensions,
-        request.input_type.value, request.extra,
-    )  # fmt: skip
-    return hashlib.blake2b(_encode(asked), digest_size=20).hexdigest()
+    key_fields = (
+        invocation.provider,
+        invocation.model,
+        invocation.route,
+        "text",
+        text,
+        request.dimensions,
+        request.input_type.value,
+        request.extra,
+    )
+    return hashlib.blake2b(_encode(key_fields), digest_size=20).hexdigest()
 
 
 def _question(invocation: Invocation) -> str:
-    """The caller's last words, where they are words alone."""
+    """Return the last user message if it is text only; otherwise an empty string, which
+    disables the semantic cache."""
     request = invocation.request
+    # With tools, the same question can need a different call.
     if not isinstance(request, LLMRequest) or request.tools or not request.messages:
         return ""
     last = request.messages[-1]
-    return last.text if isinstance(last, UserPromptMessage) and isinstance(last.content, str) else ""
+    return (
+        last.text
+        if isinstance(last, UserPromptMessage) and isinstance(last.content, str)
+        else ""
+    )
 
 
-def _place(invocation: Invocation) -> str:
-    """All but the last words: the same question in another conversation is another question."""
+def _conversation_prefix_key(invocation: Invocation) -> str:
+    """Return the key of everything before the last message: the same question in
+    another conversation is a different one."""
     request: LLMRequest = invocation.request
-    before = msgspec.structs.replace(request, messages=request.messages[:-1])
-    return _digest(msgspec.structs.replace(invocation, request=before))
+    prefix_request = msgspec.structs.replace(request, messages=request.messages[:-1])
+    return _digest(msgspec.structs.replace(invocation, http_request=prefix_request))

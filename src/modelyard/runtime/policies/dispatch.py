@@ -1,6 +1,8 @@
-"""Find a deployment that serves the call: balance, retry, fail over, hedge; all until something has reached the caller.
+"""Policy that finds a deployment to serve the call: load balancing, retries, failover
+and hedging.
 
-One loop tries, so that every try knows of the others; what to try next is decided by the parts that it is given.
+One loop makes all attempts, so that each takes the earlier ones into account. Attempts
+end as soon as content has reached the caller, unless the stream may be continued.
 """
 
 import asyncio
@@ -24,7 +26,7 @@ from modelyard.base.errors import (
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.messages import AssistantPromptMessage
 from modelyard.models.types import Chunks
-from modelyard.models.verbatim import VerbatimChunk, plain
+from modelyard.models.verbatim import PassthroughChunk, to_parsed_request
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import Deployment, LBModelManager, Plan
 from modelyard.runtime.pipeline import Call
@@ -32,138 +34,219 @@ from modelyard.runtime.retry_budget import RetryBudget
 
 logger = logging.getLogger("modelyard.dispatch")
 
-_LONGEST_WAIT = 10.0
-_OTHER_MODEL = (ContextTooLongError, ContentFilterError)
-"""What another credential for the same model would not change."""
+_MAX_WAIT = 10.0
+_NEXT_MODEL_ERRORS = (ContextTooLongError, ContentFilterError)
+"""Errors that another credential for the same model would not avoid; the next model is
+tried at once."""
 
 
-def backoff(failures: int, share: float) -> float:
-    """Seconds to wait after so many failures: up to 0.25, 0.5, 1, 2 … 8; `share` of it, so that callers spread out."""
-    return min(8.0, 0.25 * 2 ** (min(failures, 10) - 1)) * share
+def backoff(failures: int, jitter: float) -> float:
+    """Return the seconds to wait after this many failures: `jitter` (0 to 1) times
+    0.25, 0.5, 1, 2 … 8."""
+    return min(8.0, 0.25 * 2 ** (min(failures, 10) - 1)) * jitter
 
 
 class Quotas(Protocol):
-    """What a tenant may use of a hosted credential."""
+    """Limits on what a tenant may use of a hosted credential."""
 
-    async def reserve(self, invocation: Invocation, deployment: Deployment) -> str | None:
-        """None where there is room, else why there is none."""
+    async def reserve(
+        self, invocation: Invocation, deployment: Deployment
+    ) -> str | None:
+        """Reserve the use of the deployment. Returns None, or the reason why there is
+        no quota left."""
         ...
 
-    def settle(self, invocation: Invocation, deployment: Deployment, *, is_served: bool) -> None: ...
+    def settle(
+        self, invocation: Invocation, deployment: Deployment, *, is_served: bool
+    ) -> None:
+        """Settle a reservation: the use is kept if the attempt was served, returned if
+        not."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
+    """The dispatch policy."""
+
     plan: Callable[[Invocation], Plan]
     clock: Clock
     budget: RetryBudget
     retries: int = 2
-    """Repeats after the first try, where the error says that they may help."""
+    """How many times a failed attempt may be repeated, if its error says that a repeat
+    may help."""
     quotas: Quotas | None = None
     random: Callable[[], float] = random.random
 
     async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         plan = self.plan(invocation)
+        # Both features read the messages, so a passthrough request has to be parsed.
         if plan.sticky == "prompt" or plan.continue_streams:
-            invocation = structs.replace(invocation, request=plain(invocation.request))
-        course = _Course(self, plan, invocation)
-        said: list[str] = []
-        held: list[Any] = []
+            invocation = structs.replace(
+                invocation, http_request=to_parsed_request(invocation.request)
+            )
+        state = _DispatchState(self, plan, invocation)
+        # `sent_texts` is what the caller has received; `buffered` are chunks without
+        # content, held back in case of a failover.
+        sent_texts: list[str] = []
+        buffered: list[Any] = []
         while True:
-            deployment = await course.next()
+            deployment = await state.next()
             has_begun = has_failed = False
-            begun = self.clock.monotonic()
-            delay = course.hedge_delay() if plan.hedge_after is not None else None
-            tries = self._tried(course, deployment, course.this(deployment, said), call_next, delay)
+            started_at = self.clock.monotonic()
+            delay = state.hedge_delay() if plan.hedge_after is not None else None
+            tries = self._start_attempt(
+                state,
+                deployment,
+                state.invocation_for(deployment, sent_texts),
+                call_next,
+                delay,
+            )
             try:
                 try:
                     async with aclosing(tries) as chunks:
                         async for chunk in chunks:
+                            # Once content has reached the caller, another deployment
+                            # can no longer start over without the caller noticing.
                             if not has_begun:
                                 if _is_blank(chunk):
-                                    held.append(chunk)  # nothing that the caller could see: the next may still serve
+                                    # The chunk has no visible content, so another
+                                    # deployment may still serve the call.
+                                    buffered.append(chunk)
                                     continue
                                 has_begun = True
-                                course.served(self.clock.monotonic() - begun)
-                                for one in held if not said else ():
-                                    yield one
-                                held.clear()
+                                state.served(self.clock.monotonic() - started_at)
+                                # A continued stream has sent its opening chunks
+                                # already.
+                                for buffered_chunk in (
+                                    buffered if not sent_texts else ()
+                                ):
+                                    yield buffered_chunk
+                                buffered.clear()
                             if plan.continue_streams:
-                                said.append(chunk.text if isinstance(chunk, LLMResultChunk) else "")
+                                sent_texts.append(
+                                    chunk.text
+                                    if isinstance(chunk, LLMResultChunk)
+                                    else ""
+                                )
                             yield chunk
                 except InvokeError:
                     has_failed = True
                     raise
+                # The attempt is counted as ended before the next one is chosen,
+                # whatever happened.
                 finally:
-                    course.left(deployment, is_hedged=delay is not None, has_failed=has_failed)
-                for one in held:
-                    yield one
+                    state.attempt_ended(
+                        deployment, is_hedged=delay is not None, has_failed=has_failed
+                    )
+                for buffered_chunk in buffered:
+                    yield buffered_chunk
                 if not has_begun:
-                    course.served(self.clock.monotonic() - begun)
+                    state.served(self.clock.monotonic() - started_at)
                 return
+            # Raises the error again if nothing else may be tried; otherwise the loop
+            # makes the next attempt.
             except InvokeError as error:
-                held.clear()
-                may_go_on = plan.continue_streams and _is_text(invocation, said)
-                course.failed(error, has_begun=has_begun, may_go_on=may_go_on)
+                buffered.clear()
+                may_go_on = plan.continue_streams and _is_continuable(
+                    invocation, sent_texts
+                )
+                state.failed(error, has_begun=has_begun, may_go_on=may_go_on)
 
-    def _tried(
-        self, course: "_Course", deployment: Deployment, this: Invocation, call_next: Call, delay: float | None
+    def _start_attempt(
+        self,
+        state: "_DispatchState",
+        deployment: Deployment,
+        attempt: Invocation,
+        call_next: Call,
+        delay: float | None,
     ) -> Chunks:
-        """One try, or two at once where the first takes long."""
+        """Start one attempt, or a hedged pair if `delay` (seconds) is set."""
         if delay is not None:
-            return self._hedged(course, deployment, this, call_next, delay)
-        course.group.health.begin(deployment)
-        return call_next(this)
+            return self._hedged_attempt(state, deployment, attempt, call_next, delay)
+        state.group.health.begin(deployment)
+        return call_next(attempt)
 
-    async def _hedged(
-        self, course: "_Course", deployment: Deployment, this: Invocation, call_next: Call, delay: float
+    async def _hedged_attempt(
+        self,
+        state: "_DispatchState",
+        deployment: Deployment,
+        attempt: Invocation,
+        call_next: Call,
+        delay: float,
     ) -> Chunks:
-        race = _Race(course.group.health)
+        """Start an attempt; if it has sent nothing after `delay` seconds, start a
+        second one and use whichever is first."""
+        race = _HedgedAttempts(state.group.health)
         try:
-            race.enter(deployment, call_next(this))
+            race.enter(deployment, call_next(attempt))
             winner, chunk = await race.first(delay)
-            if winner is None and (other := course.other(deployment)) is not None:
-                course.note("hedged", with_=other.name, after_ms=round(delay * 1000, 1))
-                race.enter(other, call_next(course.this(other, [])))
+            if (
+                winner is None
+                and (hedge_target := state.next_hedge_target(deployment)) is not None
+            ):
+                state.note(
+                    "hedged", with_=hedge_target.name, after_ms=round(delay * 1000, 1)
+                )
+                race.enter(
+                    hedge_target, call_next(state.invocation_for(hedge_target, []))
+                )
             if winner is None:
                 winner, chunk = await race.first(None)
+            # The slower attempt is cancelled as soon as the other has sent its first
+            # content.
             await race.keep(winner)
-            course.deployment = winner.deployment
+            state.deployment = winner.deployment
             if winner.is_over:
                 return
             yield chunk
-            async for rest in winner.chunks:
-                yield rest
+            async for later_chunk in winner.chunks:
+                yield later_chunk
         finally:
             await race.close()
 
 
 def _is_blank(chunk: Any) -> bool:
-    """Whether it says nothing yet: many streams begin with a role alone."""
+    """Return whether a chunk has no content yet. Many streams start with a chunk that
+    has only a role."""
     if not isinstance(chunk, LLMResultChunk):
         return False
-    if isinstance(chunk, VerbatimChunk) and (chunk.said or not chunk.data.startswith(b"data:")):
+    # A passthrough chunk that is not a data line, such as an error body, counts as
+    # content.
+    if isinstance(chunk, PassthroughChunk) and (
+        chunk.said or not chunk.data.startswith(b"data:")
+    ):
         return False
     delta = chunk.delta
     message = delta.message
     return not (
-        message.content or message.tool_calls or message.reasoning_content or message.refusal or delta.finish_reason
+        message.content
+        or message.tool_calls
+        or message.reasoning_content
+        or message.refusal
+        or delta.finish_reason
     )
 
 
-def _is_text(invocation: Invocation, said: Sequence[str]) -> bool:
+def _is_continuable(invocation: Invocation, sent_texts: Sequence[str]) -> bool:
+    """Return whether the answer is plain text so far and can be continued by another
+    model. Tool calls cannot."""
     request = invocation.request
-    return isinstance(request, LLMRequest) and not request.tools and bool("".join(said))
+    return (
+        isinstance(request, LLMRequest)
+        and not request.tools
+        and bool("".join(sent_texts))
+    )
 
 
-class _Course:
-    """One call's way through its plan."""
+class _DispatchState:
+    """The progress of one call through its plan: which deployments were tried, and what
+    comes next."""
 
     __slots__ = (
+        "_group_index",
         "_has_waited",
         "_invocation",
         "_last",
-        "_place",
         "_plan",
         "_policy",
         "_repeats",
@@ -177,124 +260,197 @@ class _Course:
         self._policy = policy
         self._plan = plan
         self._invocation = invocation
-        self._place = 0
+        # The index of the current group in the plan; group 0 is the requested model.
+        self._group_index = 0
         self._tried: set[str] = set()
         self._repeats = 0
         self._has_waited = False
         self._last: InvokeError | None = None
+        # Seconds to wait before the next attempt.
         self._wait = 0.0
         self._sticky = _sticky_key(plan.sticky, invocation) if plan.sticky else ""
         self.deployment: Deployment | None = None
 
     @property
     def group(self) -> LBModelManager:
-        return self._plan.groups[self._place]
+        """The manager of the model that is tried now."""
+        return self._plan.groups[self._group_index]
 
-    def note(self, what: str, **details: Any) -> None:
-        self._invocation.record.note(self._policy.clock.monotonic(), what, is_notable=True, **details)
+    def note(self, action: str, **details: Any) -> None:
+        """Add a notable decision to the call's trace."""
+        self._invocation.record.note(
+            self._policy.clock.monotonic(), action, is_notable=True, **details
+        )
 
     async def next(self) -> Deployment:
-        """The next deployment, perhaps after a wait. Raises the last error, or that all are resting."""
+        """Return the next deployment, after a wait if needed. Raises the last error, or
+        NoCredentialAvailableError."""
         if self._wait:
             await self._sleep(self._wait)
             self._wait = 0.0
         while True:
             group = self.group
-            chosen = group.fetch_next(without=self._tried, sticky=self._sticky)
-            if chosen is None:
+            candidate = group.fetch_next(excluded_ids=self._tried, sticky=self._sticky)
+            if candidate is None:
                 await self._wait_or_move()
                 continue
-            if (why := await self._no_room(chosen)) is not None:
-                self.note("skipped", deployment=chosen.name, why=why)
-                self._tried.add(chosen.id)
+            # Deployments without quota are skipped like those that have been tried.
+            if (reason := await self._quota_refusal(candidate)) is not None:
+                self.note("skipped", deployment=candidate.name, why=reason)
+                self._tried.add(candidate.id)
                 continue
-            self.deployment = chosen
-            self._say(group, chosen)
-            self._policy.budget.called(self._invocation.tenant, chosen.provider)
-            return chosen
+            self.deployment = candidate
+            self._record_decision(group, candidate)
+            # The budget limits retries to a share of all calls, so every call is
+            # counted.
+            self._policy.budget.record_call(self._invocation.tenant, candidate.provider)
+            return candidate
 
-    async def _no_room(self, chosen: Deployment) -> str | None:
-        """Why a hosted credential may not be used any more; None where it may."""
-        if self._policy.quotas is None or chosen.credential is None or not chosen.credential.quotas:
+    async def _quota_refusal(self, candidate: Deployment) -> str | None:
+        """Return the reason why a hosted credential may not be used; None if it may."""
+        if (
+            self._policy.quotas is None
+            or candidate.credential is None
+            or not candidate.credential.quotas
+        ):
             return None
-        return await self._policy.quotas.reserve(self._invocation, chosen)
+        return await self._policy.quotas.reserve(self._invocation, candidate)
 
-    def _say(self, group: LBModelManager, chosen: Deployment) -> None:
+    def _record_decision(self, group: LBModelManager, deployment: Deployment) -> None:
+        """Add the choice to the call's trace, with the deployments in cooldown if there
+        are any."""
         record = self._invocation.record
-        details: dict[str, Any] = {"deployment": chosen.name, "by": group.strategy, "of": len(group.deployments)}
-        if self._tried or group.health.is_anything_resting:
-            details["resting"] = group.skipped()
-        record.note(self._policy.clock.monotonic(), "chose", is_notable=bool(self._tried), **details)
+        details: dict[str, Any] = {
+            "deployment": deployment.name,
+            "by": group.strategy,
+            "of": len(group.deployments),
+        }
+        if self._tried or group.health.has_cooldowns:
+            details["resting"] = group.skipped_deployments()
+        record.note(
+            self._policy.clock.monotonic(),
+            "chose",
+            is_notable=bool(self._tried),
+            **details,
+        )
 
     async def _wait_or_move(self) -> None:
-        """Wait a little for one to be rested, else go on with the next model. Raises where there is none."""
+        """Wait briefly for a cooldown to end, else move to the next model. Raises if
+        there is none."""
         group = self.group
-        wait = group.soonest()
-        if 0 < wait <= group.patience and not self._has_waited and not self._is_too_late(wait):
+        wait = group.next_available_in()
+        # Wait at most once for each model, and never beyond the call's deadline.
+        if (
+            0 < wait <= group.patience
+            and not self._has_waited
+            and not self._is_too_late(wait)
+        ):
             self._has_waited = True
             self.note("waited", ms=round(wait * 1000), why="all are resting")
             await self._sleep(wait)
             self._tried.clear()
             return
-        error = self._last or self._none_left(wait)
-        if not error.failover or not self._move(str(error)):
+        error = self._last or self._no_credential_error(wait)
+        if not error.failover or not self._next_group(str(error)):
             raise error
 
-    def _move(self, why: str) -> bool:
-        """Go on with the next model; whether there is one."""
-        if self._place + 1 >= len(self._plan.groups):
+    def _next_group(self, reason: str) -> bool:
+        """Move to the next model of the plan; return False if there is none."""
+        if self._group_index + 1 >= len(self._plan.groups):
             return False
-        before = self.group.deployments
-        self._place += 1
+        previous_deployments = self.group.deployments
+        self._group_index += 1
+        # The next model starts fresh: its deployments have not been tried and its
+        # repeats not been used.
         self._tried.clear()
         self._repeats = 0
         self._has_waited = False
-        source = before[0].model if before else self._invocation.model
+        source = (
+            previous_deployments[0].model
+            if previous_deployments
+            else self._invocation.model
+        )
         target = self.group.deployments[0].name if self.group.deployments else "nothing"
-        self.note("failed over", to=target, why=why)
-        fields = {"call": self._invocation.id, "from": source, "to": target, "error": why}
+        self.note("failed over", to=target, why=reason)
+        fields = {
+            "call": self._invocation.id,
+            "from": source,
+            "to": target,
+            "error": reason,
+        }
         logger.warning("failing over", extra={"fields": fields})
         return True
 
-    def this(self, deployment: Deployment, said: Sequence[str]) -> Invocation:
-        """The call as this deployment is asked."""
+    def invocation_for(
+        self, deployment: Deployment, sent_texts: Sequence[str]
+    ) -> Invocation:
+        """Return the invocation for an attempt at a deployment.
+
+        With `sent_texts`, the text that the caller already has is added as the start of
+        the assistant's answer.
+        """
         credential = deployment.credential
-        this = self._invocation
-        if credential is not None or deployment.model != this.model or deployment.provider != this.provider:
-            this = structs.replace(
-                this,
+        attempt = self._invocation
+        # The usual call to a model without a credential needs no copy.
+        if (
+            credential is not None
+            or deployment.model != attempt.model
+            or deployment.provider != attempt.provider
+        ):
+            attempt = structs.replace(
+                attempt,
                 provider=deployment.provider,
                 model=deployment.model,
                 credentials=credential.values if credential else {},
                 credential=credential.name if credential else "",
                 credential_id=credential.id if credential else "",
             )
-        if text := "".join(said):
-            messages = [*this.request.messages, AssistantPromptMessage(content=text)]
-            this = structs.replace(this, request=structs.replace(this.request, messages=messages))
-        return this
+        if text := "".join(sent_texts):
+            messages = [*attempt.request.messages, AssistantPromptMessage(content=text)]
+            attempt = structs.replace(
+                attempt,
+                http_request=structs.replace(attempt.request, messages=messages),
+            )
+        return attempt
 
     def served(self, seconds: float) -> None:
-        """The first chunk is here."""
+        """Record the seconds to the first chunk."""
         if self.deployment is not None:
             self.group.served(self.deployment, seconds)
 
-    def left(self, deployment: Deployment, *, is_hedged: bool, has_failed: bool) -> None:
-        """A try is over, however it went. A hosted quota gets back what a failed one had reserved."""
+    def attempt_ended(
+        self, deployment: Deployment, *, is_hedged: bool, has_failed: bool
+    ) -> None:
+        """Record that an attempt has ended. A hosted quota gets back what a failed
+        attempt had reserved."""
+        # A hedged pair counts its attempts itself.
         if not is_hedged:
             self.group.health.end(deployment)
-        if deployment.credential and deployment.credential.quotas and self._policy.quotas:
+        if (
+            deployment.credential
+            and deployment.credential.quotas
+            and self._policy.quotas
+        ):
             is_served = deployment is self.deployment and not has_failed
-            self._policy.quotas.settle(self._invocation, deployment, is_served=is_served)
+            self._policy.quotas.settle(
+                self._invocation, deployment, is_served=is_served
+            )
 
     def failed(self, error: InvokeError, *, has_begun: bool, may_go_on: bool) -> None:
-        """Learn from an error. Raises it where nothing else may be tried."""
+        """Update cooldowns after an error and choose the next step. Raises the error if
+        nothing else may be tried."""
         deployment = self.deployment
         if deployment is None:
             raise error
         self._last = error
         seconds = self.group.cooldown(deployment, error)
-        self.note("failed", deployment=deployment.name, error=error.code, why=str(error)[:300], rests=seconds)
+        self.note(
+            "failed",
+            deployment=deployment.name,
+            error=error.code,
+            why=str(error)[:300],
+            rests=seconds,
+        )
         if seconds:
             fields = {
                 "call": self._invocation.id,
@@ -303,64 +459,97 @@ class _Course:
                 "error": str(error),
             }
             logger.warning("a credential rests", extra={"fields": fields})
+        # After content has been sent, only a stream that may be continued can go on.
         if has_begun:
             if not may_go_on or not (error.retryable or error.failover):
                 raise error
             self.note("continued", after=deployment.name)
         if not error.failover:
             raise error
-        if isinstance(error, _OTHER_MODEL):
-            if not self._move(str(error)):
+        # Such an error is about the request; more credentials of the same model would
+        # give the same result.
+        if isinstance(error, _NEXT_MODEL_ERRORS):
+            if not self._next_group(str(error)):
                 raise error
             return
         self._plan_next(deployment, error, seconds)
 
-    def _plan_next(self, deployment: Deployment, error: InvokeError, rests: float) -> None:
-        """The same again after a pause, or another one at once."""
+    def _plan_next(
+        self, deployment: Deployment, error: InvokeError, rests: float
+    ) -> None:
+        """Decide between repeating after a pause, another deployment at once, and the
+        next model."""
         may_repeat = error.retryable and self._repeats < self._policy.retries
-        if may_repeat and not self._policy.budget.may_repeat(self._invocation.tenant, deployment.provider):
+        if may_repeat and not self._policy.budget.try_retry(
+            self._invocation.tenant, deployment.provider
+        ):
             self.note("not repeated", why="the retry budget is used up")
             may_repeat = False
-        others = [one for one in self.group.deployments if one.id != deployment.id and one.id not in self._tried]
-        is_other_free = any(not self.group.health.wait(one) > 0 for one in others)
-        if is_other_free and (may_repeat or error.cooldown):
+        untried_peers = [
+            peer
+            for peer in self.group.deployments
+            if peer.id != deployment.id and peer.id not in self._tried
+        ]
+        is_peer_free = any(
+            not self.group.health.wait(peer) > 0 for peer in untried_peers
+        )
+        # Prefer another deployment to a pause: it can answer at once.
+        if is_peer_free and (may_repeat or error.cooldown):
             self._tried.add(deployment.id)
             self._repeats += error.retryable
             return
-        if may_repeat and not is_other_free:
+        if may_repeat and not is_peer_free:
             self._repeats += 1
-            # What the provider asks for goes before our own guess; if it asks for long, the caller hears of it.
-            asked = error.retry_after
-            wait = asked if asked is not None else backoff(self._repeats, self._policy.random())
-            if wait <= _LONGEST_WAIT and not self._is_too_late(wait):
+            # A time that the provider asks for takes precedence over our backoff. If it
+            # is long, the caller gets the error.
+            requested_seconds = error.retry_after
+            wait = (
+                requested_seconds
+                if requested_seconds is not None
+                else backoff(self._repeats, self._policy.random())
+            )
+            if wait <= _MAX_WAIT and not self._is_too_late(wait):
                 self._tried.clear()
                 self._wait = wait
                 return
         self._tried.add(deployment.id)
-        if not error.cooldown or self.group.soonest() == 0.0 or len(self._tried) >= len(self.group.deployments):
+        # No deployment of this model is worth trying: move on, unless a cooldown ends
+        # soon.
+        if (
+            not error.cooldown
+            or self.group.next_available_in() == 0.0
+            or len(self._tried) >= len(self.group.deployments)
+        ):
             self._exhausted(error)
 
     def _exhausted(self, error: InvokeError) -> None:
-        """Nothing is left to try of this model. Where one may rest only for a moment, `next` waits for it."""
-        wait = self.group.soonest()
+        """Move to the next model or raise, unless a cooldown ends soon enough for
+        `next` to wait for it."""
+        wait = self.group.next_available_in()
         if error.cooldown and 0 < wait <= self.group.patience and not self._has_waited:
             return
-        if not self._move(str(error)):
+        if not self._next_group(str(error)):
             raise error
 
     async def _sleep(self, seconds: float) -> None:
         await self._policy.clock.sleep(seconds)
 
     def _is_too_late(self, wait: float) -> bool:
+        """Return whether waiting would exceed the call's deadline."""
         deadline = self._invocation.deadline
-        return deadline is not None and self._policy.clock.monotonic() + wait >= deadline
+        return (
+            deadline is not None and self._policy.clock.monotonic() + wait >= deadline
+        )
 
-    def _none_left(self, wait: float) -> NoCredentialAvailableError:
+    def _no_credential_error(self, wait: float) -> NoCredentialAvailableError:
+        """Return the error for a model without usable deployments. `wait` is in
+        seconds."""
         count = len(self.group.deployments)
         provider = self._invocation.provider
         if not count:
             return NoCredentialAvailableError(
-                f"no credential is set up; add one with `modelyard providers add {provider}`", provider=provider
+                f"no credential is set up; add one with `modelyard providers add {provider}`",
+                provider=provider,
             )
         wait = min(wait, 3600.0)
         return NoCredentialAvailableError(
@@ -372,30 +561,43 @@ class _Course:
     # hedging
 
     def hedge_delay(self) -> float | None:
-        share = self._plan.hedge_after
-        if share is None or len(self.group.deployments) < 2:
+        """Return the seconds after which a second attempt starts; None if hedging is
+        off or not possible yet."""
+        percent = self._plan.hedge_after
+        if percent is None or len(self.group.deployments) < 2:
             return None
-        return self.group.percentile(share)
+        return self.group.percentile(percent)
 
-    def other(self, deployment: Deployment) -> Deployment | None:
-        """Another one to ask as well, within the retry budget."""
-        chosen = self.group.fetch_next(without={*self._tried, deployment.id})
-        if chosen is None or (chosen.credential and chosen.credential.quotas):
-            return None  # what all share is for calls that have nothing else
-        return chosen if self._policy.budget.may_repeat(self._invocation.tenant, chosen.provider) else None
+    def next_hedge_target(self, deployment: Deployment) -> Deployment | None:
+        """Return another deployment for a hedged attempt; None if there is none or the
+        retry budget is used up."""
+        target = self.group.fetch_next(excluded_ids={*self._tried, deployment.id})
+        if target is None or (target.credential and target.credential.quotas):
+            # A hosted quota is shared, so it is not spent on hedging.
+            return None
+        return (
+            target
+            if self._policy.budget.try_retry(self._invocation.tenant, target.provider)
+            else None
+        )
 
 
-def _sticky_key(kind: str, invocation: Invocation) -> str:
-    if kind == "user":
+def _sticky_key(affinity: str, invocation: Invocation) -> str:
+    """Return the session affinity key: the user, or the start of the conversation."""
+    if affinity == "user":
         return invocation.user or invocation.api_key
     request = invocation.request
     if not isinstance(request, LLMRequest):
         return ""
+    # The first two messages identify a conversation and stay the same over its turns,
+    # which helps the provider's prompt cache.
     return "\n".join(message.text[:2000] for message in request.messages[:2])
 
 
 @dataclass(slots=True, eq=False)
 class _Runner:
+    """One attempt of a hedged pair."""
+
     deployment: Deployment
     chunks: AsyncGenerator[Any, None]
     task: "asyncio.Task[Any]"
@@ -403,59 +605,72 @@ class _Runner:
 
 
 @dataclass(slots=True)
-class _Race:
-    """Two tries at once; the loser is ended, and what it cost is booked by then."""
+class _HedgedAttempts:
+    """Two concurrent attempts. The slower one is cancelled; its cost is recorded by the
+    inner policies."""
 
     health: Any
     runners: list[_Runner] = field(default_factory=list[_Runner])
 
     def enter(self, deployment: Deployment, chunks: AsyncGenerator[Any, None]) -> None:
+        """Start an attempt and wait for its first content in a task."""
         self.health.begin(deployment)
-        task = asyncio.ensure_future(_until_said(chunks))
+        task = asyncio.ensure_future(_first_content_chunk(chunks))
         self.runners.append(_Runner(deployment, chunks, task))
 
     async def first(self, seconds: float | None) -> tuple[Any, Any]:
-        """The first that says something, with what it said; (None, None) where none does in time.
+        """Return the first attempt that sends content, with the chunk; (None, None) if
+        none does within `seconds`.
 
-        Raises the last error where all have failed.
+        An attempt that ended without content returns None as its chunk. Raises the last
+        error if all have failed.
         """
         while True:
-            waiting = {one.task for one in self.runners if not one.task.done()}
-            for one in self.runners:
-                if one.task.done() and one.task.exception() is None:
-                    chunk = one.task.result()
-                    one.is_over = chunk is None
-                    return one, chunk
+            waiting = {runner.task for runner in self.runners if not runner.task.done()}
+            for runner in self.runners:
+                if runner.task.done() and runner.task.exception() is None:
+                    chunk = runner.task.result()
+                    runner.is_over = chunk is None
+                    return runner, chunk
             if not waiting:
-                raise self.runners[-1].task.exception() or InvokeServerUnavailableError("no answer came")
-            done, _ = await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
+                raise self.runners[-1].task.exception() or InvokeServerUnavailableError(
+                    "no answer came"
+                )
+            finished, _ = await asyncio.wait(
+                waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not finished:
                 return None, None
 
     async def keep(self, winner: _Runner) -> None:
-        for one in [one for one in self.runners if one is not winner]:
-            self.runners.remove(one)
-            await self._end(one)
+        """Cancel all attempts except the winner."""
+        for loser in [runner for runner in self.runners if runner is not winner]:
+            self.runners.remove(loser)
+            await self._end(loser)
 
     async def close(self) -> None:
-        for one in self.runners:
-            await self._end(one)
+        """Cancel all attempts that are left."""
+        for runner in self.runners:
+            await self._end(runner)
         self.runners.clear()
 
-    async def _end(self, one: _Runner) -> None:
+    async def _end(self, runner: _Runner) -> None:
+        """Cancel an attempt, wait until it has ended, and count it as finished."""
         try:
-            if not one.task.done():
-                one.task.cancel()
-                await asyncio.wait({one.task})
-            elif not one.task.cancelled():
-                one.task.exception()
-            await one.chunks.aclose()
+            if not runner.task.done():
+                runner.task.cancel()
+                await asyncio.wait({runner.task})
+            elif not runner.task.cancelled():
+                # Reading the exception marks it as retrieved, so asyncio does not log
+                # it.
+                runner.task.exception()
+            await runner.chunks.aclose()
         finally:
-            self.health.end(one.deployment)
+            self.health.end(runner.deployment)
 
 
-async def _until_said(chunks: AsyncGenerator[Any, None]) -> Any:
-    """The first chunk that says something; None where the stream ends before."""
+async def _first_content_chunk(chunks: AsyncGenerator[Any, None]) -> Any:
+    """Return the first chunk with content; None if the stream ends without one."""
     async for chunk in chunks:
         if not _is_blank(chunk):
             return chunk

@@ -1,4 +1,5 @@
-"""Count and price every real attempt, those that failed or were walked away from included."""
+"""Policy that counts and prices every attempt at a provider, including failed and
+cancelled ones."""
 
 from collections.abc import Callable
 from contextlib import aclosing
@@ -14,10 +15,10 @@ from modelyard.base.errors import ModelyardError
 from modelyard.models.embedding import EmbeddingUsage
 from modelyard.models.entities import PriceConfig
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMUsage
-from modelyard.models.pricing import priced
+from modelyard.models.pricing import with_prices
 from modelyard.models.tokens import count_prompt, count_texts, estimate_tokens
 from modelyard.models.types import Chunks, ModelUsage
-from modelyard.models.verbatim import VerbatimChunk, plain
+from modelyard.models.verbatim import PassthroughChunk, to_parsed_request
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call
@@ -28,14 +29,17 @@ _NANO = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Meter:
+    """The metering policy. It writes one ledger row for each attempt."""
+
     ledger: Ledger
     pricing: Callable[[Invocation], PriceConfig | None]
     clock: Clock
 
     async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         pricing = self.pricing(invocation)
-        tally = _Tally(invocation, pricing, self.clock)
-        # Written down before the provider is called: whatever happens from here on, there is a row.
+        tally = _UsageTally(invocation, pricing, self.clock)
+        # Recorded before the provider is called, so that there is a row whatever
+        # happens from here on.
         opened = self.ledger.begin(
             invocation,
             attempt=invocation.record.next_attempt(),
@@ -43,34 +47,42 @@ class Meter:
             prompt_tokens=invocation.rough_tokens(),
         )
         tally.on_progress = partial(self.ledger.progress, opened)
+        # Stays if the caller disconnects: neither of the branches below is reached
+        # then.
         status = "cancelled"
         try:
             async with aclosing(call_next(invocation)) as chunks:
                 async for chunk in chunks:
-                    yield tally.see(chunk)
+                    yield tally.record_chunk(chunk)
             status = "ok"
-            if (late := tally.missing()) is not None:
-                yield late
+            if (usage_chunk := tally.missing_usage_chunk()) is not None:
+                yield usage_chunk
         except ModelyardError as error:
             status = error.code
             raise
+        # The row is settled in every case, since a failed or cancelled attempt may have
+        # cost something.
         finally:
-            usage = tally.usage(is_whole=status == "ok")
+            usage = tally.usage(is_complete=status == "ok")
             self.ledger.settle(
                 opened,
                 status=status,
                 usage=usage,
                 counted_by=tally.counted_by if usage else "",
-                price_version=pricing.as_of.isoformat() if pricing and pricing.as_of and usage else "",
+                price_version=pricing.as_of.isoformat()
+                if pricing and pricing.as_of and usage
+                else "",
                 latency=tally.elapsed(),
                 first_chunk=tally.first,
             )
             if usage is not None:
-                invocation.record.spend(tokens_of(usage), int((usage.total_price or 0) * _NANO))
+                invocation.record.spend(
+                    tokens_of(usage), int((usage.total_price or 0) * _NANO)
+                )
 
 
-class _Tally:
-    """What one attempt has used so far."""
+class _UsageTally:
+    """Collects the usage of one attempt."""
 
     __slots__ = (
         "_begun",
@@ -78,7 +90,7 @@ class _Tally:
         "_day",
         "_invocation",
         "_pricing",
-        "_stated",
+        "_reported_usage",
         "_text",
         "_tokens",
         "counted_by",
@@ -87,101 +99,146 @@ class _Tally:
         "on_progress",
     )
 
-    def __init__(self, invocation: Invocation, pricing: PriceConfig | None, clock: Clock) -> None:
+    def __init__(
+        self, invocation: Invocation, pricing: PriceConfig | None, clock: Clock
+    ) -> None:
         self._invocation = invocation
         self._pricing = pricing
         self._clock = clock
         self._begun = clock.monotonic()
-        self._stated: ModelUsage | None = None
+        self._reported_usage: ModelUsage | None = None
         self._text: list[str] = []
         self._tokens = 0
         self.on_progress: Callable[[int], None] = lambda tokens: None
         self.counted_by = "provider"
         self.created_at = clock.time()
-        self._day = datetime.fromtimestamp(self.created_at, UTC).date() if pricing and pricing.history else None
+        # The date is needed only if the price has changed over time.
+        self._day = (
+            datetime.fromtimestamp(self.created_at, UTC).date()
+            if pricing and pricing.history
+            else None
+        )
         self.first: float | None = None
 
     def elapsed(self) -> float:
+        """Return the seconds since the attempt started."""
         return self._clock.monotonic() - self._begun
 
-    def see(self, chunk: Any) -> Any:
+    def record_chunk(self, chunk: Any) -> Any:
+        """Record a chunk and return it for the caller, with the price filled in if it
+        has usage."""
         if self.first is None:
             self.first = self.elapsed()
         usage = chunk.spent
-        if isinstance(chunk, VerbatimChunk):
-            self._say(chunk.said)
-            if usage is not None:  # the caller gets the provider's own words: only the ledger wants to know the price
-                self._stated = self._price(usage)
+        if isinstance(chunk, PassthroughChunk):
+            self._append_text(chunk.said)
+            # The caller gets the provider's bytes unchanged, so the price goes to the
+            # ledger only.
+            if usage is not None:
+                self._reported_usage = self._price(usage)
                 self.counted_by = "provider"
             return chunk
         if isinstance(chunk, LLMResultChunk):
-            self._read(chunk)
+            self._record_text(chunk)
             if usage is None:
                 return chunk
+            # The provider answered without usage, so an estimate takes its place.
             if usage.estimated and not usage.total_tokens:
                 return chunk.priced(self._price(self._estimate() or usage))
         if usage is None:
             return chunk
-        self._stated = self._price(usage)
-        self.counted_by = "estimate" if self._stated.estimated else "provider"
-        return chunk.priced(self._stated)
+        self._reported_usage = self._price(usage)
+        self.counted_by = "estimate" if self._reported_usage.estimated else "provider"
+        return chunk.priced(self._reported_usage)
 
-    def _read(self, chunk: LLMResultChunk) -> None:
-        """Keep what was said: all there is to count where the provider does not come to it."""
+    def _record_text(self, chunk: LLMResultChunk) -> None:
+        """Record the text, reasoning and tool arguments of a chunk, in case the
+        provider never reports usage."""
         message = chunk.delta.message
-        texts = [chunk.text, message.reasoning_content or "", *(one.function.arguments for one in message.tool_calls)]
-        self._say("".join(texts))
+        texts = [
+            chunk.text,
+            message.reasoning_content or "",
+            *(tool_call.function.arguments for tool_call in message.tool_calls),
+        ]
+        self._append_text("".join(texts))
 
-    def _say(self, text: str) -> None:
+    def _append_text(self, text: str) -> None:
+        """Append received text and report a rough token count to the journal, in case
+        the process is killed."""
         if text:
             self._text.append(text)
+            # About four characters per token; a real tokenizer would be too slow for
+            # each chunk.
             self._tokens += max(1, (len(text) + 2) // 4)
             self.on_progress(self._tokens)
 
     def _price(self, usage: ModelUsage) -> ModelUsage:
-        more: dict[str, Any] = {"latency": self.elapsed()}
+        """Add price and timing to a usage."""
+        extra: dict[str, Any] = {"latency": self.elapsed()}
         if isinstance(usage, LLMUsage):
-            more["time_to_first_token"] = self.first
-            more["time_to_generate"] = self.elapsed() - (self.first or 0.0)
+            extra["time_to_first_token"] = self.first
+            extra["time_to_generate"] = self.elapsed() - (self.first or 0.0)
+        # Some embedding APIs report no tokens, so they are estimated from the texts.
         if isinstance(usage, EmbeddingUsage) and usage.estimated and not usage.tokens:
-            tokens = sum(estimate_tokens(text) for text in self._invocation.request.texts)
-            more |= {"tokens": tokens, "total_tokens": tokens}
+            tokens = sum(
+                estimate_tokens(text) for text in self._invocation.request.texts
+            )
+            extra |= {"tokens": tokens, "total_tokens": tokens}
             usage = msgspec.structs.replace(usage, tokens=tokens, total_tokens=tokens)
-        return priced(usage, self._pricing, day=self._day, **more)
+        return with_prices(usage, self._pricing, day=self._day, **extra)
 
-    def usage(self, *, is_whole: bool) -> ModelUsage | None:
-        """What the provider counted; where it did not get to that, what came can be counted."""
-        stated = self._stated
-        if stated is not None and (is_whole or not isinstance(stated, LLMUsage)):
+    def usage(self, *, is_complete: bool) -> ModelUsage | None:
+        """Return the usage that the provider reported; if the attempt was cut off, an
+        estimate of what was received.
+
+        None if nothing was received, since then nothing is owed.
+        """
+        stated = self._reported_usage
+        # Only chat usage is reported in parts; any other is final as soon as it
+        # arrives.
+        if stated is not None and (is_complete or not isinstance(stated, LLMUsage)):
             return stated
         estimate = self._estimate() if self.first is not None else None
         if estimate is None:
             return stated
         if isinstance(stated, LLMUsage):
-            # Some say at the beginning what went in, and at the end what came out. This one was cut in between.
-            out = max(stated.completion_tokens, estimate.completion_tokens)
-            if out == stated.completion_tokens:
+            # Some providers report the prompt tokens at the start and the completion
+            # tokens at the end. This stream was cut off in between.
+            completion_tokens = max(
+                stated.completion_tokens, estimate.completion_tokens
+            )
+            # If the provider counted as much as was received, its own count is the
+            # better one.
+            if completion_tokens == stated.completion_tokens:
                 return stated
-            total = stated.prompt_tokens + out
+            total = stated.prompt_tokens + completion_tokens
             estimate = msgspec.structs.replace(
-                stated, completion_tokens=out, total_tokens=total, estimated=True, total_price=None
+                stated,
+                completion_tokens=completion_tokens,
+                total_tokens=total,
+                estimated=True,
+                total_price=None,
             )
         return self._price(estimate)
 
-    def missing(self) -> LLMResultChunk | None:
-        """A last chunk with estimated usage, where the provider never said what it counted."""
-        if self._stated is not None or (estimate := self._estimate()) is None:
+    def missing_usage_chunk(self) -> LLMResultChunk | None:
+        """Return a final chunk with estimated usage if the provider reported none; None
+        otherwise."""
+        if self._reported_usage is not None or (estimate := self._estimate()) is None:
             return None
-        self._stated = self._price(estimate)
-        return LLMResultChunk(model=self._invocation.model).priced(self._stated)
+        self._reported_usage = self._price(estimate)
+        return LLMResultChunk(model=self._invocation.model).priced(self._reported_usage)
 
     def _estimate(self) -> LLMUsage | None:
-        """By the model's own vocabulary where that is at hand."""
-        request = plain(self._invocation.request)
+        """Estimate the usage, with the model's own tokenizer if it is available. None
+        for requests other than chat."""
+        request = to_parsed_request(self._invocation.request)
         if not isinstance(request, LLMRequest):
             return None
         model = self._invocation.model
         prompt = count_prompt(model, request.messages, request.tools)
         answer = count_texts(model, ["".join(self._text)])
-        self.counted_by = "estimate" if prompt.estimated or answer.estimated else "tokenizer"
+        self.counted_by = (
+            "estimate" if prompt.estimated or answer.estimated else "tokenizer"
+        )
         return LLMUsage.of(prompt.tokens, answer.tokens, estimated=True)

@@ -1,4 +1,5 @@
-"""Tell callbacks what happens to a call, from the outside: refusals and failover included."""
+"""Policy that reports a call to the callbacks. It is outermost, so refusals and
+failovers are included."""
 
 import asyncio
 import logging
@@ -11,7 +12,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError
 from modelyard.models.llm import LLMResultChunk, fold
 from modelyard.models.types import Chunks, ModelUsage
-from modelyard.runtime.callbacks import Callback, Outcome
+from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.pipeline import Call
 
@@ -20,99 +21,149 @@ logger = logging.getLogger("modelyard.callbacks")
 
 @dataclass(frozen=True, slots=True)
 class Observe:
+    """The callback policy."""
+
     clock: Clock
     callbacks: tuple[Callback, ...] = ()
     _hooks: "_Hooks" = field(init=False)
 
     def __post_init__(self) -> None:
+        # The class is frozen, so a derived field has to be set through `object`.
         object.__setattr__(self, "_hooks", _Hooks(self.callbacks))
 
     async def __call__(self, invocation: Invocation, call_next: Call) -> Chunks:
         hooks = self._hooks
-        watch = _Watch(invocation, self.clock, hooks)
+        watch = _CallObserver(invocation, self.clock, hooks)
         for callback in hooks.before:
             _run(callback, callback.on_before_invoke, invocation)
         try:
             async with aclosing(call_next(invocation)) as chunks:
                 async for chunk in chunks:
-                    watch.see(chunk)
+                    watch.on_chunk(chunk)
                     yield chunk
+        # A caller that disconnects closes the generator or cancels the task; both count
+        # as cancelled.
         except (GeneratorExit, asyncio.CancelledError) as error:
             watch.failed(error, "cancelled")
             raise
         except ModelyardError as error:
             watch.failed(error, error.code)
             raise
+        # Runs after the last chunk was consumed, so the outcome covers the complete
+        # call.
         outcome = watch.outcome("ok", with_result=True)
         for callback in hooks.after:
             _run(callback, callback.on_after_invoke, invocation, outcome)
 
 
 class _Hooks:
-    """Which callbacks want to hear of what: most look at the end alone."""
+    """The callbacks grouped by the hooks that they implement. Most implement only the
+    last ones, so chunks cost nothing."""
 
     def __init__(self, callbacks: tuple[Callback, ...]) -> None:
-        self.before = [one for one in callbacks if type(one).on_before_invoke is not Callback.on_before_invoke]
-        self.chunk = [one for one in callbacks if type(one).on_new_chunk is not Callback.on_new_chunk]
-        self.after = [one for one in callbacks if type(one).on_after_invoke is not Callback.on_after_invoke]
-        self.error = [one for one in callbacks if type(one).on_invoke_error is not Callback.on_invoke_error]
-        self.keeps = any(one.wants_result for one in callbacks)
+        # A hook that is inherited unchanged does nothing, so its callback is left out.
+        self.before = [
+            callback
+            for callback in callbacks
+            if type(callback).on_before_invoke is not Callback.on_before_invoke
+        ]
+        self.chunk = [
+            callback
+            for callback in callbacks
+            if type(callback).on_new_chunk is not Callback.on_new_chunk
+        ]
+        self.after = [
+            callback
+            for callback in callbacks
+            if type(callback).on_after_invoke is not Callback.on_after_invoke
+        ]
+        self.error = [
+            callback
+            for callback in callbacks
+            if type(callback).on_invoke_error is not Callback.on_invoke_error
+        ]
+        self.wants_result = any(callback.wants_result for callback in callbacks)
 
 
 def _run(callback: Callback, hook: Callable[..., None], *details: Any) -> None:
+    """Call a hook. Its exception is logged, unless the callback asks for it to be
+    raised."""
     try:
         hook(*details)
     except Exception:  # foreign code
         if callback.raise_error:
             raise
-        logger.exception("a callback failed", extra={"fields": {"callback": type(callback).__name__}})
+        logger.exception(
+            "a callback failed", extra={"fields": {"callback": type(callback).__name__}}
+        )
 
 
-class _Watch:
-    """One call as its callbacks see it."""
+class _CallObserver:
+    """Collects what the callbacks need to know about one call."""
 
-    __slots__ = ("_begun", "_clock", "_count", "_first", "_hooks", "_invocation", "_kept", "_usage")
+    __slots__ = (
+        "_begun",
+        "_chunks",
+        "_clock",
+        "_count",
+        "_first",
+        "_hooks",
+        "_invocation",
+        "_usage",
+    )
 
     def __init__(self, invocation: Invocation, clock: Clock, hooks: _Hooks) -> None:
         self._invocation = invocation
         self._clock = clock
         self._hooks = hooks
-        self._kept: list[Any] = []
+        self._chunks: list[Any] = []
         self._begun = clock.monotonic()
         self._first: float | None = None
         self._count = 0
         self._usage: ModelUsage | None = None
 
-    def see(self, chunk: Any) -> None:
+    def on_chunk(self, chunk: Any) -> None:
+        """Record a chunk and report it to the callbacks that want chunks."""
         if self._first is None:
             self._first = self._clock.monotonic() - self._begun
         self._count += 1
         if (usage := chunk.spent) is not None:
             self._usage = usage
         hooks = self._hooks
-        if hooks.keeps:
-            self._kept.append(chunk)
+        # Chunks are collected only if a callback wants the complete result.
+        if hooks.wants_result:
+            self._chunks.append(chunk)
         for callback in hooks.chunk:
             if callback.sees_chunks():
                 _run(callback, callback.on_new_chunk, self._invocation, chunk)
 
     def failed(self, error: BaseException, status: str) -> None:
+        """Report an error to the callbacks."""
         outcome = self.outcome(status)
         for callback in self._hooks.error:
             _run(callback, callback.on_invoke_error, self._invocation, error, outcome)
 
-    def outcome(self, status: str, *, with_result: bool = False) -> Outcome:
-        return Outcome(
+    def outcome(self, status: str, *, with_result: bool = False) -> CallResult:
+        """Return the result of the call so far, with the complete answer if asked for."""
+        return CallResult(
             status=status,
             latency=self._clock.monotonic() - self._begun,
             first_chunk=self._first,
             chunks=self._count,
             usage=self._usage,
-            result=_folded(self._kept) if with_result else None,
+            result=_joined_result(self._chunks) if with_result else None,
         )
 
 
-def _folded(chunks: list[Any]) -> Any:
+def _joined_result(chunks: list[Any]) -> Any:
+    """Join the chunks of a chat answer; other types return their single chunk or the
+    list."""
     if not chunks:
         return None
-    return fold(chunks) if isinstance(chunks[0], LLMResultChunk) else chunks[-1] if len(chunks) == 1 else chunks
+    return (
+        fold(chunks)
+        if isinstance(chunks[0], LLMResultChunk)
+        else chunks[-1]
+        if len(chunks) == 1
+        else chunks
+    )

@@ -14,7 +14,7 @@ SELECT COUNT(*) AS count FROM index_entries WHERE dataset = :dataset AND space =
 -- A document's.
 SELECT * FROM index_entries WHERE document = :document AND space = :space ORDER BY id;
 
--- name: standing_for
+-- name: entry_targets
 -- What entries stand for.
 SELECT id, segment, child FROM index_entries WHERE dataset || '' = ? AND id IN (*);
 
@@ -50,7 +50,7 @@ SELECT entry, born, terms, length FROM index_removed WHERE dataset = :dataset AN
 -- Tell that a document's entries are gone.
 INSERT INTO index_removed (entry, dataset, space, generation, born, terms, length) SELECT id, dataset, space, ?, generation, terms, length FROM index_entries WHERE document = ?;
 
--- name: remove_of_segment
+-- name: delete_of_segment
 -- Tell that a segment's entries are gone.
 INSERT INTO index_removed (entry, dataset, space, generation, born, terms, length) SELECT id, dataset, space, ?, generation, terms, length FROM index_entries WHERE document = ? AND segment = ?;
 

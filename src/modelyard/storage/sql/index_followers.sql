@@ -2,7 +2,7 @@
 -- How far another store has come.
 SELECT generation FROM index_followed WHERE store = :store AND dataset = :dataset AND space = :space;
 
--- name: set_followed
+-- name: record_sync
 -- It has come so far.
 INSERT INTO index_followed (store, dataset, space, generation) VALUES (?, ?, ?, ?)
 ON CONFLICT (store, dataset, space) DO UPDATE SET generation = CASE WHEN excluded.generation > index_followed.generation THEN excluded.generation ELSE index_followed.generation END;

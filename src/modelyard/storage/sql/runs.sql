@@ -67,7 +67,7 @@ INSERT INTO run_steps (run, key, seq, body) VALUES (?, ?, 0, '') ON CONFLICT (ru
 -- All of a run, in the order in which they ended.
 SELECT key, body FROM run_steps WHERE run = :run ORDER BY seq;
 
--- name: forget_runs
+-- name: delete_old_runs
 -- Runs that ended long ago.
 DELETE FROM runs WHERE finished_at IS NOT NULL AND finished_at < ? RETURNING id;
 

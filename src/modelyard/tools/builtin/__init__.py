@@ -1,4 +1,5 @@
-"""Tools that come with us, by provider. What each needs is handed in; what is missing leaves its tools out."""
+"""The built-in tools, by provider. Their dependencies are passed in; a provider whose
+dependency is missing has no tools."""
 
 from __future__ import annotations
 
@@ -11,28 +12,42 @@ from modelyard.tools.function import FunctionTool
 
 if TYPE_CHECKING:
     from modelyard.base.clock import Clock
-    from modelyard.jail.sandbox import Jail
+    from modelyard.jail.sandbox import Sandbox
     from modelyard.runtime.model_manager import ModelManager
-    from modelyard.storage.kept import Kept
-    from modelyard.transport.egress import Egress
+    from modelyard.storage.kept import ScopedStore
+    from modelyard.transport.egress import EgressClient
 
-PROVIDERS = ("time", "calculator", "code", "webscraper", "http", "audio", "image", "files", "memory")
+PROVIDERS = (
+    "time",
+    "calculator",
+    "code",
+    "webscraper",
+    "http",
+    "audio",
+    "image",
+    "files",
+    "memory",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class BuiltinDependencies:
+    """The dependencies of the built-in tools. Those that are None are not available."""
+
     clock: Clock
-    jail: Jail | None = None
-    egress: Egress | None = None
-    kept: Kept | None = None
+    jail: Sandbox | None = None
+    egress: EgressClient | None = None
+    kept: ScopedStore | None = None
     models: ModelManager | None = None
 
 
-def tools_of(parts: Parts) -> Mapping[str, Sequence[FunctionTool]]:
-    """Provider → its tools."""
-    found: dict[str, Sequence[FunctionTool]] = {}
+def tools_of(parts: BuiltinDependencies) -> Mapping[str, Sequence[FunctionTool]]:
+    """Return the built-in tools by provider."""
+    tools_by_provider: dict[str, Sequence[FunctionTool]] = {}
     for name in PROVIDERS:
-        made = import_module(f"modelyard.tools.builtin.{name}_tools").make(parts)
-        if made:
-            found[name] = made
-    return found
+        # Imported here, so that a provider's own imports cost nothing until tools are
+        # built.
+        tools = import_module(f"modelyard.tools.builtin.{name}_tools").make(parts)
+        if tools:
+            tools_by_provider[name] = tools
+    return tools_by_provider

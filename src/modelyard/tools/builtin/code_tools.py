@@ -1,10 +1,10 @@
-"""Code that a model wrote, in the jail."""
+"""Tools that run code written by a model, in the sandbox."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from modelyard.jail.sandbox import JailError
-from modelyard.tools.builtin import Parts
+from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolContext, ToolInvokeError
 from modelyard.tools.function import FunctionTool
 
@@ -28,19 +28,22 @@ def _run(code):
         places = [one.lineno for one in traceback.extract_tb(problem.__traceback__) if one.filename == "<code>"]
         error = "".join(lines).strip() + (f" (line {places[-1]})" if places else "")
     return {"logs": out.getvalue()[:200000], "error": error}
-"""
-"""What runs a program within the jail, and says what it printed whatever became of it."""
+"""  # noqa: E501
+"""Runs a program inside the sandbox and returns what it printed, even if it fails."""
 
 
-def make(parts: Parts) -> Sequence[FunctionTool]:
+def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
+    """Return the code tools; none without a sandbox."""
     if (jail := parts.jail) is None:
         return []
 
     async def simple_code(
-        context: ToolContext, code: str, language: Literal["python3", "javascript"] = "python3"
+        context: ToolContext,
+        code: str,
+        language: Literal["python3", "javascript"] = "python3",
     ) -> Any:
-        """Run a program that defines a function `main()`, and give what that returns. There is no network, and files
-        do not stay.
+        """Run a program that defines a function `main()`, and give what that returns.
+        There is no network, and files do not stay.
 
         code: as def main(): return {"sum": 1 + 2}
         """
@@ -50,13 +53,13 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
             raise ToolInvokeError(str(error)) from error
 
     async def python(context: ToolContext, code: str) -> str:
-        """Run a Python program. What it prints is the result, and the value of its last line, as in a notebook. There
-        is no network, and files and names do not stay.
+        """Run a Python program. What it prints is the result, and the value of its last
+        line, as in a notebook. There is no network, and files and names do not stay.
 
         code: as print(6 * 7)
         """
         try:
-            told = await jail.run_code(
+            result = await jail.run_code(
                 "python3",
                 f"{_NOTEBOOK}\ndef main(code):\n    return _run(code)",
                 {"code": code},
@@ -64,9 +67,17 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
             )
         except JailError as error:
             raise ToolInvokeError(str(error)) from error
-        if told.get("error"):
-            raise ToolInvokeError(f"{told.get('logs') or ''}{told['error']}")
-        return str(told.get("logs") or "Nothing was printed.")
+        # The output up to the error helps the model to correct its program.
+        if result.get("error"):
+            raise ToolInvokeError(f"{result.get('logs') or ''}{result['error']}")
+        return str(result.get("logs") or "Nothing was printed.")
 
-    about = {"provider": "code", "kind": "builtin", "is_repeatable": True, "seconds": 30.0}
-    return [FunctionTool(one, **about) for one in (simple_code, python)]
+    common_fields = {
+        "provider": "code",
+        "kind": "builtin",
+        "is_repeatable": True,
+        "seconds": 30.0,
+    }
+    return [
+        FunctionTool(function, **common_fields) for function in (simple_code, python)
+    ]

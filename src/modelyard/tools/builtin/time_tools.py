@@ -1,65 +1,100 @@
-"""What time it is, anywhere, and the ways from one notation to another."""
+"""Tools for the current time in any time zone, and for conversions between notations."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from modelyard.base.errors import suggestion
-from modelyard.tools.builtin import Parts
+from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolParameterError
 from modelyard.tools.function import FunctionTool
 
 _FORMAT = "%Y-%m-%d %H:%M:%S"
-_FORMATS = (_FORMAT, "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S %z")
+_FORMATS = (
+    _FORMAT,
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%d",
+    "%Y-%m-%dT%H:%M:%S",
+    "%Y-%m-%dT%H:%M:%S%z",
+    "%Y-%m-%d %H:%M:%S %z",
+)
 
 
 def zone(name: str) -> ZoneInfo:
-    """Raises ToolParameterError with near names."""
+    """Return a time zone by its IANA name or its city. Raises ToolParameterError with
+    similar names."""
     try:
         return ZoneInfo(name or "UTC")
     except (ZoneInfoNotFoundError, ValueError, OSError):
         from zoneinfo import available_timezones
 
-        known = available_timezones()
-        exact = next((one for one in known if one.rpartition("/")[2].lower() == name.replace(" ", "_").lower()), None)
+        zone_names = available_timezones()
+        # Models often name just the city, such as "New York".
+        exact = next(
+            (
+                zone_name
+                for zone_name in zone_names
+                if zone_name.rpartition("/")[2].lower()
+                == name.replace(" ", "_").lower()
+            ),
+            None,
+        )
         if exact is not None:
             return ZoneInfo(exact)
-        hint = suggestion(name, sorted(known), label="there are")
+        hint = suggestion(name, sorted(zone_names), label="there are")
         raise ToolParameterError(f"{name[:60]!r} is no time zone; {hint}") from None
 
 
 def moment(text: str, where: str) -> datetime:
-    """A local time in a zone. Raises ToolParameterError."""
+    """Parse a local time in a zone. Raises ToolParameterError."""
     text = text.strip()
-    for form in _FORMATS:
+    for date_format in _FORMATS:
         try:
-            found = datetime.strptime(text, form)  # noqa: DTZ007  its zone is the next line's
+            local_time = datetime.strptime(text, date_format)  # noqa: DTZ007
         except ValueError:
             continue
-        return found if found.tzinfo else found.replace(tzinfo=zone(where))
+        # An offset in the text takes precedence over the zone.
+        return (
+            local_time if local_time.tzinfo else local_time.replace(tzinfo=zone(where))
+        )
     raise ToolParameterError(f"{text[:60]!r} is no time as 2026-11-21 14:30:00")
 
 
-def make(parts: Parts) -> Sequence[FunctionTool]:
-    def now() -> datetime:
+def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
+    """Return the time tools."""
+
+    def utc_now() -> datetime:
+        """Return the current time in UTC."""
         return datetime.fromtimestamp(parts.clock.time(), UTC)
 
-    async def current_time(timezone: str = "UTC", format: str = "%Y-%m-%d %H:%M:%S %Z") -> str:  # noqa: A002
+    async def current_time(
+        timezone: str = "UTC", format: str = "%Y-%m-%d %H:%M:%S %Z"
+    ) -> str:
         """The date and the time now.
 
         timezone: as Europe/Paris or Asia/Shanghai
         format: as strftime writes it
         """
-        return now().astimezone(zone(timezone)).strftime(format or "%Y-%m-%d %H:%M:%S %Z")
+        return (
+            utc_now()
+            .astimezone(zone(timezone))
+            .strftime(format or "%Y-%m-%d %H:%M:%S %Z")
+        )
 
-    async def timezone_conversion(current_time: str, current_timezone: str, target_timezone: str) -> str:
+    async def timezone_conversion(
+        current_time: str, current_timezone: str, target_timezone: str
+    ) -> str:
         """A time in one time zone, told in another.
 
         current_time: as 2026-11-21 14:30:00
         current_timezone: as Asia/Shanghai
         target_timezone: as America/New_York
         """
-        return moment(current_time, current_timezone).astimezone(zone(target_timezone)).strftime(_FORMAT)
+        return (
+            moment(current_time, current_timezone)
+            .astimezone(zone(target_timezone))
+            .strftime(_FORMAT)
+        )
 
     async def localtime_to_timestamp(localtime: str, timezone: str = "UTC") -> str:
         """Seconds since 1970 of a local time.
@@ -75,20 +110,35 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
         timezone: as Europe/Paris
         """
         try:
+            # Such a large number can only be in milliseconds.
             seconds = timestamp / 1000 if abs(timestamp) > 1e11 else timestamp
             return datetime.fromtimestamp(seconds, zone(timezone)).strftime(_FORMAT)
         except (OverflowError, ValueError, OSError) as error:
-            raise ToolParameterError(f"{timestamp} lies outside of the calendar") from error
+            raise ToolParameterError(
+                f"{timestamp} lies outside of the calendar"
+            ) from error
 
-    async def weekday(year: int | None = None, month: int | None = None, day: int | None = None) -> str:
+    async def weekday(
+        year: int | None = None, month: int | None = None, day: int | None = None
+    ) -> str:
         """Which day of the week a date is; today where no date is given."""
-        today = now()
+        today = utc_now()
         try:
-            one = datetime(year or today.year, month or today.month, day or today.day, tzinfo=UTC)
+            date = datetime(
+                year or today.year, month or today.month, day or today.day, tzinfo=UTC
+            )
         except ValueError as error:
-            raise ToolParameterError(f"{year}-{month}-{day} is no date: {error}") from error
-        return one.strftime("%Y-%m-%d is a %A.")
+            raise ToolParameterError(
+                f"{year}-{month}-{day} is no date: {error}"
+            ) from error
+        return date.strftime("%Y-%m-%d is a %A.")
 
-    about = {"provider": "time", "kind": "builtin", "is_repeatable": True}
-    functions = (current_time, timezone_conversion, localtime_to_timestamp, timestamp_to_localtime, weekday)
-    return [FunctionTool(one, **about) for one in functions]
+    common_fields = {"provider": "time", "kind": "builtin", "is_repeatable": True}
+    functions = (
+        current_time,
+        timezone_conversion,
+        localtime_to_timestamp,
+        timestamp_to_localtime,
+        weekday,
+    )
+    return [FunctionTool(function, **common_fields) for function in functions]

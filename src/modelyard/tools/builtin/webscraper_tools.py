@@ -1,19 +1,25 @@
-"""Pages as a reader would see them."""
+"""The web scraper tool: returns a page's text as Markdown."""
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from modelyard.jail.sandbox import JailError
-from modelyard.tools.builtin import Parts
+from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolContext, ToolInvokeError
 from modelyard.tools.function import FunctionTool
 from modelyard.transport.egress import EgressError
 
-_MOST_PAGE = 10 << 20
-_NAMES = {"text/html": ".html", "application/pdf": ".pdf", "text/plain": ".txt", "application/json": ".json"}
+_MAX_PAGE_BYTES = 10 << 20
+_NAMES = {
+    "text/html": ".html",
+    "application/pdf": ".pdf",
+    "text/plain": ".txt",
+    "application/json": ".json",
+}
 
 
-def make(parts: Parts) -> Sequence[FunctionTool]:
+def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
+    """Return the web scraper; none without an egress client and a sandbox."""
     if (egress := parts.egress) is None or (jail := parts.jail) is None:
         return []
 
@@ -23,18 +29,41 @@ def make(parts: Parts) -> Sequence[FunctionTool]:
         url: beginning with https:// or http://
         """
         try:
-            page = await egress.fetch("GET", url, headers=[("accept", "text/html, */*")], most_bytes=_MOST_PAGE)
+            page = await egress.fetch(
+                "GET",
+                url,
+                headers=[("accept", "text/html, */*")],
+                max_bytes=_MAX_PAGE_BYTES,
+            )
         except EgressError as error:
             raise ToolInvokeError(str(error)) from error
         if page.status >= 400:
             raise ToolInvokeError(f"{url[:200]} answers with status {page.status}")
-        kind = page.headers.get("content-type", "").partition(";")[0].strip().lower()
-        name = (urlsplit(page.url).path.rpartition("/")[2] or "page") + _NAMES.get(kind, "")
+        mime_type = (
+            page.headers.get("content-type", "").partition(";")[0].strip().lower()
+        )
+        # The sandbox chooses the document reader by the file name's extension.
+        name = (urlsplit(page.url).path.rpartition("/")[2] or "page") + _NAMES.get(
+            mime_type, ""
+        )
         try:
-            told = await jail.read(name, page.body, tenant=context.tenant)
+            document = await jail.read(name, page.body, tenant=context.tenant)
         except JailError as error:
             raise ToolInvokeError(f"{url[:200]}: {error}") from error
-        text = "\n\n".join(one["text"] for one in told["parts"])
-        return f"# {told['title']}\n\n{text}" if told["title"] and told["title"] not in text[:300] else text
+        text = "\n\n".join(part["text"] for part in document["parts"])
+        # Many pages repeat their title as the first heading.
+        return (
+            f"# {document['title']}\n\n{text}"
+            if document["title"] and document["title"] not in text[:300]
+            else text
+        )
 
-    return [FunctionTool(webscraper, provider="webscraper", kind="builtin", is_repeatable=True, keeps=60.0)]
+    return [
+        FunctionTool(
+            webscraper,
+            provider="webscraper",
+            kind="builtin",
+            is_repeatable=True,
+            keeps=60.0,
+        )
+    ]

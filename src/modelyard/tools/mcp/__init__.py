@@ -1,1 +1,2 @@
-"""The Model Context Protocol, both ways: revision 2026-07-28, and those with a handshake down to 2024-11-05."""
+"""The Model Context Protocol, client and server: revision 2026-07-28, and the revisions
+with a handshake back to 2024-11-05."""

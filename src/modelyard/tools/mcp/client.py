@@ -1,7 +1,9 @@
-"""The client: asks a server which revision it speaks, lists what it has, calls its tools.
+"""The MCP client: negotiates the protocol revision, lists what a server has, and calls
+its tools.
 
-The newest revision first, then the handshake of those before it, then the transport of the first ones; never guessed
-from a path. What a server says is checked and bounded: it may be slow, huge, or lie.
+The newest revision is tried first, then the handshake of the earlier ones, then the
+original SSE transport; nothing is guessed from the URL. Whatever a server sends is
+validated and bounded, since it may be slow, huge or malicious.
 """
 
 from __future__ import annotations
@@ -21,43 +23,59 @@ from modelyard.base.errors import ModelyardError
 from modelyard.base.urls import join
 from modelyard.tools.mcp import protocol
 from modelyard.tools.mcp.protocol import McpError
-from modelyard.transport.egress import Egress, EgressError, Streamed
+from modelyard.transport.egress import EgressClient, EgressError, StreamedResponse
 from modelyard.transport.sse import EventStream
 
 logger = logging.getLogger("modelyard.tools.mcp")
 
 CONNECT_SECONDS, READ_SECONDS = 30.0, 300.0
-_MOST_ANSWER = 32 << 20
-_MOST_PAGES = 100
-_MOST_LISTED = 2000
+_MAX_RESPONSE_BYTES = 32 << 20
+_MAX_PAGES = 100
+_MAX_LISTED = 2000
 
 
 class Channel(Protocol):
-    """A way to a server. `ask` gives the result of one request."""
+    """A transport to a server."""
 
-    async def open(self) -> None: ...
-
-    async def ask(self, message: Mapping[str, Any], *, seconds: float) -> Mapping[str, Any]:
-        """The whole response. Raises McpError."""
+    async def open(self) -> None:
+        """Open the connection."""
         ...
 
-    async def tell(self, message: Mapping[str, Any]) -> None: ...
+    async def ask(
+        self, message: Mapping[str, Any], *, seconds: float
+    ) -> Mapping[str, Any]:
+        """Send a request and return the complete response message. Raises McpError."""
+        ...
 
-    async def aclose(self) -> None: ...
+    async def notify(self, message: Mapping[str, Any]) -> None:
+        """Send a notification, which has no response."""
+        ...
 
-    def speak(self, version: str) -> None:
-        """From now on in this revision."""
+    async def aclose(self) -> None:
+        """Close the connection."""
+        ...
+
+    def set_protocol_version(self, version: str) -> None:
+        """Set the protocol revision of the following messages."""
         ...
 
 
 class McpClient:
-    """One server. `connect` first; every method raises McpError."""
+    """A client of one server. Requests connect first if needed; every method raises
+    McpError."""
 
-    def __init__(self, channel: Channel, *, fallback: Channel | None = None, seconds: float = READ_SECONDS) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        fallback: Channel | None = None,
+        seconds: float = READ_SECONDS,
+    ) -> None:
         self._channel = channel
         self._fallback = fallback
         self._seconds = seconds
-        self._numbers = itertools.count(1)
+        # JSON-RPC request ids; unique within this client.
+        self._request_ids = itertools.count(1)
         self._lock = asyncio.Lock()
         self.version = ""
         self.server: Mapping[str, Any] = {}
@@ -66,9 +84,12 @@ class McpClient:
 
     @property
     def is_modern(self) -> bool:
+        """Whether the server speaks the revision without a handshake."""
         return self.version == protocol.MODERN
 
     async def connect(self) -> None:
+        """Negotiate with the server, unless that has been done. Concurrent calls wait
+        for each other."""
         async with self._lock:
             if self.version:
                 return
@@ -77,75 +98,132 @@ class McpClient:
             except McpError:
                 if self._fallback is None:
                     raise
-                # Not one that is asked by POST: the first transport, a stream that names where to send to.
-                first, self._channel, self._fallback = self._channel, self._fallback, None
+                # Not one that is asked by POST: the first transport, a stream that
+                # names where to send to.
+                first, self._channel, self._fallback = (
+                    self._channel,
+                    self._fallback,
+                    None,
+                )
                 await first.aclose()
                 await self._negotiate(only_handshake=True)
 
     async def _negotiate(self, *, only_handshake: bool = False) -> None:
+        """Negotiate the revision: first the modern discovery, then the handshake."""
         await self._channel.open()
         if not only_handshake:
-            self._channel.speak(protocol.MODERN)
+            self._channel.set_protocol_version(protocol.MODERN)
             try:
-                found = await self._ask("server/discover", {}, version=protocol.MODERN)
-                if protocol.MODERN in protocol.names_of(found.get("supportedVersions") or ()):
-                    self._settled(protocol.MODERN, found)
+                result = await self._ask("server/discover", {}, version=protocol.MODERN)
+                if protocol.MODERN in protocol.names_of(
+                    result.get("supportedVersions") or ()
+                ):
+                    self._store_server_info(protocol.MODERN, result)
                     return
             except McpError as error:
-                supported = error.data.get("supported") if isinstance(error.data, Mapping) else None
-                if supported and not set(protocol.names_of(supported)) & set(protocol.HANDSHAKE):
-                    raise McpError(f"the server speaks {supported}, and we {protocol.MODERN}") from error
-        self._channel.speak("")
-        found = await self._ask("initialize", {
-            "protocolVersion": protocol.HANDSHAKE[0], "capabilities": {}, "clientInfo": protocol.info(),
-        })  # fmt: skip
-        version = str(found.get("protocolVersion") or "")
+                # An error that lists supported revisions is an answer; any other means
+                # that the server does not know the method.
+                supported = (
+                    error.data.get("supported")
+                    if isinstance(error.data, Mapping)
+                    else None
+                )
+                if supported and not set(protocol.names_of(supported)) & set(
+                    protocol.HANDSHAKE
+                ):
+                    raise McpError(
+                        f"the server speaks {supported}, and we {protocol.MODERN}"
+                    ) from error
+        # The handshake itself is sent without a version header.
+        self._channel.set_protocol_version("")
+        result = await self._ask(
+            "initialize",
+            {
+                "protocolVersion": protocol.HANDSHAKE[0],
+                "capabilities": {},
+                "clientInfo": protocol.info(),
+            },
+        )
+        version = str(result.get("protocolVersion") or "")
         if version not in protocol.HANDSHAKE:
-            raise McpError(f"the server speaks revision {version[:40]!r}, which we do not know")
-        self._channel.speak(version)
-        self._settled(version, found)
-        await self._channel.tell({"jsonrpc": "2.0", "method": "notifications/initialized"})
+            raise McpError(
+                f"the server speaks revision {version[:40]!r}, which we do not know"
+            )
+        self._channel.set_protocol_version(version)
+        self._store_server_info(version, result)
+        await self._channel.notify(
+            {"jsonrpc": "2.0", "method": "notifications/initialized"}
+        )
 
-    def _settled(self, version: str, found: Mapping[str, Any]) -> None:
+    def _store_server_info(self, version: str, result: Mapping[str, Any]) -> None:
+        """Store the negotiated revision and what the server says about itself."""
         self.version = version
-        meta = found.get("_meta")
-        named = found.get("serverInfo") or (meta.get(protocol.SERVER_META) if isinstance(meta, Mapping) else None)
-        self.server = named if isinstance(named, Mapping) else {}
-        capabilities = found.get("capabilities")
+        meta = result.get("_meta")
+        server_info = result.get("serverInfo") or (
+            meta.get(protocol.SERVER_META) if isinstance(meta, Mapping) else None
+        )
+        self.server = server_info if isinstance(server_info, Mapping) else {}
+        capabilities = result.get("capabilities")
         self.capabilities = capabilities if isinstance(capabilities, Mapping) else {}
-        self.instructions = str(found.get("instructions") or "")[:4000]
+        # Bounded, because the text ends up in prompts.
+        self.instructions = str(result.get("instructions") or "")[:4000]
 
     async def _ask(
-        self, method: str, params: Mapping[str, Any], *, version: str = "", seconds: float | None = None
+        self,
+        method: str,
+        params: Mapping[str, Any],
+        *,
+        version: str = "",
+        seconds: float | None = None,
     ) -> Mapping[str, Any]:
-        given = dict(params)
+        """Send one request and return its result.
+
+        Raises McpError for an error response or a response that does not follow the
+        protocol.
+        """
+        request_params = dict(params)
+        # The modern revision has no session, so each request carries the client's
+        # information.
         if version or self.is_modern:
-            given["_meta"] = {
-                protocol.VERSION_META: version or self.version, protocol.CLIENT_META: protocol.info(),
+            request_params["_meta"] = {
+                protocol.VERSION_META: version or self.version,
+                protocol.CLIENT_META: protocol.info(),
                 protocol.CAPABILITIES_META: {},
-            }  # fmt: skip
-        message = protocol.request(next(self._numbers), method, given)
+            }
+        message = protocol.request(next(self._request_ids), method, request_params)
         response = await self._channel.ask(message, seconds=seconds or self._seconds)
         if response.get("id") != message["id"]:
             raise McpError(f"the server answered another request than {method}")
         if (error := response.get("error")) is not None:
-            told = error if isinstance(error, Mapping) else {}
-            number = told.get("code")
+            details = error if isinstance(error, Mapping) else {}
+            number = details.get("code")
             raise McpError(
-                str(told.get("message") or "it refused")[:2000], number=number if isinstance(number, int) else 0,
-                data=told.get("data"),
-            )  # fmt: skip
-        found = response.get("result")
-        if not isinstance(found, Mapping):
-            raise McpError(f"the server answered {method} with neither a result nor an error")
-        if found.get("resultType") == "input_required":
-            raise McpError(f"the server wants more from its user before it answers {method}; it cannot be asked here")
-        return found
+                str(details.get("message") or "it refused")[:2000],
+                number=number if isinstance(number, int) else 0,
+                data=details.get("data"),
+            )
+        result = response.get("result")
+        if not isinstance(result, Mapping):
+            raise McpError(
+                f"the server answered {method} with neither a result nor an error"
+            )
+        # The server wants to ask its user a question first, which is not possible here.
+        if result.get("resultType") == "input_required":
+            raise McpError(
+                f"the server wants more from its user before it answers {method}; it"
+                " cannot be asked here"
+            )
+        return result
 
     async def ask(
-        self, method: str, params: Mapping[str, Any] | None = None, *, seconds: float | None = None
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        seconds: float | None = None,
     ) -> Mapping[str, Any]:
-        """A request; once more, with a new session, where the server forgot the old one."""
+        """Send a request. If the server has lost the session, connect again and repeat
+        it once."""
         await self.connect()
         try:
             return await self._ask(method, params or {}, seconds=seconds)
@@ -155,40 +233,83 @@ class McpClient:
             return await self._ask(method, params or {}, seconds=seconds)
 
     async def _pages(self, method: str, key: str) -> list[Mapping[str, Any]]:
-        found: list[Mapping[str, Any]] = []
+        """Return a complete listing, following its pages up to a limit."""
+        listed_objects: list[Mapping[str, Any]] = []
         cursor: Any = None
-        seen: set[str] = set()
-        for _ in range(_MOST_PAGES):
-            page = await self.ask(method, {"cursor": cursor} if cursor is not None else {})
+        used_cursors: set[str] = set()
+        for _ in range(_MAX_PAGES):
+            page = await self.ask(
+                method, {"cursor": cursor} if cursor is not None else {}
+            )
             listed = page.get(key)
-            found += [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
+            listed_objects += (
+                [
+                    listed_object
+                    for listed_object in listed
+                    if isinstance(listed_object, Mapping)
+                ]
+                if isinstance(listed, list)
+                else []
+            )
             cursor = page.get("nextCursor")
-            if not isinstance(cursor, str) or cursor in seen or len(found) >= _MOST_LISTED:
+            # A repeated cursor would loop forever.
+            if (
+                not isinstance(cursor, str)
+                or cursor in used_cursors
+                or len(listed_objects) >= _MAX_LISTED
+            ):
                 break
-            seen.add(cursor)
-        return found[:_MOST_LISTED]
+            used_cursors.add(cursor)
+        return listed_objects[:_MAX_LISTED]
 
     async def tools(self) -> list[Mapping[str, Any]]:
+        """Return the server's tools."""
         return await self._pages("tools/list", "tools")
 
     async def resources(self) -> list[Mapping[str, Any]]:
-        return await self._pages("resources/list", "resources") if "resources" in self.capabilities else []
+        """Return the server's resources; empty if it has none."""
+        return (
+            await self._pages("resources/list", "resources")
+            if "resources" in self.capabilities
+            else []
+        )
 
     async def prompts(self) -> list[Mapping[str, Any]]:
-        return await self._pages("prompts/list", "prompts") if "prompts" in self.capabilities else []
+        """Return the server's prompts; empty if it has none."""
+        return (
+            await self._pages("prompts/list", "prompts")
+            if "prompts" in self.capabilities
+            else []
+        )
 
     async def read(self, uri: str) -> list[Mapping[str, Any]]:
-        found = await self.ask("resources/read", {"uri": uri})
-        contents = found.get("contents")
-        return [one for one in contents if isinstance(one, Mapping)] if isinstance(contents, list) else []
+        """Return the contents of a resource."""
+        result = await self.ask("resources/read", {"uri": uri})
+        contents = result.get("contents")
+        return (
+            [content for content in contents if isinstance(content, Mapping)]
+            if isinstance(contents, list)
+            else []
+        )
 
-    async def prompt(self, name: str, arguments: Mapping[str, str]) -> Mapping[str, Any]:
-        return await self.ask("prompts/get", {"name": name, "arguments": dict(arguments)})
+    async def prompt(
+        self, name: str, arguments: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """Return a prompt with its arguments filled in."""
+        return await self.ask(
+            "prompts/get", {"name": name, "arguments": dict(arguments)}
+        )
 
-    async def call(self, name: str, arguments: Mapping[str, Any], *, seconds: float | None = None) -> Mapping[str, Any]:
-        return await self.ask("tools/call", {"name": name, "arguments": dict(arguments)}, seconds=seconds)
+    async def call(
+        self, name: str, arguments: Mapping[str, Any], *, seconds: float | None = None
+    ) -> Mapping[str, Any]:
+        """Call a tool and return its result. `seconds` overrides the client's timeout."""
+        return await self.ask(
+            "tools/call", {"name": name, "arguments": dict(arguments)}, seconds=seconds
+        )
 
     async def aclose(self) -> None:
+        """Close the connection. The client can connect again."""
         self.version = ""
         await self._channel.aclose()
         if self._fallback is not None:
@@ -196,16 +317,19 @@ class McpClient:
 
 
 class SessionLostError(McpError):
-    """The server does not know the session any more."""
+    """The server no longer knows the session."""
 
 
-# ------------------------------------------------------------------------------------------------ HTTP
+# --------------------------------------------------------------------------------- HTTP
 
 
 class HttpChannel:
-    """Streamable HTTP: each request a POST, answered by JSON or by a stream of events."""
+    """The streamable HTTP transport: each request is a POST, answered with JSON or an
+    event stream."""
 
-    def __init__(self, egress: Egress, url: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, egress: EgressClient, url: str, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self._egress = egress
         self._url = url
         self._headers = list(headers)
@@ -213,83 +337,134 @@ class HttpChannel:
         self._version = ""
 
     async def open(self) -> None:
+        """Start without a session; there is no connection to open."""
         self._session = ""
 
-    def speak(self, version: str) -> None:
+    def set_protocol_version(self, version: str) -> None:
+        """Set the revision that is sent in the headers."""
         self._version = version
 
-    def _sent(self, message: Mapping[str, Any]) -> list[tuple[str, str]]:
+    def _request_headers(self, message: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Return the headers for a message."""
         headers = [
-            *self._headers, ("content-type", "application/json"), ("accept", "application/json, text/event-stream"),
-        ]  # fmt: skip
+            *self._headers,
+            ("content-type", "application/json"),
+            ("accept", "application/json, text/event-stream"),
+        ]
         if self._version:
             headers.append(("mcp-protocol-version", self._version))
+        # The modern revision repeats method and subject in headers, so that proxies can
+        # route without reading the body.
         if self._version == protocol.MODERN:
             method = str(message.get("method"))
             headers.append(("mcp-method", method))
             if (key := protocol.NAMED.get(method)) is not None:
-                headers.append(("mcp-name", protocol.header_value(str(message["params"].get(key)))))
+                headers.append(
+                    ("mcp-name", protocol.header_value(str(message["params"].get(key))))
+                )
         if self._session:
             headers.append(("mcp-session-id", self._session))
         return headers
 
-    async def ask(self, message: Mapping[str, Any], *, seconds: float) -> Mapping[str, Any]:
+    async def ask(
+        self, message: Mapping[str, Any], *, seconds: float
+    ) -> Mapping[str, Any]:
+        """Send a request and return its response. Raises McpError or SessionLostError."""
         body = msgspec.json.encode(dict(message))
         try:
             async with self._egress.stream(
-                "POST", self._url, headers=self._sent(message), body=body, connect=CONNECT_SECONDS, read=seconds,
-                most_bytes=_MOST_ANSWER,
-            ) as answer:  # fmt: skip
-                return await self._answered(message, answer)
+                "POST",
+                self._url,
+                headers=self._request_headers(message),
+                body=body,
+                connect=CONNECT_SECONDS,
+                read=seconds,
+                max_bytes=_MAX_RESPONSE_BYTES,
+            ) as answer:
+                return await self._read_response(message, answer)
         except EgressError as error:
             raise McpError(str(error)) from error
 
-    async def _answered(self, message: Mapping[str, Any], answer: Streamed) -> Mapping[str, Any]:
+    async def _read_response(
+        self, message: Mapping[str, Any], answer: StreamedResponse
+    ) -> Mapping[str, Any]:
+        """Read the response from JSON or from an event stream."""
+        # With a session, 404 means that the server has dropped it.
         if answer.status == 404 and self._session:
             self._session = ""
             raise SessionLostError("the server forgot the session")
         if session := answer.headers.get("mcp-session-id"):
             self._session = session[:512]
-        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "text/event-stream" and answer.status < 400:
-            events = EventStream(max_event_bytes=_MOST_ANSWER)
-            async with aclosing(answer.pieces()) as pieces:
-                async for piece in pieces:
-                    for data in events.feed(piece):
-                        one = _message(data)
-                        if one is not None and one.get("id") == message.get("id") and "method" not in one:
-                            return one
+        content_type = (
+            answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        )
+        if content_type == "text/event-stream" and answer.status < 400:
+            events = EventStream(max_event_bytes=_MAX_RESPONSE_BYTES)
+            async with aclosing(answer.chunks()) as chunks:
+                async for chunk in chunks:
+                    # The stream may contain notifications and requests of the server
+                    # before the response.
+                    for data in events.feed(chunk):
+                        reply = _message(data)
+                        if (
+                            reply is not None
+                            and reply.get("id") == message.get("id")
+                            and "method" not in reply
+                        ):
+                            return reply
             raise McpError("the server ended its stream without an answer")
-        data = await answer.whole()
+        data = await answer.read()
         found = _message(data)
         if found is None or ("result" not in found and "error" not in found):
             if answer.status >= 400:
-                raise McpError(f"the server answers with status {answer.status}", number=answer.status)
+                raise McpError(
+                    f"the server answers with status {answer.status}",
+                    number=answer.status,
+                )
             raise McpError("the server's answer is no message of the protocol")
-        if answer.status >= 400 and found.get("id") is None:  # refused before it was read
+        # The server could not read the request's id, so its error belongs to this
+        # request.
+        if (
+            answer.status >= 400 and found.get("id") is None
+        ):  # refused before it was read
             return {**found, "id": message.get("id")}
         return found
 
-    async def tell(self, message: Mapping[str, Any]) -> None:
+    async def notify(self, message: Mapping[str, Any]) -> None:
+        """Send a notification. Failures are ignored, since nothing depends on it."""
         with suppress(EgressError):
             await self._egress.fetch(
-                "POST", self._url, headers=self._sent(message), body=msgspec.json.encode(dict(message)),
-                connect=CONNECT_SECONDS, read=CONNECT_SECONDS, most_bytes=1 << 20,
-            )  # fmt: skip
+                "POST",
+                self._url,
+                headers=self._request_headers(message),
+                body=msgspec.json.encode(dict(message)),
+                connect=CONNECT_SECONDS,
+                read=CONNECT_SECONDS,
+                max_bytes=1 << 20,
+            )
 
     async def aclose(self) -> None:
+        """End the session, if there is one. Failures are ignored."""
         if self._session:
             with suppress(EgressError):
                 await self._egress.fetch(
-                    "DELETE", self._url, headers=self._sent({}), connect=5, read=5, most_bytes=1 << 16
+                    "DELETE",
+                    self._url,
+                    headers=self._request_headers({}),
+                    connect=5,
+                    read=5,
+                    max_bytes=1 << 16,
                 )
             self._session = ""
 
 
 class SseChannel:
-    """The first transport: a stream that names an address, requests posted there, answers in the stream."""
+    """The original transport (2024-11-05): an event stream names an address, requests
+    are posted there, and responses arrive in the stream."""
 
-    def __init__(self, egress: Egress, url: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, egress: EgressClient, url: str, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self._egress = egress
         self._url = url
         self._headers = list(headers)
@@ -298,65 +473,96 @@ class SseChannel:
         self._waiting: dict[Any, asyncio.Future[Mapping[str, Any]]] = {}
         self._endpoint: asyncio.Future[str] | None = None
 
-    def speak(self, version: str) -> None:
+    def set_protocol_version(self, version: str) -> None:
+        """Do nothing; this transport has no version header."""
         del version
 
     async def open(self) -> None:
+        """Open the stream and wait for the address. Raises McpError."""
         loop = asyncio.get_running_loop()
         self._endpoint = loop.create_future()
         self._reading = asyncio.ensure_future(self._read())
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
+                # Shielded, so that a timeout does not cancel the future that the reader
+                # completes.
                 self._post = await asyncio.shield(self._endpoint)
         except TimeoutError:
             await self.aclose()
             raise McpError("the server does not say where to send to") from None
 
     async def _read(self) -> None:
-        why: ModelyardError = McpError("the server ended its stream")
+        """Read the stream until it ends, then fail everybody who waits."""
+        failure: ModelyardError = McpError("the server ended its stream")
         try:
             async with self._egress.stream(
-                "GET", self._url, headers=[*self._headers, ("accept", "text/event-stream")], connect=CONNECT_SECONDS,
-                read=READ_SECONDS, most_bytes=1 << 30,
-            ) as answer:  # fmt: skip
-                kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-                if answer.status != 200 or kind != "text/event-stream":
-                    raise McpError(f"no server of this protocol: status {answer.status}, {kind or 'no type'}")
-                events = EventStream(max_event_bytes=_MOST_ANSWER)
-                async with aclosing(answer.pieces()) as pieces:
-                    async for piece in pieces:
-                        for data in events.feed(piece):
-                            self._take(data)
+                "GET",
+                self._url,
+                headers=[*self._headers, ("accept", "text/event-stream")],
+                connect=CONNECT_SECONDS,
+                read=READ_SECONDS,
+                max_bytes=1 << 30,
+            ) as answer:
+                content_type = (
+                    answer.headers.get("content-type", "")
+                    .partition(";")[0]
+                    .strip()
+                    .lower()
+                )
+                if answer.status != 200 or content_type != "text/event-stream":
+                    raise McpError(
+                        f"no server of this protocol: status {answer.status},"
+                        f" {content_type or 'no type'}"
+                    )
+                events = EventStream(max_event_bytes=_MAX_RESPONSE_BYTES)
+                async with aclosing(answer.chunks()) as chunks:
+                    async for chunk in chunks:
+                        for data in events.feed(chunk):
+                            self._handle_event(data)
         except ModelyardError as error:
-            why = error if isinstance(error, McpError) else McpError(str(error))
+            failure = error if isinstance(error, McpError) else McpError(str(error))
         finally:
-            for one in [*self._waiting.values(), *([self._endpoint] if self._endpoint else [])]:
-                if not one.done():
-                    one.set_exception(why)
-                    one.exception()  # whoever waits sees it; nobody has to
+            for waiter in [
+                *self._waiting.values(),
+                *([self._endpoint] if self._endpoint else []),
+            ]:
+                if not waiter.done():
+                    waiter.set_exception(failure)
+                    waiter.exception()  # whoever waits sees it; nobody has to
 
-    def _take(self, data: bytes) -> None:
+    def _handle_event(self, data: bytes) -> None:
+        """Handle one event: the address first, then responses."""
         if self._endpoint is not None and not self._endpoint.done():
             url = join(self._url, data.decode("utf-8", "replace").strip())
+            # Credentials are sent to that address, so it must be on the same host.
             if not url or urlsplit(self._url)[:2] != urlsplit(url)[:2]:
-                self._endpoint.set_exception(McpError("the server wants messages sent to another host"))
+                self._endpoint.set_exception(
+                    McpError("the server wants messages sent to another host")
+                )
                 return
             self._endpoint.set_result(url)
             return
-        one = _message(data)
-        if one is None:
+        reply = _message(data)
+        if reply is None:
             return
-        if "method" in one and "id" in one:
+        if "method" in reply and "id" in reply:
             return  # it asks us for something: nothing of that is offered
-        waiter = self._waiting.pop(one.get("id"), None)
+        waiter = self._waiting.pop(reply.get("id"), None)
         if waiter is not None and not waiter.done():
-            waiter.set_result(one)
+            waiter.set_result(reply)
 
-    async def ask(self, message: Mapping[str, Any], *, seconds: float) -> Mapping[str, Any]:
-        waiter: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+    async def ask(
+        self, message: Mapping[str, Any], *, seconds: float
+    ) -> Mapping[str, Any]:
+        """Post a request and wait for its response in the stream. Raises McpError."""
+        waiter: asyncio.Future[Mapping[str, Any]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        # Registered before sending, because the response may arrive before the POST
+        # returns.
         self._waiting[message["id"]] = waiter
         try:
-            await self.tell(message)
+            await self.notify(message)
             async with asyncio.timeout(seconds):
                 return await waiter
         except TimeoutError:
@@ -364,21 +570,28 @@ class SseChannel:
         finally:
             self._waiting.pop(message["id"], None)
 
-    async def tell(self, message: Mapping[str, Any]) -> None:
+    async def notify(self, message: Mapping[str, Any]) -> None:
+        """Post a message. Raises SessionLostError if the stream has ended, McpError if
+        the server refuses it."""
         if self._reading is None or self._reading.done():
             raise SessionLostError("the server's stream is over")
         try:
             answer = await self._egress.fetch(
-                "POST", self._post, headers=[*self._headers, ("content-type", "application/json")],
-                body=msgspec.json.encode(dict(message)), connect=CONNECT_SECONDS, read=CONNECT_SECONDS,
-                most_bytes=1 << 20,
-            )  # fmt: skip
+                "POST",
+                self._post,
+                headers=[*self._headers, ("content-type", "application/json")],
+                body=msgspec.json.encode(dict(message)),
+                connect=CONNECT_SECONDS,
+                read=CONNECT_SECONDS,
+                max_bytes=1 << 20,
+            )
         except EgressError as error:
             raise McpError(str(error)) from error
         if answer.status >= 400:
             raise McpError(f"the server answers with status {answer.status}")
 
     async def aclose(self) -> None:
+        """Close the stream."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -386,70 +599,106 @@ class SseChannel:
 
 
 def _message(data: bytes) -> Mapping[str, Any] | None:
+    """Decode a message; None if it is not a JSON object."""
     try:
-        found = decode_body(data)
+        decoded = decode_body(data)
     except BodyError:
         return None
-    return found if isinstance(found, Mapping) else None
+    return decoded if isinstance(decoded, Mapping) else None
 
 
-# ------------------------------------------------------------------------------------------------ stdio
+# -------------------------------------------------------------------------------- stdio
 
 
 class StdioChannel:
-    """A server that is a program of ours: a line a message. Only what an administrator registered is ever started."""
+    """A server that runs as a local program, one message per line. Only programs that
+    an administrator registered are started."""
 
-    def __init__(self, command: str, arguments: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: str,
+        arguments: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self._command = command
         self._arguments = list(arguments)
         self._environ = dict(environ or {})
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._is_over = False
-        """Nothing comes from it any more."""
+        """Whether the program's output has ended."""
         self._waiting: dict[Any, asyncio.Future[Mapping[str, Any]]] = {}
 
-    def speak(self, version: str) -> None:
+    def set_protocol_version(self, version: str) -> None:
+        """Do nothing; this transport has no version header."""
         del version
 
     async def open(self) -> None:
+        """Start the program, unless it is running. Raises McpError."""
         if self._process is not None and self._process.returncode is None:
             return
         try:
             self._process = await asyncio.create_subprocess_exec(
-                self._command, *self._arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL, env=self._environ, limit=_MOST_ANSWER, start_new_session=True,
-            )  # fmt: skip
+                # Only the configured environment is passed on: ours contains secrets.
+                self._command,
+                *self._arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=self._environ,
+                limit=_MAX_RESPONSE_BYTES,
+                start_new_session=True,
+            )
         except OSError as error:
             raise McpError(f"the server's program does not start: {error}") from error
         self._is_over = False
         self._reading = asyncio.ensure_future(self._read(self._process))
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
+        """Read the program's output until it ends, then fail everybody who waits."""
         output: Any = process.stdout
         try:
             while line := await output.readline():
-                one = _message(line)
-                if one is None or ("method" in one and "id" not in one):
+                reply = _message(line)
+                # Notifications and lines that are not messages are ignored.
+                if reply is None or ("method" in reply and "id" not in reply):
                     continue
-                if "method" in one:
-                    await self._write(protocol.error_of(one.get("id"), protocol.METHOD_NOT_FOUND, "not offered"))
+                # Requests of the server are refused, so that it does not wait for a
+                # response.
+                if "method" in reply:
+                    await self._write(
+                        protocol.error_of(
+                            reply.get("id"), protocol.METHOD_NOT_FOUND, "not offered"
+                        )
+                    )
                     continue
-                waiter = self._waiting.pop(one.get("id"), None)
+                waiter = self._waiting.pop(reply.get("id"), None)
                 if waiter is not None and not waiter.done():
-                    waiter.set_result(one)
-        except (ValueError, ConnectionError) as error:  # a line without end, or the program is gone
-            logger.warning("an MCP server's output cannot be read", extra={"fields": {"error": str(error)}})
+                    waiter.set_result(reply)
+        except (
+            ValueError,
+            ConnectionError,
+        ) as error:  # a line without end, or the program is gone
+            logger.warning(
+                "an MCP server's output cannot be read",
+                extra={"fields": {"error": str(error)}},
+            )
         finally:
             self._is_over = True
-            for one in self._waiting.values():
-                if not one.done():
-                    one.set_exception(SessionLostError("the server's program ended"))
+            for reply in self._waiting.values():
+                if not reply.done():
+                    reply.set_exception(SessionLostError("the server's program ended"))
             self._waiting.clear()
 
     async def _write(self, message: Mapping[str, Any]) -> None:
+        """Write a message to the program. Raises SessionLostError if it has ended."""
         process = self._process
-        if process is None or process.stdin is None or process.returncode is not None or self._is_over:
+        if (
+            process is None
+            or process.stdin is None
+            or process.returncode is not None
+            or self._is_over
+        ):
             raise SessionLostError("the server's program is not running")
         try:
             process.stdin.write(msgspec.json.encode(dict(message)) + b"\n")
@@ -457,8 +706,14 @@ class StdioChannel:
         except (ConnectionError, RuntimeError) as error:
             raise SessionLostError(f"the server's program is gone: {error}") from error
 
-    async def ask(self, message: Mapping[str, Any], *, seconds: float) -> Mapping[str, Any]:
-        waiter: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+    async def ask(
+        self, message: Mapping[str, Any], *, seconds: float
+    ) -> Mapping[str, Any]:
+        """Send a request and wait for its response. A timeout cancels it at the server.
+        Raises McpError."""
+        waiter: asyncio.Future[Mapping[str, Any]] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._waiting[message["id"]] = waiter
         try:
             await self._write(message)
@@ -467,15 +722,24 @@ class StdioChannel:
         except TimeoutError:
             cancelled = {"requestId": message["id"], "reason": "too slow"}
             with suppress(McpError):
-                await self.tell({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled})
+                await self.notify(
+                    {
+                        "jsonrpc": "2.0",
+                        "method": "notifications/cancelled",
+                        "params": cancelled,
+                    }
+                )
             raise McpError(f"the server did not answer within {seconds:g} s") from None
         finally:
             self._waiting.pop(message["id"], None)
 
-    async def tell(self, message: Mapping[str, Any]) -> None:
+    async def notify(self, message: Mapping[str, Any]) -> None:
+        """Send a notification."""
         await self._write(message)
 
     async def aclose(self) -> None:
+        """Stop the program: close its input, then terminate it, then kill it, with two
+        seconds before each step."""
         process = self._process
         self._process = None
         if self._reading is not None:
@@ -498,16 +762,31 @@ class StdioChannel:
 
 
 def http_client(
-    egress: Egress, url: str, headers: Sequence[tuple[str, str]] = (), *, seconds: float = READ_SECONDS
+    egress: EgressClient,
+    url: str,
+    headers: Sequence[tuple[str, str]] = (),
+    *,
+    seconds: float = READ_SECONDS,
 ) -> McpClient:
-    return McpClient(HttpChannel(egress, url, headers), fallback=SseChannel(egress, url, headers), seconds=seconds)
+    """Return a client for a URL, which tries streamable HTTP first and the SSE
+    transport second."""
+    return McpClient(
+        HttpChannel(egress, url, headers),
+        fallback=SseChannel(egress, url, headers),
+        seconds=seconds,
+    )
 
 
-async def listed(client: McpClient) -> AsyncGenerator[Mapping[str, Any], None]:
-    """A server's tools whose names can be used, each name once."""
-    seen: set[str] = set()
-    for one in await client.tools():
-        name = one.get("name")
-        if isinstance(name, str) and name and len(name) <= 128 and name not in seen:
-            seen.add(name)
-            yield one
+async def list_tools(client: McpClient) -> AsyncGenerator[Mapping[str, Any], None]:
+    """Yield a server's tools that have a usable name, each name once."""
+    used_names: set[str] = set()
+    for tool in await client.tools():
+        name = tool.get("name")
+        if (
+            isinstance(name, str)
+            and name
+            and len(name) <= 128
+            and name not in used_names
+        ):
+            used_names.add(name)
+            yield tool

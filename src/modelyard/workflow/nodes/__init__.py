@@ -1,4 +1,5 @@
-"""One file a node type. The folder is the list: a type's file bears its name."""
+"""Node types, one module for each. A module is found by the type's name, so there is no
+registry to maintain."""
 
 from functools import lru_cache
 from importlib import import_module, util
@@ -19,23 +20,30 @@ _ALIASES = {
 
 
 @lru_cache(128)
-def node_class(kind: str, version: str = "1") -> type[Node] | None:
-    """The class of a type; None where there is no such type."""
-    name = _ALIASES.get(kind, kind.replace("-", "_"))
+def node_class(node_type: str, version: str = "1") -> type[Node] | None:
+    """Return the class of a node type and version; None if the type does not exist."""
+    name = _ALIASES.get(node_type, node_type.replace("-", "_"))
+    # The name comes from a DSL file: it must not lead outside this package or to a
+    # private module.
     if not name.isidentifier() or name.startswith("_"):
         return None
     path = f"{__name__}.{name}"
     if util.find_spec(path) is None:
         return None
+    # Each module maps `type` or `type@version` to a class.
     kinds: dict[str, type[Node]] = import_module(path).NODES
-    return kinds.get(f"{kind}@{version}") or kinds.get(kind)
+    # A class registered for this version has priority over the type's default class.
+    return kinds.get(f"{node_type}@{version}") or kinds.get(node_type)
 
 
 def node_types() -> list[str]:
-    """Every type that there is."""
+    """Return the names of all node types, sorted."""
     from pkgutil import iter_modules
 
-    found: set[str] = set()
+    type_names: set[str] = set()
     for module in iter_modules(__path__):
-        found |= {name.partition("@")[0] for name in import_module(f"{__name__}.{module.name}").NODES}
-    return sorted(found)
+        type_names |= {
+            name.partition("@")[0]
+            for name in import_module(f"{__name__}.{module.name}").NODES
+        }
+    return sorted(type_names)

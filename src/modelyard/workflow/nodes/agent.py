@@ -1,7 +1,8 @@
-"""agent: a model with tools, until it has an answer; or a plugin's strategy, as that does it.
+"""Agent node: a model that calls tools until it has an answer, or an agent strategy of
+a plugin.
 
-Replies and results are kept as steps below the node's own, so that a run that goes on after a crash asks no model and
-calls no tool a second time for what it has.
+Model replies and tool results are recorded as steps below the node's own. A run that
+resumes after a crash repeats no model call and no tool call that has a recorded result.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.agents.agent import fitting_strategy
+from modelyard.agents.agent import select_strategy
 from modelyard.agents.events import (
     AgentCall,
     AgentFinished,
@@ -25,9 +26,9 @@ from modelyard.agents.events import (
     ToolFinished,
     ToolStarted,
 )
-from modelyard.agents.loop import AgentLoop, Entry
+from modelyard.agents.loop import AgentLoop, RecordedStep
 from modelyard.agents.state import AgentLimits, Task
-from modelyard.agents.strategies import strategy_of
+from modelyard.agents.strategies import get_strategy
 from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.models.messages import (
@@ -36,14 +37,33 @@ from modelyard.models.messages import (
     SystemPromptMessage,
     UserPromptMessage,
 )
-from modelyard.tools.entities import Message, Tool, ToolContext, ToolEntity, ToolNotFoundError, resources_message
+from modelyard.tools.entities import (
+    Message,
+    Tool,
+    ToolContext,
+    ToolEntity,
+    ToolNotFoundError,
+    resources_message,
+)
 from modelyard.tools.manager import ToolManager, ToolRef
-from modelyard.tools.observation import Gathering
-from modelyard.workflow.agent_tools import dataset_ref, tools_in
+from modelyard.tools.observation import ToolOutputCollector
+from modelyard.workflow.agent_tools import dataset_ref, parse_tool_list
 from modelyard.workflow.engine import Step
-from modelyard.workflow.events import NodeRunAgentLog, NodeRunAgentThought, NodeRunRetrieverResource
-from modelyard.workflow.memory import Calls, memory_messages, remembered
-from modelyard.workflow.node import Effect, Node, NodeContext, NodeData, NodeError, NodePaused, NodeResult
+from modelyard.workflow.events import (
+    NodeRunAgentLog,
+    NodeRunAgentThought,
+    NodeRunRetrieverResource,
+)
+from modelyard.workflow.memory import Calls, load_history, memory_messages
+from modelyard.workflow.node import (
+    Effect,
+    Node,
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodePaused,
+    NodeResult,
+)
 from modelyard.workflow.prompts import (
     MemoryConfig,
     ModelConfig,
@@ -56,15 +76,17 @@ from modelyard.workflow.prompts import (
     supported,
 )
 from modelyard.workflow.template import render, selectors_in
-from modelyard.workflow.tool_messages import Gathered, tool_input
+from modelyard.workflow.tool_messages import ToolMessageCollector, tool_input
 from modelyard.workflow.variables import File, from_object, to_object
 
-_APPROVAL_SECONDS = 36 * 3600.0
-_ANSWER_ROOM = 1024
-_RETRIEVED = 4
+_APPROVAL_TIMEOUT_SECONDS = 36 * 3600.0
+_RESERVED_ANSWER_TOKENS = 1024
+_DATASET_TOP_K = 4
 
 
 class AgentData(NodeData, kw_only=True):
+    """Data of an agent node in a DSL file."""
+
     agent_strategy_provider_name: str = ""
     agent_strategy_name: str = ""
     agent_strategy_label: str = ""
@@ -75,77 +97,113 @@ class AgentData(NodeData, kw_only=True):
 
 
 class AgentNode(Node):
+    """Runs a built-in strategy or a plugin's strategy."""
+
     type = "agent"
     Data = AgentData
 
     @property
     def effect(self) -> Effect:
+        """Tools may act outside, so a repetition may have effects."""
         return Effect.REPEATABLE
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Run the strategy: a plugin's if one provides it, else the built-in one.
+        Raises NodeError."""
         data: AgentData = self.data
-        parameters = {name: _parameter(given, context) for name, given in data.agent_parameters.items()}
+        parameters = {
+            name: _parameter(parameter, context)
+            for name, parameter in data.agent_parameters.items()
+        }
         provider, name = data.agent_strategy_provider_name, data.agent_strategy_name
         agents = context.services.agents
+        # Plugins are asked first: they may provide a strategy with a built-in name.
         if provider and agents is not None and agents.serves(provider, name):
-            return await _Plugin(self, context, parameters).run()
+            return await _PluginStrategy(self, context, parameters).run()
+        # An unknown strategy is reported before any model is called.
         try:
-            strategy_of(name or "function_calling")
+            get_strategy(name or "function_calling")
         except NotFoundError as error:
             raise NodeError(
-                f"strategy {provider}/{name} is no strategy of ours, and no plugin here has it: {error}",
-                kind="AgentStrategyNotFoundError", inputs=parameters,
-            ) from error  # fmt: skip
-        return await _Own(self, context, parameters, name or "function_calling").run()
+                f"strategy {provider}/{name} is no strategy of ours, and no plugin here"
+                f" has it: {error}",
+                error_type="AgentStrategyNotFoundError",
+                inputs=parameters,
+            ) from error
+        return await _BuiltInStrategy(
+            self, context, parameters, name or "function_calling"
+        ).run()
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        found: list[tuple[str, ...]] = []
-        for given in self.data.agent_parameters.values():
-            if not isinstance(given, Mapping):
+        """Return the selectors in the node's parameters, from variables and from
+        templates."""
+        selectors: list[tuple[str, ...]] = []
+        for parameter in self.data.agent_parameters.values():
+            # Old exports may hold plain values instead of objects with a type.
+            if not isinstance(parameter, Mapping):
                 continue
-            value = given.get("value")
-            if given.get("type") == "variable" and isinstance(value, list):
-                found.append(tuple(str(part) for part in value))
+            value = parameter.get("value")
+            if parameter.get("type") == "variable" and isinstance(value, list):
+                selectors.append(tuple(str(part) for part in value))
             elif isinstance(value, str):
-                found += selectors_in(value)
-        return found
+                selectors += selectors_in(value)
+        return selectors
 
 
-def _parameter(given: Any, context: NodeContext) -> Any:
-    """Constants may hold selectors too: so the files that people have."""
-    if isinstance(given, Mapping) and given.get("type") == "constant" and isinstance(given.get("value"), str):
-        return render(given["value"], context.pool)
-    return tool_input(given, context)
+def _parameter(parameter: Any, context: NodeContext) -> Any:
+    """Return the value of a parameter. A constant text may contain selectors: existing
+    DSL files rely on it."""
+    # Files and selectors in constants are resolved like in templates.
+    if (
+        isinstance(parameter, Mapping)
+        and parameter.get("type") == "constant"
+        and isinstance(parameter.get("value"), str)
+    ):
+        return render(parameter["value"], context.pool)
+    return tool_input(parameter, context)
 
 
-# ---------------------------------------------------------------------------------------------- our own loop
+# ------------------------------------------------------------------------- our own loop
 
 
-class _Steps:
-    """The loop's record among the run's steps."""
+class _StepStore:
+    """The agent loop's step store, on the recorder of the run."""
 
     def __init__(self, context: NodeContext) -> None:
-        self._recorder: Any = context.engine.recorder if context.engine is not None else None
+        # Without an engine (a single node run) nothing is recorded.
+        self._recorder: Any = (
+            context.engine.recorder if context.engine is not None else None
+        )
         self._path = f"{context.key}#"
-        found = self._recorder.steps(self._path) if self._recorder is not None else ()
-        self._entries = [msgspec.convert(step.outputs, Entry) for step in found]
+        # Steps of the loop have the node's key with `#` as prefix.
+        recorded_steps = (
+            self._recorder.steps(self._path) if self._recorder is not None else ()
+        )
+        self._entries = [
+            msgspec.convert(step.outputs, RecordedStep) for step in recorded_steps
+        ]
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[RecordedStep]:
+        """Return the entries that an earlier process recorded."""
         return self._entries
 
-    async def about_to(self, key: str) -> None:
+    async def mark_started(self, key: str) -> None:
+        """Record that a call is about to start, before its effects can happen."""
         if self._recorder is not None:
             await self._recorder.about_to(f"{self._path}{key}")
 
-    def keep(self, entry: Entry) -> None:
+    def save(self, entry: RecordedStep) -> None:
+        """Record a finished entry."""
         if self._recorder is not None:
             outputs = msgspec.to_builtins(entry)
-            self._recorder.record(Step(key=f"{self._path}{entry.key}", node_id=entry.key, outputs=outputs))
+            self._recorder.record(
+                Step(key=f"{self._path}{entry.key}", node_id=entry.key, outputs=outputs)
+            )
 
 
 @dataclass(slots=True)
 class _Round:
-    """What a turn shows: the log of it, and the thought."""
+    """State of the current round, for its log entries and its thought event."""
 
     id: str = ""
     began: float = 0.0
@@ -153,108 +211,191 @@ class _Round:
     results: dict[str, ToolFinished] = field(default_factory=dict[str, ToolFinished])
 
 
-class _Own:
-    def __init__(self, node: AgentNode, context: NodeContext, parameters: Mapping[str, Any], strategy: str) -> None:
+class _BuiltInStrategy:
+    """One execution of a built-in strategy."""
+
+    def __init__(
+        self,
+        node: AgentNode,
+        context: NodeContext,
+        parameters: Mapping[str, Any],
+        strategy: str,
+    ) -> None:
         self.node = node
         self.context = context
         self.parameters = parameters
         self.strategy = strategy
         self.logs: dict[str, dict[str, Any]] = {}
-        self.said: list[str] = []
-        self._said_in = 0
+        self.text_chunks: list[str] = []
+        self._text_round = 0
         self._round = _Round()
         self._values: list[Any] = []
 
     async def run(self) -> NodeResult:
+        """Run the agent loop and translate its events. Raises NodeError, or NodePaused
+        while tool calls await approval."""
         context = self.context
-        inputs = {name: value for name, value in self.parameters.items() if name != "tools"}
+        inputs = {
+            name: value for name, value in self.parameters.items() if name != "tools"
+        }
+        # A missing model service is reported with the inputs, like other errors.
         if context.services.models is None:
-            raise NodeError("there are no models to ask", kind="ModelNotExistError", inputs=inputs)
+            raise NodeError(
+                "there are no models to ask",
+                error_type="ModelNotExistError",
+                inputs=inputs,
+            )
         config = _config(self.parameters.get("model"))
         try:
             model = find_model(context, config)
             loop, task = await self._loop(model, config)
             finished: AgentFinished | None = None
+            # Closing the generator cancels calls that still run when this block is left
+            # by an error.
             async with aclosing(loop.run(task)) as events:
                 async for event in events:
                     match event:
                         case AgentFinished():
                             finished = event
                         case ApprovalNeeded():
-                            await self._paused(event)
+                            await self._pause_for_approval(event)
                         case _:
                             self._show(event)
         except NodeError as error:
+            # The inputs are shown with the failed node; the error's own inputs have
+            # priority.
             error.inputs = error.inputs or inputs
             raise
         except ModelyardError as error:
-            raise NodeError(str(error), kind="AgentInvocationError", inputs=inputs) from error
+            raise NodeError(
+                str(error), error_type="AgentInvocationError", inputs=inputs
+            ) from error
         if finished is None:
-            raise NodeError("the agent ended without a word", kind="AgentInvocationError", inputs=inputs)
+            raise NodeError(
+                "the agent ended without a word",
+                error_type="AgentInvocationError",
+                inputs=inputs,
+            )
         return self._result(finished, inputs)
 
     async def _loop(self, model: Any, config: ModelConfig) -> tuple[AgentLoop, Task]:
-        context, given = self.context, self.parameters
-        strategy = fitting_strategy(self.strategy, model, is_completion=config.mode == "completion")
+        """Return the agent loop and its task, with tools, files and memory."""
+        context, parameters_by_name = self.context, self.parameters
+        strategy = select_strategy(
+            self.strategy, model, is_completion=config.mode == "completion"
+        )
         parameters, stop = parameters_of(config, context)
         task = Task(
-            query=_text(given.get("query")), instruction=_text(given.get("instruction")),
-            tools=await self._tools(), parameters=parameters, stop=stop, prompt=_text(given.get("prompt")),
-            schema=given.get("schema") or self.node.data.output_schema or None,
-        )  # fmt: skip
+            query=_text(parameters_by_name.get("query")),
+            instruction=_text(parameters_by_name.get("instruction")),
+            tools=await self._tools(),
+            parameters=parameters,
+            stop=stop,
+            prompt=_text(parameters_by_name.get("prompt")),
+            schema=parameters_by_name.get("schema")
+            or self.node.data.output_schema
+            or None,
+        )
+        # Files that the model cannot process are left out.
         task.files = await self._files(model)
         if self.node.data.memory is not None:
-            told: list[AnyPromptMessage] = [
-                SystemPromptMessage(content=task.instruction), UserPromptMessage(content=task.query)
-            ]  # fmt: skip
-            shown: Calls = "messages" if strategy.name == "function_calling" and task.tools else "text"
-            found = await remembered(
-                self.node.data.memory, context, model, told, _ANSWER_ROOM, calls=shown, sums_up=True
+            # The memory budget is what these messages leave of the context.
+            prompt_messages: list[AnyPromptMessage] = [
+                SystemPromptMessage(content=task.instruction),
+                UserPromptMessage(content=task.query),
+            ]
+            # Only function calling models accept tool call messages in the history.
+            call_style: Calls = (
+                "messages"
+                if strategy.name == "function_calling" and task.tools
+                else "text"
             )
-            task.history = await memory_messages(found, context, "low", calls=shown)
+            history = await load_history(
+                self.node.data.memory,
+                context,
+                model,
+                prompt_messages,
+                _RESERVED_ANSWER_TOKENS,
+                calls=call_style,
+                sums_up=True,
+            )
+            task.history = await memory_messages(
+                history, context, "low", calls=call_style
+            )
         run = context.run
-        system = context.pool.of("sys")
-        about = ToolContext(
-            tenant=run.tenant, user=run.user, app=run.app, conversation=str(system.get("conversation_id") or ""),
-            key=context.execution_id, depth=run.depth,
-        )  # fmt: skip
+        system = context.pool.node_variables("sys")
+        tool_context = ToolContext(
+            tenant=run.tenant,
+            user=run.user,
+            app=run.app,
+            conversation=str(system.get("conversation_id") or ""),
+            key=context.execution_id,
+            depth=run.depth,
+        )
+        # Without tool services the loop gets an empty manager.
         tools = context.services.tools
         loop = AgentLoop(
-            model, strategy, tools.manager if tools is not None else ToolManager(), limits=self._limits(),
-            context=about, record=_Steps(context), approve=self._approve, store=self._store,
-            results=tools.results(context.key) if tools is not None else None, now=run.now,
-        )  # fmt: skip
+            model,
+            strategy,
+            tools.manager if tools is not None else ToolManager(),
+            limits=self._limits(),
+            context=tool_context,
+            record=_StepStore(context),
+            approve=self._approve,
+            store=self._store,
+            results=tools.results(context.key) if tools is not None else None,
+            clock=run.now,
+        )
         return loop, task
 
     def _limits(self) -> AgentLimits:
-        given = self.parameters
-        wanted = given.get("maximum_iterations")
+        """Return the limits of the loop; unknown limits are ignored. Raises NodeError."""
+        parameters = self.parameters
+        # The editor stores an empty text if the field was cleared.
+        max_iterations = parameters.get("maximum_iterations")
         try:
-            iterations = int(wanted) if wanted not in (None, "") else 10
+            iterations = int(max_iterations) if max_iterations not in (None, "") else 10
         except (TypeError, ValueError) as error:
             raise NodeError(
-                f"maximum_iterations must be a number, not {str(wanted)[:40]!r}", kind="AgentInputTypeError"
+                "maximum_iterations must be a number, not"
+                f" {str(max_iterations)[:40]!r}",
+                error_type="AgentInputTypeError",
             ) from error
-        more = given.get("limits")
-        known = (
-            {name: value for name, value in more.items() if name in AgentLimits.__dataclass_fields__}
-            if isinstance(more, Mapping)
+        # Modelyard's own extension of the parameters: `limits` overrides single limits.
+        configured_limits = parameters.get("limits")
+        # Limits with unknown names are ignored.
+        known_limits = (
+            {
+                name: value
+                for name, value in configured_limits.items()
+                if name in AgentLimits.__dataclass_fields__
+            }
+            if isinstance(configured_limits, Mapping)
             else {}
         )
-        return AgentLimits(**{"iterations": iterations, **known})
+        return AgentLimits(**{"iterations": iterations, **known_limits})
 
     async def _tools(self) -> list[Tool]:
-        refs = tools_in(self.parameters.get("tools"))
+        """Return the configured tools and datasets; of several tools with one name only
+        the first."""
+        refs = parse_tool_list(self.parameters.get("tools"))
         datasets = self.parameters.get("datasets")
-        refs += [dataset_ref(str(one)) for one in datasets or ()] if isinstance(datasets, list) else []
-        found: dict[str, Tool] = {}
+        refs += (
+            [dataset_ref(str(dataset_id)) for dataset_id in datasets or ()]
+            if isinstance(datasets, list)
+            else []
+        )
+        tools_by_name: dict[str, Tool] = {}
         for ref in refs:
-            tool = await self._bound(ref)
-            if tool.name not in found:
-                found[tool.name] = tool
-        return list(found.values())
+            # A tool that is not available must not fail the whole agent.
+            tool = await self._bind_tool(ref)
+            if tool.name not in tools_by_name:
+                tools_by_name[tool.name] = tool
+        return list(tools_by_name.values())
 
-    async def _bound(self, ref: ToolRef) -> Tool:
+    async def _bind_tool(self, ref: ToolRef) -> Tool:
+        """Return the tool of a reference; one that only reports an error if it is not
+        available."""
         services = self.context.services
         if ref.kind == "dataset-retrieval" and services.datasets is not None:
             return DatasetTool(services.datasets, ref)
@@ -266,78 +407,133 @@ class _Own:
             return MissingTool(ref, str(error))
 
     async def _files(self, model: Any) -> list[PromptMessageContent]:
-        given = self.parameters.get("files")
-        files = files_in(from_object(given)) if given else files_in(self.context.value(["sys", "files"]))
-        return supported([await content_of(one, self.context) for one in files], model)
+        """Return the user's files as message content, without those that the model does
+        not support."""
+        # Without own files the agent gets the files of the user's message.
+        file_values = self.parameters.get("files")
+        files = (
+            files_in(from_object(file_values))
+            if file_values
+            else files_in(self.context.value(["sys", "files"]))
+        )
+        return supported(
+            [await content_of(file, self.context) for file in files], model
+        )
 
     # what is asked of people, and kept for them
 
     async def _approve(self, calls: Sequence[AgentCall]) -> Mapping[str, str] | None:
+        """Return each call's refusal reason, empty if approved; None while the approval
+        form is open."""
         forms = self.context.services.forms
         if forms is None:
-            return {one.id: "nobody can be asked: the run is not kept" for one in calls}
+            return {
+                call.id: "nobody can be asked: the run is not kept" for call in calls
+            }
+        # The form is stored under the first call of the round.
         answer = await forms.answer(f"{self.context.key}#{calls[0].id}")
         if answer is None:
             return None
+        # The deadline has passed without an answer: all calls are refused.
         if "expired" in answer:
-            return {one.id: "nobody agreed in time" for one in calls}
+            return {call.id: "nobody agreed in time" for call in calls}
         agreed = answer.get("action") == "approve"
-        why = str((answer.get("inputs") or {}).get("reason") or "the user said no")
-        return {one.id: "" if agreed else why for one in calls}
+        refusal = str((answer.get("inputs") or {}).get("reason") or "the user said no")
+        return {call.id: "" if agreed else refusal for call in calls}
 
-    async def _paused(self, event: ApprovalNeeded) -> None:
-        forms: Any = self.context.services.forms  # without them nothing waits: it is refused
-        listed = "\n".join(f"- **{one.name}** `{one.arguments[:2000]}`" for one in event.calls)
-        form = {
-            "form_content": f"The agent wants to call:\n\n{listed}", "inputs": [
-                {"type": "paragraph", "output_variable_name": "reason", "default": None, "option_source": None}
+    async def _pause_for_approval(self, event: ApprovalNeeded) -> None:
+        """Publish the approval form and raise NodePaused."""
+        forms: Any = (
+            self.context.services.forms
+        )  # without them nothing waits: it is refused
+        listed = "\n".join(
+            f"- **{call.name}** `{call.arguments[:2000]}`" for call in event.calls
+        )
+        form_definition = {
+            "form_content": f"The agent wants to call:\n\n{listed}",
+            "inputs": [
+                {
+                    "type": "paragraph",
+                    "output_variable_name": "reason",
+                    "default": None,
+                    "option_source": None,
+                }
             ],
             "actions": [
                 {"id": "approve", "title": "Approve", "button_style": "primary"},
                 {"id": "refuse", "title": "Refuse", "button_style": "default"},
             ],
             "resolved_default_values": {},
-        }  # fmt: skip
+        }
+        # `_approve` looks the answer up by the same key when the run resumes.
         key = f"{self.context.key}#{event.calls[0].id}"
-        told = await forms.ask(key, form, self.context.run.now() + _APPROVAL_SECONDS)
-        raise NodePaused({
-            "TYPE": "human_input_required", "node_id": self.node.id, "node_title": self.node.title, **form, **told
-        })  # fmt: skip
+        # The token and URL of the form are part of the pause reason, so that clients
+        # can show it.
+        form_access = await forms.ask(
+            key, form_definition, self.context.run.now() + _APPROVAL_TIMEOUT_SECONDS
+        )
+        raise NodePaused(
+            {
+                "TYPE": "human_input_required",
+                "node_id": self.node.id,
+                "node_title": self.node.title,
+                **form_definition,
+                **form_access,
+            }
+        )
 
-    async def _store(self, key: str, gathered: Gathering) -> list[dict[str, Any]]:
+    async def _store(
+        self, key: str, gathered: ToolOutputCollector
+    ) -> list[dict[str, Any]]:
+        """Store the files that a tool returned; return their references."""
         files = self.context.services.files
-        found: list[dict[str, Any]] = []
-        for at, one in enumerate(gathered.blobs):
+        stored_files: list[dict[str, Any]] = []
+        for blob_index, blob in enumerate(gathered.blobs):
             if files is not None:
-                name = one.name or f"{key.replace('.', '-')}-{at}.{one.mime_type.partition('/')[2].partition('+')[0]}"
-                file = await files.save(name, one.data, one.mime_type)
-                found.append(file.to_object())
-        for url, kind in gathered.links:
-            is_image = kind.startswith("image") or not kind
+                # A stored file needs a name; the extension follows from the MIME type.
+                name = (
+                    blob.name
+                    or f"{key.replace('.', '-')}-{blob_index}.{blob.mime_type.partition('/')[2].partition('+')[0]}"  # noqa: E501
+                )
+                file = await files.save(name, blob.data, blob.mime_type)
+                stored_files.append(file.to_object())
+        # Links stay links: the file is not downloaded. An unknown type is treated as an
+        # image.
+        for url, mime_type in gathered.links:
+            is_image = mime_type.startswith("image") or not mime_type
             name = url.partition("?")[0].rpartition("/")[2]
             file = File(
-                type="image" if is_image else "document", transfer_method="remote_url", remote_url=url, mime_type=kind,
+                type="image" if is_image else "document",
+                transfer_method="remote_url",
+                remote_url=url,
+                mime_type=mime_type,
                 filename=name,
-            )  # fmt: skip
-            found.append(file.to_object())
-        found += [one if isinstance(one, dict) else to_object(one) for one in gathered.files]
-        return found
+            )
+            stored_files.append(file.to_object())
+        stored_files += [
+            file_value if isinstance(file_value, dict) else to_object(file_value)
+            for file_value in gathered.files
+        ]
+        return stored_files
 
     # what is shown
 
     def _show(self, event: Any) -> None:
+        """Publish an event of the agent loop as text, log entries and thoughts."""
         match event:
             case RoundStarted():
                 self._round = _Round(id=self._id(f"round{event.round}"), began=event.at)
             case TextDelta():
-                if self._said_in not in (0, event.round) and self.said:
+                # Texts of different rounds are separated by a line break.
+                if self._text_round not in (0, event.round) and self.text_chunks:
                     self._say("\n")
-                self._said_in = event.round
+                self._text_round = event.round
                 self._say(event.text)
             case ThoughtDelta():
                 self.context.reason(event.text, False)
             case RoundFinished():
                 self._round.finished = event
+                # Replayed rounds were logged before the crash and are not logged again.
                 if not event.is_known:
                     self._log_round(event)
                     self._think()
@@ -345,163 +541,305 @@ class _Own:
                 self._log_call(event)
             case ToolFinished():
                 self._round.results[event.call.id] = event
+                # Values of tools that return structured data are part of the node's
+                # `json` output.
                 self._values += event.values
                 if event.is_known:
                     return
                 self._log_result(event)
                 finished = self._round.finished
-                if finished is not None and len(self._round.results) == len(finished.calls):
+                # The thought is complete when the round's last tool call has finished.
+                if finished is not None and len(self._round.results) == len(
+                    finished.calls
+                ):
                     self._think()
             case _:
                 pass
 
     def _say(self, text: str) -> None:
-        self.said.append(text)
+        """Append to the answer and stream it."""
+        self.text_chunks.append(text)
         self.context.stream("text", text, False)
 
-    def _id(self, what: str) -> str:
-        return str(uuid.uuid5(uuid.UUID(self.context.execution_id), what))
+    def _id(self, entry_name: str) -> str:
+        """Return a stable id of a log entry, the same after a crash."""
+        return str(uuid.uuid5(uuid.UUID(self.context.execution_id), entry_name))
 
     def _think(self) -> None:
-        """The turn as callers of agent apps know it."""
-        told, results = self._round.finished, self._round.results
-        if told is None:
+        """Emit the current round as an agent thought, in the format of Dify's chat API."""
+        finished_round, results = self._round.finished, self._round.results
+        if finished_round is None:
             return
-        self.context.emit(NodeRunAgentThought(
-            **self.node.about(self.context.execution_id), at=self.context.run.now(), thought_id=self._round.id,
-            position=told.round, thought=told.thought or told.text, tool=";".join(one.name for one in told.calls),
-            tool_labels={one.name: one.label or {"en_US": one.name, "zh_Hans": one.name} for one in told.calls},
-            tool_input=_by_name([(one.name, _arguments(one)) for one in told.calls]),
-            observation=_by_name([
-                (one.name, results[one.id].observation) for one in told.calls if one.id in results
-            ]) if results else "",
-            files=[file for one in told.calls if one.id in results for file in results[one.id].files],
-        ))  # fmt: skip
-        sources = [one for each in results.values() for one in each.sources]
+        # Labels default to the tool's name.
+        self.context.emit(
+            NodeRunAgentThought(
+                **self.node.event_fields(self.context.execution_id),
+                at=self.context.run.now(),
+                thought_id=self._round.id,
+                position=finished_round.round,
+                thought=finished_round.thought or finished_round.text,
+                tool=";".join(call.name for call in finished_round.calls),
+                tool_labels={
+                    call.name: call.label or {"en_US": call.name, "zh_Hans": call.name}
+                    for call in finished_round.calls
+                },
+                tool_input=_by_name(
+                    [(call.name, _arguments(call)) for call in finished_round.calls]
+                ),
+                observation=(
+                    _by_name(
+                        [
+                            (call.name, results[call.id].observation)
+                            for call in finished_round.calls
+                            if call.id in results
+                        ]
+                    )
+                    if results
+                    else ""
+                ),
+                files=[
+                    file
+                    for call in finished_round.calls
+                    if call.id in results
+                    for file in results[call.id].files
+                ],
+            )
+        )
+        # Sources of all tool calls in this round are shown together.
+        sources = [source for result in results.values() for source in result.sources]
         if sources:
-            self.context.emit(NodeRunRetrieverResource(
-                **self.node.about(self.context.execution_id), at=self.context.run.now(),
-                retriever_resources=sources, context="",
-            ))  # fmt: skip
+            self.context.emit(
+                NodeRunRetrieverResource(
+                    **self.node.event_fields(self.context.execution_id),
+                    at=self.context.run.now(),
+                    retriever_resources=sources,
+                    context="",
+                )
+            )
 
-    def _log(self, name: str, **more: Any) -> None:
-        entry = self.logs.setdefault(name, {
-            "id": self._id(name), "parent_id": None, "label": "", "status": "start", "error": None, "data": {},
-            "metadata": {},
-        })  # fmt: skip
-        entry.update(more)
-        self.context.emit(NodeRunAgentLog(
-            **self.node.about(self.context.execution_id), at=self.context.run.now(), message_id=entry["id"],
-            **{key: entry[key] for key in entry if key != "id"},
-        ))  # fmt: skip
+    def _log(self, name: str, **changes: Any) -> None:
+        """Create or update a log entry and emit it."""
+        # The first call with a name creates the entry; later calls update it.
+        entry = self.logs.setdefault(
+            name,
+            {
+                "id": self._id(name),
+                "parent_id": None,
+                "label": "",
+                "status": "start",
+                "error": None,
+                "data": {},
+                "metadata": {},
+            },
+        )
+        entry.update(changes)
+        self.context.emit(
+            NodeRunAgentLog(
+                **self.node.event_fields(self.context.execution_id),
+                at=self.context.run.now(),
+                message_id=entry["id"],
+                **{key: entry[key] for key in entry if key != "id"},
+            )
+        )
 
     def _log_round(self, event: RoundFinished) -> None:
+        """Log a round and its thought. A round without tool calls is finished with it."""
         number = event.round
         usage = metadata_of(event.usage)
-        times = {"started_at": event.started_at, "finished_at": event.at, "elapsed_time": event.at - event.started_at}
+        times = {
+            "started_at": event.started_at,
+            "finished_at": event.at,
+            "elapsed_time": event.at - event.started_at,
+        }
         parent = self._id(f"round{number}")
-        self._log(f"round{number}", label=f"ROUND {number}", metadata={"started_at": event.started_at})
         self._log(
-            f"thought{number}", parent_id=parent, label=f"{event.model} Thought", status="success",
-            data={"output": event.text or event.thought, "tool_calls": [
-                {"id": one.id, "name": one.name, "args": _arguments(one)} for one in event.calls
-            ]},
+            f"round{number}",
+            label=f"ROUND {number}",
+            metadata={"started_at": event.started_at},
+        )
+        self._log(
+            f"thought{number}",
+            parent_id=parent,
+            label=f"{event.model} Thought",
+            status="success",
+            data={
+                "output": event.text or event.thought,
+                "tool_calls": [
+                    {"id": call.id, "name": call.name, "args": _arguments(call)}
+                    for call in event.calls
+                ],
+            },
             metadata={**times, **usage},
-        )  # fmt: skip
+        )
+        # A round without tool calls ends the loop, so its entry is complete.
         if not event.calls:
             self._log(
-                f"round{number}", status="success", data={"output": {"llm_response": event.text}},
+                f"round{number}",
+                status="success",
+                data={"output": {"llm_response": event.text}},
                 metadata={**times, **usage},
-            )  # fmt: skip
+            )
 
     def _log_call(self, event: ToolStarted) -> None:
-        one = event.call
+        """Log that a tool call started."""
+        call = event.call
         self._log(
-            f"call{event.round}.{one.id}", parent_id=self._id(f"round{event.round}"), label=f"CALL {one.name}",
-            data={"input": _arguments(one)}, metadata={"started_at": event.at, "provider": one.provider},
-        )  # fmt: skip
+            f"call{event.round}.{call.id}",
+            parent_id=self._id(f"round{event.round}"),
+            label=f"CALL {call.name}",
+            data={"input": _arguments(call)},
+            metadata={"started_at": event.at, "provider": call.provider},
+        )
 
     def _log_result(self, event: ToolFinished) -> None:
+        """Log a tool's result; the last one of the round finishes the round's entry."""
         name = f"call{event.round}.{event.call.id}"
-        before = self.logs.get(name, {}).get("metadata", {})
-        metadata = {**before, "finished_at": event.at, "elapsed_time": event.seconds}
+        # The start time was recorded with the call.
+        start_metadata = self.logs.get(name, {}).get("metadata", {})
+        metadata = {
+            **start_metadata,
+            "finished_at": event.at,
+            "elapsed_time": event.seconds,
+        }
         self._log(
-            name, status="error" if event.error else "success", error=event.observation if event.error else None,
-            data={"input": event.arguments or _arguments(event.call), "output": event.observation}, metadata=metadata,
-        )  # fmt: skip
+            name,
+            status="error" if event.error else "success",
+            error=event.observation if event.error else None,
+            data={
+                "input": event.arguments or _arguments(event.call),
+                "output": event.observation,
+            },
+            metadata=metadata,
+        )
         finished = self._round.finished
         if finished is not None and len(self._round.results) == len(finished.calls):
-            outputs = {each.call.name: each.observation for each in self._round.results.values()}
+            outputs = {
+                result.call.name: result.observation
+                for result in self._round.results.values()
+            }
             self._log(f"round{event.round}", status="success", data={"output": outputs})
 
     def _result(self, finished: AgentFinished, inputs: Mapping[str, Any]) -> NodeResult:
-        text = "".join(self.said)
+        """Return the node result of a finished loop."""
+        text = "".join(self.text_chunks)
+        # Some strategies give their text only at the end, without deltas.
         if not text and finished.text:
             self._say(finished.text)
             text = finished.text
+        # The text stream ends even if it was empty.
         self.context.stream("text", "", True)
         usage = dump_usage(finished.usage)
-        files = [from_object(one) for one in finished.files]
+        files = [from_object(file) for file in finished.files]
         outputs: dict[str, Any] = {
-            "text": text, "files": files, "json": [*self.logs.values(), *self._values], "usage": usage,
-        }  # fmt: skip
+            "text": text,
+            "files": files,
+            "json": [*self.logs.values(), *self._values],
+            "usage": usage,
+        }
+        # Present only if the loop returned a structured value.
         if finished.value is not None:
             outputs["structured_output"] = finished.value
-        told = {
-            "strategy": self.strategy, "rounds": finished.rounds, "tool_calls": finished.tool_calls,
-            "tool_errors": finished.tool_errors, "ended_by": finished.reason,
-        }  # fmt: skip
+        summary = {
+            "strategy": self.strategy,
+            "rounds": finished.rounds,
+            "tool_calls": finished.tool_calls,
+            "tool_errors": finished.tool_errors,
+            "ended_by": finished.reason,
+        }
         return NodeResult(
-            inputs=dict(inputs), outputs=outputs, process_data=told,
-            metadata={**metadata_of(finished.usage), "agent_log": list(self.logs.values()), "agent": told},
-        )  # fmt: skip
+            inputs=dict(inputs),
+            outputs=outputs,
+            process_data=summary,
+            metadata={
+                **metadata_of(finished.usage),
+                "agent_log": list(self.logs.values()),
+                "agent": summary,
+            },
+        )
 
 
 class MissingTool(Tool):
-    """One that the app names and that is not here: the model is told so when it calls it, and so is whoever watches."""
+    """Placeholder of a tool that the app names but that is not available; each call
+    reports the reason to the model."""
 
-    def __init__(self, ref: ToolRef, why: str) -> None:
+    def __init__(self, ref: ToolRef, reason: str) -> None:
         self.entity = ToolEntity(
-            name=ref.alias or ref.name, provider=ref.provider, kind=ref.kind, description=ref.description or ref.name,
+            name=ref.alias or ref.name,
+            provider=ref.provider,
+            kind=ref.kind,
+            description=ref.description or ref.name,
             schema={"type": "object", "properties": {}},
-        )  # fmt: skip
-        self._why = why
+        )
+        self._why = reason
 
-    async def invoke(self, parameters: Mapping[str, Any], context: ToolContext) -> AsyncGenerator[Message, None]:
+    async def invoke(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> AsyncGenerator[Message, None]:
+        """Raise ToolNotFoundError with the reason."""
         raise ToolNotFoundError(self._why)
+        # Unreachable; the `yield` makes this function a generator as the interface
+        # requires.
         yield {}
 
 
 class DatasetTool(Tool):
-    """A dataset as a tool: its segments are the answer, their places the sources."""
+    """A dataset as a tool: its segments are the result and its sources."""
 
     def __init__(self, datasets: Any, ref: ToolRef) -> None:
         self._datasets = datasets
         self._name = ref.provider or ref.name
-        about = datasets.about(self._name) if hasattr(datasets, "about") else None
-        title, told = about or (self._name, "")
+        # Title and description help the model decide; not every implementation has
+        # them.
+        dataset_info = (
+            datasets.about(self._name) if hasattr(datasets, "about") else None
+        )
+        title, description = dataset_info or (self._name, "")
         self.entity = ToolEntity(
-            name=ref.alias or f"dataset_{self._name.replace('-', '_')}", provider=title, kind="dataset-retrieval",
-            description=ref.description or told or f"useful for when you want to answer queries about the {title}",
+            name=ref.alias or f"dataset_{self._name.replace('-', '_')}",
+            provider=title,
+            kind="dataset-retrieval",
+            description=ref.description
+            or description
+            or f"useful for when you want to answer queries about the {title}",
             schema={
                 "type": "object",
-                "properties": {"query": {"type": "string", "description": "What to look for, in words of the texts."}},
+                "properties": {
+                    "query": {
+                        "type": "string",
+                        "description": "What to look for, in words of the texts.",
+                    }
+                },
                 "required": ["query"],
             },
             is_repeatable=True,
-        )  # fmt: skip
+        )
 
-    async def invoke(self, parameters: Mapping[str, Any], context: ToolContext) -> AsyncGenerator[Message, None]:
-        asked = _Retrieval(dataset_ids=[self._name], multiple_retrieval_config={"top_k": _RETRIEVED})
-        found = await self._datasets.retrieve(str(parameters["query"]), asked, files=())
-        text = "\n".join(str(one["content"]) for one in found)
+    async def invoke(
+        self, parameters: Mapping[str, Any], context: ToolContext
+    ) -> AsyncGenerator[Message, None]:
+        """Yield the text of the retrieved segments and a message with their sources."""
+        retrieval_config = _Retrieval(
+            dataset_ids=[self._name],
+            multiple_retrieval_config={"top_k": _DATASET_TOP_K},
+        )
+        segments = await self._datasets.retrieve(
+            str(parameters["query"]), retrieval_config, files=()
+        )
+        text = "\n".join(str(segment["content"]) for segment in segments)
         yield {"type": "text", "message": {"text": text or "Nothing was found."}}
-        resources = [{**one["metadata"], "content": one["content"], "title": one["title"]} for one in found]
+        resources = [
+            {
+                **segment["metadata"],
+                "content": segment["content"],
+                "title": segment["title"],
+            }
+            for segment in segments
+        ]
         yield resources_message(resources)
 
 
 class _Retrieval(msgspec.Struct, kw_only=True):
-    """What retrieval is told where no node says it."""
+    """Retrieval settings for the dataset tool, which has no node to configure them."""
 
     dataset_ids: list[str] = []
     retrieval_mode: str = "multiple"
@@ -512,43 +850,53 @@ class _Retrieval(msgspec.Struct, kw_only=True):
     metadata_filtering_conditions: Any = None
 
 
-def _config(given: Any) -> ModelConfig:
-    """The parameter `model` as the node of an LLM has it. Raises NodeError."""
-    if not isinstance(given, Mapping):
+def _config(model_value: Any) -> ModelConfig:
+    """Return the parameter `model` as a model configuration. Raises NodeError."""
+    if not isinstance(model_value, Mapping):
         return ModelConfig()
     return ModelConfig(
-        provider=str(given.get("provider") or ""), name=str(given.get("model") or given.get("name") or ""),
-        mode=str(given.get("mode") or "chat"), completion_params=dict(given.get("completion_params") or {}),
-    )  # fmt: skip
+        provider=str(model_value.get("provider") or ""),
+        name=str(model_value.get("model") or model_value.get("name") or ""),
+        mode=str(model_value.get("mode") or "chat"),
+        completion_params=dict(model_value.get("completion_params") or {}),
+    )
 
 
 def _text(value: Any) -> str:
+    """Return the value as text; empty for None."""
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 
-def _arguments(one: AgentCall) -> Any:
+def _arguments(call: AgentCall) -> Any:
+    """Return the call's arguments as parsed JSON, or as the model's raw text if they
+    are invalid."""
     try:
-        return decode_body(one.arguments) if one.arguments else {}
+        return decode_body(call.arguments) if call.arguments else {}
     except BodyError:
-        return one.arguments
+        return call.arguments
 
 
 def _by_name(values: Sequence[tuple[str, Any]]) -> str:
+    """Return a JSON object of the pairs; an empty text if there are none."""
     return json.dumps(dict(values), ensure_ascii=False, default=str) if values else ""
 
 
-# ---------------------------------------------------------------------------------------------- plugins' strategies
+# ------------------------------------------------------------------ plugins' strategies
 
 
-class _Plugin:
-    """A strategy that a plugin has: its messages become outputs, its logs events."""
+class _PluginStrategy:
+    """One execution of a plugin's strategy: its messages become outputs, its logs
+    events."""
 
-    def __init__(self, node: AgentNode, context: NodeContext, parameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self, node: AgentNode, context: NodeContext, parameters: Mapping[str, Any]
+    ) -> None:
         self._node = node
         self._context = context
         self._parameters = parameters
 
     async def run(self) -> NodeResult:
+        """Run the strategy and collect its messages. Raises NodeError."""
         data: AgentData = self._node.data
         context, parameters = self._context, self._parameters
         strategy = {
@@ -557,7 +905,7 @@ class _Plugin:
             "plugin": data.plugin_unique_identifier,
             "key": context.idempotency_key,
         }
-        gathered = Gathered(context)
+        gathered = ToolMessageCollector(context)
         logs: list[dict[str, Any]] = []
         usage: Mapping[str, Any] = {}
         agents: Any = context.services.agents
@@ -565,31 +913,53 @@ class _Plugin:
             messages: Any = agents.run(strategy, parameters)
             async with aclosing(messages) as stream:
                 async for message in stream:
+                    # Log messages become events; everything else becomes output.
                     if message.get("type") == "log":
-                        logs.append(self._logged(message.get("message") or {}))
+                        logs.append(self._emit_log(message.get("message") or {}))
                         continue
-                    inside = (message.get("message") or {}).get("json_object")
-                    if message.get("type") == "json" and isinstance(inside, Mapping) and "execution_metadata" in inside:
-                        usage = inside["execution_metadata"]
+                    # Plugins report their token usage in a JSON message with this key.
+                    json_object = (message.get("message") or {}).get("json_object")
+                    if (
+                        message.get("type") == "json"
+                        and isinstance(json_object, Mapping)
+                        and "execution_metadata" in json_object
+                    ):
+                        usage = json_object["execution_metadata"]
                         continue
-                    await gathered.take(message)
+                    await gathered.add(message)
         except ModelyardError as error:
-            raise NodeError(str(error), kind="AgentInvocationError", inputs=dict(parameters)) from error
+            raise NodeError(
+                str(error), error_type="AgentInvocationError", inputs=dict(parameters)
+            ) from error
         outputs = gathered.outputs()
+        # The plugin's logs come before its JSON messages.
         outputs["json"] = [*logs, *outputs["json"]]
         outputs["usage"] = dict(usage)
-        return NodeResult(inputs=dict(parameters), outputs=outputs, metadata={**usage, "agent_log": logs})
+        return NodeResult(
+            inputs=dict(parameters),
+            outputs=outputs,
+            metadata={**usage, "agent_log": logs},
+        )
 
-    def _logged(self, log: Mapping[str, Any]) -> dict[str, Any]:
+    def _emit_log(self, log: Mapping[str, Any]) -> dict[str, Any]:
+        """Emit a log message of the plugin and return it as a log entry."""
         entry: dict[str, Any] = {
-            "id": str(log.get("id") or ""), "parent_id": log.get("parent_id"), "label": str(log.get("label") or ""),
-            "status": str(log.get("status") or ""), "error": log.get("error"), "data": dict(log.get("data") or {}),
+            "id": str(log.get("id") or ""),
+            "parent_id": log.get("parent_id"),
+            "label": str(log.get("label") or ""),
+            "status": str(log.get("status") or ""),
+            "error": log.get("error"),
+            "data": dict(log.get("data") or {}),
             "metadata": dict(log.get("metadata") or {}),
-        }  # fmt: skip
-        self._context.emit(NodeRunAgentLog(
-            **self._node.about(self._context.execution_id), at=self._context.run.now(),
-            message_id=entry["id"], **{name: entry[name] for name in entry if name != "id"},
-        ))  # fmt: skip
+        }
+        self._context.emit(
+            NodeRunAgentLog(
+                **self._node.event_fields(self._context.execution_id),
+                at=self._context.run.now(),
+                message_id=entry["id"],
+                **{name: entry[name] for name in entry if name != "id"},
+            )
+        )
         return entry
 
 

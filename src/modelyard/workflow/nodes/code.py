@@ -1,4 +1,5 @@
-"""code: Python or JavaScript that other people wrote, run in the jail, its result held to what the node declares."""
+"""Code node: runs Python or JavaScript in the sandbox and validates its result against
+the declared outputs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,80 +7,142 @@ from typing import Any
 
 import msgspec
 
-from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeResult, VariableSelector
+from modelyard.workflow.node import (
+    Node,
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodeResult,
+    VariableSelector,
+)
 from modelyard.workflow.variables import File, to_object
 
-MOST_STRING, MOST_STRINGS, MOST_OBJECTS, MOST_NUMBERS, MOST_DEPTH, MOST_DECIMALS = 400_000, 30, 30, 1000, 5, 20
-_MOST_NUMBER = 2**63 - 1
+# Dify's default limits, so that apps behave the same here.
+(
+    MAX_STRING_LENGTH,
+    MAX_STRING_ARRAY_LENGTH,
+    MAX_OBJECT_ARRAY_LENGTH,
+    MAX_NUMBER_ARRAY_LENGTH,
+    MAX_DEPTH,
+    MAX_DECIMALS,
+) = 400_000, 30, 30, 1000, 5, 20
+_MAX_NUMBER = 2**63 - 1
 
 
 class OutputError(NodeError):
-    """What the code returned is not what the node declares."""
+    """The code's result does not match the declared outputs."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, kind="OutputValidationError")
+        super().__init__(message, error_type="OutputValidationError")
 
 
-class Declared(msgspec.Struct, kw_only=True):
+class OutputDeclaration(msgspec.Struct, kw_only=True):
+    """Declared type of an output; `children` are the fields of an object."""
+
     type: str = "string"
-    children: "dict[str, Declared] | None" = None
+    children: "dict[str, OutputDeclaration] | None" = None
 
 
 class CodeData(NodeData, kw_only=True):
+    """Data of a code node in a DSL file."""
+
     variables: list[VariableSelector] = []
     code_language: str = "python3"
     code: str = ""
-    outputs: dict[str, Declared] = {}
+    outputs: dict[str, OutputDeclaration] = {}
 
 
 class CodeNode(Node):
+    """Runs the node's code with its variables as arguments."""
+
     type = "code"
     Data = CodeData
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Run the code and return its validated outputs. Raises NodeError."""
         data = self.data
-        inputs = {one.variable: _input(context.value(one.value_selector)) for one in data.variables}
+        inputs = {
+            variable.variable: _input(context.value(variable.value_selector))
+            for variable in data.variables
+        }
         if (sandbox := context.services.sandbox) is None:
-            raise NodeError("there is no sandbox to run code in", kind="SandboxUnavailable", inputs=inputs)
+            raise NodeError(
+                "there is no sandbox to run code in",
+                error_type="SandboxUnavailable",
+                inputs=inputs,
+            )
         try:
             result = await sandbox.run_code(data.code_language, data.code, inputs)
-            outputs = checked(result, data.outputs)
+            outputs = validate_outputs(result, data.outputs)
         except NodeError as error:
+            # The inputs are shown with the failed node.
             error.inputs = error.inputs or inputs
             raise
         return NodeResult(inputs=inputs, outputs=outputs)
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        return [tuple(one.value_selector) for one in self.data.variables if one.value_selector]
+        """Return the selectors of the variables."""
+        return [
+            tuple(variable.value_selector)
+            for variable in self.data.variables
+            if variable.value_selector
+        ]
 
 
 def _input(value: Any) -> Any:
-    if isinstance(value, list) and value and all(isinstance(one, File) for one in value):
-        return [one.to_object() for one in value]
+    """Return a variable's value as JSON for the program."""
+    # Files keep their own object form; the program receives dictionaries.
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(file, File) for file in value)
+    ):
+        return [file.to_object() for file in value]
     return to_object(value)
 
 
-def checked(result: Any, declared: Mapping[str, Declared], *, path: str = "", depth: int = 1) -> dict[str, Any]:
-    """The declared outputs of what the code returned. Raises OutputError."""
-    if depth > MOST_DEPTH:
-        raise OutputError(f"Depth limit {MOST_DEPTH} reached, object too deep.")
+def validate_outputs(
+    result: Any,
+    declared: Mapping[str, OutputDeclaration],
+    *,
+    path: str = "",
+    depth: int = 1,
+) -> dict[str, Any]:
+    """Return the declared outputs of the code's result. Raises OutputError.
+
+    Without a declaration every field is accepted. `path` is the position of a nested
+    object in error messages.
+    """
+    # Limits the recursion for declared objects.
+    if depth > MAX_DEPTH:
+        raise OutputError(f"Depth limit {MAX_DEPTH} reached, object too deep.")
     if not isinstance(result, Mapping):
         where = f"Output {path}" if path else "Result"
         raise OutputError(f"{where} is not an object, got {type(result)} instead.")
+    # Apps without declared outputs accept everything that the program returns.
     if not declared:
-        return {str(name): _any(value, f"{path}{name}", depth) for name, value in result.items()}
+        return {
+            str(name): _any(value, f"{path}{name}", depth)
+            for name, value in result.items()
+        }
     outputs: dict[str, Any] = {}
-    for name, kind in declared.items():
+    for name, declaration in declared.items():
         where = f"{path}.{name}" if path else name
         if name not in result:
             raise OutputError(f"Output {where} is missing.")
-        outputs[name] = _typed(result[name], kind, where, depth)
+        outputs[name] = _validate_value(result[name], declaration, where, depth)
+    # All declared fields are present, so the result has undeclared ones.
     if len(outputs) != len(result):
         raise OutputError("Not all output parameters are validated.")
     return outputs
 
 
-def _typed(value: Any, declared: Declared, where: str, depth: int) -> Any:  # noqa: C901  one case a type
+def _validate_value(  # noqa: C901
+    value: Any, declared: OutputDeclaration, where: str, depth: int
+) -> Any:
+    """Return the value if it has the declared type. None is accepted for every type.
+    Raises OutputError."""
+    # None is accepted for every type, as in Dify.
     if value is None:
         return None
     match declared.type:
@@ -89,85 +152,138 @@ def _typed(value: Any, declared: Declared, where: str, depth: int) -> Any:  # no
             return _number(value, where)
         case "boolean":
             if not isinstance(value, bool):
-                raise OutputError(f"Output {where} is not a boolean, got {type(value)} instead.")
+                raise OutputError(
+                    f"Output {where} is not a boolean, got {type(value)} instead."
+                )
             return value
         case "object":
             if not isinstance(value, Mapping):
-                raise OutputError(f"Output {where} is not an object, got {type(value)} instead.")
+                raise OutputError(
+                    f"Output {where} is not an object, got {type(value)} instead."
+                )
             if declared.children:
-                return checked(value, declared.children, path=where, depth=depth + 1)
+                return validate_outputs(
+                    value, declared.children, path=where, depth=depth + 1
+                )
             return _any(value, where, depth)
         case "array[string]":
             return [
-                _in_array(one, where, place, _string) for place, one in enumerate(_array(value, where, MOST_STRINGS))
+                _in_array(element, where, index, _string)
+                for index, element in enumerate(
+                    _array(value, where, MAX_STRING_ARRAY_LENGTH)
+                )
             ]
         case "array[number]":
             return [
-                _in_array(one, where, place, _number) for place, one in enumerate(_array(value, where, MOST_NUMBERS))
+                _in_array(element, where, index, _number)
+                for index, element in enumerate(
+                    _array(value, where, MAX_NUMBER_ARRAY_LENGTH)
+                )
             ]
         case "array[boolean]":
-            return [_boolean_in(one, where, place) for place, one in enumerate(_array(value, where, MOST_NUMBERS))]
+            return [
+                _boolean_in(element, where, index)
+                for index, element in enumerate(
+                    _array(value, where, MAX_NUMBER_ARRAY_LENGTH)
+                )
+            ]
         case "array[object]":
             return [
-                _object_in(one, declared, where, place, depth)
-                for place, one in enumerate(_array(value, where, MOST_OBJECTS))
+                _object_in(element, declared, where, index, depth)
+                for index, element in enumerate(
+                    _array(value, where, MAX_OBJECT_ARRAY_LENGTH)
+                )
             ]
         case _:
-            raise OutputError(f"Output type {declared.type} of {where} is not supported.")
+            raise OutputError(
+                f"Output type {declared.type} of {where} is not supported."
+            )
 
 
 def _string(value: Any, where: str) -> str:
+    """Return the text without NUL characters, which PostgreSQL cannot store. Raises
+    OutputError."""
     if not isinstance(value, str):
-        raise OutputError(f"Output {where} must be a string, got {type(value).__name__} instead")
-    if len(value) > MOST_STRING:
-        raise OutputError(f"The length of output {where} must be less than {MOST_STRING} characters")
+        raise OutputError(
+            f"Output {where} must be a string, got {type(value).__name__} instead"
+        )
+    if len(value) > MAX_STRING_LENGTH:
+        raise OutputError(
+            f"The length of output {where} must be less than {MAX_STRING_LENGTH} characters"
+        )
     return value.replace("\0", "")
 
 
 def _number(value: Any, where: str) -> int | float:
+    """Return the number; booleans become 0 or 1. Raises OutputError."""
+    # A boolean is a number for Dify's validation.
     if isinstance(value, bool):
         return int(value)
     if not isinstance(value, int | float):
-        raise OutputError(f"Output {where} must be a number, got {type(value).__name__} instead")
-    if not math.isfinite(value) or abs(value) > _MOST_NUMBER:
-        raise OutputError(f"Output {where} is out of range, it must be between {-_MOST_NUMBER} and {_MOST_NUMBER}.")
-    if isinstance(value, float) and len(str(value).partition(".")[2]) > MOST_DECIMALS:
-        raise OutputError(f"Output {where} has too high precision, it must be less than {MOST_DECIMALS} digits.")
+        raise OutputError(
+            f"Output {where} must be a number, got {type(value).__name__} instead"
+        )
+    # NaN and infinity cannot be represented in JSON.
+    if not math.isfinite(value) or abs(value) > _MAX_NUMBER:
+        raise OutputError(
+            f"Output {where} is out of range, it must be between {-_MAX_NUMBER} and {_MAX_NUMBER}."
+        )
+    if isinstance(value, float) and len(str(value).partition(".")[2]) > MAX_DECIMALS:
+        raise OutputError(
+            f"Output {where} has too high precision, it must be less than {MAX_DECIMALS} digits."
+        )
     return value
 
 
-def _array(value: Any, where: str, most: int) -> list[Any]:
+def _array(value: Any, where: str, max_length: int) -> list[Any]:
+    """Return the list if it is not too long. Raises OutputError."""
     if not isinstance(value, list):
         raise OutputError(f"Output {where} is not an array, got {type(value)} instead.")
-    if len(value) > most:
-        raise OutputError(f"The length of output variable {where} must be less than {most} elements.")
+    if len(value) > max_length:
+        raise OutputError(
+            f"The length of output variable {where} must be less than {max_length} elements."
+        )
     return value
 
 
-def _in_array(value: Any, where: str, place: int, check: Any) -> Any:
-    return None if value is None else check(value, f"{where}[{place}]")
+def _in_array(value: Any, where: str, index: int, check: Any) -> Any:
+    """Check an element of an array; None is accepted."""
+    return None if value is None else check(value, f"{where}[{index}]")
 
 
-def _boolean_in(value: Any, where: str, place: int) -> Any:
+def _boolean_in(value: Any, where: str, index: int) -> Any:
+    """Return the element if it is a boolean or None. Raises OutputError."""
     if value is not None and not isinstance(value, bool):
-        raise OutputError(f"Output {where}[{place}] is not a boolean, got {type(value)} instead.")
+        raise OutputError(
+            f"Output {where}[{index}] is not a boolean, got {type(value)} instead."
+        )
     return value
 
 
-def _object_in(value: Any, declared: Declared, where: str, place: int, depth: int) -> Any:
+def _object_in(
+    value: Any, declared: OutputDeclaration, where: str, index: int, depth: int
+) -> Any:
+    """Return the element if it is an object or None. Raises OutputError."""
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise OutputError(f"Output {where}[{place}] is not an object, got {type(value)} instead at index {place}.")
+        raise OutputError(
+            f"Output {where}[{index}] is not an object, got {type(value)} instead at index {index}."
+        )
     if declared.children:
-        return checked(value, declared.children, path=f"{where}[{place}]", depth=depth + 1)
-    return _any(value, f"{where}[{place}]", depth)
+        return validate_outputs(
+            value, declared.children, path=f"{where}[{index}]", depth=depth + 1
+        )
+    return _any(value, f"{where}[{index}]", depth)
 
 
 def _any(value: Any, where: str, depth: int) -> Any:
-    """What was not declared: JSON, not too deep."""
-    if depth > MOST_DEPTH + 1:
-        raise OutputError(f"Depth limit {MOST_DEPTH} reached, object too deep.")
+    """Validate an undeclared value: any JSON value of limited depth and size. Raises
+    OutputError."""
+    # One level more than declared objects, as undeclared values nest inside them.
+    if depth > MAX_DEPTH + 1:
+        raise OutputError(f"Depth limit {MAX_DEPTH} reached, object too deep.")
+    # Booleans first: in Python they are integers too.
     match value:
         case None | bool():
             return value
@@ -176,9 +292,15 @@ def _any(value: Any, where: str, depth: int) -> Any:
         case int() | float():
             return _number(value, where)
         case list():
-            return [_any(one, f"{where}[{place}]", depth + 1) for place, one in enumerate(value)]
+            return [
+                _any(element, f"{where}[{index}]", depth + 1)
+                for index, element in enumerate(value)
+            ]
         case Mapping():
-            return {str(name): _any(one, f"{where}.{name}", depth + 1) for name, one in value.items()}
+            return {
+                str(name): _any(element, f"{where}.{name}", depth + 1)
+                for name, element in value.items()
+            }
         case _:
             raise OutputError(f"Output {where} is not a valid type.")
 

@@ -1,4 +1,5 @@
-"""document-extractor: the text of files. What needs a parser is read in the jail."""
+"""Document extractor node: the text of files. Formats that need a parser are read in
+the sandbox."""
 
 import mimetypes
 from collections.abc import Sequence
@@ -9,48 +10,81 @@ from modelyard.workflow.variables import MISSING, File, to_object
 
 
 class DocumentExtractorData(NodeData, kw_only=True):
+    """Data of a document extractor node in a DSL file."""
+
     variable_selector: list[str] = []
     is_array_file: bool = False
 
 
 class DocumentExtractorNode(Node):
+    """Extracts the text of one file or of a list of files."""
+
     type = "document-extractor"
     Data = DocumentExtractorData
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Return one text for a single file and a list of texts for a list. Raises
+        NodeError."""
         selector = self.data.variable_selector
         value = context.pool.get(selector)
         if value is MISSING:
-            raise NodeError(f"File variable not found for selector: {list(selector)}", kind="DocumentExtractorError")
+            raise NodeError(
+                f"File variable not found for selector: {list(selector)}",
+                error_type="DocumentExtractorError",
+            )
         inputs = {"variable_selector": list(selector)}
-        process = {"documents": to_object(value if isinstance(value, list) else [value])}
+        # Logged also if the extraction fails.
+        process = {
+            "documents": to_object(value if isinstance(value, list) else [value])
+        }
+        # An optional file that was not uploaded is not an error.
         if value is None or value == []:
             return NodeResult(inputs=inputs, process_data=process, outputs={"text": []})
         files = value if isinstance(value, list) else [value]
-        if not all(isinstance(one, File) for one in files):
-            raise NodeError(f"Variable {list(selector)} is not a file", kind="DocumentExtractorError", inputs=inputs)
+        if not all(isinstance(file, File) for file in files):
+            raise NodeError(
+                f"Variable {list(selector)} is not a file",
+                error_type="DocumentExtractorError",
+                inputs=inputs,
+            )
         try:
-            texts = [await self._text(one, context) for one in files]
+            texts = [await self._text(file, context) for file in files]
         except NodeError as error:
             error.inputs, error.process_data = inputs, process
             raise
         except ModelyardError as error:
-            raise NodeError(str(error), kind=type(error).__name__, inputs=inputs, process_data=process) from error
+            raise NodeError(
+                str(error),
+                error_type=type(error).__name__,
+                inputs=inputs,
+                process_data=process,
+            ) from error
         return NodeResult(
-            inputs=inputs, process_data=process, outputs={"text": texts if isinstance(value, list) else texts[0]}
+            inputs=inputs,
+            process_data=process,
+            outputs={"text": texts if isinstance(value, list) else texts[0]},
         )
 
     @staticmethod
     async def _text(file: File, context: NodeContext) -> str:
+        """Return the text of one file. Raises NodeError, or ModelyardError if it cannot
+        be read."""
         services = context.services
+        # Both services are needed: one loads the file, the other one parses it.
         if services.files is None or services.sandbox is None:
-            raise NodeError("files cannot be read here", kind="FileDownloadError")
+            raise NodeError("files cannot be read here", error_type="FileDownloadError")
         data = await services.files.read(file)
-        extension = file.extension or mimetypes.guess_extension(file.mime_type or "") or ""
+        # Remote files often have no extension; their MIME type tells the format then.
+        extension = (
+            file.extension or mimetypes.guess_extension(file.mime_type or "") or ""
+        )
         return await services.sandbox.extract(extension.lower(), data)
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        return [tuple(self.data.variable_selector)] if self.data.variable_selector else []
+        """Return the selector of the files."""
+        return (
+            [tuple(self.data.variable_selector)] if self.data.variable_selector else []
+        )
 
 
 NODES = {"document-extractor": DocumentExtractorNode}

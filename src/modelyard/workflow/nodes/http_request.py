@@ -1,4 +1,5 @@
-"""http-request: one request to somewhere on the network, through the client that says where may be gone."""
+"""HTTP request node: sends one request through the egress client, which enforces the
+allowed destinations."""
 
 import base64
 import json
@@ -9,38 +10,61 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
-from modelyard.base.bodies import check_amount
-from modelyard.base.charsets import charset_of, decoded
+from modelyard.base.bodies import check_value_count
+from modelyard.base.charsets import charset_of, decode_async
 from modelyard.base.errors import ModelyardError
-from modelyard.base.mending import NotMendedError, apart, mended
-from modelyard.workflow.node import Effect, Node, NodeContext, NodeData, NodeError, NodeResult
+from modelyard.base.mending import RepairError, repair_json, run_in_thread_if_large
+from modelyard.workflow.node import (
+    Effect,
+    Node,
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodeResult,
+)
 from modelyard.workflow.template import render, selectors_in
 from modelyard.workflow.variables import File
 
 _METHODS = ("get", "post", "put", "patch", "delete", "head")
-_MOST_FILE, _MOST_TEXT = 10 << 20, 1 << 20
-_MOST_CONNECT, _MOST_READ = 10.0, 600.0
-_TYPES = {
+# Dify's limits: 10 MiB for files, 1 MiB for texts; timeouts in seconds.
+_MAX_FILE_BYTES, _MAX_TEXT_BYTES = 10 << 20, 1 << 20
+_MAX_CONNECT_SECONDS, _MAX_READ_SECONDS = 10.0, 600.0
+_CONTENT_TYPES = {
     "x-www-form-urlencoded": "application/x-www-form-urlencoded",
     "json": "application/json",
     "raw-text": "text/plain",
     "binary": "application/octet-stream",
 }
-_TEXT_LIKE = ("json", "xml", "javascript", "x-www-form-urlencoded", "yaml", "graphql", "ndjson", "csv")
+_TEXT_LIKE = (
+    "json",
+    "xml",
+    "javascript",
+    "x-www-form-urlencoded",
+    "yaml",
+    "graphql",
+    "ndjson",
+    "csv",
+)
 
 
 class AuthorizationConfig(msgspec.Struct, kw_only=True):
+    """Credentials of a request. The API key may contain selectors."""
+
     type: str = "bearer"
     api_key: str = ""
     header: str = ""
 
 
 class Authorization(msgspec.Struct, kw_only=True):
+    """`no-auth`, or `api-key` with its configuration."""
+
     type: str = "no-auth"
     config: AuthorizationConfig | None = None
 
 
 class BodyPart(msgspec.Struct, kw_only=True):
+    """One field of a form, or the only part of another body."""
+
     key: str = ""
     type: str = "text"
     value: Any = ""
@@ -48,25 +72,40 @@ class BodyPart(msgspec.Struct, kw_only=True):
 
 
 class Body(msgspec.Struct, kw_only=True):
+    """Body of a request. `data` is a text in old exports."""
+
     type: str = "none"
     data: list[BodyPart] | str = []
 
     @property
     def parts(self) -> list[BodyPart]:
+        """The parts of the body; a text is split into fields for form bodies."""
         if isinstance(self.data, list):
             return self.data
-        if self.type in ("form-data", "x-www-form-urlencoded"):  # what old exports wrote: a line each
-            return [BodyPart(key=key.strip(), value=value.strip()) for key, value in _lines(self.data)]
+        # Old exports store form fields as one `key:value` per line.
+        if self.type in (
+            "form-data",
+            "x-www-form-urlencoded",
+        ):  # what old exports wrote: a line each
+            return [
+                BodyPart(key=key.strip(), value=value.strip())
+                for key, value in _lines(self.data)
+            ]
         return [BodyPart(value=self.data)] if self.data else []
 
 
 class Timeout(msgspec.Struct, kw_only=True):
+    """Timeouts in seconds; None for the maximum."""
+
     connect: float | None = None
     read: float | None = None
     write: float | None = None
 
 
 class HttpRequestData(NodeData, kw_only=True):
+    """Data of an HTTP request node in a DSL file. `headers` and `params` have one
+    `key:value` per line."""
+
     method: str = "get"
     url: str = ""
     authorization: Authorization = msgspec.field(default_factory=Authorization)
@@ -78,93 +117,163 @@ class HttpRequestData(NodeData, kw_only=True):
 
 
 class HttpRequestNode(Node):
+    """Sends a request and returns status, headers, text and files of the response."""
+
     type = "http-request"
     Data = HttpRequestData
 
     @property
     def effect(self) -> Effect:
-        return Effect.NONE if self.data.method.lower() in ("get", "head") else Effect.REPEATABLE
+        """GET and HEAD have no effects; other methods may act twice if they are
+        repeated."""
+        return (
+            Effect.NONE
+            if self.data.method.lower() in ("get", "head")
+            else Effect.REPEATABLE
+        )
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Send the request. Raises NodeError.
+
+        A status outside 200–299 is an error only if the node has an error strategy or
+        retries.
+        """
         data: HttpRequestData = self.data
         if (http := context.services.http) is None:
-            raise NodeError("there is no way out to the network", kind="HttpUnavailable")
+            raise NodeError(
+                "there is no way out to the network", error_type="HttpUnavailable"
+            )
+        # Methods are compared in lower case; DSL files contain both.
         method = data.method.lower()
         if method not in _METHODS:
-            raise NodeError(f"Invalid http method {data.method}", kind="InvalidHttpMethodError")
+            raise NodeError(
+                f"Invalid http method {data.method}",
+                error_type="InvalidHttpMethodError",
+            )
         url = self._url(context)
-        headers = [(name, value) for name, value in _lines(render(data.headers, context.pool)) if name]
+        # Headers may contain selectors.
+        headers = [
+            (name, value)
+            for name, value in _lines(render(data.headers, context.pool))
+            if name
+        ]
         headers += self._authorization(context)
         body, content_type = await self._body(context)
         has_type = any(name.lower() == "content-type" for name, _ in headers)
+        # Only this code knows the boundary, so a configured multipart type is replaced.
         if content_type.startswith("multipart/"):
-            headers = [one for one in headers if one[0].lower() != "content-type"]
+            headers = [
+                header for header in headers if header[0].lower() != "content-type"
+            ]
             has_type = False
+        # A configured content type has priority over the one of the body.
         if content_type and not has_type:
             headers.append(("Content-Type", content_type))
-        if self.effect is not Effect.NONE and not any(name.lower() == "idempotency-key" for name, _ in headers):
+        # Lets the receiver recognise a repetition after a retry or a crash.
+        if self.effect is not Effect.NONE and not any(
+            name.lower() == "idempotency-key" for name, _ in headers
+        ):
             headers.append(("Idempotency-Key", context.idempotency_key))
-        process = {"request": self._shown(method, url, headers, body)}
+        # The masked request is logged even if sending fails.
+        process = {"request": self._masked_request(method, url, headers, body)}
         timeout = data.timeout or Timeout()
         try:
             answer = await http.fetch(
-                method.upper(), url, headers=headers, body=body, verify=data.ssl_verify,
-                connect=min(timeout.connect or _MOST_CONNECT, _MOST_CONNECT),
-                read=min(timeout.read or _MOST_READ, _MOST_READ), most_bytes=_MOST_FILE,
-            )  # fmt: skip
+                method.upper(),
+                url,
+                headers=headers,
+                body=body,
+                verify=data.ssl_verify,
+                connect=min(
+                    timeout.connect or _MAX_CONNECT_SECONDS, _MAX_CONNECT_SECONDS
+                ),
+                read=min(timeout.read or _MAX_READ_SECONDS, _MAX_READ_SECONDS),
+                max_bytes=_MAX_FILE_BYTES,
+            )
         except ModelyardError as error:
-            raise NodeError(str(error), kind=type(error).__name__, process_data=process) from error
+            raise NodeError(
+                str(error), error_type=type(error).__name__, process_data=process
+            ) from error
+        # Outputs are built before the status check, because an error carries them too.
         outputs = await self._outputs(answer, url, context, process)
-        is_watched = data.error_strategy not in ("", "none") or data.retry_config.retry_enabled
+        # Without error handling the status is just an output, as in Dify.
+        is_watched = (
+            data.error_strategy not in ("", "none") or data.retry_config.retry_enabled
+        )
         if is_watched and not 200 <= answer.status < 300:
             raise NodeError(
-                f"Request failed with status code {answer.status}", kind="HTTPResponseCodeError", outputs=outputs,
+                f"Request failed with status code {answer.status}",
+                error_type="HTTPResponseCodeError",
+                outputs=outputs,
                 process_data=process,
-            )  # fmt: skip
+            )
         return NodeResult(outputs=outputs, process_data=process)
 
     # what goes out
 
     def _url(self, context: NodeContext) -> str:
+        """Return the rendered URL with its query, percent-encoded. Raises NodeError."""
         url = render(self.data.url, context.pool).strip()
         if not url:
-            raise NodeError("url is required", kind="InvalidURLError")
+            raise NodeError("url is required", error_type="InvalidURLError")
         if not url.startswith(("http://", "https://")):
-            raise NodeError("url should start with http:// or https://", kind="InvalidURLError")
+            raise NodeError(
+                "url should start with http:// or https://",
+                error_type="InvalidURLError",
+            )
         try:
             parts = urlsplit(url)
         except ValueError as error:
-            raise NodeError(f"url cannot be read: {error}", kind="InvalidURLError") from error
-        pairs = [(render(key, context.pool), render(value, context.pool)) for key, value in _lines(self.data.params)]
-        pairs = [one for one in pairs if one[0]]
-        query = "&".join(one for one in (parts.query, urlencode(pairs)) if one)
+            raise NodeError(
+                f"url cannot be read: {error}", error_type="InvalidURLError"
+            ) from error
+        # Parameters with an empty name are dropped after rendering.
+        pairs = [
+            (render(key, context.pool), render(value, context.pool))
+            for key, value in _lines(self.data.params)
+        ]
+        pairs = [pair for pair in pairs if pair[0]]
+        query = "&".join(
+            query_part for query_part in (parts.query, urlencode(pairs)) if query_part
+        )
+        # Characters that are already encoded or have a meaning in URLs stay as they
+        # are.
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
         query = quote(query, safe="/%:@!$&'()*+,;=~-._?[]{}|")
         return urlunsplit((parts.scheme, parts.netloc, path, query, ""))
 
     def _authorization(self, context: NodeContext) -> list[tuple[str, str]]:
-        chosen: Authorization = self.data.authorization
-        if chosen.type != "api-key":
+        """Return the headers that authorise the request. Raises NodeError if the key is
+        empty."""
+        authorization: Authorization = self.data.authorization
+        # `no-auth` and unknown types send nothing.
+        if authorization.type != "api-key":
             return []
-        config = chosen.config
+        config = authorization.config
         key = render(config.api_key, context.pool) if config is not None else ""
         if config is None or not key.strip():
             raise NodeError(
-                "API key is required for authorization but was empty. Please provide a valid API key.",
-                kind="AuthorizationConfigError",
+                "API key is required for authorization but was empty. Please provide a"
+                " valid API key.",
+                error_type="AuthorizationConfigError",
             )
+        # A custom scheme may use its own header, such as `X-Api-Key`.
         header = config.header or "Authorization"
         match config.type:
             case "bearer":
                 return [(header, f"Bearer {key}")]
             case "basic":
-                told = base64.b64encode(key.encode()).decode() if ":" in key else key
-                return [(header, f"Basic {told}")]
+                # `user:password` is encoded here; a key without a colon is taken as
+                # already encoded.
+                credentials = (
+                    base64.b64encode(key.encode()).decode() if ":" in key else key
+                )
+                return [(header, f"Basic {credentials}")]
             case _:
                 return [(header, key)]
 
     async def _body(self, context: NodeContext) -> tuple[bytes, str]:
-        """(bytes, content type). Raises NodeError."""
+        """Return (body, content type). Raises NodeError."""
         body: Body | None = self.data.body
         if body is None or body.type == "none":
             return b"", ""
@@ -172,105 +281,185 @@ class HttpRequestNode(Node):
         match body.type:
             case "raw-text":
                 text = render(_text(parts[0].value), context.pool) if parts else ""
-                return text.encode(), _TYPES["raw-text"]
+                return text.encode(), _CONTENT_TYPES["raw-text"]
             case "json":
                 text = render(_text(parts[0].value), context.pool) if parts else ""
-                return await apart(len(text), _json, text), _TYPES["json"]
+                # Large texts are parsed in a worker process so that the event loop
+                # stays responsive.
+                return (
+                    await run_in_thread_if_large(len(text), _json, text),
+                    _CONTENT_TYPES["json"],
+                )
             case "binary":
-                return await self._binary(parts, context), _TYPES["binary"]
+                return await self._binary(parts, context), _CONTENT_TYPES["binary"]
             case "x-www-form-urlencoded":
-                pairs = [(render(one.key, context.pool), render(_text(one.value), context.pool)) for one in parts]
-                return urlencode([one for one in pairs if one[0]]).encode(), _TYPES["x-www-form-urlencoded"]
+                pairs = [
+                    (
+                        render(part.key, context.pool),
+                        render(_text(part.value), context.pool),
+                    )
+                    for part in parts
+                ]
+                return (
+                    urlencode([pair for pair in pairs if pair[0]]).encode(),
+                    _CONTENT_TYPES["x-www-form-urlencoded"],
+                )
             case "form-data":
                 return await self._form(parts, context)
             case _:
-                raise NodeError(f"body type {body.type!r} is not known", kind="HttpRequestNodeError")
+                raise NodeError(
+                    f"body type {body.type!r} is not known",
+                    error_type="HttpRequestNodeError",
+                )
 
     async def _binary(self, parts: Sequence[BodyPart], context: NodeContext) -> bytes:
+        """Return the content of the file that is the body. Raises NodeError."""
         if len(parts) != 1:
-            raise NodeError("invalid body data, should have only one item", kind="RequestBodyError")
+            raise NodeError(
+                "invalid body data, should have only one item",
+                error_type="RequestBodyError",
+            )
         file = context.value(parts[0].file)
         if not isinstance(file, File) or context.services.files is None:
-            raise NodeError(f"cannot fetch file with selector {parts[0].file}", kind="FileFetchError")
+            raise NodeError(
+                f"cannot fetch file with selector {parts[0].file}",
+                error_type="FileFetchError",
+            )
         return await context.services.files.read(file)
 
-    async def _form(self, parts: Sequence[BodyPart], context: NodeContext) -> tuple[bytes, str]:
+    async def _form(
+        self, parts: Sequence[BodyPart], context: NodeContext
+    ) -> tuple[bytes, str]:
+        """Return (body, content type) of a multipart form. Values that are not files
+        are skipped for file fields."""
+        # Random, so that no file content can contain it by accident.
         boundary = secrets.token_hex(16)
-        pieces: list[bytes] = []
+        body_chunks: list[bytes] = []
 
-        def put(key: str, value: bytes, more: str = "", kind: str = "") -> None:
-            head = f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(key)}"{more}\r\n'
-            if kind:
-                head += f"Content-Type: {kind}\r\n"
-            pieces.append(head.encode() + b"\r\n" + value + b"\r\n")
+        def add_part(
+            key: str, value: bytes, extra_params: str = "", content_type: str = ""
+        ) -> None:
+            """Append one field to the form."""
+            head = (
+                f"--{boundary}\r\nContent-Disposition: form-data;"
+                f' name="{_quoted(key)}"{extra_params}\r\n'
+            )
+            if content_type:
+                head += f"Content-Type: {content_type}\r\n"
+            body_chunks.append(head.encode() + b"\r\n" + value + b"\r\n")
 
-        for one in parts:
-            key = render(one.key, context.pool)
+        for part in parts:
+            key = render(part.key, context.pool)
             if not key:
                 continue
-            if one.type != "file":
-                put(key, render(_text(one.value), context.pool).encode())
+            if part.type != "file":
+                add_part(key, render(_text(part.value), context.pool).encode())
                 continue
-            value = context.value(one.file)
+            value = context.value(part.file)
+            # A field may hold one file or a list of files.
             for file in value if isinstance(value, list) else [value]:
                 if not isinstance(file, File) or context.services.files is None:
                     continue
                 data = await context.services.files.read(file)
                 if data:
                     name = f'; filename="{_quoted(file.filename or "file")}"'
-                    put(key, data, name, file.mime_type or "application/octet-stream")
-        return b"".join(pieces) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+                    add_part(
+                        key, data, name, file.mime_type or "application/octet-stream"
+                    )
+        return (
+            b"".join(body_chunks) + f"--{boundary}--\r\n".encode(),
+            f"multipart/form-data; boundary={boundary}",
+        )
 
-    def _shown(self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes) -> str:
-        """The request as text, for people: what proves who asks is covered."""
-        chosen = self.data.authorization
-        secret = (chosen.config.header or "Authorization").lower() if chosen.config is not None else "authorization"
+    def _masked_request(
+        self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> str:
+        """Return the request as text for the run's log. Credentials are masked."""
+        authorization = self.data.authorization
+        # The header with the key is masked under its configured name.
+        secret = (
+            (authorization.config.header or "Authorization").lower()
+            if authorization.config is not None
+            else "authorization"
+        )
         parts = urlsplit(url)
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         lines = [f"{method.upper()} {target} HTTP/1.1", f"Host: {parts.netloc}"]
         lines += [
-            f"{name}: {'*' * len(value) if name.lower() in (secret, 'authorization') else value}"
+            f"{name}:"
+            f" {'*' * len(value) if name.lower() in (secret, 'authorization') else value}"
             for name, value in headers
         ]
-        shown = body[:4096].decode("utf-8", "replace") if body else ""
+        # The log needs only the start of a large body.
+        body_text = body[:4096].decode("utf-8", "replace") if body else ""
         if len(body) > 4096:
-            shown += f"… ({len(body):,} bytes)"
-        return "\r\n".join([*lines, "", shown])
+            body_text += f"… ({len(body):,} bytes)"
+        return "\r\n".join([*lines, "", body_text])
 
     # what comes back
 
-    async def _outputs(self, answer: Any, url: str, context: NodeContext, process: Mapping[str, Any]) -> dict[str, Any]:
-        kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    async def _outputs(
+        self, answer: Any, url: str, context: NodeContext, process: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the node's outputs of a response. Raises NodeError if it is too large."""
+        media_type = (
+            answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+        )
         disposition = answer.headers.get("content-disposition", "")
-        is_file = "attachment" in disposition or "filename=" in disposition or (bool(kind) and not _is_text(kind))
-        most = _MOST_FILE if is_file else _MOST_TEXT
-        if len(answer.body) > most:
-            what = "File" if is_file else "Text"
+        # A response with an attachment header or a binary media type is stored as a
+        # file.
+        is_file = (
+            "attachment" in disposition
+            or "filename=" in disposition
+            or (bool(media_type) and not _is_text(media_type))
+        )
+        max_bytes = _MAX_FILE_BYTES if is_file else _MAX_TEXT_BYTES
+        # Checked again here, because texts have a lower limit than files.
+        if len(answer.body) > max_bytes:
+            label = "File" if is_file else "Text"
             raise NodeError(
-                f"{what} size is too large, max size is {most / (1 << 20):.2f} MB, "
-                f"but current size is {len(answer.body) / (1 << 20):.2f} MB.",
-                kind="ResponseSizeError", process_data=process,
-            )  # fmt: skip
+                f"{label} size is too large, max size is {max_bytes / (1 << 20):.2f}"
+                f" MB, but current size is {len(answer.body) / (1 << 20):.2f} MB.",
+                error_type="ResponseSizeError",
+                process_data=process,
+            )
         files: list[File] = []
         text = ""
+        # Without a file store the response's status and headers are still available.
         if is_file and context.services.files is not None:
-            files.append(await context.services.files.save(_name(disposition, url, kind), answer.body, kind))
+            files.append(
+                await context.services.files.save(
+                    _name(disposition, url, media_type), answer.body, media_type
+                )
+            )
         elif not is_file:
-            text = await decoded(answer.body, charset_of(answer.headers.get("content-type", "")))
-        return {"status_code": answer.status, "body": text, "headers": dict(answer.headers), "files": files}
+            text = await decode_async(
+                answer.body, charset_of(answer.headers.get("content-type", ""))
+            )
+        return {
+            "status_code": answer.status,
+            "body": text,
+            "headers": dict(answer.headers),
+            "files": files,
+        }
 
     def references(self) -> Sequence[tuple[str, ...]]:
+        """Return the selectors in URL, headers, parameters, key and body."""
         data: HttpRequestData = self.data
         texts = [data.url, data.headers, data.params]
         if data.authorization.config is not None:
             texts.append(data.authorization.config.api_key)
         parts = data.body.parts if data.body is not None else []
-        texts += [text for one in parts for text in (one.key, _text(one.value))]
-        return [*(one for text in texts for one in selectors_in(text)), *(tuple(one.file) for one in parts if one.file)]
+        # Values of form fields may be other JSON than text.
+        texts += [text for part in parts for text in (part.key, _text(part.value))]
+        return [
+            *(selector for text in texts for selector in selectors_in(text)),
+            *(tuple(part.file) for part in parts if part.file),
+        ]
 
 
 def _lines(text: str) -> list[tuple[str, str]]:
-    """`key:value`, one a line."""
+    """Parse one `key:value` per line."""
     pairs: list[tuple[str, str]] = []
     for line in text.splitlines():
         key, colon, value = line.partition(":")
@@ -280,45 +469,66 @@ def _lines(text: str) -> list[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
+    """Return the value as text: other values than texts as JSON, an empty text for
+    None."""
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _json(text: str) -> bytes:
-    """The text as JSON, mended where it nearly is. Raises NodeError."""
+    """Return the text as JSON, repaired if it is slightly invalid. Raises NodeError."""
     if not text.strip():
         return b""
     try:
-        check_amount(text)
+        # Deeply nested or huge JSON is refused before it is parsed.
+        check_value_count(text)
         return msgspec.json.encode(json.loads(text))
     except (ValueError, RecursionError) as first:
         try:
-            found = mended(text)
-        except (ImportError, NotMendedError):
-            found = ""
-        if found == "" or found is None:
-            raise NodeError(f"Failed to parse JSON: {text[:200]}", kind="RequestBodyError") from first
-        return msgspec.json.encode(found)
+            repaired = repair_json(text)
+        except (ImportError, RepairError):
+            repaired = ""
+        if repaired == "" or repaired is None:
+            raise NodeError(
+                f"Failed to parse JSON: {text[:200]}", error_type="RequestBodyError"
+            ) from first
+        return msgspec.json.encode(repaired)
 
 
 def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', "%22").replace("\r", " ").replace("\n", " ")
+    """Escape a name for a header parameter; line breaks could inject headers."""
+    return (
+        text.replace("\\", "\\\\")
+        .replace('"', "%22")
+        .replace("\r", " ")
+        .replace("\n", " ")
+    )
 
 
-def _is_text(kind: str) -> bool:
-    return kind.startswith("text/") or any(word in kind for word in _TEXT_LIKE)
+def _is_text(media_type: str) -> bool:
+    """Return whether a media type is text."""
+    return media_type.startswith("text/") or any(
+        marker in media_type for marker in _TEXT_LIKE
+    )
 
 
-def _name(disposition: str, url: str, kind: str) -> str:
+def _name(disposition: str, url: str, media_type: str) -> str:
+    """Return a file name from the header, the URL or the media type."""
+    # Imported here, because the type table is loaded at the first use.
     import mimetypes
 
-    for piece in disposition.split(";"):
-        name, _, value = piece.strip().partition("=")
+    for parameter in disposition.split(";"):
+        name, _, value = parameter.strip().partition("=")
         if name.lower() == "filename" and value:
             return value.strip('"')
+    # Without a header the last part of the URL path names the file.
     last = urlsplit(url).path.rpartition("/")[2]
-    return last if "." in last else f"{last or 'file'}{mimetypes.guess_extension(kind) or ''}"
+    return (
+        last
+        if "." in last
+        else f"{last or 'file'}{mimetypes.guess_extension(media_type) or ''}"
+    )
 
 
 NODES = {"http-request": HttpRequestNode}

@@ -1,4 +1,5 @@
-"""human-input: the run waits until somebody fills in a form, or until it is too late."""
+"""Human input node: pauses the run until a person submits a form or its deadline
+passes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,22 +7,37 @@ from typing import Any
 
 import msgspec
 
-from modelyard.workflow.events import NodeRunHumanInputFormFilled, NodeRunHumanInputFormTimeout
-from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeKind, NodePaused, NodeResult
+from modelyard.workflow.events import (
+    NodeRunHumanInputFormFilled,
+    NodeRunHumanInputFormTimeout,
+)
+from modelyard.workflow.node import (
+    Node,
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodeKind,
+    NodePaused,
+    NodeResult,
+)
 from modelyard.workflow.template import render_markdown, selectors_in
 from modelyard.workflow.variables import to_object, to_text
 
-TIMED_OUT = "__timeout"
-_OUTPUT = re.compile(r"\{\{#\$output\.([a-zA-Z_][a-zA-Z0-9_]{0,29})#\}\}")
+TIMEOUT_HANDLE = "__timeout"
+_OUTPUT_REFERENCE = re.compile(r"\{\{#\$output\.([a-zA-Z_][a-zA-Z0-9_]{0,29})#\}\}")
 
 
 class Default(msgspec.Struct, kw_only=True):
+    """A default value or option list: a constant, or the value of a selector."""
+
     type: str = "constant"
     selector: list[str] = []
     value: Any = None
 
 
 class FormInput(msgspec.Struct, kw_only=True):
+    """One input of the form."""
+
     type: str = "paragraph"
     output_variable_name: str = ""
     default: Default | None = None
@@ -33,12 +49,16 @@ class FormInput(msgspec.Struct, kw_only=True):
 
 
 class UserAction(msgspec.Struct, kw_only=True):
+    """A button of the form; its id is the handle of the branch that it selects."""
+
     id: str
     title: str = ""
     button_style: str = "default"
 
 
 class HumanInputData(NodeData, kw_only=True):
+    """Data of a human input node in a DSL file."""
+
     form_content: str = ""
     inputs: list[FormInput] = []
     user_actions: list[UserAction] = []
@@ -48,70 +68,147 @@ class HumanInputData(NodeData, kw_only=True):
 
     @property
     def seconds(self) -> float:
-        return self.timeout * {"hour": 3600.0, "day": 86400.0, "minute": 60.0}.get(self.timeout_unit, 3600.0)
+        """The time until the form expires, in seconds."""
+        return self.timeout * {"hour": 3600.0, "day": 86400.0, "minute": 60.0}.get(
+            self.timeout_unit, 3600.0
+        )
 
 
 class HumanInputNode(Node):
+    """Publishes a form and continues with the action that was chosen."""
+
     type = "human-input"
     kind = NodeKind.BRANCH
     Data = HumanInputData
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Return the submitted values, or pause the run. Raises NodePaused, and
+        NodeError if forms are not available."""
         if (forms := context.services.forms) is None:
-            raise NodeError("nobody can fill in a form here: the run is not kept", kind="HumanInputUnavailable")
-        about = self.about(context.execution_id)
+            raise NodeError(
+                "nobody can fill in a form here: the run is not kept",
+                error_type="HumanInputUnavailable",
+            )
+        event_fields = self.event_fields(context.execution_id)
+        # A form that was answered before a resumption has its answer here.
         answer = await forms.answer(context.key)
         if answer is None:
-            form = self.form(context)
-            told = await forms.ask(context.key, form, context.run.now() + self.data.seconds)
-            raise NodePaused(
-                {"TYPE": "human_input_required", "node_id": self.id, "node_title": self.title, **form, **told}
+            form_definition = self.form(context)
+            # The deadline counts from the publication of the form.
+            form_access = await forms.publish(
+                context.key, form_definition, context.run.now() + self.data.seconds
             )
+            raise NodePaused(
+                {
+                    "TYPE": "human_input_required",
+                    "node_id": self.id,
+                    "node_title": self.title,
+                    **form_definition,
+                    **form_access,
+                }
+            )
+        # An expired form continues on a branch of its own.
         if "expired" in answer:
-            context.emit(NodeRunHumanInputFormTimeout(
-                **about, at=context.run.now(), expiration_time=float(answer["expired"])
-            ))  # fmt: skip
-            return NodeResult(handle=TIMED_OUT, outputs={"__action_id": "", "__rendered_content": ""})
-        return self._filled(answer, context, about)
+            context.emit(
+                NodeRunHumanInputFormTimeout(
+                    **event_fields,
+                    at=context.run.now(),
+                    expiration_time=float(answer["expired"]),
+                )
+            )
+            return NodeResult(
+                handle=TIMEOUT_HANDLE,
+                outputs={"__action_id": "", "__rendered_content": ""},
+            )
+        return self._filled(answer, context, event_fields)
 
     def form(self, context: NodeContext) -> dict[str, Any]:
-        """What is asked, as it is shown."""
+        """Return the form as it is sent to clients."""
         data: HumanInputData = self.data
-        defaults = {one.output_variable_name: _given(one.default, context) for one in data.inputs if one.default}
+        # Defaults are resolved when the form is published.
+        defaults = {
+            form_input.output_variable_name: _default_value(form_input.default, context)
+            for form_input in data.inputs
+            if form_input.default
+        }
         inputs: list[dict[str, Any]] = []
-        for one in data.inputs:
-            shown = msgspec.to_builtins(one)
-            if one.option_source is not None:
-                shown["options"] = _given(one.option_source, context)
-            inputs.append(shown)
+        for form_input in data.inputs:
+            input_view = msgspec.to_builtins(form_input)
+            # Options of a selection may come from a variable.
+            if form_input.option_source is not None:
+                input_view["options"] = _default_value(
+                    form_input.option_source, context
+                )
+            inputs.append(input_view)
         return {
             "form_content": render_markdown(data.form_content, context.pool),
             "inputs": inputs,
-            "actions": [msgspec.to_builtins(one) for one in data.user_actions],
+            "actions": [msgspec.to_builtins(action) for action in data.user_actions],
             "resolved_default_values": defaults,
         }
 
-    def _filled(self, answer: Mapping[str, Any], context: NodeContext, about: Mapping[str, Any]) -> NodeResult:
+    def _filled(
+        self,
+        answer: Mapping[str, Any],
+        context: NodeContext,
+        event_fields: Mapping[str, Any],
+    ) -> NodeResult:
+        """Return the result of a submitted form."""
         fields: dict[str, Any] = dict(answer.get("inputs") or {})
-        chosen = str(answer.get("action") or "")
-        title = next((one.title for one in self.data.user_actions if one.id == chosen), "")
-        content = _OUTPUT.sub(lambda match: to_text(fields.get(match[1])), self.data.form_content)
+        action_id = str(answer.get("action") or "")
+        title = next(
+            (
+                action.title
+                for action in self.data.user_actions
+                if action.id == action_id
+            ),
+            "",
+        )
+        # The form's text may refer to its own inputs, which are known only now.
+        content = _OUTPUT_REFERENCE.sub(
+            lambda match: to_text(fields.get(match[1])), self.data.form_content
+        )
         content = render_markdown(content, context.pool)
-        context.emit(NodeRunHumanInputFormFilled(
-            **about, at=context.run.now(), action_id=chosen, action_text=title, rendered_content=content
-        ))  # fmt: skip
-        outputs = {one.output_variable_name: fields.get(one.output_variable_name) for one in self.data.inputs}
-        outputs |= {"__action_id": chosen, "__action_value": title, "__rendered_content": content}
-        return NodeResult(handle=chosen, inputs=fields, outputs=outputs)
+        context.emit(
+            NodeRunHumanInputFormFilled(
+                **event_fields,
+                at=context.run.now(),
+                action_id=action_id,
+                action_text=title,
+                rendered_content=content,
+            )
+        )
+        # Inputs that were not filled in become None.
+        outputs = {
+            form_input.output_variable_name: fields.get(form_input.output_variable_name)
+            for form_input in self.data.inputs
+        }
+        outputs |= {
+            "__action_id": action_id,
+            "__action_value": title,
+            "__rendered_content": content,
+        }
+        return NodeResult(handle=action_id, inputs=fields, outputs=outputs)
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        return [one for one in selectors_in(self.data.form_content) if not one[0].startswith("$")]
+        """Return the selectors in the form's text."""
+        # `$output` refers to the form's own inputs, not to a node.
+        return [
+            selector
+            for selector in selectors_in(self.data.form_content)
+            if not selector[0].startswith("$")
+        ]
 
 
-def _given(source: Default | None, context: NodeContext) -> Any:
+def _default_value(source: Default | None, context: NodeContext) -> Any:
+    """Return a constant, or the value of a selector; None without a source."""
     if source is None:
         return None
-    return to_object(context.value(source.selector)) if source.type == "variable" else source.value
+    return (
+        to_object(context.value(source.selector))
+        if source.type == "variable"
+        else source.value
+    )
 
 
 NODES = {"human-input": HumanInputNode}

@@ -1,4 +1,5 @@
-"""iteration: the nodes inside, once for each item of a list; one after the other or several at once."""
+"""Iteration node: runs its inner graph once for each item of a list, in sequence or in
+parallel."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,11 +14,21 @@ from modelyard.workflow.events import (
     NodeRunIterationStarted,
     NodeRunIterationSucceeded,
 )
-from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeKind, NodePaused, NodeResult
+from modelyard.workflow.node import (
+    Node,
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodeKind,
+    NodePaused,
+    NodeResult,
+)
 from modelyard.workflow.variables import to_object, type_of
 
 
 class IterationData(NodeData, kw_only=True):
+    """Data of an iteration node in a DSL file."""
+
     start_node_id: str = ""
     iterator_selector: list[str] = []
     output_selector: list[str] = []
@@ -28,124 +39,197 @@ class IterationData(NodeData, kw_only=True):
     flatten_output: bool = True
 
 
-class _Round(msgspec.Struct):
+class _ItemResult(msgspec.Struct):
+    """The output of one item; `is_failed` if its graph failed."""
+
     value: Any = None
     is_failed: bool = False
 
 
 class IterationNode(Node):
+    """Runs its inner graph for each item of a list."""
+
     type = "iteration"
     kind = NodeKind.CONTAINER
     Data = IterationData
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Return the list of the items' outputs. Raises NodeError, or NodePaused if an
+        item waits for input."""
         items = self._items(context)
-        about = self.about(context.execution_id)
+        event_fields = self.event_fields(context.execution_id)
         started_at = context.run.now()
         inputs = {"iterator_selector": to_object(items)}
-        context.emit(NodeRunIterationStarted(
-            **about, at=started_at, inputs=inputs, metadata={"iterator_length": len(items)}
-        ))  # fmt: skip
-        before = (context.run.tokens, context.run.price, context.engine.steps)
+        # Emitted before the first item, with the number of items.
+        context.emit(
+            NodeRunIterationStarted(
+                **event_fields,
+                at=started_at,
+                inputs=inputs,
+                metadata={"iterator_length": len(items)},
+            )
+        )
+        # Inner nodes add to the run's totals; the difference is this node's usage.
+        totals_before = (context.run.tokens, context.run.price, context.engine.steps)
         durations: dict[str, float] = {}
         try:
-            rounds = await self._rounds(items, context, about, durations)
+            rounds = await self._run_items(items, context, event_fields, durations)
         except NodeError as error:
-            context.emit(NodeRunIterationFailed(
-                **about, at=context.run.now(), inputs=inputs, outputs={"output": []}, error=str(error),
-                started_at=started_at, steps=len(items),
-            ))  # fmt: skip
+            context.emit(
+                NodeRunIterationFailed(
+                    **event_fields,
+                    at=context.run.now(),
+                    inputs=inputs,
+                    outputs={"output": []},
+                    error=str(error),
+                    started_at=started_at,
+                    steps=len(items),
+                )
+            )
+            # The list is logged with the failed node.
             error.inputs = inputs
             raise
-        outputs = {"output": self._collected(rounds)}
+        outputs = {"output": self._collect_outputs(rounds)}
         metadata: dict[str, Any] = {
-            "total_tokens": context.run.tokens - before[0],
-            "total_price": context.run.price - before[1],
+            "total_tokens": context.run.tokens - totals_before[0],
+            "total_price": context.run.price - totals_before[1],
             "iteration_duration_map": durations,
         }
-        context.emit(NodeRunIterationSucceeded(
-            **about, at=context.run.now(), inputs=inputs, outputs=to_object(outputs), metadata=metadata,
-            started_at=started_at, steps=len(items),
-        ))  # fmt: skip
+        context.emit(
+            NodeRunIterationSucceeded(
+                **event_fields,
+                at=context.run.now(),
+                inputs=inputs,
+                outputs=to_object(outputs),
+                metadata=metadata,
+                started_at=started_at,
+                steps=len(items),
+            )
+        )
         return NodeResult(inputs=inputs, outputs=outputs, metadata=metadata)
 
     def _items(self, context: NodeContext) -> list[Any]:
+        """Return the list to iterate over; empty for None. Raises NodeError."""
         selector = self.data.iterator_selector
         if not context.pool.has(selector):
-            raise NodeError(f"iterator variable {'.'.join(selector)} not found", kind="IteratorVariableNotFoundError")
+            raise NodeError(
+                f"iterator variable {'.'.join(selector)} not found",
+                error_type="IteratorVariableNotFoundError",
+            )
         value = context.value(selector)
         if value is None:
             return []
         if not isinstance(value, list):
             raise NodeError(
-                f"invalid iterator value: {type_of(value)}, please provide a list.", kind="InvalidIteratorValueError"
+                f"invalid iterator value: {type_of(value)}, please provide a list.",
+                error_type="InvalidIteratorValueError",
             )
-        if len(value) > (most := context.run.limits.items):
+        # The limit protects the process from a huge list.
+        if len(value) > (max_items := context.run.limits.items):
             raise NodeError(
-                f"the list has {len(value):,} items; an iteration takes {most:,}", kind="InvalidIteratorValueError"
+                f"the list has {len(value):,} items; an iteration takes {max_items:,}",
+                error_type="InvalidIteratorValueError",
             )
         return value
 
-    async def _rounds(
-        self, items: Sequence[Any], context: NodeContext, about: dict[str, Any], durations: dict[str, float]
-    ) -> list[_Round]:
+    async def _run_items(
+        self,
+        items: Sequence[Any],
+        context: NodeContext,
+        event_fields: dict[str, Any],
+        durations: dict[str, float],
+    ) -> list[_ItemResult]:
+        """Run all items and return their results in item order. `durations` is filled
+        with seconds by index."""
         loop = asyncio.get_running_loop()
 
-        async def one(place: int) -> _Round:
-            context.emit(NodeRunIterationNext(**about, at=context.run.now(), round=place))
-            began = loop.time()
+        async def run_item(index: int) -> _ItemResult:
+            """Run one item and measure its duration."""
+            context.emit(
+                NodeRunIterationNext(**event_fields, at=context.run.now(), round=index)
+            )
+            started = loop.time()
             try:
-                return await self._round(items[place], place, context)
+                return await self._run_inner_graph(items[index], index, context)
             finally:
-                durations[str(place)] = round(loop.time() - began, 6)
+                durations[str(index)] = round(loop.time() - started, 6)
 
+        # In sequence: the first failure ends the iteration.
         if not self.data.is_parallel:
-            return [await one(place) for place in range(len(items))]
-        rounds: list[_Round] = [_Round() for _ in items]
-        places = iter(range(len(items)))
+            return [await run_item(index) for index in range(len(items))]
+        rounds: list[_ItemResult] = [_ItemResult() for _ in items]
+        # The workers share one iterator, so each index is taken exactly once.
+        indexes = iter(range(len(items)))
 
         async def worker() -> None:
-            for place in places:
-                rounds[place] = await one(place)
+            """Run items until none is left."""
+            for index in indexes:
+                rounds[index] = await run_item(index)
 
+        # Never more workers than items.
         count = max(1, min(int(self.data.parallel_nums), len(items)))
         tasks = [asyncio.ensure_future(worker()) for _ in range(count if items else 0)]
         try:
             await asyncio.gather(*tasks)
         finally:
+            # If one item fails, the others are cancelled and awaited before the error
+            # leaves.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return rounds
 
-    async def _round(self, item: Any, place: int, context: NodeContext) -> _Round:
+    async def _run_inner_graph(
+        self, item: Any, index: int, context: NodeContext
+    ) -> _ItemResult:
+        """Run the inner graph for one item. Raises NodePaused or NodeError."""
+        # Each item has variables of its own: parallel items must not see each other's.
         pool = context.pool.child()
+        # Inner nodes read the item and its index by the container's id.
         pool.put(self.id, "item", item)
-        pool.put(self.id, "index", place)
-        engine: GraphEngine = context.engine.inner(self.graph, pool, self.id, place)
+        pool.put(self.id, "index", index)
+        engine: GraphEngine = context.engine.inner(self.graph, pool, self.id, index)
         outcome: Outcome = await context.engine.enclosed(engine)
         match outcome.status:
             case Status.PAUSED:
                 raise NodePaused(*outcome.reasons)
             case Status.STOPPED:
-                raise NodeError(outcome.error or "stopped", kind="Stopped")
+                raise NodeError(outcome.error or "stopped", error_type="Stopped")
             case Status.FAILED:
+                # The other modes continue with None in place of a failed item.
                 if self.data.error_handle_mode == "terminated":
-                    raise NodeError(f"iteration {place} failed: {outcome.error}", kind=outcome.error_type)
-                return _Round(None, True)
+                    raise NodeError(
+                        f"iteration {index} failed: {outcome.error}",
+                        error_type=outcome.error_type,
+                    )
+                return _ItemResult(None, True)
             case _:
-                return _Round(pool.value(self.data.output_selector), False)
+                return _ItemResult(pool.value(self.data.output_selector), False)
 
-    def _collected(self, rounds: Sequence[_Round]) -> list[Any]:
+    def _collect_outputs(self, rounds: Sequence[_ItemResult]) -> list[Any]:
+        """Return the outputs; failed ones are removed if configured, and lists of lists
+        flattened by one level."""
         is_removing = self.data.error_handle_mode == "remove-abnormal-output"
-        values = [one.value for one in rounds if not (is_removing and one.is_failed)]
-        there = [one for one in values if one is not None]
-        if self.data.flatten_output and there and all(isinstance(one, list) for one in there):
-            return [each for one in there for each in one]
+        values = [
+            item_result.value
+            for item_result in rounds
+            if not (is_removing and item_result.is_failed)
+        ]
+        # None outputs do not prevent flattening.
+        non_null_values = [value for value in values if value is not None]
+        if (
+            self.data.flatten_output
+            and non_null_values
+            and all(isinstance(value, list) for value in non_null_values)
+        ):
+            return [element for value in non_null_values for element in value]
         return values
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        return [tuple(self.data.iterator_selector)] if self.data.iterator_selector else []
+        """Return the selector of the list."""
+        return (
+            [tuple(self.data.iterator_selector)] if self.data.iterator_selector else []
+        )
 
 
 NODES = {"iteration": IterationNode}

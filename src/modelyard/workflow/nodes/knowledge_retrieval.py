@@ -1,4 +1,4 @@
-"""knowledge-retrieval: the segments of some datasets that fit a question."""
+"""Knowledge retrieval node: the segments of datasets that match a query."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,17 +13,23 @@ from modelyard.workflow.variables import MISSING
 
 
 class MetadataCondition(msgspec.Struct, kw_only=True):
+    """A condition on a document's metadata. The value may contain selectors."""
+
     name: str
     comparison_operator: str
     value: Any = None
 
 
 class MetadataConditions(msgspec.Struct, kw_only=True):
+    """Conditions on metadata, combined by `and` or `or`."""
+
     logical_operator: str = "and"
     conditions: list[MetadataCondition] = []
 
 
 class RetrievalData(NodeData, kw_only=True):
+    """Data of a knowledge retrieval node in a DSL file."""
+
     query_variable_selector: list[str] = []
     query_attachment_selector: list[str] = []
     dataset_ids: list[str] = []
@@ -37,46 +43,86 @@ class RetrievalData(NodeData, kw_only=True):
 
 
 class KnowledgeRetrievalNode(Node):
+    """Retrieves segments for a text and files."""
+
     type = "knowledge-retrieval"
     Data = RetrievalData
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Return the matching segments, best first; an empty list for an empty query.
+        Raises NodeError."""
         data: RetrievalData = self.data
+        # A node without any query was never configured.
         if not data.query_variable_selector and not data.query_attachment_selector:
             return NodeResult()
-        query: Any = context.pool.get(data.query_variable_selector) if data.query_variable_selector else ""
+        query: Any = (
+            context.pool.get(data.query_variable_selector)
+            if data.query_variable_selector
+            else ""
+        )
+        # A query from a branch that did not run counts as empty.
         if query is MISSING:
             query = None
         if query is not None and not isinstance(query, str):
-            raise NodeError("Query variable is not string type.", kind="KnowledgeRetrievalNodeError")
+            raise NodeError(
+                "Query variable is not string type.",
+                error_type="KnowledgeRetrievalNodeError",
+            )
         inputs: dict[str, Any] = {"query": query}
-        files = files_in(context.value(data.query_attachment_selector)) if data.query_attachment_selector else []
+        # Attached files are part of the query.
+        files = (
+            files_in(context.value(data.query_attachment_selector))
+            if data.query_attachment_selector
+            else []
+        )
         if not query and not files:
             return NodeResult(inputs=inputs, outputs={"result": []})
         if (datasets := context.services.datasets) is None:
-            raise NodeError("there are no datasets here", kind="KnowledgeRetrievalNodeError", inputs=inputs)
+            raise NodeError(
+                "there are no datasets here",
+                error_type="KnowledgeRetrievalNodeError",
+                inputs=inputs,
+            )
         try:
-            found = await datasets.retrieve(query or "", self._filled(context), files=files)
+            segments = await datasets.retrieve(
+                query or "", self._with_rendered_conditions(context), files=files
+            )
         except ModelyardError as error:
-            raise NodeError(str(error), kind=type(error).__name__, inputs=inputs) from error
-        return NodeResult(inputs=inputs, outputs={"result": found})
+            raise NodeError(
+                str(error), error_type=type(error).__name__, inputs=inputs
+            ) from error
+        return NodeResult(inputs=inputs, outputs={"result": segments})
 
-    def _filled(self, context: NodeContext) -> RetrievalData:
-        """The settings with variables in the conditions' values."""
+    def _with_rendered_conditions(self, context: NodeContext) -> RetrievalData:
+        """Return the settings with rendered values in the metadata conditions."""
         conditions = self.data.metadata_filtering_conditions
+        # Without conditions the data is used unchanged.
         if conditions is None:
             return self.data
-        filled = [msgspec.structs.replace(one, value=_rendered(one.value, context)) for one in conditions.conditions]
+        filled = [
+            msgspec.structs.replace(
+                condition, value=_rendered(condition.value, context)
+            )
+            for condition in conditions.conditions
+        ]
         return msgspec.structs.replace(
-            self.data, metadata_filtering_conditions=msgspec.structs.replace(conditions, conditions=filled)
+            self.data,
+            metadata_filtering_conditions=msgspec.structs.replace(
+                conditions, conditions=filled
+            ),
         )
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        selectors = (self.data.query_variable_selector, self.data.query_attachment_selector)
-        return [tuple(one) for one in selectors if one]
+        """Return the selectors of the query and its files."""
+        selectors = (
+            self.data.query_variable_selector,
+            self.data.query_attachment_selector,
+        )
+        return [tuple(selector) for selector in selectors if selector]
 
 
 def _rendered(value: Any, context: NodeContext) -> Any:
+    """Render a text's selectors; other values are returned unchanged."""
     return render(value, context.pool) if isinstance(value, str) else value
 
 

@@ -1,4 +1,5 @@
-"""llm: a prompt from templates, variables, context, files and memory; an answer that streams."""
+"""LLM node: a prompt from templates, variables, context, files and memory; the answer
+is streamed."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -17,8 +18,15 @@ from modelyard.models.messages import (
     UserPromptMessage,
 )
 from modelyard.workflow.events import NodeRunRetrieverResource
-from modelyard.workflow.memory import memory_messages, memory_text, remembered
-from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeResult, VariableSelector
+from modelyard.workflow.memory import load_history, memory_messages, memory_text
+from modelyard.workflow.node import (
+    Node,
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodeResult,
+    VariableSelector,
+)
 from modelyard.workflow.prompts import (
     MemoryConfig,
     ModelConfig,
@@ -31,19 +39,22 @@ from modelyard.workflow.prompts import (
     message_of,
     metadata_of,
     parameters_of,
-    settled,
+    prepare_messages,
     streamed,
     with_files,
 )
 from modelyard.workflow.template import parts_of, render, selectors_in
-from modelyard.workflow.thinking import ThinkFilter, separated
+from modelyard.workflow.thinking import ThinkFilter, split_thinking
 from modelyard.workflow.variables import MISSING, SYSTEM, File, to_object, to_text
 
-_VARIED = 0.9
+# Minimum temperature for a regenerated answer, so that it differs from the first one.
+_MIN_REGENERATE_TEMPERATURE = 0.9
 _CONTEXT, _QUERY, _HISTORIES = "{{#context#}}", "{{#sys.query#}}", "{{#histories#}}"
 
 
 class PromptMessageTemplate(msgspec.Struct, kw_only=True):
+    """Template of one prompt message, with selectors or in Jinja."""
+
     role: str = "user"
     text: str = ""
     edition_type: str = "basic"
@@ -51,19 +62,26 @@ class PromptMessageTemplate(msgspec.Struct, kw_only=True):
 
     @property
     def is_jinja(self) -> bool:
+        """Whether the template is in Jinja."""
         return self.edition_type == "jinja2"
 
 
 class PromptConfig(msgspec.Struct, kw_only=True):
+    """Variables of Jinja templates."""
+
     jinja2_variables: list[VariableSelector] = []
 
 
 class ContextConfig(msgspec.Struct, kw_only=True):
+    """The variable that `{{#context#}}` stands for."""
+
     enabled: bool = False
     variable_selector: list[str] = []
 
 
 class LLMData(NodeData, kw_only=True):
+    """Data of an LLM node in a DSL file."""
+
     model: ModelConfig
     prompt_template: list[PromptMessageTemplate] | PromptMessageTemplate = []
     prompt_config: PromptConfig = msgspec.field(default_factory=PromptConfig)
@@ -72,51 +90,79 @@ class LLMData(NodeData, kw_only=True):
     vision: Vision = msgspec.field(default_factory=Vision)
     structured_output_enabled: bool = False
     structured_output_switch_on: bool = False
-    """What exports before 0.3.1 call it."""
+    """Name of `structured_output_enabled` in exports before 0.3.1."""
     structured_output: dict[str, Any] | None = None
     reasoning_format: str = "tagged"
 
     @property
     def templates(self) -> list[PromptMessageTemplate]:
-        return self.prompt_template if isinstance(self.prompt_template, list) else [self.prompt_template]
+        """The templates as a list; a completion prompt has one."""
+        return (
+            self.prompt_template
+            if isinstance(self.prompt_template, list)
+            else [self.prompt_template]
+        )
 
     @property
     def is_completion(self) -> bool:
+        """Whether the prompt is for a completion model: one template instead of a list."""
         return not isinstance(self.prompt_template, list)
 
     @property
     def schema(self) -> Mapping[str, Any] | None:
+        """The JSON schema of the answer; None if structured output is off. Raises
+        NodeError if it is empty."""
+        # Some exports store a schema although the switch is off.
         if not (self.structured_output_enabled or self.structured_output_switch_on):
             return None
         schema = (self.structured_output or {}).get("schema")
         if isinstance(schema, str):
             schema = msgspec.json.decode(schema)
         if not isinstance(schema, Mapping) or not schema:
-            raise NodeError("Please provide a valid structured output schema", kind="LLMNodeError")
+            raise NodeError(
+                "Please provide a valid structured output schema",
+                error_type="LLMNodeError",
+            )
         return schema
 
 
 class LLMNode(Node):
+    """Asks a model and streams its answer."""
+
     type = "llm"
     Data = LLMData
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Return the answer, its reasoning, usage and files. Raises NodeError."""
         data: LLMData = self.data
         inputs = self._inputs(context)
         process: dict[str, Any] = {}
         try:
+            # Model and prompt are resolved before the call, so that an error shows
+            # them.
             model = find_model(context, data.model)
             request = await self._request(context, model, inputs)
-            shown = {"model_provider": model.provider, "model_name": model.model}
-            inputs.update(shown)
-            process = {"model_mode": data.model.mode, "prompts": dump_prompts(request.messages), **shown}
+            model_fields = {"model_provider": model.provider, "model_name": model.model}
+            inputs.update(model_fields)
+            process = {
+                "model_mode": data.model.mode,
+                "prompts": dump_prompts(request.messages),
+                **model_fields,
+            }
             result, text, reasoning = await self._ask(context, model, request)
         except NodeError as error:
-            error.inputs, error.process_data = error.inputs or inputs, error.process_data or process
+            # What is known so far is shown with the failed node.
+            error.inputs, error.process_data = (
+                error.inputs or inputs,
+                error.process_data or process,
+            )
             raise
         except ModelyardError as error:
-            kind = type(error).__name__
-            raise NodeError(str(error), kind=kind, inputs=inputs, process_data=process) from error
+            error_type = type(error).__name__
+            raise NodeError(
+                str(error), error_type=error_type, inputs=inputs, process_data=process
+            ) from error
+        # Usage is an output, so that later nodes can read it.
         usage = dump_usage(result.usage)
         outputs: dict[str, Any] = {
             "text": text,
@@ -128,16 +174,24 @@ class LLMNode(Node):
             outputs["structured_output"] = _structured(text, inputs, process)
         if files := await _images(result, context):
             outputs["files"] = files
-            outputs["text"] = text + "".join(f"![]({one.address})" for one in files)
+            # Clients of the chat show generated images where the text refers to them.
+            outputs["text"] = text + "".join(f"![]({file.address})" for file in files)
         process.update(usage=usage, finish_reason=result.finish_reason)
-        return NodeResult(inputs=inputs, process_data=process, outputs=outputs, metadata=metadata_of(result.usage))
+        return NodeResult(
+            inputs=inputs,
+            process_data=process,
+            outputs=outputs,
+            metadata=metadata_of(result.usage),
+        )
 
     # what goes in
 
     def _inputs(self, context: NodeContext) -> dict[str, Any]:
-        """Every variable that the prompt names. Raises NodeError where one is missing."""
+        """Return the value of every selector in the templates. Raises NodeError if one
+        is missing."""
+        # Only plain templates are scanned; Jinja templates declare their variables.
         data: LLMData = self.data
-        texts = [one.text for one in data.templates if not one.is_jinja]
+        texts = [template.text for template in data.templates if not template.is_jinja]
         if data.memory is not None:
             texts.append(data.memory.query_prompt_template)
         inputs: dict[str, Any] = {}
@@ -146,105 +200,191 @@ class LLMNode(Node):
                 value = context.pool.get(selector)
                 name = ".".join(selector)
                 if value is MISSING:
-                    if selector[0] == "sys":  # what a workflow without a conversation does not have
+                    # Workflows without a conversation have no `sys.query`, for example.
+                    if (
+                        selector[0] == "sys"
+                    ):  # what a workflow without a conversation does not have
                         value = None
                     else:
-                        raise NodeError(f"Variable {name} not found", kind="VariableNotFoundError")
+                        raise NodeError(
+                            f"Variable {name} not found",
+                            error_type="VariableNotFoundError",
+                        )
                 inputs[f"#{name}#"] = to_object(value)
         return inputs
 
-    async def _request(self, context: NodeContext, model: Any, inputs: dict[str, Any]) -> LLMRequest:
+    async def _request(
+        self, context: NodeContext, model: Any, inputs: dict[str, Any]
+    ) -> LLMRequest:
+        """Return the model request. Raises NodeError if the prompt is empty."""
         data: LLMData = self.data
-        files = files_in(context.value(data.vision.configs.variable_selector)) if data.vision.enabled else []
+        # Vision decides whether files are sent at all.
+        files = (
+            files_in(context.value(data.vision.configs.variable_selector))
+            if data.vision.enabled
+            else []
+        )
         if files:
-            inputs["#files#"] = [one.to_object() for one in files]
-        told = self._context(context)
-        if told is not None:
-            inputs["#context#"] = told
+            inputs["#files#"] = [file.to_object() for file in files]
+        context_text = self._context(context)
+        if context_text is not None:
+            inputs["#context#"] = context_text
+        # Templates in the model parameters are rendered.
         parameters, stop = parameters_of(data.model, context)
         schema = data.schema
+        # The runtime translates the format for models without native schema support.
         if schema is not None:
             parameters["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "llm_response", "schema": dict(schema)},
             }
-        parts = [await content_of(one, context, data.vision.configs.detail) for one in files]
-        most = int(parameters.get("max_tokens") or 0)
+        parts = [
+            await content_of(file, context, data.vision.configs.detail)
+            for file in files
+        ]
+        max_tokens = int(parameters.get("max_tokens") or 0)
         if data.is_completion:
-            messages = await self._completion(context, model, told or "", parts, most)
+            messages = await self._completion(
+                context, model, context_text or "", parts, max_tokens
+            )
         else:
-            messages = await self._chat(context, model, told or "", parts, most)
-        messages = settled(messages, model)
+            messages = await self._chat(
+                context, model, context_text or "", parts, max_tokens
+            )
+        # Unsupported and empty parts are removed last, when all messages exist.
+        messages = prepare_messages(messages, model)
         if not messages:
             raise NodeError(
-                "No prompt found in the LLM configuration. Please ensure a prompt is properly configured before "
-                "proceeding.",
-                kind="NoPromptFoundError",
+                "No prompt found in the LLM configuration. Please ensure a prompt is"
+                " properly configured before proceeding.",
+                error_type="NoPromptFoundError",
             )
         return LLMRequest(
             messages=messages,
-            model_parameters=_varied(parameters, context),
+            model_parameters=_with_variation(parameters, context),
             stop=stop,
             stream=True,
             user=context.run.user or None,
         )
 
-    async def _text(self, template: PromptMessageTemplate, context: NodeContext, told: str) -> str:
-        """A template without files in it."""
+    async def _text(
+        self, template: PromptMessageTemplate, context: NodeContext, context_text: str
+    ) -> str:
+        """Return a rendered template, without the files that its selectors lead to."""
         if not template.is_jinja:
-            return render(template.text.replace(_CONTEXT, told), context.pool)
+            # The context placeholder is replaced before selectors are rendered.
+            return render(template.text.replace(_CONTEXT, context_text), context.pool)
         if (sandbox := context.services.sandbox) is None:
-            raise NodeError("there is no sandbox to render templates in", kind="SandboxUnavailable")
-        chosen = self.data.prompt_config.jinja2_variables
-        values = {one.variable: _jinja(context.value(one.value_selector)) for one in chosen}
-        most = context.run.limits.output_bytes
+            raise NodeError(
+                "there is no sandbox to render templates in",
+                error_type="SandboxUnavailable",
+            )
+        variables = self.data.prompt_config.jinja2_variables
+        values = {
+            variable.variable: _jinja(context.value(variable.value_selector))
+            for variable in variables
+        }
+        max_bytes = context.run.limits.output_bytes
         source = template.jinja2_text or template.text
-        text = sandbox.render_now(source, values, most=most)
-        return await sandbox.render(source, values, most=most) if text is None else text
+        # Simple templates are rendered in this process; the sandbox is much slower.
+        text = sandbox.render_in_process(source, values, max_chars=max_bytes)
+        return (
+            await sandbox.render(source, values, max_chars=max_bytes)
+            if text is None
+            else text
+        )
 
     async def _chat(
-        self, context: NodeContext, model: Any, told: str, parts: Sequence[PromptMessageContent], most: int
+        self,
+        context: NodeContext,
+        model: Any,
+        context_text: str,
+        parts: Sequence[PromptMessageContent],
+        max_tokens: int,
     ) -> list[AnyPromptMessage]:
+        """Return the messages of a chat prompt: templates, memory, then the query with
+        the files."""
         data: LLMData = self.data
         messages: list[AnyPromptMessage] = []
         for template in data.templates:
-            if text := await self._text(template, context, told):
-                messages.append(message_of(template.role, [TextPromptMessageContent(data=text)]))
-            if not template.is_jinja and (inside := await self._files_inside(template.text, context)):
-                messages.append(message_of(template.role, inside))
+            if text := await self._text(template, context, context_text):
+                messages.append(
+                    message_of(template.role, [TextPromptMessageContent(data=text)])
+                )
+            # Files cannot be rendered into a text; they follow as a message of the same
+            # role.
+            if not template.is_jinja and (
+                file_contents := await self._files_inside(template.text, context)
+            ):
+                messages.append(message_of(template.role, file_contents))
         if data.memory is not None:
+            # By default the query is the user's message.
             query = data.memory.query_prompt_template or _QUERY
-            question = UserPromptMessage(content=[TextPromptMessageContent(data=render(query, context.pool))])
-            asked = [*messages, question]
-            found = await remembered(data.memory, context, model, asked, most, sums_up=True)
-            messages += await memory_messages(found, context, data.vision.configs.detail)
+            question = UserPromptMessage(
+                content=[TextPromptMessageContent(data=render(query, context.pool))]
+            )
+            prompt_messages = [*messages, question]
+            prompt_history = await load_history(
+                data.memory, context, model, prompt_messages, max_tokens, sums_up=True
+            )
+            messages += await memory_messages(
+                prompt_history, context, data.vision.configs.detail
+            )
             messages.append(question)
         return with_files(messages, parts)
 
-    async def _files_inside(self, text: str, context: NodeContext) -> list[PromptMessageContent]:
+    async def _files_inside(
+        self, text: str, context: NodeContext
+    ) -> list[PromptMessageContent]:
+        """Return the files that the template's selectors lead to, as message content."""
         files = [
-            file for part in parts_of(text) if isinstance(part, tuple) for file in files_in(context.value(part))
-        ]  # fmt: skip
-        return [await content_of(one, context, self.data.vision.configs.detail) for one in files]
+            file
+            for part in parts_of(text)
+            if isinstance(part, tuple)
+            for file in files_in(context.value(part))
+        ]
+        return [
+            await content_of(file, context, self.data.vision.configs.detail)
+            for file in files
+        ]
 
     async def _completion(
-        self, context: NodeContext, model: Any, told: str, parts: Sequence[PromptMessageContent], most: int
+        self,
+        context: NodeContext,
+        model: Any,
+        context_text: str,
+        parts: Sequence[PromptMessageContent],
+        max_tokens: int,
     ) -> list[AnyPromptMessage]:
+        """Return the single message of a completion prompt, with the memory in its
+        text."""
         data: LLMData = self.data
-        text = await self._text(data.templates[0], context, told)
+        text = await self._text(data.templates[0], context, context_text)
+        # A completion prompt has no roles: their names must be configured.
         if data.memory is not None:
             if data.memory.role_prefix is None:
                 raise NodeError(
-                    "Memory role prefix is required for completion model.", kind="MemoryRolePrefixRequiredError"
+                    "Memory role prefix is required for completion model.",
+                    error_type="MemoryRolePrefixRequiredError",
                 )
-            asked = [UserPromptMessage(content=text)]
-            found = await remembered(data.memory, context, model, asked, most, sums_up=True)
-            history = memory_text(found, data.memory.role_prefix)
-            text = text.replace(_HISTORIES, history) if _HISTORIES in text else f"{history}\n{text}".lstrip()
-        return [UserPromptMessage(content=[*parts, TextPromptMessageContent(data=text)])]
+            prompt_messages = [UserPromptMessage(content=text)]
+            prompt_history = await load_history(
+                data.memory, context, model, prompt_messages, max_tokens, sums_up=True
+            )
+            history = memory_text(prompt_history, data.memory.role_prefix)
+            # Without a placeholder the history comes before the prompt.
+            text = (
+                text.replace(_HISTORIES, history)
+                if _HISTORIES in text
+                else f"{history}\n{text}".lstrip()
+            )
+        return [
+            UserPromptMessage(content=[*parts, TextPromptMessageContent(data=text)])
+        ]
 
     def _context(self, context: NodeContext) -> str | None:
-        """The text that stands in for `{{#context#}}`, and an event that says where it is from."""
+        """Return the text for `{{#context#}}` and emit its sources; None if the context
+        is not used."""
         config = self.data.context
         if not config.enabled or not config.variable_selector:
             return None
@@ -253,34 +393,53 @@ class LLMNode(Node):
             return None
         if not isinstance(value, list):
             return to_text(value)
-        pieces: list[str] = []
+        text_parts: list[str] = []
         resources: list[dict[str, Any]] = []
         for item in value:
             if isinstance(item, str):
-                pieces.append(item)
+                text_parts.append(item)
                 continue
+            # The list is the output of a knowledge retrieval node, or has the same
+            # structure.
             if not isinstance(item, Mapping) or "content" not in item:
-                raise NodeError(f"Invalid context structure: {str(item)[:200]}", kind="InvalidContextStructureError")
+                raise NodeError(
+                    f"Invalid context structure: {str(item)[:200]}",
+                    error_type="InvalidContextStructureError",
+                )
+            # A summary comes before the segment that it describes.
             if item.get("summary"):
-                pieces.append(str(item["summary"]))
-            pieces.append(str(item["content"]))
+                text_parts.append(str(item["summary"]))
+            text_parts.append(str(item["content"]))
             metadata = item.get("metadata")
+            # Only segments of a dataset are shown as sources.
             if isinstance(metadata, Mapping) and metadata.get("_source") == "knowledge":
                 resources.append(_resource(item, metadata))
-        text = "\n".join(pieces).strip()
+        text = "\n".join(text_parts).strip()
         if resources:
-            context.emit(NodeRunRetrieverResource(
-                id=context.execution_id, node_id=self.id, node_type=self.type, title=self.title, at=context.run.now(),
-                retriever_resources=resources, context=text,
-            ))  # fmt: skip
+            context.emit(
+                NodeRunRetrieverResource(
+                    id=context.execution_id,
+                    node_id=self.id,
+                    node_type=self.type,
+                    title=self.title,
+                    at=context.run.now(),
+                    retriever_resources=resources,
+                    context=text,
+                )
+            )
         return text
 
     # what comes out
 
-    async def _ask(self, context: NodeContext, model: Any, request: LLMRequest) -> tuple[LLMResult, str, str]:
-        """(the answer, its text, its thoughts), streamed as it comes."""
-        voice = _Voice(context, is_separated=self.data.reasoning_format == "separated")
+    async def _ask(
+        self, context: NodeContext, model: Any, request: LLMRequest
+    ) -> tuple[LLMResult, str, str]:
+        """Return (result, text, reasoning), and stream the answer while it arrives."""
+        voice = _AnswerStream(
+            context, is_separated=self.data.reasoning_format == "separated"
+        )
         chunks: list[LLMResultChunk] = []
+        # Closing the stream cancels the model call if this node is cancelled.
         async with aclosing(streamed(model, request)) as stream:
             async for chunk in stream:
                 chunks.append(chunk)
@@ -289,18 +448,29 @@ class LLMNode(Node):
         return fold(chunks), text, reasoning
 
     def references(self) -> Sequence[tuple[str, ...]]:
+        """Return the selectors in templates, context and memory."""
         data: LLMData = self.data
-        found = [one for template in data.templates if not template.is_jinja for one in selectors_in(template.text)]
-        found += [tuple(one.value_selector) for one in data.prompt_config.jinja2_variables if one.value_selector]
+        selectors = [
+            selector
+            for template in data.templates
+            if not template.is_jinja
+            for selector in selectors_in(template.text)
+        ]
+        selectors += [
+            tuple(variable.value_selector)
+            for variable in data.prompt_config.jinja2_variables
+            if variable.value_selector
+        ]
         if data.context.enabled and data.context.variable_selector:
-            found.append(tuple(data.context.variable_selector))
+            selectors.append(tuple(data.context.variable_selector))
         if data.memory is not None:
-            found += selectors_in(data.memory.query_prompt_template)
-        return found
+            selectors += selectors_in(data.memory.query_prompt_template)
+        return selectors
 
 
-class _Voice:
-    """Sends an answer on, its thoughts apart or between tags, as the node wants them."""
+class _AnswerStream:
+    """Streams an answer. Its reasoning is kept apart or marked by tags, as the node
+    configures."""
 
     def __init__(self, context: NodeContext, *, is_separated: bool) -> None:
         self._context = context
@@ -310,104 +480,154 @@ class _Voice:
         self._is_thinking = False
 
     def feed(self, chunk: LLMResultChunk) -> None:
+        """Stream a chunk of the model's answer."""
         message = chunk.delta.message
         if thought := message.thinking:
             self._think(thought)
         if text := message.text:
+            # The first text after the reasoning closes the tag.
             if self._is_thinking:
                 self._is_thinking = False
                 self._say("\n</think>\n\n")
             if self._filter is None:
                 self._say(text)
             else:
-                self._both(*self._filter.feed(text))
+                self._emit_both(*self._filter.feed(text))
 
     def _think(self, thought: str) -> None:
+        """Stream reasoning that the model sent separately."""
         if self._filter is not None:
-            self._both(thought, "")
+            # With separated reasoning nothing is mixed into the text.
+            self._emit_both(thought, "")
             return
         if not self._is_thinking:
             self._is_thinking = True
             self._say("<think>\n")
         self._say(thought)
 
-    def _both(self, thought: str, said: str) -> None:
+    def _emit_both(self, thought: str, text: str) -> None:
+        """Stream reasoning and text to their own channels."""
         if thought:
             self._thoughts.append(thought)
             self._context.reason(thought, False)
-        if said:
-            self._say(said)
+        if text:
+            self._say(text)
 
     def _say(self, text: str) -> None:
+        """Append to the answer and stream it."""
         self._text.append(text)
         self._context.stream("text", text, False)
 
     def finish(self) -> tuple[str, str]:
+        """Stream what is left and return (text, reasoning)."""
+        # The answer may end while the model still reasons.
         if self._is_thinking:
             self._say("\n</think>")
         if self._filter is not None:
-            self._both(*self._filter.finish())
+            self._emit_both(*self._filter.finish())
             if self._thoughts:
                 self._context.reason("", True)
         self._context.stream("text", "", True)
         text = "".join(self._text)
         if self._filter is None:
             return text, ""
-        return separated(text)[1], "".join(self._thoughts).strip()
+        # Some models send think tags within the text in spite of a reasoning channel.
+        return split_thinking(text)[1], "".join(self._thoughts).strip()
 
 
 def _jinja(value: Any) -> Any:
+    """Return a value for a Jinja template; an empty text for None."""
     return "" if value is None else to_object(value)
 
 
-def _structured(text: str, inputs: Mapping[str, Any], process: Mapping[str, Any]) -> Any:
-    """The answer as an object: the runtime has held it to its schema."""
-    from modelyard.runtime.policies.structured import bare_json
+def _structured(
+    text: str, inputs: Mapping[str, Any], process: Mapping[str, Any]
+) -> Any:
+    """Return the answer as an object; the runtime has already validated it. Raises
+    NodeError if it is not JSON."""
+    from modelyard.runtime.policies.structured import extract_json
 
     try:
-        found = decode_body(bare_json(separated(text)[1]))
+        parsed = decode_body(extract_json(split_thinking(text)[1]))
     except BodyError as error:
         raise NodeError(
-            f"Failed to parse structured output: {error}", kind="OutputParserError", inputs=inputs, process_data=process
+            f"Failed to parse structured output: {error}",
+            error_type="OutputParserError",
+            inputs=inputs,
+            process_data=process,
         ) from error
-    if isinstance(found, list):
-        found = next((one for one in found if isinstance(one, dict)), found)
-    return found
+    # Some models wrap the object in a list.
+    if isinstance(parsed, list):
+        parsed = next(
+            (element for element in parsed if isinstance(element, dict)), parsed
+        )
+    return parsed
 
 
 async def _images(result: LLMResult, context: NodeContext) -> list[File]:
-    """Pictures that the model made, kept as the tenant's files."""
+    """Store images that the model generated as the tenant's files."""
     import base64
 
     files: list[File] = []
     if context.services.files is None:
         return files
+    # Text and reasoning have been streamed; only the files are left.
     for part in result.message.files:
         if isinstance(part, ImagePromptMessageContent) and part.base64_data:
-            kind = part.mime_type or "image/png"
-            name = part.filename or f"image.{kind.partition('/')[2] or 'png'}"
-            files.append(await context.services.files.save(name, base64.b64decode(part.base64_data), kind))
+            mime_type = part.mime_type or "image/png"
+            name = part.filename or f"image.{mime_type.partition('/')[2] or 'png'}"
+            files.append(
+                await context.services.files.save(
+                    name, base64.b64decode(part.base64_data), mime_type
+                )
+            )
     return files
 
 
 def _resource(item: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a segment as a source in the format of Dify's API."""
     renamed = {"segment_hit_count": "hit_count", "segment_word_count": "word_count"}
-    kept = (
-        "position", "dataset_id", "dataset_name", "document_id", "document_name", "data_source_type", "segment_id",
-        "retriever_from", "score", "segment_hit_count", "segment_word_count", "segment_position",
-        "segment_index_node_hash", "doc_metadata", "page",
-    )  # fmt: skip
-    resource = {renamed.get(name, name): metadata.get(name) for name in kept}
+    copied_fields = (
+        "position",
+        "dataset_id",
+        "dataset_name",
+        "document_id",
+        "document_name",
+        "data_source_type",
+        "segment_id",
+        "retriever_from",
+        "score",
+        "segment_hit_count",
+        "segment_word_count",
+        "segment_position",
+        "segment_index_node_hash",
+        "doc_metadata",
+        "page",
+    )
+    resource = {renamed.get(name, name): metadata.get(name) for name in copied_fields}
     resource["index_node_hash"] = resource.pop("segment_index_node_hash")
-    return {**resource, "content": item.get("content"), "title": item.get("title"), "files": item.get("files"),
-            "summary": item.get("summary")}  # fmt: skip
+    return {
+        **resource,
+        "content": item.get("content"),
+        "title": item.get("title"),
+        "files": item.get("files"),
+        "summary": item.get("summary"),
+    }
 
 
-def _varied(parameters: Mapping[str, Any], context: NodeContext) -> dict[str, Any]:
-    """With more chance in them, where the run is to answer what was answered already."""
+def _with_variation(
+    parameters: Mapping[str, Any], context: NodeContext
+) -> dict[str, Any]:
+    """Return the parameters; with a higher temperature if the run regenerates an
+    answer."""
     if not context.value((SYSTEM, "varied")):
         return dict(parameters)
-    return {**parameters, "temperature": max(_VARIED, float(parameters.get("temperature") or 0.0))}
+    return {
+        **parameters,
+        "temperature": max(
+            _MIN_REGENERATE_TEMPERATURE, float(parameters.get("temperature") or 0.0)
+        ),
+    }
 
 
 NODES = {"llm": LLMNode}

@@ -1,4 +1,5 @@
-"""loop: the nodes inside, round after round, until a condition holds, a loop-end is reached, or the rounds are over."""
+"""Loop node: repeats its inner graph until a break condition is true, a loop-end node
+runs or the rounds are used up."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,14 +9,29 @@ from typing import Any
 import msgspec
 
 from modelyard.base.bodies import BodyError, decode_body
-from modelyard.workflow.conditions import Condition, ConditionError, holds_all
+from modelyard.workflow.conditions import Condition, ConditionError, evaluate_group
 from modelyard.workflow.engine import GraphEngine, Outcome, Status
-from modelyard.workflow.events import NodeRunLoopFailed, NodeRunLoopNext, NodeRunLoopStarted, NodeRunLoopSucceeded
-from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeKind, NodePaused, NodeResult
+from modelyard.workflow.events import (
+    NodeRunLoopFailed,
+    NodeRunLoopNext,
+    NodeRunLoopStarted,
+    NodeRunLoopSucceeded,
+)
+from modelyard.workflow.node import (
+    Node,
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodeKind,
+    NodePaused,
+    NodeResult,
+)
 from modelyard.workflow.variables import MISSING, to_object, zero_of
 
 
 class LoopVariable(msgspec.Struct, kw_only=True):
+    """A variable of the loop with its initial value."""
+
     label: str
     var_type: str = "string"
     value_type: str = "constant"
@@ -23,6 +39,8 @@ class LoopVariable(msgspec.Struct, kw_only=True):
 
 
 class LoopData(NodeData, kw_only=True):
+    """Data of a loop node in a DSL file."""
+
     start_node_id: str = ""
     loop_count: int = 10
     break_conditions: list[Condition] = []
@@ -31,112 +49,185 @@ class LoopData(NodeData, kw_only=True):
 
 
 class LoopNode(Node):
+    """Runs its inner graph in rounds that share the loop's variables."""
+
     type = "loop"
     kind = NodeKind.CONTAINER
     Data = LoopData
 
     async def run(self, context: NodeContext) -> NodeResult:
-        inputs = self._set_up(context)
-        about = self.about(context.execution_id)
+        """Return the loop's variables after the last round. Raises NodeError, or
+        NodePaused if a round waits for input."""
+        inputs = self._init_variables(context)
+        event_fields = self.event_fields(context.execution_id)
         started_at = context.run.now()
-        most = min(int(self.data.loop_count), context.run.limits.rounds)
-        context.emit(NodeRunLoopStarted(
-            **about, at=started_at, inputs=inputs, metadata={"loop_length": self.data.loop_count}
-        ))  # fmt: skip
+        # The app's own limit cannot exceed the one of the run.
+        max_rounds = min(int(self.data.loop_count), context.run.limits.rounds)
+        context.emit(
+            NodeRunLoopStarted(
+                **event_fields,
+                at=started_at,
+                inputs=inputs,
+                metadata={"loop_length": self.data.loop_count},
+            )
+        )
         durations: dict[str, float] = {}
-        seen: dict[str, dict[str, Any]] = {}
+        variables_by_round: dict[str, dict[str, Any]] = {}
         reason, rounds = "loop_completed", 0
         try:
-            if self._breaks(context):
-                reason, most = "loop_break", 0
-            while rounds < most:
-                began = asyncio.get_running_loop().time()
-                context.emit(NodeRunLoopNext(**about, at=context.run.now(), round=rounds))
-                is_ended = await self._round(rounds, context)
-                durations[str(rounds)] = round(asyncio.get_running_loop().time() - began, 6)
-                seen[str(rounds)] = to_object(self._variables(context))
+            # If the break condition is true from the start, there is no round at all.
+            if self._should_break(context):
+                reason, max_rounds = "loop_break", 0
+            while rounds < max_rounds:
+                started = asyncio.get_running_loop().time()
+                context.emit(
+                    NodeRunLoopNext(**event_fields, at=context.run.now(), round=rounds)
+                )
+                is_ended = await self._run_round(rounds, context)
+                durations[str(rounds)] = round(
+                    asyncio.get_running_loop().time() - started, 6
+                )
+                # A snapshot, because the next round changes the variables.
+                variables_by_round[str(rounds)] = to_object(self._variables(context))
                 rounds += 1
-                if is_ended or self._breaks(context):
+                # A loop-end node and a break condition end the loop alike.
+                if is_ended or self._should_break(context):
                     reason = "loop_break"
                     break
         except NodeError as error:
-            context.emit(NodeRunLoopFailed(
-                **about, at=context.run.now(), inputs=inputs, error=str(error), started_at=started_at, steps=rounds,
-            ))  # fmt: skip
+            context.emit(
+                NodeRunLoopFailed(
+                    **event_fields,
+                    at=context.run.now(),
+                    inputs=inputs,
+                    error=str(error),
+                    started_at=started_at,
+                    steps=rounds,
+                )
+            )
             error.inputs = inputs
             raise
+        # The variables are read after the last round.
         outputs: dict[str, Any] = {**self._variables(context), "loop_round": rounds}
         metadata: dict[str, Any] = {
             "loop_duration_map": durations,
-            "loop_variable_map": seen,
+            "loop_variable_map": variables_by_round,
             "completed_reason": reason,
         }
-        context.emit(NodeRunLoopSucceeded(
-            **about, at=context.run.now(), inputs=inputs, outputs=to_object(outputs), metadata=metadata,
-            started_at=started_at, steps=rounds,
-        ))  # fmt: skip
+        context.emit(
+            NodeRunLoopSucceeded(
+                **event_fields,
+                at=context.run.now(),
+                inputs=inputs,
+                outputs=to_object(outputs),
+                metadata=metadata,
+                started_at=started_at,
+                steps=rounds,
+            )
+        )
         return NodeResult(inputs=inputs, outputs=outputs, metadata=metadata)
 
-    def _set_up(self, context: NodeContext) -> dict[str, Any]:
-        """The loop's variables as they begin."""
+    def _init_variables(self, context: NodeContext) -> dict[str, Any]:
+        """Put the loop's variables with their initial values into the pool; return them
+        for the log."""
         inputs: dict[str, Any] = {"loop_count": self.data.loop_count}
-        for one in self.data.loop_variables:
-            value = self._initial(one, context)
-            context.pool.put(self.id, one.label, value)
-            context.pool.declare(self.id, one.label, one.var_type)
-            inputs[one.label] = to_object(value)
+        for variable in self.data.loop_variables:
+            value = self._initial(variable, context)
+            context.pool.put(self.id, variable.label, value)
+            # Assigners inside the loop check new values against this type.
+            context.pool.declare(self.id, variable.label, variable.var_type)
+            inputs[variable.label] = to_object(value)
         return inputs
 
     def _initial(self, variable: LoopVariable, context: NodeContext) -> Any:
+        """Return the initial value of a variable. Raises NodeError."""
         if variable.value_type == "variable":
-            found = context.pool.get([str(part) for part in variable.value or ()])
-            if found is MISSING:
-                raise NodeError(f"loop variable {variable.label}: {variable.value} not found", kind="ValueError")
-            return found
+            source_value = context.pool.get(
+                [str(part) for part in variable.value or ()]
+            )
+            if source_value is MISSING:
+                raise NodeError(
+                    f"loop variable {variable.label}: {variable.value} not found",
+                    error_type="ValueError",
+                )
+            return source_value
         value = variable.value
+        # An empty constant means the type's zero value.
         if value is None or value == "":
             return zero_of(variable.var_type)
+        # Constants are entered as text; other types are parsed from JSON.
         if isinstance(value, str) and variable.var_type not in ("string", "secret"):
             try:
                 return decode_body(value)
             except BodyError:
                 raise NodeError(
-                    f"loop variable {variable.label} is {variable.var_type}; {value[:60]!r} is not", kind="ValueError"
+                    f"loop variable {variable.label} is {variable.var_type}; {value[:60]!r} is not",
+                    error_type="ValueError",
                 ) from None
         return value
 
     def _variables(self, context: NodeContext) -> dict[str, Any]:
-        return {one.label: context.value([self.id, one.label]) for one in self.data.loop_variables}
+        """Return the current values of the loop's variables."""
+        return {
+            variable.label: context.value([self.id, variable.label])
+            for variable in self.data.loop_variables
+        }
 
-    def _breaks(self, context: NodeContext) -> bool:
-        """What cannot be compared yet means: not yet."""
+    def _should_break(self, context: NodeContext) -> bool:
+        """Return whether the break conditions are true. Values that cannot be compared
+        yet do not end the loop."""
         with suppress(ConditionError):
             if self.data.break_conditions:
-                return holds_all(self.data.break_conditions, self.data.logical_operator, context.pool)[0]
+                return evaluate_group(
+                    self.data.break_conditions, self.data.logical_operator, context.pool
+                )[0]
         return False
 
-    async def _round(self, place: int, context: NodeContext) -> bool:
-        """Whether a loop-end was reached. Raises NodeError where a node inside failed."""
+    async def _run_round(self, round_index: int, context: NodeContext) -> bool:
+        """Run one round; return whether a loop-end node ran. Raises NodeError if a node
+        in it failed."""
+        # Outputs of the previous round must not be visible in this one.
         context.pool.clear(name for graph in self.graph.walk() for name in graph.nodes)
-        engine: GraphEngine = context.engine.inner(self.graph, context.pool, self.id, place, is_loop=True)
+        engine: GraphEngine = context.engine.inner(
+            self.graph, context.pool, self.id, round_index, is_loop=True
+        )
         outcome: Outcome = await context.engine.enclosed(engine)
         match outcome.status:
             case Status.PAUSED:
                 raise NodePaused(*outcome.reasons)
             case Status.STOPPED | Status.FAILED:
-                raise NodeError(f"loop round {place + 1} failed: {outcome.error}", kind=outcome.error_type or "Stopped")
+                raise NodeError(
+                    f"loop round {round_index + 1} failed: {outcome.error}",
+                    error_type=outcome.error_type or "Stopped",
+                )
             case _:
-                return any(engine.ran(one.id) for one in self.graph.nodes.values() if one.type == "loop-end")
+                return any(
+                    engine.has_run(node.id)
+                    for node in self.graph.nodes.values()
+                    if node.type == "loop-end"
+                )
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        inside = {self.id, *(name for graph in self.graph.walk() for name in graph.nodes)} if self.graph else {self.id}
-        selectors = [tuple(one.variable_selector) for one in self.data.break_conditions if one.variable_selector]
-        selectors += [
-            tuple(str(part) for part in one.value)
-            for one in self.data.loop_variables
-            if one.value_type == "variable" and isinstance(one.value, list) and one.value
+        """Return the selectors that lead outside the loop."""
+        # Break conditions mostly read inner nodes, which are no inputs of the loop.
+        inner_ids = (
+            {self.id, *(name for graph in self.graph.walk() for name in graph.nodes)}
+            if self.graph
+            else {self.id}
+        )
+        selectors = [
+            tuple(condition.variable_selector)
+            for condition in self.data.break_conditions
+            if condition.variable_selector
         ]
-        return [one for one in selectors if one[0] not in inside]
+        selectors += [
+            tuple(str(part) for part in variable.value)
+            for variable in self.data.loop_variables
+            if variable.value_type == "variable"
+            and isinstance(variable.value, list)
+            and variable.value
+        ]
+        return [selector for selector in selectors if selector[0] not in inner_ids]
 
 
 NODES = {"loop": LoopNode}

@@ -1,4 +1,5 @@
-"""parameter-extractor: a model finds the values of declared parameters in a text, by a tool call or in plain JSON."""
+"""Parameter extractor node: a model extracts declared parameters from a text, by a tool
+call or as plain JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +8,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError
-from modelyard.base.mending import NotMendedError, apart, mended
+from modelyard.base.mending import RepairError, repair_json, run_in_thread_if_large
 from modelyard.models.entities import ModelFeature
 from modelyard.models.llm import LLMRequest, LLMResult
 from modelyard.models.messages import (
@@ -17,7 +18,7 @@ from modelyard.models.messages import (
     TextPromptMessageContent,
     UserPromptMessage,
 )
-from modelyard.workflow.memory import memory_text, remembered
+from modelyard.workflow.memory import load_history, memory_text
 from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeResult
 from modelyard.workflow.prompts import (
     MemoryConfig,
@@ -31,23 +32,27 @@ from modelyard.workflow.prompts import (
     find_model,
     metadata_of,
     parameters_of,
-    settled,
+    prepare_messages,
     with_files,
 )
 from modelyard.workflow.template import render, selectors_in
-from modelyard.workflow.thinking import separated
+from modelyard.workflow.thinking import split_thinking
 from modelyard.workflow.variables import MISSING, to_text
 
-TOOL = "extract_parameters"
-_TOLD = """You find the values of parameters in a text. The parameters, as a JSON schema:
+TOOL_NAME = "extract_parameters"
+_SYSTEM_PROMPT = """You find the values of parameters in a text. The parameters, as a JSON schema:
 {schema}
 {instruction}Take values from the text as they stand there; make nothing up. Leave a parameter out where the text does \
-not give it."""
-_BY_TOOL = f"Call the function {TOOL} with what you found."
-_BY_TEXT = "Answer with one JSON object that fits the schema, and nothing else."
+not give it."""  # noqa: E501
+_TOOL_INSTRUCTION = f"Call the function {TOOL_NAME} with what you found."
+_JSON_INSTRUCTION = (
+    "Answer with one JSON object that fits the schema, and nothing else."
+)
 
 
 class Parameter(msgspec.Struct, kw_only=True):
+    """A parameter to extract."""
+
     name: str
     type: str = "string"
     options: list[Any] = []
@@ -56,25 +61,42 @@ class Parameter(msgspec.Struct, kw_only=True):
 
     @property
     def kind(self) -> str:
-        return {"bool": "boolean", "select": "string", "array": "array[string]"}.get(self.type, self.type)
+        """The type in its current name; old exports have other names."""
+        return {"bool": "boolean", "select": "string", "array": "array[string]"}.get(
+            self.type, self.type
+        )
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the parameter."""
         if self.kind.startswith("array["):
             inner = self.kind[6:-1]
-            schema: dict[str, Any] = {"type": "array", "items": {"type": inner if inner != "any" else "string"}}
+            schema: dict[str, Any] = {
+                "type": "array",
+                "items": {"type": inner if inner != "any" else "string"},
+            }
         else:
-            schema = {"type": self.kind if self.kind in ("string", "number", "boolean", "object") else "string"}
+            schema = {
+                "type": (
+                    self.kind
+                    if self.kind in ("string", "number", "boolean", "object")
+                    else "string"
+                )
+            }
+        # Only a selection limits its values.
         if self.type == "select" and self.options:
-            schema["enum"] = [str(one) for one in self.options]
+            schema["enum"] = [str(option) for option in self.options]
         return {**schema, "description": self.description}
 
     def default(self) -> Any:
+        """Return the value of a parameter that was not found."""
         if self.kind.startswith("array"):
             return []
         return {"number": 0, "boolean": False, "object": {}}.get(self.kind, "")
 
 
 class ExtractorData(NodeData, kw_only=True):
+    """Data of a parameter extractor node in a DSL file."""
+
     model: ModelConfig
     query: list[str] = []
     parameters: list[Parameter] = []
@@ -84,38 +106,66 @@ class ExtractorData(NodeData, kw_only=True):
     vision: Vision = msgspec.field(default_factory=Vision)
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of all parameters."""
         return {
             "type": "object",
-            "properties": {one.name: one.schema() for one in self.parameters},
-            "required": [one.name for one in self.parameters if one.required],
+            "properties": {
+                parameter.name: parameter.schema() for parameter in self.parameters
+            },
+            "required": [
+                parameter.name for parameter in self.parameters if parameter.required
+            ],
         }
 
 
 class ParameterExtractorNode(Node):
+    """Extracts parameters from a text with a model."""
+
     type = "parameter-extractor"
     Data = ExtractorData
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Return the parameters and `__is_success`. Missing values are no error. Raises
+        NodeError if the model fails."""
         data: ExtractorData = self.data
         value = context.pool.get(data.query) if data.query else ""
         if value is MISSING:
-            raise NodeError(f"Variable {'.'.join(data.query)} not found", kind="VariableNotFoundError")
+            raise NodeError(
+                f"Variable {'.'.join(data.query)} not found",
+                error_type="VariableNotFoundError",
+            )
         query = to_text(value)
         instruction = render(data.instruction, context.pool)
+        # The parameters are logged as JSON.
         inputs: dict[str, Any] = {
             "query": query,
             "parameters": msgspec.to_builtins(data.parameters),
             "instruction": instruction,
         }
         model = find_model(context, data.model)
+        # Models without tool calls get the schema in the prompt instead.
         by_tool = data.reasoning_mode == "function_call" and _has_tools(model)
-        messages = await self._messages(query, instruction, context, model, by_tool=by_tool)
+        messages = await self._messages(
+            query, instruction, context, model, by_tool=by_tool
+        )
         parameters, stop = parameters_of(data.model, context)
-        tools = [PromptMessageTool(name=TOOL, description="Take what was found.", parameters=data.schema())]
+        # One tool whose arguments are the parameters.
+        tools = [
+            PromptMessageTool(
+                name=TOOL_NAME,
+                description="Take what was found.",
+                parameters=data.schema(),
+            )
+        ]
         request = LLMRequest(
-            messages=messages, model_parameters=parameters, stop=stop, tools=tools if by_tool else [],
-            tool_choice={"name": TOOL} if by_tool else None, user=context.run.user or None,
-        )  # fmt: skip
+            messages=messages,
+            model_parameters=parameters,
+            stop=stop,
+            tools=tools if by_tool else [],
+            tool_choice={"name": TOOL_NAME} if by_tool else None,
+            user=context.run.user or None,
+        )
+        # Logged even if the model call fails.
         process: dict[str, Any] = {
             "model_mode": data.model.mode,
             "prompts": dump_prompts(messages),
@@ -126,53 +176,100 @@ class ParameterExtractorNode(Node):
         try:
             result: LLMResult = await model.invoke_llm(request)
         except ModelyardError as error:
-            raise NodeError(str(error), kind=type(error).__name__, inputs=inputs, process_data=process) from error
+            raise NodeError(
+                str(error),
+                error_type=type(error).__name__,
+                inputs=inputs,
+                process_data=process,
+            ) from error
         usage = dump_usage(result.usage)
         process.update(usage=usage, llm_text=result.text)
-        found = await _arguments(result) if by_tool else None
-        if found is None:
-            text = separated(result.text)[1]
-            found = await apart(len(text), first_object, text)
-        outputs = self._outputs(found)
+        extracted = await _arguments(result) if by_tool else None
+        # Some models answer with text in spite of the required tool.
+        if extracted is None:
+            text = split_thinking(result.text)[1]
+            extracted = await run_in_thread_if_large(len(text), first_object, text)
+        outputs = self._outputs(extracted)
         return NodeResult(
-            inputs=inputs, process_data=process, outputs={**outputs, "__usage": usage},
+            inputs=inputs,
+            process_data=process,
+            outputs={**outputs, "__usage": usage},
             metadata=metadata_of(result.usage),
-        )  # fmt: skip
+        )
 
     async def _messages(
-        self, query: str, instruction: str, context: NodeContext, model: Any, *, by_tool: bool
+        self,
+        query: str,
+        instruction: str,
+        context: NodeContext,
+        model: Any,
+        *,
+        by_tool: bool,
     ) -> list[AnyPromptMessage]:
+        """Return the prompt: instructions with the schema, then the text and the files."""
         data: ExtractorData = self.data
-        told = _TOLD.format(
-            schema=json.dumps(data.schema(), ensure_ascii=False), instruction=f"{instruction}\n" if instruction else ""
+        system_prompt = _SYSTEM_PROMPT.format(
+            schema=json.dumps(data.schema(), ensure_ascii=False),
+            instruction=f"{instruction}\n" if instruction else "",
         )
-        told = f"{told}\n{_BY_TOOL if by_tool else _BY_TEXT}"
+        # The format instruction depends on how the answer is returned.
+        system_prompt = (
+            f"{system_prompt}\n{_TOOL_INSTRUCTION if by_tool else _JSON_INSTRUCTION}"
+        )
         if data.memory is not None:
-            before = await remembered(data.memory, context, model, [UserPromptMessage(content=told + query)], 512)
-            if before.turns:
-                told += f"\nWhat was said before:\n{memory_text(before, None)}"
+            history = await load_history(
+                data.memory,
+                context,
+                model,
+                [UserPromptMessage(content=system_prompt + query)],
+                512,
+            )
+            if history.turns:
+                system_prompt += (
+                    f"\nWhat was said before:\n{memory_text(history, None)}"
+                )
         question = UserPromptMessage(content=[TextPromptMessageContent(data=query)])
-        messages: list[AnyPromptMessage] = [SystemPromptMessage(content=told), question]
+        messages: list[AnyPromptMessage] = [
+            SystemPromptMessage(content=system_prompt),
+            question,
+        ]
         if data.vision.enabled:
             files = files_in(context.value(data.vision.configs.variable_selector))
-            parts = [await content_of(one, context, data.vision.configs.detail) for one in files]
+            # Files are added only if the node uses vision.
+            parts = [
+                await content_of(file, context, data.vision.configs.detail)
+                for file in files
+            ]
             messages = with_files(messages, parts)
-        return settled(messages, model)
+        return prepare_messages(messages, model)
 
-    def _outputs(self, found: Mapping[str, Any] | None) -> dict[str, Any]:
-        values = {one.name: one.default() for one in self.data.parameters}
-        if found is None:
-            return {"__is_success": 0, "__reason": "Failed to extract result from function call or text response, "
-                    "using empty result.", **values}  # fmt: skip
+    def _outputs(self, extracted: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the outputs; a problem with a value is reported and leaves its
+        default."""
+        # Every parameter has a value, even if it was not found.
+        values = {
+            parameter.name: parameter.default() for parameter in self.data.parameters
+        }
+        if extracted is None:
+            return {
+                "__is_success": 0,
+                "__reason": (
+                    "Failed to extract result from function call or text response, "
+                    "using empty result."
+                ),
+                **values,
+            }
+        # The first problem is reported; the other parameters are still extracted.
         problem = None
-        for one in self.data.parameters:
-            value = found.get(one.name)
+        for parameter in self.data.parameters:
+            value = extracted.get(parameter.name)
+            # An empty text counts as not found, but is no error.
             if value is None or value == "":
-                if one.required and value is None:
-                    problem = problem or f"Parameter {one.name} is required"
+                if parameter.required and value is None:
+                    problem = problem or f"Parameter {parameter.name} is required"
                 continue
             try:
-                values[one.name] = _coerced(value, one)
+                values[parameter.name] = _coerce(value, parameter)
             except ValueError as error:
                 problem = problem or str(error)
         if problem is not None:
@@ -180,72 +277,91 @@ class ParameterExtractorNode(Node):
         return {"__is_success": 1, "__reason": None, **values}
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        found = [tuple(self.data.query)] if self.data.query else []
-        return [*found, *selectors_in(self.data.instruction)]
+        """Return the selectors of the text and the instruction."""
+        selectors = [tuple(self.data.query)] if self.data.query else []
+        return [*selectors, *selectors_in(self.data.instruction)]
 
 
 def _has_tools(model: Any) -> bool:
+    """Return whether the model supports tool calls; True if its features are unknown."""
     features = features_of(model)
-    return features is None or bool(features & {ModelFeature.TOOL_CALL, ModelFeature.MULTI_TOOL_CALL})
+    return features is None or bool(
+        features & {ModelFeature.TOOL_CALL, ModelFeature.MULTI_TOOL_CALL}
+    )
 
 
 async def _arguments(result: LLMResult) -> Mapping[str, Any] | None:
+    """Return the arguments of the first tool call; None if there is none."""
     if not result.tool_calls:
         return None
     text = result.tool_calls[0].function.arguments
-    return await apart(len(text), first_object, text)
+    return await run_in_thread_if_large(len(text), first_object, text)
 
 
-_MOST_TEXT = 1 << 20
+# Longer answers are not parsed.
+_MAX_TEXT_LENGTH = 1 << 20
 
 
 def first_object(text: str) -> Mapping[str, Any] | None:
-    """The first balanced `{…}` of a text that is JSON; mended a little where it nearly is."""
-    if len(text) > _MOST_TEXT:
+    """Return the first JSON object in a text, repaired if it is slightly invalid; None
+    if there is none."""
+    # A very long answer is certainly not the expected object.
+    if len(text) > _MAX_TEXT_LENGTH:
         return None
     decoder = json.JSONDecoder(strict=False)
-    place = text.find("{")
+    brace_index = text.find("{")
     tries = 0
-    while place >= 0 and tries < 50:
+    # Bounded, because each attempt may scan the rest of the text.
+    while brace_index >= 0 and tries < 50:
         try:
-            found, _ = decoder.raw_decode(text, place)
+            parsed, _ = decoder.raw_decode(text, brace_index)
         except (ValueError, RecursionError):
             pass
         else:
-            if isinstance(found, dict):
-                return found
-        place = text.find("{", place + 1)
+            if isinstance(parsed, dict):
+                return parsed
+        brace_index = text.find("{", brace_index + 1)
         tries += 1
-    return _mended(text)
+    return _repair_object(text)
 
 
-def _mended(text: str) -> Mapping[str, Any] | None:
+def _repair_object(text: str) -> Mapping[str, Any] | None:
+    """Return the repaired object that starts at the first brace; None if it cannot be
+    repaired."""
     start = text.find("{")
     if start < 0:
         return None
     try:
-        found = mended(text[start:])
-    except (ImportError, NotMendedError):
+        repaired = repair_json(text[start:])
+    except (ImportError, RepairError):
         return None
-    return found if isinstance(found, dict) and found else None
+    return repaired if isinstance(repaired, dict) and repaired else None
 
 
-def _coerced(value: Any, parameter: Parameter) -> Any:
-    """Raises ValueError where the value cannot be what the parameter is."""
-    name, kind = parameter.name, parameter.kind
-    if kind.startswith("array"):
-        inner = kind[6:-1] or "any"
+def _coerce(value: Any, parameter: Parameter) -> Any:
+    """Convert a value to the parameter's type. Raises ValueError."""
+    name, type_name = parameter.name, parameter.kind
+    # None elements are dropped from arrays.
+    if type_name.startswith("array"):
+        inner = type_name[6:-1] or "any"
         if not isinstance(value, list):
             raise ValueError(f"Invalid array value for parameter {name}")
-        return [_scalar(one, inner, name) for one in value if one is not None]
-    value = _scalar(value, kind, name)
-    if parameter.type == "select" and parameter.options and value not in [str(one) for one in parameter.options]:
+        return [
+            _scalar(element, inner, name) for element in value if element is not None
+        ]
+    value = _scalar(value, type_name, name)
+    if (
+        parameter.type == "select"
+        and parameter.options
+        and value not in [str(option) for option in parameter.options]
+    ):
         raise ValueError(f"Invalid `select` value for parameter {name}")
     return value
 
 
-def _scalar(value: Any, kind: str, name: str) -> Any:
-    match kind:
+def _scalar(value: Any, type_name: str, name: str) -> Any:
+    """Convert a single value to a type. Raises ValueError."""
+    match type_name:
         case "number":
             return _number(value, name)
         case "boolean":
@@ -263,6 +379,7 @@ def _scalar(value: Any, kind: str, name: str) -> Any:
 
 
 def _number(value: Any, name: str) -> Any:
+    """Return a number; texts are parsed. Raises ValueError."""
     if isinstance(value, str):
         try:
             return float(value) if "." in value else int(value)
@@ -274,6 +391,8 @@ def _number(value: Any, name: str) -> Any:
 
 
 def _boolean(value: Any, name: str) -> bool:
+    """Return a boolean; `true` and `false` as text and integers are accepted. Raises
+    ValueError."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int):

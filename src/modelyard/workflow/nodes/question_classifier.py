@@ -1,4 +1,5 @@
-"""question-classifier: a model says which of some classes a text belongs to, and the run goes that way."""
+"""Question classifier node: a model assigns a text to one of several classes, which
+selects the branch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.bodies import check_amount
+from modelyard.base.bodies import check_value_count
 from modelyard.base.errors import ModelyardError
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import (
@@ -16,9 +17,16 @@ from modelyard.models.messages import (
     TextPromptMessageContent,
     UserPromptMessage,
 )
-from modelyard.runtime.policies.structured import bare_json
-from modelyard.workflow.memory import memory_text, remembered
-from modelyard.workflow.node import Node, NodeContext, NodeData, NodeError, NodeKind, NodeResult
+from modelyard.runtime.policies.structured import extract_json
+from modelyard.workflow.memory import load_history, memory_text
+from modelyard.workflow.node import (
+    Node,
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodeKind,
+    NodeResult,
+)
 from modelyard.workflow.prompts import (
     MemoryConfig,
     ModelConfig,
@@ -30,18 +38,20 @@ from modelyard.workflow.prompts import (
     find_model,
     metadata_of,
     parameters_of,
-    settled,
+    prepare_messages,
     with_files,
 )
 from modelyard.workflow.template import render
-from modelyard.workflow.thinking import separated
+from modelyard.workflow.thinking import split_thinking
 from modelyard.workflow.variables import MISSING, to_text
 
-_TOLD = """You sort texts. You are given a text, a list of categories and perhaps further instructions. Choose the one \
+_SYSTEM_PROMPT = """You sort texts. You are given a text, a list of categories and perhaps further instructions. Choose the one \
 category that the text belongs to.
 Answer with one JSON object and nothing else:
 {"keywords": [the words of the text that decided], "category_id": "the id", "category_name": "the name"}
-The id and the name are copied from the list. There is always one answer: where nothing fits well, take the nearest."""
+The id and the name are copied from the list. There is always one answer: where nothing fits well, take the nearest."""  # noqa: E501
+# Examples from different domains, so that the model learns the format and not the
+# categories.
 _EXAMPLES = (
     (
         {
@@ -52,7 +62,11 @@ _EXAMPLES = (
             ],
             "classification_instructions": ["sort what customers write"],
         },
-        {"keywords": ["late", "torn", "parcel"], "category_id": "a1", "category_name": "Delivery"},
+        {
+            "keywords": ["late", "torn", "parcel"],
+            "category_id": "a1",
+            "category_name": "Delivery",
+        },
     ),
     (
         {
@@ -63,18 +77,26 @@ _EXAMPLES = (
             ],
             "classification_instructions": [],
         },
-        {"keywords": ["plan", "seats", "cost"], "category_id": "q", "category_name": "Sales"},
+        {
+            "keywords": ["plan", "seats", "cost"],
+            "category_id": "q",
+            "category_name": "Sales",
+        },
     ),
 )
 
 
 class Class(msgspec.Struct, kw_only=True):
+    """A class; its id is the handle of its branch."""
+
     id: str
     name: str = ""
     label: str = ""
 
 
 class ClassifierData(NodeData, kw_only=True):
+    """Data of a question classifier node in a DSL file."""
+
     query_variable_selector: list[str] = []
     model: ModelConfig
     classes: list[Class] = []
@@ -84,89 +106,184 @@ class ClassifierData(NodeData, kw_only=True):
 
 
 class QuestionClassifierNode(Node):
+    """Selects a branch by the class of a text."""
+
     type = "question-classifier"
     kind = NodeKind.BRANCH
     Data = ClassifierData
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Return the class of the text. Raises NodeError if the model fails or its
+        answer is not JSON."""
         data: ClassifierData = self.data
-        value = context.pool.get(data.query_variable_selector) if data.query_variable_selector else ""
+        value = (
+            context.pool.get(data.query_variable_selector)
+            if data.query_variable_selector
+            else ""
+        )
         if value is MISSING:
             raise NodeError(
-                f"Variable {'.'.join(data.query_variable_selector)} not found", kind="VariableNotFoundError"
+                f"Variable {'.'.join(data.query_variable_selector)} not found",
+                error_type="VariableNotFoundError",
             )
+        # Other values than texts are converted.
         query = to_text(value)
         inputs: dict[str, Any] = {"query": query}
         model = find_model(context, data.model)
         messages = await self._messages(query, context, model)
         parameters, stop = parameters_of(data.model, context)
-        request = LLMRequest(messages=messages, model_parameters=parameters, stop=stop, user=context.run.user or None)
-        process = {"model_mode": data.model.mode, "prompts": dump_prompts(messages), "model_provider": model.provider,
-                   "model_name": model.model}  # fmt: skip
+        request = LLMRequest(
+            messages=messages,
+            model_parameters=parameters,
+            stop=stop,
+            user=context.run.user or None,
+        )
+        # Logged even if the model call fails.
+        process = {
+            "model_mode": data.model.mode,
+            "prompts": dump_prompts(messages),
+            "model_provider": model.provider,
+            "model_name": model.model,
+        }
         try:
             result = await model.invoke_llm(request)
         except ModelyardError as error:
-            raise NodeError(str(error), kind=type(error).__name__, inputs=inputs, process_data=process) from error
+            raise NodeError(
+                str(error),
+                error_type=type(error).__name__,
+                inputs=inputs,
+                process_data=process,
+            ) from error
         usage = dump_usage(result.usage)
         process.update(usage=usage, finish_reason=result.finish_reason)
         try:
-            chosen = self._chosen(result.text)
+            selected_class = self._parse_class(result.text)
         except ValueError as error:
             raise NodeError(
-                str(error), kind="OutputParserError", inputs=inputs, process_data=process,
+                str(error),
+                error_type="OutputParserError",
+                inputs=inputs,
+                process_data=process,
                 metadata=metadata_of(result.usage),
-            ) from error  # fmt: skip
-        outputs = {"class_name": chosen.name, "class_id": chosen.id, "class_label": chosen.label, "usage": usage}
+            ) from error
+        # The class id is also the handle that selects the branch.
+        outputs = {
+            "class_name": selected_class.name,
+            "class_id": selected_class.id,
+            "class_label": selected_class.label,
+            "usage": usage,
+        }
         return NodeResult(
-            inputs=inputs, process_data=process, outputs=outputs, handle=chosen.id, metadata=metadata_of(result.usage)
+            inputs=inputs,
+            process_data=process,
+            outputs=outputs,
+            handle=selected_class.id,
+            metadata=metadata_of(result.usage),
         )
 
-    async def _messages(self, query: str, context: NodeContext, model: Any) -> list[AnyPromptMessage]:
+    async def _messages(
+        self, query: str, context: NodeContext, model: Any
+    ) -> list[AnyPromptMessage]:
+        """Return the prompt: instructions with the memory, examples, then the text and
+        the files."""
         data: ClassifierData = self.data
-        classes = [{"category_id": one.id, "category_name": render(one.name, context.pool)} for one in data.classes]
+        # Class names may contain selectors.
+        classes = [
+            {
+                "category_id": category.id,
+                "category_name": render(category.name, context.pool),
+            }
+            for category in data.classes
+        ]
         instruction = render(data.instruction, context.pool)
-        asked = {
+        classification_input = {
             "input_text": [query],
             "categories": classes,
             "classification_instructions": [instruction] if instruction else [],
         }
-        told = _TOLD
+        system_prompt = _SYSTEM_PROMPT
         if data.memory is not None:
-            before = await remembered(data.memory, context, model, [UserPromptMessage(content=_dump(asked))], 512)
-            if before.turns:
-                told += f"\nWhat was said before:\n{memory_text(before, None)}"
-        messages: list[AnyPromptMessage] = [SystemPromptMessage(content=told)]
+            # The answer is short: 512 tokens are reserved for it.
+            history = await load_history(
+                data.memory,
+                context,
+                model,
+                [UserPromptMessage(content=_dump(classification_input))],
+                512,
+            )
+            if history.turns:
+                system_prompt += (
+                    f"\nWhat was said before:\n{memory_text(history, None)}"
+                )
+        messages: list[AnyPromptMessage] = [SystemPromptMessage(content=system_prompt)]
+        # The examples are turns of a conversation before the real question.
         for question, answer in _EXAMPLES:
-            messages += [UserPromptMessage(content=_dump(question)), AssistantPromptMessage(content=_dump(answer))]
-        messages.append(UserPromptMessage(content=[TextPromptMessageContent(data=_dump(asked))]))
+            messages += [
+                UserPromptMessage(content=_dump(question)),
+                AssistantPromptMessage(content=_dump(answer)),
+            ]
+        messages.append(
+            UserPromptMessage(
+                content=[TextPromptMessageContent(data=_dump(classification_input))]
+            )
+        )
         if data.vision.enabled:
             files = files_in(context.value(data.vision.configs.variable_selector))
-            parts = [await content_of(one, context, data.vision.configs.detail) for one in files]
+            parts = [
+                await content_of(file, context, data.vision.configs.detail)
+                for file in files
+            ]
             messages = with_files(messages, parts)
-        return settled(messages, model)
+        return prepare_messages(messages, model)
 
-    def _chosen(self, text: str) -> Class:
-        """The first class where the model named none that there is. Raises ValueError for what is no JSON."""
+    def _parse_class(self, text: str) -> Class:
+        """Return the class in the model's answer; the first class if it names none of
+        them.
+
+        Raises ValueError if the answer is not JSON or there are no classes.
+        """
         classes: Sequence[Class] = self.data.classes
         if not classes:
             raise ValueError("the classifier has no classes")
         try:
-            answer = bare_json(separated(text)[1])
-            check_amount(answer)
-            found = json.loads(answer)
+            answer = extract_json(split_thinking(text)[1])
+            # Deeply nested or huge JSON is refused before it is parsed.
+            check_value_count(answer)
+            parsed = json.loads(answer)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"got invalid json object. error: {error}") from error
-        if isinstance(found, list):
-            found = next((one for one in found if isinstance(one, dict)), {})
-        if not isinstance(found, Mapping) or "category_name" not in found or "category_id" not in found:
+        # Some models wrap the object in a list.
+        if isinstance(parsed, list):
+            parsed = next(
+                (element for element in parsed if isinstance(element, dict)), {}
+            )
+        # An answer without the expected fields counts as no answer.
+        if (
+            not isinstance(parsed, Mapping)
+            or "category_name" not in parsed
+            or "category_id" not in parsed
+        ):
             return classes[0]
-        return next((one for one in classes if one.id == str(found["category_id"])), classes[0])
+        return next(
+            (
+                category
+                for category in classes
+                if category.id == str(parsed["category_id"])
+            ),
+            classes[0],
+        )
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        return [tuple(self.data.query_variable_selector)] if self.data.query_variable_selector else []
+        """Return the selector of the text."""
+        return (
+            [tuple(self.data.query_variable_selector)]
+            if self.data.query_variable_selector
+            else []
+        )
 
 
 def _dump(value: Any) -> str:
+    """Return the value as JSON without escaped characters, which cost tokens."""
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""start: checks what the run was given against the form."""
+"""Start node: validates the inputs of a run against the app's input form."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,22 @@ import msgspec
 from modelyard.base import computing
 from modelyard.base.bodies import BodyError, decode_body
 from modelyard.base.mending import is_on_a_loop
-from modelyard.base.schemas import MOST_PAIRS, MOST_PAIRS_APART, SchemaError, TooMuchWorkError, compiled, is_large
-from modelyard.workflow.node import NodeContext, NodeData, NodeError, NodeKind, NodeResult, QuickNode
+from modelyard.base.schemas import (
+    MAX_PAIRS,
+    MAX_PAIRS_IN_THREAD,
+    SchemaError,
+    TooMuchWorkError,
+    compile_schema,
+    is_large,
+)
+from modelyard.workflow.node import (
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodeKind,
+    NodeResult,
+    QuickNode,
+)
 from modelyard.workflow.variables import File, WorkflowError
 
 _TRUE = frozenset({"true", "1", "yes", "on"})
@@ -18,12 +32,14 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 
 
 class InputError(WorkflowError):
-    """An input is missing, or not what the form asks for. The run does not begin."""
+    """An input is missing or does not match the form. The run is not started."""
 
     code = "invalid_param"
 
 
-class Variable(msgspec.Struct, kw_only=True):
+class FormField(msgspec.Struct, kw_only=True):
+    """A field of the input form."""
+
     variable: str
     label: str = ""
     type: str = "text-input"
@@ -40,25 +56,41 @@ class Variable(msgspec.Struct, kw_only=True):
 
 
 class StartData(NodeData, kw_only=True):
-    variables: list[Variable] = []
+    """Data of a start node in a DSL file."""
+
+    variables: list[FormField] = []
 
 
-def checked_inputs(variables: Sequence[Variable], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs as the form has them; what it does not declare is left out. Raises InputError."""
-    return {one.variable: _checked(one, inputs.get(one.variable)) for one in variables}
+def validate_inputs(
+    variables: Sequence[FormField], inputs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the inputs that the form declares, validated. Raises InputError."""
+    return {
+        form_field.variable: _validate_field(
+            form_field, inputs.get(form_field.variable)
+        )
+        for form_field in variables
+    }
 
 
-def _checked(form: Variable, value: Any) -> Any:
-    name = form.variable
+def _validate_field(form_field: FormField, value: Any) -> Any:
+    """Return the validated value of one field; None if it is optional and missing."""
+    name = form_field.variable
+    # A required field without a value is an error even if it has a default.
     if value is None:
-        if form.required:
+        if form_field.required:
             raise InputError(f"{name} is required in input form")
-        value = form.default
-    if value is None or (form.type in ("file", "file-list") and value == "" and not form.required):
+        value = form_field.default
+    # Web forms send an empty text for a file that was not chosen.
+    if value is None or (
+        form_field.type in ("file", "file-list")
+        and value == ""
+        and not form_field.required
+    ):
         return None
-    match form.type:
+    match form_field.type:
         case "text-input" | "paragraph" | "select" | "external_data_tool":
-            return _text(form, value)
+            return _text(form_field, value)
         case "number":
             return _number(name, value)
         case "checkbox":
@@ -68,27 +100,42 @@ def _checked(form: Variable, value: Any) -> Any:
                 raise InputError(f"{name} in input form must be a file")
             return value
         case "file-list":
-            return _files(form, value)
+            return _files(form_field, value)
         case "json_object":
-            return _object(form, value)
+            return _object(form_field, value)
         case _:
-            return _cleaned(value)
+            return _without_nul(value)
 
 
-def _text(form: Variable, value: Any) -> str:
+def _text(form_field: FormField, value: Any) -> str:
+    """Return a text that meets the field's options and length. Raises InputError."""
     if not isinstance(value, str):
-        raise InputError(f"{form.variable} in input form must be a string")
-    options = [str(one) for one in form.options]
-    if form.type == "select" and value and options and value not in options:
-        raise InputError(f"{form.variable} in input form must be one of the following: {options}")
-    if form.type == "select" and not value and form.required:
-        raise InputError(f"{form.variable} is required in input form")
-    if form.type != "select" and form.max_length and len(value) > form.max_length:
-        raise InputError(f"{form.variable} in input form must be less than {form.max_length} characters")
+        raise InputError(f"{form_field.variable} in input form must be a string")
+    options = [str(option) for option in form_field.options]
+    # An empty value of an optional selection is allowed.
+    if form_field.type == "select" and value and options and value not in options:
+        raise InputError(
+            f"{form_field.variable} in input form must be one of the following:"
+            f" {options}"
+        )
+    if form_field.type == "select" and not value and form_field.required:
+        raise InputError(f"{form_field.variable} is required in input form")
+    if (
+        form_field.type != "select"
+        and form_field.max_length
+        and len(value) > form_field.max_length
+    ):
+        raise InputError(
+            f"{form_field.variable} in input form must be less than"
+            f" {form_field.max_length} characters"
+        )
+    # PostgreSQL cannot store NUL characters.
     return value.replace("\0", "")
 
 
 def _number(name: str, value: Any) -> int | float | None:
+    """Return a number; texts are parsed, an empty text is None. Raises InputError."""
+    # Forms send numbers as text.
     if isinstance(value, str):
         if not value.strip():
             return None
@@ -96,96 +143,143 @@ def _number(name: str, value: Any) -> int | float | None:
             value = float(value) if "." in value else int(value)
         except ValueError:
             raise InputError(f"{name} in input form must be a valid number") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+    ):
         raise InputError(f"{name} in input form must be a valid number")
     return value
 
 
 def _boolean(name: str, value: Any) -> bool:
-    word = str(value).strip().lower()
-    if word in _TRUE:
+    """Return a boolean; several spellings are accepted. Raises InputError."""
+    normalized = str(value).strip().lower()
+    if normalized in _TRUE:
         return True
-    if word in _FALSE:
+    if normalized in _FALSE:
         return False
     raise InputError(f"{name} in input form must be a boolean value")
 
 
-def _files(form: Variable, value: Any) -> list[Any]:
-    if not isinstance(value, list) or not all(isinstance(one, Mapping | File) for one in value):
-        raise InputError(f"{form.variable} in input form must be a list of files")
-    if form.max_length and len(value) > form.max_length:
-        raise InputError(f"{form.variable} in input form must be less than {form.max_length} files")
+def _files(form_field: FormField, value: Any) -> list[Any]:
+    """Return a list of files that is not too long. Raises InputError."""
+    if not isinstance(value, list) or not all(
+        isinstance(element, Mapping | File) for element in value
+    ):
+        raise InputError(f"{form_field.variable} in input form must be a list of files")
+    if form_field.max_length and len(value) > form_field.max_length:
+        raise InputError(
+            f"{form_field.variable} in input form must be less than"
+            f" {form_field.max_length} files"
+        )
     return value
 
 
-def _object(form: Variable, value: Any) -> Any:
+def _object(form_field: FormField, value: Any) -> Any:
+    """Return a JSON object that matches the field's schema. Raises InputError."""
+    # Objects may be entered as JSON text.
     if isinstance(value, str) and value:
         try:
             value = decode_body(value)
         except BodyError:
-            raise InputError(f"{form.variable} in input form must be a JSON object") from None
+            raise InputError(
+                f"{form_field.variable} in input form must be a JSON object"
+            ) from None
     if not isinstance(value, Mapping):
-        raise InputError(f"{form.variable} in input form must be a JSON object")
-    schema = form.json_schema
+        raise InputError(f"{form_field.variable} in input form must be a JSON object")
+    schema = form_field.json_schema
+    # Dify's editor stores the schema as text.
     if isinstance(schema, str) and schema.strip():
         try:
             schema = msgspec.json.decode(schema)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
-            raise InputError(f"the JSON schema of {form.variable} is no JSON") from None
+            raise InputError(
+                f"the JSON schema of {form_field.variable} is no JSON"
+            ) from None
     if isinstance(schema, Mapping) and schema:
-        _check_schema(form.variable, schema, value)
+        _check_schema(form_field.variable, schema, value)
     return value
 
 
 def _check_schema(name: str, schema: Mapping[str, Any], value: Any) -> None:
+    """Validate a value against a JSON schema. Raises InputError."""
     try:
-        mismatch = compiled(schema, draft="7").mismatch(value, most=MOST_PAIRS if is_on_a_loop() else MOST_PAIRS_APART)
+        # On the event loop less work is allowed than in a worker.
+        mismatch = compile_schema(schema, draft="7").mismatch(
+            value, max_pairs=MAX_PAIRS if is_on_a_loop() else MAX_PAIRS_IN_THREAD
+        )
     except TooMuchWorkError as error:
-        raise InputError(f"{name} cannot be held to its JSON schema: {error}") from error
+        raise InputError(
+            f"{name} cannot be held to its JSON schema: {error}"
+        ) from error
     except SchemaError as error:
-        raise InputError(f"the JSON schema of {name} cannot be used: {error}") from error
+        raise InputError(
+            f"the JSON schema of {name} cannot be used: {error}"
+        ) from error
     if mismatch is not None:
         raise InputError(f"{name} does not fit its JSON schema: {mismatch.message}")
 
 
-def _cleaned(value: Any) -> Any:
+def _without_nul(value: Any) -> Any:
+    """Remove NUL characters from a text."""
     return value.replace("\0", "") if isinstance(value, str) else value
 
 
 class StartNode(QuickNode):
-    """Its variables were put into the pool when the run was made; here they are checked and shown."""
+    """Root of a workflow. The inputs are in the variable pool when the run starts; the
+    node validates and logs them."""
 
     type = "start"
     kind = NodeKind.ROOT
     Data = StartData
 
     def compute(self, context: NodeContext) -> NodeResult | None:
-        """None where there is much to check: that is done off the loop."""
-        return None if is_large(context.pool.of(self.id)) else self._checked(context)
+        """Return the result; None if the inputs are large, because then validation runs
+        off the event loop."""
+        return (
+            None
+            if is_large(context.pool.node_variables(self.id))
+            else self._validate(context)
+        )
 
     async def run(self, context: NodeContext) -> NodeResult:
-        return self.compute(context) or await computing.apart(self._checked, context)
+        """Return the validated inputs. Raises NodeError."""
+        return self.compute(context) or await computing.run_in_thread(
+            self._validate, context
+        )
 
-    def _checked(self, context: NodeContext) -> NodeResult:
-        given = context.pool.of(self.id)
+    def _validate(self, context: NodeContext) -> NodeResult:
+        """Validate the inputs and return them with the system variables. Raises
+        NodeError."""
+        # The pool was filled when the run was created.
+        inputs = context.pool.node_variables(self.id)
         try:
-            outputs = checked_inputs(self.data.variables, given)
+            outputs = validate_inputs(self.data.variables, inputs)
         except InputError as error:
-            raise NodeError(str(error), kind="InputError") from error
-        shown = {
+            raise NodeError(str(error), error_type="InputError") from error
+        # System variables are shown together with the inputs.
+        system_values = {
             (name if node == self.id else f"{node}.{name}"): value
             for node, name, value in context.pool.items()
             if node in ("sys",)
         }
-        return NodeResult(outputs={**shown, **outputs}, inputs={**shown, **outputs})
+        return NodeResult(
+            outputs={**system_values, **outputs}, inputs={**system_values, **outputs}
+        )
 
     def output_names(self) -> Sequence[str]:
-        return [one.variable for one in self.data.variables]
+        """Return the names of the form's fields."""
+        return [form_field.variable for form_field in self.data.variables]
 
 
-def form_of(node: Any) -> list[Variable]:
-    """The variables that a root asks for."""
-    return list(getattr(node.data, "variables", ()) or ()) if isinstance(node.data, StartData) else []
+def form_of(node: Any) -> list[FormField]:
+    """Return the form fields of a root node; empty if it is not a start node."""
+    return (
+        list(getattr(node.data, "variables", ()) or ())
+        if isinstance(node.data, StartData)
+        else []
+    )
 
 
 NODES = {"start": StartNode}

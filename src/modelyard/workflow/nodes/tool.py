@@ -1,4 +1,5 @@
-"""tool: one tool of a plugin, another workflow, an API; its messages become outputs, its texts stream."""
+"""Tool node: calls a tool of a plugin, a workflow or an API. Its messages become
+outputs, its texts are streamed."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -7,17 +8,28 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError
-from modelyard.workflow.node import Effect, Node, NodeContext, NodeData, NodeError, NodeResult
+from modelyard.workflow.node import (
+    Effect,
+    Node,
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodeResult,
+)
 from modelyard.workflow.template import selectors_in
-from modelyard.workflow.tool_messages import Gathered, tool_input
+from modelyard.workflow.tool_messages import ToolMessageCollector, tool_input
 
 
 class ToolInput(msgspec.Struct, kw_only=True):
+    """A parameter: a constant, a variable, or a template (`mixed`)."""
+
     type: str = "mixed"
     value: Any = None
 
 
 class ToolData(NodeData, kw_only=True):
+    """Data of a tool node in a DSL file."""
+
     provider_id: str = ""
     provider_type: str = "builtin"
     provider_name: str = ""
@@ -30,49 +42,95 @@ class ToolData(NodeData, kw_only=True):
 
     @property
     def provider(self) -> str:
+        """Id of the tool's provider; old exports have only its name."""
         return self.provider_id or self.provider_name
 
 
 class ToolNode(Node):
+    """Calls one tool."""
+
     type = "tool"
     Data = ToolData
 
     @property
     def effect(self) -> Effect:
+        """A tool may act outside, so a repetition may have effects."""
         return Effect.REPEATABLE
 
     async def run(self, context: NodeContext) -> NodeResult:
+        """Call the tool and return its outputs. Raises NodeError."""
         data: ToolData = self.data
-        every = {**data.tool_configurations, **data.tool_parameters}
-        parameters = {name: tool_input(given, context) for name, given in every.items()}
-        parameters = {name: value for name, value in parameters.items() if value is not None}
-        about = {"tool_info": {"provider_type": data.provider_type, "provider_id": data.provider}}
+        # Configurations and parameters are passed to the tool alike.
+        configured = {**data.tool_configurations, **data.tool_parameters}
+        parameters = {
+            name: tool_input(parameter, context)
+            for name, parameter in configured.items()
+        }
+        # An optional parameter without a value is omitted, so that the tool uses its
+        # default.
+        parameters = {
+            name: value for name, value in parameters.items() if value is not None
+        }
+        # Shown with the node also if the call fails.
+        metadata = {
+            "tool_info": {
+                "provider_type": data.provider_type,
+                "provider_id": data.provider,
+            }
+        }
         if (tools := context.services.tools) is None:
-            raise NodeError("there are no tools here", kind="ToolNodeError", inputs=parameters, metadata=about)
-        gathered = Gathered(context)
+            raise NodeError(
+                "there are no tools here",
+                error_type="ToolNodeError",
+                inputs=parameters,
+                metadata=metadata,
+            )
+        gathered = ToolMessageCollector(context)
         try:
             messages: Any = tools.invoke(
-                data.provider_type, data.provider, data.tool_name, parameters, credential=data.credential_id,
+                data.provider_type,
+                data.provider,
+                data.tool_name,
+                parameters,
+                credential=data.credential_id,
                 key=context.idempotency_key,
-            )  # fmt: skip
+            )
+            # Closing the stream cancels a call that still runs when this block is left
+            # by an error.
             async with aclosing(messages) as stream:
                 async for message in stream:
-                    await gathered.take(message)
+                    await gathered.add(message)
         except ModelyardError as error:
             raise NodeError(
-                f"Failed to invoke tool {data.tool_label or data.tool_name}: {error}", kind="ToolInvokeError",
-                inputs=parameters, metadata=about,
-            ) from error  # fmt: skip
-        return NodeResult(inputs=parameters, outputs=gathered.outputs(), metadata=about)
+                f"Failed to invoke tool {data.tool_label or data.tool_name}: {error}",
+                error_type="ToolInvokeError",
+                inputs=parameters,
+                metadata=metadata,
+            ) from error
+        return NodeResult(
+            inputs=parameters, outputs=gathered.outputs(), metadata=metadata
+        )
 
     def references(self) -> Sequence[tuple[str, ...]]:
-        found: list[tuple[str, ...]] = []
-        for given in [*self.data.tool_configurations.values(), *self.data.tool_parameters.values()]:
-            if isinstance(given, Mapping) and given.get("type") == "variable" and isinstance(given.get("value"), list):
-                found.append(tuple(str(part) for part in given["value"]))
-            elif isinstance(given, Mapping) and given.get("type") == "mixed" and isinstance(given.get("value"), str):
-                found += selectors_in(given["value"])
-        return found
+        """Return the selectors in the parameters."""
+        selectors: list[tuple[str, ...]] = []
+        for parameter in [
+            *self.data.tool_configurations.values(),
+            *self.data.tool_parameters.values(),
+        ]:
+            if (
+                isinstance(parameter, Mapping)
+                and parameter.get("type") == "variable"
+                and isinstance(parameter.get("value"), list)
+            ):
+                selectors.append(tuple(str(part) for part in parameter["value"]))
+            elif (
+                isinstance(parameter, Mapping)
+                and parameter.get("type") == "mixed"
+                and isinstance(parameter.get("value"), str)
+            ):
+                selectors += selectors_in(parameter["value"])
+        return selectors
 
 
 NODES = {"tool": ToolNode}

@@ -1,4 +1,5 @@
-"""trigger-webhook, trigger-schedule, trigger-plugin: what starts a run without a caller. They give on what they got."""
+"""Trigger nodes: start a run by a webhook, a schedule or a plugin's event, and pass its
+data on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,17 +7,28 @@ from typing import Any
 import msgspec
 
 from modelyard.base.bodies import decode_body
-from modelyard.workflow.node import NodeContext, NodeData, NodeError, NodeKind, NodeResult, QuickNode
+from modelyard.workflow.node import (
+    NodeContext,
+    NodeData,
+    NodeError,
+    NodeKind,
+    NodeResult,
+    QuickNode,
+)
 from modelyard.workflow.variables import type_of
 
 
 class Parameter(msgspec.Struct, kw_only=True):
+    """A header, query parameter or body field that a webhook declares."""
+
     name: str
     type: str = "string"
     required: bool = False
 
 
 class WebhookData(NodeData, kw_only=True):
+    """Data of a webhook trigger in a DSL file. `timeout` is in seconds."""
+
     method: str = "get"
     content_type: str = ""
     headers: list[Parameter] = []
@@ -29,7 +41,7 @@ class WebhookData(NodeData, kw_only=True):
 
 
 class VisualSchedule(msgspec.Struct, kw_only=True):
-    """A schedule as its form says it."""
+    """A schedule that was entered in a form."""
 
     on_minute: int = 0
     time: str = "12:00 AM"
@@ -40,6 +52,8 @@ class VisualSchedule(msgspec.Struct, kw_only=True):
 
 
 class ScheduleData(NodeData, kw_only=True):
+    """Data of a schedule trigger in a DSL file."""
+
     mode: str = "visual"
     """`visual` or `cron`."""
     frequency: str = ""
@@ -50,46 +64,65 @@ class ScheduleData(NodeData, kw_only=True):
 
 
 class PluginTriggerData(NodeData, kw_only=True):
+    """Data of a plugin trigger in a DSL file."""
+
     plugin_id: str = ""
     provider_id: str = ""
     """`author/plugin/provider`."""
     event_name: str = ""
     subscription_id: str = ""
-    """Empty for all that the tenant has of this provider."""
+    """Empty for all of the tenant's subscriptions with this provider."""
     event_parameters: dict[str, Any] = {}
-    """Name → value, or `{type, value}`: which of the events are meant."""
+    """Filter for the events: name → value, or `{type, value}`."""
 
 
 class _Trigger(QuickNode):
+    """Base of triggers."""
+
     kind = NodeKind.ROOT
 
     def compute(self, context: NodeContext) -> NodeResult:
-        given = dict(context.pool.of(self.id))
-        return NodeResult(outputs=given, inputs=given)
+        """Return the data with which the run was started."""
+        inputs = dict(context.pool.node_variables(self.id))
+        return NodeResult(outputs=inputs, inputs=inputs)
 
 
 class WebhookNode(_Trigger):
+    """Starts a run by an HTTP request."""
+
     type = "trigger-webhook"
     Data = WebhookData
 
     def compute(self, context: NodeContext) -> NodeResult:
-        given = dict(context.pool.of(self.id))
-        raw = given.get("_webhook_raw") or {"inputs": given}
-        return NodeResult(outputs={**values_of(self.data, given), "_webhook_raw": raw}, inputs=given)
+        """Return the declared values and the raw request. Raises NodeError."""
+        inputs = dict(context.pool.node_variables(self.id))
+        # A test run has no HTTP request; its inputs stand in for it.
+        raw = inputs.get("_webhook_raw") or {"inputs": inputs}
+        return NodeResult(
+            outputs={**declared_values(self.data, inputs), "_webhook_raw": raw},
+            inputs=inputs,
+        )
 
 
-def values_of(data: WebhookData, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a webhook declares, of what came. Raises NodeError where something is missing, or is of another type."""
-    found: dict[str, Any] = {}
-    for one in [*data.headers, *data.params, *data.body]:
-        value = given.get(one.name)
-        if value is None and one.required:
-            raise NodeError(f"{one.name} is required by the webhook", kind="InputError")
-        found[one.name.replace("-", "_")] = _cast(one, value)
-    return found
+def declared_values(data: WebhookData, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that the webhook declares. Raises NodeError if one is missing
+    or has the wrong type."""
+    values: dict[str, Any] = {}
+    for parameter in [*data.headers, *data.params, *data.body]:
+        # Names are those of the request; outputs have underscores instead.
+        value = inputs.get(parameter.name)
+        if value is None and parameter.required:
+            raise NodeError(
+                f"{parameter.name} is required by the webhook", error_type="InputError"
+            )
+        # Header names contain hyphens, which selectors cannot.
+        values[parameter.name.replace("-", "_")] = _cast(parameter, value)
+    return values
 
 
 def _cast(parameter: Parameter, value: Any) -> Any:
+    """Convert a text to the declared type. Raises NodeError."""
+    # Values of a JSON body already have a type.
     if value is None or parameter.type in ("string", "") or not isinstance(value, str):
         return value
     try:
@@ -97,25 +130,46 @@ def _cast(parameter: Parameter, value: Any) -> Any:
             case "number":
                 return float(value) if "." in value else int(value)
             case "boolean":
-                return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
-            case "object" | "array[string]" | "array[number]" | "array[boolean]" | "array[object]":
+                return {
+                    "true": True,
+                    "1": True,
+                    "yes": True,
+                    "false": False,
+                    "0": False,
+                    "no": False,
+                }[value.lower()]
+            case (
+                "object"
+                | "array[string]"
+                | "array[number]"
+                | "array[boolean]"
+                | "array[object]"
+            ):
                 return decode_body(value)
             case _:
                 return value
     except (ValueError, KeyError) as error:
         raise NodeError(
-            f"{parameter.name} must be {parameter.type}, not {type_of(value)} {value[:60]!r}", kind="InputError"
+            f"{parameter.name} must be {parameter.type}, not {type_of(value)} {value[:60]!r}",
+            error_type="InputError",
         ) from error
 
 
 class ScheduleNode(_Trigger):
+    """Starts a run at the times of a schedule."""
+
     type = "trigger-schedule"
     Data = ScheduleData
 
 
 class PluginTriggerNode(_Trigger):
+    """Starts a run by an event of a plugin."""
+
     type = "trigger-plugin"
     Data = PluginTriggerData
 
 
-NODES = {one.type: one for one in (WebhookNode, ScheduleNode, PluginTriggerNode)}
+NODES = {
+    node_class.type: node_class
+    for node_class in (WebhookNode, ScheduleNode, PluginTriggerNode)
+}

@@ -42,7 +42,11 @@ def test_the_weights_of_ocr_are_what_the_manifest_says(tmp_path: Path):
 def test_a_picture_is_read_and_nothing_is_fetched(tmp_path: Path):
     paths = json.dumps(WeightStore(tmp_path).paths(OCR))
     ended = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, paths], capture_output=True, text=True, check=False, timeout=200
+        [sys.executable, "-c", _PROGRAM, paths],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
     )
     assert ended.returncode == 0, ended.stderr
     (lines,) = json.loads(ended.stdout)

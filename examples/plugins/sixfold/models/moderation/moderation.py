@@ -5,7 +5,9 @@ from dify_plugin.errors.model import InvokeBadRequestError, InvokeError
 class Words(ModerationModel):
     """Flags the word `bad`."""
 
-    def _invoke(self, model: str, credentials: dict, text: str, user: str | None = None) -> bool:
+    def _invoke(
+        self, model: str, credentials: dict, text: str, user: str | None = None
+    ) -> bool:
         return "bad" in text.lower().split()
 
     def validate_credentials(self, model: str, credentials: dict) -> None:

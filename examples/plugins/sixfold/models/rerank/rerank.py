@@ -17,10 +17,19 @@ class Overlap(RerankModel):
         user: str | None = None,
     ) -> RerankResult:
         wanted = set(query.lower().split())
-        scores = [len(wanted & set(doc.lower().split())) / max(1, len(wanted)) for doc in docs]
+        scores = [
+            len(wanted & set(doc.lower().split())) / max(1, len(wanted)) for doc in docs
+        ]
         ranked = sorted(range(len(docs)), key=lambda place: -scores[place])
-        kept = [place for place in ranked if score_threshold is None or scores[place] >= score_threshold][:top_n]
-        documents = [RerankDocument(index=place, text=docs[place], score=scores[place]) for place in kept]
+        kept = [
+            place
+            for place in ranked
+            if score_threshold is None or scores[place] >= score_threshold
+        ][:top_n]
+        documents = [
+            RerankDocument(index=place, text=docs[place], score=scores[place])
+            for place in kept
+        ]
         return RerankResult(model=model, docs=documents)
 
     def validate_credentials(self, model: str, credentials: dict) -> None:

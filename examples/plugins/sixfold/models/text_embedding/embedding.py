@@ -2,7 +2,10 @@ import time
 
 from dify_plugin import TextEmbeddingModel
 from dify_plugin.entities.model import EmbeddingInputType, PriceType
-from dify_plugin.entities.model.text_embedding import EmbeddingUsage, TextEmbeddingResult
+from dify_plugin.entities.model.text_embedding import (
+    EmbeddingUsage,
+    TextEmbeddingResult,
+)
 from dify_plugin.errors.model import InvokeBadRequestError, InvokeError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -31,9 +34,13 @@ class Letters(TextEmbeddingModel):
             currency=price.currency,
             latency=time.perf_counter() - begun,
         )
-        return TextEmbeddingResult(model=model, embeddings=[_vector(text) for text in texts], usage=usage)
+        return TextEmbeddingResult(
+            model=model, embeddings=[_vector(text) for text in texts], usage=usage
+        )
 
-    def get_num_tokens(self, model: str, credentials: dict, texts: list[str]) -> list[int]:
+    def get_num_tokens(
+        self, model: str, credentials: dict, texts: list[str]
+    ) -> list[int]:
         return [max(1, len(text) // 4) for text in texts]
 
     def validate_credentials(self, model: str, credentials: dict) -> None:

@@ -29,7 +29,9 @@ class Tone(TTSModel):
         for start in range(0, len(audio), 4096):
             yield audio[start : start + 4096]
 
-    def validate_credentials(self, model: str, credentials: dict, user: str | None = None) -> None:
+    def validate_credentials(
+        self, model: str, credentials: dict, user: str | None = None
+    ) -> None:
         """Needs none."""
 
     @property
@@ -43,6 +45,9 @@ def _wave(pitch: int, samples: int) -> bytes:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(RATE)
-        values = (int(12000 * math.sin(2 * math.pi * pitch * place / RATE)) for place in range(samples))
+        values = (
+            int(12000 * math.sin(2 * math.pi * pitch * place / RATE))
+            for place in range(samples)
+        )
         file.writeframes(b"".join(struct.pack("<h", value) for value in values))
     return out.getvalue()

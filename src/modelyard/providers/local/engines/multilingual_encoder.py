@@ -1,8 +1,11 @@
-"""The forward pass of Google's Universal Sentence Encoder Multilingual v3 in numpy, and its vocabulary.
+"""The forward pass of Google's Universal Sentence Encoder Multilingual v3 in numpy, and
+its vocabulary.
 
-Yang et al., "Multilingual Universal Sentence Encoder for Semantic Retrieval" (2019), the convolutional variant: each
-piece's embedding stands beside what convolutions over its neighbours make of it; the sum over a text goes through a
-small network with shortcuts. The weights' file holds float32, and the embedding table in six bits a number.
+Yang et al., "Multilingual Universal Sentence Encoder for Semantic Retrieval" (2019),
+the convolutional variant. Each token's embedding is concatenated with the outputs of
+convolutions over its neighbours. The sum over a text passes through a small network
+with shortcuts. The weight file has float32 values, and the embedding table in six bits
+per number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +18,11 @@ from sentencepiece import SentencePieceProcessor
 
 DIMENSIONS = 512
 _WIDTH = 256  # what each convolution gives per piece
-_CHUNKS = 17  # piece n is row n // 17 of chunk n % 17: as the original spread its table over machines
+# piece n is row n // 17 of chunk n % 17: as the original spread its table over machines
+_CHUNKS = 17
 _UNKNOWN, _BEGIN, _END = 0, 1, 2
-# Pieces in one pass: enough that reading the weights is spread over many texts, and all of it fits a processor's cache.
+# Tokens in one pass: enough to use the weights for many texts at a time, and few enough
+# to fit a processor's cache.
 _PIECES_PER_PASS = 384
 
 Floats = npt.NDArray[np.float32]
@@ -25,111 +30,152 @@ Integers = npt.NDArray[np.int64]
 
 
 class Vocabulary:
-    """Texts cut into the encoder's pieces by SentencePiece, Google's own library."""
+    """The encoder's vocabulary; texts are split into tokens by SentencePiece, Google's
+    own library."""
 
     def __init__(self, path: str) -> None:
         self._processor: Any = SentencePieceProcessor(model_file=path)
 
-    def cut(self, text: str) -> list[int]:
-        """The numbers of a text's pieces between those that begin and end it; never none in between.
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of a text's tokens between the start and the end token, with
+        at least one token in between.
 
-        SentencePiece counts a run of unknown characters as one piece. Here each of them counts, as in the vectors
-        that datasets have stored.
+        SentencePiece counts a run of unknown characters as one token. Here every such
+        character counts, which keeps the vectors equal to those that datasets have
+        stored.
         """
-        pieces: list[int] = self._processor.encode(text)
-        if _UNKNOWN in pieces:
-            pieces = self._with_each_unknown(text, pieces)
-        return [_BEGIN, *(pieces or [_UNKNOWN]), _END]
+        token_ids: list[int] = self._processor.encode(text)
+        if _UNKNOWN in token_ids:
+            token_ids = self._expand_unknown(text, token_ids)
+        return [_BEGIN, *(token_ids or [_UNKNOWN]), _END]
 
-    def _with_each_unknown(self, text: str, pieces: list[int]) -> list[int]:
-        """The unknown run `pieces` names once, named once for each of its characters."""
+    def _expand_unknown(self, text: str, token_ids: list[int]) -> list[int]:
+        """Return the ids with the unknown token repeated for each character of an
+        unknown run."""
+        # The same split as text, to learn how many characters an unknown token covers.
         spellings: list[str] = self._processor.encode(text, out_type=str)
-        counted: list[int] = []
-        for piece, spelling in zip(pieces, spellings, strict=True):
-            times = len(spelling) if piece == _UNKNOWN else 1
-            counted.extend([piece] * times)
-        return counted
+        expanded_ids: list[int] = []
+        for token_id, spelling in zip(token_ids, spellings, strict=True):
+            times = len(spelling) if token_id == _UNKNOWN else 1
+            expanded_ids.extend([token_id] * times)
+        return expanded_ids
 
 
 @dataclass(frozen=True, slots=True)
 class _Convolution:
-    """Two convolutions over as many neighbouring pieces as `steps` has, each added to what went in."""
+    """Two convolutions over the neighbouring tokens in `steps`, each added to its
+    input."""
 
     steps: Integers
-    """Where the neighbours are, counted from a piece."""
+    """Positions of the neighbours relative to a token."""
     weights: tuple[Floats, Floats]
     biases: tuple[Floats, Floats]
 
-    def apply(self, inputs: Floats, layout: "_Layout") -> Floats:
-        """One row a piece in, one row a piece out."""
+    def apply(self, inputs: Floats, layout: "_PaddedLayout") -> Floats:
+        """Apply both convolutions. Inputs and outputs have one row per token."""
         rows = inputs
         for weights, bias in zip(self.weights, self.biases, strict=True):
+            # Rows are spread out with zeros between texts, so that no window reaches
+            # into another text.
             padded = np.zeros((layout.length, _WIDTH), np.float32)
-            padded[layout.places] = rows
-            windows = padded[layout.places[:, None] + self.steps]
+            padded[layout.positions] = rows
+            # Gathers the neighbours of every token, so that the convolution becomes one
+            # matrix product.
+            windows = padded[layout.positions[:, None] + self.steps]
             shaped = windows.reshape(len(rows), -1) @ weights
             shaped += bias
+            # ReLU in place, plus the shortcut.
             rows = rows + np.maximum(shaped, 0, out=shaped)
         return rows
 
 
-class _Layout:
-    """Several texts' pieces in one column, with room between texts: a window at a text's edge sees nothing."""
+class _PaddedLayout:
+    """Places the tokens of several texts in one column, with space between texts. A
+    window at the edge of a text sees zeros."""
 
-    room = 2  # the widest window reaches two pieces to each side
+    gap = 2  # the widest window reaches two pieces to each side
 
     def __init__(self, lengths: Integers) -> None:
         self.lengths = lengths
         self.starts = np.cumsum(lengths) - lengths
-        before = np.repeat(np.arange(1, len(lengths) + 1) * self.room, lengths)
-        self.places = np.arange(lengths.sum()) + before
-        self.length = int(lengths.sum()) + (len(lengths) + 1) * self.room
+        # Each text is preceded by one gap more than the text before it.
+        padding_before = np.repeat(np.arange(1, len(lengths) + 1) * self.gap, lengths)
+        self.positions = np.arange(lengths.sum()) + padding_before
+        # One gap before every text, and one after the last.
+        self.length = int(lengths.sum()) + (len(lengths) + 1) * self.gap
 
 
 class MultilingualEncoder:
-    """Texts to vectors of 512 numbers, of length one."""
+    """Encodes texts as vectors of 512 numbers with length 1."""
 
     def __init__(self, weights: str, vocabulary: str) -> None:
         self._vocabulary = Vocabulary(vocabulary)
         with np.load(weights, allow_pickle=False) as archive:
             self._table = _read_table(archive)
-            self._step, self._lowest = archive["scale"][:, None], archive["lo"][:, None]
+            # The table is quantised: value = number * scale + lowest, per chunk.
+            self._scale, self._lowest = (
+                archive["scale"][:, None],
+                archive["lo"][:, None],
+            )
+            # Convolutions over 2, 3 and 5 neighbouring tokens.
             self._convolutions = [
                 _read_convolution(archive, 2, (0, 1)),
                 _read_convolution(archive, 3, (-1, 0, 1)),
                 _read_convolution(archive, 5, (-2, -1, 0, 1, 2)),
             ]
-            self._entrance = _read_entrance(archive)
-            self._entrance_norm = _read_together(archive, "ln_g"), _read_together(archive, "ln_b")
-            names = ("ln_g", "ln_b", "cnn_W", "cnn_b", "d0", "d1", "d2", "d3", "p1", "p3")
+            self._input_projection = _read_input_projection(archive)
+            self._input_norm = (
+                _read_concatenated(archive, "ln_g"),
+                _read_concatenated(archive, "ln_b"),
+            )
+            names = (
+                "ln_g",
+                "ln_b",
+                "cnn_W",
+                "cnn_b",
+                "d0",
+                "d1",
+                "d2",
+                "d3",
+                "p1",
+                "p3",
+            )
             self._weights: dict[str, Floats] = {name: archive[name] for name in names}
             self._epsilon = float(archive["eps"])
 
     def encode(self, texts: Sequence[str]) -> Floats:
-        """One row a text; a text's vector does not depend on the texts beside it."""
-        cut = [self._vocabulary.cut(text) for text in texts]
+        """Return one row per text. A text's vector does not depend on the other texts."""
+        cut = [self._vocabulary.tokenize(text) for text in texts]
+        # The empty row makes the result well-formed for no texts at all.
         rows = [np.zeros((0, DIMENSIONS), np.float32)]
-        rows.extend(self._pass(group) for group in _groups(cut))
+        rows.extend(self._encode_group(group) for group in _groups(cut))
         return np.concatenate(rows)
 
-    def _pass(self, texts: list[list[int]]) -> Floats:
-        layout = _Layout(np.array([len(pieces) for pieces in texts], np.int64))
-        pieces = np.array([piece for text in texts for piece in text], np.int64)
-        features = self._features(pieces, layout)
+    def _encode_group(self, texts: list[list[int]]) -> Floats:
+        layout = _PaddedLayout(
+            np.array([len(token_ids) for token_ids in texts], np.int64)
+        )
+        token_ids = np.array(
+            [token_id for text in texts for token_id in text], np.int64
+        )
+        features = self._features(token_ids, layout)
+        # Tokens of one text are consecutive, so `reduceat` sums each text.
         sums = np.add.reduceat(features, layout.starts, axis=0)
         return self._finish(sums, layout.lengths.astype(np.float32)[:, None])
 
-    def _features(self, pieces: Integers, layout: _Layout) -> Floats:
-        """What stands for each piece: its embedding, and what each convolution makes of its surroundings."""
-        chunks = pieces % _CHUNKS
-        embedded = self._table[chunks, pieces // _CHUNKS].astype(np.float32)
-        embedded *= self._step[chunks]
+    def _features(self, token_ids: Integers, layout: _PaddedLayout) -> Floats:
+        """Return the features of each token: its embedding and the output of every
+        convolution."""
+        chunks = token_ids % _CHUNKS
+        # Only the needed rows of the table are converted to floats.
+        embedded = self._table[chunks, token_ids // _CHUNKS].astype(np.float32)
+        embedded *= self._scale[chunks]
         embedded += self._lowest[chunks]
-        weights, bias = self._entrance
+        weights, bias = self._input_projection
         entered = embedded @ weights
         entered += bias
-        # The three entrances are normalised together, as one row.
-        self._normalise(entered, *self._entrance_norm)
+        # The inputs of all three convolutions are normalised together, as one row.
+        self._normalise(entered, *self._input_norm)
         columns = [embedded]
         for number, convolution in enumerate(self._convolutions):
             inputs = entered[:, number * _WIDTH : (number + 1) * _WIDTH]
@@ -139,18 +185,23 @@ class MultilingualEncoder:
         return features
 
     def _finish(self, sums: Floats, lengths: Floats) -> Floats:
-        """Texts' vectors, from the sums of their pieces' features."""
-        named = self._weights
-        # A sum and a linear map can change places: so the map is applied once a text, not once a piece.
-        text = (sums @ named["cnn_W"] + lengths * named["cnn_b"]) / np.sqrt(lengths)
-        hidden = np.maximum(text @ named["d0"], 0)
-        middle = np.maximum(hidden @ named["d1"] + text @ named["p1"], 0)
-        hidden = np.maximum(middle @ named["d2"], 0)
-        vectors = np.tanh(hidden @ named["d3"] + middle @ named["p3"])
-        return vectors / np.sqrt(np.maximum(np.square(vectors).sum(1, keepdims=True), self._epsilon))
+        """Return the vectors of texts from the sums of their tokens' features."""
+        weights = self._weights
+        # A sum and a linear map commute, so the map is applied once per text instead of
+        # once per token.
+        text = (sums @ weights["cnn_W"] + lengths * weights["cnn_b"]) / np.sqrt(lengths)
+        hidden = np.maximum(text @ weights["d0"], 0)
+        # Two blocks of two layers, each with a projected shortcut around it.
+        middle = np.maximum(hidden @ weights["d1"] + text @ weights["p1"], 0)
+        hidden = np.maximum(middle @ weights["d2"], 0)
+        vectors = np.tanh(hidden @ weights["d3"] + middle @ weights["p3"])
+        # The lower bound avoids a division by zero.
+        return vectors / np.sqrt(
+            np.maximum(np.square(vectors).sum(1, keepdims=True), self._epsilon)
+        )
 
     def _normalise(self, rows: Floats, gain: Floats, bias: Floats) -> None:
-        """Layer normalisation, in place."""
+        """Apply layer normalisation in place."""
         rows -= rows.mean(1, keepdims=True)
         variance = np.einsum("ij,ij->i", rows, rows)[:, None] / rows.shape[1]
         rows /= np.sqrt(variance + self._epsilon)
@@ -159,21 +210,23 @@ class MultilingualEncoder:
 
 
 def _groups(texts: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Texts as they follow each other, as many together as one pass takes; a longer one alone."""
+    """Yield consecutive texts in groups that fit one pass. A longer text forms its own
+    group."""
     group: list[list[int]] = []
     size = 0
-    for pieces in texts:
-        if group and size + len(pieces) > _PIECES_PER_PASS:
+    for token_ids in texts:
+        if group and size + len(token_ids) > _PIECES_PER_PASS:
             yield group
             group, size = [], 0
-        group.append(pieces)
-        size += len(pieces)
+        group.append(token_ids)
+        size += len(token_ids)
     if group:
         yield group
 
 
 def _read_table(archive: Any) -> npt.NDArray[np.uint8]:
-    """The embedding table, chunk by chunk: 66 MB, and never twice in memory."""
+    """Read the embedding table chunk by chunk. It has 66 MB and is never in memory
+    twice."""
     first = archive["q1"]
     table = np.empty((_CHUNKS, *first.shape), np.uint8)
     table[0] = first
@@ -190,10 +243,13 @@ def _read_convolution(archive: Any, width: int, steps: tuple[int, ...]) -> _Conv
     )
 
 
-def _read_entrance(archive: Any) -> tuple[Floats, Floats]:
-    """The map from an embedding to the inputs of all three convolutions, side by side."""
-    return _read_together(archive, "proj", axis=1), _read_together(archive, "proj_b")
+def _read_input_projection(archive: Any) -> tuple[Floats, Floats]:
+    """Return weights and bias of the map from an embedding to the inputs of all three
+    convolutions."""
+    return _read_concatenated(archive, "proj", axis=1), _read_concatenated(
+        archive, "proj_b"
+    )
 
 
-def _read_together(archive: Any, name: str, axis: int = 0) -> Floats:
+def _read_concatenated(archive: Any, name: str, axis: int = 0) -> Floats:
     return np.concatenate([archive[f"{name}{width}"] for width in (2, 3, 5)], axis=axis)
