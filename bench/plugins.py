@@ -60,7 +60,7 @@ def _settings(home: Path, **plugins: Any) -> Settings:
     )
     # Port 0 turns the debug listener off, so that parallel runs do not conflict.
     plugin_settings = msgspec.structs.replace(settings.plugins, debug_port=0, **plugins)
-    return msgspec.structs.replace(settings, exit_listeners=plugin_settings)
+    return msgspec.structs.replace(settings, plugins=plugin_settings)
 
 
 @asynccontextmanager

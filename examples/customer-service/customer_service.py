@@ -71,7 +71,7 @@ async def prepare(yard: Modelyard) -> None:
         yard.tools.functions.add(one)
     datasets = yard.knowledge.datasets
     for name in ("customer_faq", "product_manual"):
-        dataset = await datasets.stored.datasets.named(
+        dataset = await datasets.store.datasets.find_by_name(
             "default", name
         ) or await datasets.create("default", name)
         await datasets.sync_folder(dataset, HERE / name, batch=f"{name}-files")
@@ -87,15 +87,15 @@ async def handle_customer_query(
     yard: Modelyard, query: str, order_id: str = "", user: str = "customer"
 ) -> Answer:
     """The answer to a customer, with the workflow's name, its sources, what was done, and what it took."""  # noqa: E501
-    found = yard.apps.find("default", "customer service")
+    found = yard.apps.get_by_id_or_name("default", "customer service")
     run, _ = await yard.services.workflows.chats.send(
         found,
-        await yard.apps.app(found),
+        await yard.apps.published_app(found),
         query=query,
         inputs={"order_id": order_id},
         user=user,
     )
-    ended = await yard.runs.ended("default", run.id)
+    ended = await yard.runs.wait_until_ended("default", run.id)
     answer = Answer(
         text=str(ended.outputs.get("answer") or ended.error), workflow=found.name
     )

@@ -30,7 +30,7 @@ INPUTS = {"n": 1, "items": ["a", "b", "c"]}
 
 
 class _Sandbox:
-    def render_now(
+    def render_in_process(
         self, template: str, variables: Any, *, max_chars: int
     ) -> str | None:
         return render_in_process(template, variables, max_chars=max_chars)

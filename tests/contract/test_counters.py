@@ -208,12 +208,12 @@ def test_what_a_process_holds_is_known_by_its_name_and_settled_for_it_once(make:
             for name in (first, second):
                 await first_store.reserve(name, [charge(a, 3)])
             await second_store.reserve(mine, [charge(a, 2)])
-            assert {first, second} <= {*await second_store.held_by("dead")}
-            assert mine not in await second_store.held_by("dead")
+            assert {first, second} <= {*await second_store.reservations_of("dead")}
+            assert mine not in await second_store.reservations_of("dead")
             await second_store.settle_for("dead", first, {"tokens": 1})
             await second_store.settle_for("dead", first, {"tokens": 1})
             await settled(first_store, second, {"tokens": 0})
-            assert not {first, second} & {*await second_store.held_by("dead")}
+            assert not {first, second} & {*await second_store.reservations_of("dead")}
             assert await first_store.levels([a]) == {a: 1 + 2}
 
     asyncio.run(work())

@@ -336,8 +336,8 @@ def test_many_entries_are_found_as_exact_search_finds_them(run: Run):
         ])  # fmt: skip
         index, space = store.parts.indexes.of(dataset), await store.space(dataset)
         await index.count(space)
-        if hasattr(index, "ready"):
-            await index.ready()  # type: ignore[attr-defined]
+        if hasattr(index, "wait_for_graphs"):
+            await index.wait_for_graphs()  # type: ignore[attr-defined]
         changes = await store.parts.stored.entries.changes(
             space.dataset, space.number, 0, space.generation
         )

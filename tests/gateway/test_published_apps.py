@@ -215,7 +215,9 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(
-        static, "_built", lambda: {name: tmp_path / name for name in contents}
+        static,
+        "_list_built_files",
+        lambda: {name: tmp_path / name for name in contents},
     )
 
 
@@ -277,7 +279,7 @@ def test_a_page_that_was_not_built_says_so_where_it_would_be(
     served_apps: dict[str, str], admin: Admin, monkeypatch: pytest.MonkeyPatch
 ):
     page = Page(admin, "plain", origins=["https://shop.example"])
-    monkeypatch.setattr(static, "_built", dict)
+    monkeypatch.setattr(static, "_list_built_files", dict)
     response = httpx.get(page.url)
     assert (response.status_code, response.headers["content-type"]) == (
         503,

@@ -205,7 +205,7 @@ def test_threads_are_watched_where_the_kernel_asks_nobody(
     changed = text.replace("if _supports_listener():", "if False:")
     assert changed != text
     (inside_folder / "confine.py").write_text(changed)
-    monkeypatch.setattr(sandbox, "_PROGRAM", inside_folder / "zygote.py")
+    monkeypatch.setattr(sandbox, "_ZYGOTE_PROGRAM", inside_folder / "zygote.py")
 
     async def work(jail: Sandbox) -> None:
         with pytest.raises(

@@ -179,10 +179,10 @@ class OfficialServer:
 
     async def aclose(self) -> None: ...
 
-    def speak(self, version: str) -> None:
+    def set_protocol_version(self, version: str) -> None:
         del version
 
-    async def tell(self, message: Mapping[str, Any]) -> None:
+    async def notify(self, message: Mapping[str, Any]) -> None:
         methods.validate_client_notification(
             str(message["method"]), self.version, message.get("params")
         )

@@ -201,7 +201,7 @@ def test_functions_that_cannot_be_tools():
 def test_tools_are_found_bound_and_kept():
     calls: list[str] = []
 
-    @tool(keeps=60.0)
+    @tool(cache_seconds=60.0)
     async def look(q: str, context: ToolContext, where: str = "here") -> str:
         """Looks."""
         calls.append(q)

@@ -41,7 +41,7 @@ class StubMemory:
     async def recap(self) -> Recap | None:
         return self.kept
 
-    async def keep(self, recap: Recap) -> None:
+    async def save_recap(self, recap: Recap) -> None:
         self.kept = recap
 
 

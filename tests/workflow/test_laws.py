@@ -133,7 +133,7 @@ def test_a_ladder_of_diamonds_is_answered_without_listing_its_paths():
 
 
 class _Sandbox:
-    def render_now(
+    def render_in_process(
         self, template: str, variables: Any, *, max_chars: int
     ) -> str | None:
         return render_in_process(template, variables, max_chars=max_chars)
@@ -206,7 +206,7 @@ class _Recorder:
     def record(self, step: Step) -> None:
         self.kept.append(step)
 
-    def said(self) -> str | None:
+    def shown_text(self) -> str | None:
         return self._said
 
 

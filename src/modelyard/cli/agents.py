@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -22,6 +22,10 @@ from modelyard.cli.show import (
     run_with_modelyard,
 )
 from modelyard.cli.usage import tenant_option
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
 
 # Characters of a tool's arguments and results that are printed.
 _MAX_PRINTED = 600
@@ -114,7 +118,7 @@ def run_agent(
             answers[tool_call.id] = "" if is_approved else "the user said no"
         return answers
 
-    async def work(yard: Any) -> int:
+    async def work(yard: "Modelyard") -> int:
         """Run the agent and print its events."""
         # Imported here: other commands of this module should not load the agents.
         from modelyard.agents.state import AgentLimits
@@ -231,7 +235,7 @@ def tools() -> None:
 def list_tools(ctx: click.Context, kind: str, tenant: str, as_json: bool) -> None:
     """List the tools that models can be given."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Print the tools as a table or JSON."""
         listed_tools = await yard.tools.list(tenant, kind)
         if as_json:
@@ -258,9 +262,9 @@ def list_tools(ctx: click.Context, kind: str, tenant: str, as_json: bool) -> Non
 def show_tool(ctx: click.Context, name: str, tenant: str) -> None:
     """Show a tool's description and parameters as a model receives them."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Print the tool as JSON."""
-        tool = await yard.tools.named(tenant, name)
+        tool = await yard.tools.get_by_name(tenant, name)
         print_json(
             {
                 "name": tool.name,
@@ -293,11 +297,11 @@ def call_tool(
     the tool fails."""
     tool_arguments = _parse_arguments(arguments)
 
-    async def work(yard: Any) -> int:
+    async def work(yard: "Modelyard") -> int:
         """Call the tool and print its result."""
         from modelyard.tools.entities import ToolContext
 
-        tool = await yard.tools.named(tenant, name)
+        tool = await yard.tools.get_by_name(tenant, name)
         context = ToolContext(tenant=tenant, app="cli")
         result = await yard.tools.observe(
             tool, tool.name, msgspec.json.encode(tool_arguments).decode(), context
@@ -352,7 +356,7 @@ def _parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
 def list_providers(ctx: click.Context, tenant: str, as_json: bool) -> None:
     """List the APIs and MCP servers that were added."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Print the providers as a table or JSON."""
         tool_providers = yard.services.tools.providers.all(tenant)
         if as_json:
@@ -453,7 +457,7 @@ def add_api(
     # Before anything is loaded, so that a missing key fails at once.
     value = _read_secret(from_prompt, key_env)
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Register the API and print its tools."""
         from modelyard.tools.api import Auth
 
@@ -532,7 +536,7 @@ def add_mcp(
     if key_env:
         request_headers["Authorization"] = f"Bearer {_read_secret(False, key_env)}"
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Register the server and print its tools."""
         row, listing = await yard.services.tools.providers.add_mcp(
             tenant, name, url=url, stdio=stdio, headers=request_headers
@@ -569,7 +573,7 @@ def add_extension(
     ping."""
     key = _read_secret(False, key_env) if key_env else ""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Ping and register the extension."""
         await yard.services.tools.providers.extensions.add(tenant, name, url, key)
         click.echo(f"{name} answers.")
@@ -601,7 +605,7 @@ def refresh_provider(
     """Fetch a provider's current tools and show the changes. They apply only with
     --yes."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Fetch and print the changes; accept them with --yes."""
         providers = yard.services.tools.providers
         # A changed server address needs a separate confirmation: credentials would be
@@ -633,7 +637,7 @@ def refresh_provider(
 def remove_provider(ctx: click.Context, name: str, tenant: str) -> None:
     """Remove an API or an MCP server with its tools."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Remove the provider."""
         await yard.services.tools.providers.remove(tenant, name)
         click.echo(f"{name} is gone.")
@@ -684,7 +688,7 @@ def serve_mcp(ctx: click.Context, names: str, tenant: str) -> None:
         tool_name.strip() for tool_name in names.split(",") if tool_name.strip()
     ]
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Serve until standard input is closed."""
         from modelyard.tools.entities import ToolContext
         from modelyard.tools.mcp.server import McpServer, serve_lines
@@ -707,7 +711,7 @@ def serve_mcp(ctx: click.Context, names: str, tenant: str) -> None:
         context = ToolContext(tenant=tenant, app="mcp")
         await serve_lines(
             server,
-            lambda: yard.services.named_tools.offer(tenant, tool_names),
+            lambda: yard.services.named_tools.build_catalog(tenant, tool_names),
             context,
             reader,
             write,

@@ -8,7 +8,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -39,6 +39,9 @@ from modelyard.providers.local.process import default_threads
 from modelyard.providers.local.weights import manifest
 from modelyard.storage import rejected
 from modelyard.tenancy.caller import DEFAULT_TENANT
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -305,7 +308,7 @@ def _with_machine_facts(
     )
 
 
-async def _tenants(yard: Any) -> safety.Facts:
+async def _tenants(yard: "Modelyard") -> safety.Facts:
     """Return the facts that come from the database and the sandbox."""
     tenants = tuple(
         tenant["id"]
@@ -317,7 +320,7 @@ async def _tenants(yard: Any) -> safety.Facts:
         tenant_id
         for tenant_id in tenants
         if not await yard.services.tenancy.administration.list(
-            tenant_id, "limit", most=1
+            tenant_id, "limit", limit=1
         )
     ]
     try:
@@ -327,7 +330,7 @@ async def _tenants(yard: Any) -> safety.Facts:
     return safety.Facts(tenants=tenants, unlimited_tenants=tuple(unlimited), jail=jail)
 
 
-async def _jail(yard: Any) -> list[Finding]:
+async def _jail(yard: "Modelyard") -> list[Finding]:
     """Check whether the sandbox for code works here."""
     label = "jail for programs"
     try:
@@ -390,7 +393,7 @@ def _plugins(settings: Settings) -> Finding:
     )
 
 
-async def _providers(yard: Any) -> list[Finding]:
+async def _providers(yard: "Modelyard") -> list[Finding]:
     """Return one finding per configured provider; local models are reported separately."""
     results: list[Finding] = []
     for status in yard.services.providers.manager.get_providers(DEFAULT_TENANT):

@@ -120,9 +120,8 @@ class _RequestCycle(RequestResponseCycle):
 class _IncompleteCycle(_RequestCycle):
     """A request whose body was incomplete when its response was started."""
 
-    def receive(
-        self,
-    ) -> Coroutine[Any, Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]  # as good
+    # An awaitable does as well as a coroutine function.
+    def receive(self) -> Coroutine[Any, Any, Any]:  # pyright: ignore
         """Return the next body message, or a disconnect that carries the error."""
         return self._refused() if self.error is not None else super().receive()
 

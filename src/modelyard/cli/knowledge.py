@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -25,6 +25,10 @@ from modelyard.cli.show import (
     success_text,
 )
 from modelyard.cli.usage import tenant_option
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _METHODS = ("hybrid_search", "semantic_search", "full_text_search", "keyword_search")
@@ -158,7 +162,7 @@ def add(
     those that no longer exist in a folder.
     """
 
-    async def work(yard: Any) -> int:
+    async def work(yard: "Modelyard") -> int:
         """Add all sources, wait for indexing, and repeat with --watch."""
         parts = yard.knowledge
         dataset_record = await _dataset(
@@ -233,14 +237,20 @@ def add(
 
 
 async def _dataset(
-    yard: Any, tenant: str, name: str, embedding: str, *, economy: bool, form: str
+    yard: "Modelyard",
+    tenant: str,
+    name: str,
+    embedding: str,
+    *,
+    economy: bool,
+    form: str,
 ) -> Any:
     """Return the dataset, creating it with these settings if it does not exist."""
     from modelyard.knowledge.entities import DatasetSettings, DocForm, Technique
 
     datasets = yard.knowledge.datasets
     try:
-        return await datasets.find(tenant, name)
+        return await datasets.get_by_id_or_name(tenant, name)
     except NotFoundError:
         provider, _, model = embedding.rpartition("/")
         settings = DatasetSettings(
@@ -361,10 +371,10 @@ async def _wait_for_indexing(parts: Any, dataset: Any, *, quiet: bool) -> list[A
                 dataset.id
             )
             # One row each is enough: `listed` also returns the total.
-            _, waiting = await store.documents.listed(
+            _, waiting = await store.documents.list_page(
                 dataset.tenant, dataset.id, state="queuing", most=1
             )
-            _, working = await store.documents.listed(
+            _, working = await store.documents.list_page(
                 dataset.tenant, dataset.id, state="indexing", most=1
             )
             total = int(counts["documents"]) if counts else 0
@@ -372,7 +382,7 @@ async def _wait_for_indexing(parts: Any, dataset: Any, *, quiet: bool) -> list[A
             if not waiting + working:
                 break
             await asyncio.sleep(0.1)
-    failed, _ = await store.documents.listed(
+    failed, _ = await store.documents.list_page(
         dataset.tenant, dataset.id, state="error", most=1000
     )
     return failed
@@ -386,7 +396,7 @@ async def _wait_for_indexing(parts: Any, dataset: Any, *, quiet: bool) -> list[A
 def list_(ctx: click.Context, dataset: str | None, tenant: str, as_json: bool) -> None:
     """List the datasets, or the documents of one dataset with their status."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Print datasets or documents."""
         store = yard.knowledge.stored
         if dataset is None:
@@ -400,7 +410,7 @@ def list_(ctx: click.Context, dataset: str | None, tenant: str, as_json: bool) -
                     or dataset_record.settings.indexing_technique.value,
                     dataset_record.id,
                 )
-                for dataset_record in await store.datasets.of(tenant)
+                for dataset_record in await store.datasets.list(tenant)
             ]
             if as_json:
                 print_json(
@@ -423,9 +433,11 @@ def list_(ctx: click.Context, dataset: str | None, tenant: str, as_json: bool) -
                 right_aligned=("documents", "characters"),
             )
             return
-        dataset_record = await yard.knowledge.datasets.find(tenant, dataset)
-        documents, _ = await store.documents.listed(
-            tenant, dataset_record.id, most=100_000
+        dataset_record = await yard.knowledge.datasets.get_by_id_or_name(
+            tenant, dataset
+        )
+        documents, _ = await store.documents.list_page(
+            tenant, dataset_record.id, limit=100_000
         )
         if as_json:
             print_json([msgspec.to_builtins(document) for document in documents])
@@ -478,10 +490,10 @@ def search(
     stage."""
     query_text = " ".join(input_texts(query, "query"))
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Search and print the hits."""
         datasets = yard.knowledge.datasets
-        dataset_record = await datasets.find(tenant, dataset)
+        dataset_record = await datasets.get_by_id_or_name(tenant, dataset)
         retrieval = await datasets.search(
             tenant,
             [dataset_record.id],
@@ -561,12 +573,14 @@ def ask(
     do not contain the answer."""
     question = " ".join(input_texts(query, "question"))
 
-    async def work(yard: Any) -> int:
+    async def work(yard: "Modelyard") -> int:
         """Stream the answer, then print its citations and unsupported claims."""
         from modelyard.knowledge.answer import AnswerOptions
         from modelyard.knowledge.retrieve import SearchRequest
 
-        dataset_record = await yard.knowledge.datasets.find(tenant, dataset)
+        dataset_record = await yard.knowledge.datasets.get_by_id_or_name(
+            tenant, dataset
+        )
         manner = AnswerOptions(model=model, checks=check)  # pyright: ignore[reportArgumentType]  click holds it to the choices
         answer: Any = None
         stream = yard.knowledge.answerer.stream(
@@ -635,7 +649,7 @@ def evaluate(
     """Measure retrieval on FOLDER, a collection in BEIR's layout: nDCG, recall, MRR and
     time for each preset."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Index the collection in a temporary dataset, evaluate the presets, and delete
         it."""
         from modelyard.knowledge.entities import DatasetSettings
@@ -742,12 +756,12 @@ def questions(
     """Generate one question per document of DATASET with a model, and save them in
     FOLDER as a collection for `eval`."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Generate and save the questions."""
         from modelyard.knowledge.evaluate import generate_questions, save_collection
 
         parts = yard.knowledge
-        dataset_record = await parts.datasets.find(tenant, dataset)
+        dataset_record = await parts.datasets.get_by_id_or_name(tenant, dataset)
         collection = await generate_questions(
             parts.datasets,
             dataset_record,
@@ -769,13 +783,13 @@ def questions(
 def export(ctx: click.Context, dataset: str, file: Path, tenant: str) -> None:
     """Export DATASET to one FILE, including its vectors."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Export the dataset and print the counts."""
         from modelyard.knowledge.transfer import export_dataset
 
         datasets = yard.knowledge.datasets
         record_counts = await export_dataset(
-            datasets, await datasets.find(tenant, dataset), file
+            datasets, await datasets.get_by_id_or_name(tenant, dataset), file
         )
         click.echo(
             f"{file}: "
@@ -793,7 +807,7 @@ def export(ctx: click.Context, dataset: str, file: Path, tenant: str) -> None:
 def import_(ctx: click.Context, file: Path, name: str, tenant: str) -> None:
     """Import a dataset from a FILE written by `export`. Calls no model."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Import the dataset and print its name."""
         from modelyard.knowledge.transfer import import_dataset
 
@@ -819,12 +833,12 @@ def import_(ctx: click.Context, file: Path, name: str, tenant: str) -> None:
 def delete(ctx: click.Context, dataset: str, document: str | None, tenant: str) -> None:
     """Delete DATASET with all its documents, or one document."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Delete the document or the dataset."""
         datasets = yard.knowledge.datasets
-        dataset_record = await datasets.find(tenant, dataset)
+        dataset_record = await datasets.get_by_id_or_name(tenant, dataset)
         if document:
-            document_record = await datasets.stored.documents.get(
+            document_record = await datasets.store.documents.get(
                 tenant, dataset_record.id, document
             )
             await datasets.delete_documents(dataset_record, [document_record.id])
@@ -861,7 +875,7 @@ def preview(
 ) -> None:
     """Show how FILE would be split into segments. Nothing is stored."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Split the file and print the segments."""
         from modelyard.knowledge.entities import (
             DocForm,
@@ -904,9 +918,9 @@ def key(ctx: click.Context, tenant: str) -> None:
     """Create a key for clients of the knowledge API (`dataset-…`). It is shown only
     once."""
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Print the new key."""
-        click.echo(await yard.services.tenancy.dataset_keys.make(tenant))
+        click.echo(await yard.services.tenancy.dataset_keys.create(tenant))
 
     run_with_modelyard(ctx, work)
 
@@ -936,7 +950,7 @@ def external(
     """
     from modelyard.cli.show import piped_input
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Delete, list or add an external server."""
         external_store = yard.knowledge.external
         if gone:
@@ -946,7 +960,7 @@ def external(
         if name is None or endpoint is None:
             rows = [
                 (server["name"], server["endpoint"], server["id"])
-                for server in await external_store.listed(tenant)
+                for server in await external_store.list(tenant)
             ]
             print_table("", ("name", "endpoint", "id"), rows)
             return

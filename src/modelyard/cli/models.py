@@ -3,7 +3,7 @@ ones."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,10 @@ from modelyard.models.types import ModelType
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.weights import Progress, WeightStore, manifest
 from modelyard.tenancy.caller import DEFAULT_TENANT
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
 
 _MB = 1 << 20
 
@@ -60,7 +64,7 @@ def list_models(
     """List the models that can be called. `--all` includes those that need a credential
     or weights first."""
 
-    async def rows(yard: Any) -> list[dict[str, Any]]:
+    async def rows(yard: "Modelyard") -> list[dict[str, Any]]:
         """Return the models as rows for the table and for JSON."""
         model_type = ModelType(kind) if kind else None
         # Ready models are looked up separately, because with --all the list contains

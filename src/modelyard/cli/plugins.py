@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 import msgspec
@@ -41,6 +41,10 @@ from modelyard.plugins.scaffold import CATEGORIES, PERMISSIONS, ScaffoldOptions,
 from modelyard.plugins.signature import CATEGORIES as SIGNERS
 from modelyard.plugins.signature import generate_keys, read_keys, sign, verify
 from modelyard.tenant_plugins.packages import Installer
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
 
 _PATH = click.Path(path_type=Path)
 _MB = 1 << 20
@@ -258,7 +262,7 @@ def verify_package(
 # ------------------------------------------------------------ test and debug
 
 
-async def _install_for_test(yard: Any, path: Path) -> Package:
+async def _install_for_test(yard: "Modelyard", path: Path) -> Package:
     """Install the plugin on this machine without adding it to a tenant."""
     packed = await asyncio.to_thread(load_package, path)
     with closing(_Progress(packed.manifest.id)) as step:
@@ -284,7 +288,7 @@ def test(
     if a check fails."""
     from modelyard.plugins.conformity import Finding, run_checks
 
-    async def work(yard: Any) -> list[Finding]:
+    async def work(yard: "Modelyard") -> list[Finding]:
         """Install the plugin, run the checks, and remove it again."""
         packed = await _install_for_test(yard, path)
         identifier = str(packed.identifier)
@@ -295,7 +299,7 @@ def test(
                 _parse_assignments(credentials),
             )
         finally:
-            await yard.services.plugins.installations.drop_unused(identifier)
+            await yard.services.plugins.installations.delete_unused_packages(identifier)
 
     findings = run_with_modelyard(ctx, work)
     if as_json:
@@ -339,7 +343,7 @@ def run(ctx: click.Context, path: Path) -> None:
     {...}}
     """
 
-    async def work(yard: Any) -> None:
+    async def work(yard: "Modelyard") -> None:
         """Serve requests from standard input until it is closed."""
         packed = await _install_for_test(yard, path)
         identifier, permissions = str(packed.identifier), packed.manifest.permissions
@@ -384,7 +388,7 @@ def run(ctx: click.Context, path: Path) -> None:
         # Standard input is closed: let running requests finish.
         if tasks:
             await asyncio.wait(tasks)
-        await yard.services.plugins.installations.drop_unused(identifier)
+        await yard.services.plugins.installations.delete_unused_packages(identifier)
 
     run_with_modelyard(ctx, work)
 
@@ -423,7 +427,7 @@ def debug(ctx: click.Context, folder: Path, tenant: str, start: bool) -> None:
     """
     settings = settings_of(ctx)
 
-    async def work(yard: Any) -> tuple[str, str]:
+    async def work(yard: "Modelyard") -> tuple[str, str]:
         """Return the tenant's debugging key, and the Python of the plugin's environment
         if it is to be started."""
         packed = await asyncio.to_thread(package_folder, folder)
@@ -505,7 +509,7 @@ def install(
     # Whoever runs the command line has the operator's rights.
     by = Installer(is_operator=True, allows_unsigned=unsigned)
 
-    async def work(yard: Any) -> list[Any]:
+    async def work(yard: "Modelyard") -> Any:
         """Upload and install each package; a bundle may contain several."""
         installed_plugins: list[Any] = []
         for source in what:
@@ -610,7 +614,7 @@ def _local_path(source: str) -> Path | None:
 
 
 async def _fetch_packages(
-    yard: Any, source: str, version: str, by: Installer
+    yard: "Modelyard", source: str, version: str, by: Installer
 ) -> list[bytes]:
     """Return the packages of a source: a local path, a URL, a GitHub file, or a plugin
     of a market."""
@@ -643,7 +647,7 @@ async def _fetch_packages(
 def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
     """List a tenant's plugins."""
 
-    async def work(yard: Any) -> list[Any]:
+    async def work(yard: "Modelyard") -> Any:
         """Return the tenant's plugins."""
         return yard.services.plugins.plugins.installed(tenant)
 
@@ -696,7 +700,7 @@ def upgrade(
     version in a market."""
     by = Installer(is_operator=True, allows_unsigned=unsigned)
 
-    async def work(yard: Any) -> Any:
+    async def work(yard: "Modelyard") -> Any:
         """Fetch the package and install it over the old version."""
         old = yard.services.plugins.plugins.find(tenant, name)
         # A local path takes precedence over a version number.
@@ -759,7 +763,7 @@ def permission(
     # None grants all requested permissions; an empty list grants none.
     granted_permissions = None if everything else list(granted)
 
-    async def work(yard: Any) -> Any:
+    async def work(yard: "Modelyard") -> Any:
         """Change the permissions if an option asks for it, and return the plugin."""
         if granted or everything or nothing:
             return await yard.services.plugins.installations.grant(
@@ -811,7 +815,7 @@ def add_credential(
     """Validate a credential with its plugin and store it encrypted. PROVIDER is
     author/plugin/provider."""
 
-    async def work(yard: Any) -> str:
+    async def work(yard: "Modelyard") -> str:
         """Store the credential and return its id."""
         return await yard.services.plugins.credentials.add(
             tenant, provider, label, _parse_assignments(given)
@@ -837,7 +841,7 @@ def set_client(
     """Store the OAuth client for PROVIDER and print the redirect URI to register with
     it."""
 
-    async def work(yard: Any) -> str:
+    async def work(yard: "Modelyard") -> str:
         """Store the client and return the redirect URI."""
         await yard.services.plugins.credentials.set_client(
             tenant, provider, _parse_assignments(given)
@@ -861,7 +865,7 @@ def connect(
     """Print an address that a browser opens to authorise tools on PROVIDER. It is valid
     for 15 minutes."""
 
-    async def work(yard: Any) -> str:
+    async def work(yard: "Modelyard") -> str:
         """Return the address with a signed ticket."""
         ticket = yard.services.plugins.credentials.ticket(tenant, provider, label, user)
         return f"{yard.services.addresses.server()}/oauth/begin/{ticket}"
@@ -902,7 +906,7 @@ def add_endpoint(
 ) -> None:
     """Create an endpoint of a plugin and print its address."""
 
-    async def work(yard: Any) -> str:
+    async def work(yard: "Modelyard") -> str:
         """Create the endpoint and return its address."""
         endpoint_id = await yard.services.plugins.endpoints.set_up(
             tenant, name, label, _parse_assignments(given)
@@ -918,7 +922,7 @@ def add_endpoint(
 def list_endpoints(ctx: click.Context, tenant: str) -> None:
     """List a tenant's endpoints."""
 
-    async def work(yard: Any) -> list[Any]:
+    async def work(yard: "Modelyard") -> Any:
         """Return (address, name, endpoint) rows."""
         endpoints = yard.services.plugins.endpoints.all(tenant)
         return [

@@ -2,7 +2,7 @@
 credentials."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,9 @@ from modelyard.models.provider import CredentialFormSchema, FormType, ProviderEn
 from modelyard.providers.factory import catalog_definition, catalog_names
 from modelyard.tenancy.caller import DEFAULT_TENANT
 
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
 
 @click.group()
 def providers() -> None:
@@ -36,7 +39,7 @@ def providers() -> None:
 def list_providers(ctx: click.Context, as_json: bool) -> None:
     """List all providers and whether each is ready to be called."""
 
-    async def rows(yard: Any) -> list[dict[str, Any]]:
+    async def rows(yard: "Modelyard") -> list[dict[str, Any]]:
         """Return the providers as rows for the table and for JSON."""
         return [
             {
@@ -84,7 +87,7 @@ def list_providers(ctx: click.Context, as_json: bool) -> None:
 def show(ctx: click.Context, name: str, as_json: bool) -> None:
     """Show a provider's models and the fields of its credential form."""
 
-    async def entity_of(yard: Any) -> ProviderEntity:
+    async def entity_of(yard: "Modelyard") -> ProviderEntity:
         """Return the provider's definition. Raises NotFoundError."""
         return yard.services.providers.manager.factory.get_definition(name).entity
 

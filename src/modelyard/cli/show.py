@@ -5,12 +5,15 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
 from modelyard.base.settings import Settings, load_settings, settings_path
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
 
 T = TypeVar("T")
 
@@ -28,7 +31,7 @@ def settings_file(ctx: click.Context) -> Path:
 
 
 def run_with_modelyard(
-    ctx: click.Context, work: Callable[[Any], Coroutine[Any, Any, T]]
+    ctx: click.Context, work: Callable[["Modelyard"], Coroutine[Any, Any, T]]
 ) -> T:
     """Open the library, run an operation with it, and close it. Returns the operation's
     result."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -44,6 +44,10 @@ from modelyard.workflow.nodes.start import form_of
 from modelyard.workflow.services import file_kind
 from modelyard.workflow.single_run import outcome_of, stream
 from modelyard.workflow.variables import File
+
+if TYPE_CHECKING:
+    from modelyard.app import Modelyard
+
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _mapping_options = (
@@ -117,7 +121,7 @@ def run(
     text as it is produced."""
     app = load(file, _mapping(mapping, model))
 
-    async def work(yard: Any) -> int:
+    async def work(yard: "Modelyard") -> int:
         """Run the app, print its events and return the exit code."""
         # JSON output must not be mixed with progress.
         view = _RunPrinter(quiet=quiet or as_json)
@@ -157,7 +161,9 @@ def run(
     return run_with_modelyard(ctx, work)
 
 
-async def _inputs(yard: Any, app: App, assignments: Sequence[str]) -> dict[str, Any]:
+async def _inputs(
+    yard: "Modelyard", app: App, assignments: Sequence[str]
+) -> dict[str, Any]:
     """Return the input values for NAME=VALUE options, converted as the app's form
     declares. Raises UsageError."""
     node = app.graph().nodes[app.roots[0]]
@@ -192,7 +198,7 @@ async def _inputs(yard: Any, app: App, assignments: Sequence[str]) -> dict[str, 
     return input_values
 
 
-async def _file(yard: Any, path: Path) -> File:
+async def _file(yard: "Modelyard", path: Path) -> File:
     """Store a local file and return its reference."""
     data = await asyncio.to_thread(read_file, path)
     file = await yard.services.workflows.files("default").save(path.name, data)
@@ -427,7 +433,7 @@ def import_(
     within one second."""
     app_mapping = _mapping(mapping, model)
 
-    async def work(yard: Any) -> int:
+    async def work(yard: "Modelyard") -> int:
         """Import the files and return the exit code."""
         import_reports: list[dict[str, Any]] = []
         for file in files:
@@ -471,7 +477,7 @@ def import_(
                     "warnings": [str(warning) for warning in read.warnings],
                     "needs": [
                         f"{requirement.kind} {requirement.name}"
-                        for requirement in read.needs
+                        for requirement in read.requirements
                     ],
                 }
             )
@@ -526,7 +532,7 @@ def _show_import(import_report: dict[str, Any]) -> None:
 def list_(ctx: click.Context, tenant: str, as_json: bool) -> None:
     """List the tenant's apps."""
 
-    async def work(yard: Any) -> list[dict[str, Any]]:
+    async def work(yard: "Modelyard") -> list[dict[str, Any]]:
         """Return the apps as rows for the table and for JSON."""
         return [
             {
@@ -536,7 +542,7 @@ def list_(ctx: click.Context, tenant: str, as_json: bool) -> None:
                 "enabled": app_version.stored.is_enabled,
                 "keys": [key.hint for _, key in yard.apps.keys(app_version)],
             }
-            for app_version in yard.apps.all(tenant)
+            for app_version in yard.apps.list_all(tenant)
         ]
 
     app_rows = run_with_modelyard(ctx, work)
@@ -577,10 +583,10 @@ def export(
 ) -> None:
     """Export the app NAME as a file that can be imported."""
 
-    async def work(yard: Any) -> str:
+    async def work(yard: "Modelyard") -> str:
         """Return the app's file."""
         return await yard.apps.export(
-            yard.apps.find(tenant, name), with_secrets=secrets
+            yard.apps.get_by_id_or_name(tenant, name), with_secrets=secrets
         )
 
     text = run_with_modelyard(ctx, work)
@@ -597,9 +603,9 @@ def export(
 def remove(ctx: click.Context, name: str, tenant: str) -> None:
     """Remove the app NAME and its keys."""
 
-    async def work(yard: Any) -> str:
+    async def work(yard: "Modelyard") -> str:
         """Remove the app and return its name."""
-        app_version = yard.apps.find(tenant, name)
+        app_version = yard.apps.get_by_id_or_name(tenant, name)
         await yard.apps.remove(app_version)
         return app_version.name
 
@@ -623,9 +629,9 @@ def key(
 ) -> None:
     """Create a key for callers of the app NAME, or list or revoke its keys."""
 
-    async def work(yard: Any) -> Any:
+    async def work(yard: "Modelyard") -> Any:
         """List, revoke or create keys."""
-        app_version = yard.apps.find(tenant, name)
+        app_version = yard.apps.get_by_id_or_name(tenant, name)
         if is_list:
             return [
                 {"id": resource.id, "hint": app_key.hint}
@@ -664,10 +670,10 @@ def publish(
     """Publish the draft of the app NAME. Running runs finish with the version they
     started with."""
 
-    async def work(yard: Any) -> Any:
+    async def work(yard: "Modelyard") -> Any:
         """Publish the draft and return the app."""
         return await yard.apps.publish(
-            yard.apps.find(tenant, name), name=version, note=note
+            yard.apps.get_by_id_or_name(tenant, name), name=version, note=note
         )
 
     published_app = run_with_modelyard(ctx, work)
@@ -684,9 +690,9 @@ def publish(
 def versions(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
     """List the published versions of the app NAME, newest first."""
 
-    async def work(yard: Any) -> Any:
+    async def work(yard: "Modelyard") -> Any:
         """Return the versions and the draft."""
-        app_record = yard.apps.find(tenant, name).stored
+        app_record = yard.apps.get_by_id_or_name(tenant, name).stored
         version_rows = [
             {
                 "digest": app_version.digest,
@@ -729,9 +735,11 @@ def versions(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
 def restore(ctx: click.Context, name: str, version: str, tenant: str) -> None:
     """Make VERSION the draft of the app NAME; `publish` makes it available to callers."""
 
-    async def work(yard: Any) -> Any:
+    async def work(yard: "Modelyard") -> Any:
         """Restore the version and return the app."""
-        return await yard.apps.restore(yard.apps.find(tenant, name), version)
+        return await yard.apps.restore(
+            yard.apps.get_by_id_or_name(tenant, name), version
+        )
 
     restored_app = run_with_modelyard(ctx, work)
     # Restoring the published version leaves no draft.
@@ -765,11 +773,11 @@ def page(
 ) -> None:
     """Switch the web page of the app NAME on or off, and print its address."""
 
-    async def work(yard: Any) -> Any:
+    async def work(yard: "Modelyard") -> Any:
         """Change the page and return its address."""
         app_version = await yard.apps.set_page(
             # None leaves the allowed origins unchanged.
-            yard.apps.find(tenant, name),
+            yard.apps.get_by_id_or_name(tenant, name),
             is_on=not off,
             origins=list(origins) if origins else None,
         )
@@ -805,10 +813,10 @@ def triggers(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
     from modelyard.gateway.tenant_content import WEBHOOK
     from modelyard.workflow.trigger_nodes import next_times
 
-    async def work(yard: Any) -> Any:
+    async def work(yard: "Modelyard") -> Any:
         """Return the triggers of the published version."""
         app_record, hooks = (
-            yard.apps.find(tenant, name).stored,
+            yard.apps.get_by_id_or_name(tenant, name).stored,
             f"{yard.services.addresses.content()}{WEBHOOK}",
         )
         return [
@@ -866,10 +874,10 @@ def triggers(ctx: click.Context, name: str, tenant: str, as_json: bool) -> None:
 def runs(ctx: click.Context, name: str, limit: int, tenant: str, as_json: bool) -> None:
     """List the newest runs of the app NAME."""
 
-    async def work(yard: Any) -> Any:
+    async def work(yard: "Modelyard") -> Any:
         """Return the runs as rows for the table and for JSON."""
         run_records, _ = await yard.runs.journal.list(
-            tenant, yard.apps.find(tenant, name).id, most=limit
+            tenant, yard.apps.get_by_id_or_name(tenant, name).id, limit=limit
         )
         return [
             {

@@ -88,10 +88,8 @@ class Router:
         like = compile_path(_numbered_parameters(path))[0].pattern
         if like not in patterns:
             path_entry = _PathEntry(path)
-            patterns[like] = (
-                path_entry,
-                Route(path, endpoint=path_entry),
-            )  # pyright: ignore[reportArgumentType]
+            route = Route(path, endpoint=path_entry)  # pyright: ignore[reportArgumentType]
+            patterns[like] = (path_entry, route)
         return patterns[like][0]
 
     def rows(self) -> Iterator[tuple[Api, Row]]:

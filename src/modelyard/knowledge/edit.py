@@ -123,7 +123,7 @@ class SegmentEditor:
             # A new segment has neither an id nor a creation time yet.
             updated_segment = msgspec.structs.replace(
                 segment,
-                keyword_score=char_count,
+                words=char_count,
                 tokens=tokens,
                 digest=prepare.digest_of(segment.content),
                 updated_at=current_time,

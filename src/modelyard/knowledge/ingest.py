@@ -375,7 +375,7 @@ class Indexer:
         """Have a model generate question and answer pairs from the text, one segment at
         a time."""
         writer = self._require_writer("questions and answers")
-        plain = msgspec.structs.replace(work.document, wire_format=DocForm.TEXT)
+        plain = msgspec.structs.replace(work.document, form=DocForm.TEXT)
         text_segments, _ = prepare.split_document(parts, plain)
         pairs: list[tuple[str, str]] = []
         for text_segment in text_segments:

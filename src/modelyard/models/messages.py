@@ -318,14 +318,12 @@ def assistant_of(
     for block in blocks:
         if isinstance(block, ToolCall):
             # The number of preceding parts preserves where the model placed the call.
-            calls.append(msgspec.structs.replace(block, part_index=len(parts)))
+            calls.append(msgspec.structs.replace(block, place=len(parts)))
         else:
             parts.append(block)
     # A call after all parts has the default position, so its place is redundant.
     calls = [
-        msgspec.structs.replace(call, part_index=None)
-        if call.place == len(parts)
-        else call
+        msgspec.structs.replace(call, place=None) if call.place == len(parts) else call
         for call in calls
     ]
     is_ordered = any(call.place is not None for call in calls)

@@ -388,9 +388,9 @@ def _apply_confinement(control: socket.socket, order: dict[str, Any]) -> None:
     write = order["write"]
     is_apart, listener = _unshare(order, read)
     port: int | None = None
-    extra_folders = confine.own_folders(read + write) if is_apart else []
+    extra_folders = confine.extra_writable_folders(read + write) if is_apart else []
     if is_apart:
-        read, write = [*read, *confine.FILLED_IN], [*write, *extra_folders]
+        read, write = [*read, *confine.SYNTHETIC_FILES], [*write, *extra_folders]
     # Without a network namespace, Landlock allows connections to this one port.
     else:
         listener.bind(("127.0.0.1", 0))
@@ -433,7 +433,7 @@ def _unshare(order: dict[str, Any], read: list[str]) -> tuple[bool, socket.socke
     """Return (whether a private root and network are in effect, a socket in that
     network)."""
     try:
-        confine.set_apart()
+        confine.unshare_namespaces()
     except OSError:
         if order.get("needs_namespaces"):
             raise
@@ -442,7 +442,7 @@ def _unshare(order: dict[str, Any], read: list[str]) -> tuple[bool, socket.socke
     listener = socket.socket()
     # Bound inside the new network namespace; the socket stays in it.
     listener.bind(("127.0.0.1", PROXY_PORT))
-    confine.enclose(read, order["write"], confine.DEVICES, order["tmp"])
+    confine.build_root_filesystem(read, order["write"], confine.DEVICES, order["tmp"])
     return True, listener
 
 

@@ -59,7 +59,9 @@ class Endpoint:
         )
         # The dataclass is frozen, so derived fields are set through `object`.
         object.__setattr__(self, "auth", auth)
-        object.__setattr__(self, "_own", _definition_url_prefixes(self.definition))
+        object.__setattr__(
+            self, "_definition_prefixes", _definition_url_prefixes(self.definition)
+        )
 
     def _client_for(self, url: str, credentials: Credentials) -> HttpClient:
         """Return the guarded client if the credential is a tenant's and determines the

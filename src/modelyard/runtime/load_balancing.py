@@ -90,7 +90,7 @@ class Deployment:
                 *cooldown_keys,
                 f"quota of {credential.owner}/{credential.domain}",
             )
-        object.__setattr__(self, "places", cooldown_keys)
+        object.__setattr__(self, "cooldown_keys", cooldown_keys)
 
 
 @dataclass(slots=True)

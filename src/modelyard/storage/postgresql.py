@@ -61,11 +61,12 @@ class _Connection:
         try:
             # Without values psycopg substitutes nothing, and a doubled percent sign
             # would stay doubled.
+            plain: Any = statement
             cursor = (
                 self._connection.execute(text, values)
                 if values
-                else self._connection.execute(statement)
-            )  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportCallIssue]
+                else self._connection.execute(plain)
+            )
         except (
             psycopg.errors.UniqueViolation
         ) as error:  # sqlstate 23505, keys and unique indexes alike

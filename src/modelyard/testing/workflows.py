@@ -282,7 +282,7 @@ class StubForms:
         """Return the answer to a node's form, or None while it is open."""
         return self.answers.get(key)
 
-    async def ask(
+    async def publish(
         self, key: str, form: Mapping[str, Any], expires_at: float
     ) -> Mapping[str, Any]:
         """Record the form that a node shows."""

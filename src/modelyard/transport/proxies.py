@@ -120,7 +120,7 @@ class Route:
             self, "key", (origin.scheme, origin.host, origin.port, proxy)
         )
         by = f" by the proxy {proxy.origin.authority}" if proxy else ""
-        object.__setattr__(self, "shown", f"{origin.authority}{by}")
+        object.__setattr__(self, "description", f"{origin.authority}{by}")
 
     @property
     def first_hop(self) -> Origin:

@@ -18,8 +18,8 @@ def test_an_effort_is_worth_what_was_asked_for_up_to_the_most(budget: int):
 @pytest.mark.parametrize(
     ("effort", "bounds", "tokens"),
     [
-        ("none", {}, 0), ("none", {"least": 1024}, 0), ("minimal", {}, 512), ("minimal", {"least": 1024}, 1024),
-        ("xhigh", {"most": 31_000}, 31_000), ("heroic", {}, 8192), ("heroic", {"unknown": -1}, -1),
+        ("none", {}, 0), ("none", {"min_budget": 1024}, 0), ("minimal", {}, 512), ("minimal", {"min_budget": 1024}, 1024),
+        ("xhigh", {"max_budget": 31_000}, 31_000), ("heroic", {}, 8192), ("heroic", {"unknown": -1}, -1),
     ],
 )  # fmt: skip
 def test_each_provider_has_its_bounds(effort: str, bounds: dict[str, int], tokens: int):

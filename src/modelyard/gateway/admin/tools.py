@@ -83,7 +83,7 @@ def _schema(tool: ToolEntity) -> Mapping[str, Any]:
     # Form parameters are normally hidden from the schema; here a person fills them in.
     return schema_of(
         [
-            msgspec.structs.replace(parameter, wire_format="llm")
+            msgspec.structs.replace(parameter, form="llm")
             for parameter in tool.parameters
         ]
     )

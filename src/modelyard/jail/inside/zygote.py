@@ -388,14 +388,16 @@ class ForkServer:
         # A timeout only if children must be polled; otherwise sleep until an event.
         ready = dict(poll.poll(100 if watched else None))
         for process in watched:
-            process.look()
+            process.check_threads()
         for source, events in ready.items():
             if source in talking:
-                talking[source].hear()
+                talking[source].receive_status()
             elif source in asking:
                 # Read only if a request is pending: on older kernels the ioctl would
                 # block forever.
-                asking[source].decide() if events & select.POLLIN else asking[
+                asking[
+                    source
+                ].answer_thread_request() if events & select.POLLIN else asking[
                     source
                 ].stop_listening()
         if reading in ready:
@@ -428,8 +430,8 @@ class ForkServer:
                     os.kill(pid, signal.SIGKILL)
             return True
         # The spare may have been killed; then fork another one.
-        if self.spare is None or not self.spare.give(command["id"], descriptors):
-            self.fork_child().give(command["id"], descriptors)
+        if self.spare is None or not self.spare.assign(command["id"], descriptors):
+            self.fork_child().assign(command["id"], descriptors)
         for target in descriptors:
             os.close(target)
         # Prepare the next spare after the task has started.

@@ -132,9 +132,7 @@ class Batch:
         request = msgspec.structs.replace(batch.invocation.request, texts=texts)
         try:
             async with aclosing(
-                call_next(
-                    msgspec.structs.replace(batch.invocation, http_request=request)
-                )
+                call_next(msgspec.structs.replace(batch.invocation, request=request))
             ) as chunks:
                 async for result in chunks:
                     _distribute(result, batch.waiting)

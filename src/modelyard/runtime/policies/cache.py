@@ -116,7 +116,7 @@ class Cache:
         # The key is built from the parsed request, so a passthrough request is parsed
         # here.
         invocation = msgspec.structs.replace(
-            invocation, http_request=to_parsed_request(invocation.request)
+            invocation, request=to_parsed_request(invocation.request)
         )
         if invocation.model_type not in _KINDS or not _may_repeat(invocation):
             return call_next(invocation)
@@ -256,9 +256,7 @@ class Cache:
             missing_request = msgspec.structs.replace(request, texts=texts)
             fresh_vectors: dict[str, list[float]] = {}
             async with aclosing(
-                call_next(
-                    msgspec.structs.replace(invocation, http_request=missing_request)
-                )
+                call_next(msgspec.structs.replace(invocation, request=missing_request))
             ) as chunks:
                 async for chunk in chunks:
                     usage, model = chunk.usage, chunk.model
@@ -377,4 +375,4 @@ def _conversation_prefix_key(invocation: Invocation) -> str:
     another conversation is a different one."""
     request: LLMRequest = invocation.request
     prefix_request = msgspec.structs.replace(request, messages=request.messages[:-1])
-    return _digest(msgspec.structs.replace(invocation, http_request=prefix_request))
+    return _digest(msgspec.structs.replace(invocation, request=prefix_request))

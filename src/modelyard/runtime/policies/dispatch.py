@@ -82,7 +82,7 @@ class Dispatch:
         # Both features read the messages, so a passthrough request has to be parsed.
         if plan.sticky == "prompt" or plan.continue_streams:
             invocation = structs.replace(
-                invocation, http_request=to_parsed_request(invocation.request)
+                invocation, request=to_parsed_request(invocation.request)
             )
         state = _DispatchState(self, plan, invocation)
         # `sent_texts` is what the caller has received; `buffered` are chunks without
@@ -409,7 +409,7 @@ class _DispatchState:
             messages = [*attempt.request.messages, AssistantPromptMessage(content=text)]
             attempt = structs.replace(
                 attempt,
-                http_request=structs.replace(attempt.request, messages=messages),
+                request=structs.replace(attempt.request, messages=messages),
             )
         return attempt
 

@@ -185,7 +185,7 @@ async def _complete_result(
     """Make the call without streaming: the answer has to be validated before the caller
     sees any of it."""
     inner_invocation = msgspec.structs.replace(
-        invocation, http_request=msgspec.structs.replace(request, stream=False)
+        invocation, request=msgspec.structs.replace(request, stream=False)
     )
     async with aclosing(call_next(inner_invocation)) as chunks:
         return await LLMResult.collect(chunks)

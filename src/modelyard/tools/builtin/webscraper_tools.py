@@ -64,6 +64,6 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
             provider="webscraper",
             kind="builtin",
             is_repeatable=True,
-            keeps=60.0,
+            cache_seconds=60.0,
         )
     ]

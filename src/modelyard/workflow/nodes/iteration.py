@@ -188,8 +188,10 @@ class IterationNode(Node):
         # Inner nodes read the item and its index by the container's id.
         pool.put(self.id, "item", item)
         pool.put(self.id, "index", index)
-        engine: GraphEngine = context.engine.inner(self.graph, pool, self.id, index)
-        outcome: Outcome = await context.engine.enclosed(engine)
+        engine: GraphEngine = context.engine.create_inner(
+            self.graph, pool, self.id, index
+        )
+        outcome: Outcome = await context.engine.run_inner(engine)
         match outcome.status:
             case Status.PAUSED:
                 raise NodePaused(*outcome.reasons)

@@ -188,10 +188,10 @@ class LoopNode(Node):
         in it failed."""
         # Outputs of the previous round must not be visible in this one.
         context.pool.clear(name for graph in self.graph.walk() for name in graph.nodes)
-        engine: GraphEngine = context.engine.inner(
+        engine: GraphEngine = context.engine.create_inner(
             self.graph, context.pool, self.id, round_index, is_loop=True
         )
-        outcome: Outcome = await context.engine.enclosed(engine)
+        outcome: Outcome = await context.engine.run_inner(engine)
         match outcome.status:
             case Status.PAUSED:
                 raise NodePaused(*outcome.reasons)
