@@ -106,13 +106,13 @@ class DbosRecorder:
     def was_started(self, key: str) -> bool:
         return False
 
-    async def about_to(self, key: str) -> None:
+    async def mark_started(self, key: str) -> None:
         await self.safe()
 
     def record(self, step: Step) -> None:
         self._waiting.append(step)
 
-    def said(self) -> str | None:
+    def shown_text(self) -> str | None:
         return "" if self._before else None
 
     async def safe(self) -> None:

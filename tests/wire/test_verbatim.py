@@ -103,7 +103,7 @@ def test_a_whole_answer_is_the_same_bytes_with_the_same_usage():
     assert passed is not None
     assert passed.data == body
     read = openai_chat.parse_result(json.loads(body)).usage
-    assert msgspec.structs.replace(read, extra={}) == passed.spent
+    assert msgspec.structs.replace(read, extra={}) == passed.usage_or_none
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def inspect_stream(
         chunk for fragment in fragments if (chunk := glance.feed(fragment)) is not None
     ]
     glance.finish()
-    usage = next((chunk.spent for chunk in chunks if chunk.spent is not None), None)
+    usage = next((chunk.usage_or_none for chunk in chunks if chunk.usage_or_none is not None), None)
     return (
         b"".join(chunk.data for chunk in chunks),
         "".join(chunk.text for chunk in chunks),

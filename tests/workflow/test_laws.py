@@ -201,7 +201,7 @@ class _Recorder:
     def was_started(self, key: str) -> bool:
         return False
 
-    async def about_to(self, key: str) -> None: ...
+    async def mark_started(self, key: str) -> None: ...
 
     def record(self, step: Step) -> None:
         self.kept.append(step)

@@ -273,7 +273,7 @@ def _show_left_out(report: Any) -> None:
     if report.count > len(report.first):
         click.echo(f"    … and {report.count - len(report.first):,} more", err=True)
     # After an incomplete crawl a missing page may still exist, so nothing was deleted.
-    if not report.is_whole:
+    if not report.is_complete:
         click.echo(
             "    Nothing was deleted: some of it may come another time.", err=True
         )

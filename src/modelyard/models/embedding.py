@@ -49,10 +49,10 @@ class TextEmbeddingResult(Chunk, frozen=True, kw_only=True):
     usage: EmbeddingUsage = EmbeddingUsage()
 
     @property
-    def spent(self) -> EmbeddingUsage:
+    def usage_or_none(self) -> EmbeddingUsage:
         """Return the usage."""
         return self.usage
 
-    def priced(self, usage: ModelUsage) -> "TextEmbeddingResult":
+    def with_usage(self, usage: ModelUsage) -> "TextEmbeddingResult":
         """Return the result with its usage replaced."""
         return msgspec.structs.replace(self, usage=usage)

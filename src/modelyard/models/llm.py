@@ -220,11 +220,11 @@ class LLMResultChunk(Chunk, frozen=True, kw_only=True):
         return self.delta.message.text
 
     @property
-    def spent(self) -> LLMUsage | None:
+    def usage_or_none(self) -> LLMUsage | None:
         """Return the usage, if this chunk has it."""
         return self.delta.usage
 
-    def priced(self, usage: ModelUsage) -> "LLMResultChunk":
+    def with_usage(self, usage: ModelUsage) -> "LLMResultChunk":
         """Return the chunk with its usage replaced."""
         return msgspec.structs.replace(
             self, delta=msgspec.structs.replace(self.delta, usage=usage)
@@ -272,7 +272,7 @@ class LLMResult(Chunk, frozen=True, kw_only=True):
         return self.choices[0].finish_reason
 
     @property
-    def spent(self) -> LLMUsage:
+    def usage_or_none(self) -> LLMUsage:
         """Return the usage."""
         return self.usage
 

@@ -44,10 +44,10 @@ class ModerationResult(Chunk, frozen=True, kw_only=True):
         return any(verdict.flagged for verdict in self.verdicts)
 
     @property
-    def spent(self) -> ModerationUsage:
+    def usage_or_none(self) -> ModerationUsage:
         """Return the usage."""
         return self.usage
 
-    def priced(self, usage: ModelUsage) -> "ModerationResult":
+    def with_usage(self, usage: ModelUsage) -> "ModerationResult":
         """Return the result with its usage replaced."""
         return msgspec.structs.replace(self, usage=usage)

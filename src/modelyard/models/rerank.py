@@ -80,10 +80,10 @@ class RerankResult(Chunk, frozen=True, kw_only=True):
     usage: RerankUsage = RerankUsage()
 
     @property
-    def spent(self) -> RerankUsage:
+    def usage_or_none(self) -> RerankUsage:
         """Return the usage."""
         return self.usage
 
-    def priced(self, usage: ModelUsage) -> "RerankResult":
+    def with_usage(self, usage: ModelUsage) -> "RerankResult":
         """Return the result with its usage replaced."""
         return msgspec.structs.replace(self, usage=usage)

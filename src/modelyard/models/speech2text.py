@@ -82,10 +82,10 @@ class Speech2TextResult(Chunk, frozen=True, kw_only=True):
     usage: Speech2TextUsage = Speech2TextUsage()
 
     @property
-    def spent(self) -> Speech2TextUsage:
+    def usage_or_none(self) -> Speech2TextUsage:
         """Return the usage."""
         return self.usage
 
-    def priced(self, usage: ModelUsage) -> "Speech2TextResult":
+    def with_usage(self, usage: ModelUsage) -> "Speech2TextResult":
         """Return the result with its usage replaced."""
         return msgspec.structs.replace(self, usage=usage)

@@ -51,11 +51,11 @@ class TTSResultChunk(Chunk, frozen=True, kw_only=True):
     usage: TTSUsage | None = None
 
     @property
-    def spent(self) -> TTSUsage | None:
+    def usage_or_none(self) -> TTSUsage | None:
         """Return the usage, if this chunk has it."""
         return self.usage
 
-    def priced(self, usage: ModelUsage) -> "TTSResultChunk":
+    def with_usage(self, usage: ModelUsage) -> "TTSResultChunk":
         """Return the chunk with its usage replaced."""
         return msgspec.structs.replace(self, usage=usage)
 

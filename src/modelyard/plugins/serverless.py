@@ -87,7 +87,7 @@ class ServerlessRuntime:
 
     async def _read(self, response: Any) -> AsyncGenerator[JSON, None]:
         partial_line, error = b"", None
-        async for chunk in response.pieces():
+        async for chunk in response.chunks():
             *lines, partial_line = (partial_line + chunk).split(b"\n")
             for line in lines:
                 if not line.strip():

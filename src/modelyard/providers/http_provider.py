@@ -57,7 +57,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
     supports it: fields that only exist in that format then arrive unchanged.
     """
 
-    takes_verbatim: ClassVar[bool] = True
+    accepts_passthrough: ClassVar[bool] = True
     endpoint: Endpoint
     wires: tuple[tuple[Wire, ChatFormat], ...]
     # Selected format by (model, request format, whether the credential names the URL).
@@ -105,7 +105,7 @@ class HttpLargeLanguageModel(LargeLanguageModel):
                 return wire, chat_format
         return self.wires[0]
 
-    def speaks(self, model: str, credentials: Credentials, format: str) -> bool:
+    def supports_format(self, model: str, credentials: Credentials, format: str) -> bool:
         """Return whether requests for this model can be sent in this wire format."""
         url_field = self.endpoint.definition.url_field
         return (

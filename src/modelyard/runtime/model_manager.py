@@ -80,7 +80,7 @@ class ModelManager:
         )
         request = invocation.request
         # A model without passthrough support needs the parsed request.
-        if isinstance(request, PassthroughRequest) and not model.takes_verbatim:
+        if isinstance(request, PassthroughRequest) and not model.accepts_passthrough:
             request = request.parse()
         return model.invoke(invocation.model, invocation.credentials, request)
 

@@ -129,7 +129,7 @@ class _UsageTally:
         has usage."""
         if self.first is None:
             self.first = self.elapsed()
-        usage = chunk.spent
+        usage = chunk.usage_or_none
         if isinstance(chunk, PassthroughChunk):
             self._append_text(chunk.said)
             # The caller gets the provider's bytes unchanged, so the price goes to the
@@ -144,12 +144,12 @@ class _UsageTally:
                 return chunk
             # The provider answered without usage, so an estimate takes its place.
             if usage.estimated and not usage.total_tokens:
-                return chunk.priced(self._price(self._estimate() or usage))
+                return chunk.with_usage(self._price(self._estimate() or usage))
         if usage is None:
             return chunk
         self._reported_usage = self._price(usage)
         self.counted_by = "estimate" if self._reported_usage.estimated else "provider"
-        return chunk.priced(self._reported_usage)
+        return chunk.with_usage(self._reported_usage)
 
     def _record_text(self, chunk: LLMResultChunk) -> None:
         """Record the text, reasoning and tool arguments of a chunk, in case the
@@ -227,7 +227,7 @@ class _UsageTally:
         if self._reported_usage is not None or (estimate := self._estimate()) is None:
             return None
         self._reported_usage = self._price(estimate)
-        return LLMResultChunk(model=self._invocation.model).priced(self._reported_usage)
+        return LLMResultChunk(model=self._invocation.model).with_usage(self._reported_usage)
 
     def _estimate(self) -> LLMUsage | None:
         """Estimate the usage, with the model's own tokenizer if it is available. None

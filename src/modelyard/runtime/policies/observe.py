@@ -127,7 +127,7 @@ class _CallObserver:
         if self._first is None:
             self._first = self._clock.monotonic() - self._begun
         self._count += 1
-        if (usage := chunk.spent) is not None:
+        if (usage := chunk.usage_or_none) is not None:
             self._usage = usage
         hooks = self._hooks
         # Chunks are collected only if a callback wants the complete result.

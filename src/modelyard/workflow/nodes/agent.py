@@ -190,7 +190,7 @@ class _StepStore:
     async def mark_started(self, key: str) -> None:
         """Record that a call is about to start, before its effects can happen."""
         if self._recorder is not None:
-            await self._recorder.about_to(f"{self._path}{key}")
+            await self._recorder.mark_started(f"{self._path}{key}")
 
     def save(self, entry: RecordedStep) -> None:
         """Record a finished entry."""
@@ -469,7 +469,7 @@ class _BuiltInStrategy:
         key = f"{self.context.key}#{event.calls[0].id}"
         # The token and URL of the form are part of the pause reason, so that clients
         # can show it.
-        form_access = await forms.ask(
+        form_access = await forms.publish(
             key, form_definition, self.context.run.now() + _APPROVAL_TIMEOUT_SECONDS
         )
         raise NodePaused(
