@@ -125,7 +125,7 @@ def test_what_callers_do_wrong_is_said_with_the_right_status(run: Any):
                 assert reply["code"] == code, (path, reply)
                 assert expected_text in reply["message"], (path, reply)
         for key, expected_text in (("dataset-wrong", "invalid"), ("", "API key")):
-            status, reply = await call("GET", "/v1/datasets", shown=key)
+            status, reply = await call("GET", "/v1/datasets", api_key=key)
             if key:
                 assert (status, reply["code"]) == (401, "unauthorized"), expected_text
         del yard
@@ -223,7 +223,7 @@ def test_a_dataset_is_served_as_external_knowledge(run: Any):
             "POST", "/retrieval", {**request, "knowledge_id": "none"}
         )
         assert (status, reply["error_code"]) == (404, 2001)
-        status, reply = await call("POST", "/retrieval", request, shown="dataset-wrong")
+        status, reply = await call("POST", "/retrieval", request, api_key="dataset-wrong")
         assert (status, reply["error_code"]) == (403, 1002)
         del yard
 
@@ -283,7 +283,7 @@ def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(
             "POST",
             base,
             {"questions": questions, "ways": ["full_text", "hybrid"]},
-            shown=admin,
+            api_key=admin,
         )
         assert status == 200, stream_body
         events = [
@@ -302,12 +302,12 @@ def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(
         assert (
             evaluation["scores"][0]["mrr"] == evaluation["scores"][0]["hit_1"] == 0.6667
         )
-        _, listed = await call("GET", base, shown=admin)
+        _, listed = await call("GET", base, api_key=admin)
         assert [
             (listed_evaluation["id"], listed_evaluation["outcomes"])
             for listed_evaluation in listed["data"]
         ] == [(evaluation["id"], [])]
-        assert await call("GET", f"{base}/{evaluation['id']}", shown=admin) == (
+        assert await call("GET", f"{base}/{evaluation['id']}", api_key=admin) == (
             200,
             evaluation,
         )
@@ -317,31 +317,31 @@ def test_evaluations_are_kept_with_each_ways_numbers_and_go_with_their_dataset(
             ({"questions": questions, "ways": ["by smell"]}, "no way to search"),
             ({"questions": questions * 400}, "more than 1,000"),
         ):
-            status, reply = await call("POST", base, body, shown=admin)
+            status, reply = await call("POST", base, body, api_key=admin)
             assert (status, expected_text in json.dumps(reply)) == (400, True), reply
         status, reply = await call(
-            "POST", f"{base}/questions", {"count": 9999}, shown=admin
+            "POST", f"{base}/questions", {"count": 9999}, api_key=admin
         )
         assert (status, "1 to 200" in json.dumps(reply)) == (400, True)
         for path in (
             f"{base}/nothing",
             "/admin/v1/evaluations/00000000-0000-0000-0000-000000000000",
         ):
-            assert (await call("GET", path, shown=admin))[0] == 404
+            assert (await call("GET", path, api_key=admin))[0] == 404
         _, other_dataset = await call("POST", "/v1/datasets", {"name": "other"})
         assert (
             await call(
                 "GET",
                 f"/admin/v1/evaluations/{other_dataset['id']}/{evaluation['id']}",
-                shown=admin,
+                api_key=admin,
             )
         )[0] == 404
-        await call("POST", base, {"questions": questions[:1]}, shown=admin)
-        assert len((await call("GET", base, shown=admin))[1]["data"]) == 2
-        assert (await call("DELETE", f"{base}/{evaluation['id']}", shown=admin))[
+        await call("POST", base, {"questions": questions[:1]}, api_key=admin)
+        assert len((await call("GET", base, api_key=admin))[1]["data"]) == 2
+        assert (await call("DELETE", f"{base}/{evaluation['id']}", api_key=admin))[
             0
         ] == 200
-        assert (await call("DELETE", f"{base}/{evaluation['id']}", shown=admin))[
+        assert (await call("DELETE", f"{base}/{evaluation['id']}", api_key=admin))[
             0
         ] == 404
         await call("DELETE", f"/v1/datasets/{dataset}")

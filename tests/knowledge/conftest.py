@@ -71,7 +71,7 @@ class Models:
         ]
         return sorted(scored, key=lambda pair: -pair[1])
 
-    async def write(self, tenant: str, model: str, prompt: str) -> str:
+    async def complete(self, tenant: str, model: str, prompt: str) -> str:
         self.prompts.append(prompt)
         if self.error is not None:
             raise self.error
@@ -79,8 +79,8 @@ class Models:
             (answer for part, answer in self.answers.items() if part in prompt), ""
         )
 
-    async def talk(self, tenant: str, model: str, prompt: str) -> Any:
-        for token in (await self.write(tenant, model, prompt)).split(" "):
+    async def stream_reply(self, tenant: str, model: str, prompt: str) -> Any:
+        for token in (await self.complete(tenant, model, prompt)).split(" "):
             yield token + " "
 
 

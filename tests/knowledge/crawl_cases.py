@@ -44,7 +44,7 @@ class Case:
     """What a second crawl asks for, of the same site."""
     counts: Mapping[str, int] | None = None
     """What the second crawl tells."""
-    most: int = 50
+    max_pages: int = 50
     manners: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 

@@ -67,7 +67,7 @@ async def crawl(
     deletes = case.how != "feed"
     try:
         source_documents = go(
-            f"{base}{case.start}", most=case.most, report=outcome.report
+            f"{base}{case.start}", max_pages=case.max_pages, report=outcome.report
         )
         counts = await sync_sources(
             datasets,
@@ -84,7 +84,7 @@ async def crawl(
         first, site.asked, report = site.asked, [], CrawlReport()
         memory = await remembered_pages(datasets, dataset, case.how)
         source_documents = go(
-            f"{base}{case.start}", most=case.most, memory=memory, report=report
+            f"{base}{case.start}", max_pages=case.max_pages, memory=memory, report=report
         )
         outcome.counts = await sync_sources(
             datasets,

@@ -183,7 +183,7 @@ def test_readers_who_are_named_while_a_question_is_rewritten_hold_for_its_hits(
         (added,) = await bench.add(dataset, "Parcels leave before noon.")
 
         class Slow(Models):
-            async def write(self, tenant: str, model: str, prompt: str) -> str:
+            async def complete(self, tenant: str, model: str, prompt: str) -> str:
                 await bench.parts.stored.library.update_description(
                     msgspec.structs.replace(added, readers=["ann"])
                 )

@@ -420,7 +420,7 @@ class _EntailmentModel:
         """Return whether the source supports the claim; None if the model fails or its
         reply is unclear."""
         try:
-            reply = await self._writer.write(
+            reply = await self._writer.complete(
                 self._tenant,
                 self._model,
                 _ENTAILMENT_PROMPT.format(source=source, claim=claim),

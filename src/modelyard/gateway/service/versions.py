@@ -35,6 +35,6 @@ class Versions:
             version = self.apps.get_version(current_version, published.digest)
             if name == workflow_id(version):
                 return replace(
-                    call, document=version, app=await self.apps.published_app(version)
+                    call, found=version, app=await self.apps.published_app(version)
                 )
         raise ServiceError(404, "not_found", f"Workflow not found with id: {name[:80]}")

@@ -172,7 +172,7 @@ class StoredEntries(Repository):
         self, connection: Connection, document: str, segment: str, generation: int
     ) -> None:
         """Delete all entries of a segment and log the removals for the indexes."""
-        self._step(connection, "delete_of_segment", generation, document, segment)
+        self._step(connection, "remove_of_segment", generation, document, segment)
         self._step(connection, "delete_of_segment", document, segment)
 
     def trim_removal_log(self, connection: Connection, dataset: str, row: Row) -> None:

@@ -50,7 +50,7 @@ SELECT entry, born, terms, length FROM index_removed WHERE dataset = :dataset AN
 -- Tell that a document's entries are gone.
 INSERT INTO index_removed (entry, dataset, space, generation, born, terms, length) SELECT id, dataset, space, ?, generation, terms, length FROM index_entries WHERE document = ?;
 
--- name: delete_of_segment
+-- name: remove_of_segment
 -- Tell that a segment's entries are gone.
 INSERT INTO index_removed (entry, dataset, space, generation, born, terms, length) SELECT id, dataset, space, ?, generation, terms, length FROM index_entries WHERE document = ? AND segment = ?;
 
