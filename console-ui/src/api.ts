@@ -77,17 +77,17 @@ const send = async <T>(path: string, method = "GET", body?: unknown): Promise<T>
 // Things that are listed, made, changed and removed alike.
 type Plural = "keys" | "users" | "tenants" | "limits" | "routes" | "credentials" | "models" | "defaults";
 type Made = {
-  keys: Shape<"KeyShown">;
-  users: Shape<"UserShown">;
-  tenants: Shape<"TenantShown">;
-  limits: Shape<"LimitShown">;
-  routes: Shape<"RouteShown">;
-  credentials: Shape<"CredentialShown">;
-  models: Shape<"ModelShown">;
-  defaults: Shape<"DefaultShown">;
+  keys: Shape<"KeyView">;
+  users: Shape<"UserView">;
+  tenants: Shape<"TenantView">;
+  limits: Shape<"LimitView">;
+  routes: Shape<"RouteView">;
+  credentials: Shape<"CredentialView">;
+  models: Shape<"CustomModelView">;
+  defaults: Shape<"DefaultModelView">;
 };
 // Of a new key, the key itself is told, this once.
-type New = Omit<Made, "keys"> & { keys: Shape<"KeyMade"> };
+type New = Omit<Made, "keys"> & { keys: Shape<"CreatedKey"> };
 type Sent = {
   keys: Shape<"KeyInput">;
   users: Shape<"UserInput">;
@@ -103,7 +103,7 @@ type Sent = {
 const tenants = async () => {
   const answer = await fetch("/admin/v1/tenants?limit=1000");
   if (!answer.ok) throw await refusal(answer);
-  return ((await answer.json()) as { data: Shape<"TenantShown">[] }).data;
+  return ((await answer.json()) as { data: Shape<"TenantView">[] }).data;
 };
 
 const all = <P extends Plural>(plural: P) =>

@@ -61,7 +61,7 @@ def test_what_init_makes_passes_its_test(run: Run, category: str):
     result = run("test", "made", "--json")
     checks = json.loads(result.stdout)
     assert result.returncode == 0, checks
-    assert all(check["is_good"] is not False for check in checks)
+    assert all(check["has_passed"] is not False for check in checks)
     assert json.loads(run("list", "--json").stdout) == []
 
 
@@ -105,7 +105,7 @@ def test_run_speaks_json_lines(run: Run):
         "request": {"provider": "toolbox", "tool": "add", "credentials": {}, "tool_parameters": {"a": 1, "b": 2}},
     }  # fmt: skip
     result = run(
-        "run", EXAMPLES / "toolbox", given=f"{json.dumps(request)}\nnonsense\n"
+        "run", EXAMPLES / "toolbox", stdin_text=f"{json.dumps(request)}\nnonsense\n"
     )
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert lines[0]["type"] == "plugin_ready"

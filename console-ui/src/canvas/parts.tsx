@@ -9,8 +9,8 @@ import { filled } from "../words";
 import { JsonField, ModelField, type Raw, TemplateField, type Valued, type With } from "./controls";
 import type { Data } from "./file";
 
-type Part = Shape<"PartShown">;
-type Parameter = Shape<"PartParameter">;
+type Part = Shape<"ComponentView">;
+type Parameter = Shape<"ComponentParameter">;
 interface NodeField {
   data: Data;
   onChange: (data: Data) => void;

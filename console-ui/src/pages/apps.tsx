@@ -134,7 +134,7 @@ const Import = () => {
   const { t } = useChosen();
   const said = useWrong();
   const client = useQueryClient();
-  const [told, setTold] = useState<{ file: string; made?: Shape<"AppImported">; trouble?: string }[]>([]);
+  const [told, setTold] = useState<{ file: string; made?: Shape<"ImportedAppView">; trouble?: string }[]>([]);
   const take = async (files: File[]) => {
     setTold([]);
     for (const file of files) {
@@ -179,7 +179,7 @@ const Import = () => {
   );
 };
 
-const One = ({ app }: { app: Shape<"AppShown"> }) => {
+const One = ({ app }: { app: Shape<"AppView"> }) => {
   const { t } = useChosen();
   const change = useDo((is: boolean) => api.setApp(app.id, { is_enabled: is }), ["apps"]);
   return (

@@ -11,11 +11,11 @@ import { filled } from "../words";
 
 const WAYS = ["full_text", "semantic", "hybrid", "hybrid_ranks", "reranked"] as const;
 
-type Told = { event: "progress"; done: number; of: number } | { event: "done"; evaluation: Shape<"EvaluationShown"> };
+type Told = { event: "progress"; done: number; of: number } | { event: "done"; evaluation: Shape<"EvaluationView"> };
 
-const asLines = (questions: Shape<"QuestionShown">[]) =>
+const asLines = (questions: Shape<"QuestionView">[]) =>
   questions.map((one) => `${one.question} => ${one.documents.join(" | ")}`).join("\n");
-const asQuestions = (text: string): Shape<"QuestionShown">[] =>
+const asQuestions = (text: string): Shape<"QuestionView">[] =>
   text.split("\n").flatMap((line) => {
     const at = line.lastIndexOf("=>");
     const question = line.slice(0, at).trim();
@@ -138,23 +138,23 @@ const useNumbers = () => {
     {
       title: t.foundFirst,
       isNumber: true,
-      cell: ({ scores }: { scores: Shape<"ScoresShown"> }) => share(scores.hit_1),
+      cell: ({ scores }: { scores: Shape<"ScoresView"> }) => share(scores.hit_1),
     },
     {
       title: t.foundInTen,
       isNumber: true,
-      cell: ({ scores }: { scores: Shape<"ScoresShown"> }) => share(scores.recall),
+      cell: ({ scores }: { scores: Shape<"ScoresView"> }) => share(scores.recall),
     },
     {
       title: t.reciprocalRank,
       isNumber: true,
-      cell: ({ scores }: { scores: Shape<"ScoresShown"> }) => number(scores.mrr, 3),
+      cell: ({ scores }: { scores: Shape<"ScoresView"> }) => number(scores.mrr, 3),
     },
-    { title: "NDCG", isNumber: true, cell: ({ scores }: { scores: Shape<"ScoresShown"> }) => number(scores.ndcg, 3) },
+    { title: "NDCG", isNumber: true, cell: ({ scores }: { scores: Shape<"ScoresView"> }) => number(scores.ndcg, 3) },
     {
       title: t.perQuestion,
       isNumber: true,
-      cell: ({ scores }: { scores: Shape<"ScoresShown"> }) => `${number(scores.milliseconds, 1)} ms`,
+      cell: ({ scores }: { scores: Shape<"ScoresView"> }) => `${number(scores.milliseconds, 1)} ms`,
     },
   ];
 };
@@ -233,7 +233,7 @@ const One = ({ id, evaluation }: { id: string; evaluation: string }) => {
           ...one.data.scores.map(({ settings }) => ({
             title: (t.ways as Record<string, string>)[settings] ?? settings,
             isNumber: true,
-            cell: (each: Shape<"OutcomeShown">) => each.places[settings] || <span className="wrong">{t.notInTen}</span>,
+            cell: (each: Shape<"OutcomeView">) => each.places[settings] || <span className="wrong">{t.notInTen}</span>,
           })),
         ]}
       />

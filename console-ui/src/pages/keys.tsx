@@ -44,16 +44,16 @@ const KeyList = () => {
   const who = useWho();
   const [isAdding, setAdding] = useState(false);
   const [isProtecting, setProtecting] = useState(false);
-  const [shown, setShown] = useState<Shape<"KeyMade"> | null>(null);
+  const [shown, setShown] = useState<Shape<"CreatedKey"> | null>(null);
   const [limiting, setLimiting] = useState("");
   const revoke = useDo((id: string) => api.post<unknown>(`/admin/v1/keys/${id}/revoke`, "POST"), ["keys"], t.revoked);
   const rotate = useDo(
-    (id: string) => api.post<Shape<"KeyMade">>(`/admin/v1/keys/${id}/rotate`, "POST", { grace_seconds: 3600 }),
+    (id: string) => api.post<Shape<"CreatedKey">>(`/admin/v1/keys/${id}/rotate`, "POST", { grace_seconds: 3600 }),
     ["keys"],
   );
   const remove = useDo((id: string) => api.remove("keys", id), ["keys"], t.removed);
   const { money, number } = useChosen();
-  const state = (one: Shape<"KeyShown">) =>
+  const state = (one: Shape<"KeyView">) =>
     one.revoked_at
       ? t.revokedKey
       : one.expires_at && one.expires_at < Date.now() / 1000
@@ -173,7 +173,7 @@ const KeyList = () => {
   );
 };
 
-const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape<"KeyMade">) => void }) => {
+const KeyForm = ({ onClose, onMade }: { onClose: () => void; onMade: (key: Shape<"CreatedKey">) => void }) => {
   const { t } = useChosen();
   const [form, set] = useState({ name: "", role: "developer", models: "", user: "", days: "" });
   const put = (more: Partial<typeof form>) => set((now) => ({ ...now, ...more }));

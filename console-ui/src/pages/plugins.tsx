@@ -138,7 +138,7 @@ const Icon = ({ id }: { id: string }) => {
   ) : null;
 };
 
-const One = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
+const One = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
   const { t, label, bytes, span, number } = useChosen();
   const [isLog, setLog] = useState(false);
   const [isTool, setTool] = useState("");
@@ -226,7 +226,7 @@ const One = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
 };
 
 // Whom a trigger plugin listens to: what its provider calls is made here, and ended here.
-const Subscriptions = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
+const Subscriptions = ({ plugin }: { plugin: Shape<"PluginView"> }) => {
   const { t, label } = useChosen();
   const parts = useQuery({ queryKey: ["plugins", "parts"], queryFn: api.nodeParts });
   const all = useQuery({ queryKey: ["plugins", "subscriptions"], queryFn: api.subscriptions });
@@ -235,7 +235,7 @@ const Subscriptions = ({ plugin }: { plugin: Shape<"PluginShown"> }) => {
   const [values, set] = useState<Record<string, string>>({});
   const provider = parts.data?.trigger_providers.find((one) => one.plugin === plugin.plugin_id);
   const mine = (all.data ?? []).filter((one) => one.plugin === plugin.plugin_id);
-  const given = (fields: Shape<"PartParameter">[]) =>
+  const given = (fields: Shape<"ComponentParameter">[]) =>
     Object.fromEntries(
       fields
         .filter((one) => (values[one.name] ?? one.default ?? "") !== "")

@@ -22,7 +22,7 @@ export const Providers = () => {
       (!type || (one.types as string[]).includes(type)),
   );
   // A server of one's own needs no credential, and is not there for that.
-  const isUsed = (one: Shape<"ProviderShown">) => one.is_ready && (one.models > 0 || one.credentials.length > 0);
+  const isUsed = (one: Shape<"ProviderView">) => one.is_ready && (one.models > 0 || one.credentials.length > 0);
   const groups = [
     [t.readyToUse, shown.filter(isUsed)],
     [t.moreProviders, shown.filter((one) => !isUsed(one))],
@@ -94,7 +94,7 @@ export const Provider = () => {
   const { id } = useParams({ strict: false }) as { id: string };
   const provider = useQuery({ queryKey: ["providers", id], queryFn: () => api.provider(id) });
   const stored = useQuery({ queryKey: ["credentials"], queryFn: () => api.all("credentials") });
-  const [adding, setAdding] = useState<Shape<"CredentialShown"> | "new" | null>(null);
+  const [adding, setAdding] = useState<Shape<"CredentialView"> | "new" | null>(null);
   const remove = useDo(
     (name: string) => api.remove("credentials", name),
     ["credentials", "providers", "catalogue"],
@@ -256,7 +256,7 @@ const CredentialForm = ({
   onClose,
 }: {
   provider: Provided;
-  known: Shape<"CredentialShown"> | null;
+  known: Shape<"CredentialView"> | null;
   onClose: () => void;
 }) => {
   const { t, label } = useChosen();

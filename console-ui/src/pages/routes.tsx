@@ -36,7 +36,7 @@ const RouteList = () => {
   const { t } = useChosen();
   const { isKept } = useMay();
   const routes = useQuery({ queryKey: ["routes"], queryFn: () => api.all("routes") });
-  const [editing, setEditing] = useState<Shape<"RouteShown"> | "new" | null>(null);
+  const [editing, setEditing] = useState<Shape<"RouteView"> | "new" | null>(null);
   const remove = useDo((id: string) => api.remove("routes", id), ["routes", "plan"], t.removed);
   return (
     <Card
@@ -83,7 +83,7 @@ const RouteList = () => {
   );
 };
 
-const RouteForm = ({ known, onClose }: { known: Shape<"RouteShown"> | null; onClose: () => void }) => {
+const RouteForm = ({ known, onClose }: { known: Shape<"RouteView"> | null; onClose: () => void }) => {
   const { t } = useChosen();
   const models = useModels("llm");
   const names = (models.data ?? []).map((one) => one.id);
@@ -249,7 +249,7 @@ const LimitList = () => {
   const { isKept } = useMay();
   const limits = useQuery({ queryKey: ["limits"], queryFn: () => api.all("limits") });
   const keys = useQuery({ queryKey: ["keys"], queryFn: () => api.all("keys") });
-  const [editing, setEditing] = useState<Shape<"LimitShown"> | "new" | null>(null);
+  const [editing, setEditing] = useState<Shape<"LimitView"> | "new" | null>(null);
   const remove = useDo((id: string) => api.remove("limits", id), ["limits", "plan"], t.removed);
   return (
     <Card
@@ -315,7 +315,7 @@ export const LimitForm = ({
   onClose,
   forKey = "",
 }: {
-  known: Shape<"LimitShown"> | null;
+  known: Shape<"LimitView"> | null;
   onClose: () => void;
   forKey?: string;
 }) => {

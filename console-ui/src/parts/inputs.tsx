@@ -40,7 +40,7 @@ export interface RunEvent {
   data?: unknown;
   reasons?: Record<string, unknown>[];
   reason?: unknown;
-  run?: Shape<"RunShown">;
+  run?: Shape<"RunView">;
   in_iteration_id?: string;
   in_loop_id?: string;
   place?: number;
