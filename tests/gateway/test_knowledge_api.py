@@ -223,7 +223,9 @@ def test_a_dataset_is_served_as_external_knowledge(run: Any):
             "POST", "/retrieval", {**request, "knowledge_id": "none"}
         )
         assert (status, reply["error_code"]) == (404, 2001)
-        status, reply = await call("POST", "/retrieval", request, api_key="dataset-wrong")
+        status, reply = await call(
+            "POST", "/retrieval", request, api_key="dataset-wrong"
+        )
         assert (status, reply["error_code"]) == (403, 1002)
         del yard
 

@@ -84,7 +84,10 @@ async def crawl(
         first, site.asked, report = site.asked, [], CrawlReport()
         memory = await remembered_pages(datasets, dataset, case.how)
         source_documents = go(
-            f"{base}{case.start}", max_pages=case.max_pages, memory=memory, report=report
+            f"{base}{case.start}",
+            max_pages=case.max_pages,
+            memory=memory,
+            report=report,
         )
         outcome.counts = await sync_sources(
             datasets,

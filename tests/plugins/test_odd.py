@@ -87,7 +87,10 @@ def abandon_call(gateway: PluginGateway, name: str) -> None:
         identifier = gateway.plugins.find("default", f"odd/{name}").identifier
         plugin_runtime = gateway.parts.host._runtimes.get(("default", identifier))  # type: ignore[attr-defined]
         return (
-            any(instance.conversation.open for instance in plugin_runtime.instances)
+            any(
+                instance.conversation.open_count
+                for instance in plugin_runtime.instances
+            )
             if plugin_runtime
             else False
         )

@@ -129,7 +129,10 @@ def inspect_stream(
         chunk for fragment in fragments if (chunk := glance.feed(fragment)) is not None
     ]
     glance.finish()
-    usage = next((chunk.usage_or_none for chunk in chunks if chunk.usage_or_none is not None), None)
+    usage = next(
+        (chunk.usage_or_none for chunk in chunks if chunk.usage_or_none is not None),
+        None,
+    )
     return (
         b"".join(chunk.data for chunk in chunks),
         "".join(chunk.text for chunk in chunks),

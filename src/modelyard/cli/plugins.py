@@ -549,7 +549,7 @@ def install(
             f"{installed_plugin.plugin_id}"
             f" {installed_plugin.declaration.manifest.version}: {', '.join(offers[:6])}"
         )
-        if permission_labels := installed_plugin.permissions.words():
+        if permission_labels := installed_plugin.permissions.describe():
             print_note(
                 f"it may ask for {', '.join(permission_labels)}; `modelyard plugin"
                 f" permission {installed_plugin.plugin_id} --grant …` for less"
@@ -663,7 +663,7 @@ def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
                     "category": installed_plugin.declaration.manifest.category,
                     "source": installed_plugin.installation.source,
                     "provider": installed_plugin.installation.provider or None,
-                    "permissions": installed_plugin.permissions.words(),
+                    "permissions": installed_plugin.permissions.describe(),
                 }
                 for installed_plugin in installed_plugins
             ]
@@ -679,7 +679,7 @@ def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
                 installed_plugin.declaration.manifest.version,
                 installed_plugin.declaration.manifest.category,
                 ", ".join(installed_plugin.declaration.providers) or "-",
-                ", ".join(installed_plugin.permissions.words()) or "-",
+                ", ".join(installed_plugin.permissions.describe()) or "-",
                 installed_plugin.installation.source,
             )
             for installed_plugin in installed_plugins
@@ -773,8 +773,8 @@ def permission(
 
     installed_plugin = run_with_modelyard(ctx, work)
     requested_permissions, allowed = (
-        installed_plugin.declaration.manifest.permissions.words(),
-        installed_plugin.permissions.words(),
+        installed_plugin.declaration.manifest.permissions.describe(),
+        installed_plugin.permissions.describe(),
     )
     if as_json:
         print_json({"asks": requested_permissions, "granted": allowed})

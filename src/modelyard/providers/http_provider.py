@@ -105,7 +105,9 @@ class HttpLargeLanguageModel(LargeLanguageModel):
                 return wire, chat_format
         return self.wires[0]
 
-    def supports_format(self, model: str, credentials: Credentials, format: str) -> bool:
+    def supports_format(
+        self, model: str, credentials: Credentials, format: str
+    ) -> bool:
         """Return whether requests for this model can be sent in this wire format."""
         url_field = self.endpoint.definition.url_field
         return (

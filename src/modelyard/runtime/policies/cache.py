@@ -215,7 +215,12 @@ class Cache:
     def _book(self, invocation: Invocation, chunks: Sequence[Any]) -> None:
         """Record a ledger row at no cost for an answer from the cache."""
         usage = next(
-            (chunk.usage_or_none for chunk in reversed(chunks) if chunk.usage_or_none is not None), None
+            (
+                chunk.usage_or_none
+                for chunk in reversed(chunks)
+                if chunk.usage_or_none is not None
+            ),
+            None,
         )
         if usage is not None:
             usage = msgspec.structs.replace(

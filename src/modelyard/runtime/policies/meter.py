@@ -227,7 +227,9 @@ class _UsageTally:
         if self._reported_usage is not None or (estimate := self._estimate()) is None:
             return None
         self._reported_usage = self._price(estimate)
-        return LLMResultChunk(model=self._invocation.model).with_usage(self._reported_usage)
+        return LLMResultChunk(model=self._invocation.model).with_usage(
+            self._reported_usage
+        )
 
     def _estimate(self) -> LLMUsage | None:
         """Estimate the usage, with the model's own tokenizer if it is available. None
