@@ -190,7 +190,7 @@ _WRITTEN_OUT = {
     ("jail/inside/documents.py", "encoding"): "written out above",
     (
         "jail/inside/documents.py",
-        "best.encoding",
+        "detected.encoding",
     ): "measured by charset-normalizer, in the jail",
     ("jail/inside/reading.py", "encoding"): "written out above",
     (
