@@ -129,8 +129,13 @@ class UsageTable:
         after_time, after_id = since - 1, ""
         while True:
             values = {
-                "tenant": tenant, "since": since, "until": until, "after": after_time, "after_id": after_id, "most": page,  # noqa: E501
-            }  # fmt: skip
+                "tenant": tenant,
+                "since": since,
+                "until": until,
+                "after": after_time,
+                "after_id": after_id,
+                "most": page,
+            }
             rows = await self._rows("page", values, is_long=True)
             yield rows
             if len(rows) < page:

@@ -336,16 +336,46 @@ class ToolProvider(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Stored = (
-    Tenant | User | ApiKey | StoredCredential | Limit | Route | CustomModel | DefaultModel
-    | Installation | PluginEndpoint | Subscription | ToolCredential | OAuthClient | PluginTask | StoredApp | AppKey  # noqa: E501
-    | DatasetKey | ToolProvider
-)  # fmt: skip
+    Tenant
+    | User
+    | ApiKey
+    | StoredCredential
+    | Limit
+    | Route
+    | CustomModel
+    | DefaultModel
+    | Installation
+    | PluginEndpoint
+    | Subscription
+    | ToolCredential
+    | OAuthClient
+    | PluginTask
+    | StoredApp
+    | AppKey
+    | DatasetKey
+    | ToolProvider
+)
 # Every stored type must be listed here, or its rows cannot be decoded.
 KINDS: Mapping[str, type[Any]] = {
     stored_class.kind: stored_class
     for stored_class in (
-        Tenant, User, ApiKey, StoredCredential, Limit, Route, CustomModel, DefaultModel, Installation, PluginEndpoint,  # noqa: E501
+        Tenant,
+        User,
+        ApiKey,
+        StoredCredential,
+        Limit,
+        Route,
+        CustomModel,
+        DefaultModel,
+        Installation,
+        PluginEndpoint,
         Subscription,
-        ToolCredential, OAuthClient, PluginTask, StoredApp, AppKey, DatasetKey, ToolProvider,
+        ToolCredential,
+        OAuthClient,
+        PluginTask,
+        StoredApp,
+        AppKey,
+        DatasetKey,
+        ToolProvider,
     )
-}  # fmt: skip
+}

@@ -39,10 +39,17 @@ def api(parts: ServiceDependencies) -> Api:
     # Both names serve the same card, because clients look for the name of their
     # revision.
     cards = [
-        Row(method="GET", path=f"/a2a/{{agent}}/.well-known/{name}", auth=APP_KEY, handler=agents.card,  # noqa: E501
-            answer=Schema(_CARD), summary="Get an agent's card.", errors=(401,))
+        Row(
+            method="GET",
+            path=f"/a2a/{{agent}}/.well-known/{name}",
+            auth=APP_KEY,
+            handler=agents.card,
+            answer=Schema(_CARD),
+            summary="Get an agent's card.",
+            errors=(401,),
+        )
         for name in _CARDS
-    ]  # fmt: skip
+    ]
     call = Row(method="POST", path="/a2a/{agent}", auth=APP_KEY, handler=agents.call,
                takes=Schema(_MESSAGE), answer=json_or_events(_MESSAGE), errors=(401,),
                summary="Send a message of JSON-RPC to an agent.")  # fmt: skip

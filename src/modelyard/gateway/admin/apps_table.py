@@ -156,9 +156,17 @@ def _annotation_rows(annotations: AppAnnotations) -> Iterator[Row]:
 def _run_rows(runs: RunCalls) -> Iterator[Row]:
     """Yield the routes of single runs."""
     yield row("GET", _RUN, ADMIN, runs.get_run, "Get a run.", app_shapes.RunView)
-    yield row("GET", f"{_RUN}/events", ADMIN, runs.events,
-              "Send a run's events, past ones first.", EVENTS,
-              query=(Query("after", "From the event after this one's number on.", "integer"),))  # fmt: skip  # noqa: E501
+    yield row(
+        "GET",
+        f"{_RUN}/events",
+        ADMIN,
+        runs.events,
+        "Send a run's events, past ones first.",
+        EVENTS,
+        query=(
+            Query("after", "From the event after this one's number on.", "integer"),
+        ),
+    )
     yield row("POST", f"{_RUN}/stop", ADMIN, runs.stop, "Stop a run.", ActionResult)
     yield row("POST", f"{_RUN}/pause", ADMIN, runs.pause, "Pause a run.", ActionResult)
     yield row(

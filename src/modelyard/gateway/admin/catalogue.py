@@ -194,21 +194,34 @@ def _provider_fields(
     if source == "settings" and entity.provider in tenant_view.plugins:
         source = "plugin"
     return {
-        "id": entity.provider, "label": entity.label, "description": entity.description,
-        "types": entity.supported_model_types, "models": len(entity.models) + tenant_view.custom.get(entity.provider, 0),  # noqa: E501
-        "source": source, "needs_credential": status.needs_credential, "is_ready": status.is_ready,
+        "id": entity.provider,
+        "label": entity.label,
+        "description": entity.description,
+        "types": entity.supported_model_types,
+        "models": len(entity.models) + tenant_view.custom.get(entity.provider, 0),
+        "source": source,
+        "needs_credential": status.needs_credential,
+        "is_ready": status.is_ready,
         "is_customizable": entity.is_customizable,
         "credentials": [
             CredentialState(
-                id=credential.id, name=credential.name, weight=credential.weight, priority=credential.priority, domain=credential.domain,  # noqa: E501
+                id=credential.id,
+                name=credential.name,
+                weight=credential.weight,
+                priority=credential.priority,
+                domain=credential.domain,
                 # A credential can be in cooldown for single models; show the longest
                 # remaining time.
-                resting_seconds=longest_cooldown(left for cooldown_key, left in tenant_view.resting.items() if credential.id in cooldown_key),  # noqa: E501
+                resting_seconds=longest_cooldown(
+                    left
+                    for cooldown_key, left in tenant_view.resting.items()
+                    if credential.id in cooldown_key
+                ),
                 is_stored=credential.id in tenant_view.stored,
             )
             for credential in status.credentials
         ],
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +275,9 @@ def _offers(
         for owner, model in providers.get_models(tenant, model_type=requested_type)
     }
     custom = {
-        (custom_model.provider, str(custom_model.definition.get("model"))) for _, custom_model in directory.of(tenant, CustomModel)  # noqa: E501
-    }  # fmt: skip
+        (custom_model.provider, str(custom_model.definition.get("model")))
+        for _, custom_model in directory.of(tenant, CustomModel)
+    }
     return [
         _CatalogueEntry(
             owner,
@@ -298,15 +312,26 @@ def _model(offer: _CatalogueEntry) -> CatalogueModel:
             else f"{(value * price.unit * _MILLION).normalize():f}"
         )
 
-    return CatalogueModel(id=f"{provider}/{entity.model}", provider=provider, model=entity.model,
-                          type=entity.model_type, label=entity.label,
-                          description=entity.description, licence=entity.licence,
-                          context_size=entity.context_size,
-                          features=[feature.value for feature in entity.features or ()],
-                          rules=entity.parameter_rules,
-                          voices=[str(voice["mode"]) for voice in voices or () if isinstance(voice, Mapping) and "mode" in voice],  # noqa: E501
-                          input_price=per_million(price.input) if price else None,
-                          output_price=per_million(price.output) if price else None,
-                          currency=price.currency if price else "",
-                          price_per=price.per.value if price else "", is_ready=offer.is_ready,
-                          is_custom=offer.is_custom)  # fmt: skip
+    return CatalogueModel(
+        id=f"{provider}/{entity.model}",
+        provider=provider,
+        model=entity.model,
+        type=entity.model_type,
+        label=entity.label,
+        description=entity.description,
+        licence=entity.licence,
+        context_size=entity.context_size,
+        features=[feature.value for feature in entity.features or ()],
+        rules=entity.parameter_rules,
+        voices=[
+            str(voice["mode"])
+            for voice in voices or ()
+            if isinstance(voice, Mapping) and "mode" in voice
+        ],
+        input_price=per_million(price.input) if price else None,
+        output_price=per_million(price.output) if price else None,
+        currency=price.currency if price else "",
+        price_per=price.per.value if price else "",
+        is_ready=offer.is_ready,
+        is_custom=offer.is_custom,
+    )

@@ -19,10 +19,20 @@ _TENANT = Query("tenant", "Another tenant's, for the default tenant's owner.")
 
 
 def row(
-    method: str, path: str, auth: Auth, handler: Handler, summary: str, answer: Body | None, *,
-    request_body: Body | None = None, needs_body: bool = True, status: int = 200, errors: tuple[int, ...] = (),  # noqa: E501
-    query: tuple[Query, ...] = (), changes_nothing: bool = False,
-) -> Row:  # fmt: skip
+    method: str,
+    path: str,
+    auth: Auth,
+    handler: Handler,
+    summary: str,
+    answer: Body | None,
+    *,
+    request_body: Body | None = None,
+    needs_body: bool = True,
+    status: int = 200,
+    errors: tuple[int, ...] = (),
+    query: tuple[Query, ...] = (),
+    changes_nothing: bool = False,
+) -> Row:
     """Return the row of a route about a tenant's resources: the caller's own, or
     another that an operator names.
 

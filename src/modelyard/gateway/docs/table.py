@@ -21,8 +21,10 @@ from modelyard.models.types import JSON
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'",  # noqa: E501
-    "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-cache",  # noqa: E501
-}  # fmt: skip
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
 _HTML = b"text/html; charset=utf-8"
 
 

@@ -78,9 +78,17 @@ def external_api(parts: DatasetParts) -> Api:
 
 
 def _row(
-    method: str, path: str, handler: Handler, summary: str, answer: Body | JSON | None, *,
-    request_body: Body | JSON | None = None, status: int = 200, errors: tuple[int, ...] = (), query: tuple[Query, ...] = (),  # noqa: E501
-) -> Row:  # fmt: skip
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    answer: Body | JSON | None,
+    *,
+    request_body: Body | JSON | None = None,
+    status: int = 200,
+    errors: tuple[int, ...] = (),
+    query: tuple[Query, ...] = (),
+) -> Row:
     """Return a row of this API. Plain dictionaries are JSON schemas; without a response
     the status is 204."""
     return Row(

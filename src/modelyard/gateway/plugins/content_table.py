@@ -97,17 +97,42 @@ def _hook_rows(parts: ContentDependencies) -> list[Row]:
     transaction = TransactionRoute(parts.sessions)
     # Plugins choose their own methods and subpaths, so these rows accept all of them.
     rows = [
-        Row(method="GET", path=path, auth=OWN_SECRET, handler=endpoint, answer=_ANYTHING, takes_any_method=True,  # noqa: E501
-            summary="Have a plugin answer.")
+        Row(
+            method="GET",
+            path=path,
+            auth=OWN_SECRET,
+            handler=endpoint,
+            answer=_ANYTHING,
+            takes_any_method=True,
+            summary="Have a plugin answer.",
+        )
         for path in ("/e/{hook}", "/e/{hook}/{rest:path}")
-    ]  # fmt: skip
+    ]
     rows += [
-        Row(method="POST", path=path, auth=OWN_SECRET, handler=trigger, answer=_ANYTHING, takes_any_method=True,  # noqa: E501
-            summary="Tell a trigger plugin what happened.")
+        Row(
+            method="POST",
+            path=path,
+            auth=OWN_SECRET,
+            handler=trigger,
+            answer=_ANYTHING,
+            takes_any_method=True,
+            summary="Tell a trigger plugin what happened.",
+        )
         for path in ("/t/{subscription}", "/t/{subscription}/{rest:path}")
-    ]  # fmt: skip
+    ]
     # Plugins that run elsewhere call their host by this route.
-    rows.append(Row( method="POST", path="/backwards-invocation/transaction", auth=OWN_SECRET, handler=transaction, takes=Content("application/octet-stream"), answer=Content("application/octet-stream"), errors=(400,), summary="Ask this server for something, as a plugin that is served elsewhere.", ))  # fmt: skip  # noqa: E501
+    rows.append(
+        Row(
+            method="POST",
+            path="/backwards-invocation/transaction",
+            auth=OWN_SECRET,
+            handler=transaction,
+            takes=Content("application/octet-stream"),
+            answer=Content("application/octet-stream"),
+            errors=(400,),
+            summary="Ask this server for something, as a plugin that is served elsewhere.",
+        )
+    )
     return rows
 
 
@@ -115,10 +140,18 @@ def _webhook_rows(parts: ContentDependencies) -> list[Row]:
     """Return the rows of apps' webhooks, for published versions and for drafts."""
     webhook = WebhookRoute(parts.triggers, parts.runs, parts.files_of, parts.rules)
     return [
-        Row(method="POST", path=f"{prefix}{{token}}", auth=OWN_SECRET, handler=webhook, answer=_ANYTHING,  # noqa: E501
-            takes_any_method=True, summary="Begin a run of an app.", errors=(405,))
+        Row(
+            method="POST",
+            path=f"{prefix}{{token}}",
+            auth=OWN_SECRET,
+            handler=webhook,
+            answer=_ANYTHING,
+            takes_any_method=True,
+            summary="Begin a run of an app.",
+            errors=(405,),
+        )
         for prefix in (WEBHOOK, WEBHOOK_OF_DRAFT)
-    ]  # fmt: skip
+    ]
 
 
 def _file_rows(parts: ContentDependencies) -> list[Row]:

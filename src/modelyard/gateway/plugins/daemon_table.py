@@ -54,13 +54,26 @@ def api(entrance: DaemonGateway) -> Api:
 
 
 def _row(
-    method: str, path: str, handler: Handler, summary: str, *, request_body: Body | JSON | None = None,  # noqa: E501
-    answer: Body = _DONE, query: tuple[Query, ...] = (),
-) -> Row:  # fmt: skip
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    *,
+    request_body: Body | JSON | None = None,
+    answer: Body = _DONE,
+    query: tuple[Query, ...] = (),
+) -> Row:
     """Return a row of this API. A plain dictionary is a JSON schema."""
-    return Row(method=method, path=path, auth=OWN_SECRET, handler=handler, summary=summary,
-               answer=answer, query=query,
-               takes=Schema(request_body) if isinstance(request_body, dict) else request_body)  # fmt: skip  # noqa: E501
+    return Row(
+        method=method,
+        path=path,
+        auth=OWN_SECRET,
+        handler=handler,
+        summary=summary,
+        answer=answer,
+        query=query,
+        takes=Schema(request_body) if isinstance(request_body, dict) else request_body,
+    )
 
 
 def _dispatch_rows() -> Iterator[Row]:
@@ -203,9 +216,17 @@ def _listing_rows() -> Iterator[Row]:
         listings.debugging_key,
         "Get the key for debugging plugins.",
     )
-    yield _row("GET", f"{_TENANT}/extract-asset", listings.read_package_file,
-               "Get a file of a package.", answer=_FILE,
-               query=(_IDENTIFIER, Query("file_path", "Where it is in the package.", is_required=True)))  # fmt: skip  # noqa: E501
+    yield _row(
+        "GET",
+        f"{_TENANT}/extract-asset",
+        listings.read_package_file,
+        "Get a file of a package.",
+        answer=_FILE,
+        query=(
+            _IDENTIFIER,
+            Query("file_path", "Where it is in the package.", is_required=True),
+        ),
+    )
     yield _row("GET", f"{_TENANT}/asset/{{asset}}", declarations.asset, "Get a plugin's picture.",
                answer=OneOf((Content("image/svg+xml"), _FILE)))  # fmt: skip
 
@@ -226,8 +247,13 @@ def _endpoint_rows() -> Iterator[Row]:
         "Set up an address of a plugin.",
         request_body=settings,
     )
-    yield _row("POST", f"{path_prefix}/update", endpoints.update_endpoint, "Change an address.",
-               request_body=object_schema({"endpoint_id": TEXT}, name=TEXT, settings=OBJECT))  # fmt: skip  # noqa: E501
+    yield _row(
+        "POST",
+        f"{path_prefix}/update",
+        endpoints.update_endpoint,
+        "Change an address.",
+        request_body=object_schema({"endpoint_id": TEXT}, name=TEXT, settings=OBJECT),
+    )
     yield _row(
         "POST",
         f"{path_prefix}/remove",

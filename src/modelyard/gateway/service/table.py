@@ -82,8 +82,24 @@ def rows(parts: ServiceDependencies) -> AppRows:
     messages = Messages(parts.conversations, parts.chats, parts.models)
     uploads = Uploads(parts.files, parts.content_origin)
     app_info = AppInfoHandlers(parts.runs.journal)
-    return AppRows(for_visitors=( *_questions(questions), *_own_runs(workflows), *_forms(Forms(parts.runs, runs)), *_messages(messages), *_conversations(ConversationHandlers(parts.conversations, parts.features)), *_uploads(uploads), *_speech(Speech(parts.models, parts.conversations)), *_app_info(app_info), ),  # noqa: E501
-                   for_callers=( *_all_runs(workflows), *_ag_ui(agui), *_annotations(AnnotationHandlers(parts.features)), *_about_users(app_info, messages), ))  # fmt: skip  # noqa: E501
+    return AppRows(
+        for_visitors=(
+            *_questions(questions),
+            *_own_runs(workflows),
+            *_forms(Forms(parts.runs, runs)),
+            *_messages(messages),
+            *_conversations(ConversationHandlers(parts.conversations, parts.features)),
+            *_uploads(uploads),
+            *_speech(Speech(parts.models, parts.conversations)),
+            *_app_info(app_info),
+        ),
+        for_callers=(
+            *_all_runs(workflows),
+            *_ag_ui(agui),
+            *_annotations(AnnotationHandlers(parts.features)),
+            *_about_users(app_info, messages),
+        ),
+    )
 
 
 def api(app_rows: AppRows, entrance: AppAuthenticator) -> Api:
