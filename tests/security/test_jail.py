@@ -248,7 +248,7 @@ def test_every_caller_says_whose_program_it_is():
                 "render",
                 "extract",
                 "read",
-                "pictures",
+                "render_pages",
             ):
                 continue
             if ast.unparse(node.func.value) not in (

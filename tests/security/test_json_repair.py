@@ -49,7 +49,7 @@ def test_long_texts_are_mended_off_the_loop_alone(monkeypatch: pytest.MonkeyPatc
         '{"name": "a", "text": "some words, here"}' for _ in range(1_000)
     )
     monkeypatch.setattr(
-        "modelyard.base.mending._MOST_SECONDS", 60.0
+        "modelyard.base.mending._MAX_SECONDS", 60.0
     )  # however slow the machine is
 
     async def mend_both() -> object:

@@ -49,7 +49,7 @@ def tls_context(ca_file: str, *, verify: bool = True) -> ssl.SSLContext:
     return context
 
 
-async def open_connection(
+async def connect_upstream(
     route: Route, guard: Guard, tls: Callable[[], ssl.SSLContext], seconds: float
 ) -> Connection:
     """Open a connection over which the origin can be reached. Raises OSError, and what

@@ -23,7 +23,7 @@ from modelyard.base.errors import (
     InvokeServerUnavailableError,
     InvokeTimeoutError,
 )
-from modelyard.transport.connecting import open_connection, proxy_refusal, tls_context
+from modelyard.transport.connecting import connect_upstream, proxy_refusal, tls_context
 from modelyard.transport.connection import Connection
 from modelyard.transport.headers import dump_head
 from modelyard.transport.origins import Guard, check_addresses, parse_url
@@ -336,7 +336,7 @@ class HttpClient:
         try:
             # One timeout for resolution, all addresses, proxy and TLS.
             async with asyncio.timeout(limits.connect):
-                connection = await open_connection(
+                connection = await connect_upstream(
                     route, self._guard, lambda: self._tls, limits.connect
                 )
         except TimeoutError:
