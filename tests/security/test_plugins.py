@@ -648,17 +648,17 @@ def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Pa
                 socket.AF_UNIX, socket.SOCK_SEQPACKET
             )
             with warden_host_end, host, warden_zygote_end, zygote:
-                warden = module.Warden(warden_host_end, warden_zygote_end, 999_999_999)
+                warden = module.Supervisor(warden_host_end, warden_zygote_end, 999_999_999)
                 zygote.send(
                     json.dumps({"event": "spawned", "id": 1, "pid": pid}).encode()
                 )
-                assert not warden._heed_zygote(), "it is given up"
+                assert not warden._handle_zygote_event(), "it is given up"
                 zygote.send(
                     json.dumps(
                         {"event": "exited", "id": 1, "pid": pid, "status": 0}
                     ).encode()
                 )
-                warden._heed_zygote()
+                warden._handle_zygote_event()
                 for rubbish in (
                     b"{",
                     b"[]",
@@ -666,7 +666,7 @@ def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Pa
                     b'{"event": "spawned", "id": "x", "pid": 1}',
                 ):
                     zygote.send(rubbish)
-                    assert not warden._heed_zygote()
+                    assert not warden._handle_zygote_event()
         assert victim.poll() is None
     finally:
         victim.kill()
@@ -879,7 +879,7 @@ def test_without_namespaces_landlock_and_the_list_of_calls_hold(
     real = Path(wardens.__file__).with_name("warden.py")
     text = real.read_text().replace("os.path.abspath(__file__)", repr(str(real)))
     refuse = (
-        "import confine\ndef _no(): raise OSError('refused')\nconfine.set_apart = _no\n"
+        "import confine\ndef _no(): raise OSError('refused')\nconfine.unshare_namespaces = _no\n"
     )
     program.write_text(text.replace("import confine ", refuse))
     monkeypatch.setattr(wardens, "_SUPERVISOR_SCRIPT", program)

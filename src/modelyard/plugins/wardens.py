@@ -144,7 +144,7 @@ def probe_confinement() -> Confinement:
     program = (
         "import json, sys; sys.path.insert(0,"
         f" {str(_SUPERVISOR_SCRIPT.parent / 'inside')!r}); import confine\nabi,"
-        " is_apart = confine.landlock_abi(), True\ntry: confine.set_apart()\nexcept"
+        " is_apart = confine.landlock_abi(), True\ntry: confine.unshare_namespaces()\nexcept"
         " OSError: is_apart = False\nprint(json.dumps([abi, is_apart]))"
     )
     completed = subprocess.run(

@@ -133,7 +133,7 @@ class GraphEngine:
         is_loop: bool = False,
     ) -> "GraphEngine":
         """Return an engine for one item of an iteration or one round of a loop. It is
-        run by `enclosed`."""
+        run by `run_inner`."""
         scope = self.scope.inside(node, index, is_loop=is_loop)
         return GraphEngine(
             graph,
