@@ -132,7 +132,7 @@ def _storm_running(served: PluginServer) -> Generator[None]:
     """Run separate processes that call the misbehaving plugins while the block runs."""
     key = (served.home / "plugin.key").read_text().strip()
     crashers = [f"crash{index}" for index in range(CRASHERS)]
-    code = "import sys; from tools.show.plugin_storm import bother; bother(sys.argv[1], sys.argv[2], sys.argv[3:])"
+    code = "import sys; from tools.show.plugin_storm import call_repeatedly; call_repeatedly(sys.argv[1], sys.argv[2], sys.argv[3:])"
     # The crashing plugins and the resource attack get separate callers, so a hanging
     # call does not delay the others.
     processes = [

@@ -411,7 +411,7 @@ def _apply_confinement(control: socket.socket, order: dict[str, Any]) -> None:
         "uid": order["uid"] if has_changed_user else None,
         "network": "namespace" if is_apart else "port" if has_network else "none",
         "port": port or PROXY_PORT,
-        "own": extra_folders,
+        "writable_paths": extra_folders,
     }
     # The listener is passed to the host, which accepts the plugins' connections.
     message = [json.dumps({"confined": confined}).encode()]
