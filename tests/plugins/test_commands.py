@@ -61,7 +61,7 @@ def test_what_init_makes_passes_its_test(run: Run, category: str):
     result = run("test", "made", "--json")
     checks = json.loads(result.stdout)
     assert result.returncode == 0, checks
-    assert all(check["has_passed"] is not False for check in checks)
+    assert all(check["is_good"] is not False for check in checks)
     assert json.loads(run("list", "--json").stdout) == []
 
 

@@ -648,7 +648,9 @@ def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Pa
                 socket.AF_UNIX, socket.SOCK_SEQPACKET
             )
             with warden_host_end, host, warden_zygote_end, zygote:
-                warden = module.Supervisor(warden_host_end, warden_zygote_end, 999_999_999)
+                warden = module.Supervisor(
+                    warden_host_end, warden_zygote_end, 999_999_999
+                )
                 zygote.send(
                     json.dumps({"event": "spawned", "id": 1, "pid": pid}).encode()
                 )
@@ -878,9 +880,7 @@ def test_without_namespaces_landlock_and_the_list_of_calls_hold(
     program = tmp_path / "warden.py"
     real = Path(wardens.__file__).with_name("warden.py")
     text = real.read_text().replace("os.path.abspath(__file__)", repr(str(real)))
-    refuse = (
-        "import confine\ndef _no(): raise OSError('refused')\nconfine.unshare_namespaces = _no\n"
-    )
+    refuse = "import confine\ndef _no(): raise OSError('refused')\nconfine.unshare_namespaces = _no\n"
     program.write_text(text.replace("import confine ", refuse))
     monkeypatch.setattr(wardens, "_SUPERVISOR_SCRIPT", program)
     server = upstream(lambda request: Answer(body=b"canary"))

@@ -44,6 +44,7 @@ from modelyard.tenant_plugins.packages import Installer
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
+    from modelyard.tenant_plugins.plugins import Installed
 
 
 _PATH = click.Path(path_type=Path)
@@ -303,7 +304,16 @@ def test(
 
     findings = run_with_modelyard(ctx, work)
     if as_json:
-        print_json([finding._asdict() for finding in findings])
+        print_json(
+            [
+                {
+                    "what": finding.check_name,
+                    "is_good": finding.has_passed,
+                    "detail": finding.detail,
+                }
+                for finding in findings
+            ]
+        )
     else:
         states = {
             True: success_text("good"),
@@ -509,9 +519,9 @@ def install(
     # Whoever runs the command line has the operator's rights.
     by = Installer(is_operator=True, allows_unsigned=unsigned)
 
-    async def work(yard: "Modelyard") -> Any:
+    async def work(yard: "Modelyard") -> list["Installed"]:
         """Upload and install each package; a bundle may contain several."""
-        installed_plugins: list[Any] = []
+        installed_plugins: list[Installed] = []
         for source in what:
             for data in await _fetch_packages(yard, source, version, by):
                 packed, _ = await yard.services.plugins.packages.upload(
@@ -549,7 +559,7 @@ def install(
             f"{installed_plugin.plugin_id}"
             f" {installed_plugin.declaration.manifest.version}: {', '.join(offers[:6])}"
         )
-        if permission_labels := installed_plugin.permissions.describe():
+        if permission_labels := installed_plugin.permissions.allowed_names():
             print_note(
                 f"it may ask for {', '.join(permission_labels)}; `modelyard plugin"
                 f" permission {installed_plugin.plugin_id} --grant …` for less"
@@ -647,7 +657,7 @@ async def _fetch_packages(
 def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
     """List a tenant's plugins."""
 
-    async def work(yard: "Modelyard") -> Any:
+    async def work(yard: "Modelyard") -> Sequence["Installed"]:
         """Return the tenant's plugins."""
         return yard.services.plugins.plugins.installed(tenant)
 
@@ -663,7 +673,7 @@ def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
                     "category": installed_plugin.declaration.manifest.category,
                     "source": installed_plugin.installation.source,
                     "provider": installed_plugin.installation.provider or None,
-                    "permissions": installed_plugin.permissions.describe(),
+                    "permissions": installed_plugin.permissions.allowed_names(),
                 }
                 for installed_plugin in installed_plugins
             ]
@@ -679,7 +689,7 @@ def list_plugins(ctx: click.Context, tenant: str, as_json: bool) -> None:
                 installed_plugin.declaration.manifest.version,
                 installed_plugin.declaration.manifest.category,
                 ", ".join(installed_plugin.declaration.providers) or "-",
-                ", ".join(installed_plugin.permissions.describe()) or "-",
+                ", ".join(installed_plugin.permissions.allowed_names()) or "-",
                 installed_plugin.installation.source,
             )
             for installed_plugin in installed_plugins
@@ -700,7 +710,7 @@ def upgrade(
     version in a market."""
     by = Installer(is_operator=True, allows_unsigned=unsigned)
 
-    async def work(yard: "Modelyard") -> Any:
+    async def work(yard: "Modelyard") -> "Installed":
         """Fetch the package and install it over the old version."""
         old = yard.services.plugins.plugins.find(tenant, name)
         # A local path takes precedence over a version number.
@@ -763,7 +773,7 @@ def permission(
     # None grants all requested permissions; an empty list grants none.
     granted_permissions = None if everything else list(granted)
 
-    async def work(yard: "Modelyard") -> Any:
+    async def work(yard: "Modelyard") -> "Installed":
         """Change the permissions if an option asks for it, and return the plugin."""
         if granted or everything or nothing:
             return await yard.services.plugins.installations.grant(
@@ -773,8 +783,8 @@ def permission(
 
     installed_plugin = run_with_modelyard(ctx, work)
     requested_permissions, allowed = (
-        installed_plugin.declaration.manifest.permissions.describe(),
-        installed_plugin.permissions.describe(),
+        installed_plugin.declaration.manifest.permissions.allowed_names(),
+        installed_plugin.permissions.allowed_names(),
     )
     if as_json:
         print_json({"asks": requested_permissions, "granted": allowed})

@@ -162,7 +162,7 @@ class ToolEntity(msgspec.Struct, frozen=True, kw_only=True):
     """The timeout of a call in seconds."""
     is_repeatable: bool = False
     """Whether repeating a call is harmless, because it changes nothing."""
-    cache_seconds: float = 0.0
+    cache_seconds: float = msgspec.field(default=0.0, name="keeps")
     """How many seconds the result of a call may be reused for the same call."""
 
 
