@@ -28,6 +28,9 @@ from modelyard.cli.usage import tenant_option
 
 if TYPE_CHECKING:
     from modelyard.app import Modelyard
+    from modelyard.app.knowledge import KnowledgeServices
+    from modelyard.knowledge.crawl import CrawlReport, SourceLoader
+    from modelyard.knowledge.rows import Dataset
 
 
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -263,7 +266,7 @@ async def _dataset(
         return await datasets.create(tenant, name, settings=settings)
 
 
-def _show_left_out(report: Any) -> None:
+def _show_left_out(report: "CrawlReport") -> None:
     """Print which pages were left out, and why."""
     if not report.count:
         return
@@ -289,7 +292,7 @@ def _source_type(*, crawl: bool, sitemap: bool, feed: bool) -> str:
 
 
 async def _previous_crawl(
-    parts: Any, dataset: Any, source_type: str, source: str
+    parts: "KnowledgeServices", dataset: "Dataset", source_type: str, source: str
 ) -> Any:
     """Return what the previous crawl recorded about a source, so that unchanged pages
     can be skipped."""
@@ -299,28 +302,39 @@ async def _previous_crawl(
 
 
 def _pages(
-    gatherer: Any, source_type: str, url: str, max_pages: int, memory: Any, report: Any
+    gatherer: "SourceLoader",
+    source_type: str,
+    url: str,
+    max_pages: int,
+    memory: Any,
+    report: "CrawlReport",
 ) -> AsyncGenerator[Any, None]:
     """Return the stream of pages of a URL."""
     match source_type:
         case "sitemap":
-            return gatherer.sitemap(url, most=max_pages, memory=memory, report=report)
+            return gatherer.sitemap(
+                url, max_pages=max_pages, memory=memory, report=report
+            )
         case "feed":
-            return gatherer.feed(url, most=max_pages, memory=memory, report=report)
+            return gatherer.feed(url, max_pages=max_pages, memory=memory, report=report)
         case "site":
-            return gatherer.pages(url, most=max_pages, memory=memory, report=report)
+            return gatherer.pages(
+                url, max_pages=max_pages, memory=memory, report=report
+            )
         case _:
             # A single page is a crawl of depth 0.
-            return gatherer.pages(url, most=1, depth=0, memory=memory, report=report)
+            return gatherer.pages(
+                url, max_pages=1, depth=0, memory=memory, report=report
+            )
 
 
 async def _sync_source(
-    parts: Any,
-    dataset: Any,
+    parts: "KnowledgeServices",
+    dataset: "Dataset",
     source: str,
     page_source: tuple[str, AsyncGenerator[Any, None]] | None,
     batch: str,
-    report: Any,
+    report: "CrawlReport",
 ) -> dict[str, int]:
     """Add one source to the dataset and return the counts by outcome. Raises
     ConfigError for an unknown path."""
@@ -345,7 +359,9 @@ async def _sync_source(
     return await parts.datasets.sync_folder(dataset, path, batch=batch)
 
 
-async def _wait_for_indexing(parts: Any, dataset: Any, *, quiet: bool) -> list[Any]:
+async def _wait_for_indexing(
+    parts: "KnowledgeServices", dataset: "Dataset", *, quiet: bool
+) -> list[Any]:
     """Wait until all documents are indexed, with a progress bar at a terminal, and
     return those that failed."""
     from rich.progress import (
@@ -372,10 +388,10 @@ async def _wait_for_indexing(parts: Any, dataset: Any, *, quiet: bool) -> list[A
             )
             # One row each is enough: `listed` also returns the total.
             _, waiting = await store.documents.list_page(
-                dataset.tenant, dataset.id, state="queuing", most=1
+                dataset.tenant, dataset.id, state="queuing", limit=1
             )
             _, working = await store.documents.list_page(
-                dataset.tenant, dataset.id, state="indexing", most=1
+                dataset.tenant, dataset.id, state="indexing", limit=1
             )
             total = int(counts["documents"]) if counts else 0
             bar.update(task, total=total, completed=total - waiting - working)
@@ -383,7 +399,7 @@ async def _wait_for_indexing(parts: Any, dataset: Any, *, quiet: bool) -> list[A
                 break
             await asyncio.sleep(0.1)
     failed, _ = await store.documents.list_page(
-        dataset.tenant, dataset.id, state="error", most=1000
+        dataset.tenant, dataset.id, state="error", limit=1000
     )
     return failed
 
