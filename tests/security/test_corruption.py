@@ -75,14 +75,14 @@ def _count(path: Path) -> int:
 
 def test_damaged_pages_stop_billable_calls_until_a_backup_is_restored(
     start_gateway: Start,  # noqa: F811
-    fine: Upstream,
+    healthy_upstream: Upstream,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(upkeep, "_CHECK_SECONDS", 0.2)
     home = tmp_path / "home"
     path = home / "modelyard.db"
-    running = start_gateway(fine, home=str(home))
+    running = start_gateway(healthy_upstream, home=str(home))
     assert [chat(running).status for _ in range(20)] == [200] * 20
     running.flush()
     backup = backups.back_up(path)
@@ -95,13 +95,13 @@ def test_damaged_pages_stop_billable_calls_until_a_backup_is_restored(
         assert (refused.status, field in refused.json) == (503, True), address
         assert str(home) not in refused.body.decode()
     assert ask(running, "GET", "/admin/v1/usage").status == 503
-    assert len(fine.requests) == 20
+    assert len(healthy_upstream.requests) == 20
     running.close()
 
     aside = backups.restore(backup, path)
     assert aside is not None
     assert backups.check(aside) is not None  # the damaged one is kept
-    restarted = start_gateway(fine, home=str(home))
+    restarted = start_gateway(healthy_upstream, home=str(home))
     assert ask(restarted, "GET", "/health/ready").status == 200
     assert chat(restarted).status == 200
     restarted.flush()

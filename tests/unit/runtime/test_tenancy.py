@@ -21,7 +21,7 @@ from modelyard.testing import FakeClock
 class _Nothing:
     """No database: the test hands changes over itself."""
 
-    async def since(self, revision: int) -> Sequence[Resource]:
+    async def changed_since(self, revision: int) -> Sequence[Resource]:
         return ()
 
 

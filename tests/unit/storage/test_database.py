@@ -171,7 +171,7 @@ def test_after_a_server_was_away_no_old_connection_is_tried_twice(tmp_path: Path
         name = "server"
         generation = 0
 
-        def passes(self, error: Exception) -> bool:
+        def is_transient(self, error: Exception) -> bool:
             return isinstance(error, _Away)
 
         def connect(self) -> Any:
