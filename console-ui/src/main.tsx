@@ -4,10 +4,10 @@ import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { Invited } from "./pages/enter";
 import { Home } from "./pages/home";
-import { HasToasts } from "./parts/base";
+import { HasToasts } from "./components/base";
 import { Chooses } from "./settings";
 import { Broken, Frame, Missing } from "./shell";
-import { WORDS } from "./words";
+import { WORDS } from "./messages";
 import "./style.css";
 import "./console.css";
 

@@ -1,6 +1,6 @@
 // The console's pages: where they are, what they are called, and who may see them.
-import type { Role } from "./who";
-import type { Words } from "./words";
+import type { Role } from "./permissions";
+import type { Words } from "./messages";
 
 export const PAGES = [
   "/",

@@ -1,7 +1,7 @@
 import { createContext, type ReactNode, useContext, useEffect, useMemo, useState } from "react";
-import { kept } from "./kept";
+import { kept } from "./browser-storage";
 import { type CommonWords, LANGUAGES, type Language } from "./languages";
-import type { Words } from "./words";
+import type { Words } from "./messages";
 
 export type Theme = "system" | "light" | "dark";
 export interface Chosen<W = Words> {

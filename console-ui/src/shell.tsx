@@ -6,13 +6,13 @@ import { actFor, actingFor, api, session } from "./api";
 import { useLive } from "./live";
 import { NAMES, NEEDS, PAGES } from "./navigation";
 import { Enter } from "./pages/enter";
-import { Trouble, useWrong } from "./parts/base";
-import { LanguagePick } from "./parts/languages";
+import { Trouble, useWrong } from "./components/base";
+import { LanguagePick } from "./components/languages";
 import { type Theme, useChosen } from "./settings";
-import { useMay, useWho } from "./who";
-import { filled } from "./words";
+import { useMay, useWho } from "./permissions";
+import { filled } from "./messages";
 
-const above = () => import("./above");
+const above = () => import("./overlays");
 const Palette = lazy(() => above().then((it) => ({ default: it.Palette })));
 const SignInAbove = lazy(() => above().then((it) => ({ default: it.SignInAbove })));
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.agents.react_reader import Action, ReactParser, parse_action
+from modelyard.agents.react_parser import Action, ReactParser, parse_action
 
 ACTION = {"action": "weather", "action_input": {"city": "Paris"}}
 PARIS = Action("weather", {"city": "Paris"})

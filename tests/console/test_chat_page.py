@@ -402,7 +402,7 @@ def test_the_page_is_for_everybody_and_in_one_language(
         page.get_by_label("Language").select_option(label="中文")
         assert page.locator("html").get_attribute("lang") == "zh-Hans"
         page.get_by_role("button", name="复制").wait_for()
-        english = set(pairs("chat/words.ts"))
+        english = set(pairs("chat/messages.ts"))
         texts: str = page.locator("body").inner_text()
         assert english.intersection(texts.splitlines()) == set()
         assert violations(page) == []

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.jail.templates import render_in_process
+from modelyard.sandbox.templates import render_in_process
 from modelyard.storage.database import Database
 from modelyard.transport.egress import EgressClient, EgressRules
 from modelyard.workflow.dsl import App, loads

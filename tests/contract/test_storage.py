@@ -14,7 +14,6 @@ from modelyard.models.types import ModelType
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.usage_table import GROUPINGS
-from modelyard.storage.answers import DatabaseResponseCache
 from modelyard.storage.database import (
     Connection,
     Database,
@@ -22,6 +21,7 @@ from modelyard.storage.database import (
     StorageUnavailableError,
 )
 from modelyard.storage.resources import Resources
+from modelyard.storage.response_cache import DatabaseResponseCache
 from modelyard.testing import FakeClock
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from modelyard.base.errors import NotFoundError
 from modelyard.base.ids import new_id
-from modelyard.storage.answers import DatabaseResponseCache
 from modelyard.storage.counters import DatabaseCounters
 from modelyard.storage.database import Connection, Database, StorageUnavailableError
-from modelyard.storage.kept import ScopedStore
 from modelyard.storage.plugin_storage import PluginStorage
+from modelyard.storage.response_cache import DatabaseResponseCache
+from modelyard.storage.scoped_store import ScopedStore
 from modelyard.testing import FakeClock
 from modelyard.workflow.annotations import Annotations
 from modelyard.workflow.conversations import Conversation, Conversations, Message

@@ -241,7 +241,7 @@ def test_models_and_doctor_say_what_is_ready(environ: dict[str, str]):
     findings = json.loads(modelyard("doctor", "--json", environ=environ).stdout)
     assert all(finding["remedy"] for finding in findings if not finding["ok"])
     assert next(
-        finding["detail"] for finding in findings if "jail" in finding["what"]
+        finding["detail"] for finding in findings if "sandbox" in finding["what"]
     ).startswith("landlock")
     nothing = {
         **environ,

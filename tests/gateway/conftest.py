@@ -13,7 +13,11 @@ import uvicorn
 from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
-from modelyard.cli.door import ConnectionLimiter, capacity_for, raise_file_limit
+from modelyard.cli.connection_limits import (
+    ConnectionLimiter,
+    capacity_for,
+    raise_file_limit,
+)
 from modelyard.cli.http_protocol import GuardedConfig
 from modelyard.knowledge.vectors import Embedder
 from modelyard.testing import Upstream, echo_models, echo_provider

@@ -151,7 +151,7 @@ def test_embeddings_as_floats_and_as_base64(start_gateway: Start):
 def test_every_answer_has_an_id_and_health_needs_nothing(start_gateway: Start):
     running = start_gateway(api_keys=["secret-key-1"])
     status, headers, body = send(running, "GET", "/health")
-    assert (status, body["status"], body["jail"]) == (200, "ok", "unknown")
+    assert (status, body["status"], body["sandbox"]) == (200, "ok", "unknown")
     assert re.fullmatch(r"req_[0-9a-f]{27}", headers["x-request-id"])
     status, _, text = send(running, "GET", "/")
     assert (status, b"/v1/chat/completions" in text) == (200, True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from modelyard.app import Modelyard
+from modelyard.app.maintenance import HealthChecks
 from modelyard.app.network import network_of
-from modelyard.app.upkeep import HealthChecks
 from modelyard.base.errors import ConfigError, InvokeError
 from modelyard.base.log import TextFormatter
 from modelyard.base.settings import (

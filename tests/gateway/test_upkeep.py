@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
-from modelyard.app.upkeep import SettingsFileWatcher
+from modelyard.app.maintenance import SettingsFileWatcher
 from modelyard.base.settings import (
     CacheSettings,
     CredentialSettings,
@@ -21,7 +21,7 @@ from modelyard.base.settings import (
     TelemetrySettings,
     load_settings,
 )
-from modelyard.runtime import conventions
+from modelyard.runtime import trace_attributes
 from modelyard.testing import (
     Answer,
     Upstream,
@@ -171,20 +171,23 @@ def test_calls_become_spans_with_both_vocabularies(
     }
     assert span["name"] == "chat gpt-5-mini"
     assert int(span["endTimeUnixNano"]) > int(span["startTimeUnixNano"])
-    assert (attributes[conventions.OPERATION], attributes[conventions.KIND]) == (
+    assert (
+        attributes[trace_attributes.OPERATION],
+        attributes[trace_attributes.KIND],
+    ) == (
         "chat",
         "LLM",
     )
     assert (
-        attributes[conventions.INPUT_TOKENS],
-        attributes[conventions.PROMPT_TOKENS],
+        attributes[trace_attributes.INPUT_TOKENS],
+        attributes[trace_attributes.PROMPT_TOKENS],
     ) == ("10", "10")
-    assert (attributes[conventions.CALL], attributes[conventions.USER]) == (
+    assert (attributes[trace_attributes.CALL], attributes[trace_attributes.USER]) == (
         answered.headers["x-request-id"],
         "alice",
     )
     assert (
-        conventions.INPUT_VALUE not in attributes
+        trace_attributes.INPUT_VALUE not in attributes
     )  # what was said is nobody's business unless it was made so
     assert [event["name"] for event in span["events"]] == ["chose"]
 

@@ -110,6 +110,6 @@ def test_settings_that_are_right_reach_every_room(yard: Modelyard):
 
 
 def _limits(yard: Modelyard) -> list[Any]:
-    from modelyard.tenancy.kinds import Limit
+    from modelyard.tenancy.resource_types import Limit
 
     return list(yard.services.tenancy.directory.of("default", Limit))

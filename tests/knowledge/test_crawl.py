@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.cli.knowledge import knowledge
-from modelyard.jail.sandbox import JailError, JailLimits, Sandbox
-from modelyard.knowledge.addresses import normalized_url, resolve
 from modelyard.knowledge.crawl import SourceLoader
-from modelyard.knowledge.visits import Conditions, CrawlPolicy, PageFetcher
+from modelyard.knowledge.page_urls import normalized_url, resolve
+from modelyard.knowledge.polite_fetch import Conditions, CrawlPolicy, PageFetcher
+from modelyard.sandbox.runner import Sandbox, SandboxError, SandboxLimits
 from modelyard.testing import FakeClock
 from modelyard.transport.egress import EgressClient, EgressRules
 from tests.contract.conftest import postgres_url  # noqa: F401
@@ -52,7 +52,7 @@ def test_a_crawler_asks_for_what_it_should_and_for_nothing_else(run: Run, group:
                 base, site = sites[case.name]
                 visitor = PageFetcher(
                     bench.yard.services.network.egress,
-                    bench.parts.jail,
+                    bench.parts.sandbox,
                     FakeClock(2e9),
                     manners_of(case, base),
                 )
@@ -97,7 +97,7 @@ def run_with_site(files: Any, work: Callable[[World], Any], **manners: Any) -> N
 
         async def run_crawl() -> None:
             clock = FakeClock()
-            egress, jail = (
+            egress, sandbox = (
                 EgressClient(
                     EgressRules(private=frozenset({base.removeprefix("http://")}))
                 ),
@@ -106,7 +106,7 @@ def run_with_site(files: Any, work: Callable[[World], Any], **manners: Any) -> N
             try:
                 await work(
                     World(
-                        PageFetcher(egress, jail, clock, CrawlPolicy(**manners)),
+                        PageFetcher(egress, sandbox, clock, CrawlPolicy(**manners)),
                         clock,
                         base,
                         site,
@@ -114,7 +114,7 @@ def run_with_site(files: Any, work: Callable[[World], Any], **manners: Any) -> N
                 )
             finally:
                 await egress.aclose()
-                await jail.aclose()
+                await sandbox.aclose()
 
         asyncio.run(run_crawl())
 
@@ -242,22 +242,22 @@ _OPEN = {
 }
 
 
-def test_markup_that_takes_for_ever_ends_in_the_jail_and_the_next_is_read():
+def test_markup_that_takes_for_ever_ends_in_the_sandbox_and_the_next_is_read():
     async def work() -> None:
-        jail = Sandbox(JailLimits(document_seconds=5.0, memory_mb=1024))
+        sandbox = Sandbox(SandboxLimits(document_seconds=5.0, memory_mb=1024))
         try:
             for (of, _), data in _OPEN.items():
-                with suppress(JailError):
-                    await jail.web(
+                with suppress(SandboxError):
+                    await sandbox.web(
                         of,
                         data,
                         agent="modelyard",
                         addresses=["http://x.example/" + "a" * 5000],
                     )
-                page = await jail.web("page", b"<a href=/x>", agent="modelyard")
+                page = await sandbox.web("page", b"<a href=/x>", agent="modelyard")
                 assert page["links"] == [["/x", []]]
         finally:
-            await jail.aclose()
+            await sandbox.aclose()
 
     asyncio.run(work())
 

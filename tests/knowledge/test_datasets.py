@@ -35,12 +35,12 @@ from modelyard.knowledge.evaluate import (
     ndcg,
     save_collection,
 )
+from modelyard.knowledge.export import export_dataset, import_dataset
 from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.retrieve import Retriever, SearchRequest
 from modelyard.knowledge.rows import ConflictError, DocumentPart
 from modelyard.knowledge.sources import SourceReader
-from modelyard.knowledge.stored.stored import open_store
-from modelyard.knowledge.transfer import export_dataset, import_dataset
+from modelyard.knowledge.stored.repositories import open_store
 from tests.knowledge.conftest import Bench, Models, Run
 from tests.knowledge.formats import (
     CASES,
@@ -179,7 +179,7 @@ def test_without_ocr_what_can_be_read_is_and_pictures_say_why_not(run: Run):
     async def work(bench: Bench) -> None:
         reader = SourceReader(
             bench.yard.services.storage.files,
-            bench.parts.jail,
+            bench.parts.sandbox,
             bench.yard.services.network.egress,
         )
         read = await reader.parse("scan.pdf", scan())

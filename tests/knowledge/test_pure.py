@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.knowledge import facts, queries
+from modelyard.knowledge import fact_check, queries
 from modelyard.knowledge.analysis import (
     decode_term_counts,
     encode_term_counts,
@@ -344,7 +344,7 @@ SOURCE = "Goods can be sent back within 30 days. Refunds take seven days. Gifts 
     ],
 )  # fmt: skip
 def test_claims_beside_their_source(claim: str, supported: bool):
-    (checked_claim,) = facts.check(claim, [SOURCE])
+    (checked_claim,) = fact_check.check(claim, [SOURCE])
     assert checked_claim.is_supported is supported, checked_claim
 
 
@@ -355,9 +355,9 @@ def test_a_model_may_doubt_what_words_let_stand():
         async def entails(self, source: str, claim: str) -> bool | None:
             return False if "30 days" in claim else None
 
-    claims = facts.check(
+    claims = fact_check.check(
         "Goods can be sent back within 30 days. The shop is in Utrecht.", [SOURCE]
     )
-    judged = asyncio.run(facts.combine_with_entailment(claims, [SOURCE], Judge()))
+    judged = asyncio.run(fact_check.combine_with_entailment(claims, [SOURCE], Judge()))
     assert [claim.is_supported for claim in judged] == [False, True]
     assert "reads the source otherwise" in judged[0].reason

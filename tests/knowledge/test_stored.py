@@ -16,7 +16,7 @@ import modelyard.knowledge
 from modelyard.base.errors import NotFoundError
 from modelyard.knowledge.entities import RetrievalSettings
 from modelyard.knowledge.retrieve import Retriever, SearchRequest
-from modelyard.knowledge.stored.stored import KnowledgeStore, open_store
+from modelyard.knowledge.stored.repositories import KnowledgeStore, open_store
 from modelyard.storage.database import Connection, Database, statements
 from modelyard.storage.repository import by_name
 from modelyard.storage.sqlite import SqliteEngine

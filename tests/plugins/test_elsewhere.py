@@ -17,7 +17,7 @@ from tools.show.proof import free_port
 
 from modelyard.base.errors import PluginError
 from modelyard.base.settings import PluginSettings
-from modelyard.plugins.conversation import PluginDiedError
+from modelyard.plugins.connection import PluginDiedError
 from tests.plugins.conftest import EXAMPLES, PluginGateway
 from tests.plugins.test_odd import eventually
 

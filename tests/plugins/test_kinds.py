@@ -21,7 +21,7 @@ from modelyard.base.errors import (
 )
 from modelyard.base.settings import PluginSettings
 from modelyard.plugins.signature import generate_keys, sign
-from modelyard.tenancy.kinds import Subscription, ToolCredential
+from modelyard.tenancy.resource_types import Subscription, ToolCredential
 from modelyard.tools.function import tool
 from tests.plugins.conftest import EXAMPLES, PluginGateway
 

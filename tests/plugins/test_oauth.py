@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
-from modelyard.tenancy.kinds import ToolCredential
+from modelyard.tenancy.resource_types import ToolCredential
 from tests.plugins.conftest import PluginGateway
 
 NAME = "modelyard/toolbox/toolbox"

@@ -15,7 +15,7 @@ from tools.show.odd_plugins import odd_plugin
 
 from modelyard.base.errors import PluginError
 from modelyard.base.settings import PluginSettings
-from modelyard.plugins.conversation import PluginDiedError
+from modelyard.plugins.connection import PluginDiedError
 from modelyard.plugins.package import package_folder
 from modelyard.plugins.process import LocalRuntime
 from tests.plugins.conftest import PluginGateway
@@ -307,8 +307,8 @@ def test_a_model_may_ask_its_host_for_nothing(odd: Callable[..., PluginGateway])
     gateway = odd("asks", permission="{storage: {enabled: true, size: 4096}}")
 
     async def refused(call_type: str) -> str:
-        from modelyard.plugins.backwards import HostCallHandler
-        from modelyard.plugins.conversation import PluginCall
+        from modelyard.plugins.connection import PluginCall
+        from modelyard.plugins.host_calls import HostCallHandler
 
         backwards: HostCallHandler = gateway.parts.sessions._backwards  # type: ignore[attr-defined,assignment]
         call = PluginCall(

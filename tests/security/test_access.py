@@ -31,10 +31,10 @@ from modelyard.gateway.auth import (
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.table import Admission
 from modelyard.people import passwords
-from modelyard.plugins.conversation import PluginCall
+from modelyard.plugins.connection import PluginCall
 from modelyard.plugins.manifest import Permissions
 from modelyard.tenancy.caller import Caller, Role
-from modelyard.tenancy.kinds import PluginEndpoint, Subscription
+from modelyard.tenancy.resource_types import PluginEndpoint, Subscription
 from tests.gateway.conftest import start_gateway
 
 __all__ = ["start_gateway"]

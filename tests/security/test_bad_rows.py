@@ -11,7 +11,7 @@ import pytest
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
 from modelyard.tenancy.caller import Caller
-from modelyard.tenancy.kinds import Limit
+from modelyard.tenancy.resource_types import Limit
 
 DAMAGES = [
     ("is_deleted", 7), ("body", "no JSON {"), ("body", '{"unit": 3}'), ("body", '{"unit": "requests", "amount": 1, "x": 2}'),

@@ -151,8 +151,8 @@ async def test_a_workflow_reads_an_answer_in_punycode_as_utf_8():
 
 
 def test_messages_name_no_other_encodings_either():
-    """In the jail, where a parser may be killed and none may be waited for."""
-    sys.path.insert(0, str(SOURCE / "jail" / "inside"))
+    """In the sandbox, where a parser may be killed and none may be waited for."""
+    sys.path.insert(0, str(SOURCE / "sandbox" / "inside"))
     try:
         import documents  # pyright: ignore[reportMissingImports]
     finally:
@@ -187,19 +187,19 @@ def test_a_description_whose_references_make_much_of_it_is_refused():
 _WRITTEN_OUT = {
     ("base/charsets.py", "codec"): "a byte order mark's",
     ("base/charsets.py", "codec_of(label)"): "of the list",
-    ("jail/inside/documents.py", "encoding"): "written out above",
+    ("sandbox/inside/document_formats.py", "encoding"): "written out above",
     (
-        "jail/inside/documents.py",
+        "sandbox/inside/document_formats.py",
         "detected.encoding",
-    ): "measured by charset-normalizer, in the jail",
-    ("jail/inside/reading.py", "encoding"): "written out above",
+    ): "measured by charset-normalizer, in the sandbox",
+    ("sandbox/inside/document_reader.py", "encoding"): "written out above",
     (
-        "jail/inside/web.py",
+        "sandbox/inside/web_pages.py",
         "charset",
     ): "of the list: it is looked up before it is handed in",
-    ("jail/inside/web.py", "encoding"): "a byte order mark's",
+    ("sandbox/inside/web_pages.py", "encoding"): "a byte order mark's",
     (
-        "jail/inside/web.py",
+        "sandbox/inside/web_pages.py",
         "'utf-16-be' if data[:1] == b'\\x00' else 'utf-16-le'",
     ): "written out",
     (

@@ -17,7 +17,7 @@ from modelyard.base.settings import Settings
 from modelyard.runtime.limits import ApplicableLimit, initial_level
 from modelyard.storage.counters import CLOCK_SKEW_SECONDS, Charge, Level, reserve_all
 from modelyard.storage.usage_sums import UsageTotal
-from modelyard.tenancy.kinds import Limit
+from modelyard.tenancy.resource_types import Limit
 from modelyard.testing import FakeClock, echo_models, echo_provider
 
 DAY = 86_400.0

@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
 from modelyard.base.settings import ConnectionSettings, Settings
-from modelyard.cli.door import ConnectionLimiter, capacity_for, network_of
+from modelyard.cli.connection_limits import ConnectionLimiter, capacity_for, network_of
 from modelyard.cli.http_protocol import GuardedProtocol, protocol_class
 from modelyard.gateway.bodies import BodyBudget
 from modelyard.gateway.http import SMALL_BODY, Reply

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from modelyard.app import upkeep
+from modelyard.app import maintenance
 from modelyard.base.errors import ConfigError
 from modelyard.cli.database import database as commands
 from modelyard.cli.doctor import doctor
@@ -79,7 +79,7 @@ def test_damaged_pages_stop_billable_calls_until_a_backup_is_restored(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(upkeep, "_CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(maintenance, "_CHECK_SECONDS", 0.2)
     home = tmp_path / "home"
     path = home / "modelyard.db"
     running = start_gateway(healthy_upstream, home=str(home))

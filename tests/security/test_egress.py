@@ -559,12 +559,12 @@ def test_a_refused_address_is_the_callers_mistake_and_no_failure_of_ours(
 # ------------------------------------------------------------------------------------------------ the law
 
 _OWN_WAYS = {
-    ("transport/connecting.py", "getaddrinfo"): "the one client: names are looked up",
+    ("transport/connect.py", "getaddrinfo"): "the one client: names are looked up",
     (
-        "transport/connecting.py",
+        "transport/connect.py",
         "create_connection",
     ): "and connected to, after the guard was asked",
-    ("transport/connecting.py", "start_tls"): "over what is connected already",
+    ("transport/connect.py", "start_tls"): "over what is connected already",
     (
         "transport/egress.py",
         "HttpClient",
@@ -589,15 +589,15 @@ _OWN_WAYS = {
     ("providers/local/process.py", "open_connection"): "one half of a pair of sockets",
     ("plugins/process.py", "create_connection"): "the pipes of a plugin's process",
     (
-        "plugins/way_out.py",
+        "plugins/egress_proxy.py",
         "getaddrinfo",
     ): "plugins' own traffic: names are looked up, held to the rules",
     (
-        "plugins/way_out.py",
+        "plugins/egress_proxy.py",
         "open_connection",
     ): "and connected to by the address that was checked",
     (
-        "plugins/warden.py",
+        "plugins/supervisor.py",
         "socket.socket",
     ): "listens inside a plugin's own network, and connects to nothing",
     (
@@ -680,11 +680,11 @@ def _all_network_calls() -> set[tuple[str, str]]:
 
 def test_nothing_leaves_the_server_but_through_the_one_client():
     network_calls = _all_network_calls()
-    # What attacks the jail is written there as text, and jailed code is confined by the jail, not by this.
+    # What attacks the sandbox is written there as text, and sandboxed code is confined by the sandbox, not by this.
     network_calls = {
         network_call
         for network_call in network_calls
-        if not network_call[0].startswith("jail/")
+        if not network_call[0].startswith("sandbox/")
     }
     assert network_calls == set(_OWN_WAYS)
 

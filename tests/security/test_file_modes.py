@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from modelyard.app import Modelyard
-from modelyard.base.modes import (
+from modelyard.base.private_files import (
     make_private,
     open_to_others,
     private_folder,
@@ -17,7 +17,7 @@ from modelyard.base.modes import (
     write_private,
 )
 from modelyard.base.settings import ProviderSettings
-from modelyard.storage import backups, rejected
+from modelyard.storage import backups, rejected_records
 from modelyard.storage.files import FileStore
 from modelyard.testing import Upstream, chat_answer
 from tests.gateway.conftest import Running, start_gateway  # noqa: F401
@@ -74,7 +74,7 @@ def test_everything_a_server_writes_is_its_owners_alone(
     )
     running.flush()
     backups.back_up(home / "modelyard.db")
-    rejected.save_rejected(home / "ledger", "x", [(b"r", "why")])
+    rejected_records.save_rejected(home / "ledger", "x", [(b"r", "why")])
     from modelyard.app.provider_settings import add_provider
 
     add_provider(home, ProviderSettings(name="openai"))

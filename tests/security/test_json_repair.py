@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import pytest
 
-from modelyard.agents.react_reader import ReactParser
-from modelyard.base.mending import (
+from modelyard.agents.react_parser import ReactParser
+from modelyard.base.json_repair import (
     MAX_CHARACTERS,
     RepairError,
     repair_json,
@@ -49,7 +49,7 @@ def test_long_texts_are_mended_off_the_loop_alone(monkeypatch: pytest.MonkeyPatc
         '{"name": "a", "text": "some words, here"}' for _ in range(1_000)
     )
     monkeypatch.setattr(
-        "modelyard.base.mending._MAX_SECONDS", 60.0
+        "modelyard.base.json_repair._MAX_SECONDS", 60.0
     )  # however slow the machine is
 
     async def mend_both() -> object:

@@ -14,7 +14,7 @@ import yaml
 
 from modelyard.administration.inputs import INPUTS, read_input
 from modelyard.base.errors import ConfigError, InvokeBadRequestError
-from modelyard.base.numbers import FiniteLoader, check_numbers
+from modelyard.base.number_bounds import FiniteLoader, check_numbers
 from modelyard.base.settings import (
     CredentialSettings,
     ProviderSettings,
@@ -385,7 +385,7 @@ def test_one_stored_model_that_cannot_be_read_leaves_the_others(
 def test_what_a_provider_says_that_a_call_cost_is_never_below_nothing():
     from modelyard.models.llm import LLMUsage
     from modelyard.models.pricing import with_prices
-    from modelyard.plugins.shapes import read_usage
+    from modelyard.plugins.conversions import read_usage
 
     table = PriceConfig(
         input=Decimal(1), output=Decimal(1), unit=Decimal("0.000001"), currency="USD"

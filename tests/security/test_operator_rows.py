@@ -24,7 +24,7 @@ from modelyard.gateway.auth import TENANT
 from modelyard.gateway.server import Gateway
 from modelyard.tenancy.caller import Caller, ForbiddenError, Role
 from modelyard.tenancy.directory import OPERATOR_MANAGED
-from modelyard.tenancy.kinds import KINDS
+from modelyard.tenancy.resource_types import KINDS
 from modelyard.testing import echo_models, echo_provider
 
 PASSWORD = "a long enough word"

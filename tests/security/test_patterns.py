@@ -133,7 +133,7 @@ ATOMS = [
 # Whose texts are short (the calculator), come from the operator, or which run in a process of their own, within bounds.
 APART = (
     "tools/calculator.py",
-    "jail/inside/",
+    "sandbox/inside/",
     "cli/",
     "base/settings",
     "plugins/market.py",

@@ -17,19 +17,14 @@ from tools.show.plugin_attacks import ISOLATION_ATTACKS, PRELUDE, attacker, whee
 
 from modelyard.base.errors import PackageError, PluginError
 from modelyard.base.settings import EgressSettings, PluginSettings
-from modelyard.plugins import wardens
+from modelyard.plugins import supervisors
 from modelyard.plugins.bundle import read_bundle
-from modelyard.plugins.conversation import PluginDiedError
+from modelyard.plugins.connection import PluginDiedError
+from modelyard.plugins.egress_proxy import EgressProxy
 from modelyard.plugins.environment import Environments
 from modelyard.plugins.market import add_to_folder
 from modelyard.plugins.package import Package, package_folder, write_package
 from modelyard.plugins.process import LocalRuntime
-from modelyard.plugins.quarters import (
-    WorkFolderStore,
-    change_owner,
-    empty_folder,
-    folder_size,
-)
 from modelyard.plugins.requirements import (
     check_line,
     check_lock,
@@ -37,7 +32,12 @@ from modelyard.plugins.requirements import (
     read_requirements,
 )
 from modelyard.plugins.signature import generate_keys, sign
-from modelyard.plugins.way_out import EgressProxy
+from modelyard.plugins.tenant_folders import (
+    WorkFolderStore,
+    change_owner,
+    empty_folder,
+    folder_size,
+)
 from modelyard.tenancy.caller import ForbiddenError
 from modelyard.tenant_plugins.packages import Installer
 from modelyard.testing import Answer, Upstream
@@ -623,8 +623,8 @@ def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Pa
     """It runs what an environment brings. Another process must not be ended because it calls it a plugin."""
     import importlib.util
 
-    real = Path(wardens.__file__).with_name("warden.py")
-    spec = importlib.util.spec_from_file_location("warden_under_test", real)
+    real = Path(supervisors.__file__).with_name("supervisor.py")
+    spec = importlib.util.spec_from_file_location("supervisor_under_test", real)
     module = importlib.util.module_from_spec(spec)
     path = list(sys.path)
     try:
@@ -641,26 +641,26 @@ def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Pa
     )
     try:
         for pid in (victim.pid, 1, os.getpid()):
-            warden_host_end, host = socket.socketpair(
+            supervisor_host_end, host = socket.socketpair(
                 socket.AF_UNIX, socket.SOCK_SEQPACKET
             )
-            warden_zygote_end, zygote = socket.socketpair(
+            supervisor_zygote_end, zygote = socket.socketpair(
                 socket.AF_UNIX, socket.SOCK_SEQPACKET
             )
-            with warden_host_end, host, warden_zygote_end, zygote:
-                warden = module.Supervisor(
-                    warden_host_end, warden_zygote_end, 999_999_999
+            with supervisor_host_end, host, supervisor_zygote_end, zygote:
+                supervisor = module.Supervisor(
+                    supervisor_host_end, supervisor_zygote_end, 999_999_999
                 )
                 zygote.send(
                     json.dumps({"event": "spawned", "id": 1, "pid": pid}).encode()
                 )
-                assert not warden._handle_zygote_event(), "it is given up"
+                assert not supervisor._handle_zygote_event(), "it is given up"
                 zygote.send(
                     json.dumps(
                         {"event": "exited", "id": 1, "pid": pid, "status": 0}
                     ).encode()
                 )
-                warden._handle_zygote_event()
+                supervisor._handle_zygote_event()
                 for rubbish in (
                     b"{",
                     b"[]",
@@ -668,7 +668,7 @@ def test_what_the_zygote_says_is_believed_of_its_own_children_alone(tmp_path: Pa
                     b'{"event": "spawned", "id": "x", "pid": 1}',
                 ):
                     zygote.send(rubbish)
-                    assert not warden._handle_zygote_event()
+                    assert not supervisor._handle_zygote_event()
         assert victim.poll() is None
     finally:
         victim.kill()
@@ -848,16 +848,16 @@ def test_where_nothing_can_shut_plugins_in_none_is_started(
     wheels: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """A kernel without Landlock, as far as the warden can see."""
-    program = tmp_path / "warden.py"
-    real = Path(wardens.__file__).with_name("warden.py")
+    """A kernel without Landlock, as far as the supervisor can see."""
+    program = tmp_path / "supervisor.py"
+    real = Path(supervisors.__file__).with_name("supervisor.py")
     text = real.read_text().replace("os.path.abspath(__file__)", repr(str(real)))
     program.write_text(
         text.replace(
             "import confine ", "import confine\nconfine.landlock_abi = lambda: 0\n"
         )
     )
-    monkeypatch.setattr(wardens, "_SUPERVISOR_SCRIPT", program)
+    monkeypatch.setattr(supervisors, "_SUPERVISOR_SCRIPT", program)
     prisoner = Prisoner(plugged, tmp_path / "odd", wheels)
     with pytest.raises(
         PluginError,
@@ -877,12 +877,12 @@ def test_without_namespaces_landlock_and_the_list_of_calls_hold(
     upstream: Callable[..., Upstream],
 ):
     """As for a user to whom the kernel gives none: the plugin sees one port, and other files stay as they are."""
-    program = tmp_path / "warden.py"
-    real = Path(wardens.__file__).with_name("warden.py")
+    program = tmp_path / "supervisor.py"
+    real = Path(supervisors.__file__).with_name("supervisor.py")
     text = real.read_text().replace("os.path.abspath(__file__)", repr(str(real)))
     refuse = "import confine\ndef _no(): raise OSError('refused')\nconfine.unshare_namespaces = _no\n"
     program.write_text(text.replace("import confine ", refuse))
-    monkeypatch.setattr(wardens, "_SUPERVISOR_SCRIPT", program)
+    monkeypatch.setattr(supervisors, "_SUPERVISOR_SCRIPT", program)
     server = upstream(lambda request: Answer(body=b"canary"))
     port = int(server.url.rpartition(":")[2].partition("/")[0])
     egress = EgressSettings(private=[f"127.0.0.1:{port}"])

@@ -252,7 +252,11 @@ def test_what_was_set_aside_is_reported(start_gateway: Any, tmp_path: Path):  # 
         time.sleep(0.05)
     assert server_info["rejected_records"] == 1
     assert "torn" not in json.dumps(server_info)
-    assert ask(running, "GET", "/health").json.keys() == {"status", "version", "jail"}
+    assert ask(running, "GET", "/health").json.keys() == {
+        "status",
+        "version",
+        "sandbox",
+    }
     viewer = ask(
         running, "POST", "/admin/v1/keys", {"name": "look", "role": "viewer"}
     ).json["key"]

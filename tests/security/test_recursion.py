@@ -3,7 +3,12 @@
 import msgspec
 import pytest
 
-from modelyard.base.bodies import MAX_DEPTH, BodyError, check_value_count, decode_body
+from modelyard.base.bounded_json import (
+    MAX_DEPTH,
+    BodyError,
+    check_value_count,
+    decode_body,
+)
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.gateway.http import read_json
 from modelyard.gateway.service.calls import ServiceError, read_object

@@ -36,7 +36,8 @@ OUTSIDE = (
 def error_classes() -> Iterator[type[ModelyardError]]:
     for module in pkgutil.walk_packages(modelyard.__path__, "modelyard."):
         if not any(
-            part in module.name for part in ("inside", "__main__", "engines", "warden")
+            part in module.name
+            for part in ("inside", "__main__", "engines", "supervisor")
         ):
             importlib.import_module(module.name)
     waiting = [ModelyardError]

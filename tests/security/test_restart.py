@@ -20,7 +20,7 @@ from tools.show.truth_log import (
     wait_until_healthy,
 )
 
-from modelyard.app.money import CounterInitialiser
+from modelyard.app.admission import CounterInitialiser
 from modelyard.app.recovery import Recovery
 from modelyard.base.errors import InvokeError
 from modelyard.base.ids import new_id
@@ -42,7 +42,7 @@ from modelyard.storage import usage_sums
 from modelyard.storage.counters import Charge, DatabaseCounters, MemoryCounters
 from modelyard.storage.database import Connection, Database, migrations, statements
 from modelyard.tenancy.caller import Caller, matches_pattern
-from modelyard.tenancy.kinds import Limit
+from modelyard.tenancy.resource_types import Limit
 from modelyard.testing import FakeClock
 from modelyard.transport.http import HttpClient, Timeouts
 

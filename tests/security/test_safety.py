@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from modelyard.base.settings import Settings
 from modelyard.cli.doctor import doctor
-from modelyard.cli.safety import UNSAFE, Facts, findings
+from modelyard.cli.unsafe_settings import UNSAFE, Facts, findings
 from modelyard.gateway.http import finish_headers
 
 
@@ -57,8 +57,8 @@ CASES: list[tuple[str, dict[str, Any], Facts]] = [
     ("plugin debug port", {**OPEN, "plugins": {"must_be_signed": True}}, Facts()),
     ("plugin interface", {"plugins": {"open_interface": True}}, Facts()),
     ("root", {}, Facts(is_root=True)),
-    ("jail", {}, Facts(jail="")),
-    ("jail", {}, Facts(jail="namespaces")),
+    ("sandbox", {}, Facts(sandbox="")),
+    ("sandbox", {}, Facts(sandbox="namespaces")),
     ("no limit on connections", {"connections": {"head_seconds": 1e6}}, Facts()),
     ("tenants without limits", {"content": {"origin": "https://c.example"}}, Facts(unlimited_tenants=("acme",))),
 ]  # fmt: skip

@@ -190,4 +190,4 @@ def test_schemas_are_read_in_one_place():
             ):
                 assert path == SOURCE / "base/schemas.py"
             if any(name.partition(".")[0] == "json_repair" for name in names):
-                assert path == SOURCE / "base/mending.py"
+                assert path == SOURCE / "base/json_repair.py"

@@ -23,7 +23,7 @@ from modelyard.storage.secrets import (
     rotating,
     save_key_ring,
 )
-from modelyard.tenancy.kinds import KINDS, StoredCredential
+from modelyard.tenancy.resource_types import KINDS, StoredCredential
 from modelyard.testing import Upstream, chat_answer
 from tests.contract.conftest import database_url, postgres_url  # noqa: F401
 from tests.gateway.conftest import Running, start_gateway  # noqa: F401

@@ -29,7 +29,7 @@ def test_each_test_and_file_that_a_page_names_exists(page: str):
     ):
         assert (ROOT / path).exists(), path
     for path in re.findall(
-        r"`((?:base|cli|gateway|jail|runtime|storage)/[\w/]+(?:\.py)?)`", text
+        r"`((?:base|cli|gateway|sandbox|runtime|storage)/[\w/]+(?:\.py)?)`", text
     ):
         assert (ROOT / "src/modelyard" / path).exists(), path
     for path in re.findall(r"\]\(([\w/.-]+)\)", text):

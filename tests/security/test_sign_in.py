@@ -22,8 +22,8 @@ from modelyard.people import passwords
 from modelyard.people import sessions as sessions_module
 from modelyard.people.account import SignInError
 from modelyard.people.accounts import Accounts, SetUpError
-from modelyard.people.attempts import Attempts, TooManyTriesError, client_network
 from modelyard.people.passwords import BusyError
+from modelyard.people.sign_in_limits import Attempts, TooManyTriesError, client_network
 from modelyard.tenancy.caller import Role
 from tests.gateway.conftest import Running, start_gateway
 

@@ -11,7 +11,7 @@ import pytest
 
 from modelyard.base.settings import EgressSettings
 from modelyard.cli import run
-from modelyard.tools.changes import compare, origins_of, with_server
+from modelyard.tools.definition_changes import compare, origins_of, with_server
 from modelyard.tools.openapi import parse
 from tests.gateway.conftest import Running, start_gateway
 from tests.gateway.test_traffic import Got, ask

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
-from modelyard.storage.kept import ScopedStore
+from modelyard.storage.scoped_store import ScopedStore
 from modelyard.tools.providers import ToolProviders
 
 

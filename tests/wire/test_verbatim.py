@@ -13,7 +13,7 @@ from tools.show.exchanges import exchanges
 from modelyard.base.errors import InvokeError, InvokeServerUnavailableError
 from modelyard.models.llm import LLMResultChunk, fold
 from modelyard.testing import chat_answer, chat_events
-from modelyard.wire import openai_chat, openai_verbatim
+from modelyard.wire import openai_chat, openai_passthrough
 
 QUIRKS: list[dict[str, Any]] = [
     {},
@@ -44,13 +44,13 @@ BODIES = st.fixed_dictionaries(
 def test_a_request_that_is_passed_on_says_what_the_full_reader_says(
     body: dict[str, Any], quirks: dict[str, Any]
 ):
-    peeked_request = openai_verbatim.peek_request(
+    peeked_request = openai_passthrough.peek_request(
         json.dumps(body).encode(), openai_chat.parse_request
     )
     assert peeked_request is not None
     model, request = peeked_request
     assert (model, request.format) == ("m", openai_chat.FORMAT)
-    passed = json.loads(openai_verbatim.PASSING.dump(request, "other", quirks))
+    passed = json.loads(openai_passthrough.PASSING.dump(request, "other", quirks))
     full_body = openai_chat.dump_request(
         openai_chat.parse_request(body), "other", quirks
     )
@@ -73,7 +73,7 @@ def test_what_is_not_plain_is_read_in_full(extra_fields: dict[str, Any]):
         **extra_fields,
     }
     assert (
-        openai_verbatim.peek_request(
+        openai_passthrough.peek_request(
             json.dumps(body).encode(), openai_chat.parse_request
         )
         is None
@@ -90,16 +90,16 @@ def test_servers_with_other_habits_are_written_to_in_full(quirks: dict[str, Any]
         "messages": [{"role": "user", "content": "x"}],
         "max_tokens": 3,
     }
-    peeked_request = openai_verbatim.peek_request(
+    peeked_request = openai_passthrough.peek_request(
         json.dumps(body).encode(), openai_chat.parse_request
     )
     assert peeked_request is not None
-    assert not openai_verbatim.PASSING.can_pass_through(peeked_request[1], quirks)
+    assert not openai_passthrough.PASSING.can_pass_through(peeked_request[1], quirks)
 
 
 def test_a_whole_answer_is_the_same_bytes_with_the_same_usage():
     body = chat_answer("hello", prompt=9, completion=4).body
-    passed = openai_verbatim.PASSING.result(body)
+    passed = openai_passthrough.PASSING.result(body)
     assert passed is not None
     assert passed.data == body
     read = openai_chat.parse_result(json.loads(body)).usage
@@ -118,13 +118,13 @@ def test_answers_that_have_to_be_understood_are_left_to_the_full_reader(
     change: dict[str, Any],
 ):
     body = {**json.loads(chat_answer("hello").body), **change}
-    assert openai_verbatim.PASSING.result(json.dumps(body).encode()) is None
+    assert openai_passthrough.PASSING.result(json.dumps(body).encode()) is None
 
 
 def inspect_stream(
     fragments: list[bytes], *, wants_usage: bool
 ) -> tuple[bytes, str, Any, Any]:
-    glance = openai_verbatim.StreamInspector(wants_usage=wants_usage)
+    glance = openai_passthrough.StreamInspector(wants_usage=wants_usage)
     chunks = [
         chunk for fragment in fragments if (chunk := glance.feed(fragment)) is not None
     ]
@@ -180,7 +180,7 @@ def test_a_stream_is_passed_on_however_it_is_cut(
 )
 def test_what_cannot_be_passed_on_is_handed_over_from_there_on(invalid_event: bytes):
     events = chat_events(["a", "b"])
-    glance = openai_verbatim.StreamInspector(wants_usage=True)
+    glance = openai_passthrough.StreamInspector(wants_usage=True)
     first = glance.feed(events[0] + events[1])
     assert first is not None
     glance.feed(invalid_event + events[2])
@@ -190,7 +190,7 @@ def test_what_cannot_be_passed_on_is_handed_over_from_there_on(invalid_event: by
 
 
 def test_a_stream_that_broke_off_is_not_taken_for_whole():
-    glance = openai_verbatim.StreamInspector(wants_usage=True)
+    glance = openai_passthrough.StreamInspector(wants_usage=True)
     glance.feed(chat_events(["a"])[1])
     with pytest.raises(InvokeServerUnavailableError, match="broke off"):
         glance.finish()
@@ -239,7 +239,7 @@ def test_recorded_streams_end_as_the_full_reader_says_they_end():
             )
         except InvokeError:
             continue
-        glance = openai_verbatim.StreamInspector(wants_usage=True)
+        glance = openai_passthrough.StreamInspector(wants_usage=True)
         passed = glance.feed(b"".join(b"data: " + event + b"\n\n" for event in events))
         chunks: list[LLMResultChunk] = [passed] if passed is not None else []
         if glance.unread is None:
@@ -261,7 +261,7 @@ def test_recorded_streams_end_as_the_full_reader_says_they_end():
 
 
 def test_what_follows_the_end_is_nobodys():
-    glance = openai_verbatim.StreamInspector(wants_usage=True)
+    glance = openai_passthrough.StreamInspector(wants_usage=True)
     chunk = glance.feed(b"".join(chat_events(["a"])) + b"data: {not json\n\n")
     assert chunk is not None
     assert glance.feed(b"event: x\r\n") is None
@@ -270,7 +270,7 @@ def test_what_follows_the_end_is_nobodys():
 
 
 def test_an_empty_finish_reason_ends_nothing():
-    glance = openai_verbatim.StreamInspector(wants_usage=True)
+    glance = openai_passthrough.StreamInspector(wants_usage=True)
     glance.feed(
         b'data: {"choices": [{"delta": {"content": "a"}, "finish_reason": ""}]}\n\n'
     )

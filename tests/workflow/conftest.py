@@ -1,4 +1,4 @@
-"""A runtime whose one model is scripted, and a jail, once for all tests here."""
+"""A runtime whose one model is scripted, and a sandbox, once for all tests here."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from modelyard.jail.templates import render_in_process
+from modelyard.sandbox.templates import render_in_process
 from modelyard.workflow.engine import GraphEngine, Status, Step
 from modelyard.workflow.events import AnyEvent, NodeRunStreamChunk, TextReplaced
 from modelyard.workflow.graph import SOURCE, Edge, EdgeState, Frontier, Graph

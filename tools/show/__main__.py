@@ -45,7 +45,7 @@ PROOFS = {
     "node-cases": "A case of each node type and each quirk, and the laws of the frontier.",
     "security": "Every hole that a hostile reader found, and the laws that keep its kind out.",
     "fuzz": "Mutated requests to every route: no unhandled error, no 500, no hang.",
-    "attacks": "Attacks on the jail, as root and as an ordinary user; hostile addresses in a network of their own.",
+    "attacks": "Attacks on the sandbox, as root and as an ordinary user; hostile addresses in a network of their own.",
     "egress": "Every form of an inner address through every feature that names one, in a network of its own.",
     "http-client": "The HTTP client against h11, trustme's certificates and proxy.py: headers, TLS, proxies, names.",
     "run-kill": "500 times kill -9 of a worker during runs: none lost, no step doubled.",

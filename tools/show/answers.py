@@ -14,7 +14,7 @@ import msgspec
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import load_settings
-from modelyard.knowledge import facts
+from modelyard.knowledge import fact_check
 from modelyard.knowledge.entities import DatasetSettings, RetrievalSettings
 from modelyard.knowledge.retrieve import SearchRequest
 from tools.show.proof import ROOT, Proof, weights_folder
@@ -234,7 +234,7 @@ async def _check_facts(proof: Proof, yard: Modelyard, dataset: str) -> None:
         hits = await yard.knowledge.datasets.search(
             "default", [dataset], sentence, settings=plain
         )
-        (claim,) = facts.check(sentence, [hit.text for hit in hits.hits])
+        (claim,) = fact_check.check(sentence, [hit.text for hit in hits.hits])
         falsehoods_found += not is_true and not claim.is_supported
         truths_accepted += is_true and claim.is_supported
         # An unrecognised falsehood fails the proof; a rejected truth is only listed.

@@ -19,7 +19,12 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from modelyard.jail.sandbox import JailError, JailLimits, JailUnavailableError, Sandbox
+from modelyard.sandbox.runner import (
+    Sandbox,
+    SandboxError,
+    SandboxLimits,
+    SandboxUnavailableError,
+)
 from tools.show.hostile_urls import CASES
 from tools.show.prisoners import (
     BENIGN,
@@ -38,7 +43,7 @@ from tools.show.proof import ROOT, Proof
 
 Level = Literal["best", "namespaces"]
 _numbers = itertools.count()
-LIMITS = JailLimits(seconds=2.0, memory_mb=256)
+LIMITS = SandboxLimits(seconds=2.0, memory_mb=256)
 
 
 def indented(code: str) -> str:
@@ -131,7 +136,7 @@ def attack(code: str, language: str, *, is_lead: bool = False) -> str:
 
 
 async def try_attack(
-    jail: Sandbox, name: str, code: str, language: str, targets: dict[str, Any]
+    sandbox: Sandbox, name: str, code: str, language: str, targets: dict[str, Any]
 ) -> tuple[bool, str]:
     """Run an attack and return (whether it was blocked, how).
 
@@ -139,12 +144,12 @@ async def try_attack(
     there in the expected way: a program that does not run proves nothing.
     """
     try:
-        probe_result = await jail.run_code(
+        probe_result = await sandbox.run_code(
             language, attack(code, language, is_lead=True), targets
         )
-    except JailUnavailableError:
+    except SandboxUnavailableError:
         raise
-    except JailError as error:
+    except SandboxError as error:
         return False, f"the program does not run: {str(error)[:200]}"
     if probe_result != {"reached": True}:
         return False, f"the attacking line was not reached: {str(probe_result)[:200]}"
@@ -153,10 +158,10 @@ async def try_attack(
     allowed_endings = (JAVASCRIPT_ENDS if is_script else PYTHON_ENDS).get(name, ())
     of_line = allowed_endings or (JAVASCRIPT_REFUSALS if is_script else ["OSError"])
     try:
-        outcome = await jail.run_code(language, attack(code, language), targets)
-    except JailUnavailableError:
+        outcome = await sandbox.run_code(language, attack(code, language), targets)
+    except SandboxUnavailableError:
         raise
-    except JailError as error:
+    except SandboxError as error:
         text = str(error)
         is_meant = error.reason in allowed_endings or (
             error.reason == "error"
@@ -172,16 +177,16 @@ async def try_attack(
     ), refusal_text
 
 
-async def try_template(jail: Sandbox, name: str, template: str) -> tuple[bool, str]:
+async def try_template(sandbox: Sandbox, name: str, template: str) -> tuple[bool, str]:
     """Render a template that consumes too much and return (whether it was stopped as
     expected, how)."""
     try:
         # First a harmless template: if rendering does not work at all, the attack
         # proves nothing.
-        if await jail.render("{{ 'rea' ~ 'ched' }}", {}, max_chars=100) != "reached":
+        if await sandbox.render("{{ 'rea' ~ 'ched' }}", {}, max_chars=100) != "reached":
             return False, "templates are not rendered"
-        rendered = await jail.render(template, {}, max_chars=400_000)
-    except JailError as error:
+        rendered = await sandbox.render(template, {}, max_chars=400_000)
+    except SandboxError as error:
         is_meant = any(
             ending == error.reason or ending in str(error)
             for ending in TEMPLATE_ENDS[name]
@@ -231,16 +236,16 @@ def run_all_outside() -> dict[str, tuple[bool, str]]:
     return {name: run_outside(name, code) for name, code in harmless_attacks.items()}
 
 
-async def run_harmless(jail: Sandbox, code: str) -> tuple[bool, str]:
+async def run_harmless(sandbox: Sandbox, code: str) -> tuple[bool, str]:
     """Run a harmless program in the sandbox and return (whether it succeeded, its
     error)."""
     try:
-        await jail.run_code(
+        await sandbox.run_code(
             "python3",
             f"def main():\n{indented(code)}\n    return {{'ok': str(found)}}",
             {},
         )
-    except JailError as error:
+    except SandboxError as error:
         return False, str(error)[:200]
     return True, ""
 
@@ -249,27 +254,27 @@ async def suite(level: Level) -> dict[str, Any]:
     """Run all attacks and harmless programs with the rights of this process and return
     the results."""
     results: dict[str, Any] = {"attacks": {}, "benign": {}}
-    jail = Sandbox(LIMITS, level=level)
+    sandbox = Sandbox(LIMITS, level=level)
     # Harmless programs get more time and memory, because they import large packages.
-    slow = Sandbox(JailLimits(seconds=30.0, memory_mb=512), level=level)
+    slow = Sandbox(SandboxLimits(seconds=30.0, memory_mb=512), level=level)
     try:
         with surroundings() as targets:
-            results["level"] = await jail.check()
+            results["level"] = await sandbox.check()
             for language, cases in (("python3", PYTHON), ("javascript", JAVASCRIPT)):
                 for name, code in cases.items():
                     results["attacks"][f"{language}: {name}"] = await try_attack(
-                        jail, name, code, language, targets
+                        sandbox, name, code, language, targets
                     )
         for name, template in TEMPLATES.items():
             results["attacks"][f"template: {name}"] = await try_template(
-                jail, name, template
+                sandbox, name, template
             )
         for code in [*BENIGN, *WITH_PACKAGES]:
             results["benign"][code.splitlines()[0][:60]] = await run_harmless(
                 slow, code
             )
     finally:
-        await jail.aclose()
+        await sandbox.aclose()
         await slow.aclose()
     results["controls"] = run_all_outside() if level == "best" else {}
     return results
@@ -442,7 +447,7 @@ def report_controls(
         else ""
     )
     proof.line(
-        "  succeed outside of the jail",
+        "  succeed outside of the sandbox",
         f"{len(control_results) - len(failed)} of {len(control_results)}{rights_note}",
         not unexpected_failures,
     )

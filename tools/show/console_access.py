@@ -51,7 +51,7 @@ _TEXTS = """() => {
 _SHARED_TEXTS = "languages.ts"
 
 
-def pairs(texts_file: str = "words.ts") -> dict[str, str]:
+def pairs(texts_file: str = "messages.ts") -> dict[str, str]:
     """Return the texts of the console that differ between the languages, English →
     Chinese.
 

@@ -19,21 +19,21 @@ from tests.knowledge.formats import (
 
 from modelyard.app import Modelyard
 from modelyard.base.settings import Settings
-from modelyard.jail.sandbox import JailError, JailLimits, Sandbox
+from modelyard.sandbox.runner import Sandbox, SandboxError, SandboxLimits
 from tools.show.proof import Proof
 
-_LIMITS = JailLimits(memory_mb=1024, document_seconds=30.0)
+_LIMITS = SandboxLimits(memory_mb=1024, document_seconds=30.0)
 
 
 async def _check_documents(proof: Proof) -> None:
     """Parse all format cases and malicious files in one sandbox and report the results."""
-    jail = Sandbox(_LIMITS)
+    sandbox = Sandbox(_LIMITS)
     try:
         passed_count = 0
         for name, make in CASES.items():
             case = make()
             started_at = time.perf_counter()
-            document: dict[str, Any] = await jail.read(case.name, case.data)
+            document: dict[str, Any] = await sandbox.read(case.name, case.data)
             took = (time.perf_counter() - started_at) * 1000
             missing = missing_content(case, document["parts"])
             fine = not missing and document["kind"] == case.kind
@@ -53,11 +53,11 @@ async def _check_documents(proof: Proof) -> None:
             data = make_bytes()
             started_at = time.perf_counter()
             try:
-                document = await jail.read(file, data)
+                document = await sandbox.read(file, data)
                 outcome = f"{sum(len(part['text']) for part in document['parts']):,} characters"
                 if not document["parts"]:
                     outcome = "no text"
-            except JailError as error:
+            except SandboxError as error:
                 outcome = str(error)
             took = time.perf_counter() - started_at
             # Five seconds of tolerance for stopping and restarting the sandbox.
@@ -74,9 +74,9 @@ async def _check_documents(proof: Proof) -> None:
         scans = await _check_ocr(proof)
         # The malicious files must not have damaged the sandbox process: it still parses
         # documents.
-        document = await jail.read("a.md", b"# Still here")
+        document = await sandbox.read("a.md", b"# Still here")
         proof.line(
-            "the jail afterwards",
+            "the sandbox afterwards",
             document["parts"][0]["text"],
             document["parts"][0]["text"] == "# Still here",
         )
@@ -86,7 +86,7 @@ async def _check_documents(proof: Proof) -> None:
             "scans": scans,
         }
     finally:
-        await jail.aclose()
+        await sandbox.aclose()
 
 
 async def _check_ocr(proof: Proof) -> str:

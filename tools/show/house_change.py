@@ -144,7 +144,7 @@ async def largest(asked: Asked) -> Reply:
 ''',
     },
     edits={
-        "src/modelyard/knowledge/stored/stored.py": (
+        "src/modelyard/knowledge/stored/repositories.py": (
             (
                 "from modelyard.knowledge.stored.library import Library\n",
                 "from modelyard.knowledge.stored.large_documents import LargeDocuments\n"

@@ -56,7 +56,7 @@ class PluginServer:
         return [
             pid
             for pid in _processes()
-            if "warden.py" in _command(pid) and _parent(pid) == self.process.pid
+            if "supervisor.py" in _command(pid) and _parent(pid) == self.process.pid
         ]
 
 

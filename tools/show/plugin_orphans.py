@@ -79,7 +79,7 @@ def prove() -> Proof:
         eventually(
             lambda: sum(name == "forks" for name in served.plugins().values()) >= 4, 10
         )
-        plugins_before, wardens = served.plugins(), served.supervisor_pids()
+        plugins_before, supervisors = served.plugins(), served.supervisor_pids()
         os.kill(served.process.pid, signal.SIGKILL)
         served.process.wait()
         # Wait longer than the three seconds allowed, so that a late exit is measured
@@ -87,7 +87,7 @@ def prove() -> Proof:
         seconds_to_exit = eventually(
             lambda: (
                 not served.plugins()
-                and not any(Path(f"/proc/{pid}").exists() for pid in wardens)
+                and not any(Path(f"/proc/{pid}").exists() for pid in supervisors)
             ),
             9,
         )
@@ -95,7 +95,7 @@ def prove() -> Proof:
     proof.line(
         "processes of plugins before", len(plugins_before), len(plugins_before) >= 6
     )
-    proof.line("wardens before", len(wardens), len(wardens) >= 1)
+    proof.line("supervisors before", len(supervisors), len(supervisors) >= 1)
     proof.line("left after the host was killed", len(left), not left)
     proof.line(
         "all gone after",

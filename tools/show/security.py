@@ -99,8 +99,8 @@ WEAKNESSES: Mapping[str, Sequence[str]] = {
         "connections::a_head_that_does_not_end_is_timed_out_and_said_to_be",
     ),
     "code nodes of one tenant, helpers for ever": (
-        "jail::endless_programs_of_one_tenant_do_not_hold_up_another",
-        "jail::helpers_are_few_and_those_of_whoever_has_most_go_first",
+        "sandbox::endless_programs_of_one_tenant_do_not_hold_up_another",
+        "sandbox::helpers_are_few_and_those_of_whoever_has_most_go_first",
     ),
     "a scan for each invented user": (
         "restart::nothing_that_a_call_waits_for_looks_at_more_rows_than_its_own",
@@ -139,9 +139,9 @@ WEAKNESSES: Mapping[str, Sequence[str]] = {
     "a PostgreSQL that is starting up": (
         "migrations::a_server_that_is_starting_up_is_waited_for",
     ),
-    "datagrams and threads out of the jail": (
-        "jail::nothing_is_sent_to_the_machines_own_services",
-        "jail::a_program_has_so_many_threads_and_no_more",
+    "datagrams and threads out of the sandbox": (
+        "sandbox::nothing_is_sent_to_the_machines_own_services",
+        "sandbox::a_program_has_so_many_threads_and_no_more",
     ),
     "requests that end in 500": ("refusals::mutated_requests_end_in_no_fault",),
     "files that every user of the machine reads": (
@@ -183,8 +183,8 @@ RULES: Mapping[str, Sequence[str]] = {
     "limits start where the rows say": (
         "restart::every_limit_starts_where_the_rows_say_whoever_wrote_them_and_however_often",
     ),
-    "the jail: every program has a tenant": (
-        "jail::every_caller_says_whose_program_it_is",
+    "the sandbox: every program has a tenant": (
+        "sandbox::every_caller_says_whose_program_it_is",
     ),
     "content: who reads headers": (
         "tenant_content::a_law_only_these_read_a_requests_headers_as_they_came",

@@ -1,10 +1,10 @@
 // What forms of nodes are made of.
 import { useRef, useState } from "react";
-import { Field, Pick } from "../parts/base";
-import { Choose } from "../parts/menu";
-import { ModelRules, useModels } from "../parts/models";
+import { Field, Pick } from "../components/base";
+import { Choose } from "../components/menu";
+import { ModelRules, useModels } from "../components/models";
 import { useChosen } from "../settings";
-import { filled } from "../words";
+import { filled } from "../messages";
 import { OPERATORS, WITHOUT_VALUE } from "./fields";
 import type { AppFile, Variable } from "./file";
 

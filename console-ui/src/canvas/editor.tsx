@@ -18,14 +18,14 @@ import {
 import "@xyflow/react/dist/base.css";
 import { type KeyboardEvent, useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { addressed, api, events } from "../api";
-import { Card, Field, Json, Page, Pick, Status, Trouble, useToast, useWrong } from "../parts/base";
-import { Dialog } from "../parts/dialog";
-import { useDo } from "../parts/do";
-import { type Form, Inputs, type RunEvent, ready } from "../parts/inputs";
-import { Choose } from "../parts/menu";
-import { useUpload } from "../parts/uploads";
+import { Card, Field, Json, Page, Pick, Status, Trouble, useToast, useWrong } from "../components/base";
+import { Dialog } from "../components/dialog";
+import { useDo } from "../components/actions";
+import { type Form, Inputs, type RunEvent, ready } from "../components/inputs";
+import { Choose } from "../components/menu";
+import { useUpload } from "../components/uploads";
 import { useChosen, useKept } from "../settings";
-import { filled } from "../words";
+import { filled } from "../messages";
 import {
   type AppFile,
   CONTAINERS,

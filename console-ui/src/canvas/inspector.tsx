@@ -2,11 +2,11 @@ import { useQuery } from "@tanstack/react-query";
 import { lazy, Suspense, useState } from "react";
 import { parse, stringify } from "yaml";
 import { api } from "../api";
-import { Field, Json, Pick, Status } from "../parts/base";
-import { useDo } from "../parts/do";
-import { Choose } from "../parts/menu";
+import { Field, Json, Pick, Status } from "../components/base";
+import { useDo } from "../components/actions";
+import { Choose } from "../components/menu";
 import { useChosen } from "../settings";
-import { filled } from "../words";
+import { filled } from "../messages";
 import {
   ConditionsField,
   getIn,
@@ -25,7 +25,7 @@ import { type AppFile, type Data, handles, outputs, readable, type Variable } fr
 import { DatasourceField, EventField, StrategyField, ToolField } from "./parts";
 import { ScheduleField, WebhookAddress } from "./triggers";
 
-const Code = lazy(() => import("../parts/code").then((it) => ({ default: it.Code })));
+const Code = lazy(() => import("../components/code").then((it) => ({ default: it.Code })));
 const One = ({
   spec,
   data,

@@ -1,11 +1,11 @@
 // Nodes that name something a plugin, or the server, offers: a tool, a strategy, a data source, an event.
 import { useQuery } from "@tanstack/react-query";
 import { api, type Shape } from "../api";
-import { Field, Pick, Trouble } from "../parts/base";
-import { Choose } from "../parts/menu";
-import { useTools } from "../parts/tools";
+import { Field, Pick, Trouble } from "../components/base";
+import { Choose } from "../components/menu";
+import { useTools } from "../components/tools";
 import { useChosen } from "../settings";
-import { filled } from "../words";
+import { filled } from "../messages";
 import { JsonField, ModelField, type Raw, TemplateField, type Valued, type With } from "./controls";
 import type { Data } from "./file";
 

@@ -1,7 +1,7 @@
 // What begins a workflow by itself: when a schedule's time comes, and where a webhook is called.
 import { useQuery } from "@tanstack/react-query";
 import { api } from "../api";
-import { Copied, Field, Pick } from "../parts/base";
+import { Copied, Field, Pick } from "../components/base";
 import { useChosen } from "../settings";
 import type { Data } from "./file";
 

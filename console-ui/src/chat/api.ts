@@ -2,8 +2,8 @@
 // names its user. Its types are made from the server's own description of its API.
 import createClient from "openapi-fetch";
 import { eventsIn, reached, refusalOf } from "../calls";
-import { kept } from "../kept";
-import type { Uploaded } from "../parts/inputs";
+import { kept } from "../browser-storage";
+import type { Uploaded } from "../components/inputs";
 import type { components, paths } from "./schema";
 
 export type Shape<Name extends keyof components["schemas"]> = components["schemas"][Name];

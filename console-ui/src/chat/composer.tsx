@@ -5,7 +5,7 @@ import { token } from "./api";
 import { Icon } from "./icons";
 import { type Recording, record } from "./speech";
 import { isOn, type State, type Talk } from "./talk";
-import { useChat } from "./words";
+import { useChat } from "./messages";
 
 export const Composer = ({
   ref,

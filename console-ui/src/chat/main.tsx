@@ -1,10 +1,10 @@
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
-import { HasToasts } from "../parts/base";
+import { HasToasts } from "../components/base";
 import { Chooses } from "../settings";
 import { ChatPage } from "./page";
 import { Talk } from "./talk";
-import { CHAT_WORDS } from "./words";
+import { CHAT_WORDS } from "./messages";
 import "../style.css";
 import "./chat.css";
 

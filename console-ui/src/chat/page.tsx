@@ -1,13 +1,13 @@
 // The page on which people use one published app.
 import { lazy, Suspense, useEffect, useLayoutEffect, useRef, useState, useSyncExternalStore } from "react";
-import { Inputs, isComplete } from "../parts/inputs";
-import { LanguagePick } from "../parts/languages";
+import { Inputs, isComplete } from "../components/inputs";
+import { LanguagePick } from "../components/languages";
 import type { Shape, Site } from "./api";
 import { Composer } from "./composer";
 import { Icon } from "./icons";
 import { isChat, type State, type Talk } from "./talk";
 import { ShownTurn } from "./turns";
-import { useChat } from "./words";
+import { useChat } from "./messages";
 
 type Conversation = Shape<"ConversationShown">;
 export type Change = { what: "rename" | "erase"; of: Conversation };

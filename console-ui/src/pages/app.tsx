@@ -4,18 +4,18 @@ import { lazy, Suspense, useState } from "react";
 import { isMap, parseDocument } from "yaml";
 import { addressed, api } from "../api";
 import { Markdown } from "../markdown";
-import { PageTabs, Switch } from "../parts/aria";
-import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble } from "../parts/base";
-import { Dialog, Sure } from "../parts/dialog";
-import { useDo } from "../parts/do";
-import { ModelPick } from "../parts/models";
-import { Table } from "../parts/table";
-import { useTools } from "../parts/tools";
-import { TryApp } from "../parts/try-app";
+import { PageTabs, Switch } from "../components/aria";
+import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble } from "../components/base";
+import { Dialog, Sure } from "../components/dialog";
+import { useDo } from "../components/actions";
+import { ModelPick } from "../components/models";
+import { Table } from "../components/table";
+import { useTools } from "../components/tools";
+import { TryApp } from "../components/try-app";
 import { useChosen, useKept } from "../settings";
-import { filled } from "../words";
+import { filled } from "../messages";
 
-const Code = lazy(() => import("../parts/code").then((it) => ({ default: it.Code })));
+const Code = lazy(() => import("../components/code").then((it) => ({ default: it.Code })));
 
 export const AppPage = () => {
   const { t } = useChosen();

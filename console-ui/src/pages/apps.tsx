@@ -3,11 +3,11 @@ import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, type Shape } from "../api";
 import { blank, simple } from "../canvas/file";
-import { Switch } from "../parts/aria";
-import { Card, Drop, Empty, Field, Page, Pick, Trouble, useWrong } from "../parts/base";
-import { useDo } from "../parts/do";
+import { Switch } from "../components/aria";
+import { Card, Drop, Empty, Field, Page, Pick, Trouble, useWrong } from "../components/base";
+import { useDo } from "../components/actions";
 import { useChosen } from "../settings";
-import { filled } from "../words";
+import { filled } from "../messages";
 
 const MOST = 10 << 20;
 const hasCanvas = (mode: string) => mode === "workflow" || mode === "advanced-chat" || mode === "rag-pipeline";

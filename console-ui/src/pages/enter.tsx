@@ -2,10 +2,10 @@ import { useQueryClient } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { type FormEvent, type ReactNode, useState } from "react";
 import { api } from "../api";
-import { useWrong } from "../parts/base";
+import { useWrong } from "../components/base";
 import { useChosen } from "../settings";
-import { useWho } from "../who";
-import { filled } from "../words";
+import { useWho } from "../permissions";
+import { filled } from "../messages";
 
 const Form = ({
   title,

@@ -1,11 +1,11 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { api } from "../api";
-import { Card, Copied, Empty, Page, Trouble } from "../parts/base";
-import { Table } from "../parts/table";
+import { Card, Copied, Empty, Page, Trouble } from "../components/base";
+import { Table } from "../components/table";
 import { useChosen } from "../settings";
-import { useMay } from "../who";
-import { filled } from "../words";
+import { useMay } from "../permissions";
+import { filled } from "../messages";
 
 const midnight = () => Math.floor(new Date().setHours(0, 0, 0, 0) / 1000);
 

@@ -2,13 +2,13 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, type Doc, type Hit } from "../api";
-import { PageTabs } from "../parts/aria";
-import { Card, Drop, Empty, Field, Page, Pick, Status, Trouble, useWrong } from "../parts/base";
-import { Dialog, Sure } from "../parts/dialog";
-import { useDo } from "../parts/do";
-import { Table } from "../parts/table";
+import { PageTabs } from "../components/aria";
+import { Card, Drop, Empty, Field, Page, Pick, Status, Trouble, useWrong } from "../components/base";
+import { Dialog, Sure } from "../components/dialog";
+import { useDo } from "../components/actions";
+import { Table } from "../components/table";
 import { useChosen, useKept } from "../settings";
-import { filled } from "../words";
+import { filled } from "../messages";
 import { Evaluation } from "./evaluation";
 
 export const Knowledge = () => {

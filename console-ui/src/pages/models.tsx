@@ -1,14 +1,14 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, events } from "../api";
-import { PageTabs } from "../parts/aria";
-import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble, useToast, useWrong } from "../parts/base";
-import { Dialog, Sure } from "../parts/dialog";
-import { useDo } from "../parts/do";
-import { Table } from "../parts/table";
+import { PageTabs } from "../components/aria";
+import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble, useToast, useWrong } from "../components/base";
+import { Dialog, Sure } from "../components/dialog";
+import { useDo } from "../components/actions";
+import { Table } from "../components/table";
 import { useChosen } from "../settings";
-import { useMay } from "../who";
-import { filled } from "../words";
+import { useMay } from "../permissions";
+import { filled } from "../messages";
 import { ModelList } from "./providers";
 
 const TYPES = ["llm", "text-embedding", "rerank", "speech2text", "tts", "moderation"] as const;

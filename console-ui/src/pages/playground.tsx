@@ -1,5 +1,5 @@
-import { Tabbed } from "../parts/aria";
-import { Page } from "../parts/base";
+import { Tabbed } from "../components/aria";
+import { Page } from "../components/base";
 import { useChosen, useKept } from "../settings";
 import { Chat } from "./playground/chat";
 import { Embed, Moderate, Rerank, Speak, Transcribe } from "./playground/others";

@@ -2,12 +2,12 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 import { api, asked, type Shape } from "../api";
 import { Refused } from "../calls";
-import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useWrong } from "../parts/base";
-import { Dialog, Sure } from "../parts/dialog";
-import { useDo } from "../parts/do";
-import { useTools } from "../parts/tools";
+import { Card, Copied, Drop, Empty, Field, Page, Status, Trouble, useWrong } from "../components/base";
+import { Dialog, Sure } from "../components/dialog";
+import { useDo } from "../components/actions";
+import { useTools } from "../components/tools";
 import { useChosen } from "../settings";
-import { filled } from "../words";
+import { filled } from "../messages";
 
 interface Step {
   name: string;

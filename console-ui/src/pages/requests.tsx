@@ -3,14 +3,14 @@ import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router"
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useMemo, useRef, useState } from "react";
 import { api, type CallFilter, type Shape } from "../api";
-import { Switch } from "../parts/aria";
-import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble } from "../parts/base";
-import { useDo } from "../parts/do";
-import { ModelPick } from "../parts/models";
-import { Table } from "../parts/table";
+import { Switch } from "../components/aria";
+import { Card, Copied, Empty, Field, Json, Page, Pick, Status, Trouble } from "../components/base";
+import { useDo } from "../components/actions";
+import { ModelPick } from "../components/models";
+import { Table } from "../components/table";
 import { useChosen } from "../settings";
-import { useMay } from "../who";
-import { filled } from "../words";
+import { useMay } from "../permissions";
+import { filled } from "../messages";
 
 const PAGE = 200;
 const HEIGHT = 40;

@@ -1,15 +1,15 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, type Shape } from "../api";
-import { Changes, PageTabs } from "../parts/aria";
-import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble } from "../parts/base";
-import { Dialog } from "../parts/dialog";
-import { useDo } from "../parts/do";
-import { ModelPick, useModels } from "../parts/models";
-import { Table } from "../parts/table";
+import { Changes, PageTabs } from "../components/aria";
+import { Card, Empty, Field, Meter, Page, Pick, SetByOperator, Trouble } from "../components/base";
+import { Dialog } from "../components/dialog";
+import { useDo } from "../components/actions";
+import { ModelPick, useModels } from "../components/models";
+import { Table } from "../components/table";
 import { useChosen } from "../settings";
-import { useMay } from "../who";
-import { filled } from "../words";
+import { useMay } from "../permissions";
+import { filled } from "../messages";
 
 const STRATEGIES = ["round_robin", "weighted", "least_in_flight", "lowest_latency", "lowest_cost", "random"] as const;
 const UNITS = ["requests", "tokens", "cost", "concurrency"] as const;

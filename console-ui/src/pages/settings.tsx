@@ -2,14 +2,14 @@ import { useQuery } from "@tanstack/react-query";
 import { lazy, Suspense } from "react";
 import { parseDocument } from "yaml";
 import { api } from "../api";
-import { PageTabs, Switch } from "../parts/aria";
-import { Card, Field, Page, Status, Trouble } from "../parts/base";
-import { useDo } from "../parts/do";
-import { Table } from "../parts/table";
+import { PageTabs, Switch } from "../components/aria";
+import { Card, Field, Page, Status, Trouble } from "../components/base";
+import { useDo } from "../components/actions";
+import { Table } from "../components/table";
 import { useChosen, useKept } from "../settings";
-import { filled } from "../words";
+import { filled } from "../messages";
 
-const Code = lazy(() => import("../parts/code").then((it) => ({ default: it.Code })));
+const Code = lazy(() => import("../components/code").then((it) => ({ default: it.Code })));
 
 export const Settings = () => {
   const { t } = useChosen();
@@ -49,8 +49,8 @@ const Health = () => {
           <dd>{it.database}</dd>
           <dt>{t.workers}</dt>
           <dd>{it.workers}</dd>
-          <dt>{t.jail}</dt>
-          <dd>{(t.jails as Record<string, string>)[it.jail] ?? it.jail}</dd>
+          <dt>{t.sandbox}</dt>
+          <dd>{(t.sandboxs as Record<string, string>)[it.sandbox] ?? it.sandbox}</dd>
           <dt>{t.recording}</dt>
           <dd>{it.records_bodies ? t.on : t.recordingOff}</dd>
         </dl>

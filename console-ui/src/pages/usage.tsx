@@ -2,9 +2,9 @@ import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { useMemo } from "react";
 import { addressed, api, type Shape } from "../api";
-import { Card, Empty, Page, Pick, Trouble } from "../parts/base";
-import { Chart, type Series } from "../parts/chart";
-import { Table } from "../parts/table";
+import { Card, Empty, Page, Pick, Trouble } from "../components/base";
+import { Chart, type Series } from "../components/chart";
+import { Table } from "../components/table";
 import { useChosen, useKept } from "../settings";
 
 const SPANS = { day: 86_400, week: 7 * 86_400, month: 30 * 86_400, quarter: 90 * 86_400 } as const;

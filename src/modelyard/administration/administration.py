@@ -33,7 +33,13 @@ from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy import api_keys
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, Role
 from modelyard.tenancy.directory import OPERATOR_MANAGED, Directory
-from modelyard.tenancy.kinds import KINDS, ApiKey, StoredCredential, Tenant, User
+from modelyard.tenancy.resource_types import (
+    KINDS,
+    ApiKey,
+    StoredCredential,
+    Tenant,
+    User,
+)
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")

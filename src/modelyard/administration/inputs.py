@@ -8,13 +8,13 @@ import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError, InvokeBadRequestError
-from modelyard.base.numbers import Priority, Weight, check_numbers
+from modelyard.base.number_bounds import Priority, Weight, check_numbers
 from modelyard.models.types import JSON, ModelType
 from modelyard.providers.definition import read_model
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.storage.resources import not_found
 from modelyard.tenancy.caller import Caller, ForbiddenError, Role
-from modelyard.tenancy.kinds import (
+from modelyard.tenancy.resource_types import (
     KINDS,
     CustomModel,
     DefaultModel,

@@ -19,7 +19,7 @@ from modelyard.tenancy.directory import (
     SETTINGS,
     Directory,
 )
-from modelyard.tenancy.kinds import KINDS, ApiKey, CustomModel, User
+from modelyard.tenancy.resource_types import KINDS, ApiKey, CustomModel, User
 
 
 class Person(Protocol):

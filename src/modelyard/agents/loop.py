@@ -42,7 +42,7 @@ from modelyard.agents.state import (
     Turn,
 )
 from modelyard.base.errors import ModelyardError
-from modelyard.base.mending import run_in_thread_if_large
+from modelyard.base.json_repair import run_in_thread_if_large
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk, LLMUsage
 from modelyard.models.messages import AssistantPromptMessage, UserPromptMessage
 from modelyard.tools.entities import Tool, ToolContext

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from modelyard.agents.events import AgentCall
-from modelyard.agents.react_reader import ReactParser
+from modelyard.agents.react_parser import ReactParser
 from modelyard.agents.state import ModelTurn, State, Turn
 from modelyard.base.ids import new_id
 from modelyard.models.llm import LLMRequest, LLMResultChunk, fold

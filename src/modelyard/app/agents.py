@@ -9,11 +9,11 @@ from modelyard.app.named_tools import NamedTools
 from modelyard.base.ids import new_id
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.storage.kept import ScopedStore
+from modelyard.storage.scoped_store import ScopedStore
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 from modelyard.tools.entities import ToolContext
 from modelyard.tools.manager import ToolManager
-from modelyard.tools.results import StoredResults
+from modelyard.tools.result_store import StoredResults
 
 
 class Agents:

@@ -12,13 +12,13 @@ from modelyard.administration.inputs import (
     configured_route,
     find_cycle,
 )
-from modelyard.app.live_settings import LiveSettings
-from modelyard.app.money import (
+from modelyard.app.admission import (
     Admission,
     CounterInitialiser,
     HostedQuotas,
     price_lost_attempt,
 )
+from modelyard.app.live_settings import LiveSettings
 from modelyard.app.recovery import Recovery
 from modelyard.app.storage import StorageParts, counters_for, response_cache_for
 from modelyard.base.clock import Clock
@@ -51,8 +51,8 @@ from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.runtime.response_store import ResponseStore
 from modelyard.runtime.retry_budget import RetryBudget
 from modelyard.runtime.traces import Traces
-from modelyard.storage.answers import ResponseCache
 from modelyard.storage.counters import Counters
+from modelyard.storage.response_cache import ResponseCache
 from modelyard.tenancy.caller import DEFAULT_TENANT, acting_for
 from modelyard.tenancy.directory import Directory
 

@@ -8,15 +8,19 @@ from typing import Any
 import msgspec
 
 from modelyard.app.live_settings import LiveSettings
+from modelyard.app.maintenance import MaintenanceTasks
 from modelyard.app.services import Services
-from modelyard.app.upkeep import MaintenanceTasks
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
 from modelyard.base.settings import Settings, load_settings
 from modelyard.gateway.a2a import table as a2a_table
 from modelyard.gateway.admin import table as admin_table
 from modelyard.gateway.admin.apps import ImportedApps
-from modelyard.gateway.admin.parts import AdminDependencies, AdminParts, ServerState
+from modelyard.gateway.admin.dependencies import (
+    AdminDependencies,
+    AdminParts,
+    ServerState,
+)
 from modelyard.gateway.anthropic import table as anthropic_table
 from modelyard.gateway.auth import Authenticator
 from modelyard.gateway.bodies import BodyBudget
@@ -34,11 +38,11 @@ from modelyard.gateway.operations import table as operations_table
 from modelyard.gateway.plugins import content_table, daemon_table
 from modelyard.gateway.plugins.content_table import ContentDependencies
 from modelyard.gateway.plugins.daemon_calls import DaemonGateway
-from modelyard.gateway.plugins.parts import PluginDependencies
+from modelyard.gateway.plugins.dependencies import PluginDependencies
 from modelyard.gateway.server import Gateway
 from modelyard.gateway.service import table as service_table
-from modelyard.gateway.service.entrance import AppAuthenticator
-from modelyard.gateway.service.parts import ServiceDependencies
+from modelyard.gateway.service.authentication import AppAuthenticator
+from modelyard.gateway.service.dependencies import ServiceDependencies
 from modelyard.gateway.table import Api
 from modelyard.gateway.tenant_content import ContentRules
 from modelyard.people.oidc import Oidc
@@ -96,7 +100,7 @@ def _apis(
     """Return all APIs. The first one also answers requests outside every API's prefix."""
     models, clock, tools = services.calls.models, services.clock, services.tools
     # A function, because the sandbox level is asked for at each request.
-    accounts, jail = services.tenancy.accounts, lambda: tools.jail.level
+    accounts, sandbox = services.tenancy.accounts, lambda: tools.sandbox.level
     plugins, apps = _plugins(services), _service(services)
     datasets = _datasets(services, keeper)
     entrance, app_rows = AppAuthenticator(apps.apps), service_table.rows(apps)
@@ -127,7 +131,7 @@ def _apis(
         chat_page_table.api(apps.apps, keeper, entrance, app_rows.for_visitors),
         console_table.api(accounts, keeper, _oidc(services)),
         operations_table.api(
-            jail, readiness.problem, services.calls.metrics, peer_metrics
+            sandbox, readiness.problem, services.calls.metrics, peer_metrics
         ),
     )
     # The documentation lists the other APIs, so it comes last.
@@ -331,7 +335,7 @@ def _admin(
         load_settings=read_from.load,
         overridden=read_from.overriding,
         database=services.storage.database.engine,
-        jail=lambda: tools.jail.level,
+        sandbox=lambda: tools.sandbox.level,
         problem=readiness.problem,
         services=workflows.services,
         annotations=workflows.features.annotations,

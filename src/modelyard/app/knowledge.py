@@ -12,11 +12,9 @@ from modelyard.app.storage import StorageParts
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.base.settings import Settings
-from modelyard.jail.sandbox import JailLimits, Sandbox
 from modelyard.knowledge.answer import Answerer
 from modelyard.knowledge.crawl import SourceLoader
 from modelyard.knowledge.datasets import Datasets
-from modelyard.knowledge.edit import SegmentEditor
 from modelyard.knowledge.entities import Dataset, Document
 from modelyard.knowledge.evaluations import Evaluations
 from modelyard.knowledge.external import ExternalKnowledge
@@ -24,15 +22,17 @@ from modelyard.knowledge.index.base import Index
 from modelyard.knowledge.index.memory import MemoryIndex
 from modelyard.knowledge.ingest import Indexer
 from modelyard.knowledge.models import KnowledgeModels
+from modelyard.knowledge.polite_fetch import CrawlPolicy, PageFetcher
 from modelyard.knowledge.reindex import Reindexer
 from modelyard.knowledge.retrieve import Retriever
+from modelyard.knowledge.segment_edits import SegmentEditor
 from modelyard.knowledge.sources import SourceReader
-from modelyard.knowledge.stored.stored import KnowledgeStore, open_store
+from modelyard.knowledge.stored.repositories import KnowledgeStore, open_store
 from modelyard.knowledge.vectors import DatasetEmbedder, Embedder
-from modelyard.knowledge.visits import CrawlPolicy, PageFetcher
 from modelyard.providers.local.provider import OCR
 from modelyard.providers.local.runtime import LocalRuntime
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.sandbox.runner import Sandbox, SandboxLimits
 from modelyard.storage.database import Database
 from modelyard.tenancy.caller import Caller
 from modelyard.tenancy.directory import Directory
@@ -53,7 +53,7 @@ class KnowledgeServices:
     external: ExternalKnowledge
     evaluations: Evaluations
     models: KnowledgeModels
-    jail: Sandbox
+    sandbox: Sandbox
     """The sandbox in which documents are parsed."""
 
     def start(self) -> None:
@@ -65,7 +65,7 @@ class KnowledgeServices:
         # The indexer goes first: it uses the indexes and the sandbox.
         await self.indexer.aclose()
         await self.indexes.aclose()
-        await self.jail.aclose()
+        await self.sandbox.aclose()
 
 
 class Indexes:
@@ -147,7 +147,7 @@ def build_knowledge(
     settings, egress = live_settings.current, network.egress
     # One store of documents for all services.
     knowledge_store = open_store(storage.database, clock.time)
-    jail = _jail(settings)
+    sandbox = _sandbox(settings)
     runtime_models = KnowledgeModels(models)
     # The runtime's models serve embeddings, reranking and answers unless a program
     # brings its own embedder.
@@ -155,7 +155,7 @@ def build_knowledge(
     # Documents are parsed in the sandbox, images are read by a local model.
     reader = SourceReader(
         storage.files,
-        jail,
+        sandbox,
         egress,
         max_mb=settings.knowledge.most_mb,
         ocr=partial(_recognise_text, local),
@@ -193,21 +193,21 @@ def build_knowledge(
         retriever=retriever,
         answerer=Answerer(retriever, runtime_models, runtime_models, runtime_models),
         gatherer=SourceLoader(
-            egress, reader, PageFetcher(egress, jail, clock, _crawl_rules(settings))
+            egress, reader, PageFetcher(egress, sandbox, clock, _crawl_rules(settings))
         ),
         external=external,
         evaluations=Evaluations(
             storage.scoped_store, datasets, runtime_models, clock.time
         ),
         models=runtime_models,
-        jail=jail,
+        sandbox=sandbox,
     )
 
 
-def _jail(settings: Settings) -> Sandbox:
+def _sandbox(settings: Settings) -> Sandbox:
     """Return the sandbox for documents; its limits differ from those for code nodes."""
     knowledge_settings = settings.knowledge
-    limits = JailLimits(
+    limits = SandboxLimits(
         memory_mb=knowledge_settings.document_memory_mb,
         document_seconds=knowledge_settings.document_seconds,
         at_once=2,

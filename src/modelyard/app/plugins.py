@@ -14,24 +14,24 @@ from modelyard.app.storage import StorageParts
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
-from modelyard.base.modes import private_folder
+from modelyard.base.private_files import private_folder
 from modelyard.base.settings import PluginSettings
-from modelyard.plugins.backwards import HostCallHandler
 from modelyard.plugins.debug import DebugServer
+from modelyard.plugins.egress_proxy import EgressProxy
 from modelyard.plugins.environment import Environments
 from modelyard.plugins.host import PluginHost
+from modelyard.plugins.host_calls import HostCallHandler
 from modelyard.plugins.market import Market
 from modelyard.plugins.process import ProcessOptions
 from modelyard.plugins.serverless import ServerlessRuntime, ServerlessSessions
 from modelyard.plugins.signature import read_keys
-from modelyard.plugins.way_out import EgressProxy
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.storage.plugin_storage import PluginStorage
 from modelyard.tenancy.directory import Directory
 from modelyard.tenancy.sealed_rows import SealedRows
 from modelyard.tenant_plugins.credentials import PluginCredentials
-from modelyard.tenant_plugins.debugged import DebuggedPlugins
+from modelyard.tenant_plugins.debug_plugins import DebuggedPlugins
 from modelyard.tenant_plugins.endpoints import PluginEndpoints
 from modelyard.tenant_plugins.installations import PluginInstallations
 from modelyard.tenant_plugins.models import PluginModels, ProviderNames

@@ -10,8 +10,8 @@ import msgspec
 
 from modelyard.administration.inputs import check_limit
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
-from modelyard.base.modes import private_folder
-from modelyard.base.numbers import check_numbers
+from modelyard.base.number_bounds import check_numbers
+from modelyard.base.private_files import private_folder
 from modelyard.base.settings import CredentialSettings, ProviderSettings, Settings
 from modelyard.models.types import ModelType
 from modelyard.providers.definition import (
@@ -24,7 +24,7 @@ from modelyard.providers.factory import catalog_definition, catalog_names
 from modelyard.providers.formats import CHAT
 from modelyard.runtime.provider_manager import ConfiguredCredential, ProviderManager
 from modelyard.tenancy.caller import DEFAULT_TENANT
-from modelyard.tenancy.kinds import Limit
+from modelyard.tenancy.resource_types import Limit
 from modelyard.transport.egress import EgressRules
 from modelyard.transport.http import Timeouts
 

@@ -29,7 +29,7 @@ from modelyard.providers.local.weights import WeightStore
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.kinds import StoredCredential
+from modelyard.tenancy.resource_types import StoredCredential
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from modelyard.app.agents import Agents
 from modelyard.app.calls import CallServices, build_calls
 from modelyard.app.knowledge import KnowledgeServices, build_knowledge
 from modelyard.app.live_settings import Addresses, LiveSettings
+from modelyard.app.maintenance import MaintenanceTasks, build_maintenance
 from modelyard.app.named_tools import NamedTools
 from modelyard.app.network import NetworkParts, build_network
 from modelyard.app.plugins import PluginParts, build_plugins
@@ -19,7 +20,6 @@ from modelyard.app.storage import StorageParts, build_storage
 from modelyard.app.tenancy import TenancyParts, build_tenancy
 from modelyard.app.tools import ToolParts, build_tools
 from modelyard.app.trigger_listeners import TriggerListeners
-from modelyard.app.upkeep import MaintenanceTasks, build_maintenance
 from modelyard.app.workflows import WorkflowParts, build_workflows
 from modelyard.base.clock import Clock
 from modelyard.base.settings import Settings

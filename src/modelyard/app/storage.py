@@ -12,20 +12,20 @@ from modelyard.app.provider_settings import ADDED_PROVIDERS
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
-from modelyard.base.modes import repair
+from modelyard.base.private_files import repair
 from modelyard.base.settings import Settings
-from modelyard.storage.answers import (
+from modelyard.storage.backups import files_of
+from modelyard.storage.counters import Counters, DatabaseCounters, MemoryCounters
+from modelyard.storage.database import Database, StorageUnavailableError
+from modelyard.storage.files import FileStore
+from modelyard.storage.resources import Resources
+from modelyard.storage.response_cache import (
     DatabaseResponseCache,
     FailSoftCache,
     MemoryResponseCache,
     ResponseCache,
 )
-from modelyard.storage.backups import files_of
-from modelyard.storage.counters import Counters, DatabaseCounters, MemoryCounters
-from modelyard.storage.database import Database, StorageUnavailableError
-from modelyard.storage.files import FileStore
-from modelyard.storage.kept import ScopedStore
-from modelyard.storage.resources import Resources
+from modelyard.storage.scoped_store import ScopedStore
 from modelyard.storage.secrets import KeyRing, load_key_ring
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from modelyard.app.plugins import PluginParts
 from modelyard.app.storage import StorageParts
 from modelyard.base.clock import Clock
 from modelyard.base.settings import Settings
-from modelyard.jail.sandbox import JailLimits, Sandbox
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.sandbox.runner import Sandbox, SandboxLimits
 from modelyard.tenancy.directory import Directory
 from modelyard.tools.builtin import BuiltinDependencies, tools_of
 from modelyard.tools.entities import Tool, ToolEntity
@@ -26,13 +26,13 @@ class ToolParts:
     manager: ToolManager
     providers: ToolProviders
     """Providers that tenants added: APIs, MCP servers and extensions."""
-    jail: Sandbox
+    sandbox: Sandbox
     """Sandbox in which programs written by tenants run."""
 
     async def aclose(self) -> None:
         """Close the connections to tool servers and stop all sandboxed programs."""
         await self.providers.aclose()
-        await self.jail.aclose()
+        await self.sandbox.aclose()
 
 
 def build_tools(
@@ -46,11 +46,11 @@ def build_tools(
     plugins: PluginParts,
 ) -> ToolParts:
     """Build the tool services. Apps are registered later as one more source of tools."""
-    jail = _build_sandbox(live_settings.current)
+    sandbox = _build_sandbox(live_settings.current)
     manager = ToolManager()
     parts = BuiltinDependencies(
         clock=clock,
-        jail=jail,
+        sandbox=sandbox,
         egress=network.egress,
         kept=storage.scoped_store,
         models=models,
@@ -74,13 +74,13 @@ def build_tools(
     live_settings.on_change(
         lambda settings: providers.stdio.update(_programs(settings))
     )
-    return ToolParts(manager=manager, providers=providers, jail=jail)
+    return ToolParts(manager=manager, providers=providers, sandbox=sandbox)
 
 
 def _build_sandbox(settings: Settings) -> Sandbox:
     """Return the sandbox with the limits of the workflow settings."""
     workflow_settings = settings.workflows
-    limits = JailLimits(
+    limits = SandboxLimits(
         seconds=workflow_settings.code_seconds,
         memory_mb=workflow_settings.code_memory_mb,
         at_once=workflow_settings.code_at_once,

@@ -164,7 +164,7 @@ class RunServices:
         tools = self._tools(tenant, user, mappings["tools"], run)
         return Services(
             models=models,
-            sandbox=TenantSandbox(self.tools.jail, tenant),
+            sandbox=TenantSandbox(self.tools.sandbox, tenant),
             http=self.network.egress,
             files=self.files(tenant, user),
             tools=tools,

@@ -9,7 +9,7 @@ and some (`punycode`, `idna`) need minutes for a small input.
 import codecs
 import re
 
-from modelyard.base import computing
+from modelyard.base import cpu_work
 
 _CODECS = {
     "utf-8": "utf-8 utf8 unicode-1-1-utf-8 unicode11utf8 unicode20utf8 x-unicode20utf8",
@@ -114,4 +114,4 @@ async def decode_async(data: bytes, label: str = "") -> str:
     not blocked."""
     if len(data) <= _MAX_BYTES_ON_LOOP:
         return decode(data, label)
-    return await computing.run_in_thread(decode, data, label)
+    return await cpu_work.run_in_thread(decode, data, label)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from modelyard.base import computing
+from modelyard.base import cpu_work
 from modelyard.base.errors import ModelyardError
 from modelyard.base.patterns import PatternError, compile_pattern
 
@@ -108,7 +108,7 @@ class Schema:
             and self._size <= _SMALL_COUNT
         ):
             return self.mismatch(value)
-        await computing.run_in_thread(self._check_work, value, MAX_PAIRS_IN_THREAD)
+        await cpu_work.run_in_thread(self._check_work, value, MAX_PAIRS_IN_THREAD)
         return self._first_mismatch(value)
 
     def _check_work(self, value: Any, max_pairs: int) -> None:

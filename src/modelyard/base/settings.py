@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError, suggestion
-from modelyard.base.numbers import FiniteLoader, Priority, Weight, check_numbers
+from modelyard.base.number_bounds import FiniteLoader, Priority, Weight, check_numbers
 
 _ENV_PREFIX = "MODELYARD_"
 _UNKNOWN_FIELD = re.compile(r"unknown field `(\w+)`")

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from modelyard.base.errors import ConfigError
-from modelyard.cli.show import (
+from modelyard.cli.output import (
     input_texts,
     json_option,
     print_json,

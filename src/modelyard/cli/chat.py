@@ -13,7 +13,7 @@ import click
 from modelyard.app import Modelyard
 from modelyard.base.errors import ConfigError, ModelyardError
 from modelyard.base.files import read_file
-from modelyard.cli.show import (
+from modelyard.cli.output import (
     json_option,
     piped_input,
     print_json,

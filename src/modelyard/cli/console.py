@@ -2,7 +2,7 @@
 
 import click
 
-from modelyard.cli.show import settings_of
+from modelyard.cli.output import settings_of
 
 
 @click.command("open")

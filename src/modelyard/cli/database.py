@@ -10,7 +10,7 @@ import click
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.settings import Settings
-from modelyard.cli.show import json_option, print_json, print_note, settings_of
+from modelyard.cli.output import json_option, print_json, print_note, settings_of
 from modelyard.storage import backups
 from modelyard.storage.database import Database, await_database
 

@@ -15,12 +15,12 @@ import msgspec
 
 from modelyard.app.providers import weight_store
 from modelyard.base.errors import ModelyardError, PluginError
-from modelyard.base.modes import open_to_others
+from modelyard.base.private_files import open_to_others
 from modelyard.base.settings import Settings
 from modelyard.base.version import __version__
-from modelyard.cli import safety
+from modelyard.cli import unsafe_settings
 from modelyard.cli.database import problem_of
-from modelyard.cli.show import (
+from modelyard.cli.output import (
     failure_text,
     json_option,
     print_json,
@@ -31,13 +31,13 @@ from modelyard.cli.show import (
     settings_of,
     success_text,
 )
-from modelyard.jail.sandbox import JailError
 from modelyard.models.types import ModelType
-from modelyard.plugins.wardens import probe_confinement
+from modelyard.plugins.supervisors import probe_confinement
 from modelyard.providers.factory import catalog_definition
 from modelyard.providers.local.process import default_threads
 from modelyard.providers.local.weights import manifest
-from modelyard.storage import rejected
+from modelyard.sandbox.runner import SandboxError
+from modelyard.storage import rejected_records
 from modelyard.tenancy.caller import DEFAULT_TENANT
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     ):  # nothing else can be asked of a damaged one
         # These checks open the database, which is not possible if it is damaged.
         findings += [
-            *run_with_modelyard(ctx, _jail),
+            *run_with_modelyard(ctx, _sandbox),
             _plugins(settings),
             *run_with_modelyard(ctx, _providers),
         ]
         facts = run_with_modelyard(ctx, _tenants)
     else:
         # Without the database the settings are still checked.
-        facts = safety.Facts()
+        facts = unsafe_settings.Facts()
     findings += _unsafe(
         settings, _with_machine_facts(settings_file(ctx), settings, facts)
     )
@@ -193,7 +193,7 @@ def _stored_data(settings: Settings) -> Iterator[Finding]:
     yield Finding("database", problem is None, problem or "its pages are whole", remedy)
     ledger = settings.home_path / "ledger"
     # Records that could not be imported are moved to a folder instead of being deleted.
-    count = rejected.count_rejected(ledger)
+    count = rejected_records.count_rejected(ledger)
     detail = (
         f"{count} records of processes that were killed could not be read"
         if count
@@ -275,9 +275,9 @@ def _local(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _unsafe(settings: Settings, facts: safety.Facts) -> Iterator[Finding]:
+def _unsafe(settings: Settings, facts: unsafe_settings.Facts) -> Iterator[Finding]:
     """Yield findings about risky settings."""
-    for unsafe_setting in safety.findings(settings, facts):
+    for unsafe_setting in unsafe_settings.findings(settings, facts):
         finding_kind = "information" if unsafe_setting.is_information else "unsafe"
         yield Finding(
             unsafe_setting.name,
@@ -290,8 +290,8 @@ def _unsafe(settings: Settings, facts: safety.Facts) -> Iterator[Finding]:
 
 
 def _with_machine_facts(
-    path: Path, settings: Settings, facts: safety.Facts
-) -> safety.Facts:
+    path: Path, settings: Settings, facts: unsafe_settings.Facts
+) -> unsafe_settings.Facts:
     """Return the facts with those that the machine adds to the database's."""
     try:
         text = path.read_text("utf-8")
@@ -308,7 +308,7 @@ def _with_machine_facts(
     )
 
 
-async def _tenants(yard: "Modelyard") -> safety.Facts:
+async def _tenants(yard: "Modelyard") -> unsafe_settings.Facts:
     """Return the facts that come from the database and the sandbox."""
     tenants = tuple(
         tenant["id"]
@@ -324,18 +324,20 @@ async def _tenants(yard: "Modelyard") -> safety.Facts:
         )
     ]
     try:
-        jail = await yard.services.tools.jail.check()
-    except JailError:
-        jail = ""
-    return safety.Facts(tenants=tenants, unlimited_tenants=tuple(unlimited), jail=jail)
+        sandbox = await yard.services.tools.sandbox.check()
+    except SandboxError:
+        sandbox = ""
+    return unsafe_settings.Facts(
+        tenants=tenants, unlimited_tenants=tuple(unlimited), sandbox=sandbox
+    )
 
 
-async def _jail(yard: "Modelyard") -> list[Finding]:
+async def _sandbox(yard: "Modelyard") -> list[Finding]:
     """Check whether the sandbox for code works here."""
-    label = "jail for programs"
+    label = "sandbox for programs"
     try:
-        level = await yard.services.tools.jail.check()
-    except JailError as error:
+        level = await yard.services.tools.sandbox.check()
+    except SandboxError as error:
         remedy = (
             "set workflows.code to true"
             if not yard.settings.workflows.code

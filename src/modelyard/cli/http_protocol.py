@@ -21,8 +21,8 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from modelyard.cli.door import ClientNetwork, ConnectionLimiter
-from modelyard.cli.http_ending import (
+from modelyard.cli.connection_limits import ClientNetwork, ConnectionLimiter
+from modelyard.cli.http_closing import (
     BODY,
     HEAD,
     OVER,

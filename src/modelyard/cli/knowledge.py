@@ -14,7 +14,7 @@ import msgspec
 
 from modelyard.base.errors import ConfigError, NotFoundError
 from modelyard.base.ids import new_uuid
-from modelyard.cli.show import (
+from modelyard.cli.output import (
     failure_text,
     input_texts,
     json_option,
@@ -801,7 +801,7 @@ def export(ctx: click.Context, dataset: str, file: Path, tenant: str) -> None:
 
     async def work(yard: "Modelyard") -> None:
         """Export the dataset and print the counts."""
-        from modelyard.knowledge.transfer import export_dataset
+        from modelyard.knowledge.export import export_dataset
 
         datasets = yard.knowledge.datasets
         record_counts = await export_dataset(
@@ -825,7 +825,7 @@ def import_(ctx: click.Context, file: Path, name: str, tenant: str) -> None:
 
     async def work(yard: "Modelyard") -> None:
         """Import the dataset and print its name."""
-        from modelyard.knowledge.transfer import import_dataset
+        from modelyard.knowledge.export import import_dataset
 
         dataset_record = await import_dataset(
             yard.knowledge.datasets, tenant, file, name=name
@@ -964,7 +964,7 @@ def external(
 
     The key is prompted for, or read from a pipe.
     """
-    from modelyard.cli.show import piped_input
+    from modelyard.cli.output import piped_input
 
     async def work(yard: "Modelyard") -> None:
         """Delete, list or add an external server."""

@@ -9,7 +9,7 @@ import click
 
 from modelyard.app.providers import weight_store
 from modelyard.base.errors import ConfigError
-from modelyard.cli.show import (
+from modelyard.cli.output import (
     failure_text,
     json_option,
     print_json,

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from modelyard.base.errors import ConfigError, ModelyardError, PackageError
-from modelyard.cli.show import (
+from modelyard.cli.output import (
     failure_text,
     json_option,
     print_json,
@@ -26,7 +26,7 @@ from modelyard.cli.show import (
 )
 from modelyard.cli.usage import tenant_option
 from modelyard.models.types import JSON
-from modelyard.plugins.conversation import PluginCall
+from modelyard.plugins.connection import PluginCall
 from modelyard.plugins.market import add_to_folder
 from modelyard.plugins.package import (
     MAX_BYTES,
@@ -287,7 +287,7 @@ def test(
 ) -> None:
     """Test a plugin: load, start, call, stream, stop, and error mapping. Exits with 1
     if a check fails."""
-    from modelyard.plugins.conformity import Finding, run_checks
+    from modelyard.plugins.conformance import Finding, run_checks
 
     async def work(yard: "Modelyard") -> list[Finding]:
         """Install the plugin, run the checks, and remove it again."""

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from modelyard.base.errors import ConfigError, NotFoundError, closest_names
-from modelyard.cli.show import json_option, print_json, print_note, print_table
+from modelyard.cli.output import json_option, print_json, print_note, print_table
 from modelyard.models.entities import AIModelEntity, PriceConfig
 from modelyard.providers.factory import catalog_definition, catalog_names
 

@@ -9,7 +9,7 @@ import click
 from modelyard.app.provider_settings import add_provider
 from modelyard.base.errors import ConfigError, suggestion
 from modelyard.base.settings import CredentialSettings, ProviderSettings
-from modelyard.cli.show import (
+from modelyard.cli.output import (
     failure_text,
     json_option,
     print_json,

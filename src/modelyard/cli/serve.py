@@ -22,15 +22,19 @@ import uvicorn
 
 from modelyard.app import Modelyard
 from modelyard.app.gateway import gateway_for
-from modelyard.app.upkeep import SettingsFileWatcher
+from modelyard.app.maintenance import SettingsFileWatcher
 from modelyard.base.clock import SystemClock
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import configure_logging
-from modelyard.base.modes import private_folder
+from modelyard.base.private_files import private_folder
 from modelyard.base.settings import Settings
-from modelyard.cli.door import ConnectionLimiter, capacity_for, raise_file_limit
+from modelyard.cli.connection_limits import (
+    ConnectionLimiter,
+    capacity_for,
+    raise_file_limit,
+)
 from modelyard.cli.http_protocol import GuardedConfig
-from modelyard.cli.show import settings_file, settings_of
+from modelyard.cli.output import settings_file, settings_of
 from modelyard.cli.workers import Peers, Supervisor
 from modelyard.gateway.auth import check_bind, is_loopback
 from modelyard.gateway.console_api.static import is_built

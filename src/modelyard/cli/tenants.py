@@ -12,7 +12,7 @@ import click
 from modelyard.app import Modelyard
 from modelyard.app.storage import MASTER_KEY
 from modelyard.base.errors import ConfigError
-from modelyard.cli.show import (
+from modelyard.cli.output import (
     failure_text,
     json_option,
     print_json,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from modelyard.cli.show import (
+from modelyard.cli.output import (
     failure_text,
     json_option,
     print_json,

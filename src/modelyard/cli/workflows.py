@@ -14,7 +14,7 @@ import msgspec
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.files import read_file
-from modelyard.cli.show import (
+from modelyard.cli.output import (
     failure_text,
     json_option,
     print_json,
@@ -24,7 +24,7 @@ from modelyard.cli.show import (
     success_text,
 )
 from modelyard.cli.usage import tenant_option
-from modelyard.workflow.draw import mermaid, svg
+from modelyard.workflow.diagram import mermaid, svg
 from modelyard.workflow.dsl import App, AppMapping, DslError, load, load_mapping
 from modelyard.workflow.engine import Status
 from modelyard.workflow.events import (

@@ -25,14 +25,14 @@ from modelyard.base.schemas import SchemaError
 from modelyard.gateway.auth import OriginError, UnauthorizedError
 from modelyard.gateway.http import Reply, json_reply
 from modelyard.gateway.table import ErrorShape
-from modelyard.jail.sandbox import JailError, JailUnavailableError
 from modelyard.models.types import JSON
 from modelyard.people.account import SignInError
 from modelyard.people.accounts import SetUpError
-from modelyard.people.attempts import TooManyTriesError
 from modelyard.people.passwords import BusyError
+from modelyard.people.sign_in_limits import TooManyTriesError
 from modelyard.runtime.ledger import LedgerUnavailableError
 from modelyard.runtime.limits import QuotaExceededError
+from modelyard.sandbox.runner import SandboxError, SandboxUnavailableError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.storage.secrets import SecretError
 from modelyard.tenancy.caller import ForbiddenError, ModelNotAllowedError
@@ -83,8 +83,8 @@ _STATUS: tuple[tuple[type[ModelyardError], int, str], ...] = (
     (PatternError, 400, "invalid_request_error"),
     (SchemaError, 400, "invalid_request_error"),
     (StructuredAnswerError, 502, "server_error"),
-    (JailUnavailableError, 503, "server_error"),
-    (JailError, 400, "invalid_request_error"),
+    (SandboxUnavailableError, 503, "server_error"),
+    (SandboxError, 400, "invalid_request_error"),
     (ToolNotFoundError, 404, "invalid_request_error"),
     (ToolParameterError, 400, "invalid_request_error"),
     (DescriptionError, 400, "invalid_request_error"),

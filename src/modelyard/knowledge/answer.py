@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from modelyard.base.errors import ModelyardError
-from modelyard.knowledge import facts
+from modelyard.knowledge import fact_check
 from modelyard.knowledge.entities import Hit, RetrievalSettings
-from modelyard.knowledge.facts import Claim
+from modelyard.knowledge.fact_check import Claim
 from modelyard.knowledge.retrieve import Reranker, Retrieval, Retriever, SearchRequest
 from modelyard.knowledge.split import sentences
 from modelyard.models.tokens import estimate_tokens
@@ -382,10 +382,10 @@ class Answerer:
             return
         checking = time.perf_counter()
         texts = [citation.text for citation in answer.sources]
-        answer.claims = facts.check(answer.text, texts, question=request.query)
+        answer.claims = fact_check.check(answer.text, texts, question=request.query)
         if manner.checks == "model" and self._judge is not None:
             judge = _EntailmentModel(self._judge, request.tenant, manner.model)
-            answer.claims = await facts.combine_with_entailment(
+            answer.claims = await fact_check.combine_with_entailment(
                 answer.claims, texts, judge
             )
         if manner.drops_unsupported:

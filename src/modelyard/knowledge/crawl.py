@@ -21,18 +21,18 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.ids import new_uuid
-from modelyard.knowledge.addresses import normalized_url, origin_of, resolve
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import Dataset
-from modelyard.knowledge.prepare import digest_of
-from modelyard.knowledge.sources import SourceReader, json_at, name_with_extension
-from modelyard.knowledge.visits import (
+from modelyard.knowledge.page_urls import normalized_url, origin_of, resolve
+from modelyard.knowledge.polite_fetch import (
     AGENT,
     Conditions,
     PageError,
     PageFetcher,
     validators_of,
 )
+from modelyard.knowledge.prepare import digest_of
+from modelyard.knowledge.sources import SourceReader, json_at, name_with_extension
 from modelyard.storage.database import StorageUnavailableError, open_engine
 from modelyard.transport.egress import EgressClient, FetchedResponse
 

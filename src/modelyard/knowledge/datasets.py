@@ -11,7 +11,6 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_uuid
 from modelyard.knowledge import prepare
-from modelyard.knowledge.edit import SegmentEditor
 from modelyard.knowledge.entities import (
     Dataset,
     DatasetSettings,
@@ -26,9 +25,10 @@ from modelyard.knowledge.prepare import digest_of
 from modelyard.knowledge.reindex import Reindexer
 from modelyard.knowledge.retrieve import Retrieval, Retriever, SearchRequest
 from modelyard.knowledge.rows import DocumentPart
+from modelyard.knowledge.segment_edits import SegmentEditor
 from modelyard.knowledge.sources import SourceReader
 from modelyard.knowledge.split import TextSegment
-from modelyard.knowledge.stored.stored import KnowledgeStore
+from modelyard.knowledge.stored.repositories import KnowledgeStore
 from modelyard.storage.files import FileStore
 from modelyard.tenancy.caller import current_api_key
 

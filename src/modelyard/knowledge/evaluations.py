@@ -17,7 +17,7 @@ from modelyard.knowledge.evaluate import (
     generate_questions,
 )
 from modelyard.knowledge.ingest import Writer
-from modelyard.storage.kept import ScopedStore
+from modelyard.storage.scoped_store import ScopedStore
 
 _MAX_QUESTIONS = 1000
 _MAX_EVALUATIONS = 100

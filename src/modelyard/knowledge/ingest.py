@@ -22,8 +22,8 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.knowledge import prepare
 from modelyard.knowledge.entities import Dataset, DocForm, Document, Status
 from modelyard.knowledge.rows import DocumentPart, IndexContent, PreparedDocument
-from modelyard.knowledge.stored.claims import LEASE_SECONDS
-from modelyard.knowledge.stored.stored import KnowledgeStore
+from modelyard.knowledge.stored.leases import LEASE_SECONDS
+from modelyard.knowledge.stored.repositories import KnowledgeStore
 from modelyard.knowledge.vectors import BATCH, DatasetEmbedder, Embedder
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.tenancy.caller import Caller, acting_for

@@ -7,7 +7,7 @@ from typing import Any
 from modelyard.knowledge import prepare
 from modelyard.knowledge.entities import Dataset
 from modelyard.knowledge.rows import Entry, IndexContent
-from modelyard.knowledge.stored.stored import KnowledgeStore
+from modelyard.knowledge.stored.repositories import KnowledgeStore
 from modelyard.knowledge.vectors import DatasetEmbedder
 
 

@@ -35,8 +35,8 @@ from modelyard.knowledge.entities import (
 from modelyard.knowledge.filters import check, matches
 from modelyard.knowledge.index.base import Index, IndexHit, IndexKey, IndexQuery
 from modelyard.knowledge.ingest import Writer
+from modelyard.knowledge.stored.repositories import KnowledgeStore
 from modelyard.knowledge.stored.searches import SearchTarget
-from modelyard.knowledge.stored.stored import KnowledgeStore
 from modelyard.knowledge.vectors import Embedder
 
 if TYPE_CHECKING:

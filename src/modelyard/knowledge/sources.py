@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import whole_number
-from modelyard.jail.sandbox import JailError, Sandbox
 from modelyard.knowledge.entities import Document
 from modelyard.knowledge.ingest import ParsedDocument
 from modelyard.knowledge.rows import DocumentPart
+from modelyard.sandbox.runner import Sandbox, SandboxError
 from modelyard.storage.files import FileStore
 from modelyard.transport.egress import EgressClient, FetchedResponse
 
@@ -54,14 +54,14 @@ class SourceReader:
     def __init__(
         self,
         files: FileStore,
-        jail: Sandbox,
+        sandbox: Sandbox,
         egress: EgressClient,
         *,
         max_mb: int = 256,
         ocr: Ocr | None = None,
     ) -> None:
         self._files = files
-        self._jail = jail
+        self._sandbox = sandbox
         self._egress = egress
         self._max_bytes = max_mb << 20
         self._ocr = ocr
@@ -115,12 +115,12 @@ class SourceReader:
         parsed."""
         self.check_size(name, len(data))
         try:
-            parsed = await self._jail.read(name, data, tenant=tenant)
+            parsed = await self._sandbox.read(name, data, tenant=tenant)
             parts = msgspec.convert(parsed["parts"], list[DocumentPart])
             # Pages without text are images: recognise their text, if possible.
             if parsed["scanned"]:
                 parts = await self._with_scans(parsed, data, parts, tenant)
-        except JailError as error:
+        except SandboxError as error:
             raise InvokeBadRequestError(f"{name}: {error}") from error
         return ParsedDocument(
             parts=parts, title=str(parsed["title"])[:200], kind=parsed["kind"]
@@ -150,14 +150,14 @@ class SourceReader:
                 page_batch = pages[start : start + _PAGES_PER_BATCH]
                 pictures = [data]
                 if parsed["kind"] not in _IMAGE_EXTENSIONS:
-                    pictures = await self._jail.render_pages(
+                    pictures = await self._sandbox.render_pages(
                         data, page_batch, tenant=tenant
                     )
                 for page, picture in zip(page_batch, pictures, strict=True):
                     parts_by_page[page] = DocumentPart(
                         text=await self._ocr(picture), page=page
                     )
-        except JailError:
+        except SandboxError:
             raise
         except ModelyardError as error:
             # A document with some text is usable without its scanned pages.

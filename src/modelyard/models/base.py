@@ -7,12 +7,12 @@ from typing import ClassVar, Generic, TypeVar
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
+from modelyard.models.passthrough import PassthroughRequest
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tokens import TokenCount, count_prompt
 from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Credentials, ModelType
-from modelyard.models.verbatim import PassthroughRequest
 
 RequestT = TypeVar("RequestT")
 ChunkT = TypeVar("ChunkT")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from modelyard.base.numbers import Bound
+from modelyard.base.number_bounds import Bound
 from modelyard.models.types import ModelType
 
 

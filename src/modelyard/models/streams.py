@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from modelyard.base.shapes import MALFORMED_INPUT_ERRORS, malformed_response
+from modelyard.base.reader_errors import MALFORMED_INPUT_ERRORS, malformed_response
 from modelyard.models.llm import LLMResultChunk
 from modelyard.models.types import JSON
 

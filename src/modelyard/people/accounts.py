@@ -19,10 +19,10 @@ from modelyard.people.account import (
     columns_of,
     digest_of,
 )
-from modelyard.people.attempts import Attempts
 from modelyard.people.audit import Audit
 from modelyard.people.sessions import Sessions
 from modelyard.people.sign_in import TRIES_OF_ONE, TRY_SECONDS, IsSigned, Sign, SignIn
+from modelyard.people.sign_in_limits import Attempts
 from modelyard.storage.database import Connection, Database
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller, ForbiddenError, Role
 

@@ -19,8 +19,8 @@ from modelyard.people.account import (
     SignInError,
     account_from,
 )
-from modelyard.people.attempts import Attempts, TooManyTriesError, client_network
 from modelyard.people.sessions import Sessions
+from modelyard.people.sign_in_limits import Attempts, TooManyTriesError, client_network
 from modelyard.storage.database import Row, StorageUnavailableError
 
 logger = logging.getLogger("modelyard.accounts")

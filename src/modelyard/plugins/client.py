@@ -42,8 +42,8 @@ from modelyard.models.thinking import ThinkStream
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import JSON, Credentials, ModelType
-from modelyard.plugins import shapes
-from modelyard.plugins.conversation import PluginCall, PluginDiedError
+from modelyard.plugins import conversions
+from modelyard.plugins.connection import PluginCall, PluginDiedError
 from modelyard.providers.definition import ProviderDefinition
 
 Ask = Callable[[PluginCall], AsyncGenerator[JSON, None]]
@@ -163,9 +163,9 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
         """Call the model and yield chunks; a polled model yields a single chunk. Raises
         InvokeError."""
         schema = self._definition.entity.find(model, ModelType.LLM)
-        data = shapes.dump_llm(request, schema.parameter_rules if schema else ())
+        data = conversions.dump_llm(request, schema.parameter_rules if schema else ())
         # The stream separates reasoning that is embedded in the text.
-        reader, thoughts = shapes.ChunkReader(model), ThinkStream()
+        reader, thoughts = conversions.ChunkReader(model), ThinkStream()
         if schema and ModelFeature.POLLING in schema.features:
             yield reader.read(
                 await self._poll_result(model, credentials, data, request.user)
@@ -227,8 +227,8 @@ class PluginLLM(PluginModelClient, LargeLanguageModel):
         """Return the plugin's token count; if it has none, the estimate of the base
         class."""
         data = {
-            "prompt_messages": shapes.dump_messages(request.messages),
-            "tools": shapes.dump_tools(request.tools),
+            "prompt_messages": conversions.dump_messages(request.messages),
+            "tools": conversions.dump_tools(request.tools),
         }
         answer = await self._call_once(
             "get_llm_num_tokens", ModelType.LLM, model, credentials, data, request.user
@@ -249,12 +249,12 @@ class PluginTextEmbedding(PluginModelClient, TextEmbeddingModel):
         self, model: str, credentials: Credentials, request: TextEmbeddingRequest
     ) -> AsyncGenerator[TextEmbeddingResult, None]:
         """Embed the texts and yield one result. Raises InvokeError."""
-        data = shapes.dump_embedding(request)
+        data = conversions.dump_embedding(request)
         model_type = ModelType.TEXT_EMBEDDING
         answer = await self._call_once(
             "invoke_text_embedding", model_type, model, credentials, data, request.user
         )
-        yield shapes.read_embedding(answer, request, model)
+        yield conversions.read_embedding(answer, request, model)
 
 
 class PluginRerank(PluginModelClient, RerankModel):
@@ -264,11 +264,11 @@ class PluginRerank(PluginModelClient, RerankModel):
         self, model: str, credentials: Credentials, request: RerankRequest
     ) -> AsyncGenerator[RerankResult, None]:
         """Rank the documents and yield one result. Raises InvokeError."""
-        data = shapes.dump_rerank(request)
+        data = conversions.dump_rerank(request)
         answer = await self._call_once(
             "invoke_rerank", ModelType.RERANK, model, credentials, data, request.user
         )
-        yield shapes.read_rerank(answer, request, model)
+        yield conversions.read_rerank(answer, request, model)
 
 
 class PluginTTS(PluginModelClient, TTSModel):

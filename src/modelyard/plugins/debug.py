@@ -15,7 +15,7 @@ import msgspec
 
 from modelyard.base.errors import PackageError
 from modelyard.models.types import JSON
-from modelyard.plugins.conversation import (
+from modelyard.plugins.connection import (
     HostCalls,
     PluginCall,
     PluginConnection,

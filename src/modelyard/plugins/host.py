@@ -10,19 +10,19 @@ from pathlib import Path
 
 from modelyard.base.clock import Clock
 from modelyard.models.types import JSON
-from modelyard.plugins.conversation import HostCalls, PluginCall
+from modelyard.plugins.connection import HostCalls, PluginCall
 from modelyard.plugins.debug import DebugRuntime
 from modelyard.plugins.declaration import Declaration
+from modelyard.plugins.egress_proxy import EgressProxy
 from modelyard.plugins.environment import Environments
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.installed import InstalledPackages
 from modelyard.plugins.launcher import Launcher
 from modelyard.plugins.monitor import ResourceUsage, measure_usage
 from modelyard.plugins.process import LocalRuntime, ProcessOptions, Runtime
-from modelyard.plugins.quarters import WorkFolderStore
-from modelyard.plugins.wardens import Confinement, Supervisors
+from modelyard.plugins.supervisors import Confinement, Supervisors
+from modelyard.plugins.tenant_folders import WorkFolderStore
 from modelyard.plugins.watch import PluginMonitorTask
-from modelyard.plugins.way_out import EgressProxy
 
 RuntimeKey = tuple[str, str]
 """(tenant, plugin identifier). Runtimes are not shared between tenants, since a plugin
@@ -66,7 +66,7 @@ class PluginHost:
             environ,
             partial(
                 LocalRuntime,
-                wardens=self._supervisors,
+                supervisors=self._supervisors,
                 backwards=backwards,
                 clock=clock,
                 options=options,

@@ -9,8 +9,8 @@ from modelyard.plugins.environment import Environment
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.installed import InstalledPackages, environment_name
 from modelyard.plugins.process import Launch, LocalRuntime
-from modelyard.plugins.quarters import WorkFolders, WorkFolderStore
-from modelyard.plugins.wardens import SandboxScope
+from modelyard.plugins.supervisors import SandboxScope
+from modelyard.plugins.tenant_folders import WorkFolders, WorkFolderStore
 
 _PLUGIN_VARIABLES = (
     "PATH",

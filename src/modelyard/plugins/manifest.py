@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import PackageError
-from modelyard.base.numbers import FiniteLoader
+from modelyard.base.number_bounds import FiniteLoader
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import AUTHOR, NAME, VERSION, PluginIdentifier
 

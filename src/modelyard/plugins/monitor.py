@@ -32,7 +32,7 @@ class ResourceUsage:
 
 
 def measure_usage(
-    sessions: Mapping[int, int], wardens: Iterable[int], proc: Path = Path("/proc")
+    sessions: Mapping[int, int], supervisors: Iterable[int], proc: Path = Path("/proc")
 ) -> dict[int, ResourceUsage]:
     """Return the resource usage by session. `sessions` maps each plugin's session to
     its memory limit in bytes.
@@ -46,8 +46,8 @@ def measure_usage(
         usage = usages[session] = ResourceUsage()
         _add_tree(usage, session, proc)
     # Orphans are attributed to a plugin by their session.
-    for warden in wardens:
-        for pid in _children(warden, proc):
+    for supervisor in supervisors:
+        for pid in _children(supervisor, proc):
             if (
                 pid not in sessions
                 and (stat := _stat(pid, proc))

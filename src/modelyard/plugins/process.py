@@ -15,14 +15,19 @@ from typing import Any, Protocol
 from modelyard.base.clock import Clock
 from modelyard.base.errors import PluginError
 from modelyard.models.types import JSON
-from modelyard.plugins.conversation import (
+from modelyard.plugins.connection import (
     HostCalls,
     PluginCall,
     PluginConnection,
     PluginDiedError,
 )
-from modelyard.plugins.quarters import WorkFolders, empty_folder
-from modelyard.plugins.wardens import LaunchRequest, SandboxScope, Spawned, Supervisors
+from modelyard.plugins.supervisors import (
+    LaunchRequest,
+    SandboxScope,
+    Spawned,
+    Supervisors,
+)
+from modelyard.plugins.tenant_folders import WorkFolders, empty_folder
 
 logger = logging.getLogger("modelyard.plugins")
 
@@ -184,7 +189,7 @@ class LocalRuntime:
     def __init__(
         self,
         launch: Launch,
-        wardens: Supervisors,
+        supervisors: Supervisors,
         backwards: HostCalls,
         clock: Clock,
         starts: asyncio.Semaphore,
@@ -195,7 +200,7 @@ class LocalRuntime:
         self._make_room = make_room
         self.options = options
         self.instances: list[Instance] = []
-        self._wardens = wardens
+        self._supervisors = supervisors
         self._backwards = backwards
         self._clock = clock
         self._starts = starts
@@ -307,7 +312,7 @@ class LocalRuntime:
             env=launch.env,
             limits=options.limits(),
         )
-        spawned = await self._wardens.spawn(order, on_exit)
+        spawned = await self._supervisors.spawn(order, on_exit)
         instance = await self._connect(spawned)
         created_instances.append(instance)
         self.instances.append(instance)

@@ -15,7 +15,7 @@ from modelyard.base.errors import (
 )
 from modelyard.base.ids import new_id
 from modelyard.models.types import JSON
-from modelyard.plugins.conversation import (
+from modelyard.plugins.connection import (
     HostCalls,
     PluginCall,
     PluginDiedError,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from modelyard.base.clock import Clock
 from modelyard.plugins.monitor import Monitor, measure_usage
 from modelyard.plugins.process import LocalRuntime
-from modelyard.plugins.quarters import folder_size
-from modelyard.plugins.wardens import Supervisors
+from modelyard.plugins.supervisors import Supervisors
+from modelyard.plugins.tenant_folders import folder_size
 
 logger = logging.getLogger("modelyard.plugins")
 
@@ -24,11 +24,11 @@ class PluginMonitorTask:
     def __init__(
         self,
         runtimes: Callable[[], Sequence[LocalRuntime]],
-        wardens: Supervisors,
+        supervisors: Supervisors,
         clock: Clock,
     ) -> None:
         self._runtimes = runtimes
-        self._wardens = wardens
+        self._supervisors = supervisors
         self._clock = clock
         self._monitor = Monitor()
         self._check_count = 0
@@ -64,7 +64,7 @@ class PluginMonitorTask:
         if self._check_count % _CHECKS_PER_DISK_MEASUREMENT == 0:
             await self._measure_disks(runtimes)
         if self._check_count % _CHECKS_PER_IDLE_SWEEP == 0:
-            self._wardens.stop_idle(self._clock.monotonic(), _IDLE_SECONDS)
+            self._supervisors.stop_idle(self._clock.monotonic(), _IDLE_SECONDS)
 
     async def _enforce_limits(self, runtimes: Sequence[LocalRuntime]) -> None:
         pids = {
@@ -75,7 +75,7 @@ class PluginMonitorTask:
         if not pids:
             return
         # Reading /proc blocks, so it runs in a thread.
-        usage = await asyncio.to_thread(measure_usage, pids, self._wardens.pids())
+        usage = await asyncio.to_thread(measure_usage, pids, self._supervisors.pids())
         current_time = self._clock.monotonic()
         for runtime in runtimes:
             self._monitor.enforce_limits(runtime, usage, current_time)

@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError
-from modelyard.base.numbers import FiniteLoader, check_numbers
+from modelyard.base.number_bounds import FiniteLoader, check_numbers
 from modelyard.models.entities import (
     AIModelEntity,
     ModelFeature,

@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from modelyard.base import computing
-from modelyard.base.bodies import BodyError, check_value_count
+from modelyard.base import cpu_work
+from modelyard.base.bounded_json import BodyError, check_value_count
 from modelyard.base.errors import ConfigError, InvokeError, InvokeServerUnavailableError
-from modelyard.models.sending import HttpPayload
+from modelyard.models.http_payload import HttpPayload
 from modelyard.models.types import JSON, Credentials, ModelType, OperatorCredentials
 from modelyard.providers.auth import Auth, build_auth
 from modelyard.providers.definition import ProviderDefinition
@@ -282,7 +282,7 @@ class Endpoint:
         not be blocked."""
         if len(data) < _OFFLOAD_BYTES:
             return self._decode_body(data, "the answer")
-        return await computing.run_in_thread(self._decode_body, data, "the answer")
+        return await cpu_work.run_in_thread(self._decode_body, data, "the answer")
 
     def _object(self, body: Any) -> JSON:
         if not isinstance(body, dict):

@@ -12,14 +12,14 @@ from types import ModuleType
 from typing import Any, Literal
 
 from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
+from modelyard.models.http_payload import HttpPayload, as_json
 from modelyard.models.llm import LLMRequest, LLMResult
+from modelyard.models.passthrough import PassthroughFormat
 from modelyard.models.rerank import RerankRequest, RerankResult
-from modelyard.models.sending import HttpPayload, as_json
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.streams import StreamParser
 from modelyard.models.tts import TTSRequest
 from modelyard.models.types import JSON
-from modelyard.models.verbatim import PassthroughFormat
 from modelyard.wire import (
     anthropic,
     bedrock,
@@ -38,9 +38,9 @@ from modelyard.wire import (
     openai_chat,
     openai_completions,
     openai_embeddings,
+    openai_passthrough,
     openai_rerank,
     openai_responses,
-    openai_verbatim,
     tei,
 )
 
@@ -103,7 +103,7 @@ def _chat_format(
 CHAT: Mapping[str, ChatFormat] = {
     # The key is the name in provider files, which may differ from the module's own.
     "openai": _chat_format(
-        openai_chat, "/chat/completions", passing=openai_verbatim.PASSING
+        openai_chat, "/chat/completions", passing=openai_passthrough.PASSING
     ),
     "openai_responses": _chat_format(openai_responses, "/responses"),
     "openai_completions": _chat_format(openai_completions, "/completions"),

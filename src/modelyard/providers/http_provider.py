@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from modelyard.base.errors import ConfigError, InvokeError, suggestion
-from modelyard.base.shapes import MALFORMED_INPUT_ERRORS
+from modelyard.base.reader_errors import MALFORMED_INPUT_ERRORS
 from modelyard.models.base import (
     AnyModel,
     LargeLanguageModel,
@@ -24,6 +24,7 @@ from modelyard.models.embedding import TextEmbeddingRequest, TextEmbeddingResult
 from modelyard.models.entities import ModelPropertyKey
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
+from modelyard.models.passthrough import PassthroughFormat, PassthroughRequest
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.streams import feed_event, finish_parsing
@@ -31,7 +32,6 @@ from modelyard.models.thinking import ThinkStream
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk, TTSUsage
 from modelyard.models.types import JSON, Credentials, ModelType
-from modelyard.models.verbatim import PassthroughFormat, PassthroughRequest
 from modelyard.providers.definition import ProviderDefinition, Wire
 from modelyard.providers.endpoint import MAX_ANSWER, Endpoint
 from modelyard.providers.formats import (

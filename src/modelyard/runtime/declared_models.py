@@ -11,7 +11,7 @@ from modelyard.providers.definition import read_model
 from modelyard.providers.factory import ModelProviderFactory
 from modelyard.tenancy.caller import DEFAULT_TENANT
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.kinds import CustomModel
+from modelyard.tenancy.resource_types import CustomModel
 
 logger = logging.getLogger("modelyard.providers")
 

@@ -8,7 +8,7 @@ import msgspec
 from modelyard.base.ids import new_id
 from modelyard.models.tokens import rough_tokens
 from modelyard.models.types import Credentials, ModelType
-from modelyard.runtime.record import CallTrace
+from modelyard.runtime.call_trace import CallTrace
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
 
 ANONYMOUS_CALLER = Caller(tenant=DEFAULT_TENANT)

@@ -20,7 +20,7 @@ from modelyard.base.errors import ModelyardError
 from modelyard.base.ids import new_id
 from modelyard.models.types import ModelUsage
 from modelyard.runtime.invocation import Invocation
-from modelyard.runtime.left_journals import (
+from modelyard.runtime.orphaned_journals import (
     OPENED,
     SETTLED,
     OrphanedJournals,
@@ -29,7 +29,7 @@ from modelyard.runtime.left_journals import (
 )
 from modelyard.runtime.usage_row import Columns, Intent, Priced, intent_of, row_of
 from modelyard.runtime.usage_table import UsageTable
-from modelyard.storage import rejected
+from modelyard.storage import rejected_records
 from modelyard.storage.database import Connection, Database, StorageUnavailableError
 from modelyard.storage.journal import Journal, Segment, Slot
 from modelyard.storage.usage_sums import UsageSums
@@ -322,4 +322,4 @@ class Ledger:
 
     def count_rejected(self) -> int:
         """Return how many records of dead processes could not be taken over."""
-        return rejected.count_rejected(self._folder) if self._folder else 0
+        return rejected_records.count_rejected(self._folder) if self._folder else 0

@@ -16,7 +16,7 @@ from modelyard.base.errors import InvokeRateLimitError, ModelyardError
 from modelyard.storage.counters import Charge, Counters, Refusal, UnseededError
 from modelyard.storage.usage_sums import SHORT_BUCKET_SECONDS, UsageQuery, UsageTotal
 from modelyard.tenancy.caller import matches_pattern
-from modelyard.tenancy.kinds import Limit, Window
+from modelyard.tenancy.resource_types import Limit, Window
 
 _DRAIN_SECONDS: Mapping[str, float] = {"minute": 60.0, "hour": 3600.0}
 # The units whose amount is known before the call. Tokens and cost are only estimated,

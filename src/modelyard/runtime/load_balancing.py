@@ -21,7 +21,7 @@ from modelyard.base.errors import (
     InvokeRateLimitError,
     InvokeServerUnavailableError,
 )
-from modelyard.tenancy.kinds import Limit, Strategy
+from modelyard.tenancy.resource_types import Limit, Strategy
 
 _MAX_FAILURE_COOLDOWN = 25.0
 """The longest cooldown of a failing credential in seconds; a recovered one is used

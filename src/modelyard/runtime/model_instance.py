@@ -20,13 +20,13 @@ from modelyard.models.entities import AIModelEntity, PriceInfo, PriceType
 from modelyard.models.llm import LLMRequest, LLMResult, LLMResultChunk
 from modelyard.models.moderation import ModerationRequest, ModerationResult
 from modelyard.models.parameters import validate_parameters
+from modelyard.models.passthrough import PassthroughRequest
 from modelyard.models.pricing import get_price
 from modelyard.models.rerank import RerankRequest, RerankResult
 from modelyard.models.speech2text import Speech2TextRequest, Speech2TextResult
 from modelyard.models.tokens import TokenCount
 from modelyard.models.tts import TTSRequest, TTSResultChunk
 from modelyard.models.types import Chunks, ModelType
-from modelyard.models.verbatim import PassthroughRequest
 from modelyard.runtime.callbacks import Callback
 from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.pipeline import Call, compose

@@ -8,8 +8,8 @@ import msgspec
 
 from modelyard.base.clock import Clock
 from modelyard.base.errors import NotFoundError, closest_names
+from modelyard.models.passthrough import PassthroughRequest
 from modelyard.models.types import Chunks, ModelType
-from modelyard.models.verbatim import PassthroughRequest
 from modelyard.runtime.invocation import Context, Invocation
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.pipeline import Call, Policy, compose

@@ -16,8 +16,8 @@ from modelyard.providers.factory import ModelProviderFactory
 from modelyard.runtime.load_balancing import Credential
 from modelyard.storage.secrets import SecretError, UnknownKeyError
 from modelyard.tenancy.directory import CachedResource, Directory
-from modelyard.tenancy.kinds import Limit, StoredCredential, Tenant
 from modelyard.tenancy.operators import row_is_operators
+from modelyard.tenancy.resource_types import Limit, StoredCredential, Tenant
 
 logger = logging.getLogger("modelyard.providers")
 

@@ -14,13 +14,13 @@ from modelyard.providers.factory import Builder, ModelProviderFactory
 from modelyard.runtime.declared_models import DeclaredModels
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import Credential, DeploymentHealth, Plan
-from modelyard.runtime.plans import Failover, Plans, Resolve
 from modelyard.runtime.provider_credentials import (
     ConfiguredCredential as ConfiguredCredential,
 )
 from modelyard.runtime.provider_credentials import ProviderCredentials, Unlock
+from modelyard.runtime.routing_plans import Failover, Plans, Resolve
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.kinds import (
+from modelyard.tenancy.resource_types import (
     CustomModel,
     DefaultModel,
     Installation,

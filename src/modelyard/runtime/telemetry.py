@@ -10,7 +10,7 @@ import msgspec
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.log import redaction
-from modelyard.runtime import conventions as name
+from modelyard.runtime import trace_attributes as name
 from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
 

@@ -8,8 +8,8 @@ import msgspec
 from modelyard.base.clock import Clock
 from modelyard.base.errors import NotFoundError
 from modelyard.base.log import redaction
+from modelyard.models.passthrough import PassthroughRequest
 from modelyard.models.speech2text import Speech2TextRequest
-from modelyard.models.verbatim import PassthroughRequest
 from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.usage_table import UsageTable

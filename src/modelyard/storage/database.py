@@ -20,7 +20,7 @@ from modelyard.storage.engine import (
     StorageUnavailableError,
 )
 from modelyard.storage.engines import await_database, open_engine
-from modelyard.storage.pages import PageHealth
+from modelyard.storage.page_damage import PageHealth
 from modelyard.storage.readers import Readers
 from modelyard.storage.schema import bring_up_to_date, checksum, migrations
 from modelyard.storage.statements import statements

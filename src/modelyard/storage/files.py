@@ -13,7 +13,7 @@ import msgspec
 from modelyard.base.errors import NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.base.ids import new_id
-from modelyard.base.modes import private_folder, write_private
+from modelyard.base.private_files import private_folder, write_private
 
 # Ids and tenants become path components, so their patterns exclude separators and dots.
 _ID = re.compile(r"file_[A-Za-z0-9_-]{6,80}")

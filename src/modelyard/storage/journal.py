@@ -20,7 +20,7 @@ from pathlib import Path
 
 from modelyard.base.errors import ConfigError
 from modelyard.base.ids import new_id
-from modelyard.base.modes import private_folder
+from modelyard.base.private_files import private_folder
 from modelyard.storage.engine import StorageUnavailableError
 
 # A segment is a file of this size; each record has a 4-byte little-endian length.

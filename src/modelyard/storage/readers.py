@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from modelyard.storage.engine import Connection, Engine, Row, StorageUnavailableError
-from modelyard.storage.pages import PageHealth
+from modelyard.storage.page_damage import PageHealth
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelyard.base.errors import ConfigError
-from modelyard.base.modes import private_folder
+from modelyard.base.private_files import private_folder
 
 logger = logging.getLogger("modelyard.secrets")
 

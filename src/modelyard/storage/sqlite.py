@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.base.errors import ConfigError
-from modelyard.base.modes import private_folder
+from modelyard.base.private_files import private_folder
 from modelyard.storage.backups import back_up_before_upgrade, backups_of
 from modelyard.storage.engine import Connection, DuplicateError, Row
 

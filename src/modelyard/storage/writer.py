@@ -18,7 +18,7 @@ from modelyard.storage.engine import (
     Engine,
     StorageUnavailableError,
 )
-from modelyard.storage.pages import PageHealth
+from modelyard.storage.page_damage import PageHealth
 from modelyard.storage.statements import insert
 
 logger = logging.getLogger("modelyard.storage")

@@ -8,7 +8,7 @@ from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy import api_keys
 from modelyard.tenancy.directory import CachedResource, Directory
-from modelyard.tenancy.kinds import DatasetKey
+from modelyard.tenancy.resource_types import DatasetKey
 
 _PREFIX = "dataset"
 

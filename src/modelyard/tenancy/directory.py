@@ -10,7 +10,7 @@ import msgspec
 
 from modelyard.storage.resources import Resource
 from modelyard.tenancy.caller import DEFAULT_TENANT, Caller
-from modelyard.tenancy.kinds import (
+from modelyard.tenancy.resource_types import (
     KINDS,
     ApiKey,
     CustomModel,

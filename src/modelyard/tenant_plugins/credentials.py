@@ -19,7 +19,7 @@ from modelyard.models.types import JSON
 from modelyard.plugins.declaration import Declaration, Field, OAuth
 from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy.directory import CachedResource, Directory
-from modelyard.tenancy.kinds import OAuthClient, ToolCredential
+from modelyard.tenancy.resource_types import OAuthClient, ToolCredential
 from modelyard.tenancy.sealed_rows import SealedRows
 
 logger = logging.getLogger("modelyard.plugins")

@@ -6,7 +6,7 @@ from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.models.types import JSON
 from modelyard.storage.resources import Resources, not_found
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.kinds import PluginEndpoint
+from modelyard.tenancy.resource_types import PluginEndpoint
 from modelyard.tenancy.sealed_rows import SealedRows
 from modelyard.tenant_plugins.credentials import checked_form
 from modelyard.tenant_plugins.plugins import Plugins

@@ -18,7 +18,7 @@ from modelyard.plugins.package import Package
 from modelyard.storage.plugin_storage import PluginStorage
 from modelyard.storage.resources import Resource, Resources
 from modelyard.tenancy.directory import CachedResource, Directory
-from modelyard.tenancy.kinds import (
+from modelyard.tenancy.resource_types import (
     Installation,
     PluginEndpoint,
     PluginTask,

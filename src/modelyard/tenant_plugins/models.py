@@ -10,14 +10,14 @@ import msgspec
 from modelyard.models.base import AnyModel
 from modelyard.models.types import JSON, ModelType
 from modelyard.plugins.client import plugin_models
-from modelyard.plugins.conversation import PluginCall
+from modelyard.plugins.connection import PluginCall
 from modelyard.plugins.declaration import WIRE, Declaration
 from modelyard.plugins.host import PluginHost
 from modelyard.providers.definition import ProviderDefinition
 from modelyard.providers.factory import Builder
 from modelyard.runtime.provider_manager import ProviderManager
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.kinds import Installation
+from modelyard.tenancy.resource_types import Installation
 
 
 class ProviderNames:

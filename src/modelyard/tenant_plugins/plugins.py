@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.models.types import JSON
-from modelyard.plugins.conversation import PluginCall
+from modelyard.plugins.connection import PluginCall
 from modelyard.plugins.declaration import Declaration
 from modelyard.plugins.host import PluginHost
 from modelyard.plugins.manifest import Permissions
 from modelyard.storage.resources import not_found
 from modelyard.tenancy.directory import CachedResource, Directory
-from modelyard.tenancy.kinds import Installation
-from modelyard.tenant_plugins.debugged import DebuggedPlugins
+from modelyard.tenancy.resource_types import Installation
+from modelyard.tenant_plugins.debug_plugins import DebuggedPlugins
 from modelyard.tenant_plugins.models import ProviderNames
 
 logger = logging.getLogger("modelyard.plugins")

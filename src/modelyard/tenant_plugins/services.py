@@ -24,8 +24,8 @@ from modelyard.models.rerank import RerankRequest
 from modelyard.models.speech2text import Speech2TextRequest
 from modelyard.models.tts import TTSRequest
 from modelyard.models.types import JSON, ModelType
-from modelyard.plugins import shapes
-from modelyard.plugins.conversation import PluginCall
+from modelyard.plugins import conversions
+from modelyard.plugins.connection import PluginCall
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.storage.files import FileStore
@@ -119,7 +119,7 @@ class PluginServices:
         index = 0
         async with aclosing(model.stream_llm(chat_request)) as chunks:
             async for chunk in chunks:
-                yield shapes.dump_chunk(chunk, index)
+                yield conversions.dump_chunk(chunk, index)
                 index += 1
 
     async def _llm_structured_output(
@@ -132,7 +132,7 @@ class PluginServices:
         )
         for index, chunk in enumerate(result.as_chunks()):
             yield {
-                **shapes.dump_chunk(chunk, index),
+                **conversions.dump_chunk(chunk, index),
                 "structured_output": msgspec.json.decode(result.text),
             }
 
@@ -164,7 +164,7 @@ class PluginServices:
             texts=[str(text) for text in request["texts"]], input_type=input_type
         )
         model = self._model(call, request, ModelType.TEXT_EMBEDDING)
-        yield shapes.dump_embedding_result(
+        yield conversions.dump_embedding_result(
             await model.invoke_text_embedding(embedding_request)
         )
 
@@ -186,7 +186,7 @@ class PluginServices:
             top_n=request.get("top_n"),
             score_threshold=request.get("score_threshold"),
         )
-        yield shapes.dump_rerank_result(
+        yield conversions.dump_rerank_result(
             await self._model(call, request, ModelType.RERANK).invoke_rerank(
                 rerank_request
             )
@@ -477,7 +477,7 @@ def _llm_request(request: JSON, *, stream: bool = False) -> LLMRequest:
         for tool in request.get("tools") or ()
     ]
     return LLMRequest(
-        messages=shapes.read_messages(request["prompt_messages"]),
+        messages=conversions.read_messages(request["prompt_messages"]),
         model_parameters=dict(request.get("completion_params") or {}),
         tools=tools,
         stop=[str(stop_text) for stop_text in request.get("stop") or ()],
@@ -528,7 +528,7 @@ _JSON_TYPES = ("string", "number", "boolean", "object", "integer")
 
 def _node_result(request: JSON, result: LLMResult, outputs: JSON) -> JSON:
     """Return the outputs of a workflow node in the plugin format."""
-    usage = shapes.dump_usage(result.usage)
+    usage = conversions.dump_usage(result.usage)
     return {
         "process_data": {
             "model_mode": "chat",

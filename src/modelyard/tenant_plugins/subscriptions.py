@@ -8,7 +8,7 @@ from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoun
 from modelyard.models.types import JSON
 from modelyard.storage.resources import not_found
 from modelyard.tenancy.directory import CachedResource, Directory
-from modelyard.tenancy.kinds import Subscription
+from modelyard.tenancy.resource_types import Subscription
 from modelyard.tenancy.sealed_rows import SealedRows
 from modelyard.tenant_plugins.plugins import Plugins
 

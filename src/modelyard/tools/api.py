@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import msgspec
 
-from modelyard.base import computing
-from modelyard.base.bodies import check_value_count
+from modelyard.base import cpu_work
+from modelyard.base.bounded_json import check_value_count
 from modelyard.base.charsets import charset_of, decode
 from modelyard.tools.entities import (
     Message,
@@ -280,7 +280,7 @@ class ApiTool(Tool):
             return
         charset = charset_of(answer.headers.get("content-type", ""))
         # Parsing a large response would block the event loop, so it runs elsewhere.
-        yield await computing.run_in_thread(
+        yield await cpu_work.run_in_thread(
             _response_message, answer.body, media, charset, operation.name
         )
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.bodies import BodyError, check_value_count
+from modelyard.base.bounded_json import BodyError, check_value_count
 from modelyard.base.errors import NotFoundError
-from modelyard.tenancy.kinds import ToolProvider
+from modelyard.tenancy.resource_types import ToolProvider
 from modelyard.tools.api import Auth
 from modelyard.tools.entities import ToolInvokeError
 from modelyard.tools.provider_store import ProviderStore, Secret, check_name

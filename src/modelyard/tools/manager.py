@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from modelyard.base.errors import ModelyardError, NotFoundError, suggestion
-from modelyard.base.mending import run_in_thread_if_large
+from modelyard.base.json_repair import run_in_thread_if_large
 from modelyard.tools.entities import (
     Message,
     Tool,

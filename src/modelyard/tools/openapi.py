@@ -16,7 +16,7 @@ import msgspec
 import yaml
 
 from modelyard.base.fields import whole_number
-from modelyard.base.numbers import FiniteLoader
+from modelyard.base.number_bounds import FiniteLoader
 from modelyard.base.patterns import PatternError, compile_pattern
 from modelyard.base.urls import join
 from modelyard.tools.entities import ToolError

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError, suggestion
-from modelyard.storage.kept import ScopedStore
 from modelyard.storage.resources import Resources
+from modelyard.storage.scoped_store import ScopedStore
 from modelyard.tenancy.directory import CachedResource, Directory
-from modelyard.tenancy.kinds import ToolProvider
+from modelyard.tenancy.resource_types import ToolProvider
 from modelyard.tenancy.sealed_rows import SealedRows
 from modelyard.tools.api import Auth
 from modelyard.tools.openapi import Api

@@ -13,15 +13,21 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base import computing
+from modelyard.base import cpu_work
 from modelyard.base.errors import InvokeBadRequestError
-from modelyard.storage.kept import ScopedStore
 from modelyard.storage.resources import Resources
+from modelyard.storage.scoped_store import ScopedStore
 from modelyard.tenancy.directory import CachedResource, Directory
-from modelyard.tenancy.kinds import ToolProvider
+from modelyard.tenancy.resource_types import ToolProvider
 from modelyard.tenancy.sealed_rows import SealedRows
 from modelyard.tools.api import Auth, Tokens
-from modelyard.tools.changes import Changes, compare, origin_of, origins_of, with_server
+from modelyard.tools.definition_changes import (
+    Changes,
+    compare,
+    origin_of,
+    origins_of,
+    with_server,
+)
 from modelyard.tools.entities import ToolError
 from modelyard.tools.extensions import ApiExtensions
 from modelyard.tools.mcp.client import McpClient, list_tools
@@ -114,7 +120,7 @@ class ToolProviders:
         if not description:
             description, url = await _fetch_description(self._egress, url)
         # Large descriptions take seconds to parse; a thread keeps the event loop free.
-        api = await computing.run_in_thread(parse, description, url=url)
+        api = await cpu_work.run_in_thread(parse, description, url=url)
         if server:
             api = with_server(api, server)
         effective_auth = auth or Auth()
@@ -235,7 +241,7 @@ class ToolProviders:
                 f"{resource.name!r} was given as a text: give it anew"
             )
         description, url = await _fetch_description(self._egress, provider_record.url)
-        new_api = await computing.run_in_thread(parse, description, url=url)
+        new_api = await cpu_work.run_in_thread(parse, description, url=url)
         # A server that the user chose takes precedence over the description's.
         if provider_record.server:
             new_api = with_server(new_api, provider_record.server)
@@ -285,7 +291,7 @@ async def _fetch_description(egress: EgressClient, url: str) -> tuple[bytes, str
         answer = await egress.fetch("GET", url, max_bytes=20 << 20)
         if answer.status != 200:
             raise DescriptionError(f"{url[:200]} answers with status {answer.status}")
-        if not (following := await computing.run_in_thread(manifest_url, answer.body)):
+        if not (following := await cpu_work.run_in_thread(manifest_url, answer.body)):
             return answer.body, answer.url
         url = following
     raise DescriptionError("the manifest leads to another manifest")

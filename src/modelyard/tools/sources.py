@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from modelyard.tenancy.directory import CachedResource
-from modelyard.tenancy.kinds import ToolProvider
+from modelyard.tenancy.resource_types import ToolProvider
 from modelyard.tools.api import ApiTool, Tokens
 from modelyard.tools.entities import (
     Message,

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelyard.base import computing
-from modelyard.base.bodies import BodyError, check_value_count
-from modelyard.base.mending import RepairError, repair_json
+from modelyard.base import cpu_work
+from modelyard.base.bounded_json import BodyError, check_value_count
+from modelyard.base.json_repair import RepairError, repair_json
 from modelyard.base.schemas import (
     MAX_PAIRS,
     MAX_PAIRS_IN_THREAD,
@@ -87,7 +87,7 @@ async def coerce_arguments_async(
     """Like `fitted`, but run in a thread for large arguments."""
     # Validating large arguments would block the event loop.
     if is_large(arguments):
-        return await computing.run_in_thread(
+        return await cpu_work.run_in_thread(
             coerce_arguments, arguments, schema, most=MAX_PAIRS_IN_THREAD
         )
     return coerce_arguments(arguments, schema)

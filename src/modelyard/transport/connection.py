@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelyard.base.errors import InvokeServerUnavailableError
-from modelyard.transport.answer import IncomingResponse, StrayError
 from modelyard.transport.proxies import Route
+from modelyard.transport.response import IncomingResponse, StrayError
 
 
 class Connection(asyncio.Protocol):

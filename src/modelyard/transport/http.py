@@ -23,7 +23,7 @@ from modelyard.base.errors import (
     InvokeServerUnavailableError,
     InvokeTimeoutError,
 )
-from modelyard.transport.connecting import connect_upstream, proxy_refusal, tls_context
+from modelyard.transport.connect import connect_upstream, proxy_refusal, tls_context
 from modelyard.transport.connection import Connection
 from modelyard.transport.headers import dump_head
 from modelyard.transport.origins import Guard, check_addresses, parse_url

@@ -16,7 +16,7 @@ from modelyard.base.fields import (
     required_field,
     unknown_fields,
 )
-from modelyard.base.shapes import reads_request
+from modelyard.base.reader_errors import reads_request
 from modelyard.models.embedding import (
     EmbeddingInputType,
     EmbeddingUsage,

@@ -7,7 +7,7 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import nested_count
-from modelyard.models.sending import HttpPayload, as_json
+from modelyard.models.http_payload import HttpPayload, as_json
 from modelyard.models.speech2text import (
     Speech2TextRequest,
     Speech2TextResult,

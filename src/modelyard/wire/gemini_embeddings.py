@@ -6,7 +6,7 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.fields import expect_type, in_range, optional_field, required_field
-from modelyard.base.shapes import reads_request
+from modelyard.base.reader_errors import reads_request
 from modelyard.models.embedding import (
     EmbeddingInputType,
     EmbeddingUsage,

@@ -18,8 +18,8 @@ from modelyard.base.fields import (
     passthrough_fields,
     required_field,
 )
-from modelyard.base.shapes import reads_request
-from modelyard.models.sending import HttpPayload, as_form
+from modelyard.base.reader_errors import reads_request
+from modelyard.models.http_payload import HttpPayload, as_form
 from modelyard.models.speech2text import (
     Speech2TextRequest,
     Speech2TextResult,

@@ -33,7 +33,7 @@ from modelyard.base.fields import (
     unknown_fields,
     without_empty,
 )
-from modelyard.base.shapes import reads_answer, reads_request
+from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.arguments import as_text
 from modelyard.models.llm import (
     LLMChoice,

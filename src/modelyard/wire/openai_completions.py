@@ -24,7 +24,7 @@ from modelyard.base.fields import (
     passthrough_fields,
     unknown_fields,
 )
-from modelyard.base.shapes import reads_answer, reads_request
+from modelyard.base.reader_errors import reads_answer, reads_request
 from modelyard.models.llm import (
     LLMChoice,
     LLMRequest,

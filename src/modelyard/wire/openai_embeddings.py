@@ -19,7 +19,7 @@ from modelyard.base.fields import (
     optional_field,
     passthrough_fields,
 )
-from modelyard.base.shapes import reads_request
+from modelyard.base.reader_errors import reads_request
 from modelyard.models.embedding import (
     EmbeddingInputType,
     EmbeddingUsage,

@@ -18,7 +18,7 @@ from modelyard.base.fields import (
     passthrough_fields,
     required_field,
 )
-from modelyard.base.shapes import reads_request
+from modelyard.base.reader_errors import reads_request
 from modelyard.models.rerank import (
     RerankRequest,
     RerankResult,

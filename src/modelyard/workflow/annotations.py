@@ -16,7 +16,7 @@ import msgspec
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.ids import new_uuid
 from modelyard.storage.database import Connection, Database, Row, statements
-from modelyard.storage.kept import ScopedStore
+from modelyard.storage.scoped_store import ScopedStore
 
 Embed = Callable[[str, str, Sequence[str]], Awaitable[list[Sequence[float]]]]
 """Embeds texts: (tenant, model, texts) to one vector per text."""

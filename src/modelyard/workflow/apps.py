@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base import computing
+from modelyard.base import cpu_work
 from modelyard.base.errors import (
     InvokeBadRequestError,
     ModelyardError,
@@ -22,7 +22,7 @@ from modelyard.storage.resources import Resources
 from modelyard.storage.secrets import KeyRing
 from modelyard.tenancy import api_keys
 from modelyard.tenancy.directory import CachedResource, Directory
-from modelyard.tenancy.kinds import AppKey, AppVersion, ChatPage, StoredApp
+from modelyard.tenancy.resource_types import AppKey, AppVersion, ChatPage, StoredApp
 from modelyard.workflow.dsl import App, AppMapping, dump, loads
 from modelyard.workflow.journal import DatabaseJournal
 from modelyard.workflow.trigger_nodes import triggers_of, webhooks_of
@@ -92,7 +92,7 @@ class Apps:
         draft and callers keep the old one.
         """
         # Parsing is expensive, so it runs outside of the event loop.
-        app = await computing.run_in_thread(loads, text, name=file, mapping=mapping)
+        app = await cpu_work.run_in_thread(loads, text, name=file, mapping=mapping)
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         # The file is stored before the record refers to it.
         await self._documents.save(tenant, digest, text)
@@ -337,7 +337,7 @@ class Apps:
         text = await self._documents.find(tenant, digest)
         if text is None:
             raise NotFoundError("the app's file is gone", code="app_not_found")
-        app = await computing.run_in_thread(
+        app = await cpu_work.run_in_thread(
             loads, text, name="", mapping=msgspec.convert(mapping_values, AppMapping)
         )
         self._parsed[key] = app

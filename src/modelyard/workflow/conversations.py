@@ -8,7 +8,7 @@ import msgspec
 
 from modelyard.base.errors import NotFoundError
 from modelyard.storage.database import Connection, Database, statements
-from modelyard.storage.kept import ScopedStore
+from modelyard.storage.scoped_store import ScopedStore
 from modelyard.workflow.journal import RunRecord
 from modelyard.workflow.node import Recap, Thought, Turn
 from modelyard.workflow.variables import file_of

@@ -17,7 +17,7 @@ import msgspec
 import yaml
 
 from modelyard.base.errors import ConfigError, suggestion
-from modelyard.base.numbers import FiniteLoader, check_numbers
+from modelyard.base.number_bounds import FiniteLoader, check_numbers
 from modelyard.workflow.graph import SOURCE, Edge, Graph
 from modelyard.workflow.node import Node, NodeKind
 from modelyard.workflow.nodes import node_class, node_types

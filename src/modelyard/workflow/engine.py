@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
 from modelyard.workflow.graph import FAILED, SOURCE, SUCCEEDED, Graph
 from modelyard.workflow.graph_state import GraphState

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from modelyard.base.owners import has_exited, owner_name
+from modelyard.base.process_identity import has_exited, owner_name
 from modelyard.storage.database import Connection, Database, Row
 from modelyard.storage.repository import Repository
 from modelyard.workflow.app_documents import AppDocuments

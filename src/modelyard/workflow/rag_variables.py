@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.numbers import check_numbers
+from modelyard.base.number_bounds import check_numbers
 from modelyard.workflow.dsl import App
 from modelyard.workflow.nodes.start import FormField, validate_inputs
 

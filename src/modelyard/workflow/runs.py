@@ -28,8 +28,8 @@ from modelyard.workflow.live_runs import (
     ServicesFor,
 )
 from modelyard.workflow.node import Limits
+from modelyard.workflow.run_maintenance import RunMaintenance
 from modelyard.workflow.run_reader import POLL_SECONDS, RunReader
-from modelyard.workflow.run_upkeep import RunMaintenance
 from modelyard.workflow.single_run import pool_for
 from modelyard.workflow.variables import VariablePool, WorkflowError
 

@@ -12,9 +12,9 @@ import msgspec
 
 from modelyard.base.errors import ModelyardError, NotFoundError, PluginError
 from modelyard.models.types import JSON
-from modelyard.plugins import shapes
-from modelyard.plugins.conversation import PluginCall
-from modelyard.storage.kept import ScopedStore
+from modelyard.plugins import conversions
+from modelyard.plugins.connection import PluginCall
+from modelyard.storage.scoped_store import ScopedStore
 from modelyard.tenant_plugins.plugins import Plugins
 from modelyard.tools.entities import (
     Message,
@@ -31,7 +31,7 @@ from modelyard.tools.entities import (
     variable_message,
 )
 from modelyard.tools.manager import ToolManager, ToolRef
-from modelyard.tools.results import StoredResults
+from modelyard.tools.result_store import StoredResults
 from modelyard.workflow.agent_tools import parse_tool_list
 from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.chats import Chats
@@ -237,7 +237,7 @@ class TenantAgents:
             # it.
             return model
         if model_instance.schema is not None:
-            model["entity"] = shapes.dump_entity(model_instance.schema)
+            model["entity"] = conversions.dump_entity(model_instance.schema)
         return model
 
     async def _tool(self, ref: ToolRef) -> JSON:

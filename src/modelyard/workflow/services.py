@@ -12,8 +12,6 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
-from modelyard.jail.sandbox import JailError, JailUnavailableError, Sandbox
-from modelyard.jail.templates import render_in_process
 from modelyard.knowledge.datasets import Datasets
 from modelyard.knowledge.entities import (
     Conditions,
@@ -31,6 +29,8 @@ from modelyard.knowledge.retrieve import SearchRequest
 from modelyard.knowledge.rows import DocumentPart
 from modelyard.models.types import ModelType
 from modelyard.runtime.model_manager import ModelManager
+from modelyard.sandbox.runner import Sandbox, SandboxError, SandboxUnavailableError
+from modelyard.sandbox.templates import render_in_process
 from modelyard.storage.files import FileStore
 from modelyard.tenancy.caller import Caller
 from modelyard.tenant_plugins.models import PluginModels
@@ -90,8 +90,8 @@ def stored_id(name: str) -> str:
 class TenantSandbox:
     """The code sandbox, for one tenant's nodes."""
 
-    def __init__(self, jail: Sandbox, tenant: str) -> None:
-        self._jail = jail
+    def __init__(self, sandbox: Sandbox, tenant: str) -> None:
+        self._sandbox = sandbox
         self._tenant = tenant
 
     async def run_code(
@@ -99,10 +99,10 @@ class TenantSandbox:
     ) -> Any:
         """Run a program in the sandbox. Raises NodeError."""
         try:
-            return await self._jail.run_code(
+            return await self._sandbox.run_code(
                 language, code, inputs, tenant=self._tenant
             )
-        except JailError as error:
+        except SandboxError as error:
             raise _node_error(error, "CodeExecutionError") from error
 
     async def render(
@@ -110,10 +110,10 @@ class TenantSandbox:
     ) -> str:
         """Render a template in the sandbox. Raises NodeError."""
         try:
-            return await self._jail.render(
+            return await self._sandbox.render(
                 template, variables, max_chars=max_chars, tenant=self._tenant
             )
-        except JailError as error:
+        except SandboxError as error:
             raise _node_error(error, "TemplateRenderError") from error
 
     def render_in_process(
@@ -125,19 +125,19 @@ class TenantSandbox:
     async def extract(self, extension: str, data: bytes) -> str:
         """Return the text of a document, read in the sandbox. Raises NodeError."""
         try:
-            return await self._jail.extract(extension, data, tenant=self._tenant)
-        except JailError as error:
+            return await self._sandbox.extract(extension, data, tenant=self._tenant)
+        except SandboxError as error:
             raise _node_error(error, "DocumentExtractorError") from error
 
 
-def _node_error(error: JailError, error_type: str) -> NodeError:
+def _node_error(error: SandboxError, error_type: str) -> NodeError:
     """Return a sandbox error as a node error."""
     # An unavailable sandbox is not the program's fault, so it has its own error type.
     return NodeError(
         str(error),
         error_type=(
             "SandboxUnavailable"
-            if isinstance(error, JailUnavailableError)
+            if isinstance(error, SandboxUnavailableError)
             else error_type
         ),
     )

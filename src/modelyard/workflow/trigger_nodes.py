@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from modelyard.base.errors import ConfigError
-from modelyard.tenancy.kinds import AppTrigger
+from modelyard.tenancy.resource_types import AppTrigger
 from modelyard.workflow.dsl import App
 from modelyard.workflow.nodes.trigger import (
     PluginTriggerData,

@@ -14,7 +14,7 @@ from typing import Any
 
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.kinds import AppTrigger, StoredApp
+from modelyard.tenancy.resource_types import AppTrigger, StoredApp
 from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.dsl import App

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from modelyard.base import computing
+from modelyard.base import cpu_work
 
 
 def test_hands_change_often_while_a_thread_computes_and_as_before_after_it():
@@ -19,9 +19,7 @@ def test_hands_change_often_while_a_thread_computes_and_as_before_after_it():
         return sys.getswitchinterval()
 
     async def two() -> list[float]:
-        tasks = [
-            asyncio.create_task(computing.run_in_thread(compute)) for _ in range(2)
-        ]
+        tasks = [asyncio.create_task(cpu_work.run_in_thread(compute)) for _ in range(2)]
         await asyncio.to_thread(started.wait, 10)
         may_end.set()
         return await asyncio.gather(*tasks)
@@ -33,5 +31,5 @@ def test_hands_change_often_while_a_thread_computes_and_as_before_after_it():
 def test_what_it_raises_is_raised_and_the_interval_restored():
     usual = sys.getswitchinterval()
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(computing.run_in_thread(lambda: 1 // 0))
+        asyncio.run(cpu_work.run_in_thread(lambda: 1 // 0))
     assert sys.getswitchinterval() == usual

@@ -25,6 +25,7 @@ from modelyard.base.errors import (
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.messages import UserPromptMessage
 from modelyard.models.types import Chunks, ModelType
+from modelyard.runtime.call_trace import CallTrace
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import (
     Credential,
@@ -37,9 +38,8 @@ from modelyard.runtime.load_balancing import (
 )
 from modelyard.runtime.pipeline import Call, compose
 from modelyard.runtime.policies.dispatch import Dispatch, backoff
-from modelyard.runtime.record import CallTrace
 from modelyard.runtime.retry_budget import RetryBudget
-from modelyard.tenancy.kinds import Limit
+from modelyard.tenancy.resource_types import Limit
 from modelyard.testing import FakeClock, chunk, last_chunk, scripted
 
 ASK = Invocation(

@@ -20,7 +20,7 @@ from modelyard.runtime.limits import (
     window_start,
 )
 from modelyard.storage.usage_sums import SHORT_BUCKET_SECONDS, UsageTotal
-from modelyard.tenancy.kinds import Limit
+from modelyard.tenancy.resource_types import Limit
 
 ALICE = Subject("t", "k1", "alice", "openai/gpt-5")
 HOUR = 3600

@@ -31,7 +31,7 @@ from modelyard.runtime.policies.batch import (
 )
 from modelyard.tenancy import api_keys
 from modelyard.tenancy.caller import Caller, Role
-from modelyard.tenancy.kinds import Limit
+from modelyard.tenancy.resource_types import Limit
 
 ALICE = Subject("t", "k1", "alice", "openai/gpt-5")
 NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()

@@ -20,6 +20,7 @@ from modelyard.models.entities import PriceConfig
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.messages import UserPromptMessage
 from modelyard.models.types import Chunks, ModelType
+from modelyard.runtime.call_trace import CallTrace
 from modelyard.runtime.callbacks import Callback, CallResult
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
@@ -27,7 +28,6 @@ from modelyard.runtime.pipeline import Call, Policy, compose
 from modelyard.runtime.policies.deadline import Deadline
 from modelyard.runtime.policies.meter import Meter
 from modelyard.runtime.policies.observe import Observe
-from modelyard.runtime.record import CallTrace
 from modelyard.storage.database import Database
 from modelyard.testing import FakeClock, last_chunk, scripted
 from tests.unit.runtime.test_dispatch import dispatch

@@ -14,7 +14,7 @@ from modelyard.base.settings import Settings
 from modelyard.storage.database import Database
 from modelyard.storage.resources import Resource, Resources
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.kinds import User
+from modelyard.tenancy.resource_types import User
 from modelyard.testing import FakeClock
 
 

@@ -3,10 +3,10 @@ import { Link } from "@tanstack/react-router";
 import { type KeyboardEvent, useRef, useState } from "react";
 import { api, type ChatUsage, type Content, chat, type Said, type Shape, type ToolCall } from "../../api";
 import { Markdown } from "../../markdown";
-import { Empty, Field, Json, useWrong } from "../../parts/base";
-import { ModelPick, ModelRules, useModels } from "../../parts/models";
+import { Empty, Field, Json, useWrong } from "../../components/base";
+import { ModelPick, ModelRules, useModels } from "../../components/models";
 import { useChosen, useKept } from "../../settings";
-import { filled } from "../../words";
+import { filled } from "../../messages";
 import { Samples } from "./samples";
 
 interface Turn {

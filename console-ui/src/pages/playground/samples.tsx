@@ -1,5 +1,5 @@
 import { useState } from "react";
-import { Copied, Pick } from "../../parts/base";
+import { Copied, Pick } from "../../components/base";
 import { useChosen } from "../../settings";
 
 const quoted = (text: string) => text.replaceAll("'", "'\\''");

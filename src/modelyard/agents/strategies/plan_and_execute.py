@@ -16,7 +16,7 @@ from modelyard.agents.prompting import (
     user_message,
 )
 from modelyard.agents.state import ReplyParser, State, Turn, prompt_tools
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import AnyPromptMessage, UserPromptMessage
 

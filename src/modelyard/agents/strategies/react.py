@@ -20,7 +20,7 @@ from modelyard.agents.prompting import (
     user_message,
 )
 from modelyard.agents.state import ModelTurn, ReplyParser, State, Turn, prompt_tools
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.ids import new_id
 from modelyard.models.llm import LLMRequest, fold
 from modelyard.models.messages import (

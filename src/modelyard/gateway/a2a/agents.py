@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.fields import whole_number
 from modelyard.gateway.a2a.shapes import (
@@ -28,10 +28,10 @@ from modelyard.gateway.a2a.shapes import (
     task_from_run,
     to_revision_0_3,
 )
-from modelyard.gateway.answers import plain_events
+from modelyard.gateway.chat_response import plain_events
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, sse_reply
 from modelyard.gateway.service.calls import ServiceError, status_and_code
-from modelyard.gateway.service.parts import ServiceDependencies, translate_events
+from modelyard.gateway.service.dependencies import ServiceDependencies, translate_events
 from modelyard.models.types import JSON
 from modelyard.tenancy.caller import Caller, Role
 from modelyard.workflow.apps import AppRecord

@@ -2,7 +2,7 @@
 
 from modelyard.gateway.a2a.agents import Agents
 from modelyard.gateway.service.calls import ERROR_SHAPE
-from modelyard.gateway.service.parts import ServiceDependencies
+from modelyard.gateway.service.dependencies import ServiceDependencies
 from modelyard.gateway.table import APP_KEY, Api, Row, Schema, json_or_events
 
 _CARDS = ("agent-card.json", "agent.json")

@@ -20,7 +20,7 @@ from modelyard.gateway.forms import file_form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply, sse_reply
 from modelyard.gateway.tenant_content import WEBHOOK, WEBHOOK_OF_DRAFT
 from modelyard.storage.files import FileStore
-from modelyard.tenancy.kinds import AppTrigger
+from modelyard.tenancy.resource_types import AppTrigger
 from modelyard.workflow.apps import AppRecord, Apps
 from modelyard.workflow.chats import Chats
 from modelyard.workflow.dsl import App

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from modelyard.base import computing
+from modelyard.base import cpu_work
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import optional_field, required_field
 from modelyard.gateway.admin.app_shapes import (
@@ -102,7 +102,7 @@ class ImportedApps:
         text = required_field(body, "file", str)
         # Parsing a large file takes long, so it runs outside the event loop.
         return json_reply(
-            await computing.run_in_thread(
+            await cpu_work.run_in_thread(
                 _check_file, text, optional_field(body, "name", str) or ""
             )
         )

@@ -7,9 +7,9 @@ from modelyard.gateway.admin import app_shapes, inputs
 from modelyard.gateway.admin.app_runs import AppRuns, AppTriggers
 from modelyard.gateway.admin.apps import ImportedApps
 from modelyard.gateway.admin.conversations import AppAnnotations, AppConversations
+from modelyard.gateway.admin.dependencies import AdminParts
 from modelyard.gateway.admin.evaluations import DatasetEvaluations
 from modelyard.gateway.admin.node_tests import NodeTests
-from modelyard.gateway.admin.parts import AdminParts
 from modelyard.gateway.admin.rows import LIMIT, OFFSET, global_row, row
 from modelyard.gateway.admin.runs import RunCalls
 from modelyard.gateway.admin.shapes import ActionResult, Removed

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelyard.base.computing import run_in_thread
+from modelyard.base.cpu_work import run_in_thread
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, ModelyardError
 from modelyard.base.fields import required_field
-from modelyard.gateway.admin.parts import CredentialProbe
+from modelyard.gateway.admin.dependencies import CredentialProbe
 from modelyard.gateway.admin.requests import longest_cooldown, model_type, tenant_of
 from modelyard.gateway.admin.shapes import (
     CatalogueModel,
@@ -25,8 +25,8 @@ from modelyard.providers.factory import catalog_names
 from modelyard.runtime.model_manager import ModelManager
 from modelyard.runtime.provider_manager import ProviderManager, ProviderStatus
 from modelyard.tenancy.directory import Directory
-from modelyard.tenancy.kinds import CustomModel, StoredCredential
 from modelyard.tenancy.operators import caller_is_operator
+from modelyard.tenancy.resource_types import CustomModel, StoredCredential
 from modelyard.tenant_plugins.plugins import Plugins
 
 _MILLION = 1_000_000

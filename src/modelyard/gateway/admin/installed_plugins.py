@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import optional_field, required_field
-from modelyard.gateway.admin.parts import ServerState
+from modelyard.gateway.admin.dependencies import ServerState
 from modelyard.gateway.admin.plugin_shapes import (
     InstallStep,
     InstallTask,
@@ -18,7 +18,7 @@ from modelyard.gateway.admin.plugin_shapes import (
 from modelyard.gateway.admin.requests import tenant_of
 from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.http import Reply, Request, json_reply
-from modelyard.gateway.plugins.parts import PluginDependencies
+from modelyard.gateway.plugins.dependencies import PluginDependencies
 from modelyard.models.entities import I18nObject
 from modelyard.plugins.identity import PluginIdentifier
 from modelyard.plugins.market import Market

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.computing import run_in_thread
+from modelyard.base.cpu_work import run_in_thread
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import required_field
 from modelyard.gateway.admin.requests import (

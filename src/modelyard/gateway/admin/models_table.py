@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from modelyard.gateway.admin import shapes
 from modelyard.gateway.admin.catalogue import Catalogue, Providers
+from modelyard.gateway.admin.dependencies import AdminParts
 from modelyard.gateway.admin.inputs import FormInput, PlanInput, ReplayInput
 from modelyard.gateway.admin.model_calls import Calls, Latency
-from modelyard.gateway.admin.parts import AdminParts
 from modelyard.gateway.admin.routing import (
     CooldownsRoute,
     PlanRoute,

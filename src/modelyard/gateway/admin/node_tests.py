@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelyard.base import computing
+from modelyard.base import cpu_work
 from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError, ModelyardError, NotFoundError
 from modelyard.base.fields import optional_field, required_field
@@ -55,7 +55,7 @@ class NodeTests:
         body = await request.json()
         # The file comes from the editor, not from the database, so unsaved changes are
         # tested.
-        app = await computing.run_in_thread(
+        app = await cpu_work.run_in_thread(
             loads, required_field(body, "file", str), name=app_record.name
         )
         name, inputs = (

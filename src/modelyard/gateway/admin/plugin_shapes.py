@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from modelyard.models.entities import I18nObject
-from modelyard.tools.changes import Changes
+from modelyard.tools.definition_changes import Changes
 
 
 class PluginView(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,18 +3,18 @@
 from collections.abc import Iterator
 
 from modelyard.gateway.admin import app_shapes, inputs, plugin_shapes
+from modelyard.gateway.admin.dependencies import AdminParts
 from modelyard.gateway.admin.installed_plugins import (
     Installations,
     InstalledPlugins,
     MarketListings,
 )
-from modelyard.gateway.admin.node_parts import (
+from modelyard.gateway.admin.node_types import (
     NodeComponentsRoute,
     NodeTypes,
     Subscriptions,
 )
 from modelyard.gateway.admin.oauth import OAuthSetup
-from modelyard.gateway.admin.parts import AdminParts
 from modelyard.gateway.admin.rows import PREFIX, global_row, row
 from modelyard.gateway.admin.shapes import Removed
 from modelyard.gateway.admin.tools import ToolProvidersRoute, ToolsRoute

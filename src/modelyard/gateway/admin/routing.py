@@ -25,8 +25,8 @@ from modelyard.runtime.load_balancing import (
     LBModelManager,
 )
 from modelyard.runtime.model_manager import ALIASES, ModelManager
-from modelyard.storage.answers import ResponseCache
 from modelyard.storage.counters import Counters
+from modelyard.storage.response_cache import ResponseCache
 from modelyard.tenancy.caller import Caller
 
 _MAX_NAME_LENGTH = 500

@@ -14,10 +14,10 @@ from typing import Any
 
 from modelyard.base.errors import ConfigError, InvokeBadRequestError, NotFoundError
 from modelyard.base.fields import required_field
-from modelyard.base.modes import private_folder
+from modelyard.base.private_files import private_folder
 from modelyard.base.settings_file import mask_secrets, unmask_secrets
 from modelyard.base.version import __version__
-from modelyard.gateway.admin.parts import AdminDependencies
+from modelyard.gateway.admin.dependencies import AdminDependencies
 from modelyard.gateway.admin.requests import broken_stream, tenant_of
 from modelyard.gateway.admin.shapes import About, Package, SettingsView
 from modelyard.gateway.http import (
@@ -58,7 +58,7 @@ class ServerAboutRoute:
                 version=__version__,
                 python=platform.python_version(),
                 database=parts.database,
-                jail=parts.jail(),
+                sandbox=parts.sandbox(),
                 workers=server.workers,
                 problem=problem,
                 rejected_records=rejected,

@@ -421,7 +421,7 @@ class About(ResponseBase, frozen=True, kw_only=True):
     version: str
     python: str
     database: str
-    jail: str
+    sandbox: str
     workers: int
     problem: str | None
     """Why the server is not ready; shortened if the caller is not an operator."""

@@ -6,7 +6,7 @@ import msgspec
 
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import optional_field, required_field
-from modelyard.base.numbers import check_numbers
+from modelyard.base.number_bounds import check_numbers
 from modelyard.gateway.admin.app_shapes import SplitSegment
 from modelyard.gateway.http import Reply, Request, json_reply
 from modelyard.gateway.knowledge.calls import DatasetParts

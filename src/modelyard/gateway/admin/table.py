@@ -10,7 +10,7 @@ from modelyard.gateway.admin import (
     resources_table,
     shapes,
 )
-from modelyard.gateway.admin.parts import AdminDependencies, AdminParts
+from modelyard.gateway.admin.dependencies import AdminDependencies, AdminParts
 from modelyard.gateway.admin.rows import global_row, row
 from modelyard.gateway.admin.server_state import (
     ChangeNotifications,

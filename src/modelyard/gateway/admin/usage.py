@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.computing import run_in_thread
+from modelyard.base.cpu_work import run_in_thread
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.gateway.admin.requests import tenant_of, time_range
 from modelyard.gateway.http import Reply, Request, StreamReply, encode

@@ -15,7 +15,7 @@ from modelyard.gateway.console_api.static import built_asset, built_file
 from modelyard.gateway.http import Reply, Request
 from modelyard.gateway.policies import page_policy
 from modelyard.gateway.table import NoSuchPathError
-from modelyard.tenancy.kinds import ChatPage
+from modelyard.tenancy.resource_types import ChatPage
 from modelyard.workflow.apps import Apps
 
 _PAGE = "chat.html"

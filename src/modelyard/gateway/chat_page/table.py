@@ -11,8 +11,8 @@ from dataclasses import replace
 from modelyard.gateway.auth import Authenticator
 from modelyard.gateway.chat_page.page import ChatPages
 from modelyard.gateway.chat_page.visitors import Visitors
+from modelyard.gateway.service.authentication import AppAuthenticator
 from modelyard.gateway.service.calls import ERROR_SHAPE
-from modelyard.gateway.service.entrance import AppAuthenticator
 from modelyard.gateway.table import (
     NO_AUTH,
     OWN_SECRET,

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from modelyard.gateway.auth import Authenticator
 from modelyard.gateway.http import Request
+from modelyard.gateway.service.authentication import AppAuthenticator
 from modelyard.gateway.service.calls import ServiceError
-from modelyard.gateway.service.entrance import AppAuthenticator
 from modelyard.gateway.table import VISITOR, Answered, Row, call_handler
-from modelyard.people.attempts import Attempts, client_network
+from modelyard.people.sign_in_limits import Attempts, client_network
 from modelyard.workflow.apps import Apps
 
 WRITES_A_MINUTE = 300

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from modelyard.base.clock import Clock
 from modelyard.base.fields import required_field
-from modelyard.gateway.answers import (
+from modelyard.gateway.chat_response import (
     complete_response,
     named_events,
     prepare_request,

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from modelyard.base.clock import Clock
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.base.fields import required_field
-from modelyard.gateway.answers import (
+from modelyard.gateway.chat_response import (
     complete_response,
     plain_events,
     prepare_request,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from modelyard.base.fields import whole_number
-from modelyard.base.numbers import check_numbers
+from modelyard.base.number_bounds import check_numbers
 from modelyard.gateway.auth import Authenticator
 from modelyard.gateway.forms import Form
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply

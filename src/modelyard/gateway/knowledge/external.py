@@ -5,8 +5,8 @@ from typing import Any
 
 from modelyard.base.errors import InvokeBadRequestError, NotFoundError
 from modelyard.gateway.http import Reply, Request, StreamReply, json_reply
+from modelyard.gateway.knowledge.authentication import DatasetAuthenticator
 from modelyard.gateway.knowledge.calls import DatasetParts
-from modelyard.gateway.knowledge.entrance import DatasetAuthenticator
 from modelyard.gateway.service.calls import (
     ServiceError,
     mapping_of,

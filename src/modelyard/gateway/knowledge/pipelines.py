@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelyard.base.errors import ModelyardError
-from modelyard.gateway.answers import plain_events
+from modelyard.gateway.chat_response import plain_events
 from modelyard.gateway.http import Reply, StreamReply, json_reply, sse_reply
 from modelyard.gateway.knowledge.calls import DatasetRequest, uploaded_file
 from modelyard.gateway.service.calls import (
@@ -17,8 +17,8 @@ from modelyard.gateway.service.calls import (
     list_of,
     mapping_of,
 )
+from modelyard.gateway.service.dependencies import translate_events
 from modelyard.gateway.service.events import ServiceEvents
-from modelyard.gateway.service.parts import translate_events
 from modelyard.knowledge.entities import Dataset
 from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status

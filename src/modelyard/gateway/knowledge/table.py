@@ -6,10 +6,13 @@ Older clients write underscores in paths where newer ones write dashes; both are
 from collections.abc import Awaitable, Callable, Iterator
 
 from modelyard.gateway.knowledge import schemas
+from modelyard.gateway.knowledge.authentication import (
+    DatasetAuthenticator,
+    DatasetGateway,
+)
 from modelyard.gateway.knowledge.calls import DatasetParts, DatasetRequest
 from modelyard.gateway.knowledge.datasets import DatasetCalls
 from modelyard.gateway.knowledge.documents import DocumentCalls
-from modelyard.gateway.knowledge.entrance import DatasetAuthenticator, DatasetGateway
 from modelyard.gateway.knowledge.external import ExternalCalls
 from modelyard.gateway.knowledge.metadata import MetadataCalls
 from modelyard.gateway.knowledge.pipelines import PipelineCalls

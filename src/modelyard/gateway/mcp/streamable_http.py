@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
 from modelyard.gateway.http import (
     Reply,

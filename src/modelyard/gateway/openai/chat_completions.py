@@ -5,7 +5,7 @@ from functools import partial
 
 from modelyard.base.clock import Clock
 from modelyard.base.fields import optional_field, required_field
-from modelyard.gateway.answers import (
+from modelyard.gateway.chat_response import (
     UNSUPPORTED,
     complete_response,
     passthrough_response,
@@ -21,11 +21,11 @@ from modelyard.gateway.http import (
     json_reply,
     read_json,
 )
+from modelyard.models.passthrough import PassthroughRequest
 from modelyard.models.types import ModelType
-from modelyard.models.verbatim import PassthroughRequest
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.runtime.model_manager import ModelManager
-from modelyard.wire import openai_chat, openai_verbatim
+from modelyard.wire import openai_chat, openai_passthrough
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Route:
         data = await request.body()
         # The fast path: read only what routing needs, and pass the body through
         # unchanged.
-        glimpsed = openai_verbatim.peek_request(data, openai_chat.parse_request)
+        glimpsed = openai_passthrough.peek_request(data, openai_chat.parse_request)
         # With the header, unsupported parameters must be found, which needs a parsed
         # request.
         if glimpsed is not None and request.header(UNSUPPORTED) is None:

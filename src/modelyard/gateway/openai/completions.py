@@ -5,7 +5,7 @@ from functools import partial
 
 from modelyard.base.clock import Clock
 from modelyard.base.fields import optional_field, required_field
-from modelyard.gateway.answers import (
+from modelyard.gateway.chat_response import (
     complete_response,
     plain_events,
     prepare_request,

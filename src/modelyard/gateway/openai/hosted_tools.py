@@ -35,8 +35,8 @@ from modelyard.models.messages import (
     ToolCall,
     ToolPromptMessage,
 )
+from modelyard.models.passthrough import PassthroughRequest
 from modelyard.models.types import JSON
-from modelyard.models.verbatim import PassthroughRequest
 from modelyard.runtime.model_instance import ModelInstance
 from modelyard.tools.entities import Tool, ToolContext, ToolError
 from modelyard.tools.manager import BoundTool, Observation, ToolManager, ToolRef
@@ -401,7 +401,7 @@ def item_of(call: ToolCall, declaration: JSON, observation: Observation) -> JSON
             return {
                 "type": "code_interpreter_call",
                 "id": new_id("ci"),
-                "container_id": "jail",
+                "container_id": "sandbox",
                 "status": status,
                 "code": str(observation.arguments.get("code") or ""),
                 "outputs": [{"type": "logs", "logs": text}],

@@ -9,7 +9,7 @@ from modelyard.base.clock import Clock
 from modelyard.base.errors import InvokeBadRequestError
 from modelyard.base.fields import optional_field, required_field
 from modelyard.base.ids import new_id
-from modelyard.gateway.answers import (
+from modelyard.gateway.chat_response import (
     complete_response,
     named_events,
     prepare_request,

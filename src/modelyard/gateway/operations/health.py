@@ -10,8 +10,8 @@ from modelyard.gateway.http import Reply, Request, json_reply
 _TEXT: dict[str, Any] = {"type": "string"}
 ALIVE: dict[str, Any] = {
     "type": "object",
-    "required": ["status", "version", "jail"],
-    "properties": {"status": _TEXT, "version": _TEXT, "jail": _TEXT},
+    "required": ["status", "version", "sandbox"],
+    "properties": {"status": _TEXT, "version": _TEXT, "sandbox": _TEXT},
 }
 READY: dict[str, Any] = {
     "type": "object",
@@ -29,10 +29,12 @@ class Route:
     the console.
     """
 
-    jail: Callable[[], str]
+    sandbox: Callable[[], str]
 
     async def __call__(self, request: Request) -> Reply:
-        return json_reply({"status": "ok", "version": __version__, "jail": self.jail()})
+        return json_reply(
+            {"status": "ok", "version": __version__, "sandbox": self.sandbox()}
+        )
 
 
 @dataclass(frozen=True, slots=True)

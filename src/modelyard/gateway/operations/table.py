@@ -18,17 +18,17 @@ from modelyard.runtime.metrics import Metrics
 
 
 def api(
-    jail: Callable[[], str],
+    sandbox: Callable[[], str],
     problem: Callable[[], str | None],
     server_metrics: Metrics,
     read_peer_metrics: Callable[[], Iterable[Mapping[str, Any]]],
 ) -> Api:
     """Return the operations API.
 
-    `jail` returns the sandbox level, `problem` why the server is not ready, and the
+    `sandbox` returns the sandbox level, `problem` why the server is not ready, and the
     last argument the metrics of the server's other processes.
     """
-    alive = health.Route(jail)
+    alive = health.Route(sandbox)
     rows = (
         Row(method="GET", path="/", auth=SAME_SITE,
             summary="Say hello; a browser is led to the console.", handler=health.Welcome(),

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from modelyard.gateway.errors import OPENAI
+from modelyard.gateway.plugins.dependencies import PluginDependencies
 from modelyard.gateway.plugins.hooks import (
     EndpointRoute,
     Files,
@@ -12,7 +13,6 @@ from modelyard.gateway.plugins.hooks import (
     TriggerRoute,
 )
 from modelyard.gateway.plugins.oauth import BrowserSteps
-from modelyard.gateway.plugins.parts import PluginDependencies
 from modelyard.gateway.plugins.webhooks import WebhookRoute
 from modelyard.gateway.table import (
     OWN_SECRET,

@@ -26,7 +26,7 @@ from modelyard.gateway.http import (
     ServerStoppingError,
     json_reply,
 )
-from modelyard.gateway.plugins.parts import PluginDependencies
+from modelyard.gateway.plugins.dependencies import PluginDependencies
 from modelyard.gateway.table import Answered, ErrorShape, MethodNotAllowedError, Row
 from modelyard.models.types import JSON
 from modelyard.tenancy.caller import ForbiddenError

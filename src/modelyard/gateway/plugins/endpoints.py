@@ -13,7 +13,7 @@ from modelyard.gateway.plugins.daemon_calls import (
 )
 from modelyard.models.types import JSON
 from modelyard.plugins.identity import PluginIdentifier
-from modelyard.tenancy.kinds import PluginEndpoint
+from modelyard.tenancy.resource_types import PluginEndpoint
 
 
 async def set_up_endpoint(call: DaemonCall) -> Reply:

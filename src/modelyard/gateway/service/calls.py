@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import (
     ConfigError,
     InvokeBadRequestError,
@@ -28,8 +28,8 @@ from modelyard.gateway.http import (
 from modelyard.gateway.table import ErrorShape
 from modelyard.knowledge.sources import FileTooLargeError
 from modelyard.models.types import JSON
-from modelyard.people.attempts import TooManyTriesError
 from modelyard.people.passwords import BusyError
+from modelyard.people.sign_in_limits import TooManyTriesError
 from modelyard.runtime.limits import QuotaExceededError
 from modelyard.storage.database import StorageUnavailableError
 from modelyard.workflow.apps import AppRecord, NotPublishedError

@@ -22,8 +22,8 @@ from modelyard.gateway.service.calls import (
     error_document,
     status_and_code,
 )
+from modelyard.gateway.service.dependencies import EventTranslator, translate_events
 from modelyard.gateway.service.events import ServiceEvents, status_and_code_of_run
-from modelyard.gateway.service.parts import EventTranslator, translate_events
 from modelyard.gateway.service.shapes import Result
 from modelyard.models.types import JSON
 from modelyard.workflow.engine import Status

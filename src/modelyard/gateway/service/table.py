@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from modelyard.gateway.schemas import FLAG, INTEGER, OBJECT
 from modelyard.gateway.service import shapes
-from modelyard.gateway.service.about import AppInfoHandlers
 from modelyard.gateway.service.agui import AgUiRuns
 from modelyard.gateway.service.annotations import AnnotationHandlers
+from modelyard.gateway.service.app_info import AppInfoHandlers
+from modelyard.gateway.service.authentication import AppAuthenticator
 from modelyard.gateway.service.calls import ERROR_SHAPE
+from modelyard.gateway.service.chat import Questions
 from modelyard.gateway.service.conversations import ConversationHandlers
-from modelyard.gateway.service.entrance import AppAuthenticator
+from modelyard.gateway.service.dependencies import ServiceDependencies
 from modelyard.gateway.service.forms import Forms
 from modelyard.gateway.service.messages import Messages
-from modelyard.gateway.service.parts import ServiceDependencies
-from modelyard.gateway.service.questions import Questions
 from modelyard.gateway.service.runs import AppRuns
 from modelyard.gateway.service.speech import Speech
 from modelyard.gateway.service.uploads import Uploads

@@ -6,11 +6,11 @@ import msgspec
 
 from modelyard.knowledge.entities import Document
 from modelyard.knowledge.rows import DocumentPart
-from modelyard.knowledge.stored.claims import DocumentClaims
 from modelyard.knowledge.stored.datasets import StoredDatasets
 from modelyard.knowledge.stored.documents import StoredDocuments
 from modelyard.knowledge.stored.entries import StoredEntries
 from modelyard.knowledge.stored.followers import IndexProgress
+from modelyard.knowledge.stored.leases import DocumentClaims
 from modelyard.knowledge.stored.queries import StoredQueries
 from modelyard.knowledge.stored.segments import StoredSegments
 from modelyard.knowledge.stored.tags import StoredTags

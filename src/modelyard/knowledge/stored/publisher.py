@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from modelyard.knowledge.entities import Dataset, Document, Segment
 from modelyard.knowledge.rows import Entry, IndexContent, PreparedDocument
-from modelyard.knowledge.stored.claims import DocumentClaims
 from modelyard.knowledge.stored.datasets import StoredDatasets
 from modelyard.knowledge.stored.documents import StoredDocuments
 from modelyard.knowledge.stored.entries import StoredEntries
+from modelyard.knowledge.stored.leases import DocumentClaims
 from modelyard.knowledge.stored.segments import StoredSegments
 from modelyard.storage.database import Connection, Database, Row
 

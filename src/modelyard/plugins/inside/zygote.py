@@ -1,4 +1,4 @@
-"""Imports the plugin SDK and forks plugins. The supervisor (`warden.py`) has already
+"""Imports the plugin SDK and forks plugins. The supervisor (`supervisor.py`) has already
 confined this process.
 
     python zygote.py CONTROL_FD [--fork]
@@ -143,7 +143,7 @@ class Zygote:
         try:
             self._control.send(json.dumps(message).encode())
         except OSError:
-            pass  # the warden is gone: the next look at the socket finds that out
+            pass  # the supervisor is gone: the next look at the socket finds that out
 
     def _reap(self) -> None:
         while True:

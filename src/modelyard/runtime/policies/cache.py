@@ -26,13 +26,13 @@ from modelyard.models.embedding import (
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.messages import UserPromptMessage
 from modelyard.models.moderation import ModerationResult
+from modelyard.models.passthrough import to_parsed_request
 from modelyard.models.rerank import RerankResult
 from modelyard.models.types import ZERO, Chunks, ModelType
-from modelyard.models.verbatim import to_parsed_request
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call
-from modelyard.storage.answers import ResponseCache
+from modelyard.storage.response_cache import ResponseCache
 
 logger = logging.getLogger("modelyard.cache")
 

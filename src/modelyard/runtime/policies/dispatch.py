@@ -25,8 +25,8 @@ from modelyard.base.errors import (
 )
 from modelyard.models.llm import LLMRequest, LLMResultChunk
 from modelyard.models.messages import AssistantPromptMessage
+from modelyard.models.passthrough import PassthroughChunk, to_parsed_request
 from modelyard.models.types import Chunks
-from modelyard.models.verbatim import PassthroughChunk, to_parsed_request
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.load_balancing import Deployment, LBModelManager, Plan
 from modelyard.runtime.pipeline import Call

@@ -15,10 +15,10 @@ from modelyard.base.errors import ModelyardError
 from modelyard.models.embedding import EmbeddingUsage
 from modelyard.models.entities import PriceConfig
 from modelyard.models.llm import LLMRequest, LLMResultChunk, LLMUsage
+from modelyard.models.passthrough import PassthroughChunk, to_parsed_request
 from modelyard.models.pricing import with_prices
 from modelyard.models.tokens import count_prompt, count_texts, estimate_tokens
 from modelyard.models.types import Chunks, ModelUsage
-from modelyard.models.verbatim import PassthroughChunk, to_parsed_request
 from modelyard.runtime.invocation import Invocation
 from modelyard.runtime.ledger import Ledger
 from modelyard.runtime.pipeline import Call

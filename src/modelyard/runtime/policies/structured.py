@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.bodies import check_value_count
+from modelyard.base.bounded_json import check_value_count
 from modelyard.base.errors import InvokeBadRequestError, InvokeServerUnavailableError
 from modelyard.base.schemas import SchemaError, TooMuchWorkError, compile_schema
 from modelyard.models.entities import ModelFeature

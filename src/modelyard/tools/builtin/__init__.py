@@ -12,9 +12,9 @@ from modelyard.tools.function import FunctionTool
 
 if TYPE_CHECKING:
     from modelyard.base.clock import Clock
-    from modelyard.jail.sandbox import Sandbox
     from modelyard.runtime.model_manager import ModelManager
-    from modelyard.storage.kept import ScopedStore
+    from modelyard.sandbox.runner import Sandbox
+    from modelyard.storage.scoped_store import ScopedStore
     from modelyard.transport.egress import EgressClient
 
 PROVIDERS = (
@@ -35,7 +35,7 @@ class BuiltinDependencies:
     """The dependencies of the built-in tools. Those that are None are not available."""
 
     clock: Clock
-    jail: Sandbox | None = None
+    sandbox: Sandbox | None = None
     egress: EgressClient | None = None
     kept: ScopedStore | None = None
     models: ModelManager | None = None

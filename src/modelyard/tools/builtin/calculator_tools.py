@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from modelyard.base import computing
+from modelyard.base import cpu_work
 from modelyard.tools import calculator
 from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.function import FunctionTool
@@ -20,7 +20,7 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
         expression: as (19.99 * 3) * (1 - 15%)
         """
         # A long calculation must not block the event loop.
-        return await computing.run_in_thread(calculator.calculate, expression)
+        return await cpu_work.run_in_thread(calculator.calculate, expression)
 
     return [
         FunctionTool(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from modelyard.jail.sandbox import JailError
+from modelyard.sandbox.runner import SandboxError
 from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolContext, ToolInvokeError
 from modelyard.tools.function import FunctionTool
@@ -34,7 +34,7 @@ def _run(code):
 
 def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
     """Return the code tools; none without a sandbox."""
-    if (jail := parts.jail) is None:
+    if (sandbox := parts.sandbox) is None:
         return []
 
     async def simple_code(
@@ -48,8 +48,8 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
         code: as def main(): return {"sum": 1 + 2}
         """
         try:
-            return await jail.run_code(language, code, {}, tenant=context.tenant)
-        except JailError as error:
+            return await sandbox.run_code(language, code, {}, tenant=context.tenant)
+        except SandboxError as error:
             raise ToolInvokeError(str(error)) from error
 
     async def python(context: ToolContext, code: str) -> str:
@@ -59,13 +59,13 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
         code: as print(6 * 7)
         """
         try:
-            result = await jail.run_code(
+            result = await sandbox.run_code(
                 "python3",
                 f"{_NOTEBOOK}\ndef main(code):\n    return _run(code)",
                 {"code": code},
                 tenant=context.tenant,
             )
-        except JailError as error:
+        except SandboxError as error:
             raise ToolInvokeError(str(error)) from error
         # The output up to the error helps the model to correct its program.
         if result.get("error"):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from modelyard.jail.sandbox import JailError
+from modelyard.sandbox.runner import SandboxError
 from modelyard.tools.builtin import BuiltinDependencies
 from modelyard.tools.entities import ToolContext, ToolInvokeError
 from modelyard.tools.function import FunctionTool
@@ -20,7 +20,7 @@ _NAMES = {
 
 def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
     """Return the web scraper; none without an egress client and a sandbox."""
-    if (egress := parts.egress) is None or (jail := parts.jail) is None:
+    if (egress := parts.egress) is None or (sandbox := parts.sandbox) is None:
         return []
 
     async def webscraper(context: ToolContext, url: str) -> str:
@@ -47,8 +47,8 @@ def make(parts: BuiltinDependencies) -> Sequence[FunctionTool]:
             mime_type, ""
         )
         try:
-            document = await jail.read(name, page.body, tenant=context.tenant)
-        except JailError as error:
+            document = await sandbox.read(name, page.body, tenant=context.tenant)
+        except SandboxError as error:
             raise ToolInvokeError(f"{url[:200]}: {error}") from error
         text = "\n\n".join(part["text"] for part in document["parts"])
         # Many pages repeat their title as the first heading.

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError
 from modelyard.base.urls import join
 from modelyard.tools.mcp import protocol

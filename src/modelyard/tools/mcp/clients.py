@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modelyard.base.errors import ConfigError, suggestion
-from modelyard.tenancy.kinds import ToolProvider
+from modelyard.tenancy.resource_types import ToolProvider
 from modelyard.tools.mcp.client import McpClient, StdioChannel, http_client
 from modelyard.tools.provider_store import ProviderStore
 from modelyard.transport.egress import EgressClient

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from modelyard.base.bodies import check_value_count
+from modelyard.base.bounded_json import check_value_count
 from modelyard.base.version import __version__
 from modelyard.tools.entities import (
     Message,

@@ -29,7 +29,7 @@ from modelyard.agents.events import (
 from modelyard.agents.loop import AgentLoop, RecordedStep
 from modelyard.agents.state import AgentLimits, Task
 from modelyard.agents.strategies import get_strategy
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.base.errors import ModelyardError, NotFoundError
 from modelyard.models.messages import (
     AnyPromptMessage,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.workflow.node import (
     NodeContext,
     NodeData,

@@ -10,10 +10,10 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
-from modelyard.base.bodies import check_value_count
+from modelyard.base.bounded_json import check_value_count
 from modelyard.base.charsets import charset_of, decode_async
 from modelyard.base.errors import ModelyardError
-from modelyard.base.mending import RepairError, repair_json, run_in_thread_if_large
+from modelyard.base.json_repair import RepairError, repair_json, run_in_thread_if_large
 from modelyard.workflow.node import (
     Effect,
     Node,

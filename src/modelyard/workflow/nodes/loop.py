@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.bodies import BodyError, decode_body
+from modelyard.base.bounded_json import BodyError, decode_body
 from modelyard.workflow.conditions import Condition, ConditionError, evaluate_group
 from modelyard.workflow.engine import GraphEngine, Outcome, Status
 from modelyard.workflow.events import (

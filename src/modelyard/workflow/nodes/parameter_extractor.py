@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from modelyard.base.errors import ModelyardError
-from modelyard.base.mending import RepairError, repair_json, run_in_thread_if_large
+from modelyard.base.json_repair import RepairError, repair_json, run_in_thread_if_large
 from modelyard.models.entities import ModelFeature
 from modelyard.models.llm import LLMRequest, LLMResult
 from modelyard.models.messages import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base.bodies import check_value_count
+from modelyard.base.bounded_json import check_value_count
 from modelyard.base.errors import ModelyardError
 from modelyard.models.llm import LLMRequest
 from modelyard.models.messages import (

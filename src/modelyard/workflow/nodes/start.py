@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from modelyard.base import computing
-from modelyard.base.bodies import BodyError, decode_body
-from modelyard.base.mending import is_on_a_loop
+from modelyard.base import cpu_work
+from modelyard.base.bounded_json import BodyError, decode_body
+from modelyard.base.json_repair import is_on_a_loop
 from modelyard.base.schemas import (
     MAX_PAIRS,
     MAX_PAIRS_IN_THREAD,
@@ -245,7 +245,7 @@ class StartNode(QuickNode):
 
     async def run(self, context: NodeContext) -> NodeResult:
         """Return the validated inputs. Raises NodeError."""
-        return self.compute(context) or await computing.run_in_thread(
+        return self.compute(context) or await cpu_work.run_in_thread(
             self._validate, context
         )
 

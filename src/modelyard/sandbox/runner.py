@@ -1,0 +1,672 @@
+"""`Sandbox`: runs untrusted programs in forked child processes that the kernel confines.
+Text goes in and out through pipes.
+
+A zygote process preloads common modules and forks for each program, so that a run costs
+a few milliseconds. There is one for code and templates, one more per set of large
+libraries, and one for documents; each starts on first use. Kernel requirements and
+fallbacks: docs/design/0008-sandbox.md.
+"""
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from modelyard.base.errors import ModelyardError
+from modelyard.sandbox.selftest import BENIGN, HOSTILE
+from modelyard.sandbox.slots import Slots
+
+logger = logging.getLogger("modelyard.sandbox")
+
+_ZYGOTE_PROGRAM = Path(__file__).parent / "inside" / "zygote.py"
+_READY_SECONDS = 60.0
+_LARGE_MODULES = (
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "sympy",
+    "jieba",
+    "sklearn",
+    "PIL",
+    "requests",
+)
+_IMPORTS = re.compile(r"^[^\S\n]*+(?:import|from)\s+([A-Za-z_]\w*)", re.MULTILINE)
+# The complete environment of sandboxed processes: no variable of ours reaches them.
+_ENVIRON = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/nonexistent",
+    "MPLBACKEND": "Agg",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+class SandboxError(ModelyardError):
+    """A sandboxed program failed. `reason` is a fault of its own, or the limit that it
+    exceeded."""
+
+    code = "code_failed"
+
+    def __init__(self, message: str, *, reason: str = "error") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class SandboxUnavailableError(SandboxError):
+    """Nothing can be run safely on this machine, so nothing is run."""
+
+    code = "sandbox_unavailable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxLimits:
+    """Limits of sandboxed programs and of the zygotes."""
+
+    seconds: float = 10.0
+    memory_mb: int = 512
+    """In addition to the memory that the zygote uses itself."""
+    output_bytes: int = 4 << 20
+    document_seconds: float = 60.0
+    document_bytes: int = 96 << 20
+    """Maximum size of the text of a document for a dataset."""
+    at_once: int = 8
+    threads: int = 64
+    """Maximum number of threads of one program."""
+    helpers: int = 8
+    """Maximum number of zygotes; the least recently used ones are ended first."""
+    helpers_mb: int = 768
+    """Maximum private memory of all zygotes together."""
+    idle_seconds: float = 300.0
+    """An unused zygote is ended after this time, except the basic one for code."""
+
+
+class _ExitReport(NamedTuple):
+    """How a program's process exited."""
+
+    status: int
+    has_too_many_threads: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    ended: "asyncio.Future[_ExitReport]"
+
+
+@dataclass(slots=True, eq=False)
+class _Zygote:
+    """A zygote process and the runs that it has in progress."""
+
+    process: asyncio.subprocess.Process
+    control: socket.socket
+    runs: dict[int, _Run] = field(default_factory=dict[int, _Run])
+    last: int = 0
+    listener: "asyncio.Task[None] | None" = None
+    is_alive: bool = True
+    level: str = ""
+    memory: int = 0
+    """Bytes of private memory after its start."""
+    tenant: str = ""
+    """The tenant whose program it was started for."""
+    used: float = 0.0
+    """Monotonic time of its last use."""
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no program is running."""
+        return not self.runs
+
+    def send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Send a message, with file descriptors if given. Raises SandboxError if the
+        process has exited."""
+        data = msgspec.json.encode(message)
+        try:
+            if descriptors:
+                socket.send_fds(self.control, [data], list(descriptors))
+            else:
+                self.control.send(data)
+        except OSError as error:
+            raise SandboxError(
+                f"the sandbox's process is gone: {error}", reason="lost"
+            ) from error
+
+    async def listen(self) -> None:
+        """Receive exit reports and complete the runs; fail all runs if the process
+        exits."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                data = await loop.sock_recv(self.control, 65536)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            report = msgspec.json.decode(data)
+            # The run may have been abandoned by its caller.
+            run = self.runs.pop(report["id"], None)
+            if run is not None and not run.ended.done():
+                run.ended.set_result(_ExitReport(report["status"], report["threads"]))
+        self.is_alive = False
+        for run in self.runs.values():
+            if not run.ended.done():
+                run.ended.set_exception(
+                    SandboxError("the sandbox's process was killed", reason="lost")
+                )
+        self.runs.clear()
+
+    async def close(self) -> None:
+        """Close the control socket and wait for the process to exit; kill it after 3 s."""
+        self.is_alive = False
+        self.control.close()
+        # Closing the control socket makes the process exit by itself.
+        if self.listener is not None:
+            self.listener.cancel()
+        try:
+            async with asyncio.timeout(3):
+                await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+
+
+class Sandbox:
+    """Runs untrusted programs in confined child processes.
+
+    `preload` names further modules that take long to import. `level` "best" uses
+    Landlock if available and otherwise namespaces; "namespaces" always uses those.
+    """
+
+    def __init__(
+        self,
+        limits: SandboxLimits | None = None,
+        *,
+        preload: Sequence[str] = (),
+        is_enabled: bool = True,
+        level: Literal["best", "namespaces"] = "best",
+    ) -> None:
+        self._requested_level = level
+        self.limits = limits or SandboxLimits()
+        self._preload = {*_LARGE_MODULES, *preload}
+        self._is_enabled = is_enabled
+        self._zygotes: dict[str, _Zygote] = {}
+        self._starting: dict[str, asyncio.Lock] = {}
+        self._slots = Slots(self.limits.at_once)
+        self._ending: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._failure: str | None = None
+        self._is_tested = False
+        self._testing = asyncio.Lock()
+        self.level = "unknown"
+        """`landlock`, `namespaces`, `off`, or `unknown` before the first run."""
+
+    # public methods; `tenant` is the tenant whose share of the slots a program uses
+
+    async def run_code(
+        self, language: str, code: str, inputs: Mapping[str, Any], *, tenant: str = ""
+    ) -> Any:
+        """Run code and return the result of its `main` function. Raises SandboxError."""
+        if language not in ("python3", "javascript"):
+            raise SandboxError(
+                f"code in {language!r} cannot be run; python3 and javascript can",
+                reason="language",
+            )
+        name = "code"
+        if language == "python3":
+            # Programs that import the same large libraries share a zygote that has
+            # loaded them.
+            modules = sorted(set(_IMPORTS.findall(code)) & self._preload)
+            name = "+".join(["code", *modules])
+        task = {"kind": language, "code": code, "inputs": inputs}
+        return await self._run(tenant, name, task, b"", self.limits.seconds)
+
+    async def render(
+        self,
+        template: str,
+        variables: Mapping[str, Any],
+        *,
+        max_chars: int,
+        tenant: str = "",
+    ) -> str:
+        """Render a Jinja2 template to at most `max_chars` characters. Raises SandboxError."""
+        task = {
+            "kind": "template",
+            "template": template,
+            "inputs": variables,
+            "most": max_chars,
+        }
+        return str(await self._run(tenant, "code", task, b"", self.limits.seconds))
+
+    async def extract(self, extension: str, data: bytes, *, tenant: str = "") -> str:
+        """Return a document's text. Raises SandboxError."""
+        task = {"kind": "document", "extension": extension}
+        return str(
+            await self._run(
+                tenant, "documents", task, data, self.limits.document_seconds
+            )
+        )
+
+    async def read(self, name: str, data: bytes, *, tenant: str = "") -> dict[str, Any]:
+        """Read a document as Markdown; the format is recognised by content.
+
+        Returns {kind, title, parts: [{text, page}], scanned: pages that are images}.
+        Raises SandboxError.
+        """
+        task = {"kind": "document", "name": name}
+        return await self._run(
+            tenant, "documents", task, data, self.limits.document_seconds
+        )
+
+    async def render_pages(
+        self, data: bytes, pages: Sequence[int], *, tenant: str = ""
+    ) -> list[bytes]:
+        """Render pages of a PDF, counted from 1, as greyscale PNG images. Raises
+        SandboxError."""
+        task = {"kind": "document", "name": "", "pages": list(pages)}
+        images = await self._run(
+            tenant, "documents", task, data, self.limits.document_seconds
+        )
+        return [base64.b64decode(encoded) for encoded in images]
+
+    async def web(
+        self,
+        of: str,
+        data: bytes,
+        *,
+        agent: str,
+        charset: str = "",
+        addresses: Sequence[str] = (),
+        tenant: str = "",
+    ) -> dict[str, Any]:
+        """Parse a `page`, `sitemap`, `feed` or `robots` file for the crawler `agent`.
+
+        `charset` is the codec from the HTTP header; `addresses` are those to check
+        against robots.txt. For the result see `inside/web.py`. Raises SandboxError.
+        """
+        task = {
+            "kind": "web",
+            "of": of,
+            "agent": agent,
+            "charset": charset,
+            "addresses": list(addresses),
+        }
+        return await self._run(
+            tenant, "documents", task, data, self.limits.document_seconds
+        )
+
+    async def check(self) -> str:
+        """Run the self-test once and return the confinement level. Raises
+        SandboxUnavailableError if any attack succeeded."""
+        async with self._testing:
+            if self._failure is not None:
+                # A failed test is remembered: the machine will not change.
+                raise SandboxUnavailableError(self._failure)
+            if not self._is_tested:
+                try:
+                    await self._self_test()
+                except SandboxError as error:
+                    self._failure = (
+                        "code and templates cannot be run safely on this machine, so"
+                        f" they are off: {error}"
+                    )
+                    self.level = "off"
+                    logger.error(
+                        "the sandbox is off", extra={"fields": {"reason": str(error)}}
+                    )
+                    raise SandboxUnavailableError(self._failure) from error
+                self._is_tested = True
+                self.level = self._zygotes["code"].level
+        return self.level
+
+    async def aclose(self) -> None:
+        """End all zygotes."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        zygotes = list(self._zygotes.values())
+        self._zygotes.clear()
+        for zygote in zygotes:
+            await zygote.close()
+        await asyncio.gather(*self._ending)
+
+    # inside
+
+    async def _self_test(self) -> None:
+        if not self._is_enabled:
+            raise SandboxError("it is switched off in the settings")
+        if sys.platform != "linux":
+            raise SandboxError(f"it needs Linux; this is {sys.platform}")
+        # Every attack must be blocked.
+        for name, code in HOSTILE.items():
+            task = {"kind": "probe", "code": code}
+            result = await self._attempt("code", task, b"", 10.0)
+            if result != "blocked":
+                raise SandboxError(f"a program could {name} ({result})")
+        # And harmless programs must still work, or the limits are too tight.
+        for code, expected in BENIGN:
+            result = await self._attempt(
+                "code", {"kind": "python3", "code": code, "inputs": {}}, b"", 10.0
+            )
+            if result != expected:
+                raise SandboxError("a harmless program did not run")
+
+    async def _run(
+        self,
+        tenant: str,
+        name: str,
+        task: Mapping[str, Any],
+        data: bytes,
+        seconds: float,
+    ) -> Any:
+        if not self._is_tested:
+            await self.check()
+        async with self._slots.acquire(tenant):
+            return await self._attempt(name, task, data, seconds, tenant)
+
+    async def _attempt(
+        self,
+        name: str,
+        task: Mapping[str, Any],
+        data: bytes,
+        seconds: float,
+        tenant: str = "",
+    ) -> Any:
+        zygote = await self._zygote(name, tenant)
+        try:
+            # Encoded before a process is assigned, so that invalid input costs nothing.
+            head = json.dumps(
+                {**task, "limits": {"memory": self.limits.memory_mb << 20}},
+                ensure_ascii=False,
+                allow_nan=False,
+            ).encode("utf-8", "surrogatepass")
+        except (ValueError, TypeError, RecursionError) as error:
+            raise SandboxError(
+                f"what it is given cannot be handed over: {error}"
+            ) from error
+        # From here on the pipes must be closed on every path.
+        zygote.last += 1
+        number = zygote.last
+        source, feed = os.pipe()
+        drain, sink = os.pipe()
+        run = zygote.runs[number] = _Run(asyncio.get_running_loop().create_future())
+        zygote.used = time.monotonic()
+        try:
+            zygote.send({"op": "run", "id": number}, (source, sink))
+        except SandboxError:
+            zygote.runs.pop(number, None)
+            os.close(feed)
+            os.close(drain)
+            raise
+        finally:
+            # The child has its own copies of these ends; ours must close for it to see
+            # end-of-file.
+            os.close(source)
+            os.close(sink)
+        try:
+            async with asyncio.timeout(seconds):
+                # Documents for datasets have a larger output limit than code.
+                is_large = "name" in task or task["kind"] == "web"
+                max_bytes = (
+                    self.limits.document_bytes if is_large else self.limits.output_bytes
+                )
+                answer = await self._exchange(
+                    feed, drain, head + b"\n" + data, max_bytes
+                )
+                ended = await run.ended
+        except TimeoutError:
+            raise SandboxError(
+                f"it ran longer than {seconds:g} s", reason="time"
+            ) from None
+        finally:
+            # Timed out, too large or cancelled: the child is still running.
+            if not run.ended.done():
+                with suppress(SandboxError):
+                    zygote.send({"op": "kill", "id": number})
+                run.ended.cancel()
+            zygote.used = time.monotonic()
+        if ended.has_too_many_threads:
+            raise SandboxError(
+                f"it started more than {self.limits.threads} threads", reason="threads"
+            )
+        return _parse_response(answer, ended.status)
+
+    async def _exchange(
+        self, feed: int, drain: int, task: bytes, max_bytes: int
+    ) -> bytes:
+        """Write the task to the child and return its output. Raises SandboxError if that
+        is larger than `max_bytes`."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=1 << 20)
+        # The pipe transport owns the descriptor and closes it with `reading.close()`.
+        reading, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(drain, "rb", 0)
+        )
+        try:
+            await _write_task(feed, task)
+            answer = bytearray()
+            while chunk := await reader.read(1 << 18):
+                answer += chunk
+                if len(answer) > max_bytes:
+                    raise SandboxError(
+                        f"its result is larger than {max_bytes:,} bytes",
+                        reason="output",
+                    )
+            return bytes(answer)
+        finally:
+            reading.close()
+
+    async def _zygote(self, name: str, tenant: str) -> _Zygote:
+        # Checked without the lock first, which is the normal case.
+        zygote = self._zygotes.get(name)
+        if zygote is not None and zygote.is_alive:
+            return zygote
+        async with self._starting.setdefault(name, asyncio.Lock()):
+            # Another task may have started it while this one waited for the lock.
+            zygote = self._zygotes.get(name)
+            if zygote is None or not zygote.is_alive:
+                if zygote is not None:
+                    await zygote.close()
+                zygote = await _start(name, self._limits_of(name))
+                zygote.tenant, zygote.used = tenant, time.monotonic()
+                self._zygotes[name] = zygote
+                self._evict_idle()
+                self._schedule_sweep()
+        return zygote
+
+    def _limits_of(self, name: str) -> Mapping[str, Any]:
+        seconds = (
+            self.limits.document_seconds if name == "documents" else self.limits.seconds
+        )
+        return {
+            "memory": self.limits.memory_mb << 20,
+            "seconds": seconds,
+            "level": self._requested_level,
+            "threads": self.limits.threads,
+        }
+
+    # idle zygotes
+
+    def _evict_idle(self) -> None:
+        """End idle zygotes until their number and memory are within the limits.
+
+        The tenant with the most zygotes loses one first, so that one tenant's imports
+        cannot displace all others.
+        """
+        while self._exceeds_limits() and (free := self._idle(but_newest=True)):
+            number = Counter(zygote.tenant for zygote in self._zygotes.values())
+            # The tenant with the most zygotes first, then the least recently used one.
+            name, _ = min(
+                free,
+                key=lambda candidate: (-number[candidate[1].tenant], candidate[1].used),
+            )
+            self._end(name)
+
+    def _exceeds_limits(self) -> bool:
+        memory = sum(zygote.memory for zygote in self._zygotes.values())
+        return (
+            len(self._zygotes) > self.limits.helpers
+            or memory > self.limits.helpers_mb << 20
+        )
+
+    def _idle(self, *, but_newest: bool = False) -> list[tuple[str, _Zygote]]:
+        """Return (name, zygote) of those without a running program, except the basic
+        one for code.
+
+        With `but_newest` the most recently used one is left out, because its requester
+        is about to use it.
+        """
+        newest = (
+            max(self._zygotes.values(), key=lambda zygote: zygote.used, default=None)
+            if but_newest
+            else None
+        )
+        return [
+            (name, zygote)
+            for name, zygote in self._zygotes.items()
+            if zygote.is_idle and name != "code" and zygote is not newest
+        ]
+
+    def _end(self, name: str) -> None:
+        # The task set keeps a reference, or the task could be garbage collected.
+        task = asyncio.ensure_future(self._zygotes.pop(name).close())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def _schedule_sweep(self) -> None:
+        if self._sweeper is None:
+            # Half the idle time as the interval: a zygote lives at most one and a half
+            # times as long.
+            self._sweeper = asyncio.get_running_loop().call_later(
+                self.limits.idle_seconds / 2, self._sweep
+            )
+
+    def _sweep(self) -> None:
+        """End zygotes that have been idle too long, and schedule the next sweep while
+        there are any."""
+        self._sweeper = None
+        self._evict_idle()
+        since = time.monotonic() - self.limits.idle_seconds
+        for name, zygote in self._idle():
+            if zygote.used < since:
+                self._end(name)
+        if self._zygotes.keys() - {"code"}:
+            self._schedule_sweep()
+
+
+async def _write_task(feed: int, task: bytes) -> None:
+    """Write the task to the pipe; usually it fits into the pipe's buffer and this does
+    not wait."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(feed, False)
+    view = memoryview(task)
+    try:
+        while view:
+            try:
+                view = view[os.write(feed, view) :]
+            # The pipe is full: wait until the child has read some of it.
+            except BlockingIOError:
+                ready: asyncio.Future[None] = loop.create_future()
+                loop.add_writer(
+                    feed, lambda ready=ready: ready.done() or ready.set_result(None)
+                )
+                try:
+                    await ready
+                finally:
+                    loop.remove_writer(feed)
+            except BrokenPipeError:
+                return  # it is over already; its status says how
+    finally:
+        os.close(feed)
+
+
+async def _start(name: str, limits: Mapping[str, Any]) -> _Zygote:
+    # SEQPACKET preserves message boundaries and passes descriptors.
+    control, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control.setblocking(False)
+    zygote_kind, *modules = name.split("+")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            "-X",
+            "utf8",
+            str(_ZYGOTE_PROGRAM),
+            str(child_socket.fileno()),
+            zygote_kind,
+            json.dumps(limits),
+            *modules,
+            cwd="/",
+            env=_ENVIRON,
+            pass_fds=[child_socket.fileno()],
+            stdin=asyncio.subprocess.DEVNULL,
+            # A new session: a Ctrl+C in the terminal must not reach it.
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except BaseException as error:
+        control.close()
+        if isinstance(error, OSError):
+            raise SandboxError(f"its process did not start: {error}") from error
+        raise
+    finally:
+        child_socket.close()
+    zygote = _Zygote(process, control)
+    try:
+        async with asyncio.timeout(_READY_SECONDS):
+            data = await asyncio.get_running_loop().sock_recv(control, 65536)
+    except (TimeoutError, OSError):
+        data = b""
+    except BaseException:
+        await zygote.close()
+        raise
+    report: dict[str, Any] = (
+        msgspec.json.decode(data)
+        if data
+        else {"error": "its process ended while it started"}
+    )
+    if not report.get("ready"):
+        await zygote.close()
+        raise SandboxError(str(report.get("error")))
+    zygote.level, zygote.memory = report["level"], report["memory"]
+    zygote.listener = asyncio.ensure_future(zygote.listen())
+    return zygote
+
+
+def _parse_response(answer: bytes, status: int) -> Any:
+    # The CPU limit kills with SIGXCPU, then SIGKILL.
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number in (signal.SIGXCPU, signal.SIGKILL):
+            raise SandboxError("it took more processor time than it may", reason="time")
+        raise SandboxError(
+            f"it crashed ({signal.Signals(number).name})", reason="crash"
+        )
+    try:
+        response: dict[str, Any] = json.loads(answer)
+    except ValueError:
+        raise SandboxError("it ended without a result", reason="crash") from None
+    # The child could not confine itself and refused to run the task.
+    if "sandbox" in response:
+        raise SandboxError(
+            f"it could not be shut in: {response['sandbox']}", reason="sandbox"
+        )
+    if "error" in response:
+        raise SandboxError(str(response["error"]))
+    return response.get("result")

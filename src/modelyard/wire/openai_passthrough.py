@@ -1,0 +1,413 @@
+"""Passthrough of OpenAI Chat Completions: plain text requests go upstream unparsed, and
+the response's bytes go back. Pure functions.
+
+Only what the structs here describe is passed through. They refuse unknown fields, so
+that everything else is left to the full parser in `openai_chat`.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from modelyard.base.bounded_json import decode_body
+from modelyard.base.errors import InvokeServerUnavailableError
+from modelyard.models.llm import LLMRequest, LLMResultChunkDelta, LLMUsage
+from modelyard.models.passthrough import PassthroughChunk, PassthroughRequest
+
+FORMAT = "openai_chat"
+"""The same name as that of the full parser."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+_UNSET = msgspec.UNSET
+_Unset = msgspec.UnsetType
+_SUPPORTED_QUIRKS = frozenset(
+    {
+        "max_tokens_field",
+        "no_stream_options",
+        "drop",
+        "reasoning_field",
+        "reasoning",
+        "plain_transcripts",
+        "default_voice",
+        "max_texts",
+        "required_tool_choice",
+    }
+)
+"""Quirks that are either applied here or do not affect plain text requests."""
+
+
+class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    role: Literal["system", "user", "assistant", "developer"]
+    content: str
+
+
+class _StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    include_usage: bool = False
+
+
+class _PlainRequest(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    gc=False,
+):
+    model: str
+    messages: Annotated[list[_Message], msgspec.Meta(min_length=1, max_length=10_000)]
+    stream: bool = False
+    stream_options: _StreamOptions | None = None
+    user: str | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=1 << 31)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+
+_decode_request = msgspec.json.Decoder(_PlainRequest).decode
+# Shared encoder and decoder: they are built once, since this module runs for every
+# plain request.
+_encode = msgspec.json.Encoder().encode
+_INCLUDE_USAGE = _StreamOptions(True)
+
+
+def peek_request(
+    body: bytes, parse: Callable[[Any], LLMRequest]
+) -> tuple[str, PassthroughRequest] | None:
+    """Return (model, request) for a plain text request, or None if it needs the full
+    parser.
+
+    `parse` is the full parser; it runs later if the request cannot be passed through
+    after all.
+    """
+    try:
+        plain_request = _decode_request(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    parameters: dict[str, Any] = {}
+    # OpenAI's newer name takes precedence over the deprecated `max_tokens`.
+    if (
+        max_tokens := plain_request.max_completion_tokens or plain_request.max_tokens
+    ) is not None:
+        parameters["max_tokens"] = max_tokens
+    if plain_request.temperature is not None:
+        parameters["temperature"] = plain_request.temperature
+    if plain_request.top_p is not None:
+        parameters["top_p"] = plain_request.top_p
+    request = PassthroughRequest(
+        format=FORMAT,
+        asked=plain_request,
+        model_parameters=parameters,
+        stream=plain_request.stream,
+        user=plain_request.user,
+        wants_usage=plain_request.stream_options is not None
+        and plain_request.stream_options.include_usage,
+        signs=sum([len(message.content) for message in plain_request.messages]),
+        parse=partial(_parsed, body, parse),
+    )
+    return plain_request.model, request
+
+
+def _parsed(body: bytes, parse: Callable[[Any], LLMRequest]) -> LLMRequest:
+    return parse(decode_body(body))
+
+
+class OpenAIPassthrough:
+    """Passes requests through to servers of this format."""
+
+    def can_pass_through(
+        self, request: PassthroughRequest, quirks: Mapping[str, Any]
+    ) -> bool:
+        """Return whether a server with these quirks can take the request as it is."""
+        # An unknown quirk may change anything, so the full parser must handle it.
+        if not _SUPPORTED_QUIRKS.issuperset(quirks):
+            return False
+        refused = quirks.get("drop", ())
+        return not any(name in refused for name in request.model_parameters)
+
+    def dump(
+        self, request: PassthroughRequest, model: str, quirks: Mapping[str, Any]
+    ) -> bytes:
+        """Encode the request for the server, with its own model name and token limit
+        field."""
+        plain_request: _PlainRequest = request.asked
+        max_tokens = request.model_parameters.get("max_tokens")
+        is_renamed = quirks.get("max_tokens_field") == "max_completion_tokens"
+        # Usage is always requested, since accounting needs it; the client gets it only
+        # if it asked.
+        options = (
+            _INCLUDE_USAGE
+            if plain_request.stream and not quirks.get("no_stream_options")
+            else None
+        )
+        return _encode(
+            _PlainRequest(
+                model,
+                plain_request.messages,
+                plain_request.stream,
+                options,
+                plain_request.user,
+                None if is_renamed else max_tokens,
+                max_tokens if is_renamed else None,
+                plain_request.temperature,
+                plain_request.top_p,
+            )
+        )
+
+    def result(self, body: bytes) -> PassthroughChunk | None:
+        """Return a complete response for passthrough, or None if it needs the full
+        parser."""
+        try:
+            plain_result = _decode_result(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        usage = _usage(plain_result.usage)
+        # Without usage or an id the full parser fills in the gaps.
+        if usage is None or not plain_result.choices or not plain_result.id:
+            return None
+        delta = LLMResultChunkDelta(
+            usage=usage, finish_reason=plain_result.choices[0].finish_reason
+        )
+        return PassthroughChunk(
+            data=body,
+            model=plain_result.model,
+            id=plain_result.id,
+            created=plain_result.created,
+            delta=delta,
+        )
+
+    def inspect_stream(self, request: PassthroughRequest) -> "StreamInspector":
+        """Return the inspector for the stream of a request."""
+        return StreamInspector(wants_usage=request.wants_usage)
+
+
+class _PromptDetails(msgspec.Struct, frozen=True, gc=False):
+    cached_tokens: _Count | None = 0
+    cache_write_tokens: _Count | None = 0
+    # Prices of audio and image tokens differ, so any other count than 0 needs the full
+    # parser.
+    audio_tokens: Literal[0] | None = 0
+    image_tokens: Literal[0] | None = 0
+
+
+class _CompletionDetails(msgspec.Struct, frozen=True, gc=False):
+    reasoning_tokens: _Count | None = 0
+    audio_tokens: Literal[0] | None = 0
+    image_tokens: Literal[0] | None = 0
+
+
+class _Usage(msgspec.Struct, frozen=True, gc=False):
+    """Token counts in OpenAI's own form. Other field names, and costs stated by the
+    server, are left to the full parser."""
+
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    total_tokens: _Count = 0
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+    # These fields must be absent: they belong to vendors that count differently.
+    cost: _Unset = _UNSET
+    prompt_cache_hit_tokens: _Unset = _UNSET
+    reasoning_tokens: _Unset = _UNSET
+    num_search_queries: _Unset = _UNSET
+
+
+class _Choice(msgspec.Struct, frozen=True, gc=False):
+    message: msgspec.Raw
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"]
+    error: _Unset = _UNSET
+
+
+class _Result(msgspec.Struct, frozen=True, gc=False):
+    choices: list[_Choice]
+    id: str
+    created: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+    model: str
+    usage: _Usage
+    error: _Unset | None = None
+
+
+class _Delta(msgspec.Struct, frozen=True, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: msgspec.Raw | None = None
+
+
+class _StreamChoice(msgspec.Struct, frozen=True, gc=False):
+    delta: _Delta
+    finish_reason: str | None = None
+    error: _Unset = _UNSET
+
+
+class _Groq(msgspec.Struct, frozen=True, gc=False):
+    """Groq's own field with the usage, in the last event of a stream.
+
+    Such an event is left to the full parser, which turns it into OpenAI's event with
+    the usage.
+    """
+
+    usage: _Unset = _UNSET
+
+
+class _Event(msgspec.Struct, frozen=True, gc=False):
+    choices: list[_StreamChoice]
+    usage: _Usage | None = None
+    x_groq: _Groq | None = None
+    error: _Unset = _UNSET
+
+
+_decode_result = msgspec.json.Decoder(_Result).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+def _usage(wire_usage: _Usage | None) -> LLMUsage | None:
+    """Return the usage, or None if it needs the full parser."""
+    if wire_usage is None:
+        return None
+    into, completion_details = (
+        wire_usage.prompt_tokens_details,
+        wire_usage.completion_tokens_details,
+    )
+    cached = into.cached_tokens or 0 if into else 0
+    thought = completion_details.reasoning_tokens or 0 if completion_details else 0
+    total = wire_usage.prompt_tokens + wire_usage.completion_tokens
+    # xAI does not include reasoning tokens in the completion; the full parser handles
+    # it.
+    if thought and wire_usage.total_tokens == total + thought:
+        return None  # xAI leaves thoughts out of the completion: the full reader knows
+    return LLMUsage(
+        prompt_tokens=wire_usage.prompt_tokens,
+        completion_tokens=wire_usage.completion_tokens,
+        total_tokens=wire_usage.total_tokens or total,
+        cached_tokens=cached,
+        cache_write_tokens=into.cache_write_tokens or 0 if into else 0,
+        reasoning_tokens=thought,
+    )
+
+
+_DONE_MARKER = b"[DONE]"
+_EMPTY_DELTA = LLMResultChunkDelta()
+
+
+class StreamInspector:
+    """Inspects the events of a stream and passes each through unchanged.
+
+    `unread` has the rest of the stream, starting with the first event that needs the
+    full parser.
+    """
+
+    __slots__ = ("_buffered", "_is_done", "_wants_usage", "has_finished", "unread")
+
+    def __init__(self, *, wants_usage: bool) -> None:
+        self._wants_usage = wants_usage
+        self._buffered = b""
+        self._is_done = False
+        self.has_finished = False
+        self.unread: bytes | None = None
+
+    def feed(self, body_chunk: bytes) -> PassthroughChunk | None:
+        """Return the events of this body chunk that are passed through, or None if
+        there are none."""
+        if self._is_done:
+            return None  # what comes after [DONE] is nobody's
+        buffer = self._buffered + body_chunk if self._buffered else body_chunk
+        # Events with CRLF line ends, and very long ones, are left to the full parser.
+        if b"\r" in body_chunk or len(buffer) > _MAX_BUFFERED_BYTES:
+            self.unread, self._buffered = buffer, b""
+            return None
+        blocks = buffer.split(b"\n\n")
+        # The last block is incomplete; it waits for the next body chunk.
+        self._buffered = blocks.pop()
+        passed = _InspectedChunk()
+        for block_index, block in enumerate(blocks):
+            if block[:6] == b"data: " and block[6:12] == _DONE_MARKER:
+                self._is_done, self._buffered = True, b""
+                break
+            if block[:1] in (b":", b""):
+                continue  # a comment keeps a connection open, and says nothing
+            if (event := _event(block)) is None:
+                # Everything from this event on is handed over; the events before it
+                # were fine.
+                self.unread, self._buffered = (
+                    b"\n\n".join([*blocks[block_index:], self._buffered]),
+                    b"",
+                )
+                break
+            passed.add_event(event)
+            # The event that only has usage is the upstream's answer to our own request
+            # for it.
+            if event.choices or self._wants_usage:
+                passed.events.append(block)
+        self.has_finished |= passed.reason is not None
+        return passed.chunk()
+
+    def finish(self) -> None:
+        """Check the end of the stream. Raises InvokeServerUnavailableError if it was
+        cut off."""
+        # An incomplete last event is left to the full parser.
+        if self._buffered.strip():
+            self.unread = self._buffered
+        elif not self._is_done and not self.has_finished:
+            raise InvokeServerUnavailableError(
+                "the stream broke off: neither a finish reason nor [DONE] came"
+            )
+
+
+class _InspectedChunk:
+    """Collects the events of one body chunk that are passed through."""
+
+    __slots__ = ("events", "reason", "texts", "usage")
+
+    def __init__(self) -> None:
+        self.events: list[bytes] = []
+        self.texts: list[str] = []
+        self.usage: LLMUsage | None = None
+        self.reason: str | None = None
+
+    def add_event(self, event: _Event) -> None:
+        """Record the text, usage and finish reason of an event."""
+        if event.usage is not None:
+            self.usage = _usage(event.usage)
+        for choice in event.choices:
+            delta = choice.delta
+            if text := delta.content or delta.reasoning_content:
+                self.texts.append(text)
+            # Tool call fragments count as output text for token estimates, so their raw
+            # JSON is recorded.
+            elif delta.tool_calls is not None:
+                self.texts.append(bytes(delta.tool_calls).decode())
+            if choice.finish_reason:  # some servers have an empty one in every event
+                self.reason = choice.finish_reason
+
+    def chunk(self) -> PassthroughChunk | None:
+        """Return the collected events as one chunk, or None if there is nothing to pass
+        through."""
+        if not self.events and self.usage is None:
+            return None
+        # Most chunks have neither usage nor a reason and share one delta object.
+        is_plain = self.usage is None and self.reason is None
+        delta = (
+            _EMPTY_DELTA
+            if is_plain
+            else LLMResultChunkDelta(usage=self.usage, finish_reason=self.reason)
+        )
+        data = b"\n\n".join(self.events) + b"\n\n" if self.events else b""
+        return PassthroughChunk(data=data, said="".join(self.texts), delta=delta)
+
+
+def _event(block: bytes) -> _Event | None:
+    if block[:6] != b"data: ":
+        return None
+    try:
+        event = _decode_event(block[6:])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    # Usage that needs the full parser makes the whole event unreadable here.
+    return None if event.usage is not None and _usage(event.usage) is None else event
+
+
+_MAX_BUFFERED_BYTES = 1024 * 1024
+"""Longest event that is buffered, in bytes. Longer ones are left to the full parser,
+which has its own limit."""
+PASSING = OpenAIPassthrough()
