@@ -1,5 +1,6 @@
 """What keeps the house in order: layers, reference pages, size, licences, and what no commit may hold."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -130,3 +131,25 @@ def test_no_file_holds_what_belongs_to_one_machine(parts: tuple[str, str]):
             and path != Path(__file__)
         ):
             assert forbidden_text not in path.read_text("utf-8", "replace"), path
+
+
+# The arguments that uvloop has for a subprocess; it raises ValueError for others, and
+# asyncio's own loop, with which most tests run, takes more.
+_SUBPROCESS_ARGUMENTS = {
+    "stdin", "stdout", "stderr", "limit", "cwd", "env", "preexec_fn", "close_fds",
+    "restore_signals", "start_new_session", "executable", "pass_fds",
+}  # fmt: skip
+
+
+def test_subprocesses_are_started_as_every_event_loop_can():
+    called = 0
+    for path in sorted((ROOT / "src" / "modelyard").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            if not ast.unparse(node.func).endswith("create_subprocess_exec"):
+                continue
+            called += 1
+            names = {keyword.arg for keyword in node.keywords if keyword.arg}
+            assert names <= _SUBPROCESS_ARGUMENTS, f"{path}:{node.lineno}"
+    assert called > 4

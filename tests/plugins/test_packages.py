@@ -6,11 +6,12 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -437,13 +438,17 @@ def test_plugins_with_the_same_dependencies_share_an_environment(
         ("this is ( no requirement\n", "cannot be installed"),
     ],
 )
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def test_what_cannot_be_installed_is_named_and_leaves_nothing(
-    tmp_path: Path, text: str, reason: str
+    tmp_path: Path,
+    text: str,
+    reason: str,
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
 ):
     environment_manager = Environments(tmp_path / "environments", os.environ)
     source = folder_with(tmp_path, "one", requirements__txt=text)
     with pytest.raises(PluginError, match=reason) as caught:
-        asyncio.run(environment_manager.prepare(source, name="me/one"))
+        run(environment_manager.prepare(source, name="me/one"))
     assert str(caught.value).startswith("plugin 'me/one': ")
     left = [
         path.name

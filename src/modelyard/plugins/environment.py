@@ -34,6 +34,9 @@ from modelyard.plugins.requirements import (
 READY = "modelyard.json"
 """Marker file; it exists only in a complete environment."""
 _TIMEOUT_SECONDS = 600.0
+# Plugins run as users of their own, who must be able to read what uv installs. A shell
+# sets the umask because uvloop refuses the argument that asyncio has for it.
+_WITH_READABLE_FILES = ("/bin/sh", "-c", 'umask 022; exec "$@"', "sh")
 # The only variables that uv gets: no secret of the server must reach a package's build.
 _PASSED_VARIABLES = (
     "PATH",
@@ -314,6 +317,7 @@ class Environments:
         }
         options = ["--offline"] if self.offline or self.wheelhouse is not None else []
         process = await asyncio.create_subprocess_exec(
+            *_WITH_READABLE_FILES,
             uv_path(),
             *arguments,
             *options,
@@ -323,7 +327,6 @@ class Environments:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            umask=0o022,  # plugins run as users of their own, who have to read it
         )
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
