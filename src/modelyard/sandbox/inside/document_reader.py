@@ -9,7 +9,7 @@ import io
 import re
 from typing import Any
 
-import documents  # pyright: ignore[reportMissingImports]
+import document_formats  # pyright: ignore[reportMissingImports]
 
 _MAX_UNPACKED = 512 << 20
 _MAX_RATIO = 200
@@ -104,7 +104,7 @@ def read(name: Any, data: Any) -> Any:
     """Return {"kind", "title", "parts": [{"text", "page"}], "scanned": pages that are
     images}.
 
-    Raises documents.Unsupported.
+    Raises document_formats.Unsupported.
     """
     extension = recognise(name, data)
     # An image has no text; the caller recognises its text from the picture.
@@ -120,14 +120,16 @@ def read(name: Any, data: Any) -> Any:
                 (
                     0,
                     "```%s\n%s\n```"
-                    % (extension[1:], documents.text(data).rstrip("\n")),
+                    % (extension[1:], document_formats.text(data).rstrip("\n")),
                 )
             ],
         )
     else:
-        title, parts = "", [(0, documents.text(data))]
+        title, parts = "", [(0, document_formats.text(data))]
     if len(parts) > _MAX_PARTS:
-        raise documents.Unsupported("the document has more than %d pages" % _MAX_PARTS)
+        raise document_formats.Unsupported(
+            "the document has more than %d pages" % _MAX_PARTS
+        )
     text_parts = [
         {"text": text, "page": page}
         for page, text in parts
@@ -191,7 +193,7 @@ def _png(bitmap: Any) -> Any:
 
 def recognise(name: Any, data: Any) -> Any:
     """Return the extension that fits the content, whatever the file is called. Raises
-    documents.Unsupported."""
+    document_formats.Unsupported."""
     declared = name[name.rfind(".") :].lower() if "." in name else ""
     head = data[:4096]
     # The PDF header may be preceded by other bytes.
@@ -203,7 +205,7 @@ def recognise(name: Any, data: Any) -> Any:
         return _recognise_ole(data)
     for magic, file_type in _ARCHIVES:
         if head.startswith(magic):
-            raise documents.Unsupported(
+            raise document_formats.Unsupported(
                 "a %s archive holds other files; unpack it, and add those" % file_type
             )
     for magic, file_type in _IMAGES:
@@ -211,11 +213,11 @@ def recognise(name: Any, data: Any) -> Any:
             return file_type
     # UTF-16 text contains zero bytes, but starts with a byte order mark.
     if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
-        raise documents.Unsupported(
+        raise document_formats.Unsupported(
             "the file is neither text nor a document of a known format"
         )
     if data[257:262] == b"ustar":
-        raise documents.Unsupported(
+        raise document_formats.Unsupported(
             "a tar archive holds other files; unpack it, and add those"
         )
     return _recognise_text(declared, head)
@@ -255,12 +257,12 @@ def _recognise_zip(data: Any) -> Any:
             if total_size > _MAX_UNPACKED or (
                 total_size > _BOMB_THRESHOLD and total_size > _MAX_RATIO * len(data)
             ):
-                raise documents.Unsupported(
+                raise document_formats.Unsupported(
                     "it unpacks to %d MB: more than a document may" % (total_size >> 20)
                 )
             mime = package.read("mimetype")[:80] if "mimetype" in names else b""
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise documents.Unsupported("the file is broken: %s" % error) from None
+        raise document_formats.Unsupported("the file is broken: %s" % error) from None
     # Office formats are zip files that differ in one entry.
     for marker, extension in (
         ("word/document.xml", ".docx"),
@@ -274,7 +276,7 @@ def _recognise_zip(data: Any) -> Any:
         return ".epub"
     if b"spreadsheet" in mime:
         return ".ods"
-    raise documents.Unsupported(
+    raise document_formats.Unsupported(
         "a zip archive holds other files; unpack it, and add those"
     )
 
@@ -292,8 +294,8 @@ def _recognise_ole(data: Any) -> Any:
             if file.exists(stream):
                 return extension
         if file.exists("EncryptedPackage"):
-            raise documents.Unsupported("the document is encrypted")
-    raise documents.Unsupported(
+            raise document_formats.Unsupported("the document is encrypted")
+    raise document_formats.Unsupported(
         "an old Office file of this kind cannot be read; save it as DOCX or PPTX"
     )
 
@@ -309,10 +311,10 @@ def _pdf(data: Any) -> Any:
     except pypdfium2.PdfiumError as error:
         error_text = str(error).lower()
         if "password" in error_text or "security" in error_text:
-            raise documents.Unsupported(
+            raise document_formats.Unsupported(
                 "the PDF is encrypted: it needs a password"
             ) from None
-        raise documents.Unsupported("the PDF is broken: %s" % error) from None
+        raise document_formats.Unsupported("the PDF is broken: %s" % error) from None
     title = ""
     try:
         title = document.get_metadata_value("Title") or ""
@@ -347,7 +349,7 @@ def _docx(data: Any) -> Any:
             rows = [
                 [cell.text for cell in row.cells] for row in Table(part, document).rows
             ]
-            blocks.append("\n%s\n" % documents._markdown_table(rows))
+            blocks.append("\n%s\n" % document_formats._markdown_table(rows))
         # Content controls hold text that is neither paragraph nor table.
         elif part.tag.endswith("}sdt"):
             blocks.append("".join(part.itertext()))
@@ -376,7 +378,7 @@ def _sheets(data: Any) -> Any:
     parts = []
     for number, name in enumerate(book.sheet_names, 1):
         rows = book.get_sheet_by_name(name).to_python(skip_empty_area=True)
-        table = documents._markdown_table(rows)
+        table = document_formats._markdown_table(rows)
         if table:
             parts.append((number, "# %s\n\n%s" % (name, table)))
     return "", parts
@@ -385,14 +387,16 @@ def _sheets(data: Any) -> Any:
 def _csv(data: Any) -> Any:
     import csv
 
-    body = documents.text(data)
+    body = document_formats.text(data)
     csv.field_size_limit(10_000_000)
     try:
         # The delimiter is guessed from the beginning; common ones only.
         dialect = csv.Sniffer().sniff(body[:20_000], ",;\t|")
     except csv.Error:
         dialect = csv.excel
-    return "", [(0, documents._markdown_table(csv.reader(io.StringIO(body), dialect)))]
+    return "", [
+        (0, document_formats._markdown_table(csv.reader(io.StringIO(body), dialect)))
+    ]
 
 
 def _html(data: Any) -> Any:
@@ -402,7 +406,7 @@ def _html(data: Any) -> Any:
         huge_tree=False, remove_comments=True, encoding="utf-8"
     )
     tree = lxml.html.document_fromstring(
-        documents.text(data).encode("utf-8", "replace"), parser=parser
+        document_formats.text(data).encode("utf-8", "replace"), parser=parser
     )
     title = (tree.findtext(".//title") or "").strip()
     body = tree.find("body")
@@ -471,7 +475,7 @@ def _append_markdown(node: Any, fragments: Any, depth: Any = 0) -> Any:
             [" ".join(cell.text_content().split()) for cell in row.iter("td", "th")]
             for row in node.iter("tr")
         ]
-        fragments.append("\n\n%s\n\n" % documents._markdown_table(rows))
+        fragments.append("\n\n%s\n\n" % document_formats._markdown_table(rows))
         return
     if tag == "br":
         fragments.append("\n")
@@ -642,7 +646,7 @@ def _slide(tree: Any, space: Any) -> Any:
                 [_shape_text(cell, space) for cell in row.iterfind("a:tc", space)]
                 for row in table.iterfind("a:tr", space)
             ]
-            lines.append(documents._markdown_table(rows))
+            lines.append(document_formats._markdown_table(rows))
     return lines
 
 
@@ -664,7 +668,7 @@ def _eml(data: Any) -> Any:
     import email.policy
 
     message = email.message_from_bytes(
-        documents.with_safe_charsets(data), policy=email.policy.default
+        document_formats.with_safe_charsets(data), policy=email.policy.default
     )
     lines = [
         "%s: %s" % (name, message[name])
@@ -672,7 +676,7 @@ def _eml(data: Any) -> Any:
         if message[name]
     ]
     body = message.get_body(preferencelist=("plain", "html"))
-    body_text = documents.part_text(body) if body is not None else ""
+    body_text = document_formats.part_text(body) if body is not None else ""
     if body is not None and body.get_content_type() == "text/html":
         body_text = _html(body_text.encode("utf-8"))[1][0][1]
     names = [
@@ -727,7 +731,7 @@ def _json(data: Any) -> Any:
     text."""
     import json
 
-    body = documents.text(data)
+    body = document_formats.text(data)
     try:
         return "", [(0, json.dumps(json.loads(body), indent=1, ensure_ascii=False))]
     except (ValueError, RecursionError):
@@ -742,7 +746,7 @@ def _json(data: Any) -> Any:
 
 
 def _vtt(data: Any) -> Any:
-    return "", [(0, documents._vtt(data))]
+    return "", [(0, document_formats._vtt(data))]
 
 
 _READERS = {

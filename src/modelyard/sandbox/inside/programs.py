@@ -252,17 +252,17 @@ def probe(task: Any) -> Any:
 def document(task: Any, data: Any) -> Any:
     """Read a document as text, as Markdown parts, or as page images, depending on the
     task. Raises Failed."""
-    import documents  # pyright: ignore[reportMissingImports]
-    import reading  # pyright: ignore[reportMissingImports]
+    import document_formats  # pyright: ignore[reportMissingImports]
+    import document_reader  # pyright: ignore[reportMissingImports]
 
     try:
         # The task's fields tell which of the three readings was requested.
         if "pages" in task:
-            return reading.render_pages(data, task["pages"])
+            return document_reader.render_pages(data, task["pages"])
         if "name" in task:
-            return reading.read(task["name"], data)
-        return documents.extract(task["extension"], data)
-    except documents.Unsupported as error:
+            return document_reader.read(task["name"], data)
+        return document_formats.extract(task["extension"], data)
+    except document_formats.Unsupported as error:
         raise ProgramError(str(error)) from None
     except MemoryError:
         raise ProgramError("the document takes more memory than it may") from None
@@ -274,13 +274,13 @@ def document(task: Any, data: Any) -> Any:
 
 def web(task: Any, data: Any) -> Any:
     """Parse a web page, sitemap, feed or robots.txt. Raises Failed."""
-    import documents  # pyright: ignore[reportMissingImports]
+    import document_formats  # pyright: ignore[reportMissingImports]
 
     try:
-        import web  # pyright: ignore[reportMissingImports]
+        import web_pages  # pyright: ignore[reportMissingImports]
 
-        return web.read(task, data)
-    except documents.Unsupported as error:
+        return web_pages.read(task, data)
+    except document_formats.Unsupported as error:
         raise ProgramError(str(error)) from None
     except ImportError as error:
         raise ProgramError(

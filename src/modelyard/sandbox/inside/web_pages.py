@@ -11,7 +11,7 @@ import zlib
 from html.entities import html5
 from typing import Any
 
-import documents  # pyright: ignore[reportMissingImports]
+import document_formats  # pyright: ignore[reportMissingImports]
 import lxml.etree as etree
 import lxml.html
 import protego
@@ -36,7 +36,7 @@ _RELATION = "http://www.iana.org/assignments/relation/"
 
 def read(task: Any, data: Any) -> Any:
     """Parse the data as the format that `task["of"]` names. Raises
-    documents.Unsupported."""
+    document_formats.Unsupported."""
     return _READERS[task["of"]](task, data)
 
 
@@ -108,7 +108,7 @@ def _root_of(data: Any, parser: Any) -> Any:
     try:
         return lxml.html.document_fromstring(data, parser=parser)
     except etree.ParserError:
-        raise documents.Unsupported("the page is empty") from None
+        raise document_formats.Unsupported("the page is empty") from None
 
 
 def _applies_to_agent(name: Any, agent: Any) -> Any:
@@ -182,7 +182,7 @@ def _parse_leniently(data: Any, charset: Any) -> Any:
     None if it declares entities."""
     del charset
     text = (
-        documents.text(data)
+        document_formats.text(data)
         if b"\0" not in data[:4] or data[:2] in (b"\xff\xfe", b"\xfe\xff")
         else _decode_utf16(data)
     )
@@ -258,13 +258,13 @@ def sitemap(task: Any, data: Any) -> Any:
         return _parse_url_list(data, task["charset"])
     root = _xml(data, task["charset"])
     if root is None:
-        raise documents.Unsupported("it is no sitemap")
+        raise document_formats.Unsupported("it is no sitemap")
     root_name = _name(root)
     if root_name in ("rss", "feed", "rdf"):
         links = [[address, ""] for address, _ in _feed_entries(root) if address]
         return _sitemap_result(links, is_index=False)
     if root_name not in ("urlset", "sitemapindex"):
-        raise documents.Unsupported("it is no sitemap")
+        raise document_formats.Unsupported("it is no sitemap")
     entries = []
     for element in root:
         # Unknown elements may be extensions and are skipped.
@@ -298,23 +298,25 @@ def _decompress(data: Any) -> Any:
         # The limit on the output stops decompression bombs.
         plain = inflate.decompress(data, _MAX_UNPACKED + 1)
     except zlib.error as error:
-        raise documents.Unsupported("it cannot be unpacked: %s" % error) from None
+        raise document_formats.Unsupported(
+            "it cannot be unpacked: %s" % error
+        ) from None
     if len(plain) > _MAX_UNPACKED:
-        raise documents.Unsupported(
+        raise document_formats.Unsupported(
             "it unpacks to more than %d MB" % (_MAX_UNPACKED >> 20)
         )
     return plain
 
 
 def _parse_url_list(data: Any, charset: Any) -> Any:
-    text = data.decode(charset, "replace") if charset else documents.text(data)
+    text = data.decode(charset, "replace") if charset else document_formats.text(data)
     entries = [
         [line.strip()[:_MAX_URL_CHARS], ""]
         for line in text.split("\n")
         if re.match(r"\s*https?://\S+\s*$", line)
     ]
     if not entries:
-        raise documents.Unsupported("it is no sitemap")
+        raise document_formats.Unsupported("it is no sitemap")
     return _sitemap_result(entries, is_index=False)
 
 
@@ -329,10 +331,10 @@ def feed(task: Any, data: Any) -> Any:
     """
     root = _xml(data, task["charset"])
     if root is None or _name(root) not in ("rss", "feed", "rdf"):
-        raise documents.Unsupported("it is no RSS or Atom feed")
+        raise document_formats.Unsupported("it is no RSS or Atom feed")
     entries = _feed_entries(root)
     if not entries:
-        raise documents.Unsupported("it is no RSS or Atom feed with entries")
+        raise document_formats.Unsupported("it is no RSS or Atom feed with entries")
     return {"entries": entries}
 
 

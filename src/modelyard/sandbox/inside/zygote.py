@@ -318,7 +318,7 @@ def prepare(name: Any, extra: Any, has_landlock: Any) -> Any:
     Landlock ruleset or -1)."""
     load(_COMMON_MODULES)
     if name == "documents":
-        load(("documents", "reading", "web", *extra))
+        load(("document_formats", "document_reader", "web_pages", *extra))
     else:
         load(("jinja2.sandbox", "quickjs", *extra))
     base_memory, folders = confine.address_space(), confine.readable_folders()
